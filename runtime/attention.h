@@ -1,0 +1,157 @@
+// Kumiko: exact attention on CPUs, called from many threads at once.
+//
+//   out[b, h, i, :] = sum_j softmax_j(scale * <q[b, h, i, :], k[b, h / group, j, :]>) * v[b, h / group, j, :]
+//
+// over the keys j that query i may see. The scores are never stored (Dao et al., FlashAttention, 2022;
+// online softmax: Milakov & Gimelshein, 2018). group = q_heads / kv_heads: 1 is MHA, q_heads is MQA, between is GQA.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "status.h"
+
+#if defined(__GNUC__)
+#define KUMIKO_API __attribute__((visibility("default")))
+#else
+#define KUMIKO_API
+#endif
+
+namespace kumiko {
+
+/// Element type of a tensor. Accumulation is always f32.
+enum class DataType : std::uint8_t { f32 = 0 };
+
+/// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not bytes; the last
+/// one is 1. Any base alignment is accepted. A stride of 0 (an expanded dimension) is accepted for inputs.
+template <class Pointer>
+struct View {
+  Pointer data = nullptr;
+  std::array<std::int64_t, 4> shape{};
+  std::array<std::int64_t, 4> stride{};
+  DataType dtype = DataType::f32;
+
+  /// Contiguous memory laid out [batch, heads, seq, head_dim].
+  static constexpr View bhsd(Pointer data, std::int64_t batch, std::int64_t heads, std::int64_t seq, std::int64_t dim) {
+    return {data, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}};
+  }
+  /// Contiguous memory laid out [batch, seq, heads, head_dim].
+  static constexpr View bshd(Pointer data, std::int64_t batch, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+    return {data, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}};
+  }
+};
+using Tensor = View<void*>;
+using ConstTensor = View<const void*>;
+
+/// Log-sum-exp of each query's scaled scores, natural logarithm, f32, logical [batch, q_heads, q_len]. -inf where a query sees
+/// nothing. data == nullptr: not wanted. All strides 0: contiguous.
+struct LseView {
+  float* data = nullptr;
+  std::array<std::int64_t, 3> stride{};
+};
+
+/// Where the causal diagonal ends when q_len != kv_len.
+enum class CausalAlignment : std::uint8_t {
+  bottom_right = 0,  ///< Query i sees keys j <= i + kv_len - q_len: the last query sees every key. What decode needs.
+  top_left = 1,      ///< Query i sees keys j <= i.
+};
+
+/// How one core walks over the keys. Every choice gives the same bits per ISA.
+enum class Pipeline : std::uint8_t {
+  automatic = 0,
+  online = 1,  ///< Query tiles in vector lanes, packed key/value blocks, running maximum.
+  decode = 2,  ///< Few query rows against row-major keys and values, bound by memory bandwidth.
+};
+
+/// One attention call. Every view must stay alive until the call returns; `out` and `lse` may not overlap the inputs or each other.
+struct AttentionArgs {
+  ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576
+  ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads
+  ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576
+  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0
+  LseView lse{};  ///< optional
+
+  float scale = 0.0f;  ///< Factor on q.k; 0 means 1 / sqrt(head_dim). Must be finite.
+
+  bool is_causal = false;
+  CausalAlignment causal_alignment = CausalAlignment::bottom_right;
+  /// Sliding window: query at position p (its place on the causal diagonal) sees keys in [p - window_left, p + window_right].
+  /// -1: unlimited on that side. is_causal limits the right side to 0.
+  std::int64_t window_left = -1;
+  std::int64_t window_right = -1;
+
+  /// Optional [batch] int32: keys used of each sequence, 0..kv_len. Keys past it are never read; it takes kv_len's place in the
+  /// causal alignment. plan() copies the values.
+  const std::int32_t* seqused_k = nullptr;
+
+  Pipeline pipeline = Pipeline::automatic;
+};
+
+/// What a Context is made with. A field left at its default takes the value of the environment variable named beside it, and
+/// where that is unset too, what the machine offers (docs/environment.md).
+struct ContextOptions {
+  int num_threads = 0;   ///< KUMIKO_NUM_THREADS. Default: allowed cores, bounded by the cgroup CPU quota.
+  std::string cpus;      ///< KUMIKO_CPUS: OS CPU numbers the runtime may use, "0-11,24-35".
+  std::string bind;      ///< KUMIKO_BIND: close | spread | none.
+  std::string executor;  ///< KUMIKO_EXECUTOR: openmp | tbb | serial.
+  std::string isa;       ///< KUMIKO_ISA: avx512 | avx2 | reference. One the machine lacks is an error.
+  std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
+  std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
+};
+
+/// The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it: every method may be
+/// called from any number of threads at once. Copies share the same runtime.
+class KUMIKO_API Context {
+ public:
+  Context() = default;
+  /// Errors: invalid_argument or invalid_environment (a value that does not parse), unsupported (a forced choice that
+  /// cannot be had), out_of_memory. `*context` is untouched on error.
+  static Status create(const ContextOptions& options, Context* context);
+
+  explicit operator bool() const { return impl_ != nullptr; }
+  int num_threads() const;
+  std::string isa() const;
+  /// Domains, cores, executor, ISA, limits that were met: one fact a line.
+  std::string describe() const;
+
+  struct Impl;
+  const std::shared_ptr<Impl>& impl() const { return impl_; }
+
+ private:
+  std::shared_ptr<Impl> impl_;
+};
+
+/// A call prepared once and run many times: shapes, strides, mask and lengths are fixed, pointers are not. Thread-safe: one plan
+/// may be run by several threads at once. Copies share the same plan; a plan keeps its context alive.
+class KUMIKO_API Plan {
+ public:
+  Plan() = default;
+  explicit operator bool() const { return impl_ != nullptr; }
+
+  /// Runs on the pointers of `args`; everything else in it must equal what was planned. Allocates nothing once as many calls
+  /// have run as ever run at the same time. Errors: invalid_argument (not the planned problem), out_of_memory.
+  Status run(const AttentionArgs& args) const;
+  /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line.
+  std::string explain() const;
+  /// Bytes of workspace one run uses: per-core scratch of all cores plus split-KV partial results.
+  std::int64_t workspace_bytes() const;
+
+  struct Impl;
+
+ private:
+  friend KUMIKO_API Status plan(const Context&, const AttentionArgs&, Plan*);
+  std::shared_ptr<Impl> impl_;
+};
+
+/// Prepares `args` (pointers may be null at this point). Errors: invalid_argument, unsupported, out_of_memory; `*plan` is untouched on error.
+KUMIKO_API Status plan(const Context& context, const AttentionArgs& args, Plan* plan);
+
+/// plan() and run() in one. On an error that validation can see nothing has been written.
+KUMIKO_API Status attention_forward(const Context& context, const AttentionArgs& args);
+
+/// The same on a process-wide context made from the environment at the first call.
+KUMIKO_API Status attention_forward(const AttentionArgs& args);
+
+}  // namespace kumiko

@@ -1,0 +1,34 @@
+// What went wrong, in one sentence a caller can act on.
+#pragma once
+
+#include <string>
+#include <utility>
+
+namespace kumiko {
+
+/// Numeric values are part of the C ABI (kumiko_status) and never change.
+enum class Code : int {
+  ok = 0,
+  invalid_argument = 1,     ///< An argument is outside its documented domain.
+  unsupported = 2,          ///< Well formed, but this build or this machine cannot do it.
+  out_of_memory = 3,        ///< A workspace could not be allocated; nothing was written.
+  invalid_environment = 4,  ///< A KUMIKO_* variable does not parse or cannot be had.
+  internal = 5,             ///< A broken invariant of the library: please report it.
+};
+
+/// Outcome of every public call. `message` names the argument, its value and what was expected; empty when ok.
+class [[nodiscard]] Status {
+ public:
+  Status() = default;
+  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+
+  bool ok() const { return code_ == Code::ok; }
+  Code code() const { return code_; }
+  const std::string& message() const { return message_; }
+
+ private:
+  Code code_ = Code::ok;
+  std::string message_;
+};
+
+}  // namespace kumiko

@@ -1,0 +1,68 @@
+// Threads that carry out an Assignment. Any number of threads may call run() at once; all of them together never keep more than
+// concurrency() threads running.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "memory.h"
+#include "policy.h"
+#include "topology.h"
+
+namespace kumiko::scheduler {
+
+/// A seat's private scratch. Exactly one running thread owns a slot at a time.
+struct Slot {
+  int index = 0;   ///< 0..concurrency-1
+  int domain = 0;  ///< Index into Topology::domains.
+  std::byte* scratch = nullptr;  ///< At least Job::scratch_bytes, 64-byte aligned, first touched by its owner.
+};
+
+/// One bag of independent tasks. Lives in the caller until run() returns.
+struct Job {
+  const Assignment* assignment = nullptr;
+  void (*body)(void* context, std::int32_t task, const Slot& slot) noexcept = nullptr;
+  void* context = nullptr;
+  std::size_t scratch_bytes = 0;
+};
+
+struct ExecutorOptions {
+  Topology topology;
+  int num_threads = 1;
+  Bind bind = Bind::close;
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual const char* name() const = 0;
+  int concurrency() const { return static_cast<int>(seats_.size()); }
+  const std::vector<Seat>& seats() const { return seats_; }
+  std::vector<int> workers_per_domain() const;
+
+  /// Makes sure that every slot has `bytes` of scratch from its next owner on, so that run() need not allocate.
+  /// false: memory is short, nothing changed. Never waits for running jobs.
+  virtual bool reserve(std::size_t bytes) = 0;
+
+  /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the assignment's order. Does not allocate
+  /// once reserve(job.scratch_bytes) has succeeded. The calling thread's affinity and floating-point state are unchanged on return.
+  virtual void run(const Job& job) = 0;
+
+ protected:
+  std::vector<Seat> seats_;
+};
+
+struct ExecutorRow {
+  const char* name;
+  /// nullptr and a sentence in `error` when threads cannot be had.
+  std::unique_ptr<Executor> (*create)(const ExecutorOptions&, std::string& error);
+};
+/// The first row is the default.
+std::span<const ExecutorRow> executors();
+const ExecutorRow* find_executor(const std::string& name);
+
+}  // namespace kumiko::scheduler

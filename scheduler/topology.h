@@ -1,0 +1,53 @@
+// The machine as plain data: domains of cores that share a NUMA node and a last-level cache. topology_hwloc.cpp fills it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace kumiko::scheduler {
+
+struct Core {
+  int os_cpu = 0;  ///< Operating-system number of the first allowed hardware thread of this core.
+};
+
+/// A CMG on A64FX, an L3 complex on x86.
+struct Domain {
+  int numa_node = 0;  ///< OS index of the node the domain's memory comes from.
+  std::int64_t l2_bytes_per_core = 0;
+  std::int64_t llc_bytes = 0;  ///< Last-level cache shared by the domain's cores.
+  std::vector<Core> cores;     ///< In OS order; never empty.
+};
+
+struct Topology {
+  std::vector<Domain> domains;  ///< Ordered by node, then by first CPU; never empty.
+  bool is_host = true;          ///< false: a synthetic or recorded machine, threads are not bound and memory is not placed.
+  std::string source;           ///< "host", or the KUMIKO_TOPOLOGY value it came from.
+  int num_cores() const {
+    int n = 0;
+    for (const Domain& d : domains) n += static_cast<int>(d.cores.size());
+    return n;
+  }
+};
+
+/// The cores this process may run on: hwloc's view of the host restricted to the affinity mask (cpusets included) and to `cpus` (OS numbers; empty: all).
+/// `description` empty: the host; otherwise an hwloc XML file if a file of that name exists, else an hwloc synthetic string.
+/// nullopt and a sentence in `error` when a CPU is not allowed here or the description does not parse.
+std::optional<Topology> discover_topology(const std::string& description, const std::vector<int>& cpus, std::string& error);
+
+/// CPU bandwidth the cgroup (v1 or v2) grants, in CPUs, rounded up; 0: no limit. `root` is the file system root, for tests.
+int cgroup_cpu_limit(const std::string& root = "/");
+
+/// "0-3,8" -> {0,1,2,3,8}, sorted, unique. nullopt and a sentence in `error` when it does not parse or is empty.
+std::optional<std::vector<int>> parse_cpu_list(const std::string& text, std::string& error);
+
+/// Which core each of `num_threads` workers sits on: `close` fills a domain before the next, `spread` deals workers over the domains in turn.
+enum class Bind { close, spread, none };
+struct Seat {
+  int domain = 0;  ///< Index into Topology::domains.
+  int os_cpu = 0;
+};
+std::vector<Seat> seat_workers(const Topology& topology, int num_threads, Bind bind);
+
+}  // namespace kumiko::scheduler
