@@ -1,0 +1,189 @@
+/* Kumiko's C ABI: exact attention on CPUs, for C99 and for every language that can call C.
+ *
+ *   out[b, h, i, :] = sum_j softmax_j(scale * <q[b, h, i, :], k[b, h / group, j, :]>) * v[b, h / group, j, :]
+ *
+ * The semantics of every field and call are those of <kumiko/attention.h>; this header says what is
+ * particular to C.
+ *
+ * Errors. Every call that can fail returns a kumiko_status. kumiko_last_error() holds the sentence that goes
+ * with it: which argument, its value, what was expected. Nothing here aborts, prints, or lets a C++ exception
+ * out. A null pointer where one is needed is KUMIKO_INVALID_ARGUMENT. On an error no output parameter has
+ * been written.
+ *
+ * Versions. Structs that may grow begin with struct_size, the caller's sizeof. A library newer than its
+ * caller fills the fields the caller does not know with their defaults; a library older than its caller
+ * refuses a struct in which a field it does not know is not zero. Always start from the _INIT macros: a
+ * zeroed struct is not a default one. Enumerators keep their values.
+ *
+ * Threads. Every call may be made from any number of threads at once, except that a handle is destroyed once,
+ * by one thread, when no other call uses it. */
+#ifndef KUMIKO_ATTENTION_C_H
+#define KUMIKO_ATTENTION_C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define KUMIKO_C_API __attribute__((visibility("default")))
+#else
+#define KUMIKO_C_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Outcome of a call: the values of kumiko::Code. */
+typedef int32_t kumiko_status;
+enum {
+  KUMIKO_OK = 0,
+  KUMIKO_INVALID_ARGUMENT = 1,    /* An argument is outside its documented domain. */
+  KUMIKO_UNSUPPORTED = 2,         /* Well formed, but this build or this machine cannot do it. */
+  KUMIKO_OUT_OF_MEMORY = 3,       /* Memory could not be had; nothing was written. */
+  KUMIKO_INVALID_ENVIRONMENT = 4, /* A KUMIKO_* variable does not parse or cannot be had. */
+  KUMIKO_INTERNAL = 5             /* A broken invariant of the library: please report it. */
+};
+
+/* Element type of a tensor (kumiko::DataType). Accumulation is always f32. */
+enum { KUMIKO_F32 = 0 };
+
+/* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */
+enum {
+  KUMIKO_BOTTOM_RIGHT = 0, /* Query i sees keys j <= i + kv_len - q_len. */
+  KUMIKO_TOP_LEFT = 1      /* Query i sees keys j <= i. */
+};
+
+/* How one core walks over the keys (kumiko::Pipeline). Every choice gives the same bits per ISA. */
+enum { KUMIKO_PIPELINE_AUTOMATIC = 0, KUMIKO_PIPELINE_ONLINE = 1, KUMIKO_PIPELINE_DECODE = 2 };
+
+/* The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it. */
+typedef struct kumiko_context kumiko_context;
+/* A call prepared once and run many times. It keeps what it needs of its context alive. */
+typedef struct kumiko_plan kumiko_plan;
+
+/* A strided view in the logical order [batch, heads, seq, head_dim]. Strides count elements; the last one
+ * is 1. These two structs are part of others and so never change. */
+typedef struct kumiko_tensor {
+  void* data;
+  int32_t dtype;    /* KUMIKO_F32 */
+  int32_t reserved; /* 0 */
+  int64_t shape[4];
+  int64_t stride[4];
+} kumiko_tensor;
+
+/* The same for memory that is only read. A stride of 0 (an expanded dimension) is accepted. */
+typedef struct kumiko_const_tensor {
+  const void* data;
+  int32_t dtype;    /* KUMIKO_F32 */
+  int32_t reserved; /* 0 */
+  int64_t shape[4];
+  int64_t stride[4];
+} kumiko_const_tensor;
+
+/* What a context is made with. A field at its default takes the value of the environment variable named
+ * beside it, and where that is unset too, what the machine offers. Strings are read during the call only;
+ * NULL and "" are the default. */
+typedef struct kumiko_context_options {
+  size_t struct_size;
+  int32_t num_threads;  /* KUMIKO_NUM_THREADS. 0: allowed cores, bounded by the cgroup CPU quota. */
+  int32_t reserved;     /* 0 */
+  const char* cpus;     /* KUMIKO_CPUS: OS CPU numbers, "0-11,24-35". */
+  const char* bind;     /* KUMIKO_BIND: close | spread | none. */
+  const char* executor; /* KUMIKO_EXECUTOR: openmp | tbb | serial. */
+  const char* isa;      /* KUMIKO_ISA: avx512 | avx2 | reference. One the machine lacks is an error. */
+  const char* topology; /* KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for. */
+  const char* policy;   /* KUMIKO_POLICY: heads_first | flat. */
+} kumiko_context_options;
+
+/* One attention call (kumiko::AttentionArgs). `out` and `lse` may not overlap the inputs or each other. */
+typedef struct kumiko_attention_args {
+  size_t struct_size;
+  kumiko_const_tensor q; /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
+  kumiko_const_tensor k; /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
+  kumiko_const_tensor v; /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
+  kumiko_tensor out;     /* [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0 */
+  float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
+  int64_t lse_stride[3]; /* elements; all 0: contiguous */
+  float scale;           /* factor on q.k; 0: 1 / sqrt(head_dim) */
+  int32_t is_causal;     /* 0 or 1 */
+  int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
+  int32_t pipeline;         /* KUMIKO_PIPELINE_* */
+  int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
+  int64_t window_right;     /* keys seen right of it; -1: no limit */
+  const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
+} kumiko_attention_args;
+
+/* Defaults, for C and C++: kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT; */
+#define KUMIKO_TENSOR_INIT               \
+  {                                      \
+    NULL, KUMIKO_F32, 0, {0, 0, 0, 0}, { \
+      0, 0, 0, 0                         \
+    }                                    \
+  }
+#define KUMIKO_CONTEXT_OPTIONS_INIT \
+  { sizeof(kumiko_context_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
+#define KUMIKO_ATTENTION_ARGS_INIT                                                                        \
+  {                                                                                                       \
+    sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,            \
+        KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, \
+        -1, NULL                                                                                          \
+  }
+
+/* "major.minor.patch" of the library that runs, which may not be the one compiled against. */
+KUMIKO_C_API const char* kumiko_version(void);
+
+/* The sentence of this thread's latest call that returned a kumiko_status: "" if it succeeded. Never NULL.
+ * Valid until this thread's next such call. */
+KUMIKO_C_API const char* kumiko_last_error(void);
+
+/* The name of a status, "invalid_argument"; "unknown" for a number that is none. */
+KUMIKO_C_API const char* kumiko_status_name(kumiko_status status);
+
+/* Views of contiguous f32 memory laid out [batch, heads, seq, dim] (bhsd) or [batch, seq, heads, dim] (bshd).
+ */
+KUMIKO_C_API kumiko_tensor kumiko_tensor_bhsd(float* data, int64_t batch, int64_t heads, int64_t seq,
+                                              int64_t dim);
+KUMIKO_C_API kumiko_tensor kumiko_tensor_bshd(float* data, int64_t batch, int64_t seq, int64_t heads,
+                                              int64_t dim);
+KUMIKO_C_API kumiko_const_tensor kumiko_const_tensor_bhsd(const float* data, int64_t batch, int64_t heads,
+                                                          int64_t seq, int64_t dim);
+KUMIKO_C_API kumiko_const_tensor kumiko_const_tensor_bshd(const float* data, int64_t batch, int64_t seq,
+                                                          int64_t heads, int64_t dim);
+
+/* options == NULL: every default. Errors: invalid_argument, invalid_environment, unsupported (a forced choice
+ * that cannot be had), out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_context_create(const kumiko_context_options* options,
+                                                 kumiko_context** context);
+/* NULL is accepted and does nothing. Plans made from the context stay usable. */
+KUMIKO_C_API void kumiko_context_destroy(kumiko_context* context);
+/* Domains, cores, executor, ISA, limits that were met: one fact a line. Valid until the context is destroyed.
+ */
+KUMIKO_C_API kumiko_status kumiko_context_describe(const kumiko_context* context, const char** text);
+KUMIKO_C_API kumiko_status kumiko_context_num_threads(const kumiko_context* context, int32_t* num_threads);
+
+/* Prepares `args`; data pointers may be NULL at this point. Errors: invalid_argument, unsupported,
+ * out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_plan_create(const kumiko_context* context,
+                                              const kumiko_attention_args* args, kumiko_plan** plan);
+/* NULL is accepted and does nothing. */
+KUMIKO_C_API void kumiko_plan_destroy(kumiko_plan* plan);
+/* Runs on the pointers of `args`; everything else in it must equal what was planned. Errors: invalid_argument
+ * (not the planned problem), out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_args* args);
+/* Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line. Valid until the
+ * plan is destroyed. */
+KUMIKO_C_API kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text);
+/* Bytes of workspace that one run uses. */
+KUMIKO_C_API kumiko_status kumiko_plan_workspace_bytes(const kumiko_plan* plan, int64_t* bytes);
+
+/* Plan and run in one. On an error that validation can see nothing has been written. */
+KUMIKO_C_API kumiko_status kumiko_attention_forward(const kumiko_context* context,
+                                                    const kumiko_attention_args* args);
+/* The same on a process-wide context made from the environment at the first call. */
+KUMIKO_C_API kumiko_status kumiko_attention_forward_default(const kumiko_attention_args* args);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* KUMIKO_ATTENTION_C_H */
