@@ -1,0 +1,182 @@
+#include "bench/machine_peak.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <barrier>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <thread>
+
+#include "bench/machine_peak/rows.h"
+
+namespace kumiko::bench {
+namespace {
+
+bool always() { return true; }
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+void pin(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+// Runs body(thread) on one pinned thread per CPU, all from the same barrier on, and returns the sum of what they return. The
+// calling thread waits, so that its own affinity stays.
+double on_each(std::span<const int> cpus, const std::function<double(std::size_t)>& body) {
+  std::barrier start(static_cast<std::ptrdiff_t>(cpus.size()));
+  std::vector<double> result(cpus.size());
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < cpus.size(); ++t) {
+    threads.emplace_back([&, t] {
+      pin(cpus[t]);
+      start.arrive_and_wait();
+      result[t] = body(t);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  double sum = 0;
+  for (double r : result) sum += r;
+  return sum;
+}
+
+}  // namespace
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::span<const FmaRow> fma_rows() {
+  static const FmaRow rows[] = {
+#if defined(__x86_64__)
+      {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
+      {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
+#endif
+      {"reference", always, kFmaReferenceFlops, fma_reference},
+  };
+  return rows;
+}
+
+const FmaRow* find_fma_row(const std::string& isa) {
+  for (const FmaRow& row : fma_rows()) {
+    if (isa == row.isa) return &row;
+  }
+  return nullptr;
+}
+
+std::vector<ReadRow> host_read_rows() {
+  std::vector<ReadRow> rows;
+  const auto append = [&](std::span<const ReadRow> more) { rows.insert(rows.end(), more.begin(), more.end()); };
+#if defined(__x86_64__)
+  if (has_avx512()) append(read_rows_avx512());
+  if (has_avx2()) append(read_rows_avx2());
+#endif
+  append(read_rows_reference());
+  return rows;
+}
+
+std::vector<int> allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  std::vector<int> cores;
+  std::vector<std::string> seen;  // The sibling list names a core; where it is unknown every CPU is its own core.
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::string siblings;
+    if (!std::getline(file, siblings)) siblings = "cpu " + std::to_string(cpu);
+    if (std::find(seen.begin(), seen.end(), siblings) != seen.end()) continue;
+    seen.push_back(siblings);
+    cores.push_back(cpu);
+  }
+  return cores;
+}
+
+ScopedAffinity::ScopedAffinity(std::span<const int> cpus) : saved_(sizeof(cpu_set_t)) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  std::memcpy(saved_.data(), &set, sizeof set);
+  CPU_ZERO(&set);
+  for (int cpu : cpus) CPU_SET(cpu, &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+ScopedAffinity::~ScopedAffinity() {
+  sched_setaffinity(0, saved_.size(), reinterpret_cast<const cpu_set_t*>(saved_.data()));
+}
+
+double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds) {
+  // By time and not by count: each thread's own rate over the same window, so that a core the hypervisor takes away for a moment
+  // does not lower the others' share. 4096 iterations last 3-30 us, against 25 ns for a look at the clock.
+  constexpr std::int64_t kChunk = 4096;
+  return on_each(cpus, [&](std::size_t) {
+    const double begin = now();
+    double end = begin;
+    std::int64_t chunks = 0;
+    do {
+      row.run(kChunk);
+      ++chunks;
+      end = now();
+    } while (end - begin < seconds);
+    return static_cast<double>(chunks * kChunk) * row.flops_per_iteration / (end - begin);
+  });
+}
+
+ReadCeiling::ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus)
+    : buffer_(buffer), cpus_(cpus.begin(), cpus.end()), position_(cpus.size()) {
+  // Two passes: a quick one over all, then the best four again for longer, since one disturbed moment must not decide.
+  std::vector<std::pair<double, ReadRow>> tried;
+  for (const ReadRow& row : host_read_rows()) tried.emplace_back(measure(row, 2e-3), row);
+  const auto faster = [](const auto& a, const auto& b) { return a.first > b.first; };
+  std::sort(tried.begin(), tried.end(), faster);
+  tried.resize(std::min<std::size_t>(tried.size(), 4));
+  for (auto& [rate, row] : tried) rate = 0;
+  for (int round = 0; round < 3; ++round) {
+    for (auto& [rate, row] : tried) rate = std::max(rate, measure(row, 8e-3));
+  }
+  std::sort(tried.begin(), tried.end(), faster);
+  best_ = tried.front().second;
+}
+
+double ReadCeiling::measure(const ReadRow& row, double seconds) {
+  constexpr std::size_t kChunk = std::size_t{1} << 21;  // 40-200 us between looks at the clock.
+  const std::size_t part = buffer_.size() / cpus_.size() / kChunk * kChunk;
+  return on_each(cpus_, [&](std::size_t t) {
+    const std::byte* data = buffer_.data() + t * part;
+    const double begin = now();
+    double end = begin;
+    std::size_t bytes = 0;
+    std::uint64_t sum = 0;
+    do {
+      sum += row.run(data + position_[t], kChunk);
+      position_[t] = position_[t] + 2 * kChunk <= part ? position_[t] + kChunk : 0;
+      bytes += kChunk;
+      end = now();
+    } while (end - begin < seconds);
+    asm volatile("" : : "r"(sum));
+    return static_cast<double>(bytes) / (end - begin);
+  });
+}
+
+double ReadCeiling::bytes_per_second(double seconds) { return measure(best_, seconds); }
+
+std::string ReadCeiling::variant() const {
+  return std::string(best_.isa) + ", " + std::to_string(best_.streams) + " streams, prefetch " +
+         std::to_string(best_.prefetch) + " B";
+}
+
+}  // namespace kumiko::bench

@@ -1,0 +1,74 @@
+// What this machine can do at most, measured in the process that measures the workload: fused multiply-adds per second from
+// registers and bytes per second read from memory, on a given set of cores at once. Every fraction that a benchmark reports is a
+// ratio to one of these two, taken within milliseconds of the workload.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace kumiko::bench {
+
+/// Register-only arithmetic of one instruction set. One row per ISA that the library has kernels for, best first.
+struct FmaRow {
+  const char* isa;               ///< As in ContextOptions::isa.
+  bool (*host_runs)();           ///< Asked of the CPU here, not of the library: a probe that errs must not hide a row.
+  double flops_per_iteration;    ///< An FMA counts as 2.
+  void (*run)(std::int64_t iterations) noexcept;
+};
+std::span<const FmaRow> fma_rows();
+/// nullptr: no such row.
+const FmaRow* find_fma_row(const std::string& isa);
+
+/// A way to read memory: `streams` equal parts of [data, data + bytes) in lock step, prefetching `prefetch` bytes ahead (0: left
+/// to the hardware). `bytes` is a multiple of streams * 512. The sum that comes back keeps the loads alive.
+struct ReadRow {
+  const char* isa;
+  int streams;
+  int prefetch;
+  std::uint64_t (*run)(const std::byte* data, std::size_t bytes) noexcept;
+};
+/// The rows that this host runs.
+std::vector<ReadRow> host_read_rows();
+
+/// One allowed CPU per core (the first of its hardware threads), in OS order.
+std::vector<int> allowed_cores();
+
+/// Keeps the calling thread, and the threads it starts, on `cpus` until the end of the scope.
+class ScopedAffinity {
+ public:
+  explicit ScopedAffinity(std::span<const int> cpus);
+  ~ScopedAffinity();
+  ScopedAffinity(const ScopedAffinity&) = delete;
+  ScopedAffinity& operator=(const ScopedAffinity&) = delete;
+
+ private:
+  std::vector<unsigned char> saved_;
+};
+
+/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds`.
+double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds);
+
+/// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level cache. The constructor
+/// (about 0.2 s) tries every row and keeps the fastest, so that the ceiling is the machine's and not that of one loop.
+class ReadCeiling {
+ public:
+  ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus);
+  double bytes_per_second(double seconds);
+  std::string variant() const;
+
+ private:
+  double measure(const ReadRow& row, double seconds);
+
+  std::span<const std::byte> buffer_;
+  std::vector<int> cpus_;
+  std::vector<std::size_t> position_;  // Per thread, kept between calls so that short calls do not reread what is cached.
+  ReadRow best_{};
+};
+
+/// Seconds since an arbitrary start.
+double now();
+
+}  // namespace kumiko::bench

@@ -1,0 +1,24 @@
+// The ISA files' entries, gathered into tables by machine_peak.cpp.
+#pragma once
+
+#include <span>
+
+#include "bench/machine_peak.h"
+
+namespace kumiko::bench {
+
+void fma_reference(std::int64_t iterations) noexcept;
+extern const double kFmaReferenceFlops;
+std::span<const ReadRow> read_rows_reference();
+
+#if defined(__x86_64__)
+void fma_avx2(std::int64_t iterations) noexcept;
+extern const double kFmaAvx2Flops;
+std::span<const ReadRow> read_rows_avx2();
+
+void fma_avx512(std::int64_t iterations) noexcept;
+extern const double kFmaAvx512Flops;
+std::span<const ReadRow> read_rows_avx512();
+#endif
+
+}  // namespace kumiko::bench

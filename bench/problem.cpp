@@ -1,0 +1,153 @@
+#include "bench/problem.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace kumiko::bench {
+namespace {
+
+// xorshift64*: 2^64 - 1 long and fast enough to fill 256 MiB in 0.2 s.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t next() {
+    state_ ^= state_ >> 12;
+    state_ ^= state_ << 25;
+    state_ ^= state_ >> 27;
+    return state_ * 0x2545f4914f6cdd1dull;
+  }
+  float uniform() { return static_cast<float>(static_cast<std::int32_t>(next() >> 32)) * 0x1p-30f; }
+
+ private:
+  std::uint64_t state_;
+};
+
+std::span<const float> make_pool() {
+  const long last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  std::size_t bytes = std::size_t{256} << 20;
+  if (last_level > 0) bytes = std::max(bytes, 8 * static_cast<std::size_t>(last_level));
+  bytes = (bytes + (std::size_t{2} << 20) - 1) >> 21 << 21;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::runtime_error("cannot map the data pool");
+  madvise(memory, bytes, MADV_HUGEPAGE);  // Advice: without it the figures are those of 4 KiB pages, ceiling included.
+  const std::span<float> pool(static_cast<float*>(memory), bytes / sizeof(float));
+  Random random(0x9e3779b97f4a7c15ull);
+  for (float& x : pool) x = random.uniform();
+  return pool;
+}
+
+constexpr int kSampledRows = 24;
+// f32 with fp32 accumulation errs by about 1e-6 on these inputs (|v| < 2); a wrong key, scale or mask shows as 1e-2 and more.
+constexpr double kTolerance = 1e-5;
+
+}  // namespace
+
+std::span<const float> data_pool() {
+  static const std::span<const float> pool = make_pool();
+  return pool;
+}
+
+Problem::Problem(const Shape& shape) : shape_(shape) {
+  const std::int64_t keys = shape.batch * shape.kv_heads * shape.kv_len;
+  const auto line = [](std::int64_t floats) { return static_cast<std::size_t>((floats + 15) / 16 * 16); };
+  set_floats_ = line(keys * shape.head_dim) + line(keys * shape.v_head_dim);
+  if (set_floats_ > data_pool().size()) throw std::runtime_error(shape.name + ": larger than the data pool");
+  sets_ = static_cast<int>(data_pool().size() / set_floats_);
+  q_.resize(static_cast<std::size_t>(shape.batch * shape.q_heads * shape.q_len * shape.head_dim));
+  Random random(0xd1b54a32d192ed03ull);
+  for (float& x : q_) x = random.uniform();
+  out_.resize(static_cast<std::size_t>(shape.batch * shape.q_heads * shape.q_len * shape.v_head_dim));
+}
+
+AttentionArgs Problem::args(int set) const {
+  const Shape& s = shape_;
+  const float* k = data_pool().data() + static_cast<std::size_t>(set) * set_floats_;
+  const float* v = k + (s.batch * s.kv_heads * s.kv_len * s.head_dim + 15) / 16 * 16;
+  AttentionArgs a;
+  a.q = ConstTensor::bhsd(q_.data(), s.batch, s.q_heads, s.q_len, s.head_dim);
+  a.k = ConstTensor::bhsd(k, s.batch, s.kv_heads, s.kv_len, s.head_dim);
+  a.v = ConstTensor::bhsd(v, s.batch, s.kv_heads, s.kv_len, s.v_head_dim);
+  a.out = Tensor::bhsd(const_cast<float*>(out_.data()), s.batch, s.q_heads, s.q_len, s.v_head_dim);
+  a.is_causal = s.is_causal;
+  a.seqused_k = s.seqused_k.empty() ? nullptr : s.seqused_k.data();
+  return a;
+}
+
+std::int64_t Problem::used(std::int64_t batch) const {
+  return shape_.seqused_k.empty() ? shape_.kv_len : shape_.seqused_k[static_cast<std::size_t>(batch)];
+}
+
+std::int64_t Problem::visible(std::int64_t batch, std::int64_t row) const {
+  const std::int64_t keys = used(batch);
+  return shape_.is_causal ? std::clamp<std::int64_t>(row + keys - shape_.q_len + 1, 0, keys) : keys;
+}
+
+double Problem::useful_flops() const {
+  double scores = 0;
+  for (std::int64_t b = 0; b < shape_.batch; ++b) {
+    for (std::int64_t i = 0; i < shape_.q_len; ++i) scores += static_cast<double>(visible(b, i));
+  }
+  return scores * static_cast<double>(shape_.q_heads * 2 * (shape_.head_dim + shape_.v_head_dim));
+}
+
+double Problem::kv_bytes() const {
+  double keys = 0;
+  for (std::int64_t b = 0; b < shape_.batch; ++b) keys += static_cast<double>(used(b));
+  return keys * static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim)) * sizeof(float);
+}
+
+void Problem::poison() { std::fill(out_.begin(), out_.end(), std::numeric_limits<float>::quiet_NaN()); }
+
+std::vector<double> Problem::expected_row(int set, std::int64_t b, std::int64_t h, std::int64_t i) const {
+  const AttentionArgs a = args(set);
+  const std::int64_t dim = shape_.head_dim, v_dim = shape_.v_head_dim, kv_head = h / (shape_.q_heads / shape_.kv_heads);
+  const float* q = q_.data() + ((b * shape_.q_heads + h) * shape_.q_len + i) * dim;
+  const float* k = static_cast<const float*>(a.k.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * dim;
+  const float* v = static_cast<const float*>(a.v.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * v_dim;
+  std::vector<double> score(static_cast<std::size_t>(visible(b, i)));
+  std::vector<double> row(static_cast<std::size_t>(v_dim), 0.0);
+  double highest = -std::numeric_limits<double>::infinity(), sum = 0;
+  for (std::size_t j = 0; j < score.size(); ++j) {
+    double dot = 0;
+    for (std::int64_t d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * k[static_cast<std::int64_t>(j) * dim + d];
+    score[j] = dot / std::sqrt(static_cast<double>(dim));
+    highest = std::max(highest, score[j]);
+  }
+  for (std::size_t j = 0; j < score.size(); ++j) {
+    const double p = std::exp(score[j] - highest);
+    sum += p;
+    for (std::int64_t d = 0; d < v_dim; ++d) {
+      row[static_cast<std::size_t>(d)] += p * v[static_cast<std::int64_t>(j) * v_dim + d];
+    }
+  }
+  for (double& x : row) x = sum > 0 ? x / sum : 0;
+  return row;
+}
+
+std::string Problem::check(int set) const {
+  Random random(0xbf58476d1ce4e5b9ull + static_cast<std::uint64_t>(set));
+  const auto below = [&](std::int64_t n) { return static_cast<std::int64_t>((random.next() >> 33) % static_cast<std::uint64_t>(n)); };
+  for (int sample = 0; sample < kSampledRows; ++sample) {
+    // The corners first: the first row of the first head and the last of the last.
+    const bool first = sample == 0, last = sample == 1;
+    const std::int64_t b = first ? 0 : last ? shape_.batch - 1 : below(shape_.batch);
+    const std::int64_t h = first ? 0 : last ? shape_.q_heads - 1 : below(shape_.q_heads);
+    const std::int64_t i = first ? 0 : last ? shape_.q_len - 1 : below(shape_.q_len);
+    const std::vector<double> expected = expected_row(set, b, h, i);
+    const float* actual = out_.data() + ((b * shape_.q_heads + h) * shape_.q_len + i) * shape_.v_head_dim;
+    for (std::int64_t d = 0; d < shape_.v_head_dim; ++d) {
+      const double want = expected[static_cast<std::size_t>(d)];
+      if (std::abs(actual[d] - want) <= kTolerance) continue;  // False for NaN.
+      return "wrong answer: out[" + std::to_string(b) + ", " + std::to_string(h) + ", " + std::to_string(i) + ", " +
+             std::to_string(d) + "] is " + std::to_string(actual[d]) + ", fp64 gives " + std::to_string(want);
+    }
+  }
+  return "";
+}
+
+}  // namespace kumiko::bench
