@@ -1,0 +1,53 @@
+#include "kernels/cpu.h"
+
+namespace kumiko::kernels {
+
+const char* name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return "avx512";
+    case Isa::avx2: return "avx2";
+    case Isa::reference: break;
+  }
+  return "reference";
+}
+
+const char* requirement(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return "AVX-512 F, BW, DQ and VL";
+    case Isa::avx2: return "AVX2 and FMA";
+    case Isa::reference: break;
+  }
+  return "nothing";
+}
+
+std::optional<Isa> parse_isa(std::string_view text) {
+  for (Isa isa : kIsas) {
+    if (text == name(isa)) return isa;
+  }
+  return std::nullopt;
+}
+
+IsaSet host_isas() {
+  IsaSet set = bit(Isa::reference);
+#if defined(__x86_64__)
+  // The compiler's probe also asks XGETBV whether the system saves ymm and zmm state.
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    set |= bit(Isa::avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      set |= bit(Isa::avx512);
+    }
+  }
+#endif
+  return set;
+}
+
+Isa best_isa(IsaSet available) {
+  for (Isa isa : kIsas) {
+    if (available & bit(isa)) return isa;
+  }
+  return Isa::reference;
+}
+
+}  // namespace kumiko::kernels

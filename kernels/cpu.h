@@ -1,0 +1,27 @@
+// Instruction sets as a kernel table sees them, and what the machine at hand has of them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace kumiko::kernels {
+
+/// Ascending preference. `reference` is plain C++ and runs everywhere: the last row of every table.
+enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2 };
+inline constexpr Isa kIsas[] = {Isa::avx512, Isa::avx2, Isa::reference};
+
+using IsaSet = std::uint32_t;
+constexpr IsaSet bit(Isa isa) { return IsaSet{1} << static_cast<unsigned>(isa); }
+
+const char* name(Isa isa);
+std::optional<Isa> parse_isa(std::string_view text);
+/// Why an ISA needs what it needs: "AVX2 and FMA".
+const char* requirement(Isa isa);
+
+/// What the processor and the operating system (saved vector state) offer. Always holds `reference`.
+IsaSet host_isas();
+/// The preferred member of `available`.
+Isa best_isa(IsaSet available);
+
+}  // namespace kumiko::kernels

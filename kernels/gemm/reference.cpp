@@ -1,0 +1,36 @@
+// The spec of gemm.h in plain C++.
+#include <cmath>
+
+#include "kernels/gemm/gemm.h"
+
+namespace kumiko::kernels {
+namespace {
+
+enum class Mode { init, init_max, accumulate };
+
+template <int MR, int NR, Mode mode>
+void gemm(const GemmArgs& args) {
+  for (std::int64_t panel = 0; panel < args.m_panels; ++panel) {
+    const float* a = args.a + panel * args.a_panel_stride / static_cast<std::int64_t>(sizeof(float));
+    float* c = args.c + panel * MR * NR;
+    for (int m = 0; m < MR; ++m) {
+      for (int n = 0; n < NR; ++n) {
+        float& out = c[m * NR + n];
+        float sum = mode == Mode::accumulate ? out * args.c_scale[n] : 0.0f;
+        for (std::int64_t k = 0; k < args.k; ++k) sum = std::fma(a[k * MR + m], args.b[k * NR + n], sum);
+        out = sum;
+        if (mode == Mode::init_max && sum > args.c_max[n]) args.c_max[n] = sum;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+void gemm_f32_4x8_reference_init(const GemmArgs* args) noexcept { gemm<4, 8, Mode::init>(*args); }
+void gemm_f32_4x8_reference_init_max(const GemmArgs* args) noexcept { gemm<4, 8, Mode::init_max>(*args); }
+void gemm_f32_4x8_reference_accumulate(const GemmArgs* args) noexcept { gemm<4, 8, Mode::accumulate>(*args); }
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,93 @@
+// f32 vectors of 8 lanes. Included only by files compiled for AVX2 and FMA. Same members as simd/avx512.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/simd/exp2.h"
+
+namespace kumiko::kernels {
+namespace {
+
+struct Avx2 {
+  using Reg = __m256;
+  using Int = __m256i;
+  static constexpr int kLanes = 8;
+
+  static Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  static Int load(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(float* p, Reg x) { _mm256_storeu_ps(p, x); }
+  static Reg load_first(const float* p, std::int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+  static void store_first(float* p, std::int64_t n, Reg x) { _mm256_maskstore_ps(p, first(n), x); }
+  static void store_halves(float* low, float* high, Reg x) {
+    _mm_storeu_ps(low, _mm256_castps256_ps128(x));
+    _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));
+  }
+  static Reg set1(float x) { return _mm256_set1_ps(x); }
+  static Reg zero() { return _mm256_setzero_ps(); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
+  static float reduce_max(Reg a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+  }
+  static bool any_nan(Reg a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
+  static Reg zero_if_minus_infinity(Reg a) {
+    return _mm256_and_ps(a, _mm256_cmp_ps(a, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ));
+  }
+  static Reg keep_visible(Reg x, Int begin, Int end, std::int32_t j) {
+    const Int at = _mm256_set1_epi32(j);
+    const Int hidden = _mm256_or_si256(_mm256_cmpgt_epi32(begin, at), _mm256_cmpeq_epi32(_mm256_max_epi32(at, end), at));
+    return _mm256_blendv_ps(x, _mm256_set1_ps(-__builtin_inff()), _mm256_castsi256_ps(hidden));
+  }
+  static Int lane_index() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static Reg keep_between(Reg x, std::int32_t begin, std::int32_t end, std::int32_t first) {
+    const Int at = _mm256_add_epi32(lane_index(), _mm256_set1_epi32(first));
+    const Int visible = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), at),
+                                            _mm256_cmpgt_epi32(_mm256_set1_epi32(end), at));
+    return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), x, _mm256_castsi256_ps(visible));
+  }
+
+  static Reg exp2(Reg x) {
+    const Reg kept = _mm256_cmp_ps(x, _mm256_set1_ps(kExp2Underflow), _CMP_NLT_UQ);
+    const Reg n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Reg f = _mm256_sub_ps(x, n);
+    Reg p = _mm256_fmadd_ps(_mm256_set1_ps(kExp2Poly[6]), f, _mm256_set1_ps(kExp2Poly[5]));
+    for (int i = 4; i >= 0; --i) p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kExp2Poly[i]));
+    // p is in [0.7, 1.42]: n goes straight into the exponent field. (NaN: cvtps gives 2^31, shifted out, p stays NaN.)
+    const Int exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
+  }
+
+  static void transpose(Reg (&x)[8]) {
+    Reg t[8];
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+      t[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      x[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+      x[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+      x[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      x[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+      t[i] = _mm256_permute2f128_ps(x[i], x[i + 4], 0x20);
+      t[i + 4] = _mm256_permute2f128_ps(x[i], x[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; ++i) x[i] = t[i];
+  }
+
+ private:
+  static Int first(std::int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n > 8 ? 8 : static_cast<int>(n)), lane_index());
+  }
+};
+
+}  // namespace
+}  // namespace kumiko::kernels

@@ -1,0 +1,100 @@
+// f32 vectors of 16 lanes. Included only by files compiled for AVX-512.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/simd/exp2.h"
+
+namespace kumiko::kernels {
+namespace {  // every ISA file gets its own copy: code compiled for one ISA must never be linked into another's path
+
+struct Avx512 {
+  using Reg = __m512;
+  using Int = __m512i;
+  static constexpr int kLanes = 16;
+
+  static Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  static Int load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+  static void store(float* p, Reg x) { _mm512_storeu_ps(p, x); }
+  /// The first n lanes; the others are 0 and their memory is not touched.
+  static Reg load_first(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static void store_first(float* p, std::int64_t n, Reg x) { _mm512_mask_storeu_ps(p, first(n), x); }
+  static void store_halves(float* low, float* high, Reg x) {
+    _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
+    _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
+  }
+  static Reg set1(float x) { return _mm512_set1_ps(x); }
+  static Reg zero() { return _mm512_setzero_ps(); }
+  static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  /// b where a or b is NaN.
+  static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+  static float reduce_max(Reg a) { return _mm512_reduce_max_ps(a); }
+  static bool any_nan(Reg a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
+  /// a, with 0 for -inf.
+  static Reg zero_if_minus_infinity(Reg a) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ), a);
+  }
+  /// x where begin <= j < end, else -inf.
+  static Reg keep_visible(Reg x, Int begin, Int end, std::int32_t j) {
+    const Int at = _mm512_set1_epi32(j);
+    const __mmask16 visible = _mm512_cmple_epi32_mask(begin, at) & _mm512_cmpgt_epi32_mask(end, at);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible, x);
+  }
+  static Int lane_index() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+  /// x where begin <= first + lane < end, else -inf.
+  static Reg keep_between(Reg x, std::int32_t begin, std::int32_t end, std::int32_t first) {
+    const Int at = _mm512_add_epi32(lane_index(), _mm512_set1_epi32(first));
+    const __mmask16 visible =
+        _mm512_cmple_epi32_mask(_mm512_set1_epi32(begin), at) & _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(end), at);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible, x);
+  }
+
+  /// 2^x for x <= 0 (and NaN): see exp2.h.
+  static Reg exp2(Reg x) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExp2Underflow), _CMP_NLT_UQ);
+    const Reg n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Reg f = _mm512_sub_ps(x, n);
+    Reg p = _mm512_fmadd_ps(_mm512_set1_ps(kExp2Poly[6]), f, _mm512_set1_ps(kExp2Poly[5]));
+    for (int i = 4; i >= 0; --i) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kExp2Poly[i]));
+    return _mm512_maskz_scalef_ps(kept, p, n);
+  }
+
+  /// x[i] lane j <-> x[j] lane i.
+  static void transpose(Reg (&x)[16]) {
+    Reg t[16];
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+      t[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      for (int h = 0; h < 2; ++h) {
+        const __m512d a = _mm512_castps_pd(t[i + h]), b = _mm512_castps_pd(t[i + h + 2]);
+        x[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        x[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    }
+    for (int i = 0; i < 16; i += 8) {
+      for (int c = 0; c < 4; ++c) {
+        t[i + c] = _mm512_shuffle_f32x4(x[i + c], x[i + c + 4], 0x88);
+        t[i + c + 4] = _mm512_shuffle_f32x4(x[i + c], x[i + c + 4], 0xdd);
+      }
+    }
+    for (int c = 0; c < 8; ++c) {
+      x[c] = _mm512_shuffle_f32x4(t[c], t[c + 8], 0x88);
+      x[c + 8] = _mm512_shuffle_f32x4(t[c], t[c + 8], 0xdd);
+    }
+  }
+
+ private:
+  static __mmask16 first(std::int64_t n) {
+    return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1u);
+  }
+};
+
+}  // namespace
+}  // namespace kumiko::kernels
