@@ -1,0 +1,107 @@
+#include "tests/reference/attention_reference.h"
+
+#include <cmath>
+#include <limits>
+
+namespace kumiko::test {
+
+std::int64_t used_keys(const AttentionArgs& args, std::int64_t b) {
+  return args.seqused_k != nullptr ? args.seqused_k[b] : args.k.shape[2];
+}
+
+bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_t j) {
+  const std::int64_t used = used_keys(args, b);
+  const std::int64_t p =
+      args.causal_alignment == CausalAlignment::bottom_right ? i + used - args.q.shape[2] : i;
+  if (j >= used) return false;
+  if (args.is_causal && j > p) return false;
+  // Differences of small numbers: windows may be as large as int64 allows.
+  if (args.window_left >= 0 && p - j > args.window_left) return false;
+  if (args.window_right >= 0 && j - p > args.window_right) return false;
+  return true;
+}
+
+namespace {
+
+const float* row(const ConstTensor& t, std::int64_t b, std::int64_t h, std::int64_t s) {
+  return static_cast<const float*>(t.data) + b * t.stride[0] + h * t.stride[1] + s * t.stride[2];
+}
+
+// One row. T is the type of every intermediate; out points to v_head_dim values.
+template <class T>
+void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i,
+                   std::vector<T>& score, T* out, T& lse, RowFacts& facts) {
+  constexpr T kInf = std::numeric_limits<T>::infinity();
+  const std::int64_t head_dim = args.q.shape[3], v_head_dim = args.v.shape[3];
+  const std::int64_t kv_head = h / (args.q.shape[1] / args.k.shape[1]);
+  const T scale =
+      args.scale != 0.0f ? static_cast<T>(args.scale) : T(1) / std::sqrt(static_cast<T>(head_dim));
+
+  score.clear();
+  std::vector<std::int64_t> key;
+  T max = -kInf;
+  bool has_nan = false;
+  for (std::int64_t j = 0; j < args.k.shape[2]; ++j) {
+    if (!sees(args, b, i, j)) continue;
+    const float* q = row(args.q, b, h, i);
+    const float* k = row(args.k, b, kv_head, j);
+    T dot = 0;
+    for (std::int64_t d = 0; d < head_dim; ++d) dot += static_cast<T>(q[d]) * static_cast<T>(k[d]);
+    score.push_back(dot * scale);
+    key.push_back(j);
+    has_nan = has_nan || std::isnan(score.back());
+    max = std::max(max, score.back());
+    if (std::isfinite(score.back()))
+      facts.max_score = std::max(facts.max_score, std::abs(static_cast<double>(score.back())));
+  }
+  facts.visible = static_cast<std::int64_t>(key.size());
+
+  for (std::int64_t d = 0; d < v_head_dim; ++d) out[d] = 0;
+  lse = -kInf;
+  if (max == -kInf && !has_nan) return;
+
+  T sum = 0;
+  for (T& s : score) {
+    s = std::exp(s - max);  // +inf - +inf and NaN: NaN
+    sum += s;
+  }
+  double max_v = 0, squares = 0;
+  for (std::size_t n = 0; n < score.size(); ++n) {
+    const float* v = row(args.v, b, kv_head, key[n]);
+    for (std::int64_t d = 0; d < v_head_dim; ++d) {
+      out[d] += score[n] * static_cast<T>(v[d]);
+      max_v = std::max(max_v, std::abs(static_cast<double>(v[d])));
+    }
+    squares += static_cast<double>(score[n]) * static_cast<double>(score[n]);
+  }
+  facts.spread = max_v * std::sqrt(squares) / static_cast<double>(sum);
+  for (std::int64_t d = 0; d < v_head_dim; ++d) out[d] /= sum;
+  lse = max + std::log(sum);
+}
+
+template <class T>
+AttentionResult<T> attention(const AttentionArgs& args) {
+  const auto [batch, heads, q_len, head_dim] = args.q.shape;
+  const auto rows = static_cast<std::size_t>(batch * heads * q_len);
+  AttentionResult<T> result{std::vector<T>(rows * static_cast<std::size_t>(args.v.shape[3])),
+                            std::vector<T>(rows), std::vector<RowFacts>(rows)};
+  std::vector<T> score;
+  std::size_t r = 0;
+  for (std::int64_t b = 0; b < batch; ++b)
+    for (std::int64_t h = 0; h < heads; ++h)
+      for (std::int64_t i = 0; i < q_len; ++i, ++r)
+        attention_row(args, b, h, i, score, result.out.data() + r * static_cast<std::size_t>(args.v.shape[3]),
+                      result.lse[r], result.rows[r]);
+  return result;
+}
+
+}  // namespace
+
+AttentionResult<double> attention_fp64(const AttentionArgs& args) {
+  return attention<double>(args);
+}
+AttentionResult<float> attention_naive_f32(const AttentionArgs& args) {
+  return attention<float>(args);
+}
+
+}  // namespace kumiko::test

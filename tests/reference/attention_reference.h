@@ -1,0 +1,46 @@
+// The specification of attention, written to be read. Slow on purpose; no tricks, no blocks, no threads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/attention.h"
+
+namespace kumiko::test {
+
+/// Number of keys of sequence b that exist: seqused_k[b], or kv_len without it.
+std::int64_t used_keys(const AttentionArgs& args, std::int64_t b);
+
+/// May query row i of sequence b see key j? With p = i + used_keys - q_len (bottom-right) or p = i
+/// (top-left): j < used_keys, j <= p if causal, p - window_left <= j <= p + window_right where those are not
+/// -1.
+bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_t j);
+
+/// What the error of a row is measured against.
+struct RowFacts {
+  std::int64_t visible = 0;  ///< Keys the row sees.
+  double max_score = 0;      ///< Largest finite |scale * q.k| among them.
+  double spread =
+      0;  ///< max |v| * sqrt(sum of squared weights): the size of a sum of independently rounded terms.
+};
+
+/// out[batch, q_heads, q_len, v_head_dim] and lse[batch, q_heads, q_len], contiguous; rows in the order of
+/// lse.
+template <class T>
+struct AttentionResult {
+  std::vector<T> out;
+  std::vector<T> lse;
+  std::vector<RowFacts> rows;
+};
+
+/// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum taken
+/// off, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN score or a
+/// +inf score makes the row and its LSE NaN; a NaN value makes its column of the row NaN, whatever its
+/// weight. args.out and args.lse are not touched.
+AttentionResult<double> attention_fp64(const AttentionArgs& args);
+
+/// The same three passes in f32 with libm's expf and plain left-to-right sums: what anyone would write first,
+/// and the yardstick of the error promise.
+AttentionResult<float> attention_naive_f32(const AttentionArgs& args);
+
+}  // namespace kumiko::test

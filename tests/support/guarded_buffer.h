@@ -1,0 +1,37 @@
+// Memory between two inaccessible pages: one byte read or written outside it is a SIGSEGV at the guilty
+// instruction.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kumiko::test {
+
+/// Which guard page the data touches. Only one side can be flush; the other side's slack is filled and
+/// checked.
+enum class Flush { front, back };
+
+/// `bytes` of read-write memory whose first (front) or one-past-last (back) byte lies on a guard page. A
+/// back-flush buffer of n floats is 4-byte aligned only, unless n * 4 divides the vector width: misaligned
+/// bases come for free. Move-only.
+class GuardedBuffer {
+ public:
+  GuardedBuffer() = default;
+  GuardedBuffer(std::size_t bytes, Flush flush);
+  GuardedBuffer(GuardedBuffer&& other) noexcept;
+  GuardedBuffer& operator=(GuardedBuffer&& other) noexcept;
+  ~GuardedBuffer();
+
+  std::byte* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  /// True while nobody has written between the data and the guard page it does not touch.
+  bool slack_untouched() const;
+
+ private:
+  std::byte* mapping_ = nullptr;
+  std::size_t mapping_bytes_ = 0;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace kumiko::test

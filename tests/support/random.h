@@ -1,0 +1,61 @@
+// Seeded randomness, the same on every standard library: std distributions are not, so a printed seed would
+// not reproduce.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+namespace kumiko::test {
+
+/// splitmix64 (Steele, Lea & Flood, 2014).
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+
+  std::uint64_t bits() {
+    std::uint64_t z = (state_ += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+  }
+  /// Uniform in [low, high], both ends included.
+  std::int64_t between(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(bits() % static_cast<std::uint64_t>(high - low + 1));
+  }
+  bool one_in(std::int64_t n) { return between(1, n) == 1; }
+  template <class T>
+  T pick(std::initializer_list<T> values) {
+    return values.begin()[between(0, static_cast<std::int64_t>(values.size()) - 1)];
+  }
+  template <class T>
+  const T& pick(const std::vector<T>& values) {
+    return values[static_cast<std::size_t>(between(0, static_cast<std::int64_t>(values.size()) - 1))];
+  }
+  /// Mean 0, variance 1, bell-shaped within +-3.5: the sum of four 16-bit uniforms, scaled by sqrt(3). A
+  /// multiple of 2^-15 before scaling.
+  float normal() {
+    const std::uint64_t b = bits();
+    double sum = 0.0;
+    for (int i = 0; i < 4; ++i) sum += static_cast<double>((b >> (16 * i)) & 0xFFFF) / 65536.0 - 0.5;
+    return static_cast<float>(sum * 1.7320508075688772);
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+/// The seed of a random sweep: KUMIKO_TEST_SEED if set, else `fallback`. Tests print it on failure.
+std::uint64_t test_seed(std::uint64_t fallback);
+
+/// How many random cases a sweep runs: `cases`, a tenth of it where a sanitizer makes each 10 to 30 times
+/// slower.
+int sweep_size(int cases);
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+}  // namespace kumiko::test
