@@ -1,0 +1,117 @@
+"""Which room may include which, and what only one file may touch (docs/architecture.md, "Rooms").
+
+    check_layers.py ROOT        prints one line per violation; exit status 1 if there is any
+
+Nothing but the standard library: it runs wherever the tests are built.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+# Room -> rooms whose headers it may include. Arrows point down: a room that is not in the set is above or beside it.
+MAY_INCLUDE = {
+    "kernels": {"kernels"},
+    "scheduler": {"scheduler"},
+    "runtime": {"runtime", "kernels", "scheduler"},
+    "examples": {"examples"},  # examples see the library as a user does: <kumiko/...>
+    "python": {"python"},
+    "bench": {"bench", "tests", "runtime", "kernels", "scheduler"},
+    "tests": {"tests", "bench", "examples", "runtime", "kernels", "scheduler"},
+}
+LIBRARY = ("kernels", "scheduler", "runtime")
+PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/status.h"}
+
+# System header -> the files (or folders, with a slash) that may include it.
+HEADER_OWNERS = [
+    (re.compile(r"hwloc(\.h|/.*)"), ("scheduler/topology_hwloc.cpp",)),
+    (re.compile(r"numa(if)?\.h"), ("scheduler/memory.cpp",)),
+    (re.compile(r"omp\.h"), ("scheduler/executor_openmp.cpp", "tests/", "bench/")),
+    (re.compile(r"(oneapi/)?tbb(\.h|/.*)"), ("scheduler/executor_tbb.cpp", "tests/", "bench/")),
+    (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),
+]
+# What a kernel may not know: threads, locks, streams, the environment's containers.
+KERNELS_MAY_NOT_INCLUDE = re.compile(r"(thread|mutex|condition_variable|future|iostream|fstream|omp\.h|pthread\.h)")
+# Words in code (comments and strings are blanked first) -> the only file of the library that may use them.
+WORD_OWNERS = [
+    (re.compile(r"\b(?:secure_)?getenv\s*\(|\benviron\b"), "getenv", {"runtime/config.cpp"}),
+    (re.compile(r"\b(?:abort|exit|_Exit|quick_exit)\s*\("), "ending the process", set()),
+]
+
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
+NOT_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+SUFFIXES = {".h", ".hpp", ".inc", ".c", ".cpp", ".S"}
+
+
+def sources(root: Path):
+    for room in sorted(MAY_INCLUDE):
+        for path in sorted((root / room).rglob("*")):
+            if path.suffix in SUFFIXES and path.is_file():
+                yield room, path
+
+
+def project_target(root: Path, path: Path, name: str):
+    """The project file an include names, relative to the root, or None for a system header."""
+    for base in (path.parent, root):
+        target = (base / name).resolve()
+        if target.is_file() and target.is_relative_to(root):
+            return target.relative_to(root).as_posix()
+    return None
+
+
+def may(owners, where: str) -> bool:
+    return any(where == owner or (owner.endswith("/") and where.startswith(owner)) for owner in owners)
+
+
+def check_file(root: Path, room: str, path: Path):
+    where = path.relative_to(root).as_posix()
+    text = path.read_text(encoding="utf-8")
+
+    def at(match):
+        return f"{where}:{text.count(chr(10), 0, match.start()) + 1}"
+
+    for include in INCLUDE.finditer(re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL)):
+        quote, name = include.groups()
+        target = project_target(root, path, name) if quote == '"' else None
+        # A path that starts with a room's name points there even if the file is missing or the brackets are the wrong kind.
+        first = (target or name).split("/")[0]
+        if target is None and quote == "<" and not (root / name).is_file():
+            first = None
+        if first in MAY_INCLUDE and first not in MAY_INCLUDE[room]:
+            yield f"{at(include)}: {room} may not include {first} ({name})"
+        if where in PUBLIC_HEADERS and quote == '"' and target not in PUBLIC_HEADERS:
+            yield f"{at(include)}: a public header may include public headers only, not {name}"
+        for header, owners in HEADER_OWNERS:
+            if header.fullmatch(name) and not may(owners, where):
+                yield f"{at(include)}: only {', '.join(owners)} may include {name}"
+        if room == "kernels" and KERNELS_MAY_NOT_INCLUDE.fullmatch(name):
+            yield f"{at(include)}: a kernel has no threads and no streams ({name})"
+    if room in LIBRARY:
+        code = NOT_CODE.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+        for word, meaning, owners in WORD_OWNERS:
+            for match in word.finditer(code):
+                if where not in owners:
+                    yield f"{at(match)}: {meaning} is for {', '.join(sorted(owners)) or 'no file of the library'}"
+
+
+def check(root: Path):
+    root = root.resolve()
+    found = list(sources(root))
+    violations = [line for room, path in found for line in check_file(root, room, path)]
+    return len(found), violations
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit("usage: check_layers.py ROOT")
+    count, violations = check(Path(sys.argv[1]))
+    for line in violations:
+        print(line)
+    if count == 0:
+        sys.exit(f"no sources under {sys.argv[1]}")
+    print(f"{count} files, {len(violations)} violations")
+    sys.exit(1 if violations else 0)
+
+
+if __name__ == "__main__":
+    main()
