@@ -1,0 +1,28 @@
+#include "kernels/pack/pack.h"
+
+namespace kumiko::kernels {
+
+#define KUMIKO_PACK(name, isa, mr, lanes)             \
+  void name##_query(const PackQueryArgs&) noexcept;   \
+  void name##_key(const PackKeyArgs&) noexcept;       \
+  bool name##_value(const PackValueArgs&) noexcept;
+#include "kernels/pack/kernels.inc"
+#undef KUMIKO_PACK
+
+std::span<const PackRow> pack_rows() {
+  static constexpr PackRow kRows[] = {
+#define KUMIKO_PACK(name, isa, mr, lanes) {#name, Isa::isa, mr, lanes, name##_query, name##_key, name##_value},
+#include "kernels/pack/kernels.inc"
+#undef KUMIKO_PACK
+  };
+  return kRows;
+}
+
+const PackRow* find_pack(Isa isa) {
+  for (const PackRow& row : pack_rows()) {
+    if (row.isa == isa) return &row;
+  }
+  return nullptr;
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,54 @@
+// Copies of query, key and value rows into the panels gemm.h reads. Rows are given by stride or by pointer, elements of a row are
+// contiguous; nothing past a row's `dim` elements is read.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/cpu.h"
+
+namespace kumiko::kernels {
+
+/// B panel of the score product: dst[d][nr] = round(rows[n][d] * scale); lanes past `rows_used` become 0.
+struct PackQueryArgs {
+  const float* const* rows;  ///< [rows_used]
+  std::int64_t rows_used;    ///< 1..nr
+  std::int64_t nr;           ///< a multiple of the lanes
+  std::int64_t dim;
+  float scale;
+  float* dst;  ///< [dim][nr]
+};
+
+/// A panels of the score product: dst[panel][d][mr] = src[panel * mr + m][d]; rows past `rows` become 0.
+struct PackKeyArgs {
+  const float* src;
+  std::int64_t stride;  ///< elements from one key to the next
+  std::int64_t rows;
+  std::int64_t dim;
+  float* dst;  ///< [ceil(rows / mr)][dim][mr]
+};
+
+/// A panels of the output product: dst[panel][j][mr] = src[j][panel * mr + m]; dims past `dim` become 0.
+struct PackValueArgs {
+  const float* src;
+  std::int64_t stride;
+  std::int64_t rows;
+  std::int64_t dim;
+  float* dst;  ///< [ceil(dim / mr)][rows][mr]
+};
+
+struct PackRow {
+  const char* name;
+  Isa isa;
+  int mr;
+  int lanes;
+  void (*query)(const PackQueryArgs&) noexcept;
+  void (*key)(const PackKeyArgs&) noexcept;
+  /// true: every value is finite.
+  bool (*value)(const PackValueArgs&) noexcept;
+};
+
+std::span<const PackRow> pack_rows();
+const PackRow* find_pack(Isa isa);
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,81 @@
+// pack.h for any vector type of kernels/simd whose lanes are twice the panel's MR. Included once by each ISA's file.
+#pragma once
+
+#include "kernels/pack/pack.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// Lanes x lanes block of rows[..][d..] into registers, absent rows and elements 0, transposed.
+template <class V, class RowAt>
+inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d, std::int64_t dims) {
+  if (rows >= V::kLanes && dims >= V::kLanes) {
+    for (int i = 0; i < V::kLanes; ++i) x[i] = V::load(row_at(i) + d);
+  } else {
+    for (int i = 0; i < V::kLanes; ++i) x[i] = i < rows ? V::load_first(row_at(i) + d, dims) : V::zero();
+  }
+  V::transpose(x);
+}
+
+template <class V>
+void pack_query(const PackQueryArgs& args) {
+  const auto scale = V::set1(args.scale);
+  for (std::int64_t n = 0; n < args.nr; n += V::kLanes) {
+    const float* const* rows = args.rows + n;
+    const std::int64_t used = args.rows_used - n;
+    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
+      const std::int64_t dims = args.dim - d;
+      typename V::Reg x[V::kLanes];
+      load_transposed<V>(x, [&](int i) { return rows[i]; }, used, d, dims);
+      const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
+      for (int i = 0; i < count; ++i) V::store(args.dst + (d + i) * args.nr + n, V::mul(x[i], scale));
+    }
+  }
+}
+
+template <class V>
+void pack_key(const PackKeyArgs& args) {
+  constexpr int kMr = V::kLanes / 2;
+  for (std::int64_t j = 0; j < args.rows; j += V::kLanes) {
+    const float* src = args.src + j * args.stride;
+    const std::int64_t rows = args.rows - j;
+    float* low = args.dst + j * args.dim;
+    float* high = low + kMr * args.dim;
+    const bool both = rows > kMr;  // the second panel exists only if a row falls into it
+    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
+      const std::int64_t dims = args.dim - d;
+      typename V::Reg x[V::kLanes];
+      load_transposed<V>(x, [&](int i) { return src + i * args.stride; }, rows, d, dims);
+      const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
+      if (both) {
+        for (int i = 0; i < count; ++i) V::store_halves(low + (d + i) * kMr, high + (d + i) * kMr, x[i]);
+      } else {
+        for (int i = 0; i < count; ++i) V::store_first(low + (d + i) * kMr, kMr, x[i]);
+      }
+    }
+  }
+}
+
+template <class V>
+bool pack_value(const PackValueArgs& args) {
+  constexpr int kMr = V::kLanes / 2;
+  auto poison = V::zero();  // x * 0 is NaN for an infinity or a NaN, and NaN stays in the sum
+  for (std::int64_t j = 0; j < args.rows; ++j) {
+    const float* src = args.src + j * args.stride;
+    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
+      const std::int64_t dims = args.dim - d;
+      const auto x = dims >= V::kLanes ? V::load(src + d) : V::load_first(src + d, dims);
+      poison = V::fma(x, V::zero(), poison);
+      float* low = args.dst + d * args.rows + j * kMr;
+      if (dims > kMr) {
+        V::store_halves(low, low + args.rows * kMr, x);
+      } else {
+        V::store_first(low, kMr, x);
+      }
+    }
+  }
+  return !V::any_nan(poison);
+}
+
+}  // namespace
+}  // namespace kumiko::kernels

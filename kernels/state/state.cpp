@@ -1,0 +1,39 @@
+#include "kernels/state/state.h"
+
+#include <cmath>
+
+namespace kumiko::kernels {
+
+#define KUMIKO_STATE(name, isa, lanes)                      \
+  void name##_merge_tile(const MergeTileArgs&) noexcept;    \
+  void name##_store_tile(const StoreTileArgs&) noexcept;    \
+  void name##_merge_row(const MergeRowArgs&) noexcept;      \
+  void name##_store_row(const float*, float, std::int64_t, float*) noexcept;
+#include "kernels/state/kernels.inc"
+#undef KUMIKO_STATE
+
+std::span<const StateRow> state_rows() {
+  static constexpr StateRow kRows[] = {
+#define KUMIKO_STATE(name, isa, lanes) \
+  {#name, Isa::isa, lanes, name##_merge_tile, name##_store_tile, name##_merge_row, name##_store_row},
+#include "kernels/state/kernels.inc"
+#undef KUMIKO_STATE
+  };
+  return kRows;
+}
+
+const StateRow* find_state(Isa isa) {
+  for (const StateRow& row : state_rows()) {
+    if (row.isa == isa) return &row;
+  }
+  return nullptr;
+}
+
+float log_sum_exp(float m, float l) {
+  // In double: m and log2(l) may cancel, and one call a row costs nothing.
+  constexpr double kLn2 = 0.693147180559945309417;
+  if (l == 0.0f) return -INFINITY;
+  return static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) * kLn2);
+}
+
+}  // namespace kumiko::kernels
