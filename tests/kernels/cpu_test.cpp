@@ -1,0 +1,82 @@
+// The ISA vocabulary and the host probe, and which row every lookup finds.
+#include "kernels/cpu.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels/gemm/gemm.h"
+#include "kernels/softmax/softmax.h"
+#include "tests/support/host.h"
+
+namespace kumiko::kernels {
+namespace {
+
+TEST(Cpu, NamesParseBack) {
+  for (const Isa isa : kIsas) EXPECT_EQ(parse_isa(name(isa)), isa);
+  for (const char* text : {"", "AVX2", "avx", "avx512 ", "sse2", "best"})
+    EXPECT_FALSE(parse_isa(text)) << text;
+}
+
+TEST(Cpu, ProbeAgreesWithTheCompilersProbe) {
+  std::vector<std::string> found;
+  for (const Isa isa : kIsas)
+    if (host_isas() & bit(isa)) found.emplace_back(name(isa));
+  EXPECT_EQ(found, test::host_isas());
+}
+
+TEST(Cpu, BestIsaIsTheMostPreferredOfTheSet) {
+  const IsaSet reference = bit(Isa::reference), avx2 = bit(Isa::avx2), avx512 = bit(Isa::avx512);
+  EXPECT_EQ(best_isa(reference), Isa::reference);
+  EXPECT_EQ(best_isa(reference | avx2), Isa::avx2);
+  EXPECT_EQ(best_isa(reference | avx512), Isa::avx512);
+  EXPECT_EQ(best_isa(reference | avx2 | avx512), Isa::avx512);
+}
+
+#if defined(__x86_64__)
+TEST(Lookup, GemmRowsByIsaAndWidth) {
+  const auto found = [](Isa isa, int nr) {
+    const GemmRow* row = find_gemm(isa, nr);
+    return std::string(row != nullptr ? row->name : "none");
+  };
+  EXPECT_EQ(found(Isa::avx512, 48), "gemm_f32_8x48_avx512");
+  EXPECT_EQ(found(Isa::avx512, 32), "gemm_f32_8x32_avx512");
+  EXPECT_EQ(found(Isa::avx512, 16), "gemm_f32_8x16_avx512");
+  EXPECT_EQ(found(Isa::avx2, 24), "gemm_f32_4x24_avx2");
+  EXPECT_EQ(found(Isa::avx2, 16), "gemm_f32_4x16_avx2");
+  EXPECT_EQ(found(Isa::avx2, 8), "gemm_f32_4x8_avx2");
+  EXPECT_EQ(found(Isa::reference, 8), "gemm_f32_4x8_reference");
+  EXPECT_EQ(found(Isa::avx2, 48), "none");
+  EXPECT_EQ(found(Isa::avx512, 8), "none");
+}
+#endif
+
+TEST(Lookup, ReferenceIsTheLastRowOfEveryTable) {
+  EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
+  EXPECT_EQ(softmax_rows().back().isa, Isa::reference);
+}
+
+TEST(Lookup, EveryIsaHasASoftmaxRowOfItsOwn) {
+  for (const SoftmaxRow& row : softmax_rows()) {
+    ASSERT_NE(find_softmax(row.isa), nullptr);
+    EXPECT_STREQ(find_softmax(row.isa)->name, row.name);
+  }
+}
+
+TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
+  for (const GemmRow& row : gemm_rows()) {
+    const int lanes = find_softmax(row.isa)->lanes;
+    EXPECT_EQ(row.nr % lanes, 0) << row.name;
+    for (const GemmRow& other : gemm_rows()) {
+      if (other.isa != row.isa) continue;
+      EXPECT_EQ(other.mr, row.mr) << row.name << " and " << other.name;
+      if (&other > &row) {
+        EXPECT_LT(other.nr, row.nr) << row.name << " and " << other.name;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::kernels

@@ -1,0 +1,67 @@
+// Helpers of the kernel tests: one gtest parameter per table row that this machine runs.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu.h"
+#include "tests/support/guarded_buffer.h"
+
+namespace kumiko::test {
+
+/// The rows of a table whose ISA the host has.
+template <class Row>
+std::vector<Row> host_rows(std::span<const Row> rows) {
+  std::vector<Row> result;
+  for (const Row& row : rows)
+    if (kernels::host_isas() & kernels::bit(row.isa)) result.push_back(row);
+  return result;
+}
+
+struct RowName {
+  template <class Info>
+  std::string operator()(const Info& info) const {
+    return info.param.name;
+  }
+};
+
+/// Where an operand lies: against the page before it, against the page after it, or 4 bytes into the first
+/// page (aligned to nothing more).
+enum class Place { front, back, misaligned };
+inline constexpr Place kPlaces[] = {Place::front, Place::back, Place::misaligned};
+
+/// n values of T between guard pages.
+template <class T>
+class Operand {
+ public:
+  Operand(std::size_t n, Place place)
+      : offset_(place == Place::misaligned ? 1 : 0),
+        n_(n),
+        buffer_((n + offset_) * sizeof(T), place == Place::back ? Flush::back : Flush::front) {}
+  T* data() const { return reinterpret_cast<T*>(buffer_.data()) + offset_; }
+  T& operator[](std::size_t i) const { return data()[i]; }
+  std::size_t size() const { return n_; }
+  std::span<T> span() const { return {data(), n_}; }
+  /// Nothing written beside the values, as far as the guard pages leave room.
+  bool intact() const { return buffer_.slack_untouched(); }
+
+ private:
+  std::size_t offset_;
+  std::size_t n_;
+  GuardedBuffer buffer_;
+};
+
+/// Equal bits, any NaN counting as any other: which payload a sum of NaNs keeps depends on the order of
+/// operands, not of arithmetic.
+inline bool same_value(float a, float b) {
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b) ||
+         (std::isnan(a) && std::isnan(b));
+}
+
+}  // namespace kumiko::test
