@@ -1,0 +1,320 @@
+/* The C ABI from strict C99: numbers, errors, sized structs, threads. Prints each failed expectation; exits 1
+ * if there is one. */
+#define _POSIX_C_SOURCE 200809L
+#include <kumiko/attention_c.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "naive_attention.h"
+
+static int failures = 0;
+static int expectations = 0;
+
+#define EXPECT(condition)                                                                                  \
+  do {                                                                                                     \
+    ++expectations;                                                                                        \
+    if (!(condition)) {                                                                                    \
+      ++failures;                                                                                          \
+      printf("%s:%d: not so: %s (last error: %s)\n", __FILE__, __LINE__, #condition, kumiko_last_error()); \
+    }                                                                                                      \
+  } while (0)
+
+/* The status and a piece of the sentence: each must name the argument. */
+#define EXPECT_ERROR(call, status, piece)                 \
+  do {                                                    \
+    EXPECT((call) == (status));                           \
+    EXPECT(strstr(kumiko_last_error(), (piece)) != NULL); \
+  } while (0)
+
+enum { BATCH = 2, Q_HEADS = 6, KV_HEADS = 2, Q_LEN = 5, KV_LEN = 37, HEAD_DIM = 24, V_HEAD_DIM = 17 };
+static const naive_shape shape = {BATCH, Q_HEADS, KV_HEADS, Q_LEN, KV_LEN, HEAD_DIM, V_HEAD_DIM};
+static float q[BATCH * Q_HEADS * Q_LEN * HEAD_DIM];
+static float k[BATCH * KV_HEADS * KV_LEN * HEAD_DIM];
+static float v[BATCH * KV_HEADS * KV_LEN * V_HEAD_DIM];
+static float out[BATCH * Q_HEADS * Q_LEN * V_HEAD_DIM];
+static float other[BATCH * Q_HEADS * Q_LEN * V_HEAD_DIM];
+static float lse[BATCH * Q_HEADS * Q_LEN];
+static const float untouched = 1234.5f;
+
+static kumiko_attention_args problem(float* result) {
+  kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT;
+  args.q = kumiko_const_tensor_bhsd(q, BATCH, Q_HEADS, Q_LEN, HEAD_DIM);
+  args.k = kumiko_const_tensor_bhsd(k, BATCH, KV_HEADS, KV_LEN, HEAD_DIM);
+  args.v = kumiko_const_tensor_bhsd(v, BATCH, KV_HEADS, KV_LEN, V_HEAD_DIM);
+  args.out = kumiko_tensor_bhsd(result, BATCH, Q_HEADS, Q_LEN, V_HEAD_DIM);
+  return args;
+}
+
+static void clear(float* data, size_t count) {
+  for (size_t i = 0; i < count; ++i) data[i] = untouched;
+}
+
+static int all_untouched(const float* data, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    if (data[i] != untouched) return 0;
+  }
+  return 1;
+}
+
+/* Largest distance of out (and lse) from the naive double computation. */
+static double distance(int causal) {
+  double worst = 0;
+  for (int64_t row = 0; row < BATCH * Q_HEADS * Q_LEN; ++row) {
+    for (int64_t d = 0; d < V_HEAD_DIM; ++d) {
+      double expected_lse = 0;
+      const double expected = naive_element(&shape, q, k, v, causal, row / (Q_HEADS * Q_LEN),
+                                            row / Q_LEN % Q_HEADS, row % Q_LEN, d, &expected_lse);
+      worst = fmax(worst, fabs(expected - (double)out[row * V_HEAD_DIM + d]));
+      worst = fmax(worst, fabs(expected_lse - (double)lse[row]));
+    }
+  }
+  return worst;
+}
+
+static void test_views(void) {
+  const kumiko_tensor a = kumiko_tensor_bhsd(out, 2, 3, 5, 7);
+  const kumiko_tensor b = kumiko_tensor_bshd(out, 2, 5, 3, 7);
+  const int64_t dims[4] = {2, 3, 5, 7}, bhsd[4] = {105, 35, 7, 1}, bshd[4] = {105, 7, 21, 1};
+  EXPECT(a.data == out && a.dtype == KUMIKO_F32 && a.reserved == 0);
+  EXPECT(memcmp(a.shape, dims, sizeof(dims)) == 0 && memcmp(a.stride, bhsd, sizeof(bhsd)) == 0);
+  EXPECT(memcmp(b.shape, dims, sizeof(dims)) == 0 && memcmp(b.stride, bshd, sizeof(bshd)) == 0);
+}
+
+static void test_numbers(const kumiko_context* context) {
+  for (int causal = 0; causal <= 1; ++causal) {
+    kumiko_attention_args args = problem(out);
+    args.lse = lse;
+    args.is_causal = causal;
+    clear(out, sizeof(out) / sizeof(float));
+    EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+    /* 37 scores of size < 5 and values < 1 in f32: 64 roundings of 2^-24 leave a wide margin. */
+    EXPECT(distance(causal) < 4e-6);
+  }
+}
+
+static void test_plan(const kumiko_context* context) {
+  kumiko_attention_args args = problem(NULL);
+  kumiko_plan* plan = NULL;
+  const char *text = NULL, *again = NULL;
+  int64_t bytes = -1;
+  args.q.data = args.k.data = args.v.data = NULL;
+  args.is_causal = 1;
+  EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
+  EXPECT(plan != NULL);
+  EXPECT(kumiko_plan_explain(plan, &text) == KUMIKO_OK && text != NULL && strlen(text) > 0);
+  EXPECT(kumiko_plan_explain(plan, &again) == KUMIKO_OK && again == text);
+  EXPECT(kumiko_plan_workspace_bytes(plan, &bytes) == KUMIKO_OK && bytes >= 0);
+
+  EXPECT_ERROR(kumiko_plan_run(plan, &args), KUMIKO_INVALID_ARGUMENT, "q");
+  args = problem(out);
+  args.lse = lse;
+  args.is_causal = 1;
+  EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+  args.lse = NULL;
+  args.out.data = other;
+  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) == 0);
+  EXPECT(kumiko_attention_forward_default(&args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) == 0);
+
+  args.is_causal = 0;
+  EXPECT_ERROR(kumiko_plan_run(plan, &args), KUMIKO_INVALID_ARGUMENT, "is_causal");
+  kumiko_plan_destroy(plan);
+}
+
+static void test_context(void) {
+  kumiko_context_options options = KUMIKO_CONTEXT_OPTIONS_INIT;
+  kumiko_context* context = NULL;
+  kumiko_plan* plan = NULL;
+  const char* text = NULL;
+  int32_t threads = 0;
+  kumiko_attention_args args = problem(out);
+  options.num_threads = 1;
+  options.executor = "serial";
+  options.isa = "reference";
+  options.bind = "";
+  EXPECT(kumiko_context_create(&options, &context) == KUMIKO_OK);
+  EXPECT(kumiko_context_num_threads(context, &threads) == KUMIKO_OK && threads == 1);
+  EXPECT(kumiko_context_describe(context, &text) == KUMIKO_OK);
+  EXPECT(text != NULL && strstr(text, "serial") != NULL && strstr(text, "reference") != NULL);
+  EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
+  kumiko_context_destroy(context);
+  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK); /* the plan keeps what it needs */
+  kumiko_plan_destroy(plan);
+  kumiko_context_destroy(NULL);
+  kumiko_plan_destroy(NULL);
+
+  context = NULL;
+  options.isa = "z80";
+  EXPECT_ERROR(kumiko_context_create(&options, &context), KUMIKO_INVALID_ARGUMENT, "z80");
+  EXPECT(context == NULL);
+  options.isa = NULL;
+  options.num_threads = -3;
+  EXPECT_ERROR(kumiko_context_create(&options, &context), KUMIKO_INVALID_ARGUMENT, "num_threads");
+  options.num_threads = 0;
+  options.reserved = 1;
+  EXPECT_ERROR(kumiko_context_create(&options, &context), KUMIKO_INVALID_ARGUMENT, "reserved");
+  EXPECT(context == NULL);
+}
+
+static void test_null_pointers(const kumiko_context* context) {
+  const kumiko_attention_args args = problem(out);
+  kumiko_plan* plan = NULL;
+  const char* text = NULL;
+  int32_t threads = 0;
+  int64_t bytes = 0;
+  EXPECT_ERROR(kumiko_context_create(NULL, NULL), KUMIKO_INVALID_ARGUMENT, "context is NULL");
+  EXPECT_ERROR(kumiko_context_describe(NULL, &text), KUMIKO_INVALID_ARGUMENT, "context is NULL");
+  EXPECT_ERROR(kumiko_context_describe(context, NULL), KUMIKO_INVALID_ARGUMENT, "text is NULL");
+  EXPECT_ERROR(kumiko_context_num_threads(NULL, &threads), KUMIKO_INVALID_ARGUMENT, "context is NULL");
+  EXPECT_ERROR(kumiko_context_num_threads(context, NULL), KUMIKO_INVALID_ARGUMENT, "num_threads is NULL");
+  EXPECT_ERROR(kumiko_plan_create(NULL, &args, &plan), KUMIKO_INVALID_ARGUMENT, "context is NULL");
+  EXPECT_ERROR(kumiko_plan_create(context, NULL, &plan), KUMIKO_INVALID_ARGUMENT, "args is NULL");
+  EXPECT_ERROR(kumiko_plan_create(context, &args, NULL), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_run(NULL, &args), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_explain(NULL, &text), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_workspace_bytes(NULL, &bytes), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_attention_forward(NULL, &args), KUMIKO_INVALID_ARGUMENT, "context is NULL");
+  EXPECT_ERROR(kumiko_attention_forward(context, NULL), KUMIKO_INVALID_ARGUMENT, "args is NULL");
+  EXPECT_ERROR(kumiko_attention_forward_default(NULL), KUMIKO_INVALID_ARGUMENT, "args is NULL");
+  EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
+  EXPECT_ERROR(kumiko_plan_run(plan, NULL), KUMIKO_INVALID_ARGUMENT, "args is NULL");
+  EXPECT_ERROR(kumiko_plan_explain(plan, NULL), KUMIKO_INVALID_ARGUMENT, "text is NULL");
+  EXPECT_ERROR(kumiko_plan_workspace_bytes(plan, NULL), KUMIKO_INVALID_ARGUMENT, "bytes is NULL");
+  kumiko_plan_destroy(plan);
+}
+
+/* Each of these breaks one field and must be refused by name, before anything is written. */
+static void test_bad_fields(const kumiko_context* context) {
+  kumiko_attention_args args;
+  clear(other, sizeof(other) / sizeof(float));
+#define REFUSED(change, status, piece) \
+  args = problem(other);               \
+  change;                              \
+  EXPECT_ERROR(kumiko_attention_forward(context, &args), status, piece)
+  REFUSED(args.q.dtype = 7, KUMIKO_INVALID_ARGUMENT, "q.dtype is 7");
+  REFUSED(args.k.dtype = 256, KUMIKO_INVALID_ARGUMENT, "k.dtype is 256");
+  REFUSED(args.v.reserved = 1, KUMIKO_INVALID_ARGUMENT, "v.reserved is 1");
+  REFUSED(args.out.dtype = -1, KUMIKO_INVALID_ARGUMENT, "out.dtype is -1");
+  REFUSED(args.is_causal = 2, KUMIKO_INVALID_ARGUMENT, "is_causal is 2");
+  REFUSED(args.causal_alignment = 2, KUMIKO_INVALID_ARGUMENT, "causal_alignment is 2");
+  REFUSED(args.pipeline = 256, KUMIKO_INVALID_ARGUMENT, "pipeline is 256");
+  REFUSED(args.v.shape[2] = KV_LEN - 1, KUMIKO_INVALID_ARGUMENT, "v");
+  REFUSED(args.q.data = NULL, KUMIKO_INVALID_ARGUMENT, "q");
+#undef REFUSED
+  EXPECT(all_untouched(other, sizeof(other) / sizeof(float)));
+}
+
+static void test_sized_structs(const kumiko_context* context) {
+  union {
+    kumiko_attention_args args;
+    unsigned char bytes[sizeof(kumiko_attention_args) + 64];
+  } caller;
+  union {
+    kumiko_context_options options;
+    unsigned char bytes[sizeof(kumiko_context_options) + 8];
+  } caller_options;
+  static const size_t bad_sizes[] = {0, 8, sizeof(kumiko_attention_args) - 4, 4096 + 8, (size_t)-8};
+  const kumiko_attention_args whole = problem(out);
+  kumiko_context* made = NULL;
+  EXPECT(kumiko_attention_forward(context, &whole) == KUMIKO_OK);
+
+  /* An older caller: everything after `out` is not its own, and is taken at its default however it reads. */
+  memset(&caller, 0xff, sizeof(caller));
+  caller.args = problem(other);
+  caller.args.struct_size = offsetof(kumiko_attention_args, lse);
+  memset(caller.bytes + caller.args.struct_size, 0xff, sizeof(caller.bytes) - caller.args.struct_size);
+  clear(other, sizeof(other) / sizeof(float));
+  EXPECT(kumiko_attention_forward(context, &caller.args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) == 0);
+
+  /* A newer caller that uses nothing new. */
+  memset(&caller, 0, sizeof(caller));
+  caller.args = problem(other);
+  caller.args.struct_size = sizeof(caller);
+  clear(other, sizeof(other) / sizeof(float));
+  EXPECT(kumiko_attention_forward(context, &caller.args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) == 0);
+
+  /* A newer caller that sets the last byte of what it alone knows. */
+  caller.bytes[sizeof(caller) - 1] = 1;
+  clear(other, sizeof(other) / sizeof(float));
+  EXPECT_ERROR(kumiko_attention_forward(context, &caller.args), KUMIKO_UNSUPPORTED,
+               "args sets a field at byte");
+  EXPECT(all_untouched(other, sizeof(other) / sizeof(float)));
+
+  for (size_t i = 0; i < sizeof(bad_sizes) / sizeof(bad_sizes[0]); ++i) {
+    caller.args = problem(other);
+    caller.args.struct_size = bad_sizes[i];
+    EXPECT_ERROR(kumiko_attention_forward(context, &caller.args), KUMIKO_INVALID_ARGUMENT,
+                 "args->struct_size is");
+  }
+
+  memset(&caller_options, 0xff, sizeof(caller_options));
+  caller_options.options.struct_size = offsetof(kumiko_context_options, cpus);
+  caller_options.options.num_threads = 1;
+  caller_options.options.reserved = 0;
+  EXPECT(kumiko_context_create(&caller_options.options, &made) == KUMIKO_OK);
+  kumiko_context_destroy(made);
+  made = NULL;
+  memset(&caller_options, 0, sizeof(caller_options));
+  caller_options.options.struct_size = sizeof(caller_options);
+  caller_options.bytes[sizeof(caller_options) - 8] = 1;
+  EXPECT_ERROR(kumiko_context_create(&caller_options.options, &made), KUMIKO_UNSUPPORTED,
+               "options sets a field");
+  caller_options.options.struct_size = 1;
+  EXPECT_ERROR(kumiko_context_create(&caller_options.options, &made), KUMIKO_INVALID_ARGUMENT,
+               "options->struct_size is 1,");
+  EXPECT(made == NULL);
+}
+
+static void* fails_elsewhere(void* ignored) {
+  (void)ignored;
+  EXPECT(strcmp(kumiko_last_error(), "") == 0); /* a new thread has had no error */
+  EXPECT_ERROR(kumiko_plan_run(NULL, NULL), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  return NULL;
+}
+
+static void test_last_error(const kumiko_context* context) {
+  pthread_t thread;
+  int32_t threads = 0;
+  EXPECT_ERROR(kumiko_attention_forward_default(NULL), KUMIKO_INVALID_ARGUMENT, "args is NULL");
+  EXPECT(pthread_create(&thread, NULL, fails_elsewhere, NULL) == 0);
+  EXPECT(pthread_join(thread, NULL) == 0);
+  EXPECT(strstr(kumiko_last_error(), "args is NULL") != NULL); /* the other thread's error is not ours */
+  EXPECT(kumiko_context_num_threads(context, &threads) == KUMIKO_OK);
+  EXPECT(strcmp(kumiko_last_error(), "") == 0);
+}
+
+static void test_names(void) {
+  EXPECT(strcmp(kumiko_version(), EXPECTED_VERSION) == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_OK), "ok") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_INVALID_ARGUMENT), "invalid_argument") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_UNSUPPORTED), "unsupported") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_OUT_OF_MEMORY), "out_of_memory") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_INVALID_ENVIRONMENT), "invalid_environment") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_INTERNAL), "internal") == 0);
+  EXPECT(strcmp(kumiko_status_name(-1), "unknown") == 0 && strcmp(kumiko_status_name(6), "unknown") == 0);
+}
+
+int main(void) {
+  kumiko_context* context = NULL;
+  naive_fill(q, sizeof(q) / sizeof(float), 1);
+  naive_fill(k, sizeof(k) / sizeof(float), 2);
+  naive_fill(v, sizeof(v) / sizeof(float), 3);
+  EXPECT(kumiko_context_create(NULL, &context) == KUMIKO_OK);
+  if (context == NULL) return 1;
+  test_views();
+  test_numbers(context);
+  test_plan(context);
+  test_context();
+  test_null_pointers(context);
+  test_bad_fields(context);
+  test_sized_structs(context);
+  test_last_error(context);
+  test_names();
+  kumiko_context_destroy(context);
+  printf("%d expectations, %d failed\n", expectations, failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,78 @@
+"""install + out-of-tree consumers: find_package from C++, pkg-config from C.
+
+    install_test.py CMAKE BUILD WORK static|shared CC CXX
+"""
+
+import sys
+import unittest
+from pathlib import Path
+
+from package import HERE, Package, project_version
+
+package = None
+
+
+class Install(unittest.TestCase):
+    def test_headers_and_nothing_else_is_public(self):
+        found = {p.relative_to(package.prefix / "include").as_posix() for p in (package.prefix / "include").rglob("*") if p.is_file()}
+        self.assertEqual(found, {"kumiko/attention.h", "kumiko/attention_c.h", "kumiko/status.h"})
+
+    def test_library_is_of_the_wanted_kind(self):
+        libraries = {p.name for p in package.libdir.glob("libkumiko*")}
+        version = project_version()
+        minor = version.rsplit(".", 1)[0]
+        wanted = {"static": {"libkumiko.a"}, "shared": {"libkumiko.so", f"libkumiko.so.{minor}", f"libkumiko.so.{version}"}}
+        self.assertEqual(libraries, wanted[package.variant])
+
+    def test_cpp_consumer_with_find_package(self):
+        output = package.run([package.cmake_program(HERE / "consumer_cpp", "consumer_cpp")])
+        self.assertIn("largest error", output)
+
+    def test_c_consumer_with_pkg_config(self):
+        output = package.run([package.pkg_config_program(HERE / "consumer_c" / "main.c", "consumer_c")])
+        self.assertIn(f"kumiko {project_version()} from C", output)
+
+    def test_versions_agree(self):
+        self.assertEqual(package.run(["pkg-config", "--modversion", "kumiko"]).strip(), project_version())
+
+    def test_another_minor_version_is_refused(self):
+        source = package.work / "future"
+        source.mkdir(exist_ok=True)
+        text = (HERE / "consumer_cpp" / "CMakeLists.txt").read_text()
+        (source / "CMakeLists.txt").write_text(text.replace("find_package(kumiko 0.1 ", "find_package(kumiko 0.9 "))
+        (source / "main.cpp").write_text("int main() {}\n")
+        with self.assertRaisesRegex(AssertionError, r"(?s)requested\s+version \"0.9\""):
+            package.cmake_configure(source, "future_build")
+
+    def test_project_with_c_alone(self):
+        source = package.work / "only_c"
+        source.mkdir(exist_ok=True)
+        text = (HERE / "consumer_cpp" / "CMakeLists.txt").read_text()
+        (source / "CMakeLists.txt").write_text(text.replace("LANGUAGES C CXX", "LANGUAGES C").replace("main.cpp", "main.c"))
+        (source / "main.c").write_text((HERE / "consumer_c" / "main.c").read_text())
+        if package.variant == "static":
+            with self.assertRaisesRegex(AssertionError, r"static libkumiko\s+needs\s+the\s+language\s+CXX"):
+                package.cmake_configure(source, "only_c_build")
+        else:
+            text = (source / "CMakeLists.txt").read_text()
+            (source / "CMakeLists.txt").write_text(text + "target_link_libraries(consumer PRIVATE m)\n")
+            self.assertIn("from C", package.run([package.cmake_program(source, "only_c_build")]))
+
+    def test_shared_library_exports_the_api_alone(self):
+        if package.variant == "static":
+            archive = package.run(["nm", "-C", "--defined-only", package.libdir / "libkumiko.a"])
+            self.assertIn("kumiko_attention_forward", archive)
+            return
+        exported = package.run(["nm", "-DC", "--defined-only", package.libdir / "libkumiko.so"])
+        self.assertIn("kumiko::attention_forward", exported)
+        self.assertIn("kumiko_attention_forward", exported)
+        for inner in ("kumiko::kernels", "kumiko::scheduler"):
+            # Weak symbols of templates over inner types are the standard library's visibility, not ours.
+            strong = [line for line in exported.splitlines() if inner in line and line.split()[1] in "TBDR"]
+            self.assertEqual(strong, [])
+
+
+if __name__ == "__main__":
+    cmake, build, work, variant, cc, cxx = sys.argv[1:7]
+    package = Package(cmake, Path(build), Path(work), variant, cc, cxx)
+    unittest.main(argv=sys.argv[:1], verbosity=2)
