@@ -8,8 +8,8 @@ int main() {
   const int batch = 1, q_heads = 8, kv_heads = 2, seq = 512, head_dim = 64;
   std::mt19937 random(42);
   std::normal_distribution<float> normal;
-  std::vector<float> q(batch * q_heads * seq * head_dim), k(batch * kv_heads * seq * head_dim), v(k.size()),
-      out(q.size());
+  std::vector<float> q(batch * q_heads * seq * head_dim), out(q.size());
+  std::vector<float> k(batch * kv_heads * seq * head_dim), v(k.size());
   for (auto* tensor : {&q, &k, &v}) {
     for (float& x : *tensor) x = normal(random);
   }
@@ -27,8 +27,7 @@ int main() {
   if (status.ok()) status = kumiko::plan(context, args, &plan);
   if (!status.ok()) return std::printf("%s\n", status.message().c_str()), 1;
 
-  std::printf("first row (sees key 0 alone, so equals v): %.4f %.4f, v %.4f %.4f\n", out[0], out[1], v[0],
-              v[1]);
-  std::printf("last row: %.4f %.4f %.4f\n%s", out[(seq - 1) * head_dim], out[(seq - 1) * head_dim + 1],
-              out[(seq - 1) * head_dim + 2], plan.explain().c_str());
+  std::printf("first row sees key 0 alone: %.4f %.4f = v: %.4f %.4f\n", out[0], out[1], v[0], v[1]);
+  const float* last = &out[(seq - 1) * head_dim];
+  std::printf("last row of head 0: %.4f %.4f\n%s", last[0], last[1], plan.explain().c_str());
 }
