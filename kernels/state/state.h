@@ -2,7 +2,8 @@
 // the same query over disjoint keys gives the state over their union (Milakov & Gimelshein 2018; FlashAttention 2022, section 3.1).
 //
 // Order of arithmetic: m' = max(m, other.m); a = 2^(m - m'), b = 2^(other.m - m') with m' = -inf taken as 0;
-// l = fma(other.l, b, l * a); O = fma(other.O, b, O * a). Merging an empty state (-inf, 0, 0) changes no bit.
+// l = fma(other.l, b, l * a); O = fma(other.O, b, O * a). Merging an empty state (-inf, 0, 0) changes no
+// value (it may turn -0 into +0; the store adds +0, so that every zero of the output is +0 on every path).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct MergeTileArgs {
   std::int64_t dim;
 };
 
-/// Writes lane n of O^T as row n: rows[n][d] = o[d][n] * inverse[n] for n < rows_used, d < dim. Writes nothing else.
+/// Writes lane n of O^T as row n: rows[n][d] = fma(o[d][n], inverse[n], +0) for n < rows_used, d < dim. Writes nothing else.
 struct StoreTileArgs {
   const float* o;        ///< [dim][nr]
   const float* inverse;  ///< [nr] 1 / l, or 1 for unnormalised partial results
@@ -54,7 +55,7 @@ struct StateRow {
   void (*merge_tile)(const MergeTileArgs&) noexcept;
   void (*store_tile)(const StoreTileArgs&) noexcept;
   void (*merge_row)(const MergeRowArgs&) noexcept;
-  /// out[d] = o[d] * inverse
+  /// out[d] = fma(o[d], inverse, +0)
   void (*store_row)(const float* o, float inverse, std::int64_t dim, float* out) noexcept;
 };
 

@@ -41,7 +41,7 @@ void store_tile(const StoreTileArgs& args) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
       for (int i = 0; i < V::kLanes; ++i) {
-        x[i] = i < dims ? V::mul(V::load(args.o + (d + i) * args.nr + n), inverse) : V::zero();
+        x[i] = i < dims ? V::fma(V::load(args.o + (d + i) * args.nr + n), inverse, V::zero()) : V::zero();
       }
       V::transpose(x);
       for (int i = 0; i < rows; ++i) {
@@ -70,7 +70,7 @@ void merge_row(const MergeRowArgs& args) {
 template <class V>
 void store_row(const float* o, float inverse, std::int64_t dim, float* out) {
   for (std::int64_t d = 0; d < dim; d += V::kLanes) {
-    V::store_first(out + d, dim - d, V::mul(V::load_first(o + d, dim - d), V::set1(inverse)));
+    V::store_first(out + d, dim - d, V::fma(V::load_first(o + d, dim - d), V::set1(inverse), V::zero()));
   }
 }
 

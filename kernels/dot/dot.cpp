@@ -1,0 +1,25 @@
+#include "kernels/dot/dot.h"
+
+namespace kumiko::kernels {
+
+#define KUMIKO_DOT(name, isa, lanes, tile_keys) void name(const DecodeBlockArgs&) noexcept;
+#include "kernels/dot/kernels.inc"
+#undef KUMIKO_DOT
+
+std::span<const DotRow> dot_rows() {
+  static constexpr DotRow kRows[] = {
+#define KUMIKO_DOT(name, isa, lanes, tile_keys) {#name, Isa::isa, lanes, tile_keys, name},
+#include "kernels/dot/kernels.inc"
+#undef KUMIKO_DOT
+  };
+  return kRows;
+}
+
+const DotRow* find_dot(Isa isa) {
+  for (const DotRow& row : dot_rows()) {
+    if (row.isa == isa) return &row;
+  }
+  return nullptr;
+}
+
+}  // namespace kumiko::kernels

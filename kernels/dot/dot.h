@@ -1,0 +1,48 @@
+// Few query rows against one block of row-major keys and values, as in decode: bound by memory bandwidth, so nothing is packed.
+// Keys are transposed in registers, lanes = keys, so that each score is still one chain of fused multiply-adds over head_dim in
+// order; outputs are one chain over the keys in order. Together with the same softmax steps this gives the bits of the tile
+// pipeline (gemm.h + softmax.h) for the same block.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/cpu.h"
+
+namespace kumiko::kernels {
+
+/// One block of keys. Updates the state (m, l, O) of every row that sees one of them.
+struct DecodeBlockArgs {
+  const float* q;  ///< [rows][dim], already times scale * log2(e)
+  std::int64_t q_stride;
+  const float* k;  ///< [kv][dim] by k_stride
+  std::int64_t k_stride;
+  const float* v;  ///< [kv][v_dim] by v_stride
+  std::int64_t v_stride;
+  std::int64_t rows;
+  std::int64_t dim;
+  std::int64_t v_dim;
+  std::int64_t kv;            ///< >= 1
+  const std::int32_t* begin;  ///< [rows] visible keys of each row, within [0, kv]; begin >= end: none
+  const std::int32_t* end;
+  float* scores;  ///< scratch [rows][score_stride], score_stride >= kv rounded up to decode_tile_keys
+  std::int64_t score_stride;
+  float* tile;  ///< scratch [dim][decode_tile_keys]
+  float* m;     ///< [rows]
+  float* l;     ///< [rows]
+  float* o;     ///< [rows][o_stride], o_stride >= v_dim rounded up to the lanes
+  std::int64_t o_stride;
+};
+
+struct DotRow {
+  const char* name;
+  Isa isa;
+  int lanes;
+  int tile_keys;  ///< keys transposed at a time
+  void (*decode_block)(const DecodeBlockArgs&) noexcept;
+};
+
+std::span<const DotRow> dot_rows();
+const DotRow* find_dot(Isa isa);
+
+}  // namespace kumiko::kernels

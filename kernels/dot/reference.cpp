@@ -1,0 +1,37 @@
+// The spec of dot.h in plain C++.
+#include <cmath>
+#include <limits>
+
+#include "kernels/dot/dot.h"
+#include "kernels/simd/scalar.h"
+
+namespace kumiko::kernels {
+
+void decode_f32_reference(const DecodeBlockArgs& args) noexcept {
+  for (std::int64_t row = 0; row < args.rows; ++row) {
+    float* s = args.scores + row * args.score_stride;
+    float* o = args.o + row * args.o_stride;
+    const std::int64_t begin = args.begin[row], end = args.end[row];
+    if (begin >= end) continue;
+    float m = args.m[row];
+    for (std::int64_t j = begin; j < end; ++j) {
+      float sum = 0.0f;
+      for (std::int64_t d = 0; d < args.dim; ++d) sum = std::fma(args.k[j * args.k_stride + d], args.q[row * args.q_stride + d], sum);
+      s[j] = sum;
+      if (sum > m) m = sum;
+    }
+    const float shift = m == -std::numeric_limits<float>::infinity() ? 0.0f : m;
+    const float alpha = exp2_scalar(args.m[row] - shift);
+    float l = args.l[row] * alpha;
+    for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] *= alpha;
+    for (std::int64_t j = begin; j < end; ++j) {
+      const float p = exp2_scalar(s[j] - shift);
+      l += p;
+      for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] = std::fma(p, args.v[j * args.v_stride + d], o[d]);
+    }
+    args.m[row] = m;
+    args.l[row] = l;
+  }
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,118 @@
+// decode: few rows, keys and values read once, in place. See dot.h for why its bits are those of `online`.
+#include <cstring>
+
+#include "kernels/pipelines/pipeline.h"
+
+namespace kumiko::kernels {
+namespace {
+
+struct Scratch {
+  float *q, *scores, *tile, *m, *l, *o, *total_m, *total_l, *total_o;
+  std::int32_t *begin, *end;
+  std::int64_t o_stride;
+
+  Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim) {
+    o_stride = round_up(v_head_dim, kernels.lanes);
+    q = carver.take<float>(rows * head_dim);
+    scores = carver.take<float>(rows * kBlockKeys);
+    tile = carver.take<float>(head_dim * kernels.dot->tile_keys);
+    m = carver.take<float>(rows);
+    l = carver.take<float>(rows);
+    o = carver.take<float>(rows * o_stride);
+    total_m = carver.take<float>(rows);
+    total_l = carver.take<float>(rows);
+    total_o = carver.take<float>(rows * o_stride);
+    begin = carver.take<std::int32_t>(rows);
+    end = carver.take<std::int32_t>(rows);
+  }
+
+  static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
+    for (std::int64_t r = 0; r < rows; ++r) m[r] = -__builtin_inff();
+    std::memset(l, 0, static_cast<std::size_t>(rows) * sizeof(float));
+    std::memset(o, 0, static_cast<std::size_t>(rows * o_stride) * sizeof(float));
+  }
+};
+
+}  // namespace
+
+std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim) {
+  Carver carver(nullptr);
+  Scratch(carver, kernels, rows, head_dim, v_head_dim);
+  return carver.used();
+}
+
+void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task, std::byte* memory) noexcept {
+  const std::int64_t rows = task.row_end - task.row_begin, all_rows = head.group * head.q_len;
+  Carver carver(memory);
+  const Scratch s(carver, kernels, rows, head.head_dim, head.v_head_dim);
+
+  std::int64_t first = head.kv_len, last = 0;  // keys that some row sees
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t row = task.row_begin + r;
+    const float* q = head.q + row % head.group * head.q_head_stride + row / head.group * head.q_seq_stride;
+    for (std::int64_t d = 0; d < head.head_dim; ++d) s.q[r * head.head_dim + d] = q[d] * head.scale_log2;
+    if (head.begin_of(row) < head.end_of(row)) {
+      first = min_of(first, head.begin_of(row));
+      last = max_of(last, head.end_of(row));
+    }
+  }
+
+  DecodeBlockArgs args{};
+  args.q = s.q;
+  args.q_stride = head.head_dim;
+  args.k_stride = head.k_seq_stride;
+  args.v_stride = head.v_seq_stride;
+  args.rows = rows;
+  args.dim = head.head_dim;
+  args.v_dim = head.v_head_dim;
+  args.begin = s.begin;
+  args.end = s.end;
+  args.scores = s.scores;
+  args.score_stride = kBlockKeys;
+  args.tile = s.tile;
+  args.m = s.m;
+  args.l = s.l;
+  args.o = s.o;
+  args.o_stride = s.o_stride;
+
+  Scratch::clear(s.total_m, s.total_l, s.total_o, rows, s.o_stride);
+  for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {
+    const std::int64_t split_first = max_of(split * kSplitKeys, first / kBlockKeys * kBlockKeys);
+    const std::int64_t split_last = min_of((split + 1) * kSplitKeys, last);
+    if (split_first >= split_last && !task.partial) continue;
+    Scratch::clear(s.m, s.l, s.o, rows, s.o_stride);
+    for (std::int64_t block = split_first; block < split_last; block += kBlockKeys) {
+      const std::int64_t from = max_of(block, first), to = min_of(block + kBlockKeys, split_last);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t begin = max_of(head.begin_of(task.row_begin + r), from), end = min_of(head.end_of(task.row_begin + r), to);
+        s.begin[r] = static_cast<std::int32_t>(begin - from);
+        s.end[r] = static_cast<std::int32_t>(max_of(end, begin) - from);
+        if (begin >= end) s.begin[r] = s.end[r] = 0;
+      }
+      args.k = head.k + from * head.k_seq_stride;
+      args.v = head.v + from * head.v_seq_stride;
+      args.kv = to - from;
+      kernels.dot->decode_block(args);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* o = s.o + r * s.o_stride;
+      if (task.partial) {
+        float* state = task.partial + (split * all_rows + task.row_begin + r) * partial_size(head.v_head_dim);
+        std::memcpy(state, o, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
+        state[head.v_head_dim] = s.m[r];
+        state[head.v_head_dim + 1] = s.l[r];
+      } else {
+        kernels.state->merge_row({s.total_m + r, s.total_l + r, s.total_o + r * s.o_stride, s.m[r], s.l[r], o, head.v_head_dim});
+      }
+    }
+  }
+  if (task.partial) return;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t query = (task.row_begin + r) / head.group, which = (task.row_begin + r) % head.group;
+    float* out = head.out + which * head.out_head_stride + query * head.out_seq_stride;
+    kernels.state->store_row(s.total_o + r * s.o_stride, inverse_sum(s.total_l[r]), head.v_head_dim, out);
+    if (head.lse) head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] = log_sum_exp(s.total_m[r], s.total_l[r]);
+  }
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,116 @@
+// Single-core compositions of the operations: one task of attention from strided tensors to output rows.
+//
+// The canonical walk, the same in every pipeline, so that a row's bits do not depend on how the work was cut:
+//   keys are cut at absolute positions into splits of kSplitKeys and these into blocks of kBlockKeys;
+//   a split starts from the empty state and takes its blocks in order (softmax.h's update per block);
+//   split states are merged in order into the row's state (state.h).
+// kSplitKeys bounds the parallelism of decode (a 4096-key head gives 8 tasks) and costs prefill one pass over O^T per 512 keys
+// (0.4 %). kBlockKeys x 48 queries of S^T are 48 KiB: the L1 of Zen 5, half the L2 traffic of 128-key blocks elsewhere.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kernels/dot/dot.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/pack/pack.h"
+#include "kernels/softmax/softmax.h"
+#include "kernels/state/state.h"
+
+namespace kumiko::kernels {
+
+inline constexpr std::int64_t kBlockKeys = 256;
+inline constexpr std::int64_t kSplitKeys = 512;
+
+/// Everything a pipeline needs of one ISA.
+struct KernelSet {
+  Isa isa;
+  std::int64_t mr;
+  std::int64_t lanes;
+  std::int64_t max_nr;  ///< widest query tile
+  const SoftmaxRow* softmax;
+  const PackRow* pack;
+  const StateRow* state;
+  const DotRow* dot;
+  const GemmRow* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
+};
+/// Never fails for an ISA of this build; nullptr otherwise.
+const KernelSet* kernel_set(Isa isa);
+
+/// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query r / group of head
+/// r % group, so that neighbouring rows see almost the same keys. Strides in elements.
+struct HeadProblem {
+  const float* q;
+  const float* k;
+  const float* v;
+  float* out;
+  float* lse;  ///< nullptr: not wanted
+  std::int64_t q_head_stride, q_seq_stride;
+  std::int64_t k_seq_stride, v_seq_stride;
+  std::int64_t out_head_stride, out_seq_stride;
+  std::int64_t lse_head_stride, lse_seq_stride;
+  std::int64_t group;
+  std::int64_t q_len, kv_len;
+  std::int64_t head_dim, v_head_dim;
+  float scale_log2;  ///< softmax scale * log2(e), folded into q
+  /// Query i sees keys [max(0, i + begin_offset), min(kv_len, i + end_offset)).
+  std::int64_t begin_offset, end_offset;
+
+  std::int64_t begin_of(std::int64_t row) const {
+    const std::int64_t at = row / group + begin_offset;
+    return at < 0 ? 0 : at;
+  }
+  std::int64_t end_of(std::int64_t row) const {
+    const std::int64_t at = row / group + end_offset;
+    return at < 0 ? 0 : at > kv_len ? kv_len : at;
+  }
+};
+
+/// What one task computes: rows [row_begin, row_end) over splits [split_begin, split_end).
+struct TaskRange {
+  std::int64_t row_begin, row_end;
+  std::int64_t split_begin, split_end;
+  /// nullptr: the task sees every split of its rows and writes out and lse. Otherwise it writes each split's state of each row:
+  /// row r, split s at partial + (s * rows + r) * partial_size(v_head_dim), rows = group * q_len.
+  float* partial;
+};
+
+/// Floats of one stored state: O [v_head_dim] unnormalised, m, l.
+constexpr std::int64_t partial_size(std::int64_t v_head_dim) { return v_head_dim + 2; }
+
+struct PipelineRow {
+  const char* name;
+  /// Bytes of scratch for tasks of at most `rows` rows; the scratch must be 64-byte aligned.
+  std::size_t (*scratch_bytes)(const KernelSet&, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim);
+  void (*run)(const KernelSet&, const HeadProblem&, const TaskRange&, std::byte* scratch) noexcept;
+};
+
+std::span<const PipelineRow> pipeline_rows();
+const PipelineRow* find_pipeline(const char* name);
+
+/// Merges the stored states of row `row` over splits [0, splits) in order and writes its out and lse. `scratch`: v_head_dim floats.
+void merge_partials(const KernelSet&, const HeadProblem&, std::int64_t row, std::int64_t splits, const float* partial, float* scratch) noexcept;
+
+constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
+constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+/// Hands out 64-byte aligned pieces of a task's scratch. With base nullptr it only counts.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(std::int64_t count) {
+    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += static_cast<std::size_t>(round_up(count * static_cast<std::int64_t>(sizeof(T)), 64));
+    return piece;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+}  // namespace kumiko::kernels
