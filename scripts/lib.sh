@@ -1,0 +1,32 @@
+# Shared by the scripts beside it: sourced, not run.
+# shellcheck shell=bash
+# shellcheck disable=SC2034
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '== %s\n' "$*"; }
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+# run_logged LOG COMMAND...: quiet while it goes well; on failure the log's end and a non-zero status.
+run_logged() {
+  local log=$1
+  shift
+  mkdir -p "$(dirname "$log")"
+  if ! "$@" >"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    printf 'failed: %s (all of it in %s)\n' "$*" "$log" >&2
+    return 1
+  fi
+}
+
+# jobs: how many compilers at once. One per CPU this process may use, less where memory is short: a test's translation unit
+# takes up to about 1 GiB under the sanitizers.
+jobs() {
+  local cpus memory_gib
+  cpus=$(nproc)
+  memory_gib=$(awk '/MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)
+  if ((memory_gib < 1)); then memory_gib=1; fi
+  echo $((cpus < memory_gib ? cpus : memory_gib))
+}
