@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "bench/data_pool.h"
 #include "bench/machine_peak.h"
-#include "bench/problem.h"
 
 namespace kumiko::bench {
 namespace {

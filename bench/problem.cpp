@@ -1,56 +1,20 @@
 #include "bench/problem.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 
+#include "bench/data_pool.h"
+
 namespace kumiko::bench {
 namespace {
-
-// xorshift64*: 2^64 - 1 long and fast enough to fill 256 MiB in 0.2 s.
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t next() {
-    state_ ^= state_ >> 12;
-    state_ ^= state_ << 25;
-    state_ ^= state_ >> 27;
-    return state_ * 0x2545f4914f6cdd1dull;
-  }
-  float uniform() { return static_cast<float>(static_cast<std::int32_t>(next() >> 32)) * 0x1p-30f; }
-
- private:
-  std::uint64_t state_;
-};
-
-std::span<const float> make_pool() {
-  const long last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  std::size_t bytes = std::size_t{256} << 20;
-  if (last_level > 0) bytes = std::max(bytes, 8 * static_cast<std::size_t>(last_level));
-  bytes = (bytes + (std::size_t{2} << 20) - 1) >> 21 << 21;
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::runtime_error("cannot map the data pool");
-  madvise(memory, bytes, MADV_HUGEPAGE);  // Advice: without it the figures are those of 4 KiB pages, ceiling included.
-  const std::span<float> pool(static_cast<float*>(memory), bytes / sizeof(float));
-  Random random(0x9e3779b97f4a7c15ull);
-  for (float& x : pool) x = random.uniform();
-  return pool;
-}
 
 constexpr int kSampledRows = 24;
 // f32 with fp32 accumulation errs by about 1e-6 on these inputs (|v| < 2); a wrong key, scale or mask shows as 1e-2 and more.
 constexpr double kTolerance = 1e-5;
 
 }  // namespace
-
-std::span<const float> data_pool() {
-  static const std::span<const float> pool = make_pool();
-  return pool;
-}
 
 Problem::Problem(const Shape& shape) : shape_(shape) {
   const std::int64_t keys = shape.batch * shape.kv_heads * shape.kv_len;
@@ -131,13 +95,12 @@ std::vector<double> Problem::expected_row(int set, std::int64_t b, std::int64_t 
 
 std::string Problem::check(int set) const {
   Random random(0xbf58476d1ce4e5b9ull + static_cast<std::uint64_t>(set));
-  const auto below = [&](std::int64_t n) { return static_cast<std::int64_t>((random.next() >> 33) % static_cast<std::uint64_t>(n)); };
   for (int sample = 0; sample < kSampledRows; ++sample) {
     // The corners first: the first row of the first head and the last of the last.
     const bool first = sample == 0, last = sample == 1;
-    const std::int64_t b = first ? 0 : last ? shape_.batch - 1 : below(shape_.batch);
-    const std::int64_t h = first ? 0 : last ? shape_.q_heads - 1 : below(shape_.q_heads);
-    const std::int64_t i = first ? 0 : last ? shape_.q_len - 1 : below(shape_.q_len);
+    const std::int64_t b = first ? 0 : last ? shape_.batch - 1 : random.below(shape_.batch);
+    const std::int64_t h = first ? 0 : last ? shape_.q_heads - 1 : random.below(shape_.q_heads);
+    const std::int64_t i = first ? 0 : last ? shape_.q_len - 1 : random.below(shape_.q_len);
     const std::vector<double> expected = expected_row(set, b, h, i);
     const float* actual = out_.data() + ((b * shape_.q_heads + h) * shape_.q_len + i) * shape_.v_head_dim;
     for (std::int64_t d = 0; d < shape_.v_head_dim; ++d) {

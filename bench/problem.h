@@ -1,14 +1,12 @@
 // One attention call to be measured: data, what counts as useful work, and whether the answer is right.
 #pragma once
 
+#include <kumiko/attention.h>
+
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <span>
 #include <string>
 #include <vector>
-
-#include "runtime/attention.h"
 
 namespace kumiko::bench {
 
@@ -18,11 +16,6 @@ struct Shape {
   bool is_causal = false;
   std::vector<std::int32_t> seqused_k{};  ///< Empty or one per batch.
 };
-
-/// Random f32 values, uniform in [-2, 2): scores then have a standard deviation of 4/3 and a softmax is far from flat. One buffer
-/// for the whole process, at least 256 MiB and 8 times the last-level cache, in huge pages where the kernel gives them: the keys
-/// and values of every problem lie in it, and the read ceiling is measured over the same pages.
-std::span<const float> data_pool();
 
 class Problem {
  public:

@@ -1,0 +1,189 @@
+// attention_forward as a user calls it: plan() once, run() many, every ISA the host runs, one thread, two and all.
+//
+// An iteration is a round: the machine's ceiling for a few milliseconds, the workload for 30 ms, the ceiling again (rounds.h).
+#include <benchmark/benchmark.h>
+#include <kumiko/attention.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/data_pool.h"
+#include "bench/machine_peak.h"
+#include "bench/rounds.h"
+#include "bench/shapes.h"
+
+namespace kumiko::bench {
+namespace {
+
+constexpr double kWorkWindow = 30e-3;
+
+std::vector<int> cores_for(int threads) {
+  static const std::vector<int> all = allowed_cores();  // Before any affinity is narrowed.
+  return {all.begin(), all.begin() + threads};
+}
+
+// One context per ISA and thread count for the whole process, as the documentation tells users to do.
+Status context_for(const std::string& isa, int threads, Context* context) {
+  static std::map<std::pair<std::string, int>, Context> contexts;
+  Context& entry = contexts[{isa, threads}];
+  if (!entry) {
+    ContextOptions options;
+    options.isa = isa;
+    options.num_threads = threads;
+    for (int cpu : cores_for(threads)) {
+      if (!options.cpus.empty()) options.cpus += ',';
+      options.cpus += std::to_string(cpu);
+    }
+    if (const Status status = Context::create(options, &entry); !status.ok()) return status;
+  }
+  *context = entry;
+  return {};
+}
+
+ReadCeiling& read_ceiling(int threads) {
+  static std::map<int, std::unique_ptr<ReadCeiling>> ceilings;
+  auto& entry = ceilings[threads];
+  if (!entry) entry = std::make_unique<ReadCeiling>(std::as_bytes(data_pool()), cores_for(threads));
+  return *entry;
+}
+
+// A planned problem on one context. error() is empty while everything went right.
+class Workload {
+ public:
+  Workload(Problem& problem, bool rotate, const std::string& isa, int threads)
+      : problem_(problem), sets_(rotate ? problem.sets() : 1) {
+    Context context;
+    note(context_for(isa, threads, &context));
+    if (error_.empty() && context.isa() != isa) error_ = "context runs " + context.isa() + " and not " + isa;
+    if (error_.empty()) note(plan(context, problem_.args(0), &plan_));
+    problem_.poison();
+    run_once();
+    verify();
+  }
+
+  const std::string& error() const { return error_; }
+
+  /// Mean seconds of a run over about `window` seconds of back-to-back runs.
+  double seconds_per_run(double window) {
+    return seconds_per_call(window, [this] { run_once(); });
+  }
+
+  void verify() {
+    if (error_.empty()) error_ = problem_.check(set_);
+  }
+
+ private:
+  void run_once() {
+    if (!error_.empty()) return;
+    set_ = (set_ + 1) % sets_;
+    note(plan_.run(problem_.args(set_)));
+  }
+  void note(const Status& status) {
+    if (!status.ok()) error_ = status.message();
+  }
+
+  Problem& problem_;
+  int sets_;
+  int set_ = 0;
+  Plan plan_;
+  std::string error_;
+};
+
+void attention(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
+  Problem problem(c.shape);
+  const bool by_bandwidth = c.limit == Limit::bandwidth;
+  Workload workload(problem, by_bandwidth, row.isa, threads);
+  if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
+
+  const std::vector<int> cpus = cores_for(threads);
+  const ScopedAffinity affinity(cpus);  // The caller works too: on the same cores as the ceiling's threads.
+  const double work = by_bandwidth ? problem.kv_bytes() : problem.useful_flops();
+  const auto ceiling = [&] {
+    return by_bandwidth ? read_ceiling(threads).bytes_per_second(kReadWindow) : fma_flops(row, cpus, kFmaWindow);
+  };
+  const Rounds rounds = measure_rounds(state, work, [&] { return workload.seconds_per_run(kWorkWindow); }, ceiling);
+  workload.verify();
+  if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
+  by_bandwidth ? report_bandwidth(state, rounds) : report_compute(state, rounds);
+}
+
+// How much faster `threads` threads are than one: rounds of one, all, one. `peak_speedup` is what the machine's own FMA peak gains,
+// which on virtual cores need not be `threads`.
+void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
+  Problem problem(c.shape);
+  const bool by_bandwidth = c.limit == Limit::bandwidth;
+  Workload one(problem, by_bandwidth, row.isa, 1), many(problem, by_bandwidth, row.isa, threads);
+  for (const Workload* w : {&one, &many}) {
+    if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
+  }
+  const std::vector<int> first = cores_for(1), cpus = cores_for(threads);
+  const auto run = [](Workload& w, const std::vector<int>& on) {
+    const ScopedAffinity affinity(on);
+    return w.seconds_per_run(kWorkWindow);
+  };
+  std::vector<double> speedups, peaks;
+  double before = run(one, first);
+  for (auto _ : state) {
+    const double peak_one = fma_flops(row, first, kFmaWindow);
+    const double seconds = run(many, cpus);
+    const double peak_many = fma_flops(row, cpus, kFmaWindow);
+    const double after = run(one, first);
+    speedups.push_back(0.5 * (before + after) / seconds);
+    peaks.push_back(peak_many / peak_one);
+    before = after;
+    state.SetIterationTime(seconds);
+  }
+  one.verify();
+  many.seconds_per_run(0);  // The output in memory was `one`'s.
+  many.verify();
+  for (const Workload* w : {&one, &many}) {
+    if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
+  }
+  state.counters["speedup"] = median(speedups);
+  state.counters["peak_speedup"] = median(peaks);
+}
+
+void register_all() {
+  const int cores = static_cast<int>(allowed_cores().size());
+  Context context;
+  const Status status = Context::create({}, &context);
+  const int all = status.ok() ? std::min(cores, context.num_threads()) : cores;
+  std::vector<int> counts = {1};
+  if (all > 1) counts.push_back(2);
+  if (all > 2) counts.push_back(all);
+  for (const FmaRow& row : fma_rows()) {
+    benchmark::AddCustomContext(std::string("host_runs_") + row.isa, row.host_runs() ? "yes" : "no");
+    if (!row.host_runs()) continue;
+    const bool slow = std::string(row.isa) == "reference";  // Seconds a run: one round.
+    for (const Case& c : cases()) {
+      for (int t : counts) {
+        const std::string suffix = std::string("/") + row.isa + "/t" + std::to_string(t);
+        benchmark::RegisterBenchmark((c.shape.name + suffix).c_str(), attention, c, row, t)
+            ->UseManualTime()
+            ->Unit(benchmark::kMillisecond)
+            ->Iterations(slow ? 1 : kRounds);
+        if (t == 1 || slow) continue;
+        benchmark::RegisterBenchmark(("speedup_" + c.shape.name + suffix).c_str(), speedup, c, row, t)
+            ->UseManualTime()
+            ->Unit(benchmark::kMillisecond)
+            ->Iterations(kRounds);
+      }
+    }
+  }
+  benchmark::AddCustomContext("cores", std::to_string(all));
+}
+
+}  // namespace
+}  // namespace kumiko::bench
+
+int main(int argc, char** argv) {
+  kumiko::bench::register_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

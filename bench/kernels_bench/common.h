@@ -1,0 +1,94 @@
+// What the kernel benchmarks share: operands, registration, and the ways a row is judged. Each file registers one operation's table,
+// so that a new table row is a new benchmark by itself.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/data_pool.h"
+#include "bench/machine_peak.h"
+#include "bench/rounds.h"
+#include "kernels/cpu.h"
+
+namespace kumiko::bench {
+
+void register_gemm();
+void register_softmax();
+void register_pack();
+void register_state();
+void register_dot();
+
+constexpr double kKernelWindow = 6e-3;
+
+/// Floats aligned to a cache line, random in [-2, 2) unless filled otherwise.
+class Floats {
+ public:
+  explicit Floats(std::int64_t n, std::uint64_t seed = 1) : size_(n), storage_(static_cast<std::size_t>(n) + 16) {
+    void* start = storage_.data();
+    std::size_t space = storage_.size() * sizeof(float);
+    data_ = static_cast<float*>(std::align(64, static_cast<std::size_t>(n) * sizeof(float), start, space));
+    Random random(0x9e3779b97f4a7c15ull * seed);
+    for (std::int64_t i = 0; i < n; ++i) data_[i] = random.uniform();
+  }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
+  void fill(float x) {
+    for (std::int64_t i = 0; i < size_; ++i) data_[i] = x;
+  }
+  float* data() { return data_; }
+  float& operator[](std::int64_t i) { return data_[i]; }
+
+ private:
+  std::int64_t size_;
+  std::vector<float> storage_;
+  float* data_;
+};
+
+inline bool close(double actual, double expected, double tolerance) {
+  return std::abs(actual - expected) <= tolerance;  // False for NaN.
+}
+
+/// The core that kernels run on, and their thread is bound to, from main() on.
+inline std::vector<int> first_core() {
+  static const std::vector<int> core = {allowed_cores().front()};
+  return core;
+}
+
+/// Registers "<what>/<isa>/t1" if this host runs `isa`.
+template <class Body>
+void register_kernel(const std::string& what, kernels::Isa isa, Body body) {
+  if (!(kernels::host_isas() & kernels::bit(isa))) return;
+  benchmark::RegisterBenchmark((what + "/" + kernels::name(isa) + "/t1").c_str(), body)
+      ->UseManualTime()
+      ->Iterations(kRounds);
+}
+
+/// Reports FLOP/s of `run`, which does `flops`, against the FMA peak of `isa`.
+template <class Run>
+void judge_flops(benchmark::State& state, kernels::Isa isa, double flops, Run run) {
+  const FmaRow* peak = find_fma_row(kernels::name(isa));
+  if (!peak) return state.SkipWithError("machine_peak has no row for this ISA");
+  report_compute(state, measure_rounds(
+                            state, flops, [&] { return seconds_per_call(kKernelWindow, run); },
+                            [&] { return fma_flops(*peak, first_core(), kFmaWindow); }));
+}
+
+/// Reports nanoseconds per element.
+template <class Run>
+void judge_elements(benchmark::State& state, double elements, Run run) {
+  std::vector<double> ns;
+  for (auto _ : state) {
+    const double seconds = seconds_per_call(kKernelWindow, run);
+    ns.push_back(seconds * 1e9 / elements);
+    state.SetIterationTime(seconds);
+  }
+  state.counters["ns_per_element"] = median(ns);
+}
+
+}  // namespace kumiko::bench

@@ -1,0 +1,74 @@
+#include "kernels/dot/dot.h"
+
+#include <cmath>
+#include <limits>
+
+#include "bench/kernels_bench/common.h"
+
+namespace kumiko::bench {
+namespace {
+
+constexpr std::int64_t kKeys = 256, kDim = 128;
+constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
+
+// Block after block of K and V through the whole pool, as a decode step reads a cache larger than the caches.
+void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int64_t rows) {
+  const std::int64_t blocks = static_cast<std::int64_t>(data_pool().size()) / 2 / kBlock;
+  const float* keys = data_pool().data();
+  const float* values = keys + blocks * kBlock;
+  Floats q(rows * kDim), scores(rows * kKeys), tile(kDim * row.tile_keys), m(rows), l(rows), o(rows * kDim);
+  for (std::int64_t i = 0; i < rows * kDim; ++i) q[i] *= 0.1f;
+  const std::vector<std::int32_t> begin(static_cast<std::size_t>(rows), 0);
+  const std::vector<std::int32_t> end(static_cast<std::size_t>(rows), kKeys);
+  m.fill(-std::numeric_limits<float>::infinity());
+  l.fill(0.0f);
+  o.fill(0.0f);
+  kernels::DecodeBlockArgs args = {q.data(),      kDim, keys,         kDim,    values,        kDim,
+                                   rows,          kDim, kDim,         kKeys,   begin.data(),  end.data(),
+                                   scores.data(), kKeys, tile.data(), m.data(), l.data(),     o.data(), kDim};
+  row.decode_block(args);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::vector<double> s(kKeys), want(kDim, 0.0);
+    double top = -1e300, sum = 0;
+    for (std::int64_t j = 0; j < kKeys; ++j) {
+      double dot = 0;
+      for (std::int64_t d = 0; d < kDim; ++d) dot += static_cast<double>(q[r * kDim + d]) * keys[j * kDim + d];
+      s[static_cast<std::size_t>(j)] = dot;
+      top = std::max(top, dot);
+    }
+    for (std::int64_t j = 0; j < kKeys; ++j) {
+      const double p = std::exp2(s[static_cast<std::size_t>(j)] - top);
+      sum += p;
+      for (std::int64_t d = 0; d < kDim; ++d) want[static_cast<std::size_t>(d)] += p * values[j * kDim + d];
+    }
+    for (std::int64_t d = 0; d < kDim; ++d) {
+      if (!close(o[r * kDim + d] / l[r], want[static_cast<std::size_t>(d)] / sum, 1e-5)) {
+        return state.SkipWithError("wrong answer");
+      }
+    }
+  }
+  static ReadCeiling ceiling(std::as_bytes(data_pool()), first_core());
+  std::int64_t block = 0;
+  const auto run = [&] {
+    block = (block + 1) % blocks;
+    args.k = keys + block * kBlock;
+    args.v = values + block * kBlock;
+    row.decode_block(args);
+  };
+  report_bandwidth(state, measure_rounds(
+                              state, 2.0 * kBlock * sizeof(float), [&] { return seconds_per_call(30e-3, run); },
+                              [&] { return ceiling.bytes_per_second(kReadWindow); }));
+}
+
+}  // namespace
+
+void register_dot() {
+  for (const kernels::DotRow& row : kernels::dot_rows()) {
+    for (std::int64_t rows : {1, 4, 8}) {  // Query heads of a group: MHA, GQA 4 and 8.
+      register_kernel(std::string(row.name) + "_rows" + std::to_string(rows), row.isa,
+                      [&row, rows](benchmark::State& state) { decode_block(state, row, rows); });
+    }
+  }
+}
+
+}  // namespace kumiko::bench

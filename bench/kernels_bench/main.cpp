@@ -1,0 +1,16 @@
+// One benchmark per row of the kernel tables, on one core, operands in L1 and L2 as the pipelines hold them (dot: from memory).
+#include "bench/kernels_bench/common.h"
+
+int main(int argc, char** argv) {
+  using namespace kumiko::bench;
+  register_gemm();
+  register_softmax();
+  register_pack();
+  register_state();
+  register_dot();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  const ScopedAffinity affinity(first_core());
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

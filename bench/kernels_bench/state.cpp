@@ -1,0 +1,83 @@
+#include "kernels/state/state.h"
+
+#include <cmath>
+
+#include "bench/kernels_bench/common.h"
+
+namespace kumiko::bench {
+namespace {
+
+constexpr std::int64_t kDim = 128;
+
+// m of both sides equal from the second call on at the latest: factors 1, and l and O grow without leaving f32 (a round makes
+// some 10^5 calls of +l, and nothing of the time depends on the values).
+void merge_tile(benchmark::State& state, const kernels::StateRow& row) {
+  const std::int64_t nr = row.lanes;
+  Floats m(nr, 1), l(nr, 2), o(nr * kDim, 3), m2(nr, 4), l2(nr, 5), o2(nr * kDim, 6);
+  Floats old_m(nr, 1), old_l(nr, 2), old_o(nr * kDim, 3);
+  row.merge_tile({{m.data(), l.data(), o.data()}, {m2.data(), l2.data(), o2.data()}, nr, kDim});
+  for (std::int64_t n = 0; n < nr; ++n) {
+    const double top = std::max(old_m[n], m2[n]);
+    const double a = std::exp2(old_m[n] - top), b = std::exp2(m2[n] - top);
+    if (m[n] != static_cast<float>(top) || !close(l[n], old_l[n] * a + l2[n] * b, 1e-5)) {
+      return state.SkipWithError("wrong maximum or sum");
+    }
+    for (std::int64_t d = 0; d < kDim; ++d) {
+      if (!close(o[d * nr + n], old_o[d * nr + n] * a + o2[d * nr + n] * b, 1e-5)) {
+        return state.SkipWithError("wrong answer");
+      }
+    }
+  }
+  const kernels::MergeTileArgs args = {{m.data(), l.data(), o.data()}, {m2.data(), l2.data(), o2.data()}, nr, kDim};
+  judge_elements(state, static_cast<double>(nr * kDim), [&] { row.merge_tile(args); });
+}
+
+void store_tile(benchmark::State& state, const kernels::StateRow& row) {
+  const std::int64_t nr = row.lanes;
+  Floats o(nr * kDim, 1), inverse(nr, 2), out(nr * kDim, 3);
+  std::vector<float*> rows;
+  for (std::int64_t n = 0; n < nr; ++n) rows.push_back(out.data() + n * kDim);
+  const kernels::StoreTileArgs args = {o.data(), inverse.data(), nr, kDim, rows.data(), nr};
+  row.store_tile(args);
+  for (std::int64_t n = 0; n < nr; ++n) {
+    for (std::int64_t d = 0; d < kDim; ++d) {
+      if (out[n * kDim + d] != o[d * nr + n] * inverse[n]) return state.SkipWithError("wrong answer");
+    }
+  }
+  judge_elements(state, static_cast<double>(nr * kDim), [&] { row.store_tile(args); });
+}
+
+void merge_row(benchmark::State& state, const kernels::StateRow& row) {
+  float m = 1.0f, l = 2.0f;
+  Floats o(kDim, 1), o2(kDim, 2), old(kDim, 1);
+  const kernels::MergeRowArgs args = {&m, &l, o.data(), 0.0f, 4.0f, o2.data(), kDim};
+  row.merge_row(args);
+  if (m != 1.0f || !close(l, 4.0, 1e-5)) return state.SkipWithError("wrong maximum or sum");
+  for (std::int64_t d = 0; d < kDim; ++d) {
+    if (!close(o[d], old[d] + 0.5 * o2[d], 1e-5)) return state.SkipWithError("wrong answer");
+  }
+  judge_elements(state, kDim, [&] { row.merge_row(args); });
+}
+
+void store_row(benchmark::State& state, const kernels::StateRow& row) {
+  Floats o(kDim, 1), out(kDim, 2);
+  row.store_row(o.data(), 0.75f, kDim, out.data());
+  for (std::int64_t d = 0; d < kDim; ++d) {
+    if (out[d] != o[d] * 0.75f) return state.SkipWithError("wrong answer");
+  }
+  judge_elements(state, kDim, [&] { row.store_row(o.data(), 0.75f, kDim, out.data()); });
+}
+
+}  // namespace
+
+void register_state() {
+  for (const kernels::StateRow& row : kernels::state_rows()) {
+    const std::string name = row.name;
+    register_kernel(name + "_merge_tile", row.isa, [&row](benchmark::State& state) { merge_tile(state, row); });
+    register_kernel(name + "_store_tile", row.isa, [&row](benchmark::State& state) { store_tile(state, row); });
+    register_kernel(name + "_merge_row", row.isa, [&row](benchmark::State& state) { merge_row(state, row); });
+    register_kernel(name + "_store_row", row.isa, [&row](benchmark::State& state) { store_row(state, row); });
+  }
+}
+
+}  // namespace kumiko::bench

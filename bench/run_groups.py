@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Run a group of bench/groups.toml and print row, value, target, met or not. `scripts/bench` builds and calls this.
+
+Every program of the group runs five times over, one process after the other, and a row's value is the median of the five:
+a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five and not the row.
+Exit status: 0 when every row that this host can run gave a value (targets missed or not); 1 when an answer was wrong or a
+program failed; 2 for a group that does not exist.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+PASSES = 5
+
+
+def expand(group, rows, listed):
+    """One dict per figure: the row's fields with one ISA and one thread count, and the benchmark's full name."""
+    figures = []
+    for row in rows:
+        for isa in row["isa"]:
+            for threads in row["threads"]:
+                if threads == "all":
+                    threads = max(thread_counts(listed[row["program"]]), default=1)
+                name = f"{row['benchmark']}/{isa}/t{threads}"
+                figure = {**row, "group": group, "isa": isa, "threads": threads, "name": name, "values": []}
+                if figure not in figures:
+                    figures.append(figure)
+    return figures
+
+
+def thread_counts(names):
+    return {int(m.group(1)) for name in names if (m := re.search(r"/t(\d+)(/|$)", name))}
+
+
+def list_benchmarks(directory, program):
+    """Full names that `program` offers on this host."""
+    out = subprocess.run([directory / program, "--benchmark_list_tests=true"], check=True, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL).stdout
+    return out.split()
+
+
+def why_not(figure, listed, host):
+    """None if the figure can be measured; else (reason, is it the host's lack and not an error)."""
+    names = listed[figure["program"]]
+    if any(n == figure["name"] or n.startswith(figure["name"] + "/") for n in names):
+        return None
+    if figure["isa"] not in ("host",) and not any(n.startswith(f"fma/{figure['isa']}/") for n in host):
+        return f"host lacks {figure['isa']}", True
+    if figure["threads"] not in thread_counts(names):
+        cores = max(thread_counts(host), default=1)
+        return f"host lacks {figure['threads']} cores, it offers {cores}", True
+    return f"{figure['program']} has no benchmark {figure['name']}", False
+
+
+def run_pass(directory, program, figures):
+    """Runs the figures' benchmarks in one process; appends each value or sets figure['error']."""
+    wanted = "|".join(sorted({re.escape(f["name"]) for f in figures}))
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "out.json"
+        done = subprocess.run(
+            [directory / program, f"--benchmark_filter=^({wanted})(/|$)", f"--benchmark_out={out}", "--benchmark_out_format=json"],
+            text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            for f in figures:
+                f["error"] = f"{program} ended with status {done.returncode}: {last}"
+            return
+        results = json.loads(out.read_text())["benchmarks"]
+    for f in figures:
+        mine = [r for r in results if r["name"] == f["name"] or r["name"].startswith(f["name"] + "/")]
+        failed = [r["error_message"] for r in mine if r.get("error_occurred")]
+        if failed:
+            f["error"] = failed[0]
+        elif len(mine) != 1 or f["counter"] not in mine[0]:
+            f["error"] = f"{program} reported no {f['counter']} for {f['name']}"
+        else:
+            f["values"].append(mine[0][f["counter"]] * f.get("scale", 1))
+
+
+def record(figure):
+    """The figure as the JSON file holds it; `note` only where there is no value."""
+    value = statistics.median(figure["values"]) if figure["values"] and not figure.get("error") else None
+    target = figure.get("target")
+    met = None
+    if value is not None and target is not None:
+        met = value <= target if figure.get("at_most") else value >= target
+    out = {"group": figure["group"], "row": figure["row"], "isa": figure["isa"], "threads": figure["threads"], "value": value,
+           "unit": figure["unit"], "target": target, "met": met}
+    if value is None:
+        out["note"] = f"failed: {figure['error']}" if figure.get("error") else f"not run: {figure['absent']}"
+    return out
+
+
+def number(value):
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def cells(r):
+    value = f"{number(r['value'])} {r['unit']}" if r["value"] is not None else r["note"]
+    target = "-" if r["target"] is None else number(r["target"])
+    met = "-" if r["met"] is None else "yes" if r["met"] else "no"
+    return [r["row"], r["isa"], str(r["threads"]), value, target, met]
+
+
+def table(records, markdown):
+    head = ["row", "isa", "threads", "value", "target", "met"]
+    lines = [cells(r) for r in records]
+    if markdown:
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in [head, *lines])
+
+
+def cpu_model():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Hardware")):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def main():
+    groups = tomllib.loads((HERE / "groups.toml").read_text())
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Build and run a group of benchmarks.",
+                                     epilog="groups: " + "; ".join(f"{g} - {v['about']}" for g, v in groups.items()))
+    parser.add_argument("group", nargs="?", help="one of the groups below")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bench", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.group not in groups:
+        say(f"scripts/bench: no group {args.group!r}" if args.group else "scripts/bench: name a group")
+        for name, group in groups.items():
+            say(f"  {name:<12} {len(group['rows']):>2} rows  {group['about']}")
+        return 2
+
+    rows = groups[args.group]["rows"]
+    programs = sorted({r["program"] for r in rows})
+    listed = {p: list_benchmarks(args.bin, p) for p in programs}
+    host = list_benchmarks(args.bin, "machine_bench")
+    figures = expand(args.group, rows, listed)
+    for f in figures:
+        if reason := why_not(f, listed, host):
+            f["absent" if reason[1] else "error"] = reason[0]
+    runnable = [f for f in figures if "absent" not in f and "error" not in f]
+    for n in range(PASSES):
+        say(f"pass {n + 1} of {PASSES}: {len({f['name'] for f in runnable})} benchmarks")
+        for p in programs:
+            mine = [f for f in runnable if f["program"] == p and "error" not in f]
+            if mine:
+                run_pass(args.bin, p, mine)
+
+    records = [record(f) for f in figures]
+    print(table(records, args.markdown))
+    print(f"\n{cpu_model()}, {max(thread_counts(host), default=1)} cores; medians of {PASSES} runs")
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(records, indent=1) + "\n")
+    judged = [r for r in records if r["met"] is not None]
+    failed = [r for r in records if r.get("note", "").startswith("failed")]
+    say(f"scripts/bench {args.group}: {sum(r['met'] for r in judged)} of {len(judged)} targets met"
+        + (f", {len(failed)} rows FAILED" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

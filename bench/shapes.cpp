@@ -1,0 +1,65 @@
+#include "bench/shapes.h"
+
+namespace kumiko::bench {
+namespace {
+
+// Names: kind, head_dim, q_heads x kv_heads, length; b8: batch 8.
+Case dense(std::int64_t dim, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t len) {
+  const std::string name = "dense_d" + std::to_string(dim) + "_h" + std::to_string(q_heads) + "x" +
+                           std::to_string(kv_heads) + "_" + std::to_string(len);
+  return {{name, 1, q_heads, kv_heads, len, len, dim, dim}, Limit::compute};
+}
+
+Case causal(std::int64_t dim, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t len) {
+  Case c = dense(dim, q_heads, kv_heads, len);
+  c.shape.name.replace(0, 5, "causal");
+  c.shape.is_causal = true;
+  return c;
+}
+
+// One new token per sequence over a cache of `len` keys.
+Case decode(std::int64_t batch, std::int64_t dim, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t len) {
+  const std::string name = "decode_d" + std::to_string(dim) + (batch > 1 ? "_b" + std::to_string(batch) : "") + "_h" +
+                           std::to_string(q_heads) + "x" + std::to_string(kv_heads) + "_" + std::to_string(len);
+  return {{name, batch, q_heads, kv_heads, 1, len, dim, dim, true}, Limit::bandwidth};
+}
+
+// What an embedding server sees: a batch of sentences, no causal mask, padded to the longest (seqused_k) or not.
+Case embed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::vector<std::int32_t> used) {
+  const std::string name = "embed_d" + std::to_string(dim) + "_b8_h" + std::to_string(heads) + "x" +
+                           std::to_string(heads) + "_" + std::to_string(len) + (used.empty() ? "" : "_ragged");
+  return {{name, 8, heads, heads, len, len, dim, dim, false, std::move(used)}, Limit::compute};
+}
+
+}  // namespace
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> table = {
+      dense(64, 8, 8, 1024),
+      dense(80, 8, 8, 1024),
+      dense(128, 8, 8, 1024),
+      dense(256, 8, 8, 1024),
+      dense(128, 32, 8, 1024),
+      dense(128, 8, 1, 1024),
+      causal(64, 8, 8, 4096),
+      causal(80, 8, 8, 4096),
+      causal(128, 8, 8, 4096),
+      causal(256, 8, 8, 4096),
+      causal(128, 32, 8, 2048),
+      decode(1, 64, 32, 8, 4096),
+      decode(1, 80, 32, 8, 4096),
+      decode(1, 128, 32, 8, 4096),
+      decode(1, 256, 32, 8, 4096),
+      decode(1, 128, 32, 8, 16384),
+      decode(1, 128, 32, 32, 4096),
+      decode(1, 128, 32, 1, 16384),
+      decode(8, 128, 32, 8, 2048),
+      embed(32, 12, 16, {}),
+      embed(32, 12, 128, {}),
+      embed(64, 12, 128, {}),
+      embed(32, 12, 128, {9, 14, 22, 31, 40, 63, 90, 128}),
+  };
+  return table;
+}
+
+}  // namespace kumiko::bench

@@ -1,0 +1,22 @@
+// The problems that attention_bench measures: one table, one row each.
+#pragma once
+
+#include <vector>
+
+#include "bench/problem.h"
+
+namespace kumiko::bench {
+
+enum class Limit {
+  compute,    ///< Judged against the FMA peak.
+  bandwidth,  ///< Judged against the read loop.
+};
+
+struct Case {
+  Shape shape;
+  Limit limit;
+};
+
+const std::vector<Case>& cases();
+
+}  // namespace kumiko::bench
