@@ -6,8 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/dot/dot.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/pack/pack.h"
 #include "kernels/softmax/softmax.h"
+#include "kernels/state/state.h"
 #include "tests/support/host.h"
 
 namespace kumiko::kernels {
@@ -52,21 +55,50 @@ TEST(Lookup, GemmRowsByIsaAndWidth) {
 }
 #endif
 
-TEST(Lookup, ReferenceIsTheLastRowOfEveryTable) {
-  EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
-  EXPECT_EQ(softmax_rows().back().isa, Isa::reference);
+template <class Row>
+void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa)) {
+  EXPECT_EQ(rows.back().isa, Isa::reference);
+  for (const Isa isa : kIsas) {
+    int count = 0;
+    for (const Row& row : rows) {
+      if (row.isa != isa) continue;
+      ++count;
+      EXPECT_EQ(find(isa), &row) << row.name;
+    }
+    EXPECT_LE(count, 1) << name(isa);
+  }
+#if defined(__x86_64__)
+  for (const Isa isa : kIsas) EXPECT_NE(find(isa), nullptr) << name(isa);
+#endif
+  EXPECT_NE(find(Isa::reference), nullptr);
 }
 
-TEST(Lookup, EveryIsaHasASoftmaxRowOfItsOwn) {
-  for (const SoftmaxRow& row : softmax_rows()) {
-    ASSERT_NE(find_softmax(row.isa), nullptr);
-    EXPECT_STREQ(find_softmax(row.isa)->name, row.name);
-  }
+TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
+  EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
+  expect_full_table(softmax_rows(), find_softmax);
+  expect_full_table(pack_rows(), find_pack);
+  expect_full_table(state_rows(), find_state);
+  expect_full_table(dot_rows(), find_dot);
 }
+
+#if defined(__x86_64__)
+TEST(Lookup, NamesByIsa) {
+  EXPECT_STREQ(find_softmax(Isa::avx512)->name, "softmax_f32_avx512");
+  EXPECT_STREQ(find_pack(Isa::avx512)->name, "pack_f32_avx512");
+  EXPECT_STREQ(find_state(Isa::avx2)->name, "state_f32_avx2");
+  EXPECT_STREQ(find_dot(Isa::avx2)->name, "decode_f32_avx2");
+  EXPECT_STREQ(find_dot(Isa::reference)->name, "decode_f32_reference");
+}
+#endif
 
 TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
   for (const GemmRow& row : gemm_rows()) {
     const int lanes = find_softmax(row.isa)->lanes;
+    EXPECT_EQ(find_pack(row.isa)->mr, row.mr);
+    EXPECT_EQ(find_pack(row.isa)->lanes, lanes);
+    EXPECT_EQ(find_state(row.isa)->lanes, lanes);
+    EXPECT_EQ(find_dot(row.isa)->lanes, lanes);
+    EXPECT_EQ(find_dot(row.isa)->tile_keys % lanes, 0);
     EXPECT_EQ(row.nr % lanes, 0) << row.name;
     for (const GemmRow& other : gemm_rows()) {
       if (other.isa != row.isa) continue;

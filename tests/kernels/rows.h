@@ -6,12 +6,26 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <ostream>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/cpu.h"
 #include "tests/support/guarded_buffer.h"
+
+namespace kumiko::kernels {
+
+/// gtest prints a parameter by its table name. Found by the rows' namespace.
+template <class Row>
+requires requires(const Row& row) {
+  row.name, row.isa;
+}
+void PrintTo(const Row& row, std::ostream* os) {
+  *os << row.name;
+}
+
+}  // namespace kumiko::kernels
 
 namespace kumiko::test {
 
