@@ -1,0 +1,33 @@
+// Multi-head self-attention of one batch through Kumiko: planned once, run in every layer.
+#pragma once
+
+#include <kumiko/attention.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "batch_layout.h"
+#include "model_config.h"
+
+namespace inference {
+
+class AttentionLayer {
+ public:
+  /// Plans one call per group of `layout`. Throws std::runtime_error with Kumiko's message when planning fails.
+  AttentionLayer(const kumiko::Context& context, const ModelConfig& config, const BatchLayout& layout);
+
+  /// qkv: [padded_rows, 3 * hidden], a row holds q, k and v of a token, each [heads, head_dim]. out: [padded_rows, hidden].
+  /// Rows of `out` past a text's end hold nothing of meaning. Throws std::runtime_error with Kumiko's message.
+  void run(const float* qkv, float* out);
+
+ private:
+  struct Call {
+    kumiko::Plan plan;
+    kumiko::AttentionArgs args;
+    std::int64_t padded_row = 0;
+  };
+  std::int64_t hidden_ = 0;
+  std::vector<Call> calls_;
+};
+
+}  // namespace inference

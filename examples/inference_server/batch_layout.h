@@ -1,0 +1,45 @@
+// Where the tokens of a batch lie: packed for the linear layers, in groups of like length for attention.
+//
+// A linear layer works on token rows one by one, so the texts lie one after another without padding:
+//
+//   packed   [a0 a1 a2 | b0 b1 b2 b3 | c0 ... c21]                      rows = tokens
+//
+// An attention call takes one q_len for all its texts. Keys past a text's end are never read (seqused_k); query rows past it
+// would still be computed. The texts are therefore sorted by length and cut into groups whose lengths fall in the same
+// multiple of 16, the number of query rows that fill an AVX-512 vector and are computed together anyway:
+//
+//   group 0  [a0 a1 a2 -- | b0 b1 b2 b3]    q_len 4, seqused_k 3 4
+//   group 1  [c0 ... c21]                   q_len 22, seqused_k 22
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace inference {
+
+constexpr std::int64_t kGroupStep = 16;
+
+struct BatchLayout {
+  struct Sequence {
+    std::int64_t text = 0;        ///< index in the caller's order
+    std::int64_t length = 0;      ///< tokens
+    std::int64_t packed_row = 0;  ///< first row in the packed layout
+    std::int64_t padded_row = 0;  ///< first row in the grouped layout
+  };
+  struct Group {
+    std::int64_t first = 0;             ///< first entry in `sequences`
+    std::int64_t q_len = 0;             ///< longest text of the group
+    std::int64_t padded_row = 0;        ///< first row in the grouped layout
+    std::vector<std::int32_t> lengths;  ///< seqused_k
+  };
+  std::vector<Sequence> sequences;  ///< ascending length
+  std::vector<Group> groups;
+  std::int64_t tokens = 0;       ///< rows of the packed layout
+  std::int64_t padded_rows = 0;  ///< rows of the grouped layout
+
+  /// `lengths`: tokens of each text, all above 0.
+  static BatchLayout make(std::span<const std::int64_t> lengths);
+};
+
+}  // namespace inference

@@ -1,0 +1,8 @@
+// The page at "/": page.html, compiled in.
+#pragma once
+
+namespace inference {
+
+extern const char kPage[];
+
+}  // namespace inference
