@@ -2,14 +2,14 @@
 // concurrency() threads running.
 #pragma once
 
-#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "memory.h"
 #include "policy.h"
 #include "topology.h"
 
@@ -17,12 +17,13 @@ namespace kumiko::scheduler {
 
 /// A seat's private scratch. Exactly one running thread owns a slot at a time.
 struct Slot {
-  int index = 0;   ///< 0..concurrency-1
-  int domain = 0;  ///< Index into Topology::domains.
+  int index = 0;                 ///< 0..concurrency-1
+  int domain = 0;                ///< Index into Topology::domains.
   std::byte* scratch = nullptr;  ///< At least Job::scratch_bytes, 64-byte aligned, first touched by its owner.
 };
 
-/// One bag of independent tasks. Lives in the caller until run() returns.
+/// One bag of independent tasks. Lives in the caller until run() returns. A body may not call run() of the executor it runs on:
+/// it sits in a slot already, and may wait there for itself.
 struct Job {
   const Assignment* assignment = nullptr;
   void (*body)(void* context, std::int32_t task, const Slot& slot) noexcept = nullptr;
@@ -42,23 +43,29 @@ class Executor {
   virtual const char* name() const = 0;
   int concurrency() const { return static_cast<int>(seats_.size()); }
   const std::vector<Seat>& seats() const { return seats_; }
+  /// How many seats each domain of the topology has: what a policy is told.
   std::vector<int> workers_per_domain() const;
 
   /// Makes sure that every slot has `bytes` of scratch from its next owner on, so that run() need not allocate.
   /// false: memory is short, nothing changed. Never waits for running jobs.
   virtual bool reserve(std::size_t bytes) = 0;
 
-  /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the assignment's order. Does not allocate
-  /// once reserve(job.scratch_bytes) has succeeded. The calling thread's affinity and floating-point state are unchanged on return.
-  virtual void run(const Job& job) = 0;
+  /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the assignment's order. Does not
+  /// allocate once reserve(job.scratch_bytes) has succeeded (oneTBB allocates its own few bytes per helper). The calling thread's
+  /// affinity and floating-point state are unchanged on return. false: nothing was reserved and memory is short, no task has run.
+  virtual bool run(const Job& job) = 0;
 
  protected:
+  Executor(const Topology& topology, std::vector<Seat> seats)
+      : seats_(std::move(seats)), num_domains_(topology.domains.size()) {}
+
   std::vector<Seat> seats_;
+  std::size_t num_domains_;
 };
 
 struct ExecutorRow {
   const char* name;
-  /// nullptr and a sentence in `error` when threads cannot be had.
+  /// nullptr and a sentence in `error` when threads or memory cannot be had, or num_threads is below 1.
   std::unique_ptr<Executor> (*create)(const ExecutorOptions&, std::string& error);
 };
 /// The first row is the default.

@@ -1,4 +1,4 @@
-// Page-aligned memory placed on a NUMA node. The only room that includes <numa.h> is memory.cpp.
+// Page-aligned memory placed on a NUMA node. memory.cpp alone includes libnuma's headers.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,8 @@ class Arena {
   Arena& operator=(Arena&& other) noexcept;
   ~Arena();
 
-  /// numa_node < 0: no placement wanted. An empty arena (data() == nullptr) when memory is short.
+  /// Zeroed pages for at least `bytes` (0 counts as 1), rounded up to whole pages, from 2 MiB on to whole huge pages. No page is
+  /// touched. numa_node < 0: no placement wanted. An empty arena (data() == nullptr) when memory is short.
   static Arena allocate(std::size_t bytes, int numa_node) noexcept;
 
   std::byte* data() const { return data_; }

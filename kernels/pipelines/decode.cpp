@@ -97,7 +97,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* o = s.o + r * s.o_stride;
       if (task.partial) {
-        float* state = task.partial + (split * all_rows + task.row_begin + r) * partial_size(head.v_head_dim);
+        float* state = task.partial + ((split - task.partial_split) * all_rows + task.row_begin + r) * partial_size(head.v_head_dim);
         std::memcpy(state, o, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
         state[head.v_head_dim] = s.m[r];
         state[head.v_head_dim + 1] = s.l[r];

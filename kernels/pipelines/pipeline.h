@@ -72,8 +72,9 @@ struct TaskRange {
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
   /// nullptr: the task sees every split of its rows and writes out and lse. Otherwise it writes each split's state of each row:
-  /// row r, split s at partial + (s * rows + r) * partial_size(v_head_dim), rows = group * q_len.
+  /// row r, split s at partial + ((s - partial_split) * rows + r) * partial_size(v_head_dim), rows = group * q_len.
   float* partial;
+  std::int64_t partial_split;
 };
 
 /// Floats of one stored state: O [v_head_dim] unnormalised, m, l.
@@ -89,8 +90,21 @@ struct PipelineRow {
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);
 
-/// Merges the stored states of row `row` over splits [0, splits) in order and writes its out and lse. `scratch`: v_head_dim floats.
+/// Merges the `splits` stored states of row `row` in order and writes its out and lse. `scratch`: v_head_dim floats.
 void merge_partials(const KernelSet&, const HeadProblem&, std::int64_t row, std::int64_t splits, const float* partial, float* scratch) noexcept;
+
+/// Sets the floating-point state every kernel assumes (round to nearest, subnormals kept, exceptions masked) and restores the
+/// caller's, sticky flags included: the bits of a result must not depend on whose thread computed it.
+class FloatState {
+ public:
+  FloatState() noexcept;
+  ~FloatState();
+  FloatState(const FloatState&) = delete;
+  FloatState& operator=(const FloatState&) = delete;
+
+ private:
+  std::uint64_t saved_;
+};
 
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
 constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }

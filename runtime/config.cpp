@@ -1,0 +1,126 @@
+#include "runtime/config.h"
+
+#include <charconv>
+#include <cstdlib>
+
+#include "kernels/pipelines/pipeline.h"
+
+namespace kumiko {
+namespace {
+
+/// One setting: the option if given, else the variable if set (an empty variable counts as unset).
+struct Setting {
+  std::string name;
+  std::string value;
+  Code code = Code::invalid_argument;
+
+  Setting(const char* option, const std::string& given, const char* variable) : name(option), value(given) {
+    if (!value.empty() || !variable) return;
+    if (const char* text = std::getenv(variable); text && *text) {
+      name = variable;
+      value = text;
+      code = Code::invalid_environment;
+    }
+  }
+  bool is_set() const { return !value.empty(); }
+  Status error(const std::string& expected) const { return {code, name + " is \"" + value + "\"; expected " + expected}; }
+};
+
+template <class Rows>
+std::string names_of(const Rows& rows) {
+  std::string names;
+  for (const auto& row : rows) names += (names.empty() ? "" : " | ") + std::string(row.name);
+  return names;
+}
+
+Status load_num_threads(const ContextOptions& options, Config* config) {
+  const Setting setting("num_threads", options.num_threads == 0 ? "" : std::to_string(options.num_threads), "KUMIKO_NUM_THREADS");
+  config->num_threads_name = setting.name;
+  if (!setting.is_set()) return {};
+  const char* end = setting.value.data() + setting.value.size();
+  const auto [stop, failure] = std::from_chars(setting.value.data(), end, config->num_threads);
+  if (failure != std::errc() || stop != end || config->num_threads < 1) return setting.error("a number of threads, 1 or more");
+  return {};
+}
+
+Status load_isa(const ContextOptions& options, Config* config) {
+  const Setting setting("isa", options.isa, "KUMIKO_ISA");
+  if (!setting.is_set()) return {};
+  config->isa = kernels::parse_isa(setting.value);
+  if (!config->isa) return setting.error("avx512 | avx2 | reference");
+  if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::kernel_set(*config->isa)) {
+    return {Code::unsupported, setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
+                                   kernels::requirement(*config->isa) + ", expected one it has, such as " +
+                                   kernels::name(kernels::best_isa(kernels::host_isas()))};
+  }
+  return {};
+}
+
+Status load_scheduling(const ContextOptions& options, Config* config) {
+  const Setting cpus("cpus", options.cpus, "KUMIKO_CPUS");
+  if (cpus.is_set()) {
+    std::string why;
+    const auto list = scheduler::parse_cpu_list(cpus.value, why);
+    if (!list) return cpus.error("a list of CPU numbers such as 0-11,24 (" + why + ")");
+    config->cpus = *list;
+  }
+  const Setting bind("bind", options.bind, "KUMIKO_BIND");
+  if (bind.is_set()) {
+    if (bind.value == "close") {
+      config->bind = scheduler::Bind::close;
+    } else if (bind.value == "spread") {
+      config->bind = scheduler::Bind::spread;
+    } else if (bind.value == "none") {
+      config->bind = scheduler::Bind::none;
+    } else {
+      return bind.error("close | spread | none");
+    }
+  }
+  const Setting executor("executor", options.executor, "KUMIKO_EXECUTOR");
+  config->executor = executor.is_set() ? scheduler::find_executor(executor.value) : &scheduler::executors().front();
+  if (!config->executor) return executor.error(names_of(scheduler::executors()));
+  const Setting policy("policy", options.policy, "KUMIKO_POLICY");
+  config->policy = policy.is_set() ? scheduler::find_policy(policy.value) : &scheduler::policies().front();
+  if (!config->policy) return policy.error(names_of(scheduler::policies()));
+  config->topology = Setting("topology", options.topology, "KUMIKO_TOPOLOGY").value;
+  return {};
+}
+
+Status load_rest(Config* config) {
+  const Setting pipeline("", "", "KUMIKO_PIPELINE");
+  if (pipeline.is_set() && pipeline.value != "automatic") {
+    for (Pipeline p : {Pipeline::online, Pipeline::decode}) {
+      if (pipeline.value == pipeline_name(p)) config->pipeline = p;
+    }
+    if (config->pipeline == Pipeline::automatic) {
+      return pipeline.error("automatic | " + names_of(kernels::pipeline_rows()));
+    }
+  }
+  const Setting verbose("", "", "KUMIKO_VERBOSE");
+  if (verbose.is_set() && verbose.value != "0" && verbose.value != "1") return verbose.error("0 | 1");
+  config->verbose = verbose.value == "1";
+  return {};
+}
+
+}  // namespace
+
+const char* pipeline_name(Pipeline pipeline) {
+  switch (pipeline) {
+    case Pipeline::online: return "online";
+    case Pipeline::decode: return "decode";
+    case Pipeline::automatic: break;
+  }
+  return nullptr;
+}
+
+Status load_config(const ContextOptions& options, Config* config) {
+  Config loaded;
+  if (Status s = load_num_threads(options, &loaded); !s.ok()) return s;
+  if (Status s = load_isa(options, &loaded); !s.ok()) return s;
+  if (Status s = load_scheduling(options, &loaded); !s.ok()) return s;
+  if (Status s = load_rest(&loaded); !s.ok()) return s;
+  *config = std::move(loaded);
+  return {};
+}
+
+}  // namespace kumiko

@@ -1,0 +1,96 @@
+#include "runtime/context.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace kumiko {
+namespace {
+
+const char* bind_name(scheduler::Bind bind) {
+  switch (bind) {
+    case scheduler::Bind::close: return "close";
+    case scheduler::Bind::spread: return "spread";
+    case scheduler::Bind::none: break;
+  }
+  return "none";
+}
+
+/// More threads than cores would make the promise of never oversubscribing a lie, so a larger number is refused, not trimmed.
+Status choose_threads(const Context::Impl& impl, int* threads) {
+  int allowed = impl.topology.num_cores();
+  std::string what = impl.topology.is_host ? "the cores this process may use" : "the cores of the topology " + impl.topology.source;
+  if (impl.topology.is_host && impl.cgroup_limit > 0 && impl.cgroup_limit < allowed) {
+    allowed = impl.cgroup_limit;
+    what = "the CPUs its cgroup quota grants";
+  }
+  *threads = impl.config.num_threads == 0 ? allowed : impl.config.num_threads;
+  if (*threads <= allowed) return {};
+  const Code code = impl.config.num_threads_name == "num_threads" ? Code::invalid_argument : Code::invalid_environment;
+  return {code, impl.config.num_threads_name + " is " + std::to_string(*threads) + "; expected 1.." + std::to_string(allowed) + ", " + what};
+}
+
+Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>* out) {
+  auto impl = std::make_shared<Context::Impl>();
+  if (Status s = load_config(options, &impl->config); !s.ok()) return s;
+  const Config& config = impl->config;
+
+  std::string why;
+  auto topology = scheduler::discover_topology(config.topology, config.cpus, why);
+  if (!topology) {
+    const bool from_options = !options.cpus.empty() || !options.topology.empty();
+    return {from_options ? Code::invalid_argument : Code::invalid_environment, why};
+  }
+  impl->topology = std::move(*topology);
+  impl->kernels = kernels::kernel_set(config.isa ? *config.isa : kernels::best_isa(kernels::host_isas()));
+  if (!impl->kernels) return {Code::internal, "no kernels for this machine"};
+  impl->cgroup_limit = scheduler::cgroup_cpu_limit();
+
+  scheduler::ExecutorOptions executor;
+  if (Status s = choose_threads(*impl, &executor.num_threads); !s.ok()) return s;
+  executor.topology = impl->topology;
+  // Bound threads cannot make way for another process's; unless asked, bind only where there is a domain to stay in.
+  executor.bind = config.bind.value_or(impl->topology.domains.size() > 1 ? scheduler::Bind::close : scheduler::Bind::none);
+  impl->config.bind = executor.bind;
+  impl->executor = config.executor->create(executor, why);
+  if (!impl->executor) return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
+
+  if (config.verbose) std::fprintf(stderr, "%s", ("kumiko: " + impl->describe()).c_str());
+  *out = std::move(impl);
+  return {};
+}
+
+}  // namespace
+
+std::string Context::Impl::describe() const {
+  std::string text = "isa " + std::string(kernels::name(kernels->isa)) + "\n";
+  text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " + bind_name(*config.bind) + "\n";
+  text += "threads " + std::to_string(executor->concurrency()) + " of " + std::to_string(topology.num_cores()) + " cores";
+  if (cgroup_limit > 0) text += ", cgroup quota " + std::to_string(cgroup_limit) + " CPUs";
+  text += "\ntopology " + topology.source + "\n";
+  const std::vector<int> workers = executor->workers_per_domain();
+  for (std::size_t d = 0; d < topology.domains.size(); ++d) {
+    const scheduler::Domain& domain = topology.domains[d];
+    text += "domain " + std::to_string(d) + ": NUMA node " + std::to_string(domain.numa_node) + ", " + std::to_string(domain.cores.size()) +
+            " cores from CPU " + std::to_string(domain.cores.front().os_cpu) + ", " + std::to_string(workers[d]) + " workers, L2 " +
+            std::to_string(domain.l2_bytes_per_core / 1024) + " KiB a core, last-level cache " + std::to_string(domain.llc_bytes / 1024) + " KiB\n";
+  }
+  const std::string note = scheduler::placement_note();
+  text += "placement " + (note.empty() ? std::string("per NUMA node") : note) + "\n";
+  return text;
+}
+
+Status Context::create(const ContextOptions& options, Context* context) {
+  return guarded([&]() -> Status {
+    if (!context) return {Code::invalid_argument, "context is null; expected a Context to fill"};
+    std::shared_ptr<Impl> impl;
+    if (Status s = create_impl(options, &impl); !s.ok()) return s;
+    context->impl_ = std::move(impl);
+    return {};
+  });
+}
+
+int Context::num_threads() const { return impl_ ? impl_->executor->concurrency() : 0; }
+std::string Context::isa() const { return impl_ ? kernels::name(impl_->kernels->isa) : ""; }
+std::string Context::describe() const { return impl_ ? impl_->describe() : "no context\n"; }
+
+}  // namespace kumiko

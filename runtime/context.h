@@ -1,0 +1,37 @@
+// The runtime behind a Context: what was asked for, the machine, the threads.
+#pragma once
+
+#include <memory>
+
+#include "kernels/pipelines/pipeline.h"
+#include "runtime/attention.h"
+#include "runtime/config.h"
+#include "scheduler/executor.h"
+
+namespace kumiko {
+
+struct Context::Impl {
+  Config config;
+  scheduler::Topology topology;
+  const kernels::KernelSet* kernels = nullptr;
+  int cgroup_limit = 0;  ///< CPUs; 0: none
+  std::unique_ptr<scheduler::Executor> executor;
+
+  std::string describe() const;
+};
+
+/// Runs `body`, turning bad_alloc into out_of_memory and anything else into internal: nothing is thrown across the API.
+template <class Body>
+Status guarded(Body&& body) noexcept {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return {Code::out_of_memory, "out of memory"};
+  } catch (const std::exception& e) {
+    return {Code::internal, e.what()};
+  } catch (...) {
+    return {Code::internal, "unknown exception"};
+  }
+}
+
+}  // namespace kumiko

@@ -1,0 +1,123 @@
+// One OpenMP team for the life of the executor: a service thread opens a single parallel region in which each thread is the worker
+// of one slot. A region per call would cost its fork and join (1.5 us for 12 threads, libgomp on A64FX) and, called from
+// many server threads, a team for each of them. n threads have n workers although callers work too: whichever slot a caller
+// takes, its worker sleeps, and every slot has someone to run it when no caller does.
+#include <omp.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "scheduler/crew.h"
+#include "scheduler/executors.h"
+
+namespace kumiko::scheduler {
+namespace {
+
+class OpenMpExecutor;
+
+// The executor whose team starts now. The team's threads find it here rather than among the region's shared variables: libgomp hands
+// those over by means that ThreadSanitizer cannot see. One team starts at a time.
+std::mutex g_start_mutex;
+std::atomic<OpenMpExecutor*> g_starting{nullptr};
+
+// libgomp ends the process when a thread cannot be had, so the question is put to pthread_create first.
+void require_threads(int count) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool done = false;
+  std::vector<std::thread> probes;
+  probes.reserve(static_cast<std::size_t>(count));
+  const auto join_all = [&] {
+    {
+      const std::lock_guard lock(mutex);
+      done = true;
+    }
+    changed.notify_all();
+    for (std::thread& probe : probes) probe.join();
+  };
+  try {
+    for (int i = 0; i < count; ++i) {
+      probes.emplace_back([&] {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return done; });
+      });
+    }
+  } catch (const std::system_error&) {
+    join_all();
+    throw;
+  }
+  join_all();
+}
+
+// The team leaves the process's signals to the threads of the program; faults stay where they happen, and profilers keep working.
+void block_signals() {
+  sigset_t set;
+  sigfillset(&set);
+  for (const int kept : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) sigdelset(&set, kept);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+class OpenMpExecutor final : public Executor {
+ public:
+  explicit OpenMpExecutor(const ExecutorOptions& options)
+      : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
+        is_bound_(options.bind != Bind::none && options.topology.is_host),
+        crew_(options.topology, seats_) {
+    if (concurrency() == 1) return;
+    require_threads(concurrency());
+    const std::lock_guard lock(g_start_mutex);
+    g_starting.store(this, std::memory_order_release);
+    service_ = std::thread([this] { open_team(concurrency()); });
+    for (int here = arrived_.load(); here == 0 || here < team_size_.load(); here = arrived_.load()) arrived_.wait(here);
+  }
+
+  ~OpenMpExecutor() override {
+    if (!service_.joinable()) return;
+    crew_.stop();
+    service_.join();
+    // The region has ended, so all have left; reading the count makes that visible to ThreadSanitizer as well.
+    while (left_.load(std::memory_order_acquire) < team_size_.load()) std::this_thread::yield();
+  }
+
+  const char* name() const override { return "openmp"; }
+  bool reserve(std::size_t bytes) override { return crew_.reserve(bytes); }
+  bool run(const Job& job) override { return crew_.run(job); }
+
+ private:
+  static void open_team(int size) {
+    block_signals();
+    omp_set_dynamic(0);
+    // OMP_THREAD_LIMIT may still give fewer: then the last slots have no worker, and callers use them.
+#pragma omp parallel num_threads(size) default(none) shared(g_starting)
+    g_starting.load(std::memory_order_acquire)->serve(omp_get_thread_num(), omp_get_num_threads());
+  }
+
+  void serve(int seat, int team_size) {
+    if (is_bound_) bind_this_thread(seats_[seat].os_cpu);
+    team_size_.store(team_size);
+    arrived_.fetch_add(1);
+    arrived_.notify_all();
+    crew_.work(seat);
+    left_.fetch_add(1, std::memory_order_release);
+  }
+
+  const bool is_bound_;
+  Crew crew_;
+  std::atomic<int> team_size_{0};
+  std::atomic<int> arrived_{0};
+  std::atomic<int> left_{0};
+  std::thread service_;
+};
+
+}  // namespace
+
+std::unique_ptr<Executor> create_openmp_executor(const ExecutorOptions& options, std::string&) {
+  return std::make_unique<OpenMpExecutor>(options);
+}
+
+}  // namespace kumiko::scheduler

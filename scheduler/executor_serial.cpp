@@ -1,0 +1,28 @@
+// No threads of its own: callers run their jobs themselves, concurrency() of them at a time.
+#include "scheduler/crew.h"
+#include "scheduler/executors.h"
+
+namespace kumiko::scheduler {
+namespace {
+
+class SerialExecutor final : public Executor {
+ public:
+  explicit SerialExecutor(const ExecutorOptions& options)
+      : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
+        crew_(options.topology, seats_) {}
+
+  const char* name() const override { return "serial"; }
+  bool reserve(std::size_t bytes) override { return crew_.reserve(bytes); }
+  bool run(const Job& job) override { return crew_.run(job); }
+
+ private:
+  Crew crew_;
+};
+
+}  // namespace
+
+std::unique_ptr<Executor> create_serial_executor(const ExecutorOptions& options, std::string&) {
+  return std::make_unique<SerialExecutor>(options);
+}
+
+}  // namespace kumiko::scheduler

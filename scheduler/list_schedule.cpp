@@ -1,0 +1,138 @@
+#include "scheduler/list_schedule.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace kumiko::scheduler {
+
+// LSD radix sort, eight bits a pass, over the bits in which the costs differ. A decode batch of 512 tasks takes 2-3 passes of
+// 512 moves where a comparison sort takes about 4600 badly predicted branches.
+void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer) {
+  std::uint64_t differ = 0;
+  bool sorted = true;
+  for (std::size_t i = 1; i < items.size(); ++i) {
+    differ |= static_cast<std::uint64_t>(items[i].cost ^ items[0].cost);
+    sorted &= items[i - 1].cost >= items[i].cost;
+  }
+  if (sorted) return;
+  std::span<CostItem> from = items;
+  std::span<CostItem> to = buffer.first(items.size());
+  for (int shift = 0; shift < 64; shift += 8) {
+    if ((differ >> shift & 0xff) == 0) continue;
+    std::array<std::uint32_t, 256> place{};
+    // Costs are not negative, so falling order is rising order of the complement.
+    const auto digit = [shift](const CostItem& item) { return ~static_cast<std::uint64_t>(item.cost) >> shift & 0xff; };
+    for (const CostItem& item : from) ++place[digit(item)];
+    std::uint32_t begin = 0;
+    for (std::uint32_t& p : place) begin += std::exchange(p, begin);
+    for (const CostItem& item : from) to[place[digit(item)]++] = item;
+    std::swap(from, to);
+  }
+  if (from.data() != items.data()) std::copy(from.begin(), from.end(), items.begin());
+}
+
+std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain) {
+  std::vector<DomainLoad> loads;
+  loads.reserve(workers_per_domain.size());
+  const bool any = std::any_of(workers_per_domain.begin(), workers_per_domain.end(), [](int w) { return w > 0; });
+  for (std::size_t d = 0; d < workers_per_domain.size(); ++d) {
+    const int workers = any ? workers_per_domain[d] : 1;
+    if (workers > 0) loads.push_back({static_cast<int>(d), static_cast<double>(workers)});
+  }
+  return loads;
+}
+
+DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost) {
+  DomainLoad* best = &domains[0];
+  double best_finish = best->finish_with(cost);
+  for (DomainLoad& domain : domains.subspan(1)) {
+    const double finish = domain.finish_with(cost);
+    if (finish < best_finish) {
+      best = &domain;
+      best_finish = finish;
+    }
+  }
+  return *best;
+}
+
+std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> workers_per_domain) {
+  std::int64_t workers = 0;
+  for (const int w : workers_per_domain) workers += std::max(w, 0);
+  workers = std::max<std::int64_t>(workers, 1);
+  std::int64_t total = 0;
+  std::int64_t costliest = 0;
+  for (const Task& task : tasks) {
+    total += std::max<std::int64_t>(task.cost, 0);
+    costliest = std::max(costliest, task.cost);
+  }
+  return std::max(total / workers + (total % workers != 0), costliest);
+}
+
+std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
+                               std::span<const int> workers_per_domain) {
+  struct Worker {
+    std::int64_t free_at;
+    std::int32_t number;  // Ties go to the lower number, so the result does not depend on the heap's shape.
+    std::int32_t list;    // The domain whose list it takes from now.
+    bool operator<(const Worker& other) const {
+      return free_at != other.free_at ? free_at < other.free_at : number < other.number;
+    }
+  };
+  const int num_domains = static_cast<int>(assignment.domain_begin.size()) - 1;
+  std::vector<Worker> heap;
+  for (int d = 0; d < num_domains; ++d) {
+    for (int w = 0; w < workers_per_domain[d]; ++w) heap.push_back({0, static_cast<std::int32_t>(heap.size()), d});
+  }
+  if (heap.empty() && num_domains > 0) heap.push_back({0, 0, 0});
+  std::vector<std::int32_t> next(assignment.domain_begin);
+  std::int64_t makespan = 0;
+  for (std::size_t left = assignment.order.size(); left > 0; --left) {
+    Worker worker = heap.front();
+    // Every list before the worker's present one is empty for good, so it never has to look back.
+    while (next[worker.list] == assignment.domain_begin[worker.list + 1]) {
+      worker.list = worker.list + 1 == num_domains ? 0 : worker.list + 1;
+    }
+    const std::int32_t task = assignment.order[next[worker.list]++];
+    worker.free_at += std::max<std::int64_t>(tasks[task].cost, 0);
+    makespan = std::max(makespan, worker.free_at);
+    std::size_t hole = 0;
+    for (std::size_t child = 1; child < heap.size(); child = 2 * hole + 1) {
+      if (child + 1 < heap.size() && heap[child + 1] < heap[child]) ++child;
+      if (!(heap[child] < worker)) break;
+      heap[hole] = heap[child];
+      hole = child;
+    }
+    heap[hole] = worker;
+  }
+  return makespan;
+}
+
+Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::int32_t> sequence,
+                             std::span<const std::int32_t> domain_of_task, std::span<const int> workers_per_domain) {
+  Assignment result;
+  const std::size_t num_domains = workers_per_domain.size();
+  result.domain_begin.assign(num_domains + 1, 0);
+  result.lower_bound = makespan_bound(tasks, workers_per_domain);
+  if (num_domains == 0) return result;
+  for (const std::int32_t task : sequence) ++result.domain_begin[domain_of_task[task] + 1];
+  for (std::size_t d = 0; d < num_domains; ++d) result.domain_begin[d + 1] += result.domain_begin[d];
+
+  std::vector<CostItem> items(2 * tasks.size());
+  const std::span<CostItem> all(items);
+  const std::span<CostItem> buffer = all.subspan(tasks.size());
+  std::vector<std::int32_t> place(result.domain_begin);
+  for (const std::int32_t task : sequence) {
+    items[place[domain_of_task[task]]++] = {std::max<std::int64_t>(tasks[task].cost, 0), task};
+  }
+  result.order.resize(tasks.size());
+  for (std::size_t d = 0; d < num_domains; ++d) {
+    const std::int32_t begin = result.domain_begin[d];
+    sort_costliest_first(all.subspan(begin, result.domain_begin[d + 1] - begin), buffer);
+  }
+  for (std::size_t i = 0; i < tasks.size(); ++i) result.order[i] = items[i].index;
+  result.predicted_makespan = simulate_makespan(tasks, result, workers_per_domain);
+  return result;
+}
+
+}  // namespace kumiko::scheduler

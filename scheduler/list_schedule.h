@@ -1,0 +1,47 @@
+// What the policies share: a linear-time sort by cost and the clockless simulation behind Assignment::predicted_makespan.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "scheduler/policy.h"
+
+namespace kumiko::scheduler {
+
+struct CostItem {
+  std::int64_t cost;
+  std::int32_t index;
+};
+
+/// Sorts by falling cost and keeps the order of equals. `buffer` has the size of `items`.
+void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer);
+
+/// A domain that has workers, while tasks are dealt to it.
+struct DomainLoad {
+  int domain;
+  double workers;
+  double load = 0;
+
+  /// When the domain would be done with `cost` more, all of its workers busy.
+  double finish_with(double cost) const { return (load + cost) / workers; }
+};
+/// The domains with workers; all of them with one worker each if none has any.
+std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain);
+/// The one that would be done first with `cost` more; the first of equals.
+DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
+
+/// Assignment from the domain of each task: lists sorted costliest first, equals in the order of `sequence` (a permutation of the
+/// task numbers), bounds filled in.
+Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::int32_t> sequence,
+                             std::span<const std::int32_t> domain_of_task, std::span<const int> workers_per_domain);
+
+/// max(ceil(total / workers), costliest task).
+std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> workers_per_domain);
+
+/// Time at which the last task ends when each worker, as soon as it is free, takes the next task of its domain, and once that list is
+/// empty of the domains after it (cyclically).
+std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
+                               std::span<const int> workers_per_domain);
+
+}  // namespace kumiko::scheduler

@@ -1,0 +1,106 @@
+// Anonymous mappings bound to NUMA nodes. The only file that includes libnuma's headers, and of them only the system calls:
+// libnuma's allocators print to stderr when the kernel refuses them.
+#include "scheduler/memory.h"
+
+#include <numaif.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <utility>
+
+namespace kumiko::scheduler {
+namespace {
+
+constexpr int kMaxNodes = 1024;  // CONFIG_NODES_SHIFT is at most 10.
+constexpr int kWordBits = static_cast<int>(sizeof(unsigned long) * CHAR_BIT);
+using NodeMask = std::array<unsigned long, kMaxNodes / kWordBits>;
+// x86's transparent huge page. Elsewhere it depends on the base page (512 MiB with A64FX's 64 KiB), which no arena fills.
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::size_t page_bytes() {
+  static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// Preferred, not strict: a full node falls back to the next one where a strict binding would get the process killed.
+bool prefer_node(void* data, std::size_t bytes, int node) {
+  if (node < 0 || node >= kMaxNodes) return false;
+  NodeMask mask{};
+  mask[node / kWordBits] = 1UL << (node % kWordBits);
+  return mbind(data, bytes, MPOL_PREFERRED, mask.data(), kMaxNodes + 1, 0) == 0;
+}
+
+// `align` > page: maps that much more and gives the ends back.
+std::byte* map_aligned(std::size_t bytes, std::size_t align) {
+  const std::size_t extra = align > page_bytes() ? align : 0;
+  void* raw = mmap(nullptr, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<std::byte*>(raw);
+  if (extra == 0) return begin;
+  const std::size_t head = round_up(reinterpret_cast<std::uintptr_t>(begin), align) -
+                           reinterpret_cast<std::uintptr_t>(begin);
+  if (head > 0) munmap(begin, head);
+  if (head < extra) munmap(begin + head + bytes, extra - head);
+  return begin + head;
+}
+
+}  // namespace
+
+Arena::Arena(Arena&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      placed_(std::exchange(other.placed_, false)) {}
+
+Arena& Arena::operator=(Arena&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(placed_, other.placed_);
+  return *this;
+}
+
+Arena::~Arena() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+Arena Arena::allocate(std::size_t bytes, int numa_node) noexcept {
+  Arena arena;
+  if (bytes > PTRDIFF_MAX - 2 * kHugePage) return arena;
+  const bool is_huge = bytes >= kHugePage && page_bytes() == 4096;
+  const std::size_t unit = is_huge ? kHugePage : page_bytes();
+  const std::size_t size = bytes == 0 ? unit : round_up(bytes, unit);
+  arena.data_ = map_aligned(size, unit);
+  if (arena.data_ == nullptr) return arena;
+  arena.size_ = size;
+  if (is_huge) madvise(arena.data_, size, MADV_HUGEPAGE);
+  arena.placed_ = prefer_node(arena.data_, size, numa_node);
+  return arena;
+}
+
+std::string placement_note() {
+  NodeMask allowed{};
+  if (get_mempolicy(nullptr, allowed.data(), kMaxNodes + 1, nullptr, MPOL_F_MEMS_ALLOWED) != 0) {
+    return std::string("memory is placed by first touch: the kernel refuses get_mempolicy (") +
+           std::strerror(errno) + ")";
+  }
+  int node = 0;
+  while (node < kMaxNodes && (allowed[node / kWordBits] >> (node % kWordBits) & 1) == 0) ++node;
+  if (node == kMaxNodes) return "memory is placed by first touch: no NUMA node is allowed here";
+  const std::size_t bytes = page_bytes();
+  std::byte* probe = map_aligned(bytes, bytes);
+  if (probe == nullptr) return "memory is placed by first touch: memory is short";
+  errno = 0;
+  const bool ok = prefer_node(probe, bytes, node);
+  const int reason = errno;
+  munmap(probe, bytes);
+  if (ok) return "";
+  return "memory is placed by first touch: the kernel refuses mbind to node " + std::to_string(node) + " (" +
+         std::strerror(reason) + ")";
+}
+
+}  // namespace kumiko::scheduler

@@ -1,0 +1,11 @@
+// The functions behind the rows of policies.cpp: one file and one row each.
+#pragma once
+
+#include "scheduler/policy.h"
+
+namespace kumiko::scheduler {
+
+Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain);
+Assignment assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_domain);
+
+}  // namespace kumiko::scheduler

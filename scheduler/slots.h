@@ -1,0 +1,54 @@
+// The seats as things to own: at most one running thread per slot, and the slot's scratch memory.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "scheduler/executor.h"
+#include "scheduler/memory.h"
+#include "scheduler/task_bag.h"
+
+namespace kumiko::scheduler {
+
+class Slots {
+ public:
+  Slots(const Topology& topology, const std::vector<Seat>& seats);
+
+  int size() const { return static_cast<int>(entries_.size()); }
+
+  /// Executor::reserve.
+  bool reserve(std::size_t bytes) noexcept;
+
+  /// Ownership. All of it is sequentially consistent: who is about to sleep announces that and then looks at the slots once more,
+  /// who releases a slot then looks for sleepers.
+  bool try_claim(int slot) noexcept;
+  /// Claims an idle slot, if one can be had on the CPU the caller runs on, then in its domain, then anywhere. -1: none is idle.
+  int try_claim_nearest() noexcept;
+  bool is_idle(int slot) const noexcept { return !entries_[slot].owned.load(); }
+  void release(int slot) noexcept { entries_[slot].owned.store(false); }
+
+  /// For the owner: the slot with the newest scratch reserved for it. To be asked again before each job.
+  const Slot& prepare(int slot) noexcept;
+
+ private:
+  struct alignas(kLineBytes) Entry {
+    std::atomic<bool> owned{false};
+    std::atomic<bool> has_pending{false};
+    // The owner's.
+    Slot slot;
+    Arena scratch;
+    // Anybody's, behind the mutex: scratch for the next owner.
+    std::mutex mutex;
+    Arena pending;
+    int numa_node = -1;
+  };
+
+  std::vector<Entry> entries_;
+  std::vector<int> slot_of_cpu_;  // Empty when the topology is not the host's; -1 for CPUs without a seat.
+  std::mutex reserve_mutex_;
+  std::atomic<std::size_t> reserved_{0};
+};
+
+}  // namespace kumiko::scheduler
