@@ -72,6 +72,18 @@ class Install(unittest.TestCase):
             self.assertEqual(strong, [])
 
 
+    def test_linked_program_has_no_executable_stack_and_no_text_relocations(self):
+        # One assembly file without its .note.GNU-stack, or with an absolute address, would do either to the whole program.
+        if package.variant == "static":
+            program = package.cmake_program(HERE / "consumer_cpp", "consumer_stack")
+        else:
+            program = package.libdir / "libkumiko.so"
+        stack = [line for line in package.run(["readelf", "-lW", program]).splitlines() if "GNU_STACK" in line]
+        self.assertEqual(len(stack), 1)
+        self.assertNotIn("RWE", stack[0])
+        self.assertNotIn("TEXTREL", package.run(["readelf", "-dW", program]))
+
+
 if __name__ == "__main__":
     cmake, build, work, variant, cc, cxx = sys.argv[1:7]
     package = Package(cmake, Path(build), Path(work), variant, cc, cxx)
