@@ -1,0 +1,71 @@
+// One attention call as data: what to build, where to put it, what to check.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "runtime/attention.h"
+#include "tests/reference/attention_reference.h"
+#include "tests/reference/error_promise.h"
+#include "tests/support/tensor.h"
+
+namespace kumiko::test {
+
+struct Case {
+  std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 8, v_head_dim = 8;
+  Layout q_layout = Layout::bhsd, k_layout = Layout::bhsd, v_layout = Layout::bhsd, out_layout = Layout::bhsd;
+  GuardedLse::Layout lse = GuardedLse::Layout::contiguous;
+  bool is_causal = false;
+  CausalAlignment alignment = CausalAlignment::bottom_right;
+  std::int64_t window_left = -1, window_right = -1;
+  float scale = 0.0f;
+  std::vector<std::int32_t> seqused;  ///< empty: none
+  float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
+  std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
+
+  std::int64_t scores() const { return batch * q_heads * q_len * kv_len; }
+  std::int64_t work() const { return scores() * (head_dim + v_head_dim); }
+};
+std::ostream& operator<<(std::ostream& os, const Case& c);
+
+/// Kinds of mask, for lists that cross shapes with masks.
+inline constexpr int kMaskKinds = 12;
+/// Gives the case mask number `kind` of kMaskKinds; 0 is none. Window sizes and lengths are drawn from the
+/// case's seed.
+Case masked(Case c, int kind);
+
+struct Outcome {
+  std::vector<float> out, lse;
+};
+::testing::AssertionResult same_bits(const Outcome& got, const Outcome& want);
+
+/// The memory of a case, every tensor flush against a guard page, everything that is not an element poisoned,
+/// and so is every key and value past seqused_k (unless the layout makes sequences share memory).
+class Problem {
+ public:
+  explicit Problem(const Case& c);
+
+  const AttentionArgs& args() const { return args_; }
+  AttentionArgs args(Pipeline pipeline) const;
+  void poison_outputs() const;
+  Outcome outcome() const { return {out.elements(), lse.elements()}; }
+  /// Nothing outside out's and lse's elements was written.
+  ::testing::AssertionResult borders_intact() const;
+  /// Not even their elements were written.
+  ::testing::AssertionResult outputs_untouched() const;
+  /// Poisons the outputs, runs, checks the borders. Failures are the running test's.
+  Outcome run(const Context& context, Pipeline pipeline = Pipeline::automatic) const;
+
+  GuardedTensor q, k, v, out;
+  GuardedLse lse;
+
+ private:
+  std::vector<std::int32_t> seqused_;
+  AttentionArgs args_;
+};
+
+}  // namespace kumiko::test

@@ -1,0 +1,34 @@
+#include "tests/runtime/contexts.h"
+
+#include <map>
+#include <mutex>
+
+namespace kumiko::test {
+
+std::string flat_machine(int cores) {
+  return "pack:1 l3:1 core:" + std::to_string(cores) + " pu:1";
+}
+
+Context context_of(const ContextOptions& options) {
+  static std::mutex mutex;
+  static std::map<std::string, Context> contexts;
+  const std::string key = std::to_string(options.num_threads) + "|" + options.cpus + "|" + options.bind +
+                          "|" + options.executor + "|" + options.isa + "|" + options.topology + "|" +
+                          options.policy;
+  const std::lock_guard lock(mutex);
+  Context& context = contexts[key];
+  if (!context) {
+    const Status status = Context::create(options, &context);
+    EXPECT_TRUE(status.ok()) << "Context::create(" << key << "): " << status.message();
+  }
+  return context;
+}
+
+Context context_of(const std::string& isa, const std::string& executor) {
+  ContextOptions options;
+  options.isa = isa;
+  options.executor = executor;
+  return context_of(options);
+}
+
+}  // namespace kumiko::test

@@ -1,0 +1,25 @@
+// Lists of cases: the corners by hand, the rest by seed.
+#pragma once
+
+#include <vector>
+
+#include "tests/runtime/case.h"
+
+namespace kumiko::test {
+
+/// Every q_len of a list of corners against every kv_len of one, small head dims, masks in rotation.
+std::vector<Case> length_pairs();
+/// Every head_dim of a list of corners against every v_head_dim of it.
+std::vector<Case> head_dim_pairs();
+/// q heads per KV head 1..16, 1 to 3 KV heads, batch 1..4.
+std::vector<Case> head_groups();
+/// Every input layout against every output and LSE layout.
+std::vector<Case> layouts();
+/// Sequences of 200 to 500 queries over up to 1537 keys at the head dims models use.
+std::vector<Case> long_sequences();
+/// Windows and lengths at the ends of their ranges.
+std::vector<Case> extreme_masks();
+/// `count` cases drawn from `seed`.
+std::vector<Case> random_cases(std::uint64_t seed, int count);
+
+}  // namespace kumiko::test
