@@ -69,7 +69,7 @@ class Workload {
 
   /// Mean seconds of a run over about `window` seconds of back-to-back runs.
   double seconds_per_run(double window) {
-    return seconds_per_call(window, [this] { run_once(); });
+    return seconds_per_call(window, now, [this] { run_once(); });
   }
 
   void verify() {

@@ -1,7 +1,7 @@
 #include "bench/machine_peak.h"
 
-#include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #include <algorithm>
 #include <barrier>
@@ -52,10 +52,26 @@ double on_each(std::span<const int> cpus, const std::function<double(std::size_t
   return sum;
 }
 
+// Calls `step` again and again for `seconds` of wall time, at least once; how long of that this thread was on its core.
+template <class Step>
+double thread_seconds_of(double seconds, Step step) {
+  const double begin = now(), began = thread_seconds();
+  do {
+    step();
+  } while (now() - begin < seconds);
+  return thread_seconds() - began;
+}
+
 }  // namespace
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double thread_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
 std::span<const FmaRow> fma_rows() {
@@ -120,19 +136,14 @@ ScopedAffinity::~ScopedAffinity() {
 }
 
 double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds) {
-  // By time and not by count: each thread's own rate over the same window, so that a core the hypervisor takes away for a moment
-  // does not lower the others' share. 4096 iterations last 3-30 us, against 25 ns for a look at the clock.
-  constexpr std::int64_t kChunk = 4096;
+  constexpr std::int64_t kChunk = 4096;  // 3-30 us, against 25 ns for a look at the clock.
   return on_each(cpus, [&](std::size_t) {
-    const double begin = now();
-    double end = begin;
     std::int64_t chunks = 0;
-    do {
+    const double spent = thread_seconds_of(seconds, [&] {
       row.run(kChunk);
       ++chunks;
-      end = now();
-    } while (end - begin < seconds);
-    return static_cast<double>(chunks * kChunk) * row.flops_per_iteration / (end - begin);
+    });
+    return static_cast<double>(chunks * kChunk) * row.flops_per_iteration / spent;
   });
 }
 
@@ -157,18 +168,15 @@ double ReadCeiling::measure(const ReadRow& row, double seconds) {
   const std::size_t part = buffer_.size() / cpus_.size() / kChunk * kChunk;
   return on_each(cpus_, [&](std::size_t t) {
     const std::byte* data = buffer_.data() + t * part;
-    const double begin = now();
-    double end = begin;
     std::size_t bytes = 0;
     std::uint64_t sum = 0;
-    do {
+    const double spent = thread_seconds_of(seconds, [&] {
       sum += row.run(data + position_[t], kChunk);
       position_[t] = position_[t] + 2 * kChunk <= part ? position_[t] + kChunk : 0;
       bytes += kChunk;
-      end = now();
-    } while (end - begin < seconds);
+    });
     asm volatile("" : : "r"(sum));
-    return static_cast<double>(bytes) / (end - begin);
+    return static_cast<double>(bytes) / spent;
   });
 }
 

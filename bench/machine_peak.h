@@ -48,11 +48,13 @@ class ScopedAffinity {
   std::vector<unsigned char> saved_;
 };
 
-/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds`.
+/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds` of wall time. Each thread's rate is taken over the
+/// time it was on its core: another process that takes the core away for a moment does not lower the ceiling.
 double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds);
 
-/// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level cache. The constructor
-/// (about 0.2 s) tries every row and keeps the fastest, so that the ceiling is the machine's and not that of one loop.
+/// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level cache, over the time
+/// they were on their cores. The constructor (about 0.2 s) tries every row and keeps the fastest, so that the ceiling is the
+/// machine's and not that of one loop.
 class ReadCeiling {
  public:
   ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus);
@@ -70,5 +72,7 @@ class ReadCeiling {
 
 /// Seconds since an arbitrary start.
 double now();
+/// Seconds that the calling thread has run.
+double thread_seconds();
 
 }  // namespace kumiko::bench

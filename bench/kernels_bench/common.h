@@ -75,7 +75,7 @@ void judge_flops(benchmark::State& state, kernels::Isa isa, double flops, Run ru
   const FmaRow* peak = find_fma_row(kernels::name(isa));
   if (!peak) return state.SkipWithError("machine_peak has no row for this ISA");
   report_compute(state, measure_rounds(
-                            state, flops, [&] { return seconds_per_call(kKernelWindow, run); },
+                            state, flops, [&] { return seconds_per_call(kKernelWindow, thread_seconds, run); },
                             [&] { return fma_flops(*peak, first_core(), kFmaWindow); }));
 }
 
@@ -84,7 +84,7 @@ template <class Run>
 void judge_elements(benchmark::State& state, double elements, Run run) {
   std::vector<double> ns;
   for (auto _ : state) {
-    const double seconds = seconds_per_call(kKernelWindow, run);
+    const double seconds = seconds_per_call(kKernelWindow, thread_seconds, run);
     ns.push_back(seconds * 1e9 / elements);
     state.SetIterationTime(seconds);
   }

@@ -56,7 +56,7 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
     row.decode_block(args);
   };
   report_bandwidth(state, measure_rounds(
-                              state, 2.0 * kBlock * sizeof(float), [&] { return seconds_per_call(30e-3, run); },
+                              state, 2.0 * kBlock * sizeof(float), [&] { return seconds_per_call(30e-3, thread_seconds, run); },
                               [&] { return ceiling.bytes_per_second(kReadWindow); }));
 }
 
