@@ -47,7 +47,7 @@ void require_threads(int count) {
         changed.wait(lock, [&] { return done; });
       });
     }
-  } catch (const std::system_error&) {
+  } catch (...) {  // system_error, or bad_alloc for a thread's state: no joinable thread may be left behind
     join_all();
     throw;
   }

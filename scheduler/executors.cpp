@@ -3,13 +3,14 @@
 #include <sched.h>
 
 #include <exception>
+#include <new>
 
 namespace kumiko::scheduler {
 namespace {
 
 using CreateFunction = std::unique_ptr<Executor> (*)(const ExecutorOptions&, std::string&);
 
-// What every executor refuses, and the promise that nothing is thrown.
+// What every executor refuses, and the promise that nothing but bad_alloc is thrown.
 template <CreateFunction create>
 std::unique_ptr<Executor> checked(const ExecutorOptions& options, std::string& error) {
   if (options.num_threads < 1) {
@@ -22,6 +23,8 @@ std::unique_ptr<Executor> checked(const ExecutorOptions& options, std::string& e
   }
   try {
     return create(options, error);
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception& failure) {
     error = "executor: " + std::to_string(options.num_threads) + " threads cannot be had: " + failure.what();
     return nullptr;
