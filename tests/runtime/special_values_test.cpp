@@ -1,0 +1,216 @@
+// NaN, infinities, huge and tiny numbers: each reaches exactly the rows it should.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct SpecialValues : ::testing::TestWithParam<std::string> {
+  // Every pipeline against fp64: NaN and infinities where fp64 has them and nowhere else, the rest within the
+  // error promise.
+  void check(const Problem& problem) {
+    const auto fp64 = attention_fp64(problem.args());
+    const auto naive = attention_naive_f32(problem.args());
+    for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode}) {
+      SCOPED_TRACE(::testing::Message() << GetParam() << " pipeline " << static_cast<int>(pipeline));
+      const Outcome got = problem.run(context_of(GetParam(), "openmp"), pipeline);
+      ASSERT_TRUE(meets_error_promise(got.out, got.lse, fp64, naive));
+      if (HasFailure()) return;
+    }
+  }
+  // Causal, so that a key is seen by some rows of a tile and hidden from their neighbours.
+  static Case causal(std::int64_t q_len, std::int64_t kv_len) {
+    Case c;
+    c.q_heads = 4;
+    c.kv_heads = 2;
+    c.q_len = q_len;
+    c.kv_len = kv_len;
+    c.head_dim = 20;
+    c.v_head_dim = 12;
+    c.is_causal = true;
+    return c;
+  }
+};
+
+TEST_P(SpecialValues, OneBadKeyReachesExactlyTheRowsThatSeeIt) {
+  for (const std::int64_t q_len : {1, 3, 50, 130}) {
+    const Case c = causal(q_len, 130);
+    for (const float bad : {kNan, kInf, -kInf}) {
+      for (const std::int64_t j : {0, 1, 63, 64, 79, 128, 129}) {
+        SCOPED_TRACE(::testing::Message() << c << " k[0, 1, " << j << ", 3] = " << bad);
+        const Problem problem(c);
+        problem.k.at(0, 1, j, 3) = bad;  // times q[3] of either sign: +inf for some rows, -inf for others
+        ASSERT_NO_FATAL_FAILURE(check(problem));
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(SpecialValues, OneBadValueReachesExactlyItsColumnOfTheRowsThatSeeIt) {
+  for (const std::int64_t q_len : {1, 3, 50, 130}) {
+    const Case c = causal(q_len, 130);
+    for (const float bad : {kNan, kInf, -kInf}) {
+      for (const std::int64_t j : {0, 1, 63, 64, 79, 128, 129}) {
+        SCOPED_TRACE(::testing::Message() << c << " v[0, 1, " << j << ", 3] = " << bad);
+        const Problem problem(c);
+        problem.v.at(0, 1, j, 3) = bad;
+        ASSERT_NO_FATAL_FAILURE(check(problem));
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(SpecialValues, BadValuesPastBlocksAndSplits) {
+  Case c = causal(20, 1100);
+  c.window_left = 600;
+  for (const float bad : {kNan, kInf}) {
+    for (const std::int64_t j : {478, 479, 480, 490, 498, 499, 511, 512, 767, 768, 1023, 1024, 1085, 1099}) {
+      SCOPED_TRACE(::testing::Message() << c << " v[0, 0, " << j << ", 11] = " << bad);
+      const Problem problem(c);
+      problem.v.at(0, 0, j, 11) = bad;
+      ASSERT_NO_FATAL_FAILURE(check(problem));
+      problem.v.at(0, 0, j, 11) = 0.5f;
+      problem.k.at(0, 0, j, 0) = bad;
+      ASSERT_NO_FATAL_FAILURE(check(problem));
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_P(SpecialValues, OneBadQueryReachesItsRowAlone) {
+  for (const std::int64_t q_len : {1, 3, 50, 130}) {
+    const Case c = causal(q_len, 130);
+    for (const float bad : {kNan, kInf, -kInf}) {
+      SCOPED_TRACE(::testing::Message() << c << " q = " << bad);
+      const Problem problem(c);
+      problem.q.at(0, 1, q_len / 2, 7) = bad;
+      ASSERT_NO_FATAL_FAILURE(check(problem));
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_P(SpecialValues, NanHiddenByMaskOrLengthReachesNobody) {
+  Case c = causal(70, 200);
+  c.window_left = 5;
+  c.batch = 2;
+  c.seqused = {150, 80};
+  const Problem problem(c);
+  // Rows see keys from used - 70 - 5 on: everything before is hidden from all. Past seqused is poison
+  // already.
+  for (std::int64_t b = 0; b < 2; ++b)
+    for (std::int64_t j = 0; j < c.seqused[static_cast<std::size_t>(b)] - 75; ++j) {
+      problem.k.at(b, 0, j, 2) = kNan;
+      problem.v.at(b, 1, j, 2) = kInf;
+    }
+  const Outcome got = problem.run(context_of(GetParam(), "openmp"));
+  for (const float x : got.out) ASSERT_TRUE(std::isfinite(x));
+  check(problem);
+}
+
+TEST_P(SpecialValues, ScoresOfMinusInfinityWeighNothing) {
+  for (const std::int64_t q_len : {1, 3, 50}) {
+    const Case c = causal(q_len, 600);
+    const Problem problem(c);
+    // q[0] = 1, k[0] = -inf on three keys of four, whole blocks included.
+    for (std::int64_t h = 0; h < c.q_heads; ++h)
+      for (std::int64_t i = 0; i < q_len; ++i) problem.q.at(0, h, i, 0) = 1.0f;
+    for (std::int64_t h = 0; h < c.kv_heads; ++h)
+      for (std::int64_t j = 0; j < c.kv_len; ++j)
+        if (j % 4 != 3 || (j >= 256 && j < 512)) problem.k.at(0, h, j, 0) = -kInf;
+    ASSERT_NO_FATAL_FAILURE(check(problem));
+  }
+}
+
+TEST_P(SpecialValues, RowsWhoseEveryScoreIsMinusInfinityAreZero) {
+  for (const std::int64_t q_len : {1, 3, 50}) {
+    const Case c = causal(q_len, 300);
+    const Problem problem(c);
+    for (std::int64_t i = 0; i < q_len; ++i)
+      problem.q.at(0, 2, i, 0) = 1.0f, problem.q.at(0, 3, i, 0) = -1.0f;
+    for (std::int64_t j = 0; j < c.kv_len; ++j)
+      problem.k.at(0, 1, j, 0) = -kInf;  // head 2: all -inf; head 3: all +inf
+    const Outcome got = problem.run(context_of(GetParam(), "openmp"));
+    const auto rows = static_cast<std::size_t>(q_len);
+    for (std::size_t r = 2 * rows; r < 3 * rows; ++r) {
+      EXPECT_EQ(got.lse[r], -kInf);
+      EXPECT_TRUE(std::isnan(got.lse[r + rows]));
+      for (std::size_t d = 0; d < 12; ++d) {
+        EXPECT_EQ(got.out[r * 12 + d], 0.0f);
+        EXPECT_TRUE(std::isnan(got.out[(r + rows) * 12 + d]));
+      }
+    }
+    ASSERT_NO_FATAL_FAILURE(check(problem));
+  }
+}
+
+TEST_P(SpecialValues, LargeLogitsNeitherOverflowNorLoseTheirOrder) {
+  for (const std::int64_t q_len : {1, 50}) {
+    for (const float scale : {100.0f, -100.0f, 1e10f}) {
+      Case c = causal(q_len, 300);
+      c.scale = scale;
+      SCOPED_TRACE(::testing::Message() << c);
+      ASSERT_NO_FATAL_FAILURE(check(Problem(c)));
+    }
+  }
+}
+
+TEST_P(SpecialValues, OneKeyFarAboveTheOthersTakesAll) {
+  const Case c = causal(1, 700);
+  for (const std::int64_t winner : {0, 255, 256, 511, 512, 699}) {
+    const Problem problem(c);
+    problem.q.fill(1.0f);
+    problem.k.fill(-50.0f);
+    for (std::int64_t h = 0; h < c.kv_heads; ++h)
+      for (std::int64_t d = 0; d < c.head_dim; ++d) problem.k.at(0, h, winner, d) = 50.0f;
+    const Outcome got = problem.run(context_of(GetParam(), "openmp"));
+    for (std::int64_t h = 0; h < c.q_heads; ++h)
+      for (std::int64_t d = 0; d < c.v_head_dim; ++d)
+        EXPECT_EQ(got.out[static_cast<std::size_t>(h * c.v_head_dim + d)], problem.v.at(0, h / 2, winner, d))
+            << "winner " << winner;
+  }
+}
+
+TEST_P(SpecialValues, SubnormalInputsAndOutputs) {
+  for (const std::int64_t q_len : {1, 50}) {
+    Case c = causal(q_len, 300);
+    c.v_magnitude = 1e-41f;
+    SCOPED_TRACE(::testing::Message() << c);
+    ASSERT_NO_FATAL_FAILURE(check(Problem(c)));
+    c.v_magnitude = 1.0f;
+    c.q_magnitude = 1e-41f;
+    ASSERT_NO_FATAL_FAILURE(check(Problem(c)));
+    c.q_magnitude = 1.0f;
+    c.k_magnitude = 1e-41f;
+    ASSERT_NO_FATAL_FAILURE(check(Problem(c)));
+    c.k_magnitude = 1e-38f;
+    c.q_magnitude = 1e38f;
+    ASSERT_NO_FATAL_FAILURE(check(Problem(c)));
+  }
+}
+
+TEST_P(SpecialValues, HugeValuesAverageToThemselves) {
+  // 300 equal weights of 1e36: the unnormalised sum, 3e38, is still below FLT_MAX, and their average is exact
+  // to rounding.
+  const Case c = causal(5, 300);
+  const Problem problem(c);
+  problem.q.fill(0.0f);
+  problem.v.fill(1e36f);
+  const Outcome got = problem.run(context_of(GetParam(), "openmp"));
+  for (const float x : got.out) EXPECT_NEAR(x, 1e36f, 1e31f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, SpecialValues, ::testing::ValuesIn(host_isas()), StringName());
+
+}  // namespace
+}  // namespace kumiko::test
