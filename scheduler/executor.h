@@ -65,7 +65,7 @@ class Executor {
 
 struct ExecutorRow {
   const char* name;
-  /// nullptr and a sentence in `error` when threads or memory cannot be had, or num_threads is below 1.
+  /// nullptr and a sentence in `error` when threads cannot be had or num_threads is below 1. Throws bad_alloc.
   std::unique_ptr<Executor> (*create)(const ExecutorOptions&, std::string& error);
 };
 /// The first row is the default.
