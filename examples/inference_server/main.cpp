@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
-#include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -47,25 +46,6 @@ void wait_for_stop_signal() {
   std::uint64_t count = 0;
   while (::read(stop_event, &count, sizeof count) < 0 && errno == EINTR) {
   }
-}
-
-/// OpenBLAS reads its environment when it is loaded, so a better choice needs a new start of this process. Debian 12's 0.3.21 does
-/// not know CPUs that came after it and gives a Zen 5 its AVX2 kernels: 105 instead of 188 GFLOP/s on one core. It also starts
-/// a thread per core that a server with its own threads never uses. What the user has set is left alone.
-void restart_with_better_blas(char** argv) {
-  bool changed = false;
-  const auto choose = [&](const char* name, const char* value) {
-    if (std::getenv(name) == nullptr) changed |= ::setenv(name, value, 0) == 0;
-  };
-  choose("OPENBLAS_NUM_THREADS", "1");
-#if defined(__x86_64__)
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const std::string chosen = blas_kernels();
-  if (has_avx512 && (chosen == "Haswell" || chosen == "Zen")) choose("OPENBLAS_CORETYPE", "SkylakeX");
-#endif
-  // When it fails this process goes on with what OpenBLAS chose: slower, not wrong.
-  if (changed) ::execv("/proc/self/exe", argv);
 }
 
 /// JSON strings in, one a line; token ids out, one JSON array a line.
@@ -140,7 +120,6 @@ int main_checked(int argc, char** argv) {
   app.add_flag("--tokenize", tokenize, "Do not serve: read JSON strings from stdin, one a line, write their token ids");
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
-  restart_with_better_blas(argv);
   use_one_blas_thread();
   batching.max_wait = std::chrono::microseconds(max_wait_us);
   // A request that cannot fit even an empty queue would be refused for ever: say so as 413, not 503.

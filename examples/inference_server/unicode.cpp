@@ -17,9 +17,7 @@ bool is_dropped(char32_t c) {
     case UTF8PROC_CATEGORY_CC:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CN:
-      return true;
+      return true;  // unassigned code points (Cn) stay, as in the model's own tokenizer: they make their word [UNK]
     default:
       return false;
   }
