@@ -8,7 +8,9 @@ program failed; 2 for a group that does not exist.
 """
 
 import argparse
+import fnmatch
 import json
+import os
 import pathlib
 import platform
 import re
@@ -23,17 +25,23 @@ PASSES = 5
 
 
 def expand(group, rows, listed):
-    """One dict per figure: the row's fields with one ISA and one thread count, and the benchmark's full name."""
+    """One dict per figure: the row's fields with one benchmark, one ISA and one thread count, and the benchmark's full name."""
     figures = []
     for row in rows:
-        for isa in row["isa"]:
-            for threads in row["threads"]:
-                if threads == "all":
-                    threads = max(thread_counts(listed[row["program"]]), default=1)
-                name = f"{row['benchmark']}/{isa}/t{threads}"
-                figure = {**row, "group": group, "isa": isa, "threads": threads, "name": name, "values": []}
-                if figure not in figures:
-                    figures.append(figure)
+        names = listed[row["program"]]
+        for threads in row["threads"]:
+            if threads == "all":
+                threads = max(thread_counts(names), default=1)
+            for isa in row["isa"]:
+                tail = f"/{isa}/t{threads}"
+                heads = [row["benchmark"]]
+                if "*" in row["benchmark"]:
+                    offered = [n.split("/")[0] for n in names if n.endswith(tail) or tail + "/" in n]
+                    heads = fnmatch.filter(offered, row["benchmark"]) or heads
+                for head in heads:
+                    title = row["row"] if head == row["benchmark"] else f"{row['row']}: {head}"
+                    figures.append({**row, "row": title, "group": group, "isa": isa, "threads": threads, "name": head + tail,
+                                    "values": []})
     return figures
 
 
@@ -167,7 +175,8 @@ def main():
 
     records = [record(f) for f in figures]
     print(table(records, args.markdown))
-    print(f"\n{cpu_model()}, {max(thread_counts(host), default=1)} cores; medians of {PASSES} runs")
+    forced = "".join(f", {k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("KUMIKO_"))
+    print(f"\n{cpu_model()}, {max(thread_counts(host), default=1)} cores; medians of {PASSES} runs{forced}")
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(records, indent=1) + "\n")
     judged = [r for r in records if r["met"] is not None]
