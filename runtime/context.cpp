@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "scheduler/memory.h"
+
 namespace kumiko {
 namespace {
 

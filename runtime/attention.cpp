@@ -1,0 +1,109 @@
+// plan, run and the one-shot calls of attention.h.
+#include "runtime/attention.h"
+
+#include "runtime/context.h"
+#include "runtime/plan.h"
+#include "runtime/validate.h"
+
+namespace kumiko {
+namespace {
+
+struct Run {
+  const Plan::Impl& plan;
+  const AttentionArgs& args;
+  RunState& state;
+};
+
+void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
+  const Run& run = *static_cast<const Run*>(context);
+  const Plan::Impl& plan = run.plan;
+  const PlannedTask& task = plan.tasks[static_cast<std::size_t>(number)];
+  const kernels::KernelSet& kernels = *plan.context->kernels;
+  const kernels::FloatState float_state;
+  const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
+  kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0};
+  if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
+
+  const PlannedMerge& merge = plan.merges[static_cast<std::size_t>(task.merge)];
+  range.partial = run.state.partials.get() + merge.partial_offset;
+  range.partial_split = merge.split_begin;
+  plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
+  // acq_rel: the last one sees what the others stored.
+  if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
+    kernels::merge_partials(kernels, head, row, merge.split_end - merge.split_begin, range.partial, reinterpret_cast<float*>(slot.scratch));
+  }
+}
+
+}  // namespace
+
+Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
+  return guarded([&]() -> Status {
+    if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
+    if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (Status s = validate_problem(args); !s.ok()) return s;
+    auto impl = std::make_shared<Plan::Impl>();
+    impl->context = context.impl();
+    impl->args = args;
+    if (args.seqused_k) impl->seqused_k.assign(args.seqused_k, args.seqused_k + args.q.shape[0]);
+    impl->args.q.data = impl->args.k.data = impl->args.v.data = nullptr;
+    impl->args.out.data = nullptr;
+    impl->args.lse.data = nullptr;
+    impl->args.seqused_k = nullptr;
+    build_plan(*impl);
+    if (!impl->context->executor->reserve(impl->scratch_bytes)) {
+      return {Code::out_of_memory, "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
+    }
+    impl->release(impl->acquire());  // the first run finds its state ready
+    plan->impl_ = std::move(impl);
+    return {};
+  });
+}
+
+Status Plan::run(const AttentionArgs& args) const {
+  return guarded([&]() -> Status {
+    if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
+    const Impl& plan = *impl_;
+    if (Status s = validate_same_problem(args, plan.args, plan.seqused_k.empty() ? nullptr : plan.seqused_k.data()); !s.ok()) return s;
+    if (Status s = validate_pointers(args); !s.ok()) return s;
+    if (plan.tasks.empty()) return {};
+    RunState* state = impl_->acquire();
+    for (std::size_t m = 0; m < plan.merges.size(); ++m) state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
+    Run run{plan, args, *state};
+    scheduler::Job job;
+    job.assignment = &plan.assignment;
+    job.body = run_task;
+    job.context = &run;
+    job.scratch_bytes = plan.scratch_bytes;
+    const bool done = plan.context->executor->run(job);
+    impl_->release(state);
+    if (!done) return {Code::out_of_memory, "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
+    return {};
+  });
+}
+
+std::string Plan::explain() const { return impl_ ? impl_->explain() : "no plan\n"; }
+std::int64_t Plan::workspace_bytes() const { return impl_ ? impl_->workspace_bytes() : 0; }
+
+Status attention_forward(const Context& context, const AttentionArgs& args) {
+  return guarded([&]() -> Status {
+    if (Status s = validate_problem(args); !s.ok()) return s;
+    if (Status s = validate_pointers(args); !s.ok()) return s;
+    Plan once;
+    if (Status s = plan(context, args, &once); !s.ok()) return s;
+    return once.run(args);
+  });
+}
+
+Status attention_forward(const AttentionArgs& args) {
+  struct Default {
+    Context context;
+    Status status = Context::create({}, &context);
+  };
+  // Never destroyed: joining threads in a static destructor hangs a forked child, which has none of them.
+  static const Default* const instance = new Default;
+  if (!instance->status.ok()) return instance->status;
+  return attention_forward(instance->context, args);
+}
+
+}  // namespace kumiko

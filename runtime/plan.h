@@ -1,0 +1,68 @@
+// The tasks of one attention problem, who takes them, and the memory of its runs.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels/pipelines/pipeline.h"
+#include "runtime/attention.h"
+#include "runtime/context.h"
+#include "runtime/tuning.h"
+#include "scheduler/policy.h"
+
+namespace kumiko {
+
+/// Rows [row_begin, row_end) of one KV head of one sequence over splits [split_begin, split_end).
+struct PlannedTask {
+  std::int32_t batch, kv_head;
+  std::int64_t row_begin, row_end;
+  std::int64_t split_begin, split_end;
+  std::int32_t merge = -1;  ///< Index into Plan::Impl::merges when the rows' splits are shared by several tasks.
+};
+
+/// Rows whose splits several tasks computed; the last of these tasks merges them.
+struct PlannedMerge {
+  std::int32_t tasks;
+  std::int64_t split_begin, split_end;
+  std::int64_t row_begin, row_end;
+  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of all rows of the head from split_begin on.
+};
+
+/// Memory of one run in flight. Recycled by the plan.
+struct RunState {
+  std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] tasks still to come
+  std::unique_ptr<float[]> partials;
+  RunState* next = nullptr;
+};
+
+struct Plan::Impl {
+  std::shared_ptr<Context::Impl> context;
+  AttentionArgs args;                   ///< As planned, pointers cleared.
+  std::vector<std::int32_t> seqused_k;  ///< Empty: none given.
+  float scale_log2 = 0.0f;
+  Tuning tuning{};
+  std::vector<PlannedTask> tasks;
+  std::vector<PlannedMerge> merges;
+  std::int64_t partial_floats = 0;
+  std::size_t scratch_bytes = 0;
+  scheduler::Assignment assignment;
+
+  ~Impl();
+  /// The problem of one KV head, without pointers' offsets applied to strides: data pointers come from `args`.
+  kernels::HeadProblem head(const AttentionArgs& run_args, std::int64_t batch, std::int64_t kv_head) const;
+  RunState* acquire();  ///< Throws std::bad_alloc.
+  void release(RunState* state) noexcept;
+  std::string explain() const;
+  std::int64_t workspace_bytes() const;
+
+ private:
+  std::mutex mutex_;
+  RunState* idle_ = nullptr;
+};
+
+/// Fills everything from `args`, which are valid.
+void build_plan(Plan::Impl& plan);
+
+}  // namespace kumiko

@@ -1,0 +1,24 @@
+// Every argument check and its message, in one place.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/attention.h"
+
+namespace kumiko {
+
+inline constexpr std::int64_t kMaxHeadDim = 576;  ///< DeepSeek's latent attention: 512 + 64.
+
+/// Shapes, strides, types, masks and lengths. Pointers are not looked at, but for seqused_k's values.
+Status validate_problem(const AttentionArgs& args);
+
+/// The pointers of a call whose problem is valid: present, aligned, output apart from the inputs.
+Status validate_pointers(const AttentionArgs& args);
+
+/// Whether `args` is the problem `planned` (pointers aside). `planned_seqused`: the copy a plan keeps, nullptr if none.
+Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, const std::int32_t* planned_seqused);
+
+/// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len].
+std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args);
+
+}  // namespace kumiko
