@@ -22,7 +22,13 @@ install(FILES ${PROJECT_BINARY_DIR}/cmake/kumikoConfig.cmake ${PROJECT_BINARY_DI
   DESTINATION ${package_dir})
 
 # pkg-config. The prefix is found from the file's own place, so that an installed tree can be moved.
+# Libs.private rather than Requires.private: `pkg-config --static` would follow the latter into the private libraries of hwloc
+# (libudev), which a system that has hwloc as a shared library need not have.
+list(JOIN hwloc_LDFLAGS " " pc_hwloc)
+list(JOIN numa_LDFLAGS " " pc_numa)
+set(pc_private_libs "${pc_hwloc} ${pc_numa}")
 file(RELATIVE_PATH pc_to_prefix ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" pc_to_prefix "${pc_to_prefix}")
 configure_file(cmake/kumiko.pc.in ${PROJECT_BINARY_DIR}/cmake/kumiko.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/cmake/kumiko.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
