@@ -119,7 +119,7 @@ TEST_P(OutOfMemory, PlanCreateReportsEachFailure) {
   kumiko_plan* plan = nullptr;
   EXPECT_GT(fail_each_allocation([&] {
               const kumiko_status status = kumiko_plan_create(context, &problem.args, &plan);
-              if (status != KUMIKO_OK) EXPECT_EQ(plan, nullptr);
+              EXPECT_EQ(plan != nullptr, status == KUMIKO_OK);
               return status;
             }),
             0);
@@ -147,7 +147,7 @@ TEST_P(OutOfMemory, ContextCreateReportsEachFailure) {
   kumiko_context* context = nullptr;
   EXPECT_GT(fail_each_allocation([&] {
               const kumiko_status status = kumiko_context_create(&options, &context);
-              if (status != KUMIKO_OK) EXPECT_EQ(context, nullptr);
+              EXPECT_EQ(context != nullptr, status == KUMIKO_OK);
               return status;
             }),
             0);
@@ -158,6 +158,6 @@ TEST_P(OutOfMemory, ContextCreateReportsEachFailure) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Executors, OutOfMemory, testing::Values("serial", "openmp", "tbb"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& executor) { return std::string(executor.param); });
 
 }  // namespace
