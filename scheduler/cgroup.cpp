@@ -34,10 +34,13 @@ int limit_v1(const std::string& directory) {
   return quota_file >> quota && period_file >> period ? cpus_of(quota, period) : 0;
 }
 
-int smaller(int a, int b) { return a == 0 || (b != 0 && b < a) ? b : a; }
+int smaller(int a, int b) {
+  return a == 0 || (b != 0 && b < a) ? b : a;
+}
 
-// The smallest limit from `group` up to the hierarchy's root. A container often sees its host's path in /proc/self/cgroup but its
-// own group mounted as the root, so directories that are missing on the way are passed over.
+// The smallest limit from `group` up to the hierarchy's root. A container often sees its host's path in
+// /proc/self/cgroup but its own group mounted as the root, so directories that are missing on the way are
+// passed over.
 int smallest_limit(const std::string& mount, std::string group, int (*limit)(const std::string&)) {
   int result = 0;
   for (;;) {

@@ -6,8 +6,8 @@
 namespace kumiko::scheduler {
 namespace {
 
-// Longer than the gaps between the layers' attention calls when little lies between them, and about what a futex wake-up costs on a busy
-// machine, so that spinning never loses more than sleeping would have.
+// Longer than the gaps between the layers' attention calls when little lies between them, and about what a
+// futex wake-up costs on a busy machine, so that spinning never loses more than sleeping would have.
 constexpr std::chrono::microseconds kSpin{25};
 
 void pause() {
@@ -30,7 +30,9 @@ bool spin_until(Predicate is_true) {
   return false;
 }
 
-constexpr std::uint64_t bit(int post) { return std::uint64_t{1} << post; }
+constexpr std::uint64_t bit(int post) {
+  return std::uint64_t{1} << post;
+}
 
 }  // namespace
 
@@ -117,8 +119,8 @@ int Crew::wait_for_slot(int post) noexcept {
 void Crew::wait_until_done(int post, int slot) noexcept {
   Post& mine = posts_[post];
   if (slot != kNoSlot) {
-    // While it spins for the last tasks of others the caller keeps its slot: its worker would only run beside it. Unless there is
-    // other work for the slot.
+    // While it spins for the last tasks of others the caller keeps its slot: its worker would only run beside
+    // it. Unless there is other work for the slot.
     spin_until([&] { return is_done(post) || live_.load() != 0; });
     release(slot);
   }
@@ -155,7 +157,9 @@ void Crew::work(int seat) noexcept {
   mood.store(kAbsent);
 }
 
-bool Crew::has_work(int seat) const noexcept { return live_.load() != 0 && slots_.is_idle(seat); }
+bool Crew::has_work(int seat) const noexcept {
+  return live_.load() != 0 && slots_.is_idle(seat);
+}
 
 void Crew::drain_live(int slot) noexcept {
   const auto any = [](const Post&) { return true; };
@@ -175,7 +179,8 @@ void Crew::mark_exhausted(int post) noexcept {
   if ((live_.load() & bit(post)) != 0) live_.fetch_and(~bit(post));
 }
 
-// A caller gives its slot up: to the oldest caller without one, else to the slot's worker if there is anything to do.
+// A caller gives its slot up: to the oldest caller without one, else to the slot's worker if there is
+// anything to do.
 void Crew::release(int slot) noexcept {
   do {
     for (int post = oldest_waiting(); post >= 0; post = oldest_waiting()) {
@@ -206,8 +211,8 @@ bool Crew::rouse(int seat) noexcept {
   return true;
 }
 
-// Two at a time, and each of them two more: a whole machine is awake after log2(n) wake-ups, and a job that is finished sooner
-// wakes fewer.
+// Two at a time, and each of them two more: a whole machine is awake after log2(n) wake-ups, and a job that
+// is finished sooner wakes fewer.
 void Crew::rouse_some(int near_seat) noexcept {
   if (sleepers_.load() == 0) return;
   const int n = slots_.size();

@@ -1,14 +1,16 @@
 // Callers and workers over one set of slots: what the serial and the OpenMP executor share.
 //
-// A caller claims an idle slot and works on its own job; workers, each tied to one slot, take from all posted jobs, oldest
-// first, whenever their slot is idle. So a slot is what allows a thread to run, and there are never more running threads than
-// slots, however many callers. A caller that finds no idle slot sleeps until its job is done or another caller hands its slot
-// over; slots go to the oldest sleeper, so that callers who come again and again do not starve it.
+// A caller claims an idle slot and works on its own job; workers, each tied to one slot, take from all posted
+// jobs, oldest first, whenever their slot is idle. So a slot is what allows a thread to run, and there are
+// never more running threads than slots, however many callers. A caller that finds no idle slot sleeps until
+// its job is done or another caller hands its slot over; slots go to the oldest sleeper, so that callers who
+// come again and again do not starve it.
 //
-// A job lives on its caller's stack, so nobody may look at it once the caller has left. `live_` has one bit per posted job with
-// tasks left to take; a worker first counts itself into the post's `readers` and then looks at the bit; the caller first sees
-// the bit cleared and then waits for `readers` to become 0. One of the two always sees the other. Everything here that decides
-// about sleeping is such a pair of "announce, then look", which is why these atomics are sequentially consistent.
+// A job lives on its caller's stack, so nobody may look at it once the caller has left. `live_` has one bit
+// per posted job with tasks left to take; a worker first counts itself into the post's `readers` and then
+// looks at the bit; the caller first sees the bit cleared and then waits for `readers` to become 0. One of
+// the two always sees the other. Everything here that decides about sleeping is such a pair of "announce,
+// then look", which is why these atomics are sequentially consistent.
 #pragma once
 
 #include <atomic>
@@ -34,7 +36,7 @@ class Crew {
 
  private:
   static constexpr int kMaxPosts = 64;  // Bits of live_. More callers than that wait for a post.
-  static constexpr int kNoSlot = -1;  // As a Post's grant: the caller has no slot and would take one.
+  static constexpr int kNoSlot = -1;    // As a Post's grant: the caller has no slot and would take one.
   static constexpr int kNotWaiting = -2;
 
   struct alignas(kLineBytes) Post {

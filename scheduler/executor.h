@@ -1,5 +1,5 @@
-// Threads that carry out an Assignment. Any number of threads may call run() at once; all of them together never keep more than
-// concurrency() threads running.
+// Threads that carry out an Assignment. Any number of threads may call run() at once; all of them together
+// never keep more than concurrency() threads running.
 #pragma once
 
 #include <cstddef>
@@ -17,13 +17,14 @@ namespace kumiko::scheduler {
 
 /// A seat's private scratch. Exactly one running thread owns a slot at a time.
 struct Slot {
-  int index = 0;                 ///< 0..concurrency-1
-  int domain = 0;                ///< Index into Topology::domains.
-  std::byte* scratch = nullptr;  ///< At least Job::scratch_bytes, 64-byte aligned, first touched by its owner.
+  int index = 0;   ///< 0..concurrency-1
+  int domain = 0;  ///< Index into Topology::domains.
+  std::byte* scratch =
+      nullptr;  ///< At least Job::scratch_bytes, 64-byte aligned, first touched by its owner.
 };
 
-/// One bag of independent tasks. Lives in the caller until run() returns. A body may not call run() of the executor it runs on:
-/// it sits in a slot already, and may wait there for itself.
+/// One bag of independent tasks. Lives in the caller until run() returns. A body may not call run() of the
+/// executor it runs on: it sits in a slot already, and may wait there for itself.
 struct Job {
   const Assignment* assignment = nullptr;
   void (*body)(void* context, std::int32_t task, const Slot& slot) noexcept = nullptr;
@@ -46,13 +47,14 @@ class Executor {
   /// How many seats each domain of the topology has: what a policy is told.
   std::vector<int> workers_per_domain() const;
 
-  /// Makes sure that every slot has `bytes` of scratch from its next owner on, so that run() need not allocate.
-  /// false: memory is short, nothing changed. Never waits for running jobs.
+  /// Makes sure that every slot has `bytes` of scratch from its next owner on, so that run() need not
+  /// allocate. false: memory is short, nothing changed. Never waits for running jobs.
   virtual bool reserve(std::size_t bytes) = 0;
 
-  /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the assignment's order. Does not
-  /// allocate once reserve(job.scratch_bytes) has succeeded (oneTBB allocates its own few bytes per helper). The calling thread's
-  /// affinity and floating-point state are unchanged on return. false: nothing was reserved and memory is short, no task has run.
+  /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the
+  /// assignment's order. Does not allocate once reserve(job.scratch_bytes) has succeeded (oneTBB allocates
+  /// its own few bytes per helper). The calling thread's affinity and floating-point state are unchanged on
+  /// return. false: nothing was reserved and memory is short, no task has run.
   virtual bool run(const Job& job) = 0;
 
  protected:
@@ -65,7 +67,8 @@ class Executor {
 
 struct ExecutorRow {
   const char* name;
-  /// nullptr and a sentence in `error` when threads cannot be had or num_threads is below 1. Throws bad_alloc.
+  /// nullptr and a sentence in `error` when threads cannot be had or num_threads is below 1. Throws
+  /// bad_alloc.
   std::unique_ptr<Executor> (*create)(const ExecutorOptions&, std::string& error);
 };
 /// The first row is the default.

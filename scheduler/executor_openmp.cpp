@@ -1,7 +1,8 @@
-// One OpenMP team for the life of the executor: a service thread opens a single parallel region in which each thread is the worker
-// of one slot. A region per call would cost its fork and join (1.5 us for 12 threads, libgomp on A64FX) and, called from
-// many server threads, a team for each of them. n threads have n workers although callers work too: whichever slot a caller
-// takes, its worker sleeps, and every slot has someone to run it when no caller does.
+// One OpenMP team for the life of the executor: a service thread opens a single parallel region in which each
+// thread is the worker of one slot. A region per call would cost its fork and join (1.5 us for 12 threads,
+// libgomp on A64FX) and, called from many server threads, a team for each of them. n threads have n workers
+// although callers work too: whichever slot a caller takes, its worker sleeps, and every slot has someone to
+// run it when no caller does.
 #include <omp.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,8 +21,8 @@ namespace {
 
 class OpenMpExecutor;
 
-// The executor whose team starts now. The team's threads find it here rather than among the region's shared variables: libgomp hands
-// those over by means that ThreadSanitizer cannot see. One team starts at a time.
+// The executor whose team starts now. The team's threads find it here rather than among the region's shared
+// variables: libgomp hands those over by means that ThreadSanitizer cannot see. One team starts at a time.
 std::mutex g_start_mutex;
 std::atomic<OpenMpExecutor*> g_starting{nullptr};
 
@@ -54,11 +55,13 @@ void require_threads(int count) {
   join_all();
 }
 
-// The team leaves the process's signals to the threads of the program; faults stay where they happen, and profilers keep working.
+// The team leaves the process's signals to the threads of the program; faults stay where they happen, and
+// profilers keep working.
 void block_signals() {
   sigset_t set;
   sigfillset(&set);
-  for (const int kept : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) sigdelset(&set, kept);
+  for (const int kept : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF})
+    sigdelset(&set, kept);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
@@ -73,14 +76,16 @@ class OpenMpExecutor final : public Executor {
     const std::lock_guard lock(g_start_mutex);
     g_starting.store(this, std::memory_order_release);
     service_ = std::thread([this] { open_team(concurrency()); });
-    for (int here = arrived_.load(); here == 0 || here < team_size_.load(); here = arrived_.load()) arrived_.wait(here);
+    for (int here = arrived_.load(); here == 0 || here < team_size_.load(); here = arrived_.load())
+      arrived_.wait(here);
   }
 
   ~OpenMpExecutor() override {
     if (!service_.joinable()) return;
     crew_.stop();
     service_.join();
-    // The region has ended, so all have left; reading the count makes that visible to ThreadSanitizer as well.
+    // The region has ended, so all have left; reading the count makes that visible to ThreadSanitizer as
+    // well.
     while (left_.load(std::memory_order_acquire) < team_size_.load()) std::this_thread::yield();
   }
 

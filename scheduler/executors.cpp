@@ -39,7 +39,9 @@ constexpr ExecutorRow kExecutors[] = {
 
 }  // namespace
 
-std::span<const ExecutorRow> executors() { return kExecutors; }
+std::span<const ExecutorRow> executors() {
+  return kExecutors;
+}
 
 const ExecutorRow* find_executor(const std::string& name) {
   for (const ExecutorRow& row : kExecutors) {

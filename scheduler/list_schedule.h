@@ -1,4 +1,5 @@
-// What the policies share: a linear-time sort by cost and the clockless simulation behind Assignment::predicted_makespan.
+// What the policies share: a linear-time sort by cost and the clockless simulation behind
+// Assignment::predicted_makespan.
 #pragma once
 
 #include <cstdint>
@@ -31,16 +32,17 @@ std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain);
 /// The one that would be done first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
-/// Assignment from the domain of each task: lists sorted costliest first, equals in the order of `sequence` (a permutation of the
-/// task numbers), bounds filled in.
+/// Assignment from the domain of each task: lists sorted costliest first, equals in the order of `sequence`
+/// (a permutation of the task numbers), bounds filled in.
 Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::int32_t> sequence,
-                             std::span<const std::int32_t> domain_of_task, std::span<const int> workers_per_domain);
+                             std::span<const std::int32_t> domain_of_task,
+                             std::span<const int> workers_per_domain);
 
 /// max(ceil(total / workers), costliest task).
 std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> workers_per_domain);
 
-/// Time at which the last task ends when each worker, as soon as it is free, takes the next task of its domain, and once that list is
-/// empty of the domains after it (cyclically).
+/// Time at which the last task ends when each worker, as soon as it is free, takes the next task of its
+/// domain, and once that list is empty of the domains after it (cyclically).
 std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
                                std::span<const int> workers_per_domain);
 

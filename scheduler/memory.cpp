@@ -1,5 +1,5 @@
-// Anonymous mappings bound to NUMA nodes. The only file that includes libnuma's headers, and of them only the system calls:
-// libnuma's allocators print to stderr when the kernel refuses them.
+// Anonymous mappings bound to NUMA nodes. The only file that includes libnuma's headers, and of them only the
+// system calls: libnuma's allocators print to stderr when the kernel refuses them.
 #include "scheduler/memory.h"
 
 #include <numaif.h>
@@ -18,7 +18,8 @@ namespace {
 constexpr int kMaxNodes = 1024;  // CONFIG_NODES_SHIFT is at most 10.
 constexpr int kWordBits = static_cast<int>(sizeof(unsigned long) * CHAR_BIT);
 using NodeMask = std::array<unsigned long, kMaxNodes / kWordBits>;
-// x86's transparent huge page. Elsewhere it depends on the base page (512 MiB with A64FX's 64 KiB), which no arena fills.
+// x86's transparent huge page. Elsewhere it depends on the base page (512 MiB with A64FX's 64 KiB), which no
+// arena fills.
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::size_t page_bytes() {
@@ -26,9 +27,12 @@ std::size_t page_bytes() {
   return bytes;
 }
 
-std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+std::size_t round_up(std::size_t bytes, std::size_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
 
-// Preferred, not strict: a full node falls back to the next one where a strict binding would get the process killed.
+// Preferred, not strict: a full node falls back to the next one where a strict binding would get the process
+// killed.
 bool prefer_node(void* data, std::size_t bytes, int node) {
   if (node < 0 || node >= kMaxNodes) return false;
   NodeMask mask{};
@@ -43,8 +47,8 @@ std::byte* map_aligned(std::size_t bytes, std::size_t align) {
   if (raw == MAP_FAILED) return nullptr;
   auto* const begin = static_cast<std::byte*>(raw);
   if (extra == 0) return begin;
-  const std::size_t head = round_up(reinterpret_cast<std::uintptr_t>(begin), align) -
-                           reinterpret_cast<std::uintptr_t>(begin);
+  const std::size_t head =
+      round_up(reinterpret_cast<std::uintptr_t>(begin), align) - reinterpret_cast<std::uintptr_t>(begin);
   if (head > 0) munmap(begin, head);
   if (head < extra) munmap(begin + head + bytes, extra - head);
   return begin + head;

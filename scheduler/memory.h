@@ -7,8 +7,9 @@
 
 namespace kumiko::scheduler {
 
-/// One anonymous mapping. Bound to `numa_node` where the kernel lets us; where mbind is refused (containers, seccomp) the pages
-/// come from the node of the thread that touches them first, and `placed()` says so. Move-only.
+/// One anonymous mapping. Bound to `numa_node` where the kernel lets us; where mbind is refused (containers,
+/// seccomp) the pages come from the node of the thread that touches them first, and `placed()` says so.
+/// Move-only.
 class Arena {
  public:
   Arena() = default;
@@ -16,8 +17,9 @@ class Arena {
   Arena& operator=(Arena&& other) noexcept;
   ~Arena();
 
-  /// Zeroed pages for at least `bytes` (0 counts as 1), rounded up to whole pages, from 2 MiB on to whole huge pages. No page is
-  /// touched. numa_node < 0: no placement wanted. An empty arena (data() == nullptr) when memory is short.
+  /// Zeroed pages for at least `bytes` (0 counts as 1), rounded up to whole pages, from 2 MiB on to whole
+  /// huge pages. No page is touched. numa_node < 0: no placement wanted. An empty arena (data() == nullptr)
+  /// when memory is short.
   static Arena allocate(std::size_t bytes, int numa_node) noexcept;
 
   std::byte* data() const { return data_; }

@@ -10,7 +10,9 @@ constexpr PolicyRow kPolicies[] = {
 
 }  // namespace
 
-std::span<const PolicyRow> policies() { return kPolicies; }
+std::span<const PolicyRow> policies() {
+  return kPolicies;
+}
 
 const PolicyRow* find_policy(const std::string& name) {
   for (const PolicyRow& row : kPolicies) {

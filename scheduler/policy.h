@@ -1,4 +1,5 @@
-// Who does what: pure functions from task costs and a machine to an order of work. No threads, no clocks, no tensors.
+// Who does what: pure functions from task costs and a machine to an order of work. No threads, no clocks, no
+// tensors.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +11,19 @@ namespace kumiko::scheduler {
 
 struct Task {
   std::int64_t cost = 0;  ///< Predicted work in any unit that is the same for all tasks of a plan.
-  std::int32_t group = 0;  ///< Tasks of one group read the same memory (one KV head): a domain should own them together.
+  std::int32_t group =
+      0;  ///< Tasks of one group read the same memory (one KV head): a domain should own them together.
 };
 
-/// For each domain the tasks it takes, costliest first. A worker takes from its own domain first, then helps others.
+/// For each domain the tasks it takes, costliest first. A worker takes from its own domain first, then helps
+/// others.
 struct Assignment {
-  std::vector<std::int32_t> order;         ///< Task numbers, domain after domain.
-  std::vector<std::int32_t> domain_begin;  ///< Size domains + 1: domain d owns order[domain_begin[d], domain_begin[d + 1]).
-  std::int64_t predicted_makespan = 0;     ///< Cost of the busiest worker when each domain hands its list to its workers.
-  std::int64_t lower_bound = 0;            ///< max(ceil(total / workers), costliest task).
+  std::vector<std::int32_t> order;  ///< Task numbers, domain after domain.
+  std::vector<std::int32_t>
+      domain_begin;  ///< Size domains + 1: domain d owns order[domain_begin[d], domain_begin[d + 1]).
+  std::int64_t predicted_makespan =
+      0;  ///< Cost of the busiest worker when each domain hands its list to its workers.
+  std::int64_t lower_bound = 0;  ///< max(ceil(total / workers), costliest task).
 };
 
 /// `workers_per_domain`: how many workers sit in each domain (0 is allowed, not for all).

@@ -1,5 +1,6 @@
-// Balance alone: the costliest task left goes to the domain that would be done with it first (LPT; Graham, 1969). Groups are not
-// looked at, which is right where every domain reads from the same memory, and shows what keeping heads together is worth.
+// Balance alone: the costliest task left goes to the domain that would be done with it first (LPT; Graham,
+// 1969). Groups are not looked at, which is right where every domain reads from the same memory, and shows
+// what keeping heads together is worth.
 #include <algorithm>
 
 #include "scheduler/list_schedule.h"
@@ -10,7 +11,8 @@ namespace kumiko::scheduler {
 Assignment assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_domain) {
   std::vector<DomainLoad> domains = loads_of(workers_per_domain);
   std::vector<std::int32_t> domain_of_task(tasks.size(), 0);
-  if (tasks.empty() || domains.empty()) return finish_assignment(tasks, {}, domain_of_task, workers_per_domain);
+  if (tasks.empty() || domains.empty())
+    return finish_assignment(tasks, {}, domain_of_task, workers_per_domain);
   std::vector<CostItem> order(2 * tasks.size());
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     order[i] = {std::max<std::int64_t>(tasks[i].cost, 0), static_cast<std::int32_t>(i)};

@@ -1,8 +1,8 @@
-// The default policy: a group (one KV head) stays in one domain, so that its keys and values are read into one last-level cache
-// and onto one NUMA node; balance comes second, but not later than kSlack.
+// The default policy: a group (one KV head) stays in one domain, so that its keys and values are read into
+// one last-level cache and onto one NUMA node; balance comes second, but not later than kSlack.
 //
-// Groups are dealt costliest first to the domain that would be done first with them: LPT on machines of unequal speed
-// (Gonzalez, Ibarra & Sahni, 1977), a domain's speed being its number of workers.
+// Groups are dealt costliest first to the domain that would be done first with them: LPT on machines of
+// unequal speed (Gonzalez, Ibarra & Sahni, 1977), a domain's speed being its number of workers.
 #include <algorithm>
 #include <numeric>
 
@@ -12,8 +12,9 @@
 namespace kumiko::scheduler {
 namespace {
 
-// A domain may be this much busier than a perfect balance before a group is cut. Reading a head from a second node costs more than 3 % of
-// its time on every machine with more than one domain, and workers that run dry help out in any case.
+// A domain may be this much busier than a perfect balance before a group is cut. Reading a head from a second
+// node costs more than 3 % of its time on every machine with more than one domain, and workers that run dry
+// help out in any case.
 constexpr double kSlack = 1.03;
 
 struct Groups {
@@ -41,7 +42,8 @@ Groups collect_groups(std::span<const Task> tasks) {
       if (count[g + 1] > 0) groups.begin.push_back(count[g]);
       count[g + 1] += count[g];
     }
-    for (std::size_t i = 0; i < n; ++i) groups.members[count[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
+    for (std::size_t i = 0; i < n; ++i)
+      groups.members[count[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
   } else {
     std::iota(groups.members.begin(), groups.members.end(), 0);
     std::stable_sort(groups.members.begin(), groups.members.end(),
@@ -55,21 +57,53 @@ Groups collect_groups(std::span<const Task> tasks) {
   return groups;
 }
 
-// Cuts a group that fits nowhere whole: the domain with the most room takes tasks until the next one would overfill it, then the next
-// domain, so that a group lies in as few domains as the room allows.
-void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members, double bound,
-                    std::span<DomainLoad> domains, std::span<std::int32_t> domain_of_task) {
-  DomainLoad* taker = nullptr;
-  for (const std::int32_t task : members) {
-    const double cost = static_cast<double>(std::max<std::int64_t>(tasks[task].cost, 0));
-    if (taker == nullptr || taker->finish_with(cost) > kSlack * bound) {
-      const auto room = [bound](const DomainLoad& d) { return bound * d.workers - d.load; };
-      taker = &*std::max_element(domains.begin(), domains.end(),
-                                 [&](const DomainLoad& a, const DomainLoad& b) { return room(a) < room(b); });
-      if (taker->finish_with(cost) > kSlack * bound) taker = &least_loaded(domains, cost);
-    }
-    taker->load += cost;
-    domain_of_task[task] = taker->domain;
+struct Share {
+  DomainLoad* domain;
+  double quota;  // Of the group's cost, what this domain should take.
+  double taken = 0;
+};
+
+// The domains with the most room under a perfect balance, as few as can take `cost` between them.
+std::vector<Share> share_out(double cost, double bound, std::span<DomainLoad> domains) {
+  std::vector<Share> shares;
+  for (DomainLoad& domain : domains)
+    shares.push_back({&domain, std::max(bound * domain.workers - domain.load, 0.0)});
+  std::stable_sort(shares.begin(), shares.end(),
+                   [](const Share& a, const Share& b) { return a.quota > b.quota; });
+  double left = cost;
+  std::size_t used = 0;
+  for (; used < shares.size() && left > 0; ++used) {
+    shares[used].quota = std::min(shares[used].quota, left);
+    left -= shares[used].quota;
+  }
+  shares.resize(used);
+  // Whole tasks placed before may have overfilled some domains: the rest goes to all in proportion to their
+  // workers.
+  double workers = 0;
+  for (const Share& share : shares) workers += share.domain->workers;
+  for (Share& share : shares) share.quota += left * share.domain->workers / workers;
+  std::erase_if(shares, [](const Share& share) { return share.quota <= 0; });
+  return shares;
+}
+
+// Cuts a group that fits nowhere whole. Which of its tasks go together does not matter, for all read the same
+// head; so each domain gets costly and cheap ones alike, and its workers can balance them.
+void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members,
+                    std::vector<Share> shares, std::span<std::int32_t> domain_of_task) {
+  std::vector<CostItem> items(2 * members.size());
+  const std::span<CostItem> sorted = std::span(items).first(members.size());
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    items[i] = {std::max<std::int64_t>(tasks[members[i]].cost, 0), members[i]};
+  }
+  sort_costliest_first(sorted, std::span(items).subspan(members.size()));
+  for (const CostItem& item : sorted) {
+    const auto cost = static_cast<double>(item.cost);
+    const auto filled = [cost](const Share& share) { return (share.taken + cost) / share.quota; };
+    Share& taker = *std::min_element(shares.begin(), shares.end(),
+                                     [&](const Share& a, const Share& b) { return filled(a) < filled(b); });
+    taker.taken += cost;
+    taker.domain->load += cost;
+    domain_of_task[item.index] = taker.domain->domain;
   }
 }
 
@@ -78,7 +112,8 @@ void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> m
 Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain) {
   std::vector<DomainLoad> domains = loads_of(workers_per_domain);
   std::vector<std::int32_t> domain_of_task(tasks.size(), 0);
-  if (tasks.empty() || domains.empty()) return finish_assignment(tasks, {}, domain_of_task, workers_per_domain);
+  if (tasks.empty() || domains.empty())
+    return finish_assignment(tasks, {}, domain_of_task, workers_per_domain);
 
   const Groups groups = collect_groups(tasks);
   const std::size_t num_groups = groups.begin.size() - 1;
@@ -97,15 +132,16 @@ Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> 
   std::vector<std::int32_t> sequence;
   sequence.reserve(tasks.size());
   for (const CostItem& group : items.first(num_groups)) {
-    const auto members = std::span(groups.members)
-                             .subspan(groups.begin[group.index], groups.begin[group.index + 1] - groups.begin[group.index]);
+    const auto members =
+        std::span(groups.members)
+            .subspan(groups.begin[group.index], groups.begin[group.index + 1] - groups.begin[group.index]);
     const auto cost = static_cast<double>(group.cost);
     DomainLoad& best = least_loaded(domains, cost);
     if (best.finish_with(cost) <= kSlack * bound || members.size() == 1) {
       best.load += cost;
       for (const std::int32_t task : members) domain_of_task[task] = best.domain;
     } else {
-      deal_in_pieces(tasks, members, bound, domains, domain_of_task);
+      deal_in_pieces(tasks, members, share_out(cost, bound, domains), domain_of_task);
     }
     sequence.insert(sequence.end(), members.begin(), members.end());
   }

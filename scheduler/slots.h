@@ -21,10 +21,11 @@ class Slots {
   /// Executor::reserve.
   bool reserve(std::size_t bytes) noexcept;
 
-  /// Ownership. All of it is sequentially consistent: who is about to sleep announces that and then looks at the slots once more,
-  /// who releases a slot then looks for sleepers.
+  /// Ownership. All of it is sequentially consistent: who is about to sleep announces that and then looks at
+  /// the slots once more, who releases a slot then looks for sleepers.
   bool try_claim(int slot) noexcept;
-  /// Claims an idle slot, if one can be had on the CPU the caller runs on, then in its domain, then anywhere. -1: none is idle.
+  /// Claims an idle slot, if one can be had on the CPU the caller runs on, then in its domain, then anywhere.
+  /// -1: none is idle.
   int try_claim_nearest() noexcept;
   bool is_idle(int slot) const noexcept { return !entries_[slot].owned.load(); }
   void release(int slot) noexcept { entries_[slot].owned.store(false); }

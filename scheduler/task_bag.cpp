@@ -25,8 +25,8 @@ bool TaskBag::is_exhausted() const noexcept {
   });
 }
 
-// Relaxed: which thread takes a task orders nothing. Whoever lets threads into the bag and waits for them to leave orders what
-// the tasks read and write.
+// Relaxed: which thread takes a task orders nothing. Whoever lets threads into the bag and waits for them to
+// leave orders what the tasks read and write.
 void TaskBag::drain(const Slot& slot) noexcept {
   if (num_cursors_ == 0) return;
   // The cursor whose range of domains holds the slot's domain.

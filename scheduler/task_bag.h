@@ -1,4 +1,5 @@
-// One job while it runs: hands its tasks out, each once, to any number of threads. Lives on the caller's stack.
+// One job while it runs: hands its tasks out, each once, to any number of threads. Lives on the caller's
+// stack.
 #pragma once
 
 #include <atomic>
@@ -8,7 +9,8 @@
 
 namespace kumiko::scheduler {
 
-// What two cores may write at the same time must not share this: 256-byte lines on A64FX, elsewhere 64 bytes fetched in pairs.
+// What two cores may write at the same time must not share this: 256-byte lines on A64FX, elsewhere 64 bytes
+// fetched in pairs.
 #if defined(__aarch64__)
 inline constexpr std::size_t kLineBytes = 256;
 #else
@@ -32,8 +34,8 @@ class TaskBag {
     std::atomic<std::int32_t> next{0};
     std::int32_t end = 0;
   };
-  // More domains than this share cursors, neighbours with neighbours: that costs some locality on machines nobody has built, and saves
-  // an allocation on every other.
+  // More domains than this share cursors, neighbours with neighbours: that costs some locality on machines
+  // nobody has built, and saves an allocation on every other.
   static constexpr int kMaxCursors = 32;
 
   const Job& job_;

@@ -32,9 +32,10 @@ struct CacheSizes {
   std::int64_t llc;
 };
 
-// A64FX kernels report no caches at all: 64 KiB of L1D a core, 8 MiB of L2 a CMG (Microarchitecture Manual, chapter 9), and the
-// L2 is the last level. A virtual machine that hides its caches gets the smallest L1D and L2 of a server with AVX2 (Zen 2) and
-// no more than 1 MiB of last level a core, so that blocks sized by them fit the real ones.
+// A64FX kernels report no caches at all: 64 KiB of L1D a core, 8 MiB of L2 a CMG (Microarchitecture Manual,
+// chapter 9), and the L2 is the last level. A virtual machine that hides its caches gets the smallest L1D and
+// L2 of a server with AVX2 (Zen 2) and no more than 1 MiB of last level a core, so that blocks sized by them
+// fit the real ones.
 CacheSizes unreported_caches(hwloc_topology_t topology, int cores_of_node) {
   const char* architecture = hwloc_obj_get_info_by_name(hwloc_get_root_obj(topology), "Architecture");
 #if defined(__aarch64__)
@@ -71,7 +72,8 @@ TopologyHandle load(const std::string& description, std::string& error) {
     if (rc != 0) {
       error = is_file ? "topology: the file '" + description + "' is not hwloc XML"
                       : "topology: '" + description +
-                            "' is neither a file nor an hwloc synthetic description such as 'pack:2 l3:1 core:4 pu:2'";
+                            "' is neither a file nor an hwloc synthetic description such as 'pack:2 l3:1 "
+                            "core:4 pu:2'";
       return nullptr;
     }
   }
@@ -101,8 +103,8 @@ Bitmap affinity_mask() {
     CPU_FREE(set);
     if (!too_small) break;
   }
-  // With OMP_PROC_BIND libgomp binds the main thread to its first place when the program starts, and the mask the process was
-  // given lives on only as the union of the places.
+  // With OMP_PROC_BIND libgomp binds the main thread to its first place when the program starts, and the mask
+  // the process was given lives on only as the union of the places.
   if (omp_get_proc_bind() != omp_proc_bind_false && omp_get_num_places() > 0) {
     Bitmap places(hwloc_bitmap_alloc());
     std::vector<int> cpus;
@@ -133,7 +135,8 @@ int cores_inside(hwloc_topology_t topology, hwloc_const_cpuset_t set) {
   return cores > 0 ? cores : hwloc_get_nbobjs_inside_cpuset_by_type(topology, set, HWLOC_OBJ_PU);
 }
 
-// The cache that makes a domain. A private L2 under nothing larger does not: that is a machine that hides its L3.
+// The cache that makes a domain. A private L2 under nothing larger does not: that is a machine that hides its
+// L3.
 hwloc_obj_t last_level_cache(hwloc_topology_t topology, hwloc_obj_t core) {
   hwloc_obj_t last = nullptr;
   for (hwloc_obj_t up = core->parent; up != nullptr; up = up->parent) {
@@ -214,8 +217,8 @@ std::optional<Topology> discover_topology(const std::string& description, const 
     for (const int cpu : cpus) {
       if (cpu < 0 || !hwloc_bitmap_isset(usable.get(), static_cast<unsigned>(cpu))) {
         error = "cpus: CPU " + std::to_string(cpu) + " is not among those that " +
-                (result.is_host ? std::string("this process may use") : "'" + result.source + "' has") + " (" +
-                describe_set(usable.get()) + ")";
+                (result.is_host ? std::string("this process may use") : "'" + result.source + "' has") +
+                " (" + describe_set(usable.get()) + ")";
         return std::nullopt;
       }
       hwloc_bitmap_set(wanted.get(), static_cast<unsigned>(cpu));

@@ -11,9 +11,13 @@ alignas(kLineBytes) std::atomic<std::uint32_t> g_turnstile{0};
 
 }  // namespace
 
-void open_bag() noexcept { g_turnstile.fetch_add(1, std::memory_order_release); }
+void open_bag() noexcept {
+  g_turnstile.fetch_add(1, std::memory_order_release);
+}
 
-void close_bag() noexcept { g_turnstile.load(std::memory_order_acquire); }
+void close_bag() noexcept {
+  g_turnstile.load(std::memory_order_acquire);
+}
 
 void visit_bag(TaskBag& bag, Slots& slots, int slot) noexcept {
   g_turnstile.load(std::memory_order_acquire);

@@ -1,0 +1,89 @@
+// Executors where the process or its user is in the way: threads that cannot be had, callers inside OpenMP
+// regions of their own.
+#include <gtest/gtest.h>
+#include <omp.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <cerrno>
+#include <numeric>
+
+#include "scheduler/executor.h"
+#include "tests/scheduler/deny_syscalls.h"
+#include "tests/scheduler/machines.h"
+
+namespace kumiko::scheduler {
+namespace {
+
+struct Count {
+  Count() {
+    assignment.domain_begin = {0, 10, 16};
+    assignment.order.resize(16);
+    std::iota(assignment.order.begin(), assignment.order.end(), 0);
+  }
+  static void body(void* context, std::int32_t, const Slot&) noexcept { ++static_cast<Count*>(context)->ran; }
+  Job job() { return {&assignment, body, this, 1 << 12}; }
+
+  Assignment assignment;
+  std::atomic<int> ran{0};
+};
+
+// libgomp on its own would end the process here.
+TEST(ThreadsDenied, OpenMpIsRefusedWithASentenceAndSerialGoesOn) {
+  const Topology topology = test::machine("numa:2 l3:1 core:4 pu:1");
+  const auto result = test::in_child([&] {
+    if (!test::deny_syscalls({SYS_clone, SYS_clone3}, EAGAIN)) return 2;
+    std::string error;
+    if (find_executor("openmp")->create({topology, 4, Bind::none}, error) != nullptr) return 3;
+    if (error.find("4 threads cannot be had") == std::string::npos) return 4;
+    Count alone;
+    const auto one = find_executor("openmp")->create({topology, 1, Bind::none}, error);
+    if (one == nullptr || !one->run(alone.job()) || alone.ran != 16) return 5;
+    Count serial;
+    const auto four = find_executor("serial")->create({topology, 4, Bind::none}, error);
+    if (four == nullptr || !four->run(serial.job()) || serial.ran != 16) return 6;
+    return 0;
+  });
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output, "");
+}
+
+class InsideOpenMp : public testing::TestWithParam<std::string> {};
+
+TEST_P(InsideOpenMp, CallersInTheUsersOwnRegions) {
+  std::string error;
+  const auto executor =
+      find_executor(GetParam())->create({test::machine("numa:2 l3:1 core:4 pu:1"), 3, Bind::close}, error);
+  ASSERT_NE(executor, nullptr) << error;
+  std::atomic<int> failures{0};
+  std::atomic<int> calls{0};
+  for (int round = 0; round < 5; ++round) {
+#pragma omp parallel num_threads(4)
+    {
+      for (int i = 0; i < 10; ++i) {
+        Count count;
+        if (!executor->run(count.job()) || count.ran != 16) ++failures;
+        ++calls;
+      }
+#pragma omp barrier
+#pragma omp single
+      {
+        Count count;
+        if (!executor->run(count.job()) || count.ran != 16) ++failures;
+        // And a new one made from within.
+        std::string why;
+        const auto inner =
+            find_executor(GetParam())->create({test::machine("core:2 pu:1"), 2, Bind::none}, why);
+        if (inner == nullptr || !inner->run(count.job()) || count.ran != 32) ++failures;
+      }
+    }
+  }
+  EXPECT_EQ(failures.load(), 0);
+  EXPECT_GE(calls.load(), 50);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, InsideOpenMp, testing::Values("openmp", "tbb", "serial"),
+                         [](const auto& row) { return row.param; });
+
+}  // namespace
+}  // namespace kumiko::scheduler

@@ -1,0 +1,255 @@
+// Domains of synthetic, recorded and real machines; CPU lists; seats.
+#include "scheduler/topology.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <cstdio>
+#include <fstream>
+#include <numeric>
+#include <set>
+
+#include "tests/scheduler/machines.h"
+
+namespace kumiko::scheduler {
+namespace {
+
+using test::cpus_of;
+using test::machine;
+
+std::vector<int> range(int first, int count) {
+  std::vector<int> cpus(static_cast<std::size_t>(count));
+  std::iota(cpus.begin(), cpus.end(), first);
+  return cpus;
+}
+
+std::string refusal(const std::string& description, const std::vector<int>& cpus = {}) {
+  std::string error;
+  EXPECT_FALSE(discover_topology(description, cpus, error)) << description;
+  return error;
+}
+
+std::vector<int> allowed_here() {
+  cpu_set_t set;
+  EXPECT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+TEST(Topology, OneCore) {
+  const Topology t = machine("pack:1 core:1 pu:1");
+  ASSERT_EQ(t.domains.size(), 1u);
+  EXPECT_EQ(cpus_of(t), range(0, 1));
+  EXPECT_FALSE(t.is_host);
+  EXPECT_EQ(t.source, "pack:1 core:1 pu:1");
+  EXPECT_GT(t.domains[0].l1_bytes_per_core, 0);
+  EXPECT_GT(t.domains[0].l2_bytes_per_core, 0);
+  EXPECT_GT(t.domains[0].llc_bytes, 0);
+}
+
+TEST(Topology, EpycHasADomainForEachL3AndACoreForEachPairOfThreads) {
+  const Topology t =
+      machine("pack:1 [numa] l3:2(size=33554432) l2:4(size=1048576) l1d:1(size=49152) core:1 pu:2");
+  ASSERT_EQ(t.domains.size(), 2u);
+  EXPECT_EQ(cpus_of(t.domains[0]), (std::vector<int>{0, 2, 4, 6}));
+  EXPECT_EQ(cpus_of(t.domains[1]), (std::vector<int>{8, 10, 12, 14}));
+  for (const Domain& domain : t.domains) {
+    EXPECT_EQ(domain.numa_node, 0);
+    EXPECT_EQ(domain.l1_bytes_per_core, 48 << 10);
+    EXPECT_EQ(domain.l2_bytes_per_core, 1 << 20);
+    EXPECT_EQ(domain.llc_bytes, 32 << 20);
+  }
+}
+
+TEST(Topology, TwoSocketsWithOneL3Each) {
+  const Topology t = machine("pack:2 [numa] l3:1(size=16777216) core:4 pu:1");
+  ASSERT_EQ(t.domains.size(), 2u);
+  for (int d = 0; d < 2; ++d) {
+    EXPECT_EQ(t.domains[d].numa_node, d);
+    EXPECT_EQ(cpus_of(t.domains[d]), range(4 * d, 4));
+  }
+}
+
+TEST(Topology, TwoNodesUnderOneL3AreTwoDomains) {
+  const Topology t = machine("l3:1 numa:2 core:3 pu:1");
+  ASSERT_EQ(t.domains.size(), 2u);
+  EXPECT_EQ(t.domains[0].numa_node, 0);
+  EXPECT_EQ(t.domains[1].numa_node, 1);
+  EXPECT_EQ(cpus_of(t.domains[1]), range(3, 3));
+}
+
+TEST(Topology, SharedL2IsTheLastLevelAndIsShared) {
+  const Topology t = machine("numa:2 l2:1(size=8388608) core:12 pu:1");
+  ASSERT_EQ(t.domains.size(), 2u);
+  EXPECT_EQ(t.domains[1].cores.size(), 12u);
+  EXPECT_EQ(t.domains[0].llc_bytes, 8 << 20);
+  EXPECT_EQ(t.domains[0].l2_bytes_per_core, (8 << 20) / 12);
+}
+
+// A virtual machine that hides its L3 is no machine of single-core domains, but an L3 of one core is a domain
+// (EPYC 72F3).
+TEST(Topology, PrivateL2IsNoDomainButPrivateL3Is) {
+  EXPECT_EQ(machine("numa:1 l2:4 core:1 pu:1").domains.size(), 1u);
+  EXPECT_EQ(machine("numa:1 l3:4 l2:1 core:1 pu:1").domains.size(), 4u);
+}
+
+TEST(Topology, NumberingThatAlternatesBetweenSockets) {
+  const Topology t = machine("pack:2 [numa] l3:1 core:2 pu:1(indexes=0,2,1,3)");
+  ASSERT_EQ(t.domains.size(), 2u);
+  EXPECT_EQ(cpus_of(t.domains[0]), (std::vector<int>{0, 2}));
+  EXPECT_EQ(cpus_of(t.domains[1]), (std::vector<int>{1, 3}));
+}
+
+TEST(Topology, FugakuNodeFromXml) {
+  const Topology t = machine(KUMIKO_TEST_DATA "/topologies/a64fx_fugaku.xml");
+  ASSERT_EQ(t.domains.size(), 4u);
+  for (int cmg = 0; cmg < 4; ++cmg) {
+    const Domain& domain = t.domains[cmg];
+    EXPECT_EQ(domain.numa_node, 4 + cmg);
+    EXPECT_EQ(cpus_of(domain), range(12 + 12 * cmg, 12));
+    EXPECT_EQ(domain.l1_bytes_per_core, 64 << 10);
+    EXPECT_EQ(domain.l2_bytes_per_core, (8 << 20) / 12);
+    EXPECT_EQ(domain.llc_bytes, 8 << 20);
+  }
+  // The list a user of half the node gives, as in docs/environment.md; cache shares stay those of the whole
+  // CMG.
+  const Topology half = machine(KUMIKO_TEST_DATA "/topologies/a64fx_fugaku.xml", {12, 13, 36, 59});
+  ASSERT_EQ(half.domains.size(), 3u);
+  EXPECT_EQ(cpus_of(half), (std::vector<int>{12, 13, 36, 59}));
+  EXPECT_EQ(half.domains[2].numa_node, 7);
+  EXPECT_EQ(half.domains[0].l2_bytes_per_core, (8 << 20) / 12);
+  const std::string error = refusal(KUMIKO_TEST_DATA "/topologies/a64fx_fugaku.xml", {0, 12});
+  EXPECT_NE(error.find("CPU 0 "), std::string::npos) << error;
+  EXPECT_NE(error.find("12-59"), std::string::npos) << error;
+}
+
+TEST(Topology, CpusChooseTheThreadOfACore) {
+  const Topology t = machine("pack:1 [numa] l3:1 core:2 pu:2", {1, 2, 3});
+  EXPECT_EQ(cpus_of(t), (std::vector<int>{1, 2}));
+}
+
+TEST(Topology, DescriptionsThatDoNotParseAreNamed) {
+  const std::string file = testing::TempDir() + "/kumiko_not_xml.xml";
+  std::ofstream(file) << "no topology\n";
+  for (const std::string& bad :
+       {std::string("core"), std::string("pack:0 pu:1"), std::string("/no/such/file.xml"), file}) {
+    const std::string error = refusal(bad);
+    EXPECT_NE(error.find("'" + bad + "'"), std::string::npos) << error;
+  }
+  std::remove(file.c_str());
+}
+
+TEST(Topology, HostIsWhatTheAffinityMaskAllows) {
+  const std::vector<int> allowed = allowed_here();
+  const Topology t = machine("");
+  EXPECT_TRUE(t.is_host);
+  EXPECT_EQ(t.source, "host");
+  ASSERT_FALSE(t.domains.empty());
+  const std::set<int> set(allowed.begin(), allowed.end());
+  for (const int cpu : cpus_of(t)) EXPECT_TRUE(set.contains(cpu)) << cpu;
+  EXPECT_EQ(allowed_here(), allowed) << "discovery moved its caller";
+}
+
+TEST(Topology, HostRestrictedByTheAffinityMask) {
+  const std::vector<int> allowed = allowed_here();
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  for (const int cpu : {allowed.front(), allowed.back()}) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_EQ(cpus_of(machine("")), std::vector<int>{cpu});
+    EXPECT_EQ(cpus_of(machine("", {cpu})), std::vector<int>{cpu});
+    for (const int other : allowed) {
+      if (other == cpu) continue;
+      const std::string error = refusal("", {cpu, other});
+      EXPECT_NE(error.find("CPU " + std::to_string(other) + " "), std::string::npos) << error;
+    }
+    // Other machines are not this one's affinity mask's business.
+    EXPECT_EQ(machine("core:4 pu:1").num_cores(), 4);
+  }
+  ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
+TEST(Topology, CpuThatDoesNotExistIsNamed) {
+  EXPECT_NE(refusal("", {65535}).find("CPU 65535 "), std::string::npos);
+  EXPECT_NE(refusal("", {-1}).find("CPU -1 "), std::string::npos);
+}
+
+// libgomp binds the main thread to one place when the program starts; the machine is still all places.
+TEST(Topology, OmpProcBindDoesNotShrinkTheHost) {
+  for (const char* environment :
+       {"OMP_PROC_BIND=false", "OMP_PROC_BIND=close", "OMP_PROC_BIND=spread OMP_PLACES=threads"}) {
+    std::FILE* pipe = popen((std::string(environment) + " " + KUMIKO_HOST_CPUS_PROBE).c_str(), "r");
+    ASSERT_NE(pipe, nullptr);
+    std::vector<int> cpus;
+    for (int cpu; std::fscanf(pipe, "%d", &cpu) == 1;) cpus.push_back(cpu);
+    EXPECT_EQ(pclose(pipe), 0) << environment;
+    EXPECT_EQ(cpus, cpus_of(machine(""))) << environment;
+  }
+}
+
+TEST(CpuList, Parses) {
+  const std::vector<std::pair<std::string, std::vector<int>>> cases = {
+      {"0", {0}},
+      {"0-3,8", {0, 1, 2, 3, 8}},
+      {"8,0-3", {0, 1, 2, 3, 8}},
+      {"1-2,2-3,3", {1, 2, 3}},
+      {"7-7", {7}},
+      {"65535", {65535}},
+      {"007", {7}},
+  };
+  for (const auto& [text, cpus] : cases) {
+    std::string error;
+    const auto parsed = parse_cpu_list(text, error);
+    ASSERT_TRUE(parsed) << text << ": " << error;
+    EXPECT_EQ(*parsed, cpus) << text;
+  }
+}
+
+TEST(CpuList, RefusesEverythingElseAndNamesIt) {
+  const std::vector<std::string> cases = {
+      "",    ",",   "-",   "0,",  ",0",   "0,,1", "0-", "-1",    "3-1",   "0-1-2",   "a",
+      "0x1", "1.5", " 0",  "0 ",  "0, 1", "0 -1", "+1", "0-3:2", "65536", "0-65536", "99999999999999999999",
+      "0\n", "0;1", "1-a", "--1",
+  };
+  for (const std::string& text : cases) {
+    std::string error;
+    EXPECT_FALSE(parse_cpu_list(text, error)) << text;
+    EXPECT_NE(error.find("'" + text + "'"), std::string::npos) << error;
+  }
+}
+
+std::vector<int> domains_of(const std::vector<Seat>& seats) {
+  std::vector<int> domains;
+  for (const Seat& seat : seats) domains.push_back(seat.domain);
+  return domains;
+}
+
+TEST(Seats, CloseFillsADomainBeforeTheNextAndSpreadTakesTurns) {
+  const Topology t = machine("numa:3 l3:1 core:3 pu:1", {0, 1, 2, 3, 6, 7, 8});  // 3, 1 and 3 cores
+  EXPECT_EQ(domains_of(seat_workers(t, 7, Bind::close)), (std::vector<int>{0, 0, 0, 1, 2, 2, 2}));
+  EXPECT_EQ(domains_of(seat_workers(t, 5, Bind::none)), (std::vector<int>{0, 0, 0, 1, 2}));
+  const std::vector<Seat> spread = seat_workers(t, 7, Bind::spread);
+  EXPECT_EQ(domains_of(spread), (std::vector<int>{0, 1, 2, 0, 2, 0, 2}));
+  std::set<int> cpus;
+  for (const Seat& seat : spread) cpus.insert(seat.os_cpu);
+  EXPECT_EQ(cpus.size(), 7u);
+}
+
+TEST(Seats, WrapAround) {
+  const Topology t = machine("numa:2 l3:1 core:2 pu:1");
+  for (const Bind bind : {Bind::close, Bind::spread, Bind::none}) {
+    const std::vector<Seat> seats = seat_workers(t, 11, bind);
+    ASSERT_EQ(seats.size(), 11u);
+    for (std::size_t i = 4; i < seats.size(); ++i) EXPECT_EQ(seats[i].os_cpu, seats[i - 4].os_cpu);
+    EXPECT_TRUE(seat_workers(t, 0, bind).empty());
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::scheduler
