@@ -12,7 +12,7 @@ constexpr double kRoundoff = 0x1p-24;
 
 struct Group {
   double out = 0, naive_out = 0, lse = 0, naive_lse = 0, max_score = 0;
-  std::size_t elements = 0, worst_row = 0, worst_column = 0, worst_lse_row = 0;
+  std::size_t rows = 0, worst_row = 0, worst_column = 0, worst_lse_row = 0;
 };
 
 // "" or what is wrong with the class of `got`.
@@ -49,6 +49,7 @@ void WorstError::merge(const WorstError& other) {
     const RowFacts& facts = fp64.rows[r];
     Group& g = groups[group_of(facts)];
     g.max_score = std::max(g.max_score, facts.max_score);
+    ++g.rows;
     if (!lse.empty()) {
       const double want = fp64.lse[r];
       if (const char* fault = class_fault(lse[r], want); *fault != '\0')
@@ -69,7 +70,6 @@ void WorstError::merge(const WorstError& other) {
         return ::testing::AssertionFailure()
                << "out[row " << r << "][" << d << "] is " << out[n] << ", fp64 " << want << ": " << fault;
       if (!std::isfinite(want)) continue;
-      ++g.elements;
       // A spread that is not finite (an inf among the values) leaves the element itself as its measure; below
       // 2^-126 roundoff is absolute.
       const double size = std::max(std::isfinite(facts.spread) ? facts.spread : std::abs(want), 0x1p-126);
@@ -83,7 +83,7 @@ void WorstError::merge(const WorstError& other) {
     const double floor = 4 * (1 + g.max_score);
     if (worst != nullptr) {
       worst->merge({g.out, g.naive_out, g.lse, g.naive_lse,
-                    g.elements >= 256 && g.naive_out > 0 ? g.out / g.naive_out : 0});
+                    g.rows >= 64 && g.naive_out > 0 ? g.out / g.naive_out : 0});
     }
     if (!(g.out <= 2 * g.naive_out + floor)) {
       const std::size_t n = g.worst_row * columns + g.worst_column;

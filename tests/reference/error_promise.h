@@ -14,7 +14,8 @@ namespace kumiko::test {
 struct WorstError {
   double out = 0, naive_out = 0;
   double lse = 0, naive_lse = 0;
-  /// Largest out / naive_out over groups of at least 256 elements, where luck has averaged out.
+  /// Largest out / naive_out over groups of at least 64 rows, where luck has averaged out (the errors of one
+  /// row's elements share its weights' errors, so that elements are no measure).
   double ratio = 0;
   void merge(const WorstError& other);
 };
