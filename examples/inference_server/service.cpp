@@ -32,8 +32,17 @@ const char* reason(int status) {
     case 404: return "there is nothing at this path";
     case 413: return "the body is too large";
     case 414: return "the path is too long";
+    case 415: return "the body has a form's Content-Type, expected application/json";
     default: return "the request cannot be answered";
   }
+}
+
+// A page of another origin can make a browser POST forms and plain text here without asking, but not JSON.
+void require_json(const httplib::Request& request) {
+  if (!request.has_header("Content-Type")) return;
+  const std::string type = request.get_header_value("Content-Type");
+  if (type == "application/json" || type.starts_with("application/json;")) return;
+  throw ApiError(415, "Content-Type is '" + type.substr(0, 60) + "', expected application/json");
 }
 
 struct Counted {
@@ -117,6 +126,7 @@ httplib::Server::Handler Service::json_route(const std::string& path, bool needs
       if (needs_model && ConnectionPool::overflow()) {
         throw ApiError(503, "all " + std::to_string(options_.connections) + " connections are busy");
       }
+      if (request.method == "POST") require_json(request);
       response.set_content(handler(request), type);
       response.status = 200;
     } catch (const ApiError& error) {
@@ -153,6 +163,10 @@ void Service::add_error_answers() {
   // Errors found before a handler ran have no body yet.
   http_.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return;
+    // httplib refuses forms above 8 KiB before any handler sees them.
+    if (response.status == 413 && request.get_header_value("Content-Type").starts_with("application/x-www-form-urlencoded")) {
+      response.status = 415;
+    }
     const std::string where = response.status == 404 ? ": " + request.path.substr(0, 100) : "";
     answer_error(response, response.status, reason(response.status) + where);
   });

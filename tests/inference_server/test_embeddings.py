@@ -1,0 +1,103 @@
+"""Vectors against the fp64 forward, and that they do not depend on the company a text is in."""
+
+import json
+
+import numpy as np
+import pytest
+
+from server_process import DATA, Client, sentences
+from support import Background, metric
+
+# OpenBLAS 0.3.21 kernel sets for which every row of a product whose row count is a multiple of 12 was seen to take one path
+# (examples/inference_server/linear.h). On others a vector may differ in its last bits from batch to batch.
+ROW_INVARIANT_BLAS = {"Haswell", "Zen", "SkylakeX", "Cooperlake"}
+
+TEXTS = [
+    "",
+    "a",
+    "Hello, world!",
+    "Ünïcödé and 漢字 and emoji 🎉 in one sentence.",
+    "[MASK] is a special token, and so is [SEP].",
+    "word " * 254,  # the longest there is: 256 word pieces
+    "x" * 101,  # one word above the tokenizer's limit: [UNK]
+    " ".join(sentences()[:12]),
+]
+
+
+def cosine(a, b):
+    return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_special_texts_match_fp64(client, reference, text):
+    [vector] = client.embed([text])
+    assert cosine(vector, reference.embed(text)) >= 0.99999
+
+
+def test_all_example_sentences_match_fp64(client, reference):
+    texts = sentences()
+    assert len(texts) >= 300
+    served = [vector for i in range(0, len(texts), 100) for vector in client.embed(texts[i : i + 100])]
+    worst = min(cosine(vector, reference.embed(text)) for vector, text in zip(served, texts, strict=True))
+    assert worst >= 0.99999
+
+
+def test_vectors_have_unit_length_and_the_answer_says_what_it_holds(client, reference):
+    texts = ["one", "two words", "three little words"]
+    answer = client.post("/embed", {"texts": texts}).json()
+    assert set(answer) == {"embeddings", "dim", "tokens"}
+    assert answer["dim"] == 384
+    assert answer["tokens"] == [len(reference.token_ids(text)) for text in texts]
+    assert np.shape(answer["embeddings"]) == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(answer["embeddings"], axis=1), 1, atol=1e-6)
+
+
+def test_a_text_has_the_same_vector_in_any_batch(start):
+    # A server whose batches wait for company, so that one request is one batch of the size asked for.
+    server = start("--max-wait-us", "20000", "--max-batch", "64")
+    client = Client(server.url)
+    texts = [t for t in TEXTS if t] + sentences()[:33]
+    alone = np.array([client.embed([text])[0] for text in texts])
+    rng = np.random.default_rng(20240607)
+    blas = next(line for line in client.get("/metrics").text.splitlines() if line.startswith("kumiko_build_info"))
+    bitwise = any(f'blas_kernels="{name}"' in blas for name in ROW_INVARIANT_BLAS)
+    for size in (2, 7, 16, 31, len(texts)):
+        chosen = rng.permutation(len(texts))[:size]
+        together = np.array(client.embed([texts[i] for i in chosen]))
+        if bitwise:
+            np.testing.assert_array_equal(together, alone[chosen])
+        else:
+            np.testing.assert_allclose(together, alone[chosen], atol=1e-6)
+
+
+def test_requests_of_several_clients_share_batches_and_get_their_own_vectors(start):
+    server = start("--max-wait-us", "300000", "--workers", "1")
+    texts = sentences()[:12]
+    expected = [Client(server.url).embed([text])[0] for text in texts]
+    before = metric(Client(server.url), "kumiko_batch_texts_count")
+    together = Background([lambda t=t: Client(server.url).embed([t])[0] for t in texts]).results()
+    assert metric(Client(server.url), "kumiko_batch_texts_count") - before < len(texts)
+    np.testing.assert_allclose(together, expected, atol=1e-6)
+
+
+def test_no_attention_row_beyond_the_last_vector_of_queries(start):
+    server = start("--max-wait-us", "20000")
+    client = Client(server.url)
+    client.embed(sentences()[:32] + ["word " * 200])
+    tokens = metric(client, "kumiko_tokens_total")
+    rows = metric(client, "kumiko_attention_query_rows_total")
+    # A batch padded to its longest text would have 33 * 202 rows; groups fill up to 16 at most.
+    assert tokens <= rows <= tokens + 15 * 33
+
+
+def test_search_finds_what_a_person_expects(start):
+    client = Client(start().url)
+    texts = sentences()
+    for i in range(0, len(texts), 100):
+        client.index(texts[i : i + 100])
+    for entry in json.loads((DATA / "queries.json").read_text()):
+        hits = client.search(entry["query"], top_k=10)
+        assert hits[0]["text"] in entry["expected"], entry["query"]
+        assert len(hits) == 10
+        scores = [hit["score"] for hit in hits]
+        assert scores == sorted(scores, reverse=True)

@@ -1,0 +1,189 @@
+"""Overload, drain, and how the process starts and ends."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+import requests
+
+from server_process import Client, ServerProcess, model_directory, sentences
+from support import HOLD, Background, metric, wait_until
+
+
+def assert_refused(response, part):
+    assert response.status_code == 503, response.text
+    assert int(response.headers["Retry-After"]) >= 1
+    assert part in response.json()["error"]
+
+
+def test_full_queue_is_503_and_loses_nothing(start):
+    server = start("--queue", "8", *HOLD)
+    client = Client(server.url)
+    waiting = Background([lambda: Client(server.url).post("/embed", {"texts": ["a", "b", "c", "d", "e"]})])
+    wait_until(lambda: metric(client, "kumiko_queue_texts") == 5, "the first request in the queue")
+    assert_refused(client.post("/embed", {"texts": ["a", "b", "c", "d"]}), "5 texts waiting, room for 8")
+    assert_refused(client.post("/index", {"texts": ["a", "b", "c", "d"]}), "the queue is full")
+    # Three still fit: refusing is by room, not for all. A request that fits no queue at all is the client's mistake.
+    fits = Background([lambda: Client(server.url).post("/embed", {"texts": ["f", "g", "h"]})])
+    assert client.post("/embed", {"texts": ["a"] * 9}).status_code == 413
+    wait_until(lambda: metric(client, "kumiko_queue_texts") == 8, "the second request in the queue")
+    assert_refused(client.post("/search", {"query": "a"}), "the queue is full")
+    assert [len(r.json()["embeddings"]) for r in waiting.results() + fits.results()] == [5, 3]
+    assert len(client.embed(["after the storm"])) == 1
+    assert metric(client, "kumiko_http_requests_total", path="/embed", code="503") == 1
+
+
+def test_more_connections_than_threads_get_503_while_health_and_metrics_answer(start):
+    server = start("--connections", "2", *HOLD)
+    waiting = Background([lambda: Client(server.url).post("/embed", {"texts": ["a"]}) for _ in range(2)])
+    client = Client(server.url)
+    # Asked over new connections: each finds both threads busy as soon as both requests are in the queue.
+    wait_until(lambda: metric(Client(server.url), "kumiko_queue_texts") == 2, "both requests in the queue")
+    assert_refused(client.post("/embed", {"texts": ["b"]}), "all 2 connections are busy")
+    assert Client(server.url).get("/healthz").status_code == 200
+    assert [r.status_code for r in waiting.results()] == [200, 200]
+
+
+def test_storm_of_clients_is_answered_with_200_or_503_only(start):
+    server = start("--queue", "16", "--workers", "2", "--max-batch", "4", "--connections", "16")
+    texts = sentences()
+
+    def storm(seed):
+        client = Client(server.url)
+        codes = []
+        for i in range(12):
+            response = client.post("/embed", {"texts": texts[(seed + i) % 300 :][: 1 + (seed + i) % 6]})
+            if response.status_code == 503:
+                assert int(response.headers["Retry-After"]) >= 1
+            codes.append(response.status_code)
+        return codes
+
+    codes = sum(Background([lambda s=s: storm(s) for s in range(24)]).results(), [])
+    assert len(codes) == 24 * 12
+    assert set(codes) <= {200, 503} and 200 in codes
+    client = Client(server.url)
+    assert metric(client, "kumiko_queue_texts") == 0
+    assert metric(client, "kumiko_http_requests_total", path="/embed", code="200") == codes.count(200)
+    assert metric(client, "kumiko_http_requests_total", path="/embed", code="503") == codes.count(503)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(start, stop):
+    server = start(*HOLD)
+    client, idle = Client(server.url), Client(server.url)
+    assert idle.get("/healthz").status_code == 200  # an idle connection that stays open through the drain
+    texts = sentences()
+    calls = [lambda i=i: Client(server.url).post("/embed", {"texts": texts[i : i + 10]}) for i in range(0, 80, 10)]
+    calls.append(lambda: Client(server.url).post("/search", {"query": "anything"}))
+    in_flight = Background(calls)
+    wait_until(lambda: metric(client, "kumiko_queue_texts") == 81, "all requests in the queue")
+    server.process.send_signal(stop)
+    wait_until(lambda: client.get("/healthz").status_code == 503, "the drain")
+    assert_refused(client.post("/embed", {"texts": ["late"]}), "stopping")
+    server.process.send_signal(stop)  # impatience changes nothing
+    answers = in_flight.results()
+    assert [r.status_code for r in answers] == [200] * 9
+    assert [len(r.json()["embeddings"]) for r in answers[:8]] == [10] * 8
+    assert server.wait() == 0
+    assert server.lines[-1] == "inference_server: stopped"
+    with pytest.raises(requests.ConnectionError):
+        Client(server.url).get("/healthz")
+
+
+def test_drain_under_steady_load_breaks_no_answer(start):
+    server = start("--workers", "2", "--max-batch", "8")
+    text = sentences()[0]
+
+    def send_until_refused():
+        client, codes = Client(server.url), []
+        for _ in range(100_000):
+            try:
+                codes.append(client.post("/embed", {"texts": [text]}).status_code)
+            except requests.ConnectionError as error:
+                # Only a connection that could not be opened: a request that was sent has its answer.
+                assert "Connection refused" in str(error), error
+                break
+            if codes[-1] != 200:
+                break
+        return codes
+
+    load = Background([send_until_refused] * 6)
+    wait_until(lambda: metric(Client(server.url), "kumiko_texts_total") > 20, "load")
+    server.terminate()
+    for codes in load.results():
+        assert set(codes[:-1]) <= {200} and codes[-1] in (200, 503)
+    assert server.wait() == 0
+
+
+def run(binary, *arguments, **environment):
+    command = [str(binary), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_two_servers_cannot_share_a_port(binary, start):
+    port = start().port
+    code, output = run(binary, "--model", str(model_directory()), "--port", str(port))
+    assert code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in output
+
+
+def test_given_port_is_used(binary):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ServerProcess(binary, ["--port", str(port)]) as server:  # the last --port on the command line counts
+        assert server.port == port
+        assert Client(server.url).get("/healthz").status_code == 200
+
+
+def test_missing_model_is_named(binary, tmp_path):
+    code, output = run(binary, "--model", str(tmp_path), "--port", "0")
+    assert code == 1
+    assert str(tmp_path) in output and "cannot be opened" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "part"),
+    [
+        ("config.json", lambda t: t.replace('"gelu"', '"relu"'), "'hidden_act' is \"relu\""),
+        ("config.json", lambda t: t.replace("384", "385"), "'hidden_size' 385 is not a multiple of 'num_attention_heads' 12"),
+        ("config.json", lambda t: t.replace('"num_hidden_layers": 6', '"num_hidden_layers": 7'),
+         "tensor 'encoder.layer.6.attention.self.query.weight' is missing"),
+        ("config.json", lambda t: t.replace('"intermediate_size": 1536', '"intermediate_size": 1024'),
+         "shape is [1536, 384], expected [1024, 384]"),
+        ("config.json", lambda t: "{", "config.json: is not JSON"),
+        ("1_Pooling/config.json", lambda t: t.replace('"pooling_mode_cls_token": false', '"pooling_mode_cls_token": true'),
+         "'pooling_mode_cls_token' is true"),
+        ("vocab.txt", lambda t: t.replace("[SEP]\n", "[NOT]\n"), "has no [SEP]"),
+        ("vocab.txt", lambda t: t + "onemorepiece\n", "vocab.txt has 30523 pieces, config.json says 30522"),
+    ],
+)
+def test_damaged_model_is_refused_with_the_reason(binary, tmp_path, name, change, part):
+    source = model_directory()
+    for path in source.rglob("*"):
+        if path.is_file():
+            target = tmp_path / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            target.symlink_to(path)
+    text = (source / name).read_text()
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_text(change(text))
+    code, output = run(binary, "--model", str(tmp_path), "--port", "0")
+    assert code == 1
+    assert part in output
+
+
+@pytest.mark.parametrize("option", [["--port", "65536"], ["--workers", "0"], ["--queue", "-1"], ["--max-batch", "many"], ["--nonsense"]])
+def test_wrong_options_are_refused(binary, option):
+    code, output = run(binary, "--model", str(model_directory()), *option)
+    assert code != 0
+    assert option[0] in output
+
+
+def test_forced_isa_that_cannot_be_had_is_an_error(binary):
+    code, output = run(binary, "--model", str(model_directory()), "--port", "0", KUMIKO_ISA="pentium")
+    assert code == 1
+    assert "KUMIKO_ISA" in output and "pentium" in output
