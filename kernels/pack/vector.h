@@ -10,6 +10,7 @@ namespace {
 template <class V, class RowAt>
 inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d, std::int64_t dims) {
   if (rows >= V::kLanes && dims >= V::kLanes) {
+#pragma GCC unroll 16
     for (int i = 0; i < V::kLanes; ++i) x[i] = V::load(row_at(i) + d);
   } else {
     for (int i = 0; i < V::kLanes; ++i) x[i] = i < rows ? V::load_first(row_at(i) + d, dims) : V::zero();

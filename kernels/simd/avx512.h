@@ -67,23 +67,29 @@ struct Avx512 {
   /// x[i] lane j <-> x[j] lane i.
   static void transpose(Reg (&x)[16]) {
     Reg t[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
       t[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
       t[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
+#pragma GCC unroll 16
       for (int h = 0; h < 2; ++h) {
         const __m512d a = _mm512_castps_pd(t[i + h]), b = _mm512_castps_pd(t[i + h + 2]);
         x[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
         x[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
       }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 8) {
+#pragma GCC unroll 16
       for (int c = 0; c < 4; ++c) {
         t[i + c] = _mm512_shuffle_f32x4(x[i + c], x[i + c + 4], 0x88);
         t[i + c + 4] = _mm512_shuffle_f32x4(x[i + c], x[i + c + 4], 0xdd);
       }
     }
+#pragma GCC unroll 16
     for (int c = 0; c < 8; ++c) {
       x[c] = _mm512_shuffle_f32x4(t[c], t[c + 8], 0x88);
       x[c + 8] = _mm512_shuffle_f32x4(t[c], t[c + 8], 0xdd);
