@@ -21,6 +21,7 @@ import tempfile
 import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
+GROUPS = HERE / "groups.toml"
 PASSES = 5
 
 
@@ -61,7 +62,7 @@ def why_not(figure, listed, host):
     names = listed[figure["program"]]
     if any(n == figure["name"] or n.startswith(figure["name"] + "/") for n in names):
         return None
-    if figure["isa"] not in ("host",) and not any(n.startswith(f"fma/{figure['isa']}/") for n in host):
+    if figure["isa"] != "host" and not any(n.startswith(f"fma/{figure['isa']}/") for n in host):
         return f"host lacks {figure['isa']}", True
     if figure["threads"] not in thread_counts(names):
         cores = max(thread_counts(host), default=1)
@@ -142,15 +143,15 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def main():
-    groups = tomllib.loads((HERE / "groups.toml").read_text())
+def main(arguments=None):
+    groups = tomllib.loads(GROUPS.read_text())
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Build and run a group of benchmarks.",
                                      epilog="groups: " + "; ".join(f"{g} - {v['about']}" for g, v in groups.items()))
     parser.add_argument("group", nargs="?", help="one of the groups below")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bench", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.group not in groups:
         say(f"scripts/bench: no group {args.group!r}" if args.group else "scripts/bench: name a group")
         for name, group in groups.items():

@@ -23,9 +23,20 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   m.fill(-std::numeric_limits<float>::infinity());
   l.fill(0.0f);
   o.fill(0.0f);
-  kernels::DecodeBlockArgs args = {q.data(),      kDim, keys,         kDim,    values,        kDim,
-                                   rows,          kDim, kDim,         kKeys,   begin.data(),  end.data(),
-                                   scores.data(), kKeys, tile.data(), m.data(), l.data(),     o.data(), kDim};
+  kernels::DecodeBlockArgs args{};
+  args.q = q.data();
+  args.q_stride = args.k_stride = args.v_stride = args.dim = args.v_dim = args.o_stride = kDim;
+  args.k = keys;
+  args.v = values;
+  args.rows = rows;
+  args.kv = args.next_kv = args.score_stride = kKeys;
+  args.begin = begin.data();
+  args.end = end.data();
+  args.scores = scores.data();
+  args.tile = tile.data();
+  args.m = m.data();
+  args.l = l.data();
+  args.o = o.data();
   row.decode_block(args);
   for (std::int64_t r = 0; r < rows; ++r) {
     std::vector<double> s(kKeys), want(kDim, 0.0);
@@ -51,6 +62,7 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   std::int64_t block = 0;
   const auto run = [&] {
     block = (block + 1) % blocks;
+    args.next_kv = block + 1 < blocks ? kKeys : 0;
     args.k = keys + block * kBlock;
     args.v = values + block * kBlock;
     row.decode_block(args);

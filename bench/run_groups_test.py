@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Tests run_groups.py against benchmark programs that only pretend: what a host offers, what a run reports, what goes wrong."""
+
+import contextlib
+import io
+import json
+import pathlib
+import tempfile
+import unittest
+
+import run_groups
+
+PROGRAM = """#!/usr/bin/env python3
+import json, pathlib, sys
+names, results, status = json.loads(pathlib.Path(__file__ + ".json").read_text())
+for argument in sys.argv[1:]:
+    key, _, value = argument.partition("=")
+    if key == "--benchmark_list_tests":
+        print("\\n".join(names))
+    if key == "--benchmark_out":
+        count = pathlib.Path(__file__ + ".count")
+        n = int(count.read_text()) if count.exists() else 0
+        count.write_text(str(n + 1))
+        pathlib.Path(value).write_text(json.dumps({"benchmarks": [
+            {**r, "speed": r["speed"][n]} if "speed" in r else r for r in results]}))
+if status:
+    sys.exit("went wrong")
+"""
+
+GROUP = """
+[demo]
+about = "a group"
+[[demo.rows]]
+row = "fast"
+program = "work"
+benchmark = "BENCHMARK"
+isa = ["avx512", "avx2"]
+threads = [1, 2]
+counter = "speed"
+unit = "x"
+target = 3.0
+"""
+
+
+class RunGroups(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.program("machine_bench", ["fma/avx2/t1/x", "fma/avx2/t2/x"], [])
+        groups, run_groups.GROUPS = run_groups.GROUPS, self.folder / "groups.toml"
+        self.addCleanup(setattr, run_groups, "GROUPS", groups)
+
+    def program(self, name, offered, results, status=0):
+        path = self.folder / name
+        path.write_text(PROGRAM)
+        path.chmod(0o755)
+        pathlib.Path(f"{path}.json").write_text(json.dumps([offered, results, status]))
+
+    def run_group(self, *arguments, benchmark="b"):
+        (self.folder / "groups.toml").write_text(GROUP.replace("BENCHMARK", benchmark))
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = run_groups.main([*arguments, "--bin", str(self.folder), "--json", str(self.folder / "out.json")])
+        rows = json.loads((self.folder / "out.json").read_text()) if (self.folder / "out.json").exists() else None
+        return status, rows, out.getvalue() + err.getvalue()
+
+    def test_median_target_and_what_the_host_lacks(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"],
+                     [{"name": "b/avx2/t1/x", "speed": [1, 9, 4, 5, 2]}, {"name": "b/avx2/t2/x", "speed": [2, 2, 2, 9, 9]}])
+        status, rows, text = self.run_group("demo")
+        self.assertEqual(status, 0)
+        by = {(r["isa"], r["threads"]): r for r in rows}
+        self.assertEqual(by["avx2", 1], {"group": "demo", "row": "fast", "isa": "avx2", "threads": 1, "value": 4, "unit": "x",
+                                         "target": 3.0, "met": True})
+        self.assertEqual((by["avx2", 2]["value"], by["avx2", 2]["met"]), (2, False))
+        self.assertEqual(by["avx512", 1]["note"], "not run: host lacks avx512")
+        self.assertIsNone(by["avx512", 1]["met"])
+        self.assertIn("1 of 2 targets met", text)
+
+    def test_threads_the_host_lacks(self):
+        self.program("work", ["b/avx2/t1/x"], [{"name": "b/avx2/t1/x", "speed": [4] * 5}])
+        status, rows, _ = self.run_group("demo")
+        self.assertEqual(status, 0)
+        self.assertEqual({r["threads"]: r["value"] for r in rows if r["isa"] == "avx2"}, {1: 4, 2: None})
+
+    def test_wrong_answer_is_an_error(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"],
+                     [{"name": "b/avx2/t1/x", "error_occurred": True, "error_message": "wrong answer: out[0]"},
+                      {"name": "b/avx2/t2/x", "speed": [4] * 5}])
+        status, rows, text = self.run_group("demo")
+        self.assertEqual(status, 1)
+        self.assertIn("failed: wrong answer: out[0]", [r.get("note") for r in rows])
+        self.assertIn("1 rows FAILED", text)
+
+    def test_program_that_fails_is_an_error(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"], [], status=1)
+        pathlib.Path(self.folder / "work").write_text(PROGRAM.replace("if status", "if status and '--benchmark_out_format=json' in sys.argv"))
+        status, rows, _ = self.run_group("demo")
+        self.assertEqual(status, 1)
+        self.assertIn("failed: work ended with status 1: went wrong", [r.get("note") for r in rows])
+
+    def test_unknown_benchmark_is_an_error(self):
+        self.program("work", ["other/avx2/t1/x", "other/avx2/t2/x"], [])
+        status, rows, _ = self.run_group("demo")
+        self.assertEqual(status, 1)
+        self.assertIn("failed: work has no benchmark b/avx2/t1", [r.get("note") for r in rows])
+
+    def test_pattern_takes_every_benchmark_that_matches(self):
+        self.program("work", ["b1/avx2/t1/x", "b2/avx2/t1/x"],
+                     [{"name": "b1/avx2/t1/x", "speed": [4] * 5}, {"name": "b2/avx2/t1/x", "speed": [5] * 5}])
+        _, rows, _ = self.run_group("demo", benchmark="b*")
+        self.assertEqual({r["row"]: r["value"] for r in rows if r["value"]}, {"fast: b1": 4, "fast: b2": 5})
+
+    def test_unknown_group_lists_the_groups(self):
+        status, rows, text = self.run_group("nope")
+        self.assertEqual((status, rows), (2, None))
+        self.assertIn("demo", text)
+
+    def test_the_real_groups_are_whole(self):
+        groups = run_groups.tomllib.loads((run_groups.HERE / "groups.toml").read_text())
+        for name, group in groups.items():
+            self.assertTrue(group["about"], name)
+            for row in group["rows"]:
+                missing = {"row", "program", "benchmark", "isa", "threads", "counter", "unit"} - row.keys()
+                self.assertFalse(missing, f"{name}: {row}")
+
+
+if __name__ == "__main__":
+    unittest.main()
