@@ -29,7 +29,7 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   args.k = keys;
   args.v = values;
   args.rows = rows;
-  args.kv = args.next_kv = args.score_stride = kKeys;
+  args.kv = args.score_stride = kKeys;
   args.begin = begin.data();
   args.end = end.data();
   args.scores = scores.data();
@@ -62,7 +62,6 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   std::int64_t block = 0;
   const auto run = [&] {
     block = (block + 1) % blocks;
-    args.next_kv = block + 1 < blocks ? kKeys : 0;
     args.k = keys + block * kBlock;
     args.v = values + block * kBlock;
     row.decode_block(args);
