@@ -38,7 +38,9 @@ class Binder final : public tbb::task_scheduler_observer {
     const int slot = tbb::this_task_arena::current_thread_index();
     if (!is_worker || slot < 0 || slot >= static_cast<int>(bound_.size())) return;
     Bound& bound = bound_[slot];
-    if (sched_getaffinity(0, sizeof(bound.mask), &bound.mask) != 0) return;
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return;
+    bound.mask = mask;
     bound.thread.store(gettid());
     bind_this_thread(seats_[slot].os_cpu);
   }
