@@ -70,7 +70,7 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
     const float* v = row(args.v, b, kv_head, key[n]);
     for (std::int64_t d = 0; d < v_head_dim; ++d) {
       out[d] += score[n] * static_cast<T>(v[d]);
-      max_v = std::max(max_v, std::abs(static_cast<double>(v[d])));
+      if (std::isfinite(v[d])) max_v = std::max(max_v, std::abs(static_cast<double>(v[d])));
     }
     squares += static_cast<double>(score[n]) * static_cast<double>(score[n]);
   }

@@ -20,8 +20,8 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
 struct RowFacts {
   std::int64_t visible = 0;  ///< Keys the row sees.
   double max_score = 0;      ///< Largest finite |scale * q.k| among them.
-  double spread =
-      0;  ///< max |v| * sqrt(sum of squared weights): the size of a sum of independently rounded terms.
+  double spread = 0;  ///< max finite |v| * sqrt(sum of squared weights): the size of a sum of independently
+                      ///< rounded terms.
 };
 
 /// out[batch, q_heads, q_len, v_head_dim] and lse[batch, q_heads, q_len], contiguous; rows in the order of

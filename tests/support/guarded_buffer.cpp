@@ -21,10 +21,11 @@ std::size_t page_bytes() {
 
 }  // namespace
 
-GuardedBuffer::GuardedBuffer(std::size_t bytes, Flush flush) : size_(bytes) {
+GuardedBuffer::GuardedBuffer(std::size_t bytes, Flush flush, std::size_t reserved) : size_(bytes) {
   const std::size_t page = page_bytes();
   const std::size_t body = std::max<std::size_t>((bytes + page - 1) / page, 1) * page;
-  mapping_bytes_ = body + 2 * page;
+  body_bytes_ = body;
+  mapping_bytes_ = body + (2 + (reserved + page - 1) / page) * page;
   void* mapping = mmap(nullptr, mapping_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) throw std::bad_alloc();
   mapping_ = static_cast<std::byte*>(mapping);
@@ -40,6 +41,7 @@ GuardedBuffer::GuardedBuffer(GuardedBuffer&& other) noexcept {
 GuardedBuffer& GuardedBuffer::operator=(GuardedBuffer&& other) noexcept {
   std::swap(mapping_, other.mapping_);
   std::swap(mapping_bytes_, other.mapping_bytes_);
+  std::swap(body_bytes_, other.body_bytes_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
@@ -52,7 +54,7 @@ GuardedBuffer::~GuardedBuffer() {
 bool GuardedBuffer::slack_untouched() const {
   if (mapping_ == nullptr) return true;
   const std::byte* begin = mapping_ + page_bytes();
-  const std::byte* end = mapping_ + mapping_bytes_ - page_bytes();
+  const std::byte* end = begin + body_bytes_;
   const auto clean = [](std::byte b) { return b == kSlack; };
   return std::all_of(begin, static_cast<const std::byte*>(data_), clean) &&
          std::all_of(static_cast<const std::byte*>(data_) + size_, end, clean);

@@ -17,7 +17,8 @@ enum class Flush { front, back };
 class GuardedBuffer {
  public:
   GuardedBuffer() = default;
-  GuardedBuffer(std::size_t bytes, Flush flush);
+  /// `reserved` more bytes after the data stay inaccessible: a view may claim them, nobody may touch them.
+  GuardedBuffer(std::size_t bytes, Flush flush, std::size_t reserved = 0);
   GuardedBuffer(GuardedBuffer&& other) noexcept;
   GuardedBuffer& operator=(GuardedBuffer&& other) noexcept;
   ~GuardedBuffer();
@@ -30,6 +31,7 @@ class GuardedBuffer {
  private:
   std::byte* mapping_ = nullptr;
   std::size_t mapping_bytes_ = 0;
+  std::size_t body_bytes_ = 0;  ///< The accessible part.
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };

@@ -1,0 +1,124 @@
+// A plan's runs allocate nothing once as many have run as ever run at the same time. Counted over the whole
+// process.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <latch>
+#include <thread>
+#include <vector>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/support/alloc_counter.h"
+
+namespace kumiko::test {
+namespace {
+
+std::vector<Case> cases() {
+  std::vector<Case> list(4);
+  list[0].q_len = list[0].kv_len = 200;
+  list[0].q_heads = 4;
+  list[0].is_causal = true;
+  list[1].kv_len = 4000;  // decode, split along the keys
+  list[1].q_heads = 8;
+  list[1].kv_heads = 1;
+  list[2].batch = 3;
+  list[2].q_len = 9;
+  list[2].kv_len = 600;
+  list[2].seqused = {600, 0, 77};
+  list[3].q_len = 0;
+  return list;
+}
+
+struct Allocation : ::testing::TestWithParam<std::string> {
+  Context make(int threads) {
+    ContextOptions options;
+    options.executor = GetParam();
+    options.num_threads = threads;
+    options.topology = flat_machine(threads);
+    return context_of(options);
+  }
+};
+
+TEST_P(Allocation, RunsAfterTheFirstAllocateNothing) {
+  for (const int threads : {1, 2, 4}) {
+    const Context context = make(threads);
+    for (const Case& c : cases()) {
+      const Problem problem(c);
+      Plan prepared;
+      const Status status = plan(context, problem.args(), &prepared);
+      ASSERT_TRUE(status.ok()) << status.message();
+      ASSERT_TRUE(prepared.run(problem.args()).ok());
+      bool ok = true;
+      std::int64_t calls = 0;
+      {
+        const AllocationCount count;
+        for (int repeat = 0; repeat < 50; ++repeat) ok = prepared.run(problem.args()).ok() && ok;
+        calls = count.calls();
+      }
+      EXPECT_TRUE(ok);
+      EXPECT_EQ(calls, 0) << GetParam() << ", " << threads << " threads: " << c;
+    }
+  }
+}
+
+TEST_P(Allocation, RunsAtTheSameTimeAllocateNothingOnceTheyHaveMet) {
+  const Context context = make(2);
+  const Case c = cases()[1];
+  Plan prepared;
+  {
+    const Problem problem(c);
+    const Status status = plan(context, problem.args(), &prepared);
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+  constexpr int kCallers = 4;
+  std::latch ready(kCallers + 1), go(1), done(kCallers), leave(1);
+  std::vector<std::thread> threads;
+  std::atomic<int> failed{0};
+  for (int t = 0; t < kCallers; ++t)
+    threads.emplace_back([&] {
+      const Problem problem(c);
+      // 4 states suffice for 4 callers, but they must all have been out at once: enough rounds that they
+      // were.
+      for (int repeat = 0; repeat < 200; ++repeat) failed += !prepared.run(problem.args()).ok();
+      ready.arrive_and_wait();
+      go.wait();
+      for (int repeat = 0; repeat < 50; ++repeat) failed += !prepared.run(problem.args()).ok();
+      done.count_down();
+      leave.wait();
+    });
+  ready.arrive_and_wait();
+  std::int64_t calls = 0;
+  {
+    const AllocationCount count;
+    go.count_down();
+    done.wait();
+    calls = count.calls();
+  }
+  leave.count_down();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(failed, 0);
+  // A state per caller that never met the others before: what the documentation allows, and no more.
+  EXPECT_LE(calls, 3 * (kCallers - 1)) << GetParam();
+}
+
+TEST_P(Allocation, ARunAfterAFailedOneAllocatesNothing) {
+  const Context context = make(2);
+  const Problem problem(cases()[0]);
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  ASSERT_TRUE(prepared.run(problem.args()).ok());
+  AttentionArgs wrong = problem.args();
+  wrong.scale = 2.0f;
+  EXPECT_FALSE(prepared.run(wrong).ok());
+  ASSERT_TRUE(prepared.run(problem.args()).ok());
+  const AllocationCount count;
+  const bool ok = prepared.run(problem.args()).ok();
+  EXPECT_EQ(count.calls(), 0);
+  EXPECT_TRUE(ok);
+}
+
+INSTANTIATE_TEST_SUITE_P(Executor, Allocation, ::testing::ValuesIn(kAllExecutors), StringName());
+
+}  // namespace
+}  // namespace kumiko::test

@@ -1,0 +1,161 @@
+// What belongs to the caller is as before on return: floating-point control, affinity mask; and its settings
+// change no bit of the result.
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <cfenv>
+#include <cmath>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+
+namespace kumiko::test {
+namespace {
+
+Case ordinary() {
+  Case c;
+  c.q_heads = 4;
+  c.kv_heads = 2;
+  c.q_len = 40;
+  c.kv_len = 700;
+  c.head_dim = 24;
+  c.is_causal = true;
+  c.v_magnitude = 1e-40f;  // subnormal: flushing them would show
+  return c;
+}
+
+struct CallerState : ::testing::TestWithParam<std::string> {
+  // Several threads, so that tasks run on the caller and on helpers alike.
+  Context context() const {
+    ContextOptions options;
+    options.executor = GetParam();
+    options.num_threads = 3;
+    options.topology = flat_machine(3);
+    return context_of(options);
+  }
+};
+
+#if defined(__x86_64__)
+struct KeepMxcsr {
+  const unsigned saved = _mm_getcsr();
+  ~KeepMxcsr() { _mm_setcsr(saved); }
+};
+
+TEST_P(CallerState, MxcsrIsRestoredAndChangesNoBit) {
+  const Context ctx = context();
+  for (Case c : {ordinary(), Case{}}) {
+    const Problem problem(c);
+    const Outcome want = problem.run(ctx);
+    constexpr unsigned kMasked = 0x1f80, kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
+    for (const unsigned rounding : {0x0000u, 0x2000u, 0x4000u, 0x6000u}) {  // nearest, down, up, to zero
+      for (const unsigned flush : {0u, kFlushToZero | kDenormalsAreZero}) {
+        const KeepMxcsr keep;
+        const unsigned mine = kMasked | rounding | flush;
+        problem.poison_outputs();
+        _mm_setcsr(mine);
+        const Status status = attention_forward(ctx, problem.args());
+        const unsigned after = _mm_getcsr();
+        _mm_setcsr(keep.saved);
+        ASSERT_TRUE(status.ok()) << status.message();
+        // The low six bits are sticky flags: the call may have no say in them either.
+        EXPECT_EQ(after, mine) << std::hex << "MXCSR was " << mine << ", is " << after;
+        EXPECT_TRUE(same_bits(problem.outcome(), want)) << std::hex << "MXCSR " << mine;
+      }
+    }
+  }
+}
+
+TEST_P(CallerState, UnmaskedExceptionsDoNotTrap) {
+  const Context ctx = context();
+  const Problem problem(ordinary());
+  problem.q.at(0, 0, 3, 2) = INFINITY;
+  problem.k.at(0, 0, 5, 2) = NAN;
+  problem.v.at(0, 0, 6, 2) = 1e-42f;
+  const Outcome want = problem.run(ctx);
+  const KeepMxcsr keep;
+  problem.poison_outputs();
+  _mm_setcsr(0x0000);  // every exception traps
+  const Status status = attention_forward(ctx, problem.args());
+  const unsigned after = _mm_getcsr();
+  _mm_setcsr(keep.saved);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(after, 0u);
+  EXPECT_TRUE(same_bits(problem.outcome(), want));
+}
+#endif
+
+TEST_P(CallerState, RoundingModeIsRestored) {
+  const Context ctx = context();
+  const Problem problem(ordinary());
+  for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO, FE_TONEAREST}) {
+    problem.poison_outputs();
+    std::fesetround(mode);
+    const Status status = attention_forward(ctx, problem.args());
+    const int after = std::fegetround();
+    std::fesetround(FE_TONEAREST);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(after, mode);
+  }
+}
+
+cpu_set_t affinity() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  return set;
+}
+
+// Bound workers on the host itself: the one setting under which threads are pinned at all.
+TEST_P(CallerState, AffinityOfTheCallerIsUnchanged) {
+  for (const char* bind : {"close", "spread", "none"}) {
+    ContextOptions options;
+    options.executor = GetParam();
+    options.bind = bind;
+    const cpu_set_t before = affinity();
+    Context context;
+    const Status status = Context::create(options, &context);
+    ASSERT_TRUE(status.ok()) << status.message();
+    cpu_set_t after = affinity();
+    EXPECT_TRUE(CPU_EQUAL(&after, &before)) << "create, bind " << bind;
+    const Problem problem(ordinary());
+    for (int repeat = 0; repeat < 3; ++repeat) problem.run(context);
+    after = affinity();
+    EXPECT_TRUE(CPU_EQUAL(&after, &before)) << "run, bind " << bind;
+    std::thread([&] {
+      const cpu_set_t mine = affinity();
+      problem.run(context);
+      const cpu_set_t still = affinity();
+      EXPECT_TRUE(CPU_EQUAL(&mine, &still)) << "run on another thread, bind " << bind;
+    }).join();
+  }
+}
+
+// A caller pinned to one CPU stays there and still gets its answer.
+TEST_P(CallerState, APinnedCallerStaysPinned) {
+  const Problem problem(ordinary());
+  ContextOptions options;
+  options.executor = GetParam();
+  const Context ctx = context_of(options);
+  const Outcome want = problem.run(ctx);
+  std::thread([&] {
+    cpu_set_t one = affinity();
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &one)) ++cpu;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_TRUE(same_bits(problem.run(ctx), want));
+    const cpu_set_t after = affinity();
+    EXPECT_TRUE(CPU_EQUAL(&after, &one));
+  }).join();
+}
+
+INSTANTIATE_TEST_SUITE_P(Executor, CallerState, ::testing::ValuesIn(kAllExecutors), StringName());
+
+}  // namespace
+}  // namespace kumiko::test

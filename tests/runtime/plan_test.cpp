@@ -1,0 +1,204 @@
+// Plans: run() takes the planned problem on other pointers and nothing else; explain() and workspace_bytes()
+// tell the truth.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <regex>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+
+namespace kumiko::test {
+namespace {
+
+Case base() {
+  Case c;
+  c.batch = 2;
+  c.q_heads = 4;
+  c.kv_heads = 2;
+  c.q_len = 20;
+  c.kv_len = 50;
+  c.head_dim = 16;
+  c.v_head_dim = 12;
+  c.seqused = {50, 30};
+  return c;
+}
+
+TEST(PlanRun, SameProblemOnOtherPointers) {
+  const Context context = context_of(ContextOptions{});
+  const Problem planned(base());
+  Case other = base();
+  other.seed = 99;
+  const Problem problem(other);
+  const Outcome want = problem.run(context);
+  AttentionArgs blank = planned.args();  // pointers may be null when planning
+  blank.q.data = blank.k.data = blank.v.data = nullptr;
+  blank.out.data = nullptr;
+  blank.lse.data = nullptr;
+  Plan prepared;
+  const Status status = plan(context, blank, &prepared);
+  ASSERT_TRUE(status.ok()) << status.message();
+  problem.poison_outputs();
+  const Status ran = prepared.run(problem.args());
+  ASSERT_TRUE(ran.ok()) << ran.message();
+  EXPECT_TRUE(problem.borders_intact());
+  EXPECT_TRUE(same_bits(problem.outcome(), want));
+}
+
+TEST(PlanRun, LseMayBeWantedOrNotFromRunToRun) {
+  const Context context = context_of(ContextOptions{});
+  const Problem problem(base());
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  const Outcome want = problem.run(context);
+  problem.poison_outputs();
+  AttentionArgs args = problem.args();
+  args.lse.data = nullptr;
+  const Status ran = prepared.run(args);
+  ASSERT_TRUE(ran.ok()) << ran.message();
+  EXPECT_TRUE(problem.lse.all_untouched());
+  EXPECT_TRUE(same_bits({problem.out.elements(), want.lse}, want));
+}
+
+TEST(PlanRun, LengthsAreCopiedWhenPlanned) {
+  const Context context = context_of(ContextOptions{});
+  const Problem problem(base());
+  std::int32_t lengths[] = {50, 30};
+  AttentionArgs args = problem.args();
+  args.seqused_k = lengths;
+  Plan prepared;
+  ASSERT_TRUE(plan(context, args, &prepared).ok());
+  lengths[1] = 31;
+  problem.poison_outputs();
+  const Status changed = prepared.run(args);
+  EXPECT_EQ(changed.code(), Code::invalid_argument);
+  EXPECT_NE(changed.message().find("seqused_k"), std::string::npos) << changed.message();
+  EXPECT_NE(changed.message().find("31"), std::string::npos) << changed.message();
+  EXPECT_NE(changed.message().find("30"), std::string::npos) << changed.message();
+  EXPECT_TRUE(problem.outputs_untouched());
+}
+
+struct Change {
+  const char* argument;
+  std::function<void(AttentionArgs&)> commit;
+};
+
+TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
+  static const std::int32_t shorter[] = {50, 29};
+  const Change changes[] = {
+      {"q", [](AttentionArgs& a) { a.q.shape[2] = a.out.shape[2] = 19; }},
+      {"q", [](AttentionArgs& a) { a.q.stride[0] = 0; }},
+      {"k", [](AttentionArgs& a) { a.k.shape[2] = a.v.shape[2] = 51; }},
+      {"k", [](AttentionArgs& a) { a.k.stride[2] = 17; }},
+      {"v", [](AttentionArgs& a) { a.v.stride[1] = 0; }},
+      {"v", [](AttentionArgs& a) { a.v.shape[3] = a.out.shape[3] = 11; }},
+      {"out", [](AttentionArgs& a) { a.out.stride[0] += 1; }},
+      {"q", [](AttentionArgs& a) { a.q.dtype = static_cast<DataType>(3); }},
+      {"scale", [](AttentionArgs& a) { a.scale = 0.5f; }},
+      {"is_causal", [](AttentionArgs& a) { a.is_causal = true; }},
+      {"causal_alignment", [](AttentionArgs& a) { a.causal_alignment = CausalAlignment::top_left; }},
+      {"window_left", [](AttentionArgs& a) { a.window_left = 3; }},
+      {"window_right", [](AttentionArgs& a) { a.window_right = 0; }},
+      {"pipeline", [](AttentionArgs& a) { a.pipeline = Pipeline::decode; }},
+      {"seqused_k", [](AttentionArgs& a) { a.seqused_k = nullptr; }},
+      {"seqused_k", [](AttentionArgs& a) { a.seqused_k = shorter; }},
+  };
+  const Context context = context_of(ContextOptions{});
+  const Problem problem(base());
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  for (const Change& change : changes) {
+    AttentionArgs args = problem.args();
+    change.commit(args);
+    const Status status = prepared.run(args);
+    EXPECT_EQ(status.code(), Code::invalid_argument) << change.argument;
+    EXPECT_TRUE(std::regex_search(status.message(), std::regex(std::string("\\b") + change.argument + "\\b")))
+        << status.message();
+    EXPECT_NE(status.message().find("expected"), std::string::npos) << status.message();
+    EXPECT_TRUE(problem.outputs_untouched()) << change.argument;
+  }
+}
+
+TEST(PlanRun, EmptyPlansAndContextsAreErrors) {
+  const Problem problem(base());
+  const Status no_plan = Plan().run(problem.args());
+  EXPECT_EQ(no_plan.code(), Code::invalid_argument);
+  EXPECT_NE(no_plan.message().find("plan"), std::string::npos) << no_plan.message();
+  Plan prepared;
+  const Status no_context = plan(Context(), problem.args(), &prepared);
+  EXPECT_EQ(no_context.code(), Code::invalid_argument);
+  EXPECT_NE(no_context.message().find("context"), std::string::npos) << no_context.message();
+  EXPECT_FALSE(prepared);
+  EXPECT_EQ(attention_forward(Context(), problem.args()).code(), Code::invalid_argument);
+  EXPECT_EQ(plan(context_of(ContextOptions{}), problem.args(), nullptr).code(), Code::invalid_argument);
+  EXPECT_EQ(Context::create({}, nullptr).code(), Code::invalid_argument);
+  EXPECT_TRUE(problem.outputs_untouched());
+}
+
+TEST(PlanRun, AFailedPlanLeavesAnEarlierOneInPlace) {
+  const Context context = context_of(ContextOptions{});
+  const Problem problem(base());
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  AttentionArgs bad = problem.args();
+  bad.scale = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(plan(context, bad, &prepared).ok());
+  EXPECT_TRUE(prepared.run(problem.args()).ok());
+}
+
+TEST(PlanExplain, SaysWhatWillRunWhere) {
+  ContextOptions options;
+  options.topology = "pack:1 l3:2 core:2 pu:1";
+  const Context context = context_of(options);
+  Case c = base();
+  c.q_len = 300;
+  c.kv_len = 300;
+  c.seqused = {};
+  const Problem problem(c);
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  const std::string text = prepared.explain();
+  for (const char* word : {"pipeline", "online", "tasks", "domain 0", "domain 1", "imbalance", "workspace"})
+    EXPECT_NE(text.find(word), std::string::npos) << "no \"" << word << "\" in:\n" << text;
+  EXPECT_NE(text.find(context.isa()), std::string::npos) << text;
+  EXPECT_NE(text.find(std::to_string(prepared.workspace_bytes())), std::string::npos) << text;
+  EXPECT_GT(prepared.workspace_bytes(), 0);
+  EXPECT_EQ(text.back(), '\n');
+}
+
+TEST(PlanExplain, NamesTheForcedPipeline) {
+  const Context context = context_of(ContextOptions{});
+  const Problem problem(base());
+  for (const auto& [pipeline, name] :
+       {std::pair{Pipeline::online, "online"}, std::pair{Pipeline::decode, "decode"}}) {
+    Plan prepared;
+    ASSERT_TRUE(plan(context, problem.args(pipeline), &prepared).ok());
+    EXPECT_NE(prepared.explain().find(std::string("pipeline: ") + name), std::string::npos)
+        << prepared.explain();
+  }
+}
+
+// Promise: memory grows with q_len + kv_len at most, never with their product. 16 times the scores of the
+// first, 4 times its length.
+TEST(PlanWorkspace, DoesNotGrowWithTheProductOfLengths) {
+  ContextOptions options;
+  options.num_threads = 1;
+  const Context context = context_of(options);
+  const auto bytes = [&](std::int64_t q_len, std::int64_t kv_len) {
+    AttentionArgs args;
+    args.q = ConstTensor::bhsd(nullptr, 1, 8, q_len, 64);
+    args.k = args.v = ConstTensor::bhsd(nullptr, 1, 8, kv_len, 64);
+    args.out = Tensor::bhsd(nullptr, 1, 8, q_len, 64);
+    Plan prepared;
+    const Status status = plan(context, args, &prepared);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return prepared.workspace_bytes();
+  };
+  EXPECT_LE(bytes(16384, 16384), 4 * bytes(4096, 4096));
+  EXPECT_LE(bytes(1 << 20, 1 << 20), 256 * bytes(4096, 4096));
+  EXPECT_LE(bytes(1, 1 << 20), 8 * bytes(1, 1 << 17) + 4096);
+}
+
+}  // namespace
+}  // namespace kumiko::test

@@ -1,0 +1,223 @@
+// Every kind of bad argument: an error that names the argument, its value and what was expected, and nothing
+// written.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <regex>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/support/bits.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kMin = std::numeric_limits<std::int64_t>::min();
+
+// batch 2, heads 4/2, q_len 3, kv_len 5, dims 8/6, lse contiguous, seqused given.
+Case base() {
+  Case c;
+  c.batch = 2;
+  c.q_heads = 4;
+  c.kv_heads = 2;
+  c.q_len = 3;
+  c.kv_len = 5;
+  c.head_dim = 8;
+  c.v_head_dim = 6;
+  c.seqused = {5, 4};
+  return c;
+}
+
+struct Fault {
+  std::string title;                           ///< gtest name
+  std::string argument;                        ///< the message must hold it as a word
+  std::string value;                           ///< and this
+  std::function<void(AttentionArgs&)> commit;  ///< makes the argument bad
+};
+
+void PrintTo(const Fault& fault, std::ostream* os) {
+  *os << fault.title;
+}
+
+std::int32_t too_long[] = {5, 6};
+std::int32_t negative[] = {-1, 5};
+std::int32_t lowest[] = {5, std::numeric_limits<std::int32_t>::min()};
+
+std::vector<Fault> faults() {
+  std::vector<Fault> list = {
+      {"HeadDimZero", "q", "0", [](AttentionArgs& a) { a.q.shape[3] = a.k.shape[3] = 0; }},
+      {"HeadDim577", "q", "577", [](AttentionArgs& a) { a.q.shape[3] = a.k.shape[3] = 577; }},
+      {"HeadDimNegative", "q", "-8", [](AttentionArgs& a) { a.q.shape[3] = -8; }},
+      {"VHeadDimZero", "v", "0", [](AttentionArgs& a) { a.v.shape[3] = a.out.shape[3] = 0; }},
+      {"VHeadDim577", "v", "577", [](AttentionArgs& a) { a.v.shape[3] = a.out.shape[3] = 577; }},
+      {"KeyHeadDim", "k", "7", [](AttentionArgs& a) { a.k.shape[3] = 7; }},
+      {"KeyBatch", "k", "3", [](AttentionArgs& a) { a.k.shape[0] = 3; }},
+      {"ValueBatch", "v", "1", [](AttentionArgs& a) { a.v.shape[0] = 1; }},
+      {"ValueHeads", "v", "4", [](AttentionArgs& a) { a.v.shape[1] = 4; }},
+      {"ValueLength", "v", "6", [](AttentionArgs& a) { a.v.shape[2] = 6; }},
+      {"OutBatch", "out", "1", [](AttentionArgs& a) { a.out.shape[0] = 1; }},
+      {"OutHeads", "out", "2", [](AttentionArgs& a) { a.out.shape[1] = 2; }},
+      {"OutLength", "out", "4", [](AttentionArgs& a) { a.out.shape[2] = 4; }},
+      {"OutHeadDim", "out", "8", [](AttentionArgs& a) { a.out.shape[3] = 8; }},
+      {"HeadsNotDivisible", "k", "3", [](AttentionArgs& a) { a.k.shape[1] = a.v.shape[1] = 3; }},
+      {"MoreKvHeadsThanQueryHeads", "k", "8", [](AttentionArgs& a) { a.k.shape[1] = a.v.shape[1] = 8; }},
+      {"NoKvHeads", "k", "0", [](AttentionArgs& a) { a.k.shape[1] = a.v.shape[1] = 0; }},
+      {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
+      {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
+      {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},
+      {"WindowLeft", "window_left", "-2", [](AttentionArgs& a) { a.window_left = -2; }},
+      {"WindowRight", "window_right", std::to_string(kMin), [](AttentionArgs& a) { a.window_right = kMin; }},
+      {"SequsedTooLong", "seqused_k", "6", [](AttentionArgs& a) { a.seqused_k = too_long; }},
+      {"SequsedNegative", "seqused_k", "-1", [](AttentionArgs& a) { a.seqused_k = negative; }},
+      {"SequsedLowest", "seqused_k", "-2147483648", [](AttentionArgs& a) { a.seqused_k = lowest; }},
+      {"PipelineUnknown", "pipeline", "77", [](AttentionArgs& a) { a.pipeline = static_cast<Pipeline>(77); }},
+      {"AlignmentUnknown", "causal_alignment", "9",
+       [](AttentionArgs& a) { a.causal_alignment = static_cast<CausalAlignment>(9); }},
+      {"LseStrideNegative", "lse", "-3",
+       [](AttentionArgs& a) {
+         a.lse.stride = {12, -3, 1};
+       }},
+      {"LseOverlapsItself", "lse", "1",
+       [](AttentionArgs& a) {
+         a.lse.stride = {12, 1, 1};
+       }},
+      {"OutOverlapsItselfByZeroStride", "out", "0", [](AttentionArgs& a) { a.out.stride[1] = 0; }},
+      {"OutOverlapsItselfByShortRows", "out", "5", [](AttentionArgs& a) { a.out.stride[2] = 5; }},
+      {"OutIsQ", "out", "q", [](AttentionArgs& a) { a.out.data = const_cast<void*>(a.q.data); }},
+      {"OutIsK", "out", "k", [](AttentionArgs& a) { a.out.data = const_cast<void*>(a.k.data); }},
+      {"OutIsV", "out", "v", [](AttentionArgs& a) { a.out.data = const_cast<void*>(a.v.data); }},
+      {"OutOverlapsTheEndOfK", "out", "k",
+       [](AttentionArgs& a) {
+         a.out.data = const_cast<float*>(static_cast<const float*>(a.k.data)) + 2 * 2 * 5 * 8 - 1;
+       }},
+      {"LseIsQ", "lse", "q",
+       [](AttentionArgs& a) { a.lse.data = const_cast<float*>(static_cast<const float*>(a.q.data)); }},
+      {"LseIsOut", "lse", "out", [](AttentionArgs& a) { a.lse.data = static_cast<float*>(a.out.data); }},
+  };
+  // The same faults for each of the four views.
+  const auto each = [&](const char* name, auto view) {
+    const auto add = [&](const char* what, const std::string& value, auto commit) {
+      list.push_back(
+          {std::string(what) + name, name, value, [view, commit](AttentionArgs& a) { commit(a.*view); }});
+    };
+    add("Dtype", "7", [](auto& t) { t.dtype = static_cast<DataType>(7); });
+    add("NullData", "null", [](auto& t) { t.data = nullptr; });
+    add("UnalignedData", "0x", [](auto& t) {
+      t.data = reinterpret_cast<decltype(t.data)>(reinterpret_cast<std::uintptr_t>(t.data) + 2);
+    });
+    add("LastStride", "2", [](auto& t) { t.stride[3] = 2; });
+    add("LastStrideZero", "0", [](auto& t) { t.stride[3] = 0; });
+    add("NegativeStride", "-8", [](auto& t) { t.stride[2] = -8; });
+    add("LowestStride", std::to_string(kMin), [](auto& t) { t.stride[0] = kMin; });
+    add("NegativeSize", "-1", [](auto& t) { t.shape[1] = -1; });
+    add("LowestSize", std::to_string(kMin), [](auto& t) { t.shape[2] = kMin; });
+    add("HugeSize", std::to_string(kMax), [](auto& t) { t.shape[2] = kMax; });
+    add("OverflowingExtent", "", [](auto& t) { t.stride[0] = kMax; });
+    add("OverflowingExtentInBytes", "", [](auto& t) { t.stride[0] = kMax / 4; });
+  };
+  each("q", &AttentionArgs::q);
+  each("k", &AttentionArgs::k);
+  each("v", &AttentionArgs::v);
+  each("out", &AttentionArgs::out);
+  return list;
+}
+
+struct Validation : ::testing::TestWithParam<Fault> {
+  Context context = context_of(ContextOptions{});
+  void expect_message(const Status& status) {
+    const Fault& fault = GetParam();
+    ASSERT_FALSE(status.ok());
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    const std::string& message = status.message();
+    EXPECT_TRUE(std::regex_search(message, std::regex("\\b" + fault.argument + "\\b")))
+        << message << " does not name " << fault.argument;
+    std::string lower = message;
+    for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    EXPECT_NE(lower.find(fault.value), std::string::npos)
+        << message << " does not give the value " << fault.value;
+    EXPECT_NE(message.find("expected"), std::string::npos) << message;
+    EXPECT_LT(message.size(), 200u) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  }
+};
+
+TEST_P(Validation, OneShotCallSaysWhatIsWrongAndWritesNothing) {
+  const Problem problem(base());
+  AttentionArgs args = problem.args();
+  GetParam().commit(args);
+  const auto q = problem.q.elements(), k = problem.k.elements(), v = problem.v.elements();
+  expect_message(attention_forward(context, args));
+  EXPECT_TRUE(problem.outputs_untouched());
+  EXPECT_TRUE(same_bits(problem.q.elements(), q));
+  EXPECT_TRUE(same_bits(problem.k.elements(), k));
+  EXPECT_TRUE(same_bits(problem.v.elements(), v));
+}
+
+TEST_P(Validation, PlanOrItsRunSaysTheSame) {
+  const Problem problem(base());
+  AttentionArgs args = problem.args();
+  GetParam().commit(args);
+  Plan prepared;
+  Status status = plan(context, args, &prepared);
+  if (status.ok()) {  // pointers are no part of a plan
+    ASSERT_TRUE(prepared);
+    status = prepared.run(args);
+  } else {
+    EXPECT_FALSE(prepared) << "a failed plan() must leave its output alone";
+  }
+  expect_message(status);
+  EXPECT_TRUE(problem.outputs_untouched());
+}
+
+INSTANTIATE_TEST_SUITE_P(Fault, Validation, ::testing::ValuesIn(faults()),
+                         [](const auto& parameter) { return parameter.param.title; });
+
+TEST(ValidationBase, TheUnspoiltArgumentsAreAccepted) {
+  const Problem problem(base());
+  const Outcome got = problem.run(context_of(ContextOptions{}));
+  EXPECT_TRUE(meets_error_promise(got.out, got.lse, attention_fp64(problem.args()),
+                                  attention_naive_f32(problem.args())));
+}
+
+TEST(ValidationBase, ProductsOfSizesThatOverflowAreRefused) {
+  // Each size is in range, zero strides keep the extent small: only the product is too large.
+  Problem problem(base());
+  AttentionArgs args = problem.args();
+  for (auto* t : {&args.q, &args.k, &args.v})
+    t->shape = {1 << 30, 1 << 30, 1 << 30, 8}, t->stride = {0, 0, 0, 1};
+  args.out.shape = {1 << 30, 1 << 30, 1 << 30, 8};
+  args.seqused_k = nullptr;
+  const Status status = attention_forward(context_of(ContextOptions{}), args);
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  EXPECT_NE(status.message().find("q"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("expected"), std::string::npos) << status.message();
+  EXPECT_TRUE(problem.outputs_untouched());
+}
+
+TEST(ValidationBase, StridesOfDimensionsOfSizeOneOrOfEmptyTensorsDoNotMatter) {
+  Case c;
+  c.kv_len = 4;
+  const Problem problem(c);
+  AttentionArgs args = problem.args();
+  for (auto* t : {&args.q, &args.k, &args.v}) t->stride[0] = t->stride[1] = kMax;
+  args.out.stride[0] = 0;
+  const Status status = attention_forward(context_of(ContextOptions{}), args);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST(ValidationBase, EmptyBatchTakesItsLengthsToo) {
+  Case c;
+  c.batch = 0;
+  const Problem problem(c);
+  AttentionArgs args = problem.args();
+  const std::int32_t none = 0;
+  args.seqused_k = &none;  // an array of length 0 may have an address
+  const Status status = attention_forward(context_of(ContextOptions{}), args);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+}  // namespace
+}  // namespace kumiko::test
