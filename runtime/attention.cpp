@@ -45,6 +45,7 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     auto impl = std::make_shared<Plan::Impl>();
     impl->context = context.impl();
     impl->args = args;
+    impl->has_seqused_k = args.seqused_k != nullptr;
     if (args.seqused_k) impl->seqused_k.assign(args.seqused_k, args.seqused_k + args.q.shape[0]);
     impl->args.q.data = impl->args.k.data = impl->args.v.data = nullptr;
     impl->args.out.data = nullptr;
@@ -64,7 +65,7 @@ Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     const Impl& plan = *impl_;
-    if (Status s = validate_same_problem(args, plan.args, plan.seqused_k.empty() ? nullptr : plan.seqused_k.data()); !s.ok()) return s;
+    if (Status s = validate_same_problem(args, plan.args, plan.has_seqused_k, plan.seqused_k); !s.ok()) return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
     if (plan.tasks.empty()) return {};
     RunState* state = impl_->acquire();

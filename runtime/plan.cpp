@@ -77,7 +77,7 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   head.lse_seq_stride = lse[2];
   head.group = group;
   head.q_len = a.q.shape[2];
-  head.kv_len = seqused_k.empty() ? a.k.shape[2] : seqused_k[static_cast<std::size_t>(batch)];
+  head.kv_len = has_seqused_k ? seqused_k[static_cast<std::size_t>(batch)] : a.k.shape[2];
   head.head_dim = a.q.shape[3];
   head.v_head_dim = a.v.shape[3];
   head.scale_log2 = scale_log2;

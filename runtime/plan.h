@@ -40,7 +40,8 @@ struct RunState {
 struct Plan::Impl {
   std::shared_ptr<Context::Impl> context;
   AttentionArgs args;                   ///< As planned, pointers cleared.
-  std::vector<std::int32_t> seqused_k;  ///< Empty: none given.
+  bool has_seqused_k = false;
+  std::vector<std::int32_t> seqused_k;  ///< [batch] if has_seqused_k
   float scale_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;

@@ -63,7 +63,7 @@ int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int d
 }
 
 template <class View>
-Status check_view(const char* name, const View& view, bool is_output) {
+Status check_view(const char* name, const View& view) {
   if (view.dtype != DataType::f32) return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0)");
   for (int i = 0; i < 4; ++i) {
     if (view.shape[i] < 0 || view.shape[i] > kMaxLength) return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
@@ -80,12 +80,13 @@ Status check_view(const char* name, const View& view, bool is_output) {
   if (!extent_of(view.shape.data(), view.stride.data(), 4, &extent)) {
     return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes", "a tensor that fits in the address space");
   }
-  if (is_output) {
-    if (const int i = overlapping_dim(view.shape.data(), view.stride.data(), 4); i >= 0) {
-      return bad(element(name, "stride", i), view.stride[i], "a stride that keeps the output's elements apart");
-    }
-  }
   return {};
+}
+
+Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims) {
+  const int i = overlapping_dim(shape, stride, dims);
+  if (i < 0) return {};
+  return bad(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
 }
 
 Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
@@ -124,10 +125,7 @@ Status check_lse(const AttentionArgs& a) {
   if (!extent_of(shape, stride.data(), 3, &extent)) {
     return bad("lse.stride", "an extent beyond 2^63 bytes", "a tensor that fits in the address space");
   }
-  if (const int i = overlapping_dim(shape, stride.data(), 3); i >= 0) {
-    return bad(element("lse", "stride", i), stride[i], "a stride that keeps the output's elements apart");
-  }
-  return {};
+  return check_apart("lse", shape, stride.data(), 3);
 }
 
 Status check_options(const AttentionArgs& a) {
@@ -193,11 +191,15 @@ std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args) {
 }
 
 Status validate_problem(const AttentionArgs& a) {
-  if (Status s = check_view("q", a.q, false); !s.ok()) return s;
-  if (Status s = check_view("k", a.k, false); !s.ok()) return s;
-  if (Status s = check_view("v", a.v, false); !s.ok()) return s;
-  if (Status s = check_view("out", a.out, true); !s.ok()) return s;
+  if (Status s = check_view("q", a.q); !s.ok()) return s;
+  if (Status s = check_view("k", a.k); !s.ok()) return s;
+  if (Status s = check_view("v", a.v); !s.ok()) return s;
+  if (Status s = check_view("out", a.out); !s.ok()) return s;
   if (Status s = check_shapes(a); !s.ok()) return s;
+  std::int64_t count = 0;
+  if (count_of(a.out.shape.data(), 4, &count) && count > 0) {
+    if (Status s = check_apart("out", a.out.shape.data(), a.out.stride.data(), 4); !s.ok()) return s;
+  }
   if (Status s = check_lse(a); !s.ok()) return s;
   return check_options(a);
 }
@@ -229,7 +231,8 @@ Status validate_pointers(const AttentionArgs& a) {
   return {};
 }
 
-Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, const std::int32_t* planned_seqused) {
+Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_seqused_k,
+                             const std::vector<std::int32_t>& seqused_k) {
   const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
     if (given.dtype != want.dtype) return bad(std::string(name) + ".dtype", static_cast<int>(given.dtype), "the planned one");
     for (int i = 0; i < 4; ++i) {
@@ -251,12 +254,12 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   if (a.window_left != planned.window_left) return bad("window_left", a.window_left, "the planned " + std::to_string(planned.window_left));
   if (a.window_right != planned.window_right) return bad("window_right", a.window_right, "the planned " + std::to_string(planned.window_right));
   if (a.pipeline != planned.pipeline) return bad("pipeline", static_cast<int>(a.pipeline), "the planned one");
-  if ((a.seqused_k != nullptr) != (planned_seqused != nullptr)) {
-    return bad("seqused_k", a.seqused_k ? "given" : "null", planned_seqused ? "given, as planned" : "null, as planned");
+  if ((a.seqused_k != nullptr) != has_seqused_k) {
+    return bad("seqused_k", a.seqused_k ? "given" : "null", has_seqused_k ? "given, as planned" : "null, as planned");
   }
-  for (std::int64_t b = 0; planned_seqused && b < a.q.shape[0]; ++b) {
-    if (a.seqused_k[b] != planned_seqused[b]) {
-      return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b], "the planned " + std::to_string(planned_seqused[b]));
+  for (std::size_t b = 0; b < seqused_k.size(); ++b) {
+    if (a.seqused_k[b] != seqused_k[b]) {
+      return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b], "the planned " + std::to_string(seqused_k[b]));
     }
   }
   return {};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "runtime/attention.h"
 
@@ -15,8 +16,9 @@ Status validate_problem(const AttentionArgs& args);
 /// The pointers of a call whose problem is valid: present, aligned, output apart from the inputs.
 Status validate_pointers(const AttentionArgs& args);
 
-/// Whether `args` is the problem `planned` (pointers aside). `planned_seqused`: the copy a plan keeps, nullptr if none.
-Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, const std::int32_t* planned_seqused);
+/// Whether `args` is the problem `planned` (pointers aside), with the lengths a plan keeps if it has any.
+Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_seqused_k,
+                             const std::vector<std::int32_t>& seqused_k);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len].
 std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args);
