@@ -14,10 +14,12 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -139,6 +141,33 @@ def cpu_model():
     return platform.machine()
 
 
+class Others:
+    """How many cores' worth of time other processes, and the hypervisor, took since this was made."""
+
+    def __init__(self):
+        self.start = (time.monotonic(), self.busy(), self.ours())
+
+    @staticmethod
+    def busy():
+        try:
+            fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        except OSError:
+            return None
+        user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def ours():
+        usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(u.ru_utime + u.ru_stime for u in usage)
+
+    def cores(self):
+        began, busy, ours = self.start
+        if busy is None:
+            return 0.0
+        return max(0.0, (self.busy() - busy - (self.ours() - ours)) / (time.monotonic() - began))
+
+
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
@@ -167,6 +196,7 @@ def main(arguments=None):
         if reason := why_not(f, listed, host):
             f["absent" if reason[1] else "error"] = reason[0]
     runnable = [f for f in figures if "absent" not in f and "error" not in f]
+    others = Others()
     for n in range(PASSES):
         say(f"pass {n + 1} of {PASSES}: {len({f['name'] for f in runnable})} benchmarks")
         for p in programs:
@@ -178,6 +208,8 @@ def main(arguments=None):
     print(table(records, args.markdown))
     forced = "".join(f", {k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("KUMIKO_"))
     print(f"\n{cpu_model()}, {max(thread_counts(host), default=1)} cores; medians of {PASSES} runs{forced}")
+    if (taken := others.cores()) > 0.05:
+        print(f"The machine was not quiet: others took {taken:.1f} cores meanwhile.")
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(records, indent=1) + "\n")
     judged = [r for r in records if r["met"] is not None]
