@@ -22,10 +22,11 @@ void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer)
 struct DomainLoad {
   int domain;
   double workers;
+  double per_worker = 1 / workers;
   double load = 0;
 
   /// When the domain would be done with `cost` more, all of its workers busy.
-  double finish_with(double cost) const { return (load + cost) / workers; }
+  double finish_with(double cost) const { return (load + cost) * per_worker; }
 };
 /// The domains with workers; all of them with one worker each if none has any.
 std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain);

@@ -372,6 +372,7 @@ struct Meeting {
   int parties;
   pid_t caller = gettid();
   std::atomic<int> present{0};
+  std::atomic<int> gave_up{0};
   std::atomic<int> wrong_mask{0};
   std::atomic<int> takes_signals{0};
 
@@ -389,11 +390,12 @@ struct Meeting {
     }
     ++meeting.present;
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    int seen = 0;
+    int seen = meeting.present.load();
     while (seen < meeting.parties && std::chrono::steady_clock::now() < give_up) {
       std::this_thread::yield();
       seen = meeting.present.load();
     }
+    if (seen < meeting.parties) ++meeting.gave_up;
   }
 };
 
@@ -418,11 +420,30 @@ TEST_P(Parallel, WorkersSitOnTheirSeatsAndTheCallerStaysWhereItWas) {
       Meeting meeting{executor.get(), bind != Bind::none, n};
       ASSERT_TRUE(executor->run({&assignment, Meeting::body, &meeting, 64}));
       EXPECT_EQ(meeting.present.load(), n);
+      EXPECT_EQ(meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
       EXPECT_EQ(meeting.wrong_mask.load(), 0);
       // oneTBB's workers belong to the whole process, so their masks are its owner's business.
       EXPECT_TRUE(GetParam() != "openmp" || meeting.takes_signals.load() == 0);
       ASSERT_EQ(sched_getaffinity(0, sizeof after, &after), 0);
       EXPECT_TRUE(before == after);
+    }
+  }
+}
+
+// One call wakes all, wherever the caller sits and however long they have slept.
+TEST_P(Parallel, EveryWorkerComes) {
+  for (const int n : {2, 3, 8}) {
+    const auto executor = create(machine(kTwoDomains), n);
+    Assignment assignment;
+    assignment.domain_begin = {0, n / 2, n};
+    assignment.order.resize(static_cast<std::size_t>(n));
+    std::iota(assignment.order.begin(), assignment.order.end(), 0);
+    for (int i = 0; i < 20; ++i) {
+      if (i % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+      Meeting meeting{executor.get(), false, n};
+      ASSERT_TRUE(executor->run({&assignment, Meeting::body, &meeting, 0}));
+      EXPECT_EQ(meeting.present.load(), n);
+      ASSERT_EQ(meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
     }
   }
 }
