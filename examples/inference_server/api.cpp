@@ -32,7 +32,7 @@ Json parse_object(const std::string& body, std::initializer_list<std::string_vie
   for (const auto& [key, value] : json.items()) {
     if (std::find(fields.begin(), fields.end(), key) != fields.end()) continue;
     std::string known;
-    for (std::string_view field : fields) known += (known.empty() ? "'" : ", '") + std::string(field) + "'";
+    for (std::string_view field : fields) known.append(known.empty() ? "'" : ", '").append(field).append("'");
     throw ApiError(422, "field " + quote(key) + " is not known, expected " + known);
   }
   return json;
@@ -97,7 +97,7 @@ std::string embed_answer(std::span<const float> vectors, std::int64_t width, std
     append_floats(vectors.subspan(i * static_cast<std::size_t>(width), static_cast<std::size_t>(width)), out);
   }
   out += "],\"dim\":" + std::to_string(width) + ",\"tokens\":[";
-  for (std::size_t i = 0; i < tokens.size(); ++i) out += (i ? "," : "") + std::to_string(tokens[i]);
+  for (std::size_t i = 0; i < tokens.size(); ++i) out.append(i ? "," : "").append(std::to_string(tokens[i]));
   return out + "]}";
 }
 

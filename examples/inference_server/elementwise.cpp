@@ -28,7 +28,9 @@ inline __attribute__((always_inline)) float gelu(float x) {
   const float z = u * u;
   const float p = ((((kP[5] * z + kP[4]) * z + kP[3]) * z + kP[2]) * z + kP[1]) * z + kP[0];
   const float q = ((((kQ[5] * z + kQ[4]) * z + kQ[3]) * z + kQ[2]) * z + kQ[1]) * z + kQ[0];
-  return 0.5f * x * (1.0f + u * p / q);
+  // At the end of the fit 1 - erf is 2.8e-8, less than what f32 resolves there, but x may be large: beyond it erf is 1 exactly.
+  const float erf = u <= -kErfEnd ? -1.0f : u >= kErfEnd ? 1.0f : u * p / q;
+  return 0.5f * x * (1.0f + erf);
 }
 
 // Sixteen partial sums: the compiler may not reorder a float sum by itself, and one chain of additions waits 4 cycles for each.

@@ -28,10 +28,10 @@ def sentences() -> list[str]:
 
 
 class ServerProcess:
-    """A running server on a free port of 127.0.0.1. `arguments` are command line options beyond --model and --port."""
+    """A running server on 127.0.0.1, on a free port unless one is given. `arguments` are further command line options."""
 
-    def __init__(self, binary: pathlib.Path, arguments: list[str] | None = None, start_timeout_s: float = 60):
-        command = [str(binary), "--model", str(model_directory()), "--port", "0", *(arguments or [])]
+    def __init__(self, binary: pathlib.Path, arguments: list[str] | None = None, port: int = 0, start_timeout_s: float = 60):
+        command = [str(binary), "--model", str(model_directory()), "--port", str(port), *(arguments or [])]
         self.lines: list[str] = []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._ready: queue.Queue[str | None] = queue.Queue()

@@ -52,10 +52,10 @@ class SafeTensorsTest : public ::testing::Test {
   std::filesystem::path folder_;
 };
 
-// Padded to a multiple of 8, as writers do, so that the data is aligned.
+// Padded to a multiple of 4, so that the data is aligned.
 const std::string kGood = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
                           R"("b":{"dtype":"I64","shape":[1],"data_offsets":[16,24]},)"
-                          R"("c":{"dtype":"F32","shape":[],"data_offsets":[24,28]}}  )";
+                          R"("c":{"dtype":"F32","shape":[],"data_offsets":[24,28]}}   )";
 
 TEST_F(SafeTensorsTest, ReadsTensorsByName) {
   ASSERT_EQ(kGood.size() % 4, 0u);

@@ -36,13 +36,15 @@ def test_full_queue_is_503_and_loses_nothing(start):
 
 
 def test_more_connections_than_threads_get_503_while_health_and_metrics_answer(start):
-    server = start("--connections", "2", *HOLD)
-    waiting = Background([lambda: Client(server.url).post("/embed", {"texts": ["a"]}) for _ in range(2)])
+    server = start("--connections", "3", *HOLD)
     client = Client(server.url)
-    # Asked over new connections: each finds both threads busy as soon as both requests are in the queue.
-    wait_until(lambda: metric(Client(server.url), "kumiko_queue_texts") == 2, "both requests in the queue")
-    assert_refused(client.post("/embed", {"texts": ["b"]}), "all 2 connections are busy")
-    assert Client(server.url).get("/healthz").status_code == 200
+    assert client.get("/healthz").status_code == 200  # holds the first of the three from here on
+    waiting = Background([lambda: Client(server.url).post("/embed", {"texts": ["a"]}) for _ in range(2)])
+    wait_until(lambda: metric(client, "kumiko_queue_texts") == 2, "both requests in the queue")
+    for _ in range(5):
+        assert_refused(Client(server.url).post("/embed", {"texts": ["b"]}), "all 3 connections are busy")
+        assert Client(server.url).get("/healthz").status_code == 200
+        assert metric(Client(server.url), "kumiko_queue_texts") == 2
     assert [r.status_code for r in waiting.results()] == [200, 200]
 
 
@@ -134,7 +136,7 @@ def test_given_port_is_used(binary):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with ServerProcess(binary, ["--port", str(port)]) as server:  # the last --port on the command line counts
+    with ServerProcess(binary, port=port) as server:
         assert server.port == port
         assert Client(server.url).get("/healthz").status_code == 200
 

@@ -39,8 +39,10 @@ def text_of(browser, element):
     return browser.find_element(By.ID, element).text
 
 
-def results(browser):
-    return [item.text for item in browser.find_elements(By.CSS_SELECTOR, "#results .text")]
+def results(browser, part="text"):
+    """Read in one go: the page may replace the list between two calls of the driver."""
+    script = "return Array.from(document.querySelectorAll('#results .' + arguments[0]), item => item.textContent)"
+    return browser.execute_script(script, part)
 
 
 def test_a_person_indexes_sentences_and_finds_them(start, browser, tmp_path):
@@ -65,7 +67,7 @@ def test_a_person_indexes_sentences_and_finds_them(start, browser, tmp_path):
     expected = "Our dog hides under the bed whenever there is thunder."
     until(browser, lambda: results(browser)[:1] == [expected], "the expected sentence ranked first")
     assert len(results(browser)) == 8
-    scores = [float(item.text) for item in browser.find_elements(By.CSS_SELECTOR, "#results .score")]
+    scores = [float(score) for score in results(browser, "score")]
     assert scores == sorted(scores, reverse=True) and 0.3 < scores[0] < 1
 
     # Live: requests of somebody else move the figures of this page.

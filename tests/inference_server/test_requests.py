@@ -137,10 +137,7 @@ def test_wrong_method_is_405(client, path, allowed, method):
 def test_what_is_not_http_gets_4xx_and_harms_nobody(server, client, request_bytes):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
         raw.sendall(request_bytes)
-        raw.shutdown(socket.SHUT_WR)
-        answer = b""
-        while chunk := raw.recv(4096):
-            answer += chunk
+        answer = raw.recv(4096)
     assert answer.startswith(b"HTTP/1.1 4"), answer[:200]
     assert client.get("/healthz").status_code == 200
 
