@@ -1,0 +1,131 @@
+// KUMIKO_* variables, each in a process of its own: what they choose, and the error when they cannot.
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include "tests/runtime/probe.h"
+#include "tests/support/host.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr const char* kBig = "KUMIKO_TOPOLOGY=pack:1 l3:2 core:4 pu:1";
+
+void expect_error(const ProbeResult& result, int code, const std::string& name, const std::string& value) {
+  EXPECT_EQ(result.exit_status, 0);
+  EXPECT_EQ(result.out.find("code " + std::to_string(code) + "\n"), 0u) << result.out;
+  EXPECT_TRUE(result.says(name)) << "does not name " << name << ": " << result.out;
+  EXPECT_TRUE(result.says(value)) << "does not give the value " << value << ": " << result.out;
+  EXPECT_TRUE(result.says("expected")) << result.out;
+  EXPECT_EQ(result.err, "") << "the library must not print";
+}
+
+int first_allowed_cpu() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &set)) ++cpu;
+  return cpu;
+}
+
+TEST(Environment, UnsetOrEmptyAsksForNothing) {
+  const ProbeResult unset = probe({});
+  EXPECT_EQ(unset.exit_status, 0);
+  EXPECT_EQ(unset.out.find("code 0\n"), 0u) << unset.out;
+  EXPECT_EQ(unset.err, "");
+  EXPECT_TRUE(unset.says("isa " + host_isas().front() + "\n")) << unset.out;
+  EXPECT_TRUE(unset.says("executor openmp, policy heads_first")) << unset.out;
+  const ProbeResult empty =
+      probe({"KUMIKO_ISA=", "KUMIKO_NUM_THREADS=", "KUMIKO_BIND=", "KUMIKO_EXECUTOR=", "KUMIKO_CPUS=",
+             "KUMIKO_TOPOLOGY=", "KUMIKO_POLICY=", "KUMIKO_PIPELINE=", "KUMIKO_VERBOSE="});
+  EXPECT_EQ(empty.out, unset.out);
+}
+
+TEST(Environment, ValuesThatDoNotParseAreErrors) {
+  for (const char* value : {"0", "-1", "two", "2x", "1.5", " 2", "99999999999999999999", "+2"})
+    expect_error(probe({std::string("KUMIKO_NUM_THREADS=") + value}), 4, "KUMIKO_NUM_THREADS", value);
+  for (const char* value : {"AVX2", "sse", "avx512 ", "best"})
+    expect_error(probe({std::string("KUMIKO_ISA=") + value}), 4, "KUMIKO_ISA", value);
+  for (const char* value : {"compact", "Close", "0"})
+    expect_error(probe({std::string("KUMIKO_BIND=") + value}), 4, "KUMIKO_BIND", value);
+  for (const char* value : {"omp", "pthreads"})
+    expect_error(probe({std::string("KUMIKO_EXECUTOR=") + value}), 4, "KUMIKO_EXECUTOR", value);
+  for (const char* value : {"greedy", "heads"})
+    expect_error(probe({std::string("KUMIKO_POLICY=") + value}), 4, "KUMIKO_POLICY", value);
+  for (const char* value : {"fast", "two_pass"})
+    expect_error(probe({std::string("KUMIKO_PIPELINE=") + value}), 4, "KUMIKO_PIPELINE", value);
+  for (const char* value : {"a", "3-", "1-0", "0,,1", "-2", "0-99999999999"})
+    expect_error(probe({std::string("KUMIKO_CPUS=") + value}), 4, "KUMIKO_CPUS", value);
+  for (const char* value : {"yes", "2"})
+    expect_error(probe({std::string("KUMIKO_VERBOSE=") + value}), 4, "KUMIKO_VERBOSE", value);
+  for (const char* value : {"nonsense", "/no/such/file.xml", "core:0", "pack:x"})
+    expect_error(probe({std::string("KUMIKO_TOPOLOGY=") + value}), 4, "KUMIKO_TOPOLOGY", value);
+}
+
+TEST(Environment, ChoicesAreTaken) {
+  EXPECT_TRUE(probe({kBig, "KUMIKO_NUM_THREADS=3"}).says("num_threads 3\n"));
+  for (const std::string& isa : host_isas())
+    EXPECT_TRUE(probe({"KUMIKO_ISA=" + isa}).says("isa " + isa + "\n")) << isa;
+  for (const std::string& executor : kAllExecutors)
+    EXPECT_TRUE(probe({"KUMIKO_EXECUTOR=" + executor}).says("executor " + executor)) << executor;
+  for (const char* policy : {"flat", "heads_first"})
+    EXPECT_TRUE(probe({std::string("KUMIKO_POLICY=") + policy}).says(std::string("policy ") + policy))
+        << policy;
+  for (const char* bind : {"close", "spread", "none"})
+    EXPECT_TRUE(probe({std::string("KUMIKO_BIND=") + bind}).says(std::string("bind ") + bind)) << bind;
+  for (const char* pipeline : {"online", "decode"})
+    EXPECT_TRUE(
+        probe({std::string("KUMIKO_PIPELINE=") + pipeline}).says(std::string("pipeline: ") + pipeline))
+        << pipeline;
+  const ProbeResult big = probe({kBig});
+  EXPECT_TRUE(big.says("num_threads 8\n")) << big.out;
+  EXPECT_TRUE(big.says("domain 1: ")) << big.out;
+}
+
+TEST(Environment, AnOptionBeatsItsVariable) {
+  EXPECT_TRUE(probe({kBig, "KUMIKO_NUM_THREADS=3"}, {"num_threads=2"}).says("num_threads 2\n"));
+  EXPECT_TRUE(probe({"KUMIKO_ISA=nonsense"}, {"isa=reference"}).says("isa reference\n"));
+  EXPECT_TRUE(probe({"KUMIKO_EXECUTOR=nonsense"}, {"executor=tbb"}).says("executor tbb"));
+  EXPECT_TRUE(probe({"KUMIKO_POLICY=nonsense"}, {"policy=flat"}).says("policy flat"));
+  EXPECT_TRUE(probe({"KUMIKO_BIND=nonsense"}, {"bind=spread"}).says("bind spread"));
+  EXPECT_TRUE(probe({"KUMIKO_TOPOLOGY=nonsense"}, {"topology=core:3 pu:1"}).says("num_threads 3\n"));
+  EXPECT_TRUE(probe({"KUMIKO_CPUS=nonsense"}, {"cpus=" + std::to_string(first_allowed_cpu())})
+                  .says("num_threads 1\n"));
+}
+
+TEST(Environment, ThreadsNeverExceedTheCoresAllowed) {
+  const std::string cpu = std::to_string(first_allowed_cpu());
+  EXPECT_TRUE(probe({}, {"pin=" + cpu}).says("num_threads 1\n")) << "affinity mask";
+  EXPECT_TRUE(probe({"KUMIKO_CPUS=" + cpu}).says("num_threads 1\n"));
+  for (const char* executor : {"KUMIKO_EXECUTOR=openmp", "KUMIKO_EXECUTOR=tbb", "KUMIKO_EXECUTOR=serial"}) {
+    expect_error(probe({executor, "KUMIKO_NUM_THREADS=2"}, {"pin=" + cpu}), 4, "KUMIKO_NUM_THREADS", "2");
+    expect_error(probe({executor, "KUMIKO_NUM_THREADS=5000"}), 4, "KUMIKO_NUM_THREADS", "5000");
+    expect_error(probe({executor, kBig, "KUMIKO_NUM_THREADS=9"}), 4, "KUMIKO_NUM_THREADS", "9");
+  }
+  // OpenMP's own wishes are not ours.
+  EXPECT_TRUE(probe({"OMP_NUM_THREADS=7", kBig, "KUMIKO_NUM_THREADS=3"}).says("num_threads 3\n"));
+}
+
+TEST(Environment, CpusThatAreNotAllowedHereAreErrors) {
+  expect_error(probe({"KUMIKO_CPUS=4000"}), 4, "KUMIKO_CPUS", "4000");
+  const ProbeResult option = probe({}, {"cpus=4000"});
+  expect_error(option, 1, "cpus", "4000");
+}
+
+TEST(Environment, VerbosePrintsTheContextOnceToStandardError) {
+  const ProbeResult verbose = probe({"KUMIKO_VERBOSE=1"});
+  EXPECT_EQ(verbose.out.find("code 0\n"), 0u);
+  EXPECT_NE(verbose.err.find("isa " + host_isas().front()), std::string::npos) << verbose.err;
+  EXPECT_EQ(verbose.err.find("topology"), verbose.err.rfind("topology")) << "printed more than once:\n"
+                                                                         << verbose.err;
+  EXPECT_EQ(probe({"KUMIKO_VERBOSE=0"}).err, "");
+}
+
+TEST(Environment, TheOneShotCallReportsABadVariableEveryTime) {
+  const ProbeResult good = probe({}, {"one_shot=1"});
+  EXPECT_EQ(good.out.find("code 0\n"), 0u) << good.out;
+  expect_error(probe({"KUMIKO_ISA=nonsense"}, {"one_shot=1"}), 4, "KUMIKO_ISA", "nonsense");
+}
+
+}  // namespace
+}  // namespace kumiko::test
