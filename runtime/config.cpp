@@ -8,23 +8,12 @@
 namespace kumiko {
 namespace {
 
-/// One setting: the option if given, else the variable if set (an empty variable counts as unset).
-struct Setting {
-  std::string name;
-  std::string value;
-  Code code = Code::invalid_argument;
-
-  Setting(const char* option, const std::string& given, const char* variable) : name(option), value(given) {
-    if (!value.empty() || !variable) return;
-    if (const char* text = std::getenv(variable); text && *text) {
-      name = variable;
-      value = text;
-      code = Code::invalid_environment;
-    }
-  }
-  bool is_set() const { return !value.empty(); }
-  Status error(const std::string& expected) const { return {code, name + " is \"" + value + "\"; expected " + expected}; }
-};
+Setting find_setting(const char* option, const std::string& given, const char* variable) {
+  Setting setting{option, given};
+  if (setting.is_set()) return setting;
+  if (const char* text = std::getenv(variable); text && *text) setting = {variable, text, Code::invalid_environment};
+  return setting;
+}
 
 template <class Rows>
 std::string names_of(const Rows& rows) {
@@ -34,8 +23,8 @@ std::string names_of(const Rows& rows) {
 }
 
 Status load_num_threads(const ContextOptions& options, Config* config) {
-  const Setting setting("num_threads", options.num_threads == 0 ? "" : std::to_string(options.num_threads), "KUMIKO_NUM_THREADS");
-  config->num_threads_name = setting.name;
+  const Setting setting = find_setting("num_threads", options.num_threads == 0 ? "" : std::to_string(options.num_threads), "KUMIKO_NUM_THREADS");
+  config->num_threads_setting = setting;
   if (!setting.is_set()) return {};
   const char* end = setting.value.data() + setting.value.size();
   const auto [stop, failure] = std::from_chars(setting.value.data(), end, config->num_threads);
@@ -44,7 +33,7 @@ Status load_num_threads(const ContextOptions& options, Config* config) {
 }
 
 Status load_isa(const ContextOptions& options, Config* config) {
-  const Setting setting("isa", options.isa, "KUMIKO_ISA");
+  const Setting setting = find_setting("isa", options.isa, "KUMIKO_ISA");
   if (!setting.is_set()) return {};
   config->isa = kernels::parse_isa(setting.value);
   if (!config->isa) return setting.error("avx512 | avx2 | reference");
@@ -57,14 +46,14 @@ Status load_isa(const ContextOptions& options, Config* config) {
 }
 
 Status load_scheduling(const ContextOptions& options, Config* config) {
-  const Setting cpus("cpus", options.cpus, "KUMIKO_CPUS");
+  const Setting cpus = config->cpus_setting = find_setting("cpus", options.cpus, "KUMIKO_CPUS");
   if (cpus.is_set()) {
     std::string why;
     const auto list = scheduler::parse_cpu_list(cpus.value, why);
     if (!list) return cpus.error("a list of CPU numbers such as 0-11,24 (" + why + ")");
     config->cpus = *list;
   }
-  const Setting bind("bind", options.bind, "KUMIKO_BIND");
+  const Setting bind = find_setting("bind", options.bind, "KUMIKO_BIND");
   if (bind.is_set()) {
     if (bind.value == "close") {
       config->bind = scheduler::Bind::close;
@@ -76,18 +65,18 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
       return bind.error("close | spread | none");
     }
   }
-  const Setting executor("executor", options.executor, "KUMIKO_EXECUTOR");
+  const Setting executor = find_setting("executor", options.executor, "KUMIKO_EXECUTOR");
   config->executor = executor.is_set() ? scheduler::find_executor(executor.value) : &scheduler::executors().front();
   if (!config->executor) return executor.error(names_of(scheduler::executors()));
-  const Setting policy("policy", options.policy, "KUMIKO_POLICY");
+  const Setting policy = find_setting("policy", options.policy, "KUMIKO_POLICY");
   config->policy = policy.is_set() ? scheduler::find_policy(policy.value) : &scheduler::policies().front();
   if (!config->policy) return policy.error(names_of(scheduler::policies()));
-  config->topology = Setting("topology", options.topology, "KUMIKO_TOPOLOGY").value;
+  config->topology_setting = find_setting("topology", options.topology, "KUMIKO_TOPOLOGY");
   return {};
 }
 
 Status load_rest(Config* config) {
-  const Setting pipeline("", "", "KUMIKO_PIPELINE");
+  const Setting pipeline = find_setting("", "", "KUMIKO_PIPELINE");
   if (pipeline.is_set() && pipeline.value != "automatic") {
     for (Pipeline p : {Pipeline::online, Pipeline::decode}) {
       if (pipeline.value == pipeline_name(p)) config->pipeline = p;
@@ -96,7 +85,7 @@ Status load_rest(Config* config) {
       return pipeline.error("automatic | " + names_of(kernels::pipeline_rows()));
     }
   }
-  const Setting verbose("", "", "KUMIKO_VERBOSE");
+  const Setting verbose = find_setting("", "", "KUMIKO_VERBOSE");
   if (verbose.is_set() && verbose.value != "0" && verbose.value != "1") return verbose.error("0 | 1");
   config->verbose = verbose.value == "1";
   return {};

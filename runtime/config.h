@@ -13,6 +13,16 @@
 
 namespace kumiko {
 
+/// One setting as found: the option if given, else the variable if set (an empty variable counts as unset).
+struct Setting {
+  std::string name;   ///< Of the option or the variable, for messages.
+  std::string value;  ///< Empty: not set.
+  Code code = Code::invalid_argument;
+
+  bool is_set() const { return !value.empty(); }
+  Status error(const std::string& expected) const { return {code, name + " is \"" + value + "\"; expected " + expected}; }
+};
+
 struct Config {
   int num_threads = 0;       ///< 0: automatic
   std::vector<int> cpus;     ///< empty: all allowed
@@ -20,11 +30,9 @@ struct Config {
   const scheduler::ExecutorRow* executor = nullptr;  ///< never null after load
   const scheduler::PolicyRow* policy = nullptr;      ///< never null after load
   std::optional<kernels::Isa> isa;
-  std::string topology;
+  Setting num_threads_setting, cpus_setting, topology_setting;  ///< For errors that only the machine can tell.
   Pipeline pipeline = Pipeline::automatic;
   bool verbose = false;
-
-  std::string num_threads_name = "num_threads";  ///< Where the value came from, for messages: option or variable.
 };
 
 Status load_config(const ContextOptions& options, Config* config);

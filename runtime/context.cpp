@@ -27,8 +27,7 @@ Status choose_threads(const Context::Impl& impl, int* threads) {
   }
   *threads = impl.config.num_threads == 0 ? allowed : impl.config.num_threads;
   if (*threads <= allowed) return {};
-  const Code code = impl.config.num_threads_name == "num_threads" ? Code::invalid_argument : Code::invalid_environment;
-  return {code, impl.config.num_threads_name + " is " + std::to_string(*threads) + "; expected 1.." + std::to_string(allowed) + ", " + what};
+  return impl.config.num_threads_setting.error("1.." + std::to_string(allowed) + ", " + what);
 }
 
 Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>* out) {
@@ -37,10 +36,11 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   const Config& config = impl->config;
 
   std::string why;
-  auto topology = scheduler::discover_topology(config.topology, config.cpus, why);
+  auto topology = scheduler::discover_topology(config.topology_setting.value, config.cpus, why);
   if (!topology) {
-    const bool from_options = !options.cpus.empty() || !options.topology.empty();
-    return {from_options ? Code::invalid_argument : Code::invalid_environment, why};
+    if (why.starts_with("cpus: ") && config.cpus_setting.is_set()) return config.cpus_setting.error("CPUs to be had (" + why.substr(6) + ")");
+    if (config.topology_setting.is_set()) return config.topology_setting.error("an hwloc synthetic description or XML file (" + why + ")");
+    return {Code::internal, why};
   }
   impl->topology = std::move(*topology);
   impl->kernels = kernels::kernel_set(config.isa ? *config.isa : kernels::best_isa(kernels::host_isas()));
