@@ -1,6 +1,8 @@
-// attention_forward as a user calls it: plan() once, run() many, every ISA the host runs, one thread, two and all.
+// attention_forward as a user calls it: plan() once, run() many, every ISA the host runs, one thread, two and
+// all.
 //
-// An iteration is a round: the machine's ceiling for a few milliseconds, the workload for 30 ms, the ceiling again (rounds.h).
+// An iteration is a round: the machine's ceiling for a few milliseconds, the workload for 30 ms, the ceiling
+// again (rounds.h).
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
 
@@ -103,16 +105,18 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
   const ScopedAffinity affinity(cpus);  // The caller works too: on the same cores as the ceiling's threads.
   const double work = by_bandwidth ? problem.kv_bytes() : problem.useful_flops();
   const auto ceiling = [&] {
-    return by_bandwidth ? read_ceiling(threads).bytes_per_second(kReadWindow) : fma_flops(row, cpus, kFmaWindow);
+    return by_bandwidth ? read_ceiling(threads).bytes_per_second(kReadWindow)
+                        : fma_flops(row, cpus, kFmaWindow);
   };
-  const Rounds rounds = measure_rounds(state, work, [&] { return workload.seconds_per_run(kWorkWindow); }, ceiling);
+  const Rounds rounds = measure_rounds(
+      state, work, [&] { return workload.seconds_per_run(kWorkWindow); }, ceiling);
   workload.verify();
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
   by_bandwidth ? report_bandwidth(state, rounds) : report_compute(state, rounds);
 }
 
-// How much faster `threads` threads are than one: rounds of one, all, one. `peak_speedup` is what the machine's own FMA peak gains,
-// which on virtual cores need not be `threads`.
+// How much faster `threads` threads are than one: rounds of one, all, one. `peak_speedup` is what the
+// machine's own FMA peak gains, which on virtual cores need not be `threads`.
 void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
   Problem problem(c.shape);
   const bool by_bandwidth = c.limit == Limit::bandwidth;

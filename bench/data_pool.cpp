@@ -16,7 +16,8 @@ std::span<const float> make_pool() {
   bytes = (bytes + (std::size_t{2} << 20) - 1) >> 21 << 21;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("cannot map the data pool");
-  madvise(memory, bytes, MADV_HUGEPAGE);  // Advice: without it the figures are those of 4 KiB pages, ceiling included.
+  // Advice: without it the figures are those of 4 KiB pages, ceiling included.
+  madvise(memory, bytes, MADV_HUGEPAGE);
   const std::span<float> pool(static_cast<float*>(memory), bytes / sizeof(float));
   Random random(0x9e3779b97f4a7c15ull);
   for (float& x : pool) x = random.uniform();

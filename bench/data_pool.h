@@ -27,9 +27,10 @@ class Random {
   std::uint64_t state_;
 };
 
-/// Random f32 values, uniform in [-2, 2): scores then have a standard deviation of 4/3 and a softmax is far from flat. One buffer
-/// for the whole process, at least 256 MiB and 8 times the last-level cache, in huge pages where the kernel gives them: the keys
-/// and values of every problem lie in it, and the read ceiling is measured over the same pages.
+/// Random f32 values, uniform in [-2, 2): scores then have a standard deviation of 4/3 and a softmax is far
+/// from flat. One buffer for the whole process, at least 256 MiB and 8 times the last-level cache, in huge
+/// pages where the kernel gives them: the keys and values of every problem lie in it, and the read ceiling is
+/// measured over the same pages.
 std::span<const float> data_pool();
 
 }  // namespace kumiko::bench

@@ -16,10 +16,14 @@
 namespace kumiko::bench {
 namespace {
 
-bool always() { return true; }
+bool always() {
+  return true;
+}
 
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -33,8 +37,8 @@ void pin(int cpu) {
   sched_setaffinity(0, sizeof set, &set);
 }
 
-// Runs body(thread) on one pinned thread per CPU, all from the same barrier on, and returns the sum of what they return. The
-// calling thread waits, so that its own affinity stays.
+// Runs body(thread) on one pinned thread per CPU, all from the same barrier on, and returns the sum of what
+// they return. The calling thread waits, so that its own affinity stays.
 double on_each(std::span<const int> cpus, const std::function<double(std::size_t)>& body) {
   std::barrier start(static_cast<std::ptrdiff_t>(cpus.size()));
   std::vector<double> result(cpus.size());
@@ -52,7 +56,8 @@ double on_each(std::span<const int> cpus, const std::function<double(std::size_t
   return sum;
 }
 
-// Calls `step` again and again for `seconds` of wall time, at least once; how long of that this thread was on its core.
+// Calls `step` again and again for `seconds` of wall time, at least once; how long of that this thread was on
+// its core.
 template <class Step>
 double thread_seconds_of(double seconds, Step step) {
   const double begin = now(), began = thread_seconds();
@@ -77,10 +82,10 @@ double thread_seconds() {
 std::span<const FmaRow> fma_rows() {
   static const FmaRow rows[] = {
 #if defined(__x86_64__)
-      {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
-      {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
+    {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
+    {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
 #endif
-      {"reference", always, kFmaReferenceFlops, fma_reference},
+    {"reference", always, kFmaReferenceFlops, fma_reference},
   };
   return rows;
 }
@@ -94,7 +99,9 @@ const FmaRow* find_fma_row(const std::string& isa) {
 
 std::vector<ReadRow> host_read_rows() {
   std::vector<ReadRow> rows;
-  const auto append = [&](std::span<const ReadRow> more) { rows.insert(rows.end(), more.begin(), more.end()); };
+  const auto append = [&](std::span<const ReadRow> more) {
+    rows.insert(rows.end(), more.begin(), more.end());
+  };
 #if defined(__x86_64__)
   if (has_avx512()) append(read_rows_avx512());
   if (has_avx2()) append(read_rows_avx2());
@@ -108,10 +115,12 @@ std::vector<int> allowed_cores() {
   CPU_ZERO(&set);
   sched_getaffinity(0, sizeof set, &set);
   std::vector<int> cores;
-  std::vector<std::string> seen;  // The sibling list names a core; where it is unknown every CPU is its own core.
+  std::vector<std::string>
+      seen;  // The sibling list names a core; where it is unknown every CPU is its own core.
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &set)) continue;
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                       "/topology/thread_siblings_list");
     std::string siblings;
     if (!std::getline(file, siblings)) siblings = "cpu " + std::to_string(cpu);
     if (std::find(seen.begin(), seen.end(), siblings) != seen.end()) continue;
@@ -149,7 +158,8 @@ double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds) {
 
 ReadCeiling::ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus)
     : buffer_(buffer), cpus_(cpus.begin(), cpus.end()), position_(cpus.size()) {
-  // Two passes: a quick one over all, then the best four again for longer, since one disturbed moment must not decide.
+  // Two passes: a quick one over all, then the best four again for longer, since one disturbed moment must
+  // not decide.
   std::vector<std::pair<double, ReadRow>> tried;
   for (const ReadRow& row : host_read_rows()) tried.emplace_back(measure(row, 2e-3), row);
   const auto faster = [](const auto& a, const auto& b) { return a.first > b.first; };
@@ -180,7 +190,9 @@ double ReadCeiling::measure(const ReadRow& row, double seconds) {
   });
 }
 
-double ReadCeiling::bytes_per_second(double seconds) { return measure(best_, seconds); }
+double ReadCeiling::bytes_per_second(double seconds) {
+  return measure(best_, seconds);
+}
 
 std::string ReadCeiling::variant() const {
   return std::string(best_.isa) + ", " + std::to_string(best_.streams) + " streams, prefetch " +

@@ -1,6 +1,7 @@
-// What this machine can do at most, measured in the process that measures the workload: fused multiply-adds per second from
-// registers and bytes per second read from memory, on a given set of cores at once. Every fraction that a benchmark reports is a
-// ratio to one of these two, taken within milliseconds of the workload.
+// What this machine can do at most, measured in the process that measures the workload: fused multiply-adds
+// per second from registers and bytes per second read from memory, on a given set of cores at once. Every
+// fraction that a benchmark reports is a ratio to one of these two, taken within milliseconds of the
+// workload.
 #pragma once
 
 #include <cstddef>
@@ -11,19 +12,21 @@
 
 namespace kumiko::bench {
 
-/// Register-only arithmetic of one instruction set. One row per ISA that the library has kernels for, best first.
+/// Register-only arithmetic of one instruction set. One row per ISA that the library has kernels for, best
+/// first.
 struct FmaRow {
-  const char* isa;               ///< As in ContextOptions::isa.
-  bool (*host_runs)();           ///< Asked of the CPU here, not of the library: a probe that errs must not hide a row.
-  double flops_per_iteration;    ///< An FMA counts as 2.
+  const char* isa;      ///< As in ContextOptions::isa.
+  bool (*host_runs)();  ///< Asked of the CPU here, not of the library: a probe that errs must not hide a row.
+  double flops_per_iteration;  ///< An FMA counts as 2.
   void (*run)(std::int64_t iterations) noexcept;
 };
 std::span<const FmaRow> fma_rows();
 /// nullptr: no such row.
 const FmaRow* find_fma_row(const std::string& isa);
 
-/// A way to read memory: `streams` equal parts of [data, data + bytes) in lock step, prefetching `prefetch` bytes ahead (0: left
-/// to the hardware). `bytes` is a multiple of streams * 512. The sum that comes back keeps the loads alive.
+/// A way to read memory: `streams` equal parts of [data, data + bytes) in lock step, prefetching `prefetch`
+/// bytes ahead (0: left to the hardware). `bytes` is a multiple of streams * 512. The sum that comes back
+/// keeps the loads alive.
 struct ReadRow {
   const char* isa;
   int streams;
@@ -48,13 +51,14 @@ class ScopedAffinity {
   std::vector<unsigned char> saved_;
 };
 
-/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds` of wall time. Each thread's rate is taken over the
-/// time it was on its core: another process that takes the core away for a moment does not lower the ceiling.
+/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds` of wall time. Each thread's
+/// rate is taken over the time it was on its core: another process that takes the core away for a moment does
+/// not lower the ceiling.
 double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds);
 
-/// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level cache, over the time
-/// they were on their cores. The constructor (about 0.2 s) tries every row and keeps the fastest, so that the ceiling is the
-/// machine's and not that of one loop.
+/// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level
+/// cache, over the time they were on their cores. The constructor (about 0.2 s) tries every row and keeps the
+/// fastest, so that the ceiling is the machine's and not that of one loop.
 class ReadCeiling {
  public:
   ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus);
@@ -66,7 +70,8 @@ class ReadCeiling {
 
   std::span<const std::byte> buffer_;
   std::vector<int> cpus_;
-  std::vector<std::size_t> position_;  // Per thread, kept between calls so that short calls do not reread what is cached.
+  std::vector<std::size_t>
+      position_;  // Per thread, kept between calls so that short calls do not reread what is cached.
   ReadRow best_{};
 };
 

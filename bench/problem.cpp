@@ -11,7 +11,8 @@ namespace kumiko::bench {
 namespace {
 
 constexpr int kSampledRows = 24;
-// f32 with fp32 accumulation errs by about 1e-6 on these inputs (|v| < 2); a wrong key, scale or mask shows as 1e-2 and more.
+// f32 with fp32 accumulation errs by about 1e-6 on these inputs (|v| < 2); a wrong key, scale or mask shows
+// as 1e-2 and more.
 constexpr double kTolerance = 1e-5;
 
 }  // namespace
@@ -65,20 +66,26 @@ double Problem::kv_bytes() const {
   return keys * static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim)) * sizeof(float);
 }
 
-void Problem::poison() { std::fill(out_.begin(), out_.end(), std::numeric_limits<float>::quiet_NaN()); }
+void Problem::poison() {
+  std::fill(out_.begin(), out_.end(), std::numeric_limits<float>::quiet_NaN());
+}
 
 std::vector<double> Problem::expected_row(int set, std::int64_t b, std::int64_t h, std::int64_t i) const {
   const AttentionArgs a = args(set);
-  const std::int64_t dim = shape_.head_dim, v_dim = shape_.v_head_dim, kv_head = h / (shape_.q_heads / shape_.kv_heads);
+  const std::int64_t dim = shape_.head_dim, v_dim = shape_.v_head_dim,
+                     kv_head = h / (shape_.q_heads / shape_.kv_heads);
   const float* q = q_.data() + ((b * shape_.q_heads + h) * shape_.q_len + i) * dim;
-  const float* k = static_cast<const float*>(a.k.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * dim;
-  const float* v = static_cast<const float*>(a.v.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * v_dim;
+  const float* k =
+      static_cast<const float*>(a.k.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * dim;
+  const float* v =
+      static_cast<const float*>(a.v.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * v_dim;
   std::vector<double> score(static_cast<std::size_t>(visible(b, i)));
   std::vector<double> row(static_cast<std::size_t>(v_dim), 0.0);
   double highest = -std::numeric_limits<double>::infinity(), sum = 0;
   for (std::size_t j = 0; j < score.size(); ++j) {
     double dot = 0;
-    for (std::int64_t d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * k[static_cast<std::int64_t>(j) * dim + d];
+    for (std::int64_t d = 0; d < dim; ++d)
+      dot += static_cast<double>(q[d]) * k[static_cast<std::int64_t>(j) * dim + d];
     score[j] = dot / std::sqrt(static_cast<double>(dim));
     highest = std::max(highest, score[j]);
   }
@@ -106,8 +113,9 @@ std::string Problem::check(int set) const {
     for (std::int64_t d = 0; d < shape_.v_head_dim; ++d) {
       const double want = expected[static_cast<std::size_t>(d)];
       if (std::abs(actual[d] - want) <= kTolerance) continue;  // False for NaN.
-      return "wrong answer: out[" + std::to_string(b) + ", " + std::to_string(h) + ", " + std::to_string(i) + ", " +
-             std::to_string(d) + "] is " + std::to_string(actual[d]) + ", fp64 gives " + std::to_string(want);
+      return "wrong answer: out[" + std::to_string(b) + ", " + std::to_string(h) + ", " + std::to_string(i) +
+             ", " + std::to_string(d) + "] is " + std::to_string(actual[d]) + ", fp64 gives " +
+             std::to_string(want);
     }
   }
   return "";

@@ -21,19 +21,21 @@ class Problem {
  public:
   explicit Problem(const Shape& shape);
 
-  /// The keys and values lie in sets() copies' worth of the pool. Run after run over the sets, a decode step finds its cache line
-  /// in memory and not in a cache that the previous step filled.
+  /// The keys and values lie in sets() copies' worth of the pool. Run after run over the sets, a decode step
+  /// finds its cache line in memory and not in a cache that the previous step filled.
   int sets() const { return sets_; }
   AttentionArgs args(int set) const;
 
-  /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not count.
+  /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not
+  /// count.
   double useful_flops() const;
   /// K and V of the used keys, read once.
   double kv_bytes() const;
 
   /// Makes every output NaN, so that a row that a run leaves out is seen.
   void poison();
-  /// Compares sampled output rows of a run over `set` with an fp64 computation of the definition. "" or a sentence.
+  /// Compares sampled output rows of a run over `set` with an fp64 computation of the definition. "" or a
+  /// sentence.
   std::string check(int set) const;
 
  private:

@@ -11,8 +11,9 @@
 namespace kumiko::bench {
 
 inline constexpr int kRounds = 5;
-inline constexpr double kFmaWindow = 4e-3;    // Seconds.
-inline constexpr double kReadWindow = 10e-3;  // 350 MB on the machine this was written on: longer than the prefetchers' memory.
+inline constexpr double kFmaWindow = 4e-3;  // Seconds.
+inline constexpr double kReadWindow =
+    10e-3;  // 350 MB on the machine this was written on: longer than the prefetchers' memory.
 
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -20,8 +21,8 @@ inline double median(std::vector<double> values) {
   return n == 0 ? 0 : n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-/// Mean seconds of a call of `run` over about `window` seconds of back-to-back calls, by `clock`: now for what a user waits,
-/// thread_seconds for single-threaded code whose cost on the core is asked for.
+/// Mean seconds of a call of `run` over about `window` seconds of back-to-back calls, by `clock`: now for
+/// what a user waits, thread_seconds for single-threaded code whose cost on the core is asked for.
 template <class Run>
 double seconds_per_call(double window, double (*clock)(), Run run) {
   const double begin = clock();
@@ -41,8 +42,9 @@ struct Rounds {
   double rate = 0, ceiling = 0, fraction = 0;  // Medians.
 };
 
-/// One iteration of `state` is a round: `seconds()` is the time of one run of `work` units, `ceiling()` the machine's units per
-/// second. Each round's fraction is taken against the mean of the ceilings right before and right after it.
+/// One iteration of `state` is a round: `seconds()` is the time of one run of `work` units, `ceiling()` the
+/// machine's units per second. Each round's fraction is taken against the mean of the ceilings right before
+/// and right after it.
 template <class Seconds, class Ceiling>
 Rounds measure_rounds(benchmark::State& state, double work, Seconds seconds, Ceiling ceiling) {
   std::vector<double> rates, ceilings, fractions;

@@ -18,16 +18,20 @@ Case causal(std::int64_t dim, std::int64_t q_heads, std::int64_t kv_heads, std::
 }
 
 // One new token per sequence over a cache of `len` keys.
-Case decode(std::int64_t batch, std::int64_t dim, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t len) {
-  const std::string name = "decode_d" + std::to_string(dim) + (batch > 1 ? "_b" + std::to_string(batch) : "") + "_h" +
-                           std::to_string(q_heads) + "x" + std::to_string(kv_heads) + "_" + std::to_string(len);
+Case decode(std::int64_t batch, std::int64_t dim, std::int64_t q_heads, std::int64_t kv_heads,
+            std::int64_t len) {
+  const std::string name = "decode_d" + std::to_string(dim) +
+                           (batch > 1 ? "_b" + std::to_string(batch) : "") + "_h" + std::to_string(q_heads) +
+                           "x" + std::to_string(kv_heads) + "_" + std::to_string(len);
   return {{name, batch, q_heads, kv_heads, 1, len, dim, dim, true}, Limit::bandwidth};
 }
 
-// What an embedding server sees: a batch of sentences, no causal mask, padded to the longest (seqused_k) or not.
+// What an embedding server sees: a batch of sentences, no causal mask, padded to the longest (seqused_k) or
+// not.
 Case embed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::vector<std::int32_t> used) {
   const std::string name = "embed_d" + std::to_string(dim) + "_b8_h" + std::to_string(heads) + "x" +
-                           std::to_string(heads) + "_" + std::to_string(len) + (used.empty() ? "" : "_ragged");
+                           std::to_string(heads) + "_" + std::to_string(len) +
+                           (used.empty() ? "" : "_ragged");
   return {{name, 8, heads, heads, len, len, dim, dim, false, std::move(used)}, Limit::compute};
 }
 

@@ -4,18 +4,24 @@ namespace kumiko::kernels {
 
 const char* name(Isa isa) {
   switch (isa) {
-    case Isa::avx512: return "avx512";
-    case Isa::avx2: return "avx2";
-    case Isa::reference: break;
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::reference:
+      break;
   }
   return "reference";
 }
 
 const char* requirement(Isa isa) {
   switch (isa) {
-    case Isa::avx512: return "AVX-512 F, BW, DQ and VL";
-    case Isa::avx2: return "AVX2 and FMA";
-    case Isa::reference: break;
+    case Isa::avx512:
+      return "AVX-512 F, BW, DQ and VL";
+    case Isa::avx2:
+      return "AVX2 and FMA";
+    case Isa::reference:
+      break;
   }
   return "nothing";
 }

@@ -12,7 +12,9 @@ enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2 };
 inline constexpr Isa kIsas[] = {Isa::avx512, Isa::avx2, Isa::reference};
 
 using IsaSet = std::uint32_t;
-constexpr IsaSet bit(Isa isa) { return IsaSet{1} << static_cast<unsigned>(isa); }
+constexpr IsaSet bit(Isa isa) {
+  return IsaSet{1} << static_cast<unsigned>(isa);
+}
 
 const char* name(Isa isa);
 std::optional<Isa> parse_isa(std::string_view text);

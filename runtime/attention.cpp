@@ -29,9 +29,11 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   range.partial_split = merge.split_begin;
   plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
   // acq_rel: the last one sees what the others stored.
-  if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1)
+    return;
   for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
-    kernels::merge_partials(kernels, head, row, merge.split_end - merge.split_begin, range.partial, reinterpret_cast<float*>(slot.scratch));
+    kernels::merge_partials(kernels, head, row, merge.split_end - merge.split_begin, range.partial,
+                            reinterpret_cast<float*>(slot.scratch));
   }
 }
 
@@ -53,7 +55,8 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     impl->args.seqused_k = nullptr;
     build_plan(*impl);
     if (!impl->context->executor->reserve(impl->scratch_bytes)) {
-      return {Code::out_of_memory, "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
+      return {Code::out_of_memory,
+              "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
     }
     impl->release(impl->acquire());  // the first run finds its state ready
     plan->impl_ = std::move(impl);
@@ -65,11 +68,13 @@ Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     const Impl& plan = *impl_;
-    if (Status s = validate_same_problem(args, plan.args, plan.has_seqused_k, plan.seqused_k); !s.ok()) return s;
+    if (Status s = validate_same_problem(args, plan.args, plan.has_seqused_k, plan.seqused_k); !s.ok())
+      return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
     if (plan.tasks.empty()) return {};
     RunState* state = impl_->acquire();
-    for (std::size_t m = 0; m < plan.merges.size(); ++m) state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
+    for (std::size_t m = 0; m < plan.merges.size(); ++m)
+      state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
     Run run{plan, args, *state};
     scheduler::Job job;
     job.assignment = &plan.assignment;
@@ -78,13 +83,19 @@ Status Plan::run(const AttentionArgs& args) const {
     job.scratch_bytes = plan.scratch_bytes;
     const bool done = plan.context->executor->run(job);
     impl_->release(state);
-    if (!done) return {Code::out_of_memory, "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
+    if (!done)
+      return {Code::out_of_memory,
+              "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
     return {};
   });
 }
 
-std::string Plan::explain() const { return impl_ ? impl_->explain() : "no plan\n"; }
-std::int64_t Plan::workspace_bytes() const { return impl_ ? impl_->workspace_bytes() : 0; }
+std::string Plan::explain() const {
+  return impl_ ? impl_->explain() : "no plan\n";
+}
+std::int64_t Plan::workspace_bytes() const {
+  return impl_ ? impl_->workspace_bytes() : 0;
+}
 
 Status attention_forward(const Context& context, const AttentionArgs& args) {
   return guarded([&]() -> Status {

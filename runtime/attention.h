@@ -3,7 +3,8 @@
 //   out[b, h, i, :] = sum_j softmax_j(scale * <q[b, h, i, :], k[b, h / group, j, :]>) * v[b, h / group, j, :]
 //
 // over the keys j that query i may see. The scores are never stored (Dao et al., FlashAttention, 2022;
-// online softmax: Milakov & Gimelshein, 2018). group = q_heads / kv_heads: 1 is MHA, q_heads is MQA, between is GQA.
+// online softmax: Milakov & Gimelshein, 2018). group = q_heads / kv_heads: 1 is MHA, q_heads is MQA, between
+// is GQA.
 #pragma once
 
 #include <array>
@@ -24,8 +25,9 @@ namespace kumiko {
 /// Element type of a tensor. Accumulation is always f32.
 enum class DataType : std::uint8_t { f32 = 0 };
 
-/// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not bytes; the last
-/// one is 1. Any base alignment is accepted. A stride of 0 (an expanded dimension) is accepted for inputs.
+/// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
+/// bytes; the last one is 1. Any base alignment is accepted. A stride of 0 (an expanded dimension) is
+/// accepted for inputs.
 template <class Pointer>
 struct View {
   Pointer data = nullptr;
@@ -34,19 +36,21 @@ struct View {
   DataType dtype = DataType::f32;
 
   /// Contiguous memory laid out [batch, heads, seq, head_dim].
-  static constexpr View bhsd(Pointer data, std::int64_t batch, std::int64_t heads, std::int64_t seq, std::int64_t dim) {
+  static constexpr View bhsd(Pointer data, std::int64_t batch, std::int64_t heads, std::int64_t seq,
+                             std::int64_t dim) {
     return {data, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}};
   }
   /// Contiguous memory laid out [batch, seq, heads, head_dim].
-  static constexpr View bshd(Pointer data, std::int64_t batch, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+  static constexpr View bshd(Pointer data, std::int64_t batch, std::int64_t seq, std::int64_t heads,
+                             std::int64_t dim) {
     return {data, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}};
   }
 };
 using Tensor = View<void*>;
 using ConstTensor = View<const void*>;
 
-/// Log-sum-exp of each query's scaled scores, natural logarithm, f32, logical [batch, q_heads, q_len]. -inf where a query sees
-/// nothing. data == nullptr: not wanted. All strides 0: contiguous.
+/// Log-sum-exp of each query's scaled scores, natural logarithm, f32, logical [batch, q_heads, q_len]. -inf
+/// where a query sees nothing. data == nullptr: not wanted. All strides 0: contiguous.
 struct LseView {
   float* data = nullptr;
   std::array<std::int64_t, 3> stride{};
@@ -54,8 +58,9 @@ struct LseView {
 
 /// Where the causal diagonal ends when q_len != kv_len.
 enum class CausalAlignment : std::uint8_t {
-  bottom_right = 0,  ///< Query i sees keys j <= i + kv_len - q_len: the last query sees every key. What decode needs.
-  top_left = 1,      ///< Query i sees keys j <= i.
+  bottom_right =
+      0,  ///< Query i sees keys j <= i + kv_len - q_len: the last query sees every key. What decode needs.
+  top_left = 1,  ///< Query i sees keys j <= i.
 };
 
 /// How one core walks over the keys. Every choice gives the same bits per ISA.
@@ -65,7 +70,8 @@ enum class Pipeline : std::uint8_t {
   decode = 2,  ///< Few query rows against row-major keys and values, bound by memory bandwidth.
 };
 
-/// One attention call. Every view must stay alive until the call returns; `out` and `lse` may not overlap the inputs or each other.
+/// One attention call. Every view must stay alive until the call returns; `out` and `lse` may not overlap the
+/// inputs or each other.
 struct AttentionArgs {
   ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576
   ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads
@@ -77,20 +83,20 @@ struct AttentionArgs {
 
   bool is_causal = false;
   CausalAlignment causal_alignment = CausalAlignment::bottom_right;
-  /// Sliding window: query at position p (its place on the causal diagonal) sees keys in [p - window_left, p + window_right].
-  /// -1: unlimited on that side. is_causal limits the right side to 0.
+  /// Sliding window: query at position p (its place on the causal diagonal) sees keys in [p - window_left, p
+  /// + window_right]. -1: unlimited on that side. is_causal limits the right side to 0.
   std::int64_t window_left = -1;
   std::int64_t window_right = -1;
 
-  /// Optional [batch] int32: keys used of each sequence, 0..kv_len. Keys past it are never read; it takes kv_len's place in the
-  /// causal alignment. plan() copies the values.
+  /// Optional [batch] int32: keys used of each sequence, 0..kv_len. Keys past it are never read; it takes
+  /// kv_len's place in the causal alignment. plan() copies the values.
   const std::int32_t* seqused_k = nullptr;
 
   Pipeline pipeline = Pipeline::automatic;
 };
 
-/// What a Context is made with. A field left at its default takes the value of the environment variable named beside it, and
-/// where that is unset too, what the machine offers (docs/environment.md).
+/// What a Context is made with. A field left at its default takes the value of the environment variable named
+/// beside it, and where that is unset too, what the machine offers (docs/environment.md).
 struct ContextOptions {
   int num_threads = 0;   ///< KUMIKO_NUM_THREADS. Default: allowed cores, bounded by the cgroup CPU quota.
   std::string cpus;      ///< KUMIKO_CPUS: OS CPU numbers the runtime may use, "0-11,24-35".
@@ -101,13 +107,13 @@ struct ContextOptions {
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
 };
 
-/// The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it: every method may be
-/// called from any number of threads at once. Copies share the same runtime.
+/// The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it:
+/// every method may be called from any number of threads at once. Copies share the same runtime.
 class KUMIKO_API Context {
  public:
   Context() = default;
-  /// Errors: invalid_argument or invalid_environment (a value that does not parse), unsupported (a forced choice that
-  /// cannot be had), out_of_memory. `*context` is untouched on error.
+  /// Errors: invalid_argument or invalid_environment (a value that does not parse), unsupported (a forced
+  /// choice that cannot be had), out_of_memory. `*context` is untouched on error.
   static Status create(const ContextOptions& options, Context* context);
 
   explicit operator bool() const { return impl_ != nullptr; }
@@ -123,15 +129,17 @@ class KUMIKO_API Context {
   std::shared_ptr<Impl> impl_;
 };
 
-/// A call prepared once and run many times: shapes, strides, mask and lengths are fixed, pointers are not. Thread-safe: one plan
-/// may be run by several threads at once. Copies share the same plan; a plan keeps its context alive.
+/// A call prepared once and run many times: shapes, strides, mask and lengths are fixed, pointers are not.
+/// Thread-safe: one plan may be run by several threads at once. Copies share the same plan; a plan keeps its
+/// context alive.
 class KUMIKO_API Plan {
  public:
   Plan() = default;
   explicit operator bool() const { return impl_ != nullptr; }
 
-  /// Runs on the pointers of `args`; everything else in it must equal what was planned. Allocates nothing once as many calls
-  /// have run as ever run at the same time. Errors: invalid_argument (not the planned problem), out_of_memory.
+  /// Runs on the pointers of `args`; everything else in it must equal what was planned. Allocates nothing
+  /// once as many calls have run as ever run at the same time. Errors: invalid_argument (not the planned
+  /// problem), out_of_memory.
   Status run(const AttentionArgs& args) const;
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line.
   std::string explain() const;
@@ -145,7 +153,8 @@ class KUMIKO_API Plan {
   std::shared_ptr<Impl> impl_;
 };
 
-/// Prepares `args` (pointers may be null at this point). Errors: invalid_argument, unsupported, out_of_memory; `*plan` is untouched on error.
+/// Prepares `args` (pointers may be null at this point). Errors: invalid_argument, unsupported,
+/// out_of_memory; `*plan` is untouched on error.
 KUMIKO_API Status plan(const Context& context, const AttentionArgs& args, Plan* plan);
 
 /// plan() and run() in one. On an error that validation can see nothing has been written.

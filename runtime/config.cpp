@@ -11,7 +11,8 @@ namespace {
 Setting find_setting(const char* option, const std::string& given, const char* variable) {
   Setting setting{option, given};
   if (setting.is_set()) return setting;
-  if (const char* text = std::getenv(variable); text && *text) setting = {variable, text, Code::invalid_environment};
+  if (const char* text = std::getenv(variable); text && *text)
+    setting = {variable, text, Code::invalid_environment};
   return setting;
 }
 
@@ -23,12 +24,15 @@ std::string names_of(const Rows& rows) {
 }
 
 Status load_num_threads(const ContextOptions& options, Config* config) {
-  const Setting setting = find_setting("num_threads", options.num_threads == 0 ? "" : std::to_string(options.num_threads), "KUMIKO_NUM_THREADS");
+  const Setting setting =
+      find_setting("num_threads", options.num_threads == 0 ? "" : std::to_string(options.num_threads),
+                   "KUMIKO_NUM_THREADS");
   config->num_threads_setting = setting;
   if (!setting.is_set()) return {};
   const char* end = setting.value.data() + setting.value.size();
   const auto [stop, failure] = std::from_chars(setting.value.data(), end, config->num_threads);
-  if (failure != std::errc() || stop != end || config->num_threads < 1) return setting.error("a number of threads, 1 or more");
+  if (failure != std::errc() || stop != end || config->num_threads < 1)
+    return setting.error("a number of threads, 1 or more");
   return {};
 }
 
@@ -66,7 +70,8 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
     }
   }
   const Setting executor = find_setting("executor", options.executor, "KUMIKO_EXECUTOR");
-  config->executor = executor.is_set() ? scheduler::find_executor(executor.value) : &scheduler::executors().front();
+  config->executor =
+      executor.is_set() ? scheduler::find_executor(executor.value) : &scheduler::executors().front();
   if (!config->executor) return executor.error(names_of(scheduler::executors()));
   const Setting policy = find_setting("policy", options.policy, "KUMIKO_POLICY");
   config->policy = policy.is_set() ? scheduler::find_policy(policy.value) : &scheduler::policies().front();
@@ -95,9 +100,12 @@ Status load_rest(Config* config) {
 
 const char* pipeline_name(Pipeline pipeline) {
   switch (pipeline) {
-    case Pipeline::online: return "online";
-    case Pipeline::decode: return "decode";
-    case Pipeline::automatic: break;
+    case Pipeline::online:
+      return "online";
+    case Pipeline::decode:
+      return "decode";
+    case Pipeline::automatic:
+      break;
   }
   return nullptr;
 }

@@ -1,4 +1,5 @@
-// What the user asked for: ContextOptions, then the environment, then "automatic". config.cpp is the only reader of the environment.
+// What the user asked for: ContextOptions, then the environment, then "automatic". config.cpp is the only
+// reader of the environment.
 #pragma once
 
 #include <optional>
@@ -20,17 +21,20 @@ struct Setting {
   Code code = Code::invalid_argument;
 
   bool is_set() const { return !value.empty(); }
-  Status error(const std::string& expected) const { return {code, name + " is \"" + value + "\"; expected " + expected}; }
+  Status error(const std::string& expected) const {
+    return {code, name + " is \"" + value + "\"; expected " + expected};
+  }
 };
 
 struct Config {
-  int num_threads = 0;       ///< 0: automatic
-  std::vector<int> cpus;     ///< empty: all allowed
+  int num_threads = 0;    ///< 0: automatic
+  std::vector<int> cpus;  ///< empty: all allowed
   std::optional<scheduler::Bind> bind;
   const scheduler::ExecutorRow* executor = nullptr;  ///< never null after load
   const scheduler::PolicyRow* policy = nullptr;      ///< never null after load
   std::optional<kernels::Isa> isa;
-  Setting num_threads_setting, cpus_setting, topology_setting;  ///< For errors that only the machine can tell.
+  Setting num_threads_setting, cpus_setting,
+      topology_setting;  ///< For errors that only the machine can tell.
   Pipeline pipeline = Pipeline::automatic;
   bool verbose = false;
 };

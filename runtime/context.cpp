@@ -10,17 +10,22 @@ namespace {
 
 const char* bind_name(scheduler::Bind bind) {
   switch (bind) {
-    case scheduler::Bind::close: return "close";
-    case scheduler::Bind::spread: return "spread";
-    case scheduler::Bind::none: break;
+    case scheduler::Bind::close:
+      return "close";
+    case scheduler::Bind::spread:
+      return "spread";
+    case scheduler::Bind::none:
+      break;
   }
   return "none";
 }
 
-/// More threads than cores would make the promise of never oversubscribing a lie, so a larger number is refused, not trimmed.
+/// More threads than cores would make the promise of never oversubscribing a lie, so a larger number is
+/// refused, not trimmed.
 Status choose_threads(const Context::Impl& impl, int* threads) {
   int allowed = impl.topology.num_cores();
-  std::string what = impl.topology.is_host ? "the cores this process may use" : "the cores of the topology " + impl.topology.source;
+  std::string what = impl.topology.is_host ? "the cores this process may use"
+                                           : "the cores of the topology " + impl.topology.source;
   if (impl.topology.is_host && impl.cgroup_limit > 0 && impl.cgroup_limit < allowed) {
     allowed = impl.cgroup_limit;
     what = "the CPUs its cgroup quota grants";
@@ -38,8 +43,10 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   std::string why;
   auto topology = scheduler::discover_topology(config.topology_setting.value, config.cpus, why);
   if (!topology) {
-    if (why.starts_with("cpus: ") && config.cpus_setting.is_set()) return config.cpus_setting.error("CPUs to be had (" + why.substr(6) + ")");
-    if (config.topology_setting.is_set()) return config.topology_setting.error("an hwloc synthetic description or XML file (" + why + ")");
+    if (why.starts_with("cpus: ") && config.cpus_setting.is_set())
+      return config.cpus_setting.error("CPUs to be had (" + why.substr(6) + ")");
+    if (config.topology_setting.is_set())
+      return config.topology_setting.error("an hwloc synthetic description or XML file (" + why + ")");
     return {Code::internal, why};
   }
   impl->topology = std::move(*topology);
@@ -50,11 +57,14 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   scheduler::ExecutorOptions executor;
   if (Status s = choose_threads(*impl, &executor.num_threads); !s.ok()) return s;
   executor.topology = impl->topology;
-  // Bound threads cannot make way for another process's; unless asked, bind only where there is a domain to stay in.
-  executor.bind = config.bind.value_or(impl->topology.domains.size() > 1 ? scheduler::Bind::close : scheduler::Bind::none);
+  // Bound threads cannot make way for another process's; unless asked, bind only where there is a domain to
+  // stay in.
+  executor.bind = config.bind.value_or(impl->topology.domains.size() > 1 ? scheduler::Bind::close
+                                                                         : scheduler::Bind::none);
   impl->config.bind = executor.bind;
   impl->executor = config.executor->create(executor, why);
-  if (!impl->executor) return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
+  if (!impl->executor)
+    return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
 
   if (config.verbose) std::fprintf(stderr, "%s", ("kumiko: " + impl->describe()).c_str());
   *out = std::move(impl);
@@ -65,16 +75,20 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
 
 std::string Context::Impl::describe() const {
   std::string text = "isa " + std::string(kernels::name(kernels->isa)) + "\n";
-  text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " + bind_name(*config.bind) + "\n";
-  text += "threads " + std::to_string(executor->concurrency()) + " of " + std::to_string(topology.num_cores()) + " cores";
+  text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " +
+          bind_name(*config.bind) + "\n";
+  text += "threads " + std::to_string(executor->concurrency()) + " of " +
+          std::to_string(topology.num_cores()) + " cores";
   if (cgroup_limit > 0) text += ", cgroup quota " + std::to_string(cgroup_limit) + " CPUs";
   text += "\ntopology " + topology.source + "\n";
   const std::vector<int> workers = executor->workers_per_domain();
   for (std::size_t d = 0; d < topology.domains.size(); ++d) {
     const scheduler::Domain& domain = topology.domains[d];
-    text += "domain " + std::to_string(d) + ": NUMA node " + std::to_string(domain.numa_node) + ", " + std::to_string(domain.cores.size()) +
-            " cores from CPU " + std::to_string(domain.cores.front().os_cpu) + ", " + std::to_string(workers[d]) + " workers, L2 " +
-            std::to_string(domain.l2_bytes_per_core / 1024) + " KiB a core, last-level cache " + std::to_string(domain.llc_bytes / 1024) + " KiB\n";
+    text += "domain " + std::to_string(d) + ": NUMA node " + std::to_string(domain.numa_node) + ", " +
+            std::to_string(domain.cores.size()) + " cores from CPU " +
+            std::to_string(domain.cores.front().os_cpu) + ", " + std::to_string(workers[d]) +
+            " workers, L2 " + std::to_string(domain.l2_bytes_per_core / 1024) +
+            " KiB a core, last-level cache " + std::to_string(domain.llc_bytes / 1024) + " KiB\n";
   }
   const std::string note = scheduler::placement_note();
   text += "placement " + (note.empty() ? std::string("per NUMA node") : note) + "\n";
@@ -91,8 +105,14 @@ Status Context::create(const ContextOptions& options, Context* context) {
   });
 }
 
-int Context::num_threads() const { return impl_ ? impl_->executor->concurrency() : 0; }
-std::string Context::isa() const { return impl_ ? kernels::name(impl_->kernels->isa) : ""; }
-std::string Context::describe() const { return impl_ ? impl_->describe() : "no context\n"; }
+int Context::num_threads() const {
+  return impl_ ? impl_->executor->concurrency() : 0;
+}
+std::string Context::isa() const {
+  return impl_ ? kernels::name(impl_->kernels->isa) : "";
+}
+std::string Context::describe() const {
+  return impl_ ? impl_->describe() : "no context\n";
+}
 
 }  // namespace kumiko

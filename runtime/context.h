@@ -20,8 +20,9 @@ struct Context::Impl {
   std::string describe() const;
 };
 
-/// Every public entry: runs `body` in the default floating-point state (the caller's rounding mode must not reach a plan's scale, nor its
-/// unmasked traps our arithmetic) and restores the caller's, turning bad_alloc into out_of_memory and anything else into internal: nothing is thrown across the API.
+/// Every public entry: runs `body` in the default floating-point state (the caller's rounding mode must not
+/// reach a plan's scale, nor its unmasked traps our arithmetic) and restores the caller's, turning bad_alloc
+/// into out_of_memory and anything else into internal: nothing is thrown across the API.
 template <class Body>
 Status guarded(Body&& body) noexcept {
   const kernels::FloatState float_state;

@@ -18,11 +18,12 @@ std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t off
   return (flat - rise) * (rise + flat - 1 + 2 * offset) / 2 + (last - flat) * limit;
 }
 
-/// Query-key pairs that rows [row_begin, row_end) see; rows of a query position are taken as a whole at the rim.
+/// Query-key pairs that rows [row_begin, row_end) see; rows of a query position are taken as a whole at the
+/// rim.
 std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
   const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
-  const std::int64_t pairs =
-      sum_clamped(first, last, head.end_offset, head.kv_len) - sum_clamped(first, last, head.begin_offset, head.kv_len);
+  const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
+                             sum_clamped(first, last, head.begin_offset, head.kv_len);
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
 }
 
@@ -32,22 +33,26 @@ struct RowBlock {
   std::int64_t cost;
 };
 
-std::vector<RowBlock> row_blocks(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t task_rows) {
+std::vector<RowBlock> row_blocks(const Plan::Impl& plan, const kernels::HeadProblem& head,
+                                 std::int64_t task_rows) {
   const std::int64_t rows = head.group * head.q_len;
   std::vector<RowBlock> blocks;
   for (std::int64_t row = 0; row < rows; row += task_rows) {
     const std::int64_t end = min_of(row + task_rows, rows);
-    const std::int64_t first_key = min_of(head.begin_of(row), head.kv_len), last_key = std::max(head.end_of(end - 1), first_key);
+    const std::int64_t first_key = min_of(head.begin_of(row), head.kv_len),
+                       last_key = std::max(head.end_of(end - 1), first_key);
     RowBlock block{row, end, first_key / kSplitKeys, (last_key + kSplitKeys - 1) / kSplitKeys, 0};
     block.split_end = std::max(block.split_end, block.split_begin);
-    block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row, last_key - first_key, head.head_dim, head.v_head_dim);
+    block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row,
+                           last_key - first_key, head.head_dim, head.v_head_dim);
     blocks.push_back(block);
   }
   return blocks;
 }
 
 /// Rows a task takes: all that fits, but fewer where that would leave workers without enough tasks.
-std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int64_t rows, std::int64_t workers) {
+std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int64_t rows,
+                           std::int64_t workers) {
   const Tuning& tuning = plan.tuning;
   if (workers == 1) return tuning.max_task_rows;
   const std::int64_t wanted = heads * rows / (workers * tuning.tasks_per_worker);
@@ -57,7 +62,8 @@ std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int6
 
 }  // namespace
 
-kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch, std::int64_t kv_head) const {
+kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch,
+                                      std::int64_t kv_head) const {
   kernels::HeadProblem head{};
   const std::int64_t group = a.k.shape[1] > 0 ? a.q.shape[1] / a.k.shape[1] : 1;
   const auto lse = lse_strides(a);
@@ -82,7 +88,8 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   head.v_head_dim = a.v.shape[3];
   head.scale_log2 = scale_log2;
   // Query i stands at key position i + diagonal. Limits beyond reach are cut so that no sum can overflow.
-  const std::int64_t diagonal = a.causal_alignment == CausalAlignment::bottom_right ? head.kv_len - head.q_len : 0;
+  const std::int64_t diagonal =
+      a.causal_alignment == CausalAlignment::bottom_right ? head.kv_len - head.q_len : 0;
   const std::int64_t reach = head.kv_len + head.q_len;
   const std::int64_t left = a.window_left < 0 ? -1 : min_of(a.window_left, 2 * reach);
   std::int64_t right = a.window_right < 0 ? -1 : min_of(a.window_right, 2 * reach);
@@ -96,13 +103,15 @@ void build_plan(Plan::Impl& plan) {
   const AttentionArgs& a = plan.args;
   const Context::Impl& context = *plan.context;
   const std::int64_t batch = a.q.shape[0], kv_heads = a.k.shape[1], workers = context.executor->concurrency();
-  const double scale = a.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(a.q.shape[3])) : static_cast<double>(a.scale);
+  const double scale =
+      a.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(a.q.shape[3])) : static_cast<double>(a.scale);
   plan.scale_log2 = static_cast<float>(scale * 1.44269504088896340736);
 
   const std::int64_t rows = kv_heads > 0 ? a.q.shape[1] / kv_heads * a.q.shape[2] : 0;
   const Pipeline wanted = a.pipeline != Pipeline::automatic ? a.pipeline : context.config.pipeline;
   std::int64_t l2 = 0;
-  for (const auto& domain : context.topology.domains) l2 = l2 == 0 ? domain.l2_bytes_per_core : std::min(l2, domain.l2_bytes_per_core);
+  for (const auto& domain : context.topology.domains)
+    l2 = l2 == 0 ? domain.l2_bytes_per_core : std::min(l2, domain.l2_bytes_per_core);
   plan.tuning = tune(*context.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   if (batch == 0 || rows == 0) return;
   const std::int64_t task_rows = task_rows_for(plan, batch * kv_heads, rows, workers);
@@ -116,7 +125,8 @@ void build_plan(Plan::Impl& plan) {
     count += static_cast<std::int64_t>(blocks.back().size()) * kv_heads;
   }
   // Blocks costlier than this are cut along the keys: only then can all workers be busy.
-  const std::int64_t target = workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
+  const std::int64_t target =
+      workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
   std::vector<scheduler::Task> costs;
   plan.tasks.reserve(static_cast<std::size_t>(count));
   costs.reserve(static_cast<std::size_t>(count));
@@ -124,11 +134,21 @@ void build_plan(Plan::Impl& plan) {
     for (std::int64_t h = 0; h < kv_heads; ++h) {
       for (const RowBlock& block : blocks[static_cast<std::size_t>(b)]) {
         const std::int64_t splits = block.split_end - block.split_begin;
-        const std::int64_t parts = count >= workers * plan.tuning.tasks_per_worker ? 1 : std::clamp<std::int64_t>((block.cost + target - 1) / target, 1, std::max<std::int64_t>(splits, 1));
-        PlannedTask task{static_cast<std::int32_t>(b), static_cast<std::int32_t>(h), block.row_begin, block.row_end, 0, 0, -1};
+        const std::int64_t parts = count >= workers * plan.tuning.tasks_per_worker
+                                       ? 1
+                                       : std::clamp<std::int64_t>((block.cost + target - 1) / target, 1,
+                                                                  std::max<std::int64_t>(splits, 1));
+        PlannedTask task{static_cast<std::int32_t>(b),
+                         static_cast<std::int32_t>(h),
+                         block.row_begin,
+                         block.row_end,
+                         0,
+                         0,
+                         -1};
         if (parts > 1) {
           task.merge = static_cast<std::int32_t>(plan.merges.size());
-          plan.merges.push_back({static_cast<std::int32_t>(parts), block.split_begin, block.split_end, block.row_begin, block.row_end, plan.partial_floats});
+          plan.merges.push_back({static_cast<std::int32_t>(parts), block.split_begin, block.split_end,
+                                 block.row_begin, block.row_end, plan.partial_floats});
           plan.partial_floats += splits * rows * kernels::partial_size(a.v.shape[3]);
         }
         for (std::int64_t part = 0; part < parts; ++part) {
@@ -143,7 +163,8 @@ void build_plan(Plan::Impl& plan) {
   const std::vector<int> workers_per_domain = context.executor->workers_per_domain();
   plan.assignment = context.config.policy->assign(costs, workers_per_domain);
   const std::int64_t most_rows = min_of(task_rows, rows);
-  plan.scratch_bytes = plan.tuning.pipeline->scratch_bytes(*context.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
+  plan.scratch_bytes =
+      plan.tuning.pipeline->scratch_bytes(*context.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
   // The last task of a merge needs one row of O more.
   plan.scratch_bytes = std::max(plan.scratch_bytes, static_cast<std::size_t>(a.v.shape[3]) * sizeof(float));
 }
@@ -177,28 +198,39 @@ void Plan::Impl::release(RunState* state) noexcept {
 }
 
 std::int64_t Plan::Impl::workspace_bytes() const {
-  return static_cast<std::int64_t>(scratch_bytes) * context->executor->concurrency() + partial_floats * static_cast<std::int64_t>(sizeof(float));
+  return static_cast<std::int64_t>(scratch_bytes) * context->executor->concurrency() +
+         partial_floats * static_cast<std::int64_t>(sizeof(float));
 }
 
 std::string Plan::Impl::explain() const {
   std::int64_t task_rows = 0;
   for (const PlannedTask& task : tasks) task_rows = std::max(task_rows, task.row_end - task.row_begin);
-  std::string text = "problem: batch " + std::to_string(args.q.shape[0]) + ", query heads " + std::to_string(args.q.shape[1]) + ", KV heads " +
-                     std::to_string(args.k.shape[1]) + ", q_len " + std::to_string(args.q.shape[2]) + ", kv_len " + std::to_string(args.k.shape[2]) +
-                     ", head_dim " + std::to_string(args.q.shape[3]) + ", v_head_dim " + std::to_string(args.v.shape[3]) + (args.is_causal ? ", causal" : "") + "\n";
-  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(context->kernels->isa) + ", key blocks of " +
-          std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) + ", up to " + std::to_string(task_rows) + " query rows a task\n";
-  text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) + " row blocks split along the keys\n";
+  std::string text = "problem: batch " + std::to_string(args.q.shape[0]) + ", query heads " +
+                     std::to_string(args.q.shape[1]) + ", KV heads " + std::to_string(args.k.shape[1]) +
+                     ", q_len " + std::to_string(args.q.shape[2]) + ", kv_len " +
+                     std::to_string(args.k.shape[2]) + ", head_dim " + std::to_string(args.q.shape[3]) +
+                     ", v_head_dim " + std::to_string(args.v.shape[3]) + (args.is_causal ? ", causal" : "") +
+                     "\n";
+  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " +
+          kernels::name(context->kernels->isa) + ", key blocks of " + std::to_string(kernels::kBlockKeys) +
+          ", splits of " + std::to_string(kSplitKeys) + ", up to " + std::to_string(task_rows) +
+          " query rows a task\n";
+  text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
+          " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;
-  for (std::size_t d = 0; d + 1 < begin.size(); ++d) text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks\n";
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d)
+    text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks\n";
   char imbalance[64] = "0.0";
   if (assignment.lower_bound > 0) {
     std::snprintf(imbalance, sizeof imbalance, "%.1f",
-                  100.0 * (static_cast<double>(assignment.predicted_makespan) / static_cast<double>(assignment.lower_bound) - 1.0));
+                  100.0 * (static_cast<double>(assignment.predicted_makespan) /
+                               static_cast<double>(assignment.lower_bound) -
+                           1.0));
   }
   text += "predicted imbalance: " + std::string(imbalance) + " % over the lower bound\n";
-  text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) + " a core, " +
-          std::to_string(partial_floats * static_cast<std::int64_t>(sizeof(float))) + " of split states)\n";
+  text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
+          " a core, " + std::to_string(partial_floats * static_cast<std::int64_t>(sizeof(float))) +
+          " of split states)\n";
   return text;
 }
 

@@ -19,7 +19,8 @@ struct PlannedTask {
   std::int32_t batch, kv_head;
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
-  std::int32_t merge = -1;  ///< Index into Plan::Impl::merges when the rows' splits are shared by several tasks.
+  std::int32_t merge =
+      -1;  ///< Index into Plan::Impl::merges when the rows' splits are shared by several tasks.
 };
 
 /// Rows whose splits several tasks computed; the last of these tasks merges them.
@@ -27,7 +28,8 @@ struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
   std::int64_t row_begin, row_end;
-  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of all rows of the head from split_begin on.
+  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of all rows of the head from
+                                ///< split_begin on.
 };
 
 /// Memory of one run in flight. Recycled by the plan.
@@ -39,7 +41,7 @@ struct RunState {
 
 struct Plan::Impl {
   std::shared_ptr<Context::Impl> context;
-  AttentionArgs args;                   ///< As planned, pointers cleared.
+  AttentionArgs args;  ///< As planned, pointers cleared.
   bool has_seqused_k = false;
   std::vector<std::int32_t> seqused_k;  ///< [batch] if has_seqused_k
   float scale_log2 = 0.0f;
@@ -51,7 +53,8 @@ struct Plan::Impl {
   scheduler::Assignment assignment;
 
   ~Impl();
-  /// The problem of one KV head, without pointers' offsets applied to strides: data pointers come from `args`.
+  /// The problem of one KV head, without pointers' offsets applied to strides: data pointers come from
+  /// `args`.
   kernels::HeadProblem head(const AttentionArgs& run_args, std::int64_t batch, std::int64_t kv_head) const;
   RunState* acquire();  ///< Throws std::bad_alloc.
   void release(RunState* state) noexcept;

@@ -16,7 +16,8 @@ enum class Code : int {
   internal = 5,             ///< A broken invariant of the library: please report it.
 };
 
-/// Outcome of every public call. `message` names the argument, its value and what was expected; empty when ok.
+/// Outcome of every public call. `message` names the argument, its value and what was expected; empty when
+/// ok.
 class [[nodiscard]] Status {
  public:
   Status() = default;

@@ -5,14 +5,17 @@
 
 namespace kumiko {
 
-// Up to this many rows of a KV head, reading K and V in place beats packing them (Zen 5, D = 128: the two meet near 8 rows).
+// Up to this many rows of a KV head, reading K and V in place beats packing them (Zen 5, D = 128: the two
+// meet near 8 rows).
 constexpr std::int64_t kDecodeRows = 8;
 constexpr std::int64_t kDefaultL2Bytes = 512 * 1024;
 
-Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
-            const char* forced_pipeline) {
+Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+            std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline) {
   Tuning tuning{};
-  tuning.pipeline = kernels::find_pipeline(forced_pipeline ? forced_pipeline : rows <= kDecodeRows ? "decode" : "online");
+  tuning.pipeline = kernels::find_pipeline(forced_pipeline       ? forced_pipeline
+                                           : rows <= kDecodeRows ? "decode"
+                                                                 : "online");
   tuning.tasks_per_worker = 8;
   if (std::strcmp(tuning.pipeline->name, "decode") == 0) {
     tuning.max_task_rows = tuning.min_task_rows = 64;  // bounds scratch when decode is forced on long queries
@@ -21,7 +24,8 @@ Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t h
   const std::int64_t budget = (l2_bytes > 0 ? l2_bytes : kDefaultL2Bytes) * 7 / 8;
   std::int64_t task_rows = kernels.max_nr;
   while (task_rows < 16 * kernels.max_nr &&
-         static_cast<std::int64_t>(tuning.pipeline->scratch_bytes(kernels, task_rows + kernels.max_nr, head_dim, v_head_dim)) <= budget) {
+         static_cast<std::int64_t>(tuning.pipeline->scratch_bytes(kernels, task_rows + kernels.max_nr,
+                                                                  head_dim, v_head_dim)) <= budget) {
     task_rows += kernels.max_nr;
   }
   // With fewer than 4 tiles the packing of K and V shows (8 % at 48 rows); L2 overflow costs less than that.
@@ -30,11 +34,13 @@ Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t h
   return tuning;
 }
 
-std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows, std::int64_t keys, std::int64_t head_dim,
-                       std::int64_t v_head_dim) {
+std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows,
+                       std::int64_t keys, std::int64_t head_dim, std::int64_t v_head_dim) {
   const std::int64_t dims = head_dim + v_head_dim;
-  if (std::strcmp(pipeline.name, "decode") == 0) return keys * dims * std::max<std::int64_t>(rows, 4) + 64 * dims;
-  // A pair costs dims FMAs and about 16 more for its exponential; packing an element about 8; a row in and out about 32.
+  if (std::strcmp(pipeline.name, "decode") == 0)
+    return keys * dims * std::max<std::int64_t>(rows, 4) + 64 * dims;
+  // A pair costs dims FMAs and about 16 more for its exponential; packing an element about 8; a row in and
+  // out about 32.
   return visible * (dims + 16) + keys * dims * 8 + rows * dims * 32;
 }
 

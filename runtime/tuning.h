@@ -1,4 +1,5 @@
-// The numbers behind a plan: which pipeline, how many rows a task, how many tasks. None of them changes a bit of the result.
+// The numbers behind a plan: which pipeline, how many rows a task, how many tasks. None of them changes a bit
+// of the result.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +10,18 @@ namespace kumiko {
 
 struct Tuning {
   const kernels::PipelineRow* pipeline;
-  std::int64_t max_task_rows;    ///< Query rows a task may take: what fits the core's L2 beside a packed block of K and V.
-  std::int64_t min_task_rows;    ///< Fewer would waste lanes.
-  std::int64_t tasks_per_worker; ///< Aim of the cut, for balance.
+  std::int64_t max_task_rows;  ///< Query rows a task may take: what fits the core's L2 beside a packed block
+                               ///< of K and V.
+  std::int64_t min_task_rows;  ///< Fewer would waste lanes.
+  std::int64_t tasks_per_worker;  ///< Aim of the cut, for balance.
 };
 
 /// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.
-Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
-            const char* forced_pipeline);
+Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+            std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline);
 
 /// Relative time of one task, for balance: `visible` query-key pairs in `rows` rows over `keys` keys.
-std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows, std::int64_t keys, std::int64_t head_dim,
-                       std::int64_t v_head_dim);
+std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows,
+                       std::int64_t keys, std::int64_t head_dim, std::int64_t v_head_dim);
 
 }  // namespace kumiko

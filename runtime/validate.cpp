@@ -14,22 +14,28 @@ constexpr std::int64_t kMaxLength = std::numeric_limits<std::int32_t>::max();
 Status bad(const std::string& what, const std::string& value, const std::string& expected) {
   return {Code::invalid_argument, what + " is " + value + "; expected " + expected};
 }
-Status bad(const std::string& what, std::int64_t value, const std::string& expected) { return bad(what, std::to_string(value), expected); }
+Status bad(const std::string& what, std::int64_t value, const std::string& expected) {
+  return bad(what, std::to_string(value), expected);
+}
 
 std::string element(const char* name, const char* field, int i) {
   return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
 }
 
-/// Distance in elements from the first to one past the last element; false when it does not fit in bytes of int64.
+/// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
+/// int64.
 bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {
   std::int64_t last = 0;
   for (int i = 0; i < dims; ++i) {
     std::int64_t step = 0;
     if (shape[i] == 0) return *extent = 0, true;
-    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &step) || __builtin_add_overflow(last, step, &last)) return false;
+    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &step) || __builtin_add_overflow(last, step, &last))
+      return false;
   }
   std::int64_t bytes = 0;
-  if (__builtin_add_overflow(last, 1, &last) || __builtin_mul_overflow(last, std::int64_t{sizeof(float)}, &bytes)) return false;
+  if (__builtin_add_overflow(last, 1, &last) ||
+      __builtin_mul_overflow(last, std::int64_t{sizeof(float)}, &bytes))
+    return false;
   *extent = last;
   return true;
 }
@@ -45,14 +51,17 @@ bool count_of(const std::int64_t* shape, int dims, std::int64_t* count) {
   return *count <= std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(float));
 }
 
-/// No two index tuples of an output share an element: dims in order of stride must each step over all smaller ones.
+/// No two index tuples of an output share an element: dims in order of stride must each step over all smaller
+/// ones.
 int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int dims) {
   bool seen[4] = {};
   std::int64_t reach = 1;  // elements covered by the dims taken so far
   for (int taken = 0; taken < dims; ++taken) {
     int next = -1;
     for (int i = 0; i < dims; ++i) {
-      if (!seen[i] && (next < 0 || stride[i] < stride[next] || (stride[i] == stride[next] && shape[i] < shape[next]))) next = i;
+      if (!seen[i] &&
+          (next < 0 || stride[i] < stride[next] || (stride[i] == stride[next] && shape[i] < shape[next])))
+        next = i;
     }
     seen[next] = true;
     if (shape[next] <= 1) continue;
@@ -64,13 +73,16 @@ int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int d
 
 template <class View>
 Status check_view(const char* name, const View& view) {
-  if (view.dtype != DataType::f32) return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0)");
+  if (view.dtype != DataType::f32)
+    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0)");
   for (int i = 0; i < 4; ++i) {
-    if (view.shape[i] < 0 || view.shape[i] > kMaxLength) return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
+    if (view.shape[i] < 0 || view.shape[i] > kMaxLength)
+      return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
   }
   std::int64_t count = 0, extent = 0;
   if (!count_of(view.shape.data(), 4, &count)) {
-    return bad(std::string(name) + ".shape", "a product beyond 2^63 bytes", "a tensor that fits in the address space");
+    return bad(std::string(name) + ".shape", "a product beyond 2^63 bytes",
+               "a tensor that fits in the address space");
   }
   if (count == 0) return {};
   for (int i = 0; i < 4; ++i) {
@@ -78,7 +90,8 @@ Status check_view(const char* name, const View& view) {
   }
   if (view.stride[3] != 1 && view.shape[3] > 1) return bad(element(name, "stride", 3), view.stride[3], "1");
   if (!extent_of(view.shape.data(), view.stride.data(), 4, &extent)) {
-    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes", "a tensor that fits in the address space");
+    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
+               "a tensor that fits in the address space");
   }
   return {};
 }
@@ -109,7 +122,8 @@ Status check_shapes(const AttentionArgs& a) {
   if (Status s = check_equal("out", 3, a.out.shape[3], "v.shape[3]", a.v.shape[3]); !s.ok()) return s;
   const std::int64_t q_heads = a.q.shape[1], kv_heads = a.k.shape[1];
   if (q_heads > 0 && (kv_heads == 0 || q_heads % kv_heads != 0)) {
-    return bad(element("k", "shape", 1), kv_heads, "a divisor of q.shape[1] (q_heads), which is " + std::to_string(q_heads));
+    return bad(element("k", "shape", 1), kv_heads,
+               "a divisor of q.shape[1] (q_heads), which is " + std::to_string(q_heads));
   }
   return {};
 }
@@ -129,17 +143,25 @@ Status check_lse(const AttentionArgs& a) {
 }
 
 Status check_options(const AttentionArgs& a) {
-  if (!std::isfinite(a.scale)) return bad("scale", std::isnan(a.scale) ? "NaN" : a.scale > 0 ? "inf" : "-inf", "a finite factor, or 0 for 1 / sqrt(head_dim)");
+  if (!std::isfinite(a.scale))
+    return bad("scale",
+               std::isnan(a.scale) ? "NaN"
+               : a.scale > 0       ? "inf"
+                                   : "-inf",
+               "a finite factor, or 0 for 1 / sqrt(head_dim)");
   if (a.window_left < -1) return bad("window_left", a.window_left, "-1 (unlimited) or more");
   if (a.window_right < -1) return bad("window_right", a.window_right, "-1 (unlimited) or more");
-  if (a.causal_alignment != CausalAlignment::bottom_right && a.causal_alignment != CausalAlignment::top_left) {
+  if (a.causal_alignment != CausalAlignment::bottom_right &&
+      a.causal_alignment != CausalAlignment::top_left) {
     return bad("causal_alignment", static_cast<int>(a.causal_alignment), "bottom_right (0) or top_left (1)");
   }
-  if (a.pipeline > Pipeline::decode) return bad("pipeline", static_cast<int>(a.pipeline), "automatic (0), online (1) or decode (2)");
+  if (a.pipeline > Pipeline::decode)
+    return bad("pipeline", static_cast<int>(a.pipeline), "automatic (0), online (1) or decode (2)");
   if (a.seqused_k) {
     for (std::int64_t b = 0; b < a.q.shape[0]; ++b) {
       if (a.seqused_k[b] < 0 || a.seqused_k[b] > a.k.shape[2]) {
-        return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b], "0.." + std::to_string(a.k.shape[2]) + " (kv_len)");
+        return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
+                   "0.." + std::to_string(a.k.shape[2]) + " (kv_len)");
       }
     }
   }
@@ -160,8 +182,8 @@ Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* st
   return {begin, begin + static_cast<std::uintptr_t>(extent) * sizeof(float), count >= extent};
 }
 
-/// Two dense spans that meet do overlap. A strided view may lie in the gaps of another (a fused QKV buffer): there only an equal
-/// start is certain.
+/// Two dense spans that meet do overlap. A strided view may lie in the gaps of another (a fused QKV buffer):
+/// there only an equal start is certain.
 bool overlap(const Span& a, const Span& b) {
   if (a.empty() || b.empty() || a.end <= b.begin || b.end <= a.begin) return false;
   return (a.dense && b.dense) || a.begin == b.begin;
@@ -176,7 +198,8 @@ std::string hex(const void* p) {
 Status check_pointer(const char* name, const void* data, const Span& span) {
   if (span.empty()) return {};
   if (!data) return bad(std::string(name) + ".data", "null", "a tensor");
-  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0) return bad(std::string(name) + ".data", hex(data), "an address aligned to 4 bytes");
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
+    return bad(std::string(name) + ".data", hex(data), "an address aligned to 4 bytes");
   return {};
 }
 
@@ -186,7 +209,8 @@ std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args) {
   const auto& given = args.lse.stride;
   if (given[0] != 0 || given[1] != 0 || given[2] != 0) return given;
   std::int64_t rows = 0;
-  if (__builtin_mul_overflow(args.q.shape[1], args.q.shape[2], &rows)) rows = std::numeric_limits<std::int64_t>::max();
+  if (__builtin_mul_overflow(args.q.shape[1], args.q.shape[2], &rows))
+    rows = std::numeric_limits<std::int64_t>::max();
   return {rows, args.q.shape[2], 1};
 }
 
@@ -205,7 +229,8 @@ Status validate_problem(const AttentionArgs& a) {
 }
 
 Status validate_pointers(const AttentionArgs& a) {
-  const Span q = span_of(a.q.data, a.q.shape.data(), a.q.stride.data(), 4), k = span_of(a.k.data, a.k.shape.data(), a.k.stride.data(), 4),
+  const Span q = span_of(a.q.data, a.q.shape.data(), a.q.stride.data(), 4),
+             k = span_of(a.k.data, a.k.shape.data(), a.k.stride.data(), 4),
              v = span_of(a.v.data, a.v.shape.data(), a.v.stride.data(), 4),
              out = span_of(a.out.data, a.out.shape.data(), a.out.stride.data(), 4);
   const bool idle = out.empty();  // nothing to compute: nothing is read
@@ -224,8 +249,10 @@ Status validate_pointers(const AttentionArgs& a) {
     const Span& span;
   };
   for (const Named& input : {Named{"q", q}, Named{"k", k}, Named{"v", v}}) {
-    if (overlap(out, input.span)) return bad("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
-    if (overlap(lse, input.span)) return bad("lse.data", hex(a.lse.data), std::string("memory apart from ") + input.name);
+    if (overlap(out, input.span))
+      return bad("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
+    if (overlap(lse, input.span))
+      return bad("lse.data", hex(a.lse.data), std::string("memory apart from ") + input.name);
   }
   if (overlap(out, lse)) return bad("lse.data", hex(a.lse.data), "memory apart from out");
   return {};
@@ -234,10 +261,14 @@ Status validate_pointers(const AttentionArgs& a) {
 Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_seqused_k,
                              const std::vector<std::int32_t>& seqused_k) {
   const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
-    if (given.dtype != want.dtype) return bad(std::string(name) + ".dtype", static_cast<int>(given.dtype), "the planned one");
+    if (given.dtype != want.dtype)
+      return bad(std::string(name) + ".dtype", static_cast<int>(given.dtype), "the planned one");
     for (int i = 0; i < 4; ++i) {
-      if (given.shape[i] != want.shape[i]) return bad(element(name, "shape", i), given.shape[i], "the planned " + std::to_string(want.shape[i]));
-      if (given.stride[i] != want.stride[i]) return bad(element(name, "stride", i), given.stride[i], "the planned " + std::to_string(want.stride[i]));
+      if (given.shape[i] != want.shape[i])
+        return bad(element(name, "shape", i), given.shape[i], "the planned " + std::to_string(want.shape[i]));
+      if (given.stride[i] != want.stride[i])
+        return bad(element(name, "stride", i), given.stride[i],
+                   "the planned " + std::to_string(want.stride[i]));
     }
     return {};
   };
@@ -248,18 +279,25 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   if (a.lse.data) {
     if (Status s = check_lse(a); !s.ok()) return s;
   }
-  if (!(a.scale == planned.scale)) return bad("scale", std::to_string(a.scale), "the planned " + std::to_string(planned.scale));
-  if (a.is_causal != planned.is_causal) return bad("is_causal", a.is_causal, "the planned " + std::to_string(planned.is_causal));
-  if (a.causal_alignment != planned.causal_alignment) return bad("causal_alignment", static_cast<int>(a.causal_alignment), "the planned one");
-  if (a.window_left != planned.window_left) return bad("window_left", a.window_left, "the planned " + std::to_string(planned.window_left));
-  if (a.window_right != planned.window_right) return bad("window_right", a.window_right, "the planned " + std::to_string(planned.window_right));
+  if (!(a.scale == planned.scale))
+    return bad("scale", std::to_string(a.scale), "the planned " + std::to_string(planned.scale));
+  if (a.is_causal != planned.is_causal)
+    return bad("is_causal", a.is_causal, "the planned " + std::to_string(planned.is_causal));
+  if (a.causal_alignment != planned.causal_alignment)
+    return bad("causal_alignment", static_cast<int>(a.causal_alignment), "the planned one");
+  if (a.window_left != planned.window_left)
+    return bad("window_left", a.window_left, "the planned " + std::to_string(planned.window_left));
+  if (a.window_right != planned.window_right)
+    return bad("window_right", a.window_right, "the planned " + std::to_string(planned.window_right));
   if (a.pipeline != planned.pipeline) return bad("pipeline", static_cast<int>(a.pipeline), "the planned one");
   if ((a.seqused_k != nullptr) != has_seqused_k) {
-    return bad("seqused_k", a.seqused_k ? "given" : "null", has_seqused_k ? "given, as planned" : "null, as planned");
+    return bad("seqused_k", a.seqused_k ? "given" : "null",
+               has_seqused_k ? "given, as planned" : "null, as planned");
   }
   for (std::size_t b = 0; b < seqused_k.size(); ++b) {
     if (a.seqused_k[b] != seqused_k[b]) {
-      return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b], "the planned " + std::to_string(seqused_k[b]));
+      return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
+                 "the planned " + std::to_string(seqused_k[b]));
     }
   }
   return {};

@@ -12,8 +12,8 @@ namespace kumiko::scheduler {
 void open_bag() noexcept;
 void close_bag() noexcept;
 
-/// Takes tasks in `slot` until none is left. The library's word is that the thread has the slot to itself; should
-/// it not, the thread waits for it.
+/// Takes tasks in `slot` until none is left. The library's word is that the thread has the slot to itself;
+/// should it not, the thread waits for it.
 void visit_bag(TaskBag& bag, Slots& slots, int slot) noexcept;
 
 }  // namespace kumiko::scheduler

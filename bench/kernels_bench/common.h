@@ -1,5 +1,5 @@
-// What the kernel benchmarks share: operands, registration, and the ways a row is judged. Each file registers one operation's table,
-// so that a new table row is a new benchmark by itself.
+// What the kernel benchmarks share: operands, registration, and the ways a row is judged. Each file registers
+// one operation's table, so that a new table row is a new benchmark by itself.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -29,7 +29,8 @@ constexpr double kKernelWindow = 6e-3;
 /// Floats aligned to a cache line, random in [-2, 2) unless filled otherwise.
 class Floats {
  public:
-  explicit Floats(std::int64_t n, std::uint64_t seed = 1) : size_(n), storage_(static_cast<std::size_t>(n) + 16) {
+  explicit Floats(std::int64_t n, std::uint64_t seed = 1)
+      : size_(n), storage_(static_cast<std::size_t>(n) + 16) {
     void* start = storage_.data();
     std::size_t space = storage_.size() * sizeof(float);
     data_ = static_cast<float*>(std::align(64, static_cast<std::size_t>(n) * sizeof(float), start, space));
@@ -74,9 +75,10 @@ template <class Run>
 void judge_flops(benchmark::State& state, kernels::Isa isa, double flops, Run run) {
   const FmaRow* peak = find_fma_row(kernels::name(isa));
   if (!peak) return state.SkipWithError("machine_peak has no row for this ISA");
-  report_compute(state, measure_rounds(
-                            state, flops, [&] { return seconds_per_call(kKernelWindow, thread_seconds, run); },
-                            [&] { return fma_flops(*peak, first_core(), kFmaWindow); }));
+  report_compute(state,
+                 measure_rounds(
+                     state, flops, [&] { return seconds_per_call(kKernelWindow, thread_seconds, run); },
+                     [&] { return fma_flops(*peak, first_core(), kFmaWindow); }));
 }
 
 /// Reports nanoseconds per element.

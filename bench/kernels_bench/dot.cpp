@@ -43,7 +43,8 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
     double top = -1e300, sum = 0;
     for (std::int64_t j = 0; j < kKeys; ++j) {
       double dot = 0;
-      for (std::int64_t d = 0; d < kDim; ++d) dot += static_cast<double>(q[r * kDim + d]) * keys[j * kDim + d];
+      for (std::int64_t d = 0; d < kDim; ++d)
+        dot += static_cast<double>(q[r * kDim + d]) * keys[j * kDim + d];
       s[static_cast<std::size_t>(j)] = dot;
       top = std::max(top, dot);
     }
@@ -67,7 +68,8 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
     row.decode_block(args);
   };
   report_bandwidth(state, measure_rounds(
-                              state, 2.0 * kBlock * sizeof(float), [&] { return seconds_per_call(30e-3, thread_seconds, run); },
+                              state, 2.0 * kBlock * sizeof(float),
+                              [&] { return seconds_per_call(30e-3, thread_seconds, run); },
                               [&] { return ceiling.bytes_per_second(kReadWindow); }));
 }
 

@@ -9,7 +9,7 @@ constexpr std::int64_t kRows = 256;  // Rows of C: a block of keys, A in L2.
 
 struct Form {
   const char* name;
-  kernels::GemmFunction kernels::GemmRow::* function;
+  kernels::GemmFunction kernels::GemmRow::*function;
   bool accumulates, takes_max;
 };
 constexpr Form kForms[] = {
@@ -23,7 +23,8 @@ void gemm(benchmark::State& state, const kernels::GemmRow& row, const Form& form
   Floats a(kRows * k, 1), b(k * nr, 2), c(kRows * nr, 3), before(kRows * nr, 3), scale(nr, 4), top(nr, 5);
   scale.fill(0.5f);  // Exact, and repeated accumulation stays bounded.
   top.fill(-1e30f);
-  const kernels::GemmArgs args = {a.data(), row.mr * k * 4, b.data(), c.data(), k, panels, scale.data(), top.data()};
+  const kernels::GemmArgs args = {a.data(), row.mr * k * 4, b.data(),     c.data(),
+                                  k,        panels,         scale.data(), top.data()};
   const kernels::GemmFunction run = row.*form.function;
   run(&args);
   for (std::int64_t n = 0; n < nr; ++n) {

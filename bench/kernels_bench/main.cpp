@@ -1,4 +1,5 @@
-// One benchmark per row of the kernel tables, on one core, operands in L1 and L2 as the pipelines hold them (dot: from memory).
+// One benchmark per row of the kernel tables, on one core, operands in L1 and L2 as the pipelines hold them
+// (dot: from memory).
 #include "bench/kernels_bench/common.h"
 
 int main(int argc, char** argv) {

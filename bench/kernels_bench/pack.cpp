@@ -47,7 +47,8 @@ void value(benchmark::State& state, const kernels::PackRow& row) {
       }
     }
   }
-  judge_elements(state, static_cast<double>(kKeys * kDim), [&] { benchmark::DoNotOptimize(row.value(args)); });
+  judge_elements(state, static_cast<double>(kKeys * kDim),
+                 [&] { benchmark::DoNotOptimize(row.value(args)); });
 }
 
 }  // namespace

@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::int64_t kKeys = 256;
 
-// Scores become probabilities in place, so a second call sees values in (0, 1]: the work does not depend on them.
+// Scores become probabilities in place, so a second call sees values in (0, 1]: the work does not depend on
+// them.
 void probabilities(benchmark::State& state, const kernels::SoftmaxRow& row) {
   const std::int64_t nr = row.lanes;
   Floats s(kKeys * nr, 1), scores(kKeys * nr, 1), top(nr), m(nr), l(nr), alpha(nr);
@@ -69,8 +70,10 @@ void exp2(benchmark::State& state, const kernels::SoftmaxRow& row) {
 void register_softmax() {
   for (const kernels::SoftmaxRow& row : kernels::softmax_rows()) {
     const std::string name = row.name;
-    register_kernel(name + "_probabilities", row.isa, [&row](benchmark::State& state) { probabilities(state, row); });
-    register_kernel(name + "_mask_scores", row.isa, [&row](benchmark::State& state) { mask_scores(state, row); });
+    register_kernel(name + "_probabilities", row.isa,
+                    [&row](benchmark::State& state) { probabilities(state, row); });
+    register_kernel(name + "_mask_scores", row.isa,
+                    [&row](benchmark::State& state) { mask_scores(state, row); });
     register_kernel(name + "_exp2", row.isa, [&row](benchmark::State& state) { exp2(state, row); });
   }
 }

@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::int64_t kDim = 128;
 
-// m of both sides equal from the second call on at the latest: factors 1, and l and O grow without leaving f32 (a round makes
-// some 10^5 calls of +l, and nothing of the time depends on the values).
+// m of both sides equal from the second call on at the latest: factors 1, and l and O grow without leaving
+// f32 (a round makes some 10^5 calls of +l, and nothing of the time depends on the values).
 void merge_tile(benchmark::State& state, const kernels::StateRow& row) {
   const std::int64_t nr = row.lanes;
   Floats m(nr, 1), l(nr, 2), o(nr * kDim, 3), m2(nr, 4), l2(nr, 5), o2(nr * kDim, 6);
@@ -28,7 +28,8 @@ void merge_tile(benchmark::State& state, const kernels::StateRow& row) {
       }
     }
   }
-  const kernels::MergeTileArgs args = {{m.data(), l.data(), o.data()}, {m2.data(), l2.data(), o2.data()}, nr, kDim};
+  const kernels::MergeTileArgs args = {
+      {m.data(), l.data(), o.data()}, {m2.data(), l2.data(), o2.data()}, nr, kDim};
   judge_elements(state, static_cast<double>(nr * kDim), [&] { row.merge_tile(args); });
 }
 
@@ -73,8 +74,10 @@ void store_row(benchmark::State& state, const kernels::StateRow& row) {
 void register_state() {
   for (const kernels::StateRow& row : kernels::state_rows()) {
     const std::string name = row.name;
-    register_kernel(name + "_merge_tile", row.isa, [&row](benchmark::State& state) { merge_tile(state, row); });
-    register_kernel(name + "_store_tile", row.isa, [&row](benchmark::State& state) { store_tile(state, row); });
+    register_kernel(name + "_merge_tile", row.isa,
+                    [&row](benchmark::State& state) { merge_tile(state, row); });
+    register_kernel(name + "_store_tile", row.isa,
+                    [&row](benchmark::State& state) { store_tile(state, row); });
     register_kernel(name + "_merge_row", row.isa, [&row](benchmark::State& state) { merge_row(state, row); });
     register_kernel(name + "_store_row", row.isa, [&row](benchmark::State& state) { store_row(state, row); });
   }

@@ -10,7 +10,8 @@ namespace kumiko::bench {
 namespace {
 
 constexpr int kLine = 64;
-// Lines of one stream read before the next stream's turn: 4 hide the loop's own instructions, more thrash the line-fill buffers.
+// Lines of one stream read before the next stream's turn: 4 hide the loop's own instructions, more thrash the
+// line-fill buffers.
 constexpr int kLinesPerTurn = 4;
 
 template <class Vector, int kStreams, int kPrefetch>
@@ -37,16 +38,24 @@ std::uint64_t read_streams(const std::byte* data, std::size_t bytes) noexcept {
   return total;
 }
 
-// Hardware prefetchers stop at a 4 KiB page; 512 B to 4 KiB ahead covers 60-130 ns of memory latency at 8-32 GB/s.
+// Hardware prefetchers stop at a 4 KiB page; 512 B to 4 KiB ahead covers 60-130 ns of memory latency at 8-32
+// GB/s.
 template <class Vector>
 inline constexpr ReadRow kReadRows[] = {
-    {Vector::kIsa, 1, 0, read_streams<Vector, 1, 0>},       {Vector::kIsa, 2, 0, read_streams<Vector, 2, 0>},
-    {Vector::kIsa, 4, 0, read_streams<Vector, 4, 0>},       {Vector::kIsa, 8, 0, read_streams<Vector, 8, 0>},
-    {Vector::kIsa, 1, 512, read_streams<Vector, 1, 512>},   {Vector::kIsa, 2, 512, read_streams<Vector, 2, 512>},
-    {Vector::kIsa, 4, 512, read_streams<Vector, 4, 512>},   {Vector::kIsa, 8, 512, read_streams<Vector, 8, 512>},
-    {Vector::kIsa, 1, 2048, read_streams<Vector, 1, 2048>}, {Vector::kIsa, 2, 2048, read_streams<Vector, 2, 2048>},
-    {Vector::kIsa, 4, 2048, read_streams<Vector, 4, 2048>}, {Vector::kIsa, 8, 2048, read_streams<Vector, 8, 2048>},
-    {Vector::kIsa, 1, 4096, read_streams<Vector, 1, 4096>}, {Vector::kIsa, 4, 4096, read_streams<Vector, 4, 4096>},
+    {Vector::kIsa, 1, 0, read_streams<Vector, 1, 0>},
+    {Vector::kIsa, 2, 0, read_streams<Vector, 2, 0>},
+    {Vector::kIsa, 4, 0, read_streams<Vector, 4, 0>},
+    {Vector::kIsa, 8, 0, read_streams<Vector, 8, 0>},
+    {Vector::kIsa, 1, 512, read_streams<Vector, 1, 512>},
+    {Vector::kIsa, 2, 512, read_streams<Vector, 2, 512>},
+    {Vector::kIsa, 4, 512, read_streams<Vector, 4, 512>},
+    {Vector::kIsa, 8, 512, read_streams<Vector, 8, 512>},
+    {Vector::kIsa, 1, 2048, read_streams<Vector, 1, 2048>},
+    {Vector::kIsa, 2, 2048, read_streams<Vector, 2, 2048>},
+    {Vector::kIsa, 4, 2048, read_streams<Vector, 4, 2048>},
+    {Vector::kIsa, 8, 2048, read_streams<Vector, 8, 2048>},
+    {Vector::kIsa, 1, 4096, read_streams<Vector, 1, 4096>},
+    {Vector::kIsa, 4, 4096, read_streams<Vector, 4, 4096>},
 };
 
 }  // namespace

@@ -1,12 +1,13 @@
-// Plain C++ under the flags that the reference kernels get: on x86-64 that is SSE2 without FMA, where the compiler may turn the
-// chains into 4-lane multiplies and adds.
+// Plain C++ under the flags that the reference kernels get: on x86-64 that is SSE2 without FMA, where the
+// compiler may turn the chains into 4-lane multiplies and adds.
 #include "bench/machine_peak/read_loop.h"
 #include "bench/machine_peak/rows.h"
 
 namespace kumiko::bench {
 namespace {
 
-constexpr int kChains = 32;  // 8 vectors of 4 lanes: latency 3-4 x 2 pipes, and x, y and the chains fit in 16 registers.
+constexpr int kChains =
+    32;  // 8 vectors of 4 lanes: latency 3-4 x 2 pipes, and x, y and the chains fit in 16 registers.
 
 struct Word {
   using Reg = std::uint64_t;
@@ -32,6 +33,8 @@ void fma_reference(std::int64_t iterations) noexcept {
   asm volatile("" : : "r"(chain) : "memory");
 }
 
-std::span<const ReadRow> read_rows_reference() { return kReadRows<Word>; }
+std::span<const ReadRow> read_rows_reference() {
+  return kReadRows<Word>;
+}
 
 }  // namespace kumiko::bench

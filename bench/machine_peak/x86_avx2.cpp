@@ -27,7 +27,8 @@ struct Ymm {
 const double kFmaAvx2Flops = 2.0 * 8 * kChains;
 
 void fma_avx2(std::int64_t iterations) noexcept {
-  // Full mantissas: multipliers fed zeros and powers of two draw less power and may clock higher than real data lets them.
+  // Full mantissas: multipliers fed zeros and powers of two draw less power and may clock higher than real
+  // data lets them.
   const float x = 0.99371f, y = 0.00613f;
   asm volatile(
       "vbroadcastss %1, %%ymm14\n\t"
@@ -45,10 +46,12 @@ void fma_avx2(std::int64_t iterations) noexcept {
       "vzeroupper\n\t"
       : "+r"(iterations)
       : "x"(x), "x"(y)
-      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-        "xmm13");
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+        "xmm11", "xmm12", "xmm13");
 }
 
-std::span<const ReadRow> read_rows_avx2() { return kReadRows<Ymm>; }
+std::span<const ReadRow> read_rows_avx2() {
+  return kReadRows<Ymm>;
+}
 
 }  // namespace kumiko::bench

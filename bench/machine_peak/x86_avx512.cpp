@@ -6,7 +6,8 @@
 namespace kumiko::bench {
 namespace {
 
-constexpr int kChains = 24;  // 2 pipes x latency 4 needs 8; 24 is what a 24-accumulator micro-kernel keeps in flight.
+constexpr int kChains =
+    24;  // 2 pipes x latency 4 needs 8; 24 is what a 24-accumulator micro-kernel keeps in flight.
 
 struct Zmm {
   using Reg = __m512i;
@@ -45,10 +46,13 @@ void fma_avx512(std::int64_t iterations) noexcept {
       "vzeroupper\n\t"
       : "+r"(iterations)
       : "v"(x), "v"(y)
-      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-        "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23");
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+        "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21",
+        "xmm22", "xmm23");
 }
 
-std::span<const ReadRow> read_rows_avx512() { return kReadRows<Zmm>; }
+std::span<const ReadRow> read_rows_avx512() {
+  return kReadRows<Zmm>;
+}
 
 }  // namespace kumiko::bench

@@ -62,8 +62,8 @@ std::vector<std::string> parse_texts(const std::string& body, std::int64_t max_t
   if (!texts.is_array()) throw ApiError(422, "'texts' must be an array of strings, is " + quote(texts));
   if (texts.empty()) throw ApiError(422, "'texts' is empty, expected at least one string");
   if (std::ssize(texts) > max_texts) {
-    throw ApiError(413, "'texts' has " + std::to_string(texts.size()) + " texts, at most " + std::to_string(max_texts) +
-                            " are taken in one request");
+    throw ApiError(413, "'texts' has " + std::to_string(texts.size()) + " texts, at most " +
+                            std::to_string(max_texts) + " are taken in one request");
   }
   std::vector<std::string> out;
   for (std::size_t i = 0; i < texts.size(); ++i) {
@@ -82,14 +82,16 @@ SearchRequest parse_search(const std::string& body) {
     // Compared unsigned first: 2^63 and above would wrap around to a negative number.
     if (!top_k.is_number_integer() || (top_k.is_number_unsigned() && top_k.get<std::uint64_t>() > kMaxTopK) ||
         top_k.get<std::int64_t>() < 1) {
-      throw ApiError(422, "'top_k' must be an integer in 1.." + std::to_string(kMaxTopK) + ", is " + quote(top_k));
+      throw ApiError(422,
+                     "'top_k' must be an integer in 1.." + std::to_string(kMaxTopK) + ", is " + quote(top_k));
     }
     request.top_k = top_k.get<std::int64_t>();
   }
   return request;
 }
 
-std::string embed_answer(std::span<const float> vectors, std::int64_t width, std::span<const std::int64_t> tokens) {
+std::string embed_answer(std::span<const float> vectors, std::int64_t width,
+                         std::span<const std::int64_t> tokens) {
   std::string out = "{\"embeddings\":[";
   out.reserve(vectors.size() * 14);
   for (std::size_t i = 0; i < tokens.size(); ++i) {

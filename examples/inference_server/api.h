@@ -24,14 +24,18 @@ struct SearchRequest {
 
 constexpr std::int64_t kMaxTopK = 100;
 
-/// {"texts": ["...", ...]} with 1..max_texts strings. Throws ApiError: 400 not JSON, 413 too many texts, 422 anything else.
+/// {"texts": ["...", ...]} with 1..max_texts strings. Throws ApiError: 400 not JSON, 413 too many texts, 422
+/// anything else.
 std::vector<std::string> parse_texts(const std::string& body, std::int64_t max_texts);
 
-/// {"query": "...", "top_k": 1..100}; top_k may be left out. Throws ApiError: 400 not JSON, 422 anything else.
+/// {"query": "...", "top_k": 1..100}; top_k may be left out. Throws ApiError: 400 not JSON, 422 anything
+/// else.
 SearchRequest parse_search(const std::string& body);
 
-/// {"embeddings": [[...], ...], "dim": width, "tokens": [...]}; numbers have as many digits as an f32 needs to come back exactly.
-std::string embed_answer(std::span<const float> vectors, std::int64_t width, std::span<const std::int64_t> tokens);
+/// {"embeddings": [[...], ...], "dim": width, "tokens": [...]}; numbers have as many digits as an f32 needs
+/// to come back exactly.
+std::string embed_answer(std::span<const float> vectors, std::int64_t width,
+                         std::span<const std::int64_t> tokens);
 
 /// {"added": n, "size": m}
 std::string index_answer(std::int64_t added, std::int64_t size);

@@ -7,12 +7,14 @@ namespace inference {
 namespace {
 
 void check(const kumiko::Status& status, const char* what) {
-  if (!status.ok()) throw std::runtime_error(std::string("attention ") + what + ": " + std::string(status.message()));
+  if (!status.ok())
+    throw std::runtime_error(std::string("attention ") + what + ": " + std::string(status.message()));
 }
 
 }  // namespace
 
-AttentionLayer::AttentionLayer(const kumiko::Context& context, const ModelConfig& config, const BatchLayout& layout)
+AttentionLayer::AttentionLayer(const kumiko::Context& context, const ModelConfig& config,
+                               const BatchLayout& layout)
     : hidden_(config.hidden) {
   for (const BatchLayout::Group& group : layout.groups) {
     Call call;

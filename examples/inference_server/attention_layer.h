@@ -13,11 +13,13 @@ namespace inference {
 
 class AttentionLayer {
  public:
-  /// Plans one call per group of `layout`. Throws std::runtime_error with Kumiko's message when planning fails.
+  /// Plans one call per group of `layout`. Throws std::runtime_error with Kumiko's message when planning
+  /// fails.
   AttentionLayer(const kumiko::Context& context, const ModelConfig& config, const BatchLayout& layout);
 
-  /// qkv: [padded_rows, 3 * hidden], a row holds q, k and v of a token, each [heads, head_dim]. out: [padded_rows, hidden].
-  /// Rows of `out` past a text's end hold nothing of meaning. Throws std::runtime_error with Kumiko's message.
+  /// qkv: [padded_rows, 3 * hidden], a row holds q, k and v of a token, each [heads, head_dim]. out:
+  /// [padded_rows, hidden]. Rows of `out` past a text's end hold nothing of meaning. Throws
+  /// std::runtime_error with Kumiko's message.
   void run(const float* qkv, float* out);
 
  private:

@@ -11,12 +11,11 @@ BatchLayout BatchLayout::make(std::span<const std::int64_t> lengths) {
   }
   std::stable_sort(layout.sequences.begin(), layout.sequences.end(),
                    [](const Sequence& a, const Sequence& b) { return a.length < b.length; });
-  const auto step = [](std::int64_t length) { return (length + kGroupStep - 1) / kGroupStep; };
   for (std::size_t i = 0; i < layout.sequences.size(); ++i) {
     Sequence& sequence = layout.sequences[i];
     sequence.packed_row = layout.tokens;
     layout.tokens += sequence.length;
-    if (layout.groups.empty() || step(layout.groups.back().q_len) != step(sequence.length)) {
+    if (layout.groups.empty() || group_bound(layout.groups.back().q_len) != group_bound(sequence.length)) {
       layout.groups.emplace_back().first = static_cast<std::int64_t>(i);
     }
     layout.groups.back().q_len = sequence.length;  // ascending: the last one is the longest

@@ -2,14 +2,17 @@
 //
 // A linear layer works on token rows one by one, so the texts lie one after another without padding:
 //
-//   packed   [a0 a1 a2 | b0 b1 b2 b3 | c0 ... c21]                      rows = tokens
+//   packed   [a0 a1 a2 | b0 b1 b2 b3 | c0 ... c18 | d0 ... d21]      rows = tokens
 //
-// An attention call takes one q_len for all its texts. Keys past a text's end are never read (seqused_k); query rows past it
-// would still be computed. The texts are therefore sorted by length and cut into groups whose lengths fall in the same
-// multiple of 16, the number of query rows that fill an AVX-512 vector and are computed together anyway:
+// An attention call takes one q_len for all its texts. Keys past a text's end are never read (seqused_k);
+// query rows past it would still be computed. The texts are therefore sorted by length and cut into groups
+// whose lengths fall in the same multiple of 8: query rows stand in the lanes of a vector, 8 with AVX2 and 16
+// with AVX-512, so filling up lanes costs no instruction. Up to 8 rows Kumiko computes row by row, and a
+// group is of one length.
 //
-//   group 0  [a0 a1 a2 -- | b0 b1 b2 b3]    q_len 4, seqused_k 3 4
-//   group 1  [c0 ... c21]                   q_len 22, seqused_k 22
+//   group 0  [a0 a1 a2]                              q_len  3, seqused_k 3
+//   group 1  [b0 b1 b2 b3]                           q_len  4, seqused_k 4
+//   group 2  [c0 ... c18 -- -- -- | d0 ... d21]      q_len 22, seqused_k 19 22
 #pragma once
 
 #include <cstdint>
@@ -18,7 +21,12 @@
 
 namespace inference {
 
-constexpr std::int64_t kGroupStep = 16;
+constexpr std::int64_t kGroupStep = 8;
+
+/// Texts of equal bound share a group: no row past a text's end costs an instruction.
+constexpr std::int64_t group_bound(std::int64_t length) {
+  return length <= kGroupStep ? length : (length + kGroupStep - 1) / kGroupStep * kGroupStep;
+}
 
 struct BatchLayout {
   struct Sequence {

@@ -65,7 +65,8 @@ std::vector<Batcher::Item> Batcher::next_batch() {
   changed_.wait_until(lock, queue_.front().since + options_.max_wait,
                       [&] { return stopping_ || std::ssize(queue_) >= options_.max_batch; });
   const auto count = std::min(std::ssize(queue_), options_.max_batch);
-  std::vector<Item> batch(std::make_move_iterator(queue_.begin()), std::make_move_iterator(queue_.begin() + count));
+  std::vector<Item> batch(std::make_move_iterator(queue_.begin()),
+                          std::make_move_iterator(queue_.begin() + count));
   queue_.erase(queue_.begin(), queue_.begin() + count);
   collecting_ = false;
   lock.unlock();

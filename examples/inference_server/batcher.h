@@ -22,9 +22,9 @@ struct Overloaded : std::runtime_error {
 };
 
 struct BatcherOptions {
-  std::int64_t workers = 2;                ///< threads; each embeds one batch at a time
-  std::int64_t max_batch = 32;             ///< texts per batch
-  std::int64_t queue = 1024;               ///< texts waiting, all requests together
+  std::int64_t workers = 2;                 ///< threads; each embeds one batch at a time
+  std::int64_t max_batch = 32;              ///< texts per batch
+  std::int64_t queue = 1024;                ///< texts waiting, all requests together
   std::chrono::microseconds max_wait{500};  ///< how long the first text of a batch waits for company
 };
 
@@ -37,8 +37,9 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  /// Unit vectors [texts.size(), hidden]; blocks until they are there. `texts` holds checked token ids. Throws Overloaded when
-  /// the queue cannot take all of them, std::runtime_error when the model failed. Any number of threads may call.
+  /// Unit vectors [texts.size(), hidden]; blocks until they are there. `texts` holds checked token ids.
+  /// Throws Overloaded when the queue cannot take all of them, std::runtime_error when the model failed. Any
+  /// number of threads may call.
   std::vector<float> embed(std::vector<std::vector<std::int32_t>> texts);
 
   std::int64_t depth() const;

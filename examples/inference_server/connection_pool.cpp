@@ -18,7 +18,9 @@ ConnectionPool::ConnectionPool(std::size_t threads) {
   for (std::size_t i = 0; i < kSpareThreads; ++i) threads_.emplace_back([this] { serve(spare_, true); });
 }
 
-bool ConnectionPool::overflow() { return is_spare_thread; }
+bool ConnectionPool::overflow() {
+  return is_spare_thread;
+}
 
 void ConnectionPool::enqueue(std::function<void()> connection) {
   const std::lock_guard lock(mutex_);

@@ -13,8 +13,8 @@
 
 namespace inference {
 
-/// A connection that finds no free thread is served by one of two spare threads, whose handlers see overflow() and refuse work
-/// with 503 at once instead of letting the client wait. Owned by httplib::Server.
+/// A connection that finds no free thread is served by one of two spare threads, whose handlers see
+/// overflow() and refuse work with 503 at once instead of letting the client wait. Owned by httplib::Server.
 class ConnectionPool : public httplib::TaskQueue {
  public:
   explicit ConnectionPool(std::size_t threads);

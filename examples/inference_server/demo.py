@@ -137,7 +137,7 @@ def main() -> int:
 
         say("checking every vector against an fp64 forward of the same model")
         cosine, text = worst_cosine(vectors, texts)
-        print(f"   worst cosine {cosine:.9f} ({text})")
+        print(f"   worst 1 - cosine: {1 - cosine:.1e} ({text})")
         if cosine < MIN_COSINE:
             failures.append(f"cosine {cosine:.9f} is below {MIN_COSINE}")
 

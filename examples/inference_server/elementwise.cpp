@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-// The example is built for the baseline x86-64; these loops are 16x slower there than what the machine can do (GELU alone
-// would take as long as the matrix products), so GCC makes one copy per ISA and picks at load time.
+// The example is built for the baseline x86-64; these loops are 16x slower there than what the machine can do
+// (GELU alone would take as long as the matrix products), so GCC makes one copy per ISA and picks at load
+// time.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define PER_ISA __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
@@ -15,8 +16,9 @@
 namespace inference {
 namespace {
 
-// erf(x) = x P(x^2) / Q(x^2), minimax in the relative error (1.9e-8) on |x| <= 3.925, where erf is 1 - 2.8e-8: fitted for
-// this file by iteratively reweighted least squares (Lawson). In f32 its error is 3.8e-7.
+// erf(x) = x P(x^2) / Q(x^2), minimax in the relative error (1.9e-8) on |x| <= 3.925, where erf is 1
+// - 2.8e-8: fitted for this file by iteratively reweighted least squares (Lawson). In f32 its error
+// is 3.8e-7.
 constexpr float kErfEnd = 3.925f;
 constexpr float kP[6] = {1.12837915f,    0.190591829f,    0.0527690154f,
                          0.00377246112f, 0.000284840528f, 2.04602839e-06f};
@@ -28,12 +30,14 @@ inline __attribute__((always_inline)) float gelu(float x) {
   const float z = u * u;
   const float p = ((((kP[5] * z + kP[4]) * z + kP[3]) * z + kP[2]) * z + kP[1]) * z + kP[0];
   const float q = ((((kQ[5] * z + kQ[4]) * z + kQ[3]) * z + kQ[2]) * z + kQ[1]) * z + kQ[0];
-  // At the end of the fit 1 - erf is 2.8e-8, less than what f32 resolves there, but x may be large: beyond it erf is 1 exactly.
+  // At the end of the fit 1 - erf is 2.8e-8, less than what f32 resolves there, but x may be large: beyond it
+  // erf is 1 exactly.
   const float erf = u <= -kErfEnd ? -1.0f : u >= kErfEnd ? 1.0f : u * p / q;
   return 0.5f * x * (1.0f + erf);
 }
 
-// Sixteen partial sums: the compiler may not reorder a float sum by itself, and one chain of additions waits 4 cycles for each.
+// Sixteen partial sums: the compiler may not reorder a float sum by itself, and one chain of additions waits
+// 4 cycles for each.
 constexpr std::int64_t kLanes = 16;
 
 template <class Value>
@@ -52,8 +56,8 @@ inline __attribute__((always_inline)) float lane_sum(std::int64_t width, Value v
 
 }  // namespace
 
-PER_ISA void add_layer_norm(std::int64_t rows, std::int64_t width, float* x, const float* y, const float* bias,
-                            const float* gain, const float* shift, float epsilon) {
+PER_ISA void add_layer_norm(std::int64_t rows, std::int64_t width, float* x, const float* y,
+                            const float* bias, const float* gain, const float* shift, float epsilon) {
   for (std::int64_t r = 0; r < rows; ++r, x += width) {
     if (y != nullptr) {
       for (std::int64_t i = 0; i < width; ++i) x[i] += y[r * width + i];
@@ -63,7 +67,8 @@ PER_ISA void add_layer_norm(std::int64_t rows, std::int64_t width, float* x, con
     }
     const float mean = lane_sum(width, [x](std::int64_t i) { return x[i]; }) / static_cast<float>(width);
     const float variance =
-        lane_sum(width, [x, mean](std::int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / static_cast<float>(width);
+        lane_sum(width, [x, mean](std::int64_t i) { return (x[i] - mean) * (x[i] - mean); }) /
+        static_cast<float>(width);
     const float factor = 1.0f / std::sqrt(variance + epsilon);
     for (std::int64_t i = 0; i < width; ++i) x[i] = (x[i] - mean) * factor * gain[i] + shift[i];
   }

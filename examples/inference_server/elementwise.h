@@ -5,8 +5,8 @@
 
 namespace inference {
 
-/// x[r] = LayerNorm(x[r] + y[r] + bias) * gain + shift, rows of `width` f32. `y` and `bias` may be null. The variance is
-/// taken around the mean (two passes), biased, as in Ba et al., "Layer Normalization", 2016.
+/// x[r] = LayerNorm(x[r] + y[r] + bias) * gain + shift, rows of `width` f32. `y` and `bias` may be null. The
+/// variance is taken around the mean (two passes), biased, as in Ba et al., "Layer Normalization", 2016.
 void add_layer_norm(std::int64_t rows, std::int64_t width, float* x, const float* y, const float* bias,
                     const float* gain, const float* shift, float epsilon);
 

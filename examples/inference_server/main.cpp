@@ -63,7 +63,8 @@ int tokenize_lines(const std::string& model) {
   return 0;
 }
 
-int serve(const std::string& model_directory, const BatcherOptions& batching, ServiceOptions http, std::int64_t max_index) {
+int serve(const std::string& model_directory, const BatcherOptions& batching, ServiceOptions http,
+          std::int64_t max_index) {
   kumiko::Context context;
   if (const kumiko::Status status = kumiko::Context::create({}, &context); !status.ok()) {
     std::cerr << "inference_server: " << status.message() << '\n';
@@ -74,8 +75,8 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   const Model model(model_directory, context);
   const ModelConfig& config = model.config();
   if (static_cast<std::int64_t>(tokenizer.vocab_size()) != config.vocab) {
-    throw std::runtime_error("vocab.txt has " + std::to_string(tokenizer.vocab_size()) + " pieces, config.json says " +
-                             std::to_string(config.vocab));
+    throw std::runtime_error("vocab.txt has " + std::to_string(tokenizer.vocab_size()) +
+                             " pieces, config.json says " + std::to_string(config.vocab));
   }
   Metrics metrics;
   SearchIndex index(config.hidden, max_index);
@@ -83,9 +84,9 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   http.isa = context.isa();
   Service service(http, tokenizer, config, batcher, index, metrics);
   const int port = service.start();
-  std::cout << "inference_server: " << config.layers << " layers, " << config.heads << " heads, attention " << context.isa()
-            << " on " << context.num_threads() << " threads, linear layers OpenBLAS " << blas_kernels() << ", "
-            << batching.workers << " workers\n"
+  std::cout << "inference_server: " << config.layers << " layers, " << config.heads << " heads, attention "
+            << context.isa() << " on " << context.num_threads() << " threads, linear layers OpenBLAS "
+            << blas_kernels() << ", " << batching.workers << " workers\n"
             << "listening on http://127.0.0.1:" << port << std::endl;
   wait_for_stop_signal();
   std::cout << "inference_server: draining" << std::endl;
@@ -104,20 +105,35 @@ int main_checked(int argc, char** argv) {
   std::int64_t max_index = 100'000;
   constexpr std::int64_t kMost = 1'000'000;
   app.add_option("--model", model, "Folder with model.safetensors, config.json, vocab.txt")->required();
-  app.add_option("--port", http.port, "Port; 0 takes a free one and prints it")->check(CLI::Range(0, 65535))->capture_default_str();
-  app.add_option("--workers", batching.workers, "Threads that embed, one batch each")->check(CLI::Range(1, 256))->capture_default_str();
-  app.add_option("--max-batch", batching.max_batch, "Texts per batch")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--port", http.port, "Port; 0 takes a free one and prints it")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  app.add_option("--workers", batching.workers, "Threads that embed, one batch each")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  app.add_option("--max-batch", batching.max_batch, "Texts per batch")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   app.add_option("--max-wait-us", max_wait_us, "Longest wait of a batch for more texts, microseconds")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{10'000'000}))->capture_default_str();
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{10'000'000}))
+      ->capture_default_str();
   app.add_option("--queue", batching.queue, "Texts waiting before requests get 503")
-      ->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+      ->check(CLI::Range(std::int64_t{1}, kMost))
+      ->capture_default_str();
   app.add_option("--connections", http.connections, "Connections served at once; more get 503")
-      ->check(CLI::Range(1, 4096))->capture_default_str();
-  app.add_option("--max-texts", http.max_texts, "Texts per request")->check(CLI::Range(std::int64_t{1}, kMost))->capture_default_str();
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--max-texts", http.max_texts, "Texts per request")
+      ->check(CLI::Range(std::int64_t{1}, kMost))
+      ->capture_default_str();
   app.add_option("--max-body", http.max_body_bytes, "Bytes per request body")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))->capture_default_str();
-  app.add_option("--max-index", max_index, "Texts the index holds")->check(CLI::Range(std::int64_t{1}, 100 * kMost))->capture_default_str();
-  app.add_flag("--tokenize", tokenize, "Do not serve: read JSON strings from stdin, one a line, write their token ids");
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->capture_default_str();
+  app.add_option("--max-index", max_index, "Texts the index holds")
+      ->check(CLI::Range(std::int64_t{1}, 100 * kMost))
+      ->capture_default_str();
+  app.add_flag("--tokenize", tokenize,
+               "Do not serve: read JSON strings from stdin, one a line, write their token ids");
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
   use_one_blas_thread();

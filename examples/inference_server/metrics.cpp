@@ -35,7 +35,8 @@ void Histogram::write(const std::string& name, const std::string& labels, std::s
   std::uint64_t total = 0;
   for (std::size_t i = 0; i < counts_.size(); ++i) {
     total += counts_[i];
-    out += prefix + (i < bounds_.size() ? number(bounds_[i]) : "+Inf") + "\"} " + std::to_string(total) + "\n";
+    out +=
+        prefix + (i < bounds_.size() ? number(bounds_[i]) : "+Inf") + "\"} " + std::to_string(total) + "\n";
   }
   out += name + "_sum" + suffix + number(sum_) + "\n";
   out += name + "_count" + suffix + std::to_string(total) + "\n";
@@ -68,8 +69,8 @@ std::string Metrics::prometheus(const Gauges& gauges) const {
   std::string out;
   head("kumiko_http_requests_total", "counter", "Answered HTTP requests.", out);
   for (const auto& [key, count] : requests_) {
-    out += "kumiko_http_requests_total{path=\"" + key.first + "\",code=\"" + std::to_string(key.second) + "\"} " +
-           std::to_string(count) + "\n";
+    out += "kumiko_http_requests_total{path=\"" + key.first + "\",code=\"" + std::to_string(key.second) +
+           "\"} " + std::to_string(count) + "\n";
   }
   head("kumiko_http_request_seconds", "histogram", "Time from a read request to its finished answer.", out);
   for (const auto& [path, histogram] : latency_) {
@@ -79,20 +80,26 @@ std::string Metrics::prometheus(const Gauges& gauges) const {
   batch_size_.write("kumiko_batch_texts", "", out);
   head("kumiko_queue_wait_seconds", "histogram", "Time of a text in the queue.", out);
   queue_wait_.write("kumiko_queue_wait_seconds", "", out);
-  single("kumiko_queue_texts", "gauge", "Texts waiting in the queue.", static_cast<double>(gauges.queue_depth), out);
+  single("kumiko_queue_texts", "gauge", "Texts waiting in the queue.",
+         static_cast<double>(gauges.queue_depth), out);
   single("kumiko_queue_capacity_texts", "gauge", "Texts the queue holds before requests are refused.",
          static_cast<double>(gauges.queue_capacity), out);
   single("kumiko_index_texts", "gauge", "Indexed texts.", static_cast<double>(gauges.index_size), out);
   single("kumiko_texts_total", "counter", "Embedded texts.", static_cast<double>(texts_), out);
-  single("kumiko_tokens_total", "counter", "Embedded word pieces.", static_cast<double>(forward_.tokens), out);
+  single("kumiko_tokens_total", "counter", "Embedded word pieces.", static_cast<double>(forward_.tokens),
+         out);
   single("kumiko_attention_query_rows_total", "counter",
-         "Query rows given to attention: tokens, and vector lanes filled up.", static_cast<double>(forward_.query_rows), out);
+         "Query rows given to attention: tokens, and vector lanes filled up.",
+         static_cast<double>(forward_.query_rows), out);
   single("kumiko_forward_seconds_total", "counter", "Wall time of forward passes, summed over workers.",
          forward_.total_seconds, out);
-  single("kumiko_attention_seconds_total", "counter", "Part of it in attention.", forward_.attention_seconds, out);
-  single("kumiko_linear_seconds_total", "counter", "Part of it in linear layers.", forward_.linear_seconds, out);
+  single("kumiko_attention_seconds_total", "counter", "Part of it in attention.", forward_.attention_seconds,
+         out);
+  single("kumiko_linear_seconds_total", "counter", "Part of it in linear layers.", forward_.linear_seconds,
+         out);
   head("kumiko_build_info", "gauge", "Kernel sets in use.", out);
-  out += "kumiko_build_info{attention_isa=\"" + gauges.isa + "\",blas_kernels=\"" + gauges.blas_kernels + "\"} 1\n";
+  out += "kumiko_build_info{attention_isa=\"" + gauges.isa + "\",blas_kernels=\"" + gauges.blas_kernels +
+         "\"} 1\n";
   return out;
 }
 

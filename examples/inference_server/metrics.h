@@ -16,7 +16,8 @@ namespace inference {
 /// Cumulative histogram with fixed upper bounds. Not synchronised: Metrics holds the lock.
 class Histogram {
  public:
-  explicit Histogram(std::span<const double> bounds) : bounds_(bounds.begin(), bounds.end()), counts_(bounds.size() + 1) {}
+  explicit Histogram(std::span<const double> bounds)
+      : bounds_(bounds.begin(), bounds.end()), counts_(bounds.size() + 1) {}
   void observe(double value);
   /// Appends name_bucket{labels,le=...}, name_sum and name_count. `labels` is empty or `key="value"`.
   void write(const std::string& name, const std::string& labels, std::string& out) const;
@@ -56,8 +57,9 @@ class Metrics {
   std::uint64_t texts_ = 0;
   ForwardStats forward_;  // sums
 
-  static constexpr double kSecondBounds[] = {0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03,
-                                             0.05,   0.075, 0.1,   0.15,  0.2,   0.3,    0.5,  1.0,   2.0,  5.0};
+  static constexpr double kSecondBounds[] = {0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01,
+                                             0.015,  0.02,  0.03,  0.05,  0.075, 0.1,    0.15,
+                                             0.2,    0.3,   0.5,   1.0,   2.0,   5.0};
   static constexpr double kBatchBounds[] = {1, 2, 4, 8, 16, 32, 64, 128};
 };
 

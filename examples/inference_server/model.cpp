@@ -16,7 +16,9 @@ namespace {
 
 class Stopwatch {
  public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -30,7 +32,9 @@ float* grown(std::vector<float>& buffer, std::int64_t size) {
 }  // namespace
 
 Model::Model(const std::filesystem::path& directory, kumiko::Context context)
-    : config_(ModelConfig::load(directory)), file_(directory / "model.safetensors"), context_(std::move(context)) {
+    : config_(ModelConfig::load(directory)),
+      file_(directory / "model.safetensors"),
+      context_(std::move(context)) {
   const std::int64_t hidden = config_.hidden;
   word_table_ = tensor("embeddings.word_embeddings.weight", {config_.vocab, hidden});
   position_table_ = tensor("embeddings.position_embeddings.weight", {config_.max_positions, hidden});
@@ -89,7 +93,8 @@ void Model::embed_tokens(std::span<const std::int32_t> ids, float* rows) const {
   const std::int64_t hidden = config_.hidden;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     float* row = rows + static_cast<std::int64_t>(i) * hidden;
-    add_bias(hidden, word_table_ + ids[i] * hidden, position_table_ + static_cast<std::int64_t>(i) * hidden, row);
+    add_bias(hidden, word_table_ + ids[i] * hidden, position_table_ + static_cast<std::int64_t>(i) * hidden,
+             row);
     add_bias(hidden, row, type_table_, row);  // one text: every token is of type 0
   }
 }
@@ -115,11 +120,13 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
   float* wide = grown(work.intermediate, rows * config_.intermediate);
   float* padded_qkv = grown(work.padded_qkv, layout.padded_rows * 3 * width);
   float* padded_out = grown(work.padded_out, layout.padded_rows * width);
-  // The rows that fill up the last tile are multiplied like the others: they must hold numbers, not what a past batch left.
+  // The rows that fill up the last tile are multiplied like the others: they must hold numbers, not what a
+  // past batch left.
   std::fill(hidden + layout.tokens * width, hidden + rows * width, 0.0f);
   std::fill(context + layout.tokens * width, context + rows * width, 0.0f);
 
-  const auto timed_linear = [&](std::int64_t in, std::int64_t out, const float* x, const float* weight, float* y) {
+  const auto timed_linear = [&](std::int64_t in, std::int64_t out, const float* x, const float* weight,
+                                float* y) {
     const Stopwatch watch;
     linear(rows, in, out, x, weight, y);
     stats.linear_seconds += watch.seconds();
@@ -132,7 +139,8 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
                  config_.layer_norm_eps);
   for (const Layer& layer : layers_) {
     timed_linear(width, 3 * width, hidden, layer.qkv_weight.data(), packed);
-    for (const BatchLayout::Sequence& sequence : layout.sequences) {  // the bias has to be added anyway: do it on the way
+    for (const BatchLayout::Sequence& sequence :
+         layout.sequences) {  // the bias has to be added anyway: do it on the way
       for (std::int64_t i = 0; i < sequence.length; ++i) {
         add_bias(3 * width, packed + (sequence.packed_row + i) * 3 * width, layer.qkv_bias.data(),
                  padded_qkv + (sequence.padded_row + i) * 3 * width);
@@ -146,13 +154,13 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
                   context + sequence.packed_row * width);
     }
     timed_linear(width, width, context, layer.out_weight, packed);
-    add_layer_norm(rows, width, hidden, packed, layer.out_bias, layer.attention_norm.gain, layer.attention_norm.shift,
-                   config_.layer_norm_eps);
+    add_layer_norm(rows, width, hidden, packed, layer.out_bias, layer.attention_norm.gain,
+                   layer.attention_norm.shift, config_.layer_norm_eps);
     timed_linear(width, config_.intermediate, hidden, layer.up_weight, wide);
     add_gelu(rows, config_.intermediate, wide, layer.up_bias);
     timed_linear(config_.intermediate, width, wide, layer.down_weight, packed);
-    add_layer_norm(rows, width, hidden, packed, layer.down_bias, layer.output_norm.gain, layer.output_norm.shift,
-                   config_.layer_norm_eps);
+    add_layer_norm(rows, width, hidden, packed, layer.down_bias, layer.output_norm.gain,
+                   layer.output_norm.shift, config_.layer_norm_eps);
   }
   for (const BatchLayout::Sequence& sequence : layout.sequences) {
     mean_pool_normalize(sequence.length, width, hidden + sequence.packed_row * width,

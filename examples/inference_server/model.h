@@ -35,9 +35,11 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
 
-  /// vectors[i, :] = unit vector of texts[i]; vectors is [texts.size(), hidden]. Every text has 1..max_tokens ids. Any number of
-  /// threads may call at once, each with its own workspace. Throws std::invalid_argument (ids) or std::runtime_error.
-  ForwardStats forward(std::span<const std::vector<std::int32_t>> texts, Workspace& work, std::span<float> vectors) const;
+  /// vectors[i, :] = unit vector of texts[i]; vectors is [texts.size(), hidden]. Every text has 1..max_tokens
+  /// ids. Any number of threads may call at once, each with its own workspace. Throws std::invalid_argument
+  /// (ids) or std::runtime_error.
+  ForwardStats forward(std::span<const std::vector<std::int32_t>> texts, Workspace& work,
+                       std::span<float> vectors) const;
 
  private:
   struct Norm {
@@ -45,7 +47,8 @@ class Model {
     const float* shift;
   };
   struct Layer {
-    std::vector<float> qkv_weight, qkv_bias;  // [3 * hidden, hidden], [3 * hidden]: one product instead of three
+    std::vector<float> qkv_weight,
+        qkv_bias;  // [3 * hidden, hidden], [3 * hidden]: one product instead of three
     const float *out_weight, *out_bias;
     const float *up_weight, *up_bias;
     const float *down_weight, *down_bias;

@@ -40,7 +40,8 @@ class ConfigFile {
   }
 
   void require(const char* key, const Json& expected) const {
-    if (!json_.contains(key) || json_[key] != expected) fail(key, "this server computes only " + expected.dump());
+    if (!json_.contains(key) || json_[key] != expected)
+      fail(key, "this server computes only " + expected.dump());
   }
 
  private:

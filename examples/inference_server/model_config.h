@@ -19,8 +19,9 @@ struct ModelConfig {
 
   std::int64_t head_dim() const { return hidden / heads; }
 
-  /// Reads config.json, sentence_bert_config.json and 1_Pooling/config.json in `directory`. Throws std::runtime_error naming
-  /// file and key when one is missing, malformed, or asks for what this server does not compute.
+  /// Reads config.json, sentence_bert_config.json and 1_Pooling/config.json in `directory`. Throws
+  /// std::runtime_error naming file and key when one is missing, malformed, or asks for what this server does
+  /// not compute.
   static ModelConfig load(const std::filesystem::path& directory);
 };
 

@@ -50,7 +50,8 @@ std::uint64_t element_size(const std::string& where, const std::string& dtype) {
   throw std::runtime_error(where + ": dtype '" + dtype + "' is not known");
 }
 
-std::uint64_t byte_count(const std::string& where, const std::string& dtype, const std::vector<std::int64_t>& shape) {
+std::uint64_t byte_count(const std::string& where, const std::string& dtype,
+                         const std::vector<std::int64_t>& shape) {
   std::uint64_t bytes = element_size(where, dtype);
   for (std::int64_t extent : shape) {
     if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes)) {
@@ -80,7 +81,9 @@ SafeTensors::SafeTensors(const std::filesystem::path& path) : path_(path) {
   }
 }
 
-SafeTensors::~SafeTensors() { ::munmap(const_cast<std::byte*>(bytes_), size_); }
+SafeTensors::~SafeTensors() {
+  ::munmap(const_cast<std::byte*>(bytes_), size_);
+}
 
 void SafeTensors::map_file() {
   const std::string name = path_.string();
@@ -119,7 +122,8 @@ SafeTensors::Entry SafeTensors::parse_entry(const std::string& where, const void
   }
   for (const Json& extent : value["shape"]) {
     const std::uint64_t n = unsigned_member(where, extent, "every extent of shape");
-    if (n > static_cast<std::uint64_t>(INT64_MAX)) throw std::runtime_error(where + ": shape overflows 64 bits");
+    if (n > static_cast<std::uint64_t>(INT64_MAX))
+      throw std::runtime_error(where + ": shape overflows 64 bits");
     entry.shape.push_back(static_cast<std::int64_t>(n));
   }
   const Json& offsets = value["data_offsets"];
@@ -130,8 +134,8 @@ SafeTensors::Entry SafeTensors::parse_entry(const std::string& where, const void
   entry.end = unsigned_member(where, offsets[1], "data_offsets[1]");
   const std::uint64_t bytes = byte_count(where, entry.dtype, entry.shape);
   if (entry.end < entry.begin || entry.end - entry.begin != bytes) {
-    throw std::runtime_error(where + ": data_offsets " + offsets.dump() + " do not hold " + entry.dtype + " " +
-                             show(entry.shape) + " (" + std::to_string(bytes) + " bytes)");
+    throw std::runtime_error(where + ": data_offsets " + offsets.dump() + " do not hold " + entry.dtype +
+                             " " + show(entry.shape) + " (" + std::to_string(bytes) + " bytes)");
   }
   return entry;
 }
@@ -183,11 +187,13 @@ void SafeTensors::check_tiling(std::uint64_t data_size) const {
     at = entry->end;
   }
   if (at != data_size) {
-    throw std::runtime_error(name + ": " + std::to_string(data_size - at) + " bytes at the end belong to no tensor");
+    throw std::runtime_error(name + ": " + std::to_string(data_size - at) +
+                             " bytes at the end belong to no tensor");
   }
 }
 
-std::span<const float> SafeTensors::f32(const std::string& name, const std::vector<std::int64_t>& shape) const {
+std::span<const float> SafeTensors::f32(const std::string& name,
+                                        const std::vector<std::int64_t>& shape) const {
   const std::string where = path_.string() + ": tensor '" + name + "'";
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) throw std::runtime_error(where + " is missing");

@@ -27,7 +27,8 @@ class SearchIndex {
   /// Vectors have `width` floats; at most `capacity` texts.
   SearchIndex(std::int64_t width, std::int64_t capacity) : width_(width), capacity_(capacity) {}
 
-  /// Adds the texts that are not there yet and returns how many those were. vectors: [texts.size(), width]. Throws IndexFull.
+  /// Adds the texts that are not there yet and returns how many those were. vectors: [texts.size(), width].
+  /// Throws IndexFull.
   std::int64_t add(const std::vector<std::string>& texts, std::span<const float> vectors);
   /// The `top_k` nearest to `query` [width], best first; of equal scores the earlier text first.
   std::vector<Hit> search(std::span<const float> query, std::int64_t top_k) const;

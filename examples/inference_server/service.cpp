@@ -28,12 +28,18 @@ void answer_error(httplib::Response& response, int status, const std::string& me
 
 const char* reason(int status) {
   switch (status) {
-    case 400: return "the request is not valid HTTP";
-    case 404: return "there is nothing at this path";
-    case 413: return "the body is too large";
-    case 414: return "the path is too long";
-    case 415: return "the body has a form's Content-Type, expected application/json";
-    default: return "the request cannot be answered";
+    case 400:
+      return "the request is not valid HTTP";
+    case 404:
+      return "there is nothing at this path";
+    case 413:
+      return "the body is too large";
+    case 414:
+      return "the path is too long";
+    case 415:
+      return "the body has a form's Content-Type, expected application/json";
+    default:
+      return "the request cannot be answered";
   }
 }
 
@@ -53,10 +59,17 @@ struct Counted {
 
 }  // namespace
 
-Service::Service(const ServiceOptions& options, const Tokenizer& tokenizer, const ModelConfig& config, Batcher& batcher,
-                 SearchIndex& index, Metrics& metrics)
-    : options_(options), tokenizer_(tokenizer), config_(config), batcher_(batcher), index_(index), metrics_(metrics) {
-  http_.new_task_queue = [this] { return new ConnectionPool(static_cast<std::size_t>(options_.connections)); };
+Service::Service(const ServiceOptions& options, const Tokenizer& tokenizer, const ModelConfig& config,
+                 Batcher& batcher, SearchIndex& index, Metrics& metrics)
+    : options_(options),
+      tokenizer_(tokenizer),
+      config_(config),
+      batcher_(batcher),
+      index_(index),
+      metrics_(metrics) {
+  http_.new_task_queue = [this] {
+    return new ConnectionPool(static_cast<std::size_t>(options_.connections));
+  };
   http_.set_payload_max_length(static_cast<std::size_t>(options_.max_body_bytes));
   http_.set_tcp_nodelay(true);  // small answers: Nagle would hold them back for the peer's delayed ACK, 40 ms
   http_.set_keep_alive_max_count(1'000'000);
@@ -70,7 +83,9 @@ Service::Service(const ServiceOptions& options, const Tokenizer& tokenizer, cons
   add_error_answers();
 }
 
-void Service::HttpServer::raise_backlog() { ::listen(svr_sock_, 512); }
+void Service::HttpServer::raise_backlog() {
+  ::listen(svr_sock_, 512);
+}
 
 int Service::start() {
   int port = options_.port;
@@ -87,7 +102,8 @@ int Service::start() {
 
 void Service::drain() {
   draining_ = true;
-  // Connections that were accepted but not read yet get their 503 in this time; closing at once would reset them.
+  // Connections that were accepted but not read yet get their 503 in this time; closing at once would reset
+  // them.
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   while (in_flight_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   http_.stop();
@@ -100,10 +116,12 @@ void Service::add_routes() {
               if (draining_) throw ApiError(503, "draining");
               return "{\"status\":\"ok\"}";
             }));
-  http_.Get("/metrics", json_route("/metrics", false, [this](const httplib::Request&) { return metrics_text(); }));
+  http_.Get("/metrics",
+            json_route("/metrics", false, [this](const httplib::Request&) { return metrics_text(); }));
   http_.Post("/embed", json_route("/embed", true, [this](const httplib::Request& r) { return embed(r); }));
   http_.Post("/search", json_route("/search", true, [this](const httplib::Request& r) { return search(r); }));
-  http_.Post("/index", json_route("/index", true, [this](const httplib::Request& r) { return add_to_index(r); }));
+  http_.Post("/index",
+             json_route("/index", true, [this](const httplib::Request& r) { return add_to_index(r); }));
   http_.Delete("/index", json_route("/index", false, [this](const httplib::Request&) {
                  index_.clear();
                  return index_answer(0, 0);
@@ -114,7 +132,7 @@ void Service::add_routes() {
 }
 
 httplib::Server::Handler Service::json_route(const std::string& path, bool needs_model, Handler handler) {
-  const char* type = path == "/" ? "text/html; charset=utf-8"
+  const char* type = path == "/"          ? "text/html; charset=utf-8"
                      : path == "/metrics" ? "text/plain; version=0.0.4; charset=utf-8"
                                           : "application/json";
   return [=, this](const httplib::Request& request, httplib::Response& response) {
@@ -150,7 +168,9 @@ void Service::allow_only(const std::string& path, const std::vector<std::string>
     response.set_header("Allow", allowed);
     answer_error(response, 405, request.method + " is not allowed at " + path + ", expected " + allowed);
   };
-  const auto free = [&](const char* method) { return std::find(methods.begin(), methods.end(), method) == methods.end(); };
+  const auto free = [&](const char* method) {
+    return std::find(methods.begin(), methods.end(), method) == methods.end();
+  };
   if (free("GET")) http_.Get(path, refuse);
   if (free("POST")) http_.Post(path, refuse);
   if (free("PUT")) http_.Put(path, refuse);
@@ -164,7 +184,8 @@ void Service::add_error_answers() {
   http_.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return;
     // httplib refuses forms above 8 KiB before any handler sees them.
-    if (response.status == 413 && request.get_header_value("Content-Type").starts_with("application/x-www-form-urlencoded")) {
+    if (response.status == 413 &&
+        request.get_header_value("Content-Type").starts_with("application/x-www-form-urlencoded")) {
       response.status = 415;
     }
     const std::string where = response.status == 404 ? ": " + request.path.substr(0, 100) : "";

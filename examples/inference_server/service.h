@@ -18,29 +18,32 @@
 namespace inference {
 
 struct ServiceOptions {
-  int port = 8080;                     ///< on 127.0.0.1; 0: any free port
-  std::int64_t connections = 64;       ///< connections served at once; more get 503
-  std::int64_t max_texts = 256;        ///< texts per request
+  int port = 8080;                ///< on 127.0.0.1; 0: any free port
+  std::int64_t connections = 64;  ///< connections served at once; more get 503
+  std::int64_t max_texts = 256;   ///< texts per request
   std::int64_t max_body_bytes = 4 << 20;
-  std::string isa;                     ///< named in the metrics
+  std::string isa;  ///< named in the metrics
 };
 
 class Service {
  public:
   /// The parts must outlive the service.
-  Service(const ServiceOptions& options, const Tokenizer& tokenizer, const ModelConfig& config, Batcher& batcher,
-          SearchIndex& index, Metrics& metrics);
+  Service(const ServiceOptions& options, const Tokenizer& tokenizer, const ModelConfig& config,
+          Batcher& batcher, SearchIndex& index, Metrics& metrics);
 
-  /// Binds and starts to serve on its own threads. Returns the port. Throws std::runtime_error when it cannot be had.
+  /// Binds and starts to serve on its own threads. Returns the port. Throws std::runtime_error when it cannot
+  /// be had.
   int start();
 
-  /// Answers what is in flight, refuses new work with 503 meanwhile, then closes the port and joins all threads.
+  /// Answers what is in flight, refuses new work with 503 meanwhile, then closes the port and joins all
+  /// threads.
   void drain();
 
  private:
-  using Handler = std::function<std::string(const httplib::Request&)>;  // returns the JSON body, throws ApiError
-  // httplib asks for 5 waiting connections only, compiled into Debian's library: a burst of clients would see connects take
-  // a second (SYN retry). Calling listen() again on the bound socket raises it.
+  using Handler =
+      std::function<std::string(const httplib::Request&)>;  // returns the JSON body, throws ApiError
+  // httplib asks for 5 waiting connections only, compiled into Debian's library: a burst of clients would see
+  // connects take a second (SYN retry). Calling listen() again on the bound socket raises it.
   struct HttpServer : httplib::Server {
     void raise_backlog();
   };
@@ -51,7 +54,8 @@ class Service {
   void allow_only(const std::string& path, const std::vector<std::string>& methods);
 
   /// Token ids of every text. Throws ApiError 413 naming the text that is too long.
-  std::vector<std::vector<std::int32_t>> tokenize(const std::vector<std::string>& texts, const std::string& field) const;
+  std::vector<std::vector<std::int32_t>> tokenize(const std::vector<std::string>& texts,
+                                                  const std::string& field) const;
   std::string embed(const httplib::Request& request);
   std::string add_to_index(const httplib::Request& request);
   std::string search(const httplib::Request& request);

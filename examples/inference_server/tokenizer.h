@@ -1,5 +1,5 @@
-// BERT's uncased tokenizer: basic tokenizer (clean, split at spaces and punctuation) and WordPiece (greedy longest match).
-// Devlin et al., "BERT", 2018; WordPiece: Schuster & Nakajima, 2012, Wu et al., 2016.
+// BERT's uncased tokenizer: basic tokenizer (clean, split at spaces and punctuation) and WordPiece (greedy
+// longest match). Devlin et al., "BERT", 2018; WordPiece: Schuster & Nakajima, 2012, Wu et al., 2016.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,12 @@ namespace inference {
 
 class Tokenizer {
  public:
-  /// `vocab_txt`: one word piece a line, the line number is its id. Throws std::runtime_error when the file cannot be read,
-  /// names a piece twice, or lacks [UNK], [CLS] or [SEP].
+  /// `vocab_txt`: one word piece a line, the line number is its id. Throws std::runtime_error when the file
+  /// cannot be read, names a piece twice, or lacks [UNK], [CLS] or [SEP].
   explicit Tokenizer(const std::filesystem::path& vocab_txt);
 
-  /// [CLS] pieces... [SEP]. Special tokens written out in the text ("[SEP]") become their ids, as in the model's own
-  /// tokenizer. Not truncated. Throws std::invalid_argument when `utf8` is not UTF-8.
+  /// [CLS] pieces... [SEP]. Special tokens written out in the text ("[SEP]") become their ids, as in the
+  /// model's own tokenizer. Not truncated. Throws std::invalid_argument when `utf8` is not UTF-8.
   std::vector<std::int32_t> encode(std::string_view utf8) const;
 
   std::size_t vocab_size() const { return ids_.size(); }

@@ -8,7 +8,9 @@
 namespace inference {
 namespace {
 
-utf8proc_category_t category(char32_t c) { return utf8proc_category(static_cast<utf8proc_int32_t>(c)); }
+utf8proc_category_t category(char32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
+}
 
 bool is_dropped(char32_t c) {
   if (c == U'\t' || c == U'\n' || c == U'\r') return false;
@@ -17,7 +19,8 @@ bool is_dropped(char32_t c) {
     case UTF8PROC_CATEGORY_CC:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_CO:
-      return true;  // unassigned code points (Cn) stay, as in the model's own tokenizer: they make their word [UNK]
+      return true;  // unassigned code points (Cn) stay, as in the model's own tokenizer: they make their word
+                    // [UNK]
     default:
       return false;
   }
@@ -57,7 +60,8 @@ void append_utf8(char32_t c, std::string& out) {
 }
 
 bool is_whitespace(char32_t c) {
-  if ((c >= 0x9 && c <= 0xD) || c == 0x85) return true;  // control characters by category, white space by property
+  if ((c >= 0x9 && c <= 0xD) || c == 0x85)
+    return true;  // control characters by category, white space by property
   const utf8proc_category_t cat = category(c);
   return cat == UTF8PROC_CATEGORY_ZS || cat == UTF8PROC_CATEGORY_ZL || cat == UTF8PROC_CATEGORY_ZP;
 }
@@ -86,8 +90,9 @@ std::u32string normalize_uncased(std::u32string_view text) {
   std::u32string out;
   out.reserve(spaced.size());
   for (utf8proc_int32_t c : spaced) {
-    // At most 4 code points: the longest canonical decomposition of one character. Reordering of combining marks is left
-    // out because those that can move (combining class above 0) are dropped here or do not occur in any vocabulary entry.
+    // At most 4 code points: the longest canonical decomposition of one character. Reordering of combining
+    // marks is left out because those that can move (combining class above 0) are dropped here or do not
+    // occur in any vocabulary entry.
     utf8proc_int32_t parts[8];
     int last_boundclass = 0;
     const utf8proc_ssize_t count = utf8proc_decompose_char(c, parts, 8, UTF8PROC_DECOMPOSE, &last_boundclass);

@@ -16,7 +16,8 @@ void decode_f32_reference(const DecodeBlockArgs& args) noexcept {
     float m = args.m[row];
     for (std::int64_t j = begin; j < end; ++j) {
       float sum = 0.0f;
-      for (std::int64_t d = 0; d < args.dim; ++d) sum = std::fma(args.k[j * args.k_stride + d], args.q[row * args.q_stride + d], sum);
+      for (std::int64_t d = 0; d < args.dim; ++d)
+        sum = std::fma(args.k[j * args.k_stride + d], args.q[row * args.q_stride + d], sum);
       s[j] = sum;
       if (sum > m) m = sum;
     }

@@ -7,8 +7,9 @@
 namespace kumiko::kernels {
 namespace {
 
-/// How many keys ahead rows are fetched. The hardware prefetchers alone reach a third of this (Zen 5, D = 128, one thread: 0 rows ahead
-/// 7 GB/s, 8 to 16: 16, 32: 20-23, 64: 19, 128: 18; machine shared, read loop 39 idle): they do not follow 16 rows at once.
+/// How many keys ahead rows are fetched. The hardware prefetchers alone reach a third of this (Zen 5, D =
+/// 128, one thread: 0 rows ahead 7 GB/s, 8 to 16: 16, 32: 20-23, 64: 19, 128: 18; machine shared, read loop
+/// 39 idle): they do not follow 16 rows at once.
 constexpr std::int64_t kRowsAhead = 32;
 
 /// K[j0 .. j0 + 32) transposed into tile [dim][32].
@@ -21,15 +22,18 @@ void transpose_keys(const DecodeBlockArgs& args, std::int64_t j0) {
       const float* src = args.k + (j0 + part) * args.k_stride;
       typename V::Reg x[V::kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < V::kLanes; ++i) __builtin_prefetch(src + (i + kRowsAhead) * args.k_stride + d, 0, 3);
-      load_transposed<V>(x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - part, d, dims);
+      for (int i = 0; i < V::kLanes; ++i)
+        __builtin_prefetch(src + (i + kRowsAhead) * args.k_stride + d, 0, 3);
+      load_transposed<V>(
+          x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - part, d, dims);
       float* dst = args.tile + d * kTileKeys + part;
       for (int i = 0; i < count; ++i) V::store(dst + i * kTileKeys, x[i]);
     }
   }
 }
 
-/// Scores of R rows against the tile's keys. R * kTileKeys / lanes chains run side by side to cover the FMA latency.
+/// Scores of R rows against the tile's keys. R * kTileKeys / lanes chains run side by side to cover the FMA
+/// latency.
 template <class V, int kTileKeys, int R>
 void tile_scores(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0) {
   constexpr int kParts = kTileKeys / V::kLanes;
@@ -79,13 +83,15 @@ void row_softmax(const DecodeBlockArgs& args, std::int64_t row) {
   V::store_first(args.l + row, 1, V::mul(V::set1(args.l[row]), alpha));
   float* o = args.o + row * args.o_stride;
   for (std::int64_t d = 0; d < args.v_dim; d += V::kLanes) V::store(o + d, V::mul(V::load(o + d), alpha));
-  for (std::int64_t j = 0; j < args.kv; j += V::kLanes) V::store(s + j, V::exp2(V::sub(V::load(s + j), shift)));
+  for (std::int64_t j = 0; j < args.kv; j += V::kLanes)
+    V::store(s + j, V::exp2(V::sub(V::load(s + j), shift)));
 }
 
-/// O += P V and l += P over keys [j0, j1) for R rows that see all of them. N vectors of v_dim, the last of `tail` elements if partial.
-/// (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x slower.)
+/// O += P V and l += P over keys [j0, j1) for R rows that see all of them. N vectors of v_dim, the last of
+/// `tail` elements if partial. (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x slower.)
 template <class V, int R, int N, bool kPartial>
-void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1, std::int64_t d, std::int64_t tail) {
+void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
+                std::int64_t d, std::int64_t tail) {
   typename V::Reg sum[R][N], weight[R];
   const float* p = args.scores + row * args.score_stride;
   float* o = args.o + row * args.o_stride + d;
@@ -128,14 +134,29 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
     const std::int64_t tail = left - (vectors - 1) * V::kLanes;
     const bool partial = vectors <= 4 && tail != V::kLanes;
     switch ((vectors < 4 ? vectors : 4) * 2 + partial) {
-      case 2: add_values<V, R, 1, false>(args, row, j0, j1, d, tail); break;
-      case 3: add_values<V, R, 1, true>(args, row, j0, j1, d, tail); break;
-      case 4: add_values<V, R, 2, false>(args, row, j0, j1, d, tail); break;
-      case 5: add_values<V, R, 2, true>(args, row, j0, j1, d, tail); break;
-      case 6: add_values<V, R, 3, false>(args, row, j0, j1, d, tail); break;
-      case 7: add_values<V, R, 3, true>(args, row, j0, j1, d, tail); break;
-      case 8: add_values<V, R, 4, false>(args, row, j0, j1, d, tail); break;
-      default: add_values<V, R, 4, true>(args, row, j0, j1, d, tail);
+      case 2:
+        add_values<V, R, 1, false>(args, row, j0, j1, d, tail);
+        break;
+      case 3:
+        add_values<V, R, 1, true>(args, row, j0, j1, d, tail);
+        break;
+      case 4:
+        add_values<V, R, 2, false>(args, row, j0, j1, d, tail);
+        break;
+      case 5:
+        add_values<V, R, 2, true>(args, row, j0, j1, d, tail);
+        break;
+      case 6:
+        add_values<V, R, 3, false>(args, row, j0, j1, d, tail);
+        break;
+      case 7:
+        add_values<V, R, 3, true>(args, row, j0, j1, d, tail);
+        break;
+      case 8:
+        add_values<V, R, 4, false>(args, row, j0, j1, d, tail);
+        break;
+      default:
+        add_values<V, R, 4, true>(args, row, j0, j1, d, tail);
     }
   }
 }
@@ -171,7 +192,8 @@ template <class V, int kTileKeys, int kScoreGroup, int kValueGroup>
 void decode_block(const DecodeBlockArgs& args) {
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kTileKeys) {
     transpose_keys<V, kTileKeys>(args, j0);
-    for_row_groups<kScoreGroup>(args.rows, [&]<int R>(std::int64_t row) { tile_scores<V, kTileKeys, R>(args, row, j0); });
+    for_row_groups<kScoreGroup>(
+        args.rows, [&]<int R>(std::int64_t row) { tile_scores<V, kTileKeys, R>(args, row, j0); });
   }
   for (std::int64_t row = 0; row < args.rows; ++row) {
     if (args.begin[row] < args.end[row]) row_softmax<V>(args, row);
@@ -179,7 +201,8 @@ void decode_block(const DecodeBlockArgs& args) {
   constexpr std::int64_t kValueRows = 32;  // stays in L1 while every group of rows and dims passes over it
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
-    for_row_groups<kValueGroup>(args.rows, [&]<int R>(std::int64_t row) { add_visible_values<V, R>(args, row, j0, j1); });
+    for_row_groups<kValueGroup>(
+        args.rows, [&]<int R>(std::int64_t row) { add_visible_values<V, R>(args, row, j0, j1); });
   }
 }
 

@@ -1,10 +1,10 @@
 #include "kernels/gemm/gemm.h"
 
-#define KUMIKO_GEMM(name, isa, mr, nr)                 \
-  extern "C" {                                         \
-  void name##_init(const GemmArgs*) noexcept;          \
-  void name##_init_max(const GemmArgs*) noexcept;      \
-  void name##_accumulate(const GemmArgs*) noexcept;    \
+#define KUMIKO_GEMM(name, isa, mr, nr)              \
+  extern "C" {                                      \
+  void name##_init(const GemmArgs*) noexcept;       \
+  void name##_init_max(const GemmArgs*) noexcept;   \
+  void name##_accumulate(const GemmArgs*) noexcept; \
   }
 namespace kumiko::kernels {
 #include "kernels/gemm/kernels.inc"
@@ -12,7 +12,8 @@ namespace kumiko::kernels {
 
 std::span<const GemmRow> gemm_rows() {
   static constexpr GemmRow kRows[] = {
-#define KUMIKO_GEMM(name, isa, mr, nr) {#name, Isa::isa, mr, nr, name##_init, name##_init_max, name##_accumulate},
+#define KUMIKO_GEMM(name, isa, mr, nr) \
+  {#name, Isa::isa, mr, nr, name##_init, name##_init_max, name##_accumulate},
 #include "kernels/gemm/kernels.inc"
 #undef KUMIKO_GEMM
   };

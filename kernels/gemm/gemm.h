@@ -1,16 +1,17 @@
 // Register-tile micro-kernels: C[m][n] (+)= sum_k A[k][m] * B[k][n], f32.
 //
-//   A: panels of MR columns, each stored k-major        B: one panel, k-major        C: row-major, leading dimension NR
+//   A: panels of MR columns, each stored k-major        B: one panel, k-major        C: row-major
 //        panel 0            panel 1                       +-------- NR --------+       +-------- NR --------+
 //      k |a0 a1 .. aMR-1| k |aMR ..        |            k |b0 b1 ...     bNR-1 |     m |c00 c01 ...         |
 //        |...           |   |...           |              |...                 |       |...                 |
 //
 // One contract serves both products of attention with the queries in the lanes (NR):
 //   scores   S^T[kv][q] = K panel [head_dim][MR kv]   x  Q panel [head_dim][NR q]
-//   output   O^T[d][q] += V panel [kv][MR d]          x  P^T     [kv][NR q]      (S^T overwritten by softmax: P is never transposed)
+//   output   O^T[d][q] += V panel [kv][MR d]          x  P^T     [kv][NR q]
+// P^T is S^T overwritten by the softmax: it is never transposed.
 //
-// Order of arithmetic, the same in every row of every ISA: each C element is one chain of fused multiply-adds over k = 0, 1, ...
-// starting from +0 (init) or from round(C * c_scale) (accumulate).
+// Order of arithmetic, the same in every row of every ISA: each C element is one chain of fused multiply-adds
+// over k = 0, 1, ... starting from +0 (init) or from round(C * c_scale) (accumulate).
 #pragma once
 
 #include <cstddef>
@@ -21,8 +22,9 @@
 
 namespace kumiko::kernels {
 
-/// Operands of one call. Any alignment of 4 bytes works; b and c are faster at 64. k >= 1, m_panels >= 1. Nothing outside
-/// A[m_panels][k][MR], B[k][NR], C[m_panels * MR][NR] and the vectors is read or written. (Offsets are known to the .S files.)
+/// Operands of one call. Any alignment of 4 bytes works; b and c are faster at 64. k >= 1, m_panels >= 1.
+/// Nothing outside A[m_panels][k][MR], B[k][NR], C[m_panels * MR][NR] and the vectors is read or written.
+/// (Offsets are known to the .S files.)
 struct GemmArgs {
   const float* a;
   std::int64_t a_panel_stride;  ///< Bytes from one A panel to the next.
@@ -31,10 +33,11 @@ struct GemmArgs {
   std::int64_t k;
   std::int64_t m_panels;
   const float* c_scale;  ///< [NR], accumulate only: factor on what C held.
-  float* c_max;          ///< [NR], init_max only: raised to the largest C of each column; a NaN in C is passed over.
+  float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; a NaN in C is passed over.
 };
-static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 && offsetof(GemmArgs, c) == 24 &&
-              offsetof(GemmArgs, k) == 32 && offsetof(GemmArgs, m_panels) == 40 && offsetof(GemmArgs, c_scale) == 48 &&
+static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
+              offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
+              offsetof(GemmArgs, m_panels) == 40 && offsetof(GemmArgs, c_scale) == 48 &&
               offsetof(GemmArgs, c_max) == 56);
 
 using GemmFunction = void (*)(const GemmArgs*) noexcept;
@@ -49,7 +52,8 @@ struct GemmRow {
   GemmFunction accumulate;  ///< C = C * c_scale + A B
 };
 
-/// Every row built in, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ... times the lanes of a vector.
+/// Every row built in, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ...
+/// times the lanes of a vector.
 std::span<const GemmRow> gemm_rows();
 /// The row of `isa` with that NR; nullptr when there is none.
 const GemmRow* find_gemm(Isa isa, int nr);

@@ -28,9 +28,15 @@ void gemm(const GemmArgs& args) {
 }  // namespace
 
 extern "C" {
-void gemm_f32_4x8_reference_init(const GemmArgs* args) noexcept { gemm<4, 8, Mode::init>(*args); }
-void gemm_f32_4x8_reference_init_max(const GemmArgs* args) noexcept { gemm<4, 8, Mode::init_max>(*args); }
-void gemm_f32_4x8_reference_accumulate(const GemmArgs* args) noexcept { gemm<4, 8, Mode::accumulate>(*args); }
+void gemm_f32_4x8_reference_init(const GemmArgs* args) noexcept {
+  gemm<4, 8, Mode::init>(*args);
+}
+void gemm_f32_4x8_reference_init_max(const GemmArgs* args) noexcept {
+  gemm<4, 8, Mode::init_max>(*args);
+}
+void gemm_f32_4x8_reference_accumulate(const GemmArgs* args) noexcept {
+  gemm<4, 8, Mode::accumulate>(*args);
+}
 }
 
 }  // namespace kumiko::kernels

@@ -1,5 +1,5 @@
-// Copies of query, key and value rows into the panels gemm.h reads. Rows are given by stride or by pointer, elements of a row are
-// contiguous; nothing past a row's `dim` elements is read.
+// Copies of query, key and value rows into the panels gemm.h reads. Rows are given by stride or by pointer,
+// elements of a row are contiguous; nothing past a row's `dim` elements is read.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// pack.h for any vector type of kernels/simd whose lanes are twice the panel's MR. Included once by each ISA's file.
+// pack.h for any vector type of kernels/simd whose lanes are twice the panel's MR. Included once by each
+// ISA's file.
 #pragma once
 
 #include "kernels/pack/pack.h"
@@ -8,7 +9,8 @@ namespace {
 
 /// Lanes x lanes block of rows[..][d..] into registers, absent rows and elements 0, transposed.
 template <class V, class RowAt>
-inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d, std::int64_t dims) {
+inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d,
+                            std::int64_t dims) {
   if (rows >= V::kLanes && dims >= V::kLanes) {
 #pragma GCC unroll 16
     for (int i = 0; i < V::kLanes; ++i) x[i] = V::load(row_at(i) + d);
@@ -27,7 +29,8 @@ void pack_query(const PackQueryArgs& args) {
     for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
-      load_transposed<V>(x, [&](int i) { return rows[i]; }, used, d, dims);
+      load_transposed<V>(
+          x, [&](int i) { return rows[i]; }, used, d, dims);
       const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
       for (int i = 0; i < count; ++i) V::store(args.dst + (d + i) * args.nr + n, V::mul(x[i], scale));
     }
@@ -46,7 +49,8 @@ void pack_key(const PackKeyArgs& args) {
     for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
-      load_transposed<V>(x, [&](int i) { return src + i * args.stride; }, rows, d, dims);
+      load_transposed<V>(
+          x, [&](int i) { return src + i * args.stride; }, rows, d, dims);
       const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
       if (both) {
         for (int i = 0; i < count; ++i) V::store_halves(low + (d + i) * kMr, high + (d + i) * kMr, x[i]);
@@ -57,8 +61,8 @@ void pack_key(const PackKeyArgs& args) {
   }
 }
 
-// Dims outside, keys inside: two panels are written front to back. The other way round 16 panels 8 KiB apart (256 keys, MR = 8) fight
-// for one L1 set: 6.5 % of a 1024 x 1024 prefill on AVX-512, 11 % on AVX2 (Zen 5).
+// Dims outside, keys inside: two panels are written front to back. The other way round 16 panels 8 KiB apart
+// (256 keys, MR = 8) fight for one L1 set: 6.5 % of a 1024 x 1024 prefill on AVX-512, 11 % on AVX2 (Zen 5).
 template <class V>
 bool pack_value(const PackValueArgs& args) {
   constexpr int kMr = V::kLanes / 2;

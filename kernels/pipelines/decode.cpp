@@ -11,7 +11,8 @@ struct Scratch {
   std::int32_t *begin, *end;
   std::int64_t o_stride;
 
-  Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim) {
+  Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+          std::int64_t v_head_dim) {
     o_stride = round_up(v_head_dim, kernels.lanes);
     q = carver.take<float>(rows * head_dim);
     scores = carver.take<float>(rows * kBlockKeys);
@@ -35,13 +36,15 @@ struct Scratch {
 
 }  // namespace
 
-std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim) {
+std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+                                 std::int64_t v_head_dim) {
   Carver carver(nullptr);
   Scratch(carver, kernels, rows, head_dim, v_head_dim);
   return carver.used();
 }
 
-void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task, std::byte* memory) noexcept {
+void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task,
+                std::byte* memory) noexcept {
   const std::int64_t rows = task.row_end - task.row_begin, all_rows = head.group * head.q_len;
   Carver carver(memory);
   const Scratch s(carver, kernels, rows, head.head_dim, head.v_head_dim);
@@ -84,7 +87,8 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     for (std::int64_t block = split_first; block < split_last; block += kBlockKeys) {
       const std::int64_t from = max_of(block, first), to = min_of(block + kBlockKeys, split_last);
       for (std::int64_t r = 0; r < rows; ++r) {
-        const std::int64_t begin = max_of(head.begin_of(task.row_begin + r), from), end = min_of(head.end_of(task.row_begin + r), to);
+        const std::int64_t begin = max_of(head.begin_of(task.row_begin + r), from),
+                           end = min_of(head.end_of(task.row_begin + r), to);
         s.begin[r] = static_cast<std::int32_t>(begin - from);
         s.end[r] = static_cast<std::int32_t>(max_of(end, begin) - from);
         if (begin >= end) s.begin[r] = s.end[r] = 0;
@@ -97,12 +101,14 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* o = s.o + r * s.o_stride;
       if (task.partial) {
-        float* state = task.partial + ((split - task.partial_split) * all_rows + task.row_begin + r) * partial_size(head.v_head_dim);
+        float* state = task.partial + ((split - task.partial_split) * all_rows + task.row_begin + r) *
+                                          partial_size(head.v_head_dim);
         std::memcpy(state, o, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
         state[head.v_head_dim] = s.m[r];
         state[head.v_head_dim + 1] = s.l[r];
       } else {
-        kernels.state->merge_row({s.total_m + r, s.total_l + r, s.total_o + r * s.o_stride, s.m[r], s.l[r], o, head.v_head_dim});
+        kernels.state->merge_row(
+            {s.total_m + r, s.total_l + r, s.total_o + r * s.o_stride, s.m[r], s.l[r], o, head.v_head_dim});
       }
     }
   }
@@ -111,7 +117,9 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     const std::int64_t query = (task.row_begin + r) / head.group, which = (task.row_begin + r) % head.group;
     float* out = head.out + which * head.out_head_stride + query * head.out_seq_stride;
     kernels.state->store_row(s.total_o + r * s.o_stride, inverse_sum(s.total_l[r]), head.v_head_dim, out);
-    if (head.lse) head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] = log_sum_exp(s.total_m[r], s.total_l[r]);
+    if (head.lse)
+      head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] =
+          log_sum_exp(s.total_m[r], s.total_l[r]);
   }
 }
 

@@ -1,9 +1,11 @@
 // online: tiles of queries in vector lanes against packed blocks of keys and values, FlashAttention style.
 //
 // For each block of keys the task packs K and V once into its own scratch and takes every query tile over it:
-//   S^T = K Q^T (row maxima fall out of the registers), mask at the rim, P^T = 2^(S^T - m) in place, O^T = O^T * alpha + V^T P^T.
-// Packing per task, not per domain: no barrier between packing and use, scratch independent of kv_len, and with r rows a packed
-// element is used by r FMAs, so the copy is 1-2 % of the work from r = 192 on.
+//   S^T = K Q^T                      row maxima fall out of the registers; masked at the rim
+//   P^T = 2^(S^T - m)                in place
+//   O^T = O^T * alpha + V^T P^T
+// Packing per task, not per domain: no barrier between packing and use, scratch independent of kv_len, and
+// with r rows a packed element is used by r FMAs, so the copy is 1-2 % of the work from r = 192 on.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -32,7 +34,8 @@ struct Scratch {
   std::int64_t o_rows;  // v_head_dim rounded up to MR
   float *keys, *values, *scores;
 
-  Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim) {
+  Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+          std::int64_t v_head_dim) {
     o_rows = round_up(v_head_dim, kernels.mr);
     tile_count = (rows + kernels.max_nr - 1) / kernels.max_nr;
     tiles = carver.take<Tile>(tile_count);
@@ -82,10 +85,12 @@ struct Task {
 
   Block pack_block(std::int64_t first, std::int64_t last) const {
     const std::int64_t keys = last - first;
-    kernels.pack->key({head.k + first * head.k_seq_stride, head.k_seq_stride, keys, head.head_dim, scratch.keys});
-    const bool finite =
-        kernels.pack->value({head.v + first * head.v_seq_stride, head.v_seq_stride, keys, head.v_head_dim, scratch.values});
-    if (!finite) {  // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements in by hand
+    kernels.pack->key(
+        {head.k + first * head.k_seq_stride, head.k_seq_stride, keys, head.head_dim, scratch.keys});
+    const bool finite = kernels.pack->value(
+        {head.v + first * head.v_seq_stride, head.v_seq_stride, keys, head.v_head_dim, scratch.values});
+    if (!finite) {  // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements
+                    // in by hand
       const std::int64_t count = keys * scratch.o_rows;
       for (std::int64_t i = 0; i < count; ++i) {
         if (!std::isfinite(scratch.values[i])) scratch.values[i] = 0.0f;
@@ -95,7 +100,8 @@ struct Task {
   }
 
   /// Scores of panels [from, to) of the block into S^T rows counted from panel `base`.
-  void score(const Tile& tile, std::int64_t base, std::int64_t from, std::int64_t to, float* block_max) const {
+  void score(const Tile& tile, std::int64_t base, std::int64_t from, std::int64_t to,
+             float* block_max) const {
     if (from >= to) return;
     const GemmRow& gemm = *kernels.gemm[tile.nr / kernels.lanes - 1];
     const std::int64_t panel = head.head_dim * kernels.mr;
@@ -110,13 +116,16 @@ struct Task {
     (block_max ? gemm.init_max : gemm.init)(&args);
   }
 
-  /// Visible keys of each lane, counted from `origin`. Lanes without a query see everything: they cost no mask.
-  void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin, std::int32_t* end) const {
+  /// Visible keys of each lane, counted from `origin`. Lanes without a query see everything: they cost no
+  /// mask.
+  void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
+                      std::int32_t* end) const {
     for (std::int64_t n = 0; n < tile.nr; ++n) {
       const std::int64_t row = tile.row + n;
       const bool used = n < tile.used;
       begin[n] = used ? static_cast<std::int32_t>(max_of(min_of(head.begin_of(row) - origin, count), 0)) : 0;
-      end[n] = used ? static_cast<std::int32_t>(max_of(min_of(head.end_of(row) - origin, count), 0)) : static_cast<std::int32_t>(count);
+      end[n] = used ? static_cast<std::int32_t>(max_of(min_of(head.end_of(row) - origin, count), 0))
+                    : static_cast<std::int32_t>(count);
     }
   }
 
@@ -137,13 +146,17 @@ struct Task {
 
   void tile_block(Tile& tile, const Block& block) const {
     const std::int64_t last_row = tile.row + tile.used - 1, mr = kernels.mr;
-    // Begin and end grow with the row, so the first and the last row bound what any row (lo, hi) and every row (all_lo, all_hi) sees.
-    const std::int64_t lo = max_of(block.first, head.begin_of(tile.row)), hi = min_of(block.last, head.end_of(last_row));
+    // Begin and end grow with the row, so the first and the last row bound what any row (lo, hi) and every
+    // row (all_lo, all_hi) sees.
+    const std::int64_t lo = max_of(block.first, head.begin_of(tile.row)),
+                       hi = min_of(block.last, head.end_of(last_row));
     if (lo >= hi) return;
-    const std::int64_t all_lo = max_of(lo, head.begin_of(last_row)), all_hi = min_of(hi, head.end_of(tile.row));
+    const std::int64_t all_lo = max_of(lo, head.begin_of(last_row)),
+                       all_hi = min_of(hi, head.end_of(tile.row));
 
     const std::int64_t panel_lo = (lo - block.first) / mr, panel_hi = (hi - block.first + mr - 1) / mr;
-    std::int64_t full_lo = (all_lo - block.first + mr - 1) / mr, full_hi = all_hi > block.first ? (all_hi - block.first) / mr : 0;
+    std::int64_t full_lo = (all_lo - block.first + mr - 1) / mr,
+                 full_hi = all_hi > block.first ? (all_hi - block.first) / mr : 0;
     if (full_lo >= full_hi) full_lo = full_hi = panel_hi;  // no panel is seen by all: one masked stretch
     const std::int64_t first = block.first + panel_lo * mr, count = hi - first;
 
@@ -157,7 +170,8 @@ struct Task {
       lane_intervals(tile, first, count, begin, end);
       const auto mask = [&](std::int64_t from, std::int64_t to) {
         if (from >= to) return;
-        kernels.softmax->mask_scores({scratch.scores + from * tile.nr, to - from, tile.nr, static_cast<std::int32_t>(from), begin, end, block_max});
+        kernels.softmax->mask_scores({scratch.scores + from * tile.nr, to - from, tile.nr,
+                                      static_cast<std::int32_t>(from), begin, end, block_max});
       };
       mask(0, min_of((full_lo - panel_lo) * mr, count));
       mask((full_hi - panel_lo) * mr, count);
@@ -169,7 +183,8 @@ struct Task {
         tile.split.l[n] = 0.0f;
       }
     }
-    kernels.softmax->probabilities({scratch.scores, count, tile.nr, block_max, tile.split.m, tile.split.l, alpha});
+    kernels.softmax->probabilities(
+        {scratch.scores, count, tile.nr, block_max, tile.split.m, tile.split.l, alpha});
     const GemmRow& gemm = *kernels.gemm[tile.nr / kernels.lanes - 1];
     const GemmArgs args{scratch.values + (first - block.first) * mr,
                         (block.last - block.first) * mr * static_cast<std::int64_t>(sizeof(float)),
@@ -186,7 +201,8 @@ struct Task {
 
   void store_partial(const Tile& tile, std::int64_t split) const {
     const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
-    float* state = range.partial + ((split - range.partial_split) * head.group * head.q_len + tile.row) * size;
+    float* state =
+        range.partial + ((split - range.partial_split) * head.group * head.q_len + tile.row) * size;
     float* rows[kMaxLanes];
     alignas(64) float one[kMaxLanes];
     for (std::int64_t n = 0; n < tile.used; ++n) {
@@ -216,24 +232,29 @@ struct Task {
   void store_rows(const Tile& tile) const {
     float* rows[kMaxLanes];
     alignas(64) float inverse[kMaxLanes];
-    for (std::int64_t n = 0; n < tile.nr; ++n) inverse[n] = n < tile.used && !tile.total_empty ? inverse_sum(tile.total.l[n]) : 0.0f;
+    for (std::int64_t n = 0; n < tile.nr; ++n)
+      inverse[n] = n < tile.used && !tile.total_empty ? inverse_sum(tile.total.l[n]) : 0.0f;
     for (std::int64_t n = 0; n < tile.used; ++n) {
       const std::int64_t query = (tile.row + n) / head.group, which = (tile.row + n) % head.group;
       rows[n] = head.out + which * head.out_head_stride + query * head.out_seq_stride;
-      if (tile.total_empty) std::memset(rows[n], 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
+      if (tile.total_empty)
+        std::memset(rows[n], 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
       if (head.lse) {
         head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] =
-            tile.total_empty ? -std::numeric_limits<float>::infinity() : log_sum_exp(tile.total.m[n], tile.total.l[n]);
+            tile.total_empty ? -std::numeric_limits<float>::infinity()
+                             : log_sum_exp(tile.total.m[n], tile.total.l[n]);
       }
     }
-    if (!tile.total_empty) kernels.state->store_tile({tile.total.o, inverse, tile.nr, head.v_head_dim, rows, tile.used});
+    if (!tile.total_empty)
+      kernels.state->store_tile({tile.total.o, inverse, tile.nr, head.v_head_dim, rows, tile.used});
   }
 
   void run() const {
     pack_queries();
     const std::int64_t first = head.begin_of(range.row_begin), last = head.end_of(range.row_end - 1);
     for (std::int64_t split = range.split_begin; split < range.split_end; ++split) {
-      const std::int64_t from = max_of(split * kSplitKeys, first), to = min_of((split + 1) * kSplitKeys, last);
+      const std::int64_t from = max_of(split * kSplitKeys, first),
+                         to = min_of((split + 1) * kSplitKeys, last);
       if (from >= to && !range.partial) continue;
       for (std::int64_t t = 0; t < scratch.tile_count; ++t) scratch.tiles[t].split_empty = true;
       for (std::int64_t at = from / kBlockKeys * kBlockKeys; at < to; at += kBlockKeys) {
@@ -249,13 +270,15 @@ struct Task {
 
 }  // namespace
 
-std::size_t online_scratch_bytes(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim) {
+std::size_t online_scratch_bytes(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+                                 std::int64_t v_head_dim) {
   Carver carver(nullptr);
   Scratch(carver, kernels, rows, head_dim, v_head_dim);
   return carver.used();
 }
 
-void online_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& range, std::byte* memory) noexcept {
+void online_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& range,
+                std::byte* memory) noexcept {
   Carver carver(memory);
   const Scratch scratch(carver, kernels, range.row_end - range.row_begin, head.head_dim, head.v_head_dim);
   Task{kernels, head, range, scratch}.run();

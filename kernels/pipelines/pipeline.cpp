@@ -4,8 +4,8 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_PIPELINE(name)                                                                                   \
-  std::size_t name##_scratch_bytes(const KernelSet&, std::int64_t, std::int64_t, std::int64_t);                  \
+#define KUMIKO_PIPELINE(name)                                                                   \
+  std::size_t name##_scratch_bytes(const KernelSet&, std::int64_t, std::int64_t, std::int64_t); \
   void name##_run(const KernelSet&, const HeadProblem&, const TaskRange&, std::byte*) noexcept;
 #include "kernels/pipelines/kernels.inc"
 #undef KUMIKO_PIPELINE
@@ -54,8 +54,8 @@ const KernelSet* kernel_set(Isa isa) {
   return nullptr;
 }
 
-void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, std::int64_t splits, const float* partial,
-                    float* scratch) noexcept {
+void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, std::int64_t splits,
+                    const float* partial, float* scratch) noexcept {
   const std::int64_t rows = head.group * head.q_len, dim = head.v_head_dim, size = partial_size(dim);
   float m = -__builtin_inff(), l = 0.0f;
   std::memset(scratch, 0, static_cast<std::size_t>(dim) * sizeof(float));
@@ -64,7 +64,8 @@ void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int6
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
   const std::int64_t query = row / head.group, which = row % head.group;
-  kernels.state->store_row(scratch, inverse_sum(l), dim, head.out + which * head.out_head_stride + query * head.out_seq_stride);
+  kernels.state->store_row(scratch, inverse_sum(l), dim,
+                           head.out + which * head.out_head_stride + query * head.out_seq_stride);
   if (head.lse) head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] = log_sum_exp(m, l);
 }
 

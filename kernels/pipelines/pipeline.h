@@ -4,8 +4,9 @@
 //   keys are cut at absolute positions into splits of kSplitKeys and these into blocks of kBlockKeys;
 //   a split starts from the empty state and takes its blocks in order (softmax.h's update per block);
 //   split states are merged in order into the row's state (state.h).
-// kSplitKeys bounds the parallelism of decode (a 4096-key head gives 8 tasks) and costs prefill one pass over O^T per 512 keys
-// (0.4 %). kBlockKeys x 48 queries of S^T are 48 KiB: the L1 of Zen 5, half the L2 traffic of 128-key blocks elsewhere.
+// kSplitKeys bounds the parallelism of decode (a 4096-key head gives 8 tasks) and costs prefill one pass over
+// O^T per 512 keys (0.4 %). kBlockKeys x 48 queries of S^T are 48 KiB: the L1 of Zen 5, half the L2 traffic
+// of 128-key blocks elsewhere.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +39,8 @@ struct KernelSet {
 /// Never fails for an ISA of this build; nullptr otherwise.
 const KernelSet* kernel_set(Isa isa);
 
-/// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query r / group of head
-/// r % group, so that neighbouring rows see almost the same keys. Strides in elements.
+/// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
+/// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
 struct HeadProblem {
   const float* q;
   const float* k;
@@ -71,30 +72,37 @@ struct HeadProblem {
 struct TaskRange {
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
-  /// nullptr: the task sees every split of its rows and writes out and lse. Otherwise it writes each split's state of each row:
-  /// row r, split s at partial + ((s - partial_split) * rows + r) * partial_size(v_head_dim), rows = group * q_len.
+  /// nullptr: the task sees every split of its rows and writes out and lse. Otherwise it writes each split's
+  /// state of each row: row r, split s at partial + ((s - partial_split) * rows + r) *
+  /// partial_size(v_head_dim), rows = group * q_len.
   float* partial;
   std::int64_t partial_split;
 };
 
 /// Floats of one stored state: O [v_head_dim] unnormalised, m, l.
-constexpr std::int64_t partial_size(std::int64_t v_head_dim) { return v_head_dim + 2; }
+constexpr std::int64_t partial_size(std::int64_t v_head_dim) {
+  return v_head_dim + 2;
+}
 
 struct PipelineRow {
   const char* name;
   /// Bytes of scratch for tasks of at most `rows` rows; the scratch must be 64-byte aligned.
-  std::size_t (*scratch_bytes)(const KernelSet&, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim);
+  std::size_t (*scratch_bytes)(const KernelSet&, std::int64_t rows, std::int64_t head_dim,
+                               std::int64_t v_head_dim);
   void (*run)(const KernelSet&, const HeadProblem&, const TaskRange&, std::byte* scratch) noexcept;
 };
 
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);
 
-/// Merges the `splits` stored states of row `row` in order and writes its out and lse. `scratch`: v_head_dim floats.
-void merge_partials(const KernelSet&, const HeadProblem&, std::int64_t row, std::int64_t splits, const float* partial, float* scratch) noexcept;
+/// Merges the `splits` stored states of row `row` in order and writes its out and lse. `scratch`: v_head_dim
+/// floats.
+void merge_partials(const KernelSet&, const HeadProblem&, std::int64_t row, std::int64_t splits,
+                    const float* partial, float* scratch) noexcept;
 
-/// Sets the floating-point state every kernel assumes (round to nearest, subnormals kept, exceptions masked) and restores the
-/// caller's, sticky flags included: the bits of a result must not depend on whose thread computed it.
+/// Sets the floating-point state every kernel assumes (round to nearest, subnormals kept, exceptions masked)
+/// and restores the caller's, sticky flags included: the bits of a result must not depend on whose thread
+/// computed it.
 class FloatState {
  public:
   FloatState() noexcept;
@@ -106,9 +114,15 @@ class FloatState {
   std::uint64_t saved_;
 };
 
-constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
-constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) {
+  return (x + to - 1) / to * to;
+}
+constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) {
+  return a > b ? a : b;
+}
 
 /// Hands out 64-byte aligned pieces of a task's scratch. With base nullptr it only counts.
 class Carver {

@@ -42,7 +42,8 @@ struct Avx2 {
   }
   static Reg keep_visible(Reg x, Int begin, Int end, std::int32_t j) {
     const Int at = _mm256_set1_epi32(j);
-    const Int hidden = _mm256_or_si256(_mm256_cmpgt_epi32(begin, at), _mm256_cmpeq_epi32(_mm256_max_epi32(at, end), at));
+    const Int hidden =
+        _mm256_or_si256(_mm256_cmpgt_epi32(begin, at), _mm256_cmpeq_epi32(_mm256_max_epi32(at, end), at));
     return _mm256_blendv_ps(x, _mm256_set1_ps(-__builtin_inff()), _mm256_castsi256_ps(hidden));
   }
   static Int lane_index() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
@@ -59,7 +60,8 @@ struct Avx2 {
     const Reg f = _mm256_sub_ps(x, n);
     Reg p = _mm256_fmadd_ps(_mm256_set1_ps(kExp2Poly[6]), f, _mm256_set1_ps(kExp2Poly[5]));
     for (int i = 4; i >= 0; --i) p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kExp2Poly[i]));
-    // p is in [0.7, 1.42]: n goes straight into the exponent field. (NaN: cvtps gives 2^31, shifted out, p stays NaN.)
+    // p is in [0.7, 1.42]: n goes straight into the exponent field. (NaN: cvtps gives 2^31, shifted out, p
+    // stays NaN.)
     const Int exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }

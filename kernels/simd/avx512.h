@@ -8,7 +8,8 @@
 #include "kernels/simd/exp2.h"
 
 namespace kumiko::kernels {
-namespace {  // every ISA file gets its own copy: code compiled for one ISA must never be linked into another's path
+namespace {  // every ISA file gets its own copy: code compiled for one ISA must never be linked into
+             // another's path
 
 struct Avx512 {
   using Reg = __m512;
@@ -49,8 +50,8 @@ struct Avx512 {
   /// x where begin <= first + lane < end, else -inf.
   static Reg keep_between(Reg x, std::int32_t begin, std::int32_t end, std::int32_t first) {
     const Int at = _mm512_add_epi32(lane_index(), _mm512_set1_epi32(first));
-    const __mmask16 visible =
-        _mm512_cmple_epi32_mask(_mm512_set1_epi32(begin), at) & _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(end), at);
+    const __mmask16 visible = _mm512_cmple_epi32_mask(_mm512_set1_epi32(begin), at) &
+                              _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(end), at);
     return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible, x);
   }
 

@@ -2,8 +2,8 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_SOFTMAX(name, isa, lanes)                 \
-  void name##_mask_scores(const MaskArgs&) noexcept;     \
+#define KUMIKO_SOFTMAX(name, isa, lanes)                  \
+  void name##_mask_scores(const MaskArgs&) noexcept;      \
   void name##_probabilities(const SoftmaxArgs&) noexcept; \
   void name##_exp2(const float*, float*, std::int64_t) noexcept;
 #include "kernels/softmax/kernels.inc"
@@ -11,7 +11,8 @@ namespace kumiko::kernels {
 
 std::span<const SoftmaxRow> softmax_rows() {
   static constexpr SoftmaxRow kRows[] = {
-#define KUMIKO_SOFTMAX(name, isa, lanes) {#name, Isa::isa, lanes, name##_mask_scores, name##_probabilities, name##_exp2},
+#define KUMIKO_SOFTMAX(name, isa, lanes) \
+  {#name, Isa::isa, lanes, name##_mask_scores, name##_probabilities, name##_exp2},
 #include "kernels/softmax/kernels.inc"
 #undef KUMIKO_SOFTMAX
   };

@@ -1,9 +1,11 @@
 // Softmax of a score tile with the queries in the lanes: every step is a vertical vector operation.
 //
-//   S^T, then P^T in place: [kv][nr] row-major, nr queries (a multiple of the ISA's lanes), scores already times scale * log2(e).
+//   S^T, then P^T in place: [kv][nr] row-major, nr queries (a multiple of the ISA's lanes)
+//   Scores come times scale * log2(e).
 //
-// Order of arithmetic per query: m' = max(m, block_max); alpha = 2^(m - m'); l = l * alpha, then l += 2^(s_j - m') for j = 0, 1, ...
-// m' = -inf (nothing seen yet, or only -inf scores) is taken as 0 in the exponents, so that such a query keeps l = 0.
+// Order of arithmetic per query: m' = max(m, block_max); alpha = 2^(m - m'); l = l * alpha, then l += 2^(s_j
+// - m') for j = 0, 1, ... m' = -inf (nothing seen yet, or only -inf scores) is taken as 0 in the exponents,
+// so that such a query keeps l = 0.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +16,19 @@
 namespace kumiko::kernels {
 
 struct SoftmaxArgs {
-  float* s;           ///< [kv][nr]
-  std::int64_t kv;    ///< >= 1
-  std::int64_t nr;    ///< 1, 2 or 3 times the lanes
-  float* block_max;   ///< [nr] largest visible score of each query in this tile, -inf if none. mask_scores raises it.
-  float* m;           ///< [nr] running maximum, log2 units; updated
-  float* l;           ///< [nr] running sum; updated
-  float* alpha;       ///< [nr] out: factor for what was accumulated under the old maximum, in [0, 1]; 1 exactly if m did not move
+  float* s;          ///< [kv][nr]
+  std::int64_t kv;   ///< >= 1
+  std::int64_t nr;   ///< 1, 2 or 3 times the lanes
+  float* block_max;  ///< [nr] largest visible score of each query in this tile, -inf if none. mask_scores
+                     ///< raises it.
+  float* m;          ///< [nr] running maximum, log2 units; updated
+  float* l;          ///< [nr] running sum; updated
+  float* alpha;  ///< [nr] out: factor for what was accumulated under the old maximum, in [0, 1]; 1 exactly if
+                 ///< m did not move
 };
 
-/// Rows first <= j < first + kv of the tile: scores outside the query's [begin, end) become -inf, the others raise block_max.
-/// `s` points at row `first`; begin, end: [nr] in the numbering of j.
+/// Rows first <= j < first + kv of the tile: scores outside the query's [begin, end) become -inf, the others
+/// raise block_max. `s` points at row `first`; begin, end: [nr] in the numbering of j.
 struct MaskArgs {
   float* s;
   std::int64_t kv;
@@ -41,7 +45,8 @@ struct SoftmaxRow {
   int lanes;
   void (*mask_scores)(const MaskArgs&) noexcept;
   void (*probabilities)(const SoftmaxArgs&) noexcept;
-  /// y[i] = 2^x[i] for x <= 0, n a multiple of lanes: what probabilities() computes with (bound in simd/exp2.h).
+  /// y[i] = 2^x[i] for x <= 0, n a multiple of lanes: what probabilities() computes with (bound in
+  /// simd/exp2.h).
   void (*exp2)(const float* x, float* y, std::int64_t n) noexcept;
 };
 

@@ -18,7 +18,8 @@ void mask_scores(const MaskArgs& args) {
   float* s = args.s;
   for (std::int64_t j = 0; j < args.kv; ++j, s += NV * V::kLanes) {
     for (int v = 0; v < NV; ++v) {
-      const auto x = V::keep_visible(V::load(s + v * V::kLanes), begin[v], end[v], args.first + static_cast<std::int32_t>(j));
+      const auto x = V::keep_visible(V::load(s + v * V::kLanes), begin[v], end[v],
+                                     args.first + static_cast<std::int32_t>(j));
       V::store(s + v * V::kLanes, x);
       top[v] = V::max(x, top[v]);
     }
@@ -53,18 +54,24 @@ void probabilities(const SoftmaxArgs& args) {
 template <class V>
 void mask_scores_any(const MaskArgs& args) {
   switch (args.nr / V::kLanes) {
-    case 1: return mask_scores<V, 1>(args);
-    case 2: return mask_scores<V, 2>(args);
-    default: return mask_scores<V, 3>(args);
+    case 1:
+      return mask_scores<V, 1>(args);
+    case 2:
+      return mask_scores<V, 2>(args);
+    default:
+      return mask_scores<V, 3>(args);
   }
 }
 
 template <class V>
 void probabilities_any(const SoftmaxArgs& args) {
   switch (args.nr / V::kLanes) {
-    case 1: return probabilities<V, 1>(args);
-    case 2: return probabilities<V, 2>(args);
-    default: return probabilities<V, 3>(args);
+    case 1:
+      return probabilities<V, 1>(args);
+    case 2:
+      return probabilities<V, 2>(args);
+    default:
+      return probabilities<V, 3>(args);
   }
 }
 

@@ -3,8 +3,14 @@
 
 namespace kumiko::kernels {
 
-void softmax_f32_avx2_mask_scores(const MaskArgs& args) noexcept { mask_scores_any<Avx2>(args); }
-void softmax_f32_avx2_probabilities(const SoftmaxArgs& args) noexcept { probabilities_any<Avx2>(args); }
-void softmax_f32_avx2_exp2(const float* x, float* y, std::int64_t n) noexcept { exp2_array<Avx2>(x, y, n); }
+void softmax_f32_avx2_mask_scores(const MaskArgs& args) noexcept {
+  mask_scores_any<Avx2>(args);
+}
+void softmax_f32_avx2_probabilities(const SoftmaxArgs& args) noexcept {
+  probabilities_any<Avx2>(args);
+}
+void softmax_f32_avx2_exp2(const float* x, float* y, std::int64_t n) noexcept {
+  exp2_array<Avx2>(x, y, n);
+}
 
 }  // namespace kumiko::kernels

@@ -8,7 +8,8 @@
 namespace kumiko::kernels {
 namespace {
 
-void merge(float& m, float& l, float from_m, float from_l, float* o, const float* from_o, std::int64_t dim, std::int64_t stride) {
+void merge(float& m, float& l, float from_m, float from_l, float* o, const float* from_o, std::int64_t dim,
+           std::int64_t stride) {
   const float top = from_m > m ? from_m : m;
   const float shift = top == -std::numeric_limits<float>::infinity() ? 0.0f : top;
   const float a = exp2_scalar(m - shift), b = exp2_scalar(from_m - shift);
@@ -21,13 +22,15 @@ void merge(float& m, float& l, float from_m, float from_l, float* o, const float
 
 void state_f32_reference_merge_tile(const MergeTileArgs& args) noexcept {
   for (std::int64_t n = 0; n < args.nr; ++n) {
-    merge(args.into.m[n], args.into.l[n], args.from.m[n], args.from.l[n], args.into.o + n, args.from.o + n, args.dim, args.nr);
+    merge(args.into.m[n], args.into.l[n], args.from.m[n], args.from.l[n], args.into.o + n, args.from.o + n,
+          args.dim, args.nr);
   }
 }
 
 void state_f32_reference_store_tile(const StoreTileArgs& args) noexcept {
   for (std::int64_t n = 0; n < args.rows_used; ++n) {
-    for (std::int64_t d = 0; d < args.dim; ++d) args.rows[n][d] = std::fma(args.o[d * args.nr + n], args.inverse[n], 0.0f);
+    for (std::int64_t d = 0; d < args.dim; ++d)
+      args.rows[n][d] = std::fma(args.o[d * args.nr + n], args.inverse[n], 0.0f);
   }
 }
 

@@ -4,10 +4,10 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_STATE(name, isa, lanes)                      \
-  void name##_merge_tile(const MergeTileArgs&) noexcept;    \
-  void name##_store_tile(const StoreTileArgs&) noexcept;    \
-  void name##_merge_row(const MergeRowArgs&) noexcept;      \
+#define KUMIKO_STATE(name, isa, lanes)                   \
+  void name##_merge_tile(const MergeTileArgs&) noexcept; \
+  void name##_store_tile(const StoreTileArgs&) noexcept; \
+  void name##_merge_row(const MergeRowArgs&) noexcept;   \
   void name##_store_row(const float*, float, std::int64_t, float*) noexcept;
 #include "kernels/state/kernels.inc"
 #undef KUMIKO_STATE

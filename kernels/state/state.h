@@ -1,5 +1,6 @@
-// The state of a query's softmax, (m, l, O): running maximum in log2 units, running sum, unnormalised output. Merging two states of
-// the same query over disjoint keys gives the state over their union (Milakov & Gimelshein 2018; FlashAttention 2022, section 3.1).
+// The state of a query's softmax, (m, l, O): running maximum in log2 units, running sum, unnormalised output.
+// Merging two states of the same query over disjoint keys gives the state over their union (Milakov &
+// Gimelshein 2018; FlashAttention 2022, section 3.1).
 //
 // Order of arithmetic: m' = max(m, other.m); a = 2^(m - m'), b = 2^(other.m - m') with m' = -inf taken as 0;
 // l = fma(other.l, b, l * a); O = fma(other.O, b, O * a). Merging an empty state (-inf, 0, 0) changes no
@@ -27,7 +28,8 @@ struct MergeTileArgs {
   std::int64_t dim;
 };
 
-/// Writes lane n of O^T as row n: rows[n][d] = fma(o[d][n], inverse[n], +0) for n < rows_used, d < dim. Writes nothing else.
+/// Writes lane n of O^T as row n: rows[n][d] = fma(o[d][n], inverse[n], +0) for n < rows_used, d < dim.
+/// Writes nothing else.
 struct StoreTileArgs {
   const float* o;        ///< [dim][nr]
   const float* inverse;  ///< [nr] 1 / l, or 1 for unnormalised partial results
@@ -63,7 +65,9 @@ std::span<const StateRow> state_rows();
 const StateRow* find_state(Isa isa);
 
 /// 1 / l, and 0 for a query that saw nothing (l == 0), so that its output is 0. NaN stays NaN.
-inline float inverse_sum(float l) { return l == 0.0f ? 0.0f : 1.0f / l; }
+inline float inverse_sum(float l) {
+  return l == 0.0f ? 0.0f : 1.0f / l;
+}
 /// Natural log-sum-exp of the scaled scores. -inf for a query that saw nothing.
 float log_sum_exp(float m, float l);
 

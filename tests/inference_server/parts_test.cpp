@@ -1,4 +1,5 @@
-// The server's parts that HTTP alone does not pin down: layout of a batch, element-wise functions, exact search.
+// The server's parts that HTTP alone does not pin down: layout of a batch, element-wise functions, exact
+// search.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -33,6 +34,10 @@ TEST(BatchLayout, PacksAllTokensAndGroupsByLength) {
         EXPECT_EQ(sequence.padded_row, padded);
         EXPECT_GE(group.q_len, length);
         EXPECT_LT(group.q_len - length, kGroupStep);
+        if (length <= kGroupStep) {
+          EXPECT_EQ(group.q_len, length);
+        }
+        EXPECT_EQ((group.q_len + 7) / 8, (length + 7) / 8);  // as many vectors of 8 lanes as the text alone
         seen[static_cast<std::size_t>(sequence.text)] = true;
         packed += length;
         padded += group.q_len;
@@ -83,7 +88,8 @@ TEST(Elementwise, LayerNormMatchesFp64AtAnyWidth) {
       for (std::int64_t i = 0; i < width; ++i) {
         const auto column = static_cast<std::size_t>(i);
         const double exact = (sum[column] - mean) / std::sqrt(variance + 1e-3) * gain[column] + shift[column];
-        EXPECT_NEAR(out[static_cast<std::size_t>(r * width + i)], exact, 2e-4) << width << " " << r << " " << i;
+        EXPECT_NEAR(out[static_cast<std::size_t>(r * width + i)], exact, 2e-4)
+            << width << " " << r << " " << i;
       }
     }
   }

@@ -36,7 +36,9 @@ class SafeTensorsTest : public ::testing::Test {
   static std::string floats(const std::vector<float>& values) {
     return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
   }
-  std::string message(const std::string& header, const std::string& data) { return message(write(header, data)); }
+  std::string message(const std::string& header, const std::string& data) {
+    return message(write(header, data));
+  }
   static std::string message(const std::filesystem::path& path) {
     try {
       const SafeTensors file(path);
@@ -53,9 +55,10 @@ class SafeTensorsTest : public ::testing::Test {
 };
 
 // Padded to a multiple of 4, so that the data is aligned.
-const std::string kGood = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
-                          R"("b":{"dtype":"I64","shape":[1],"data_offsets":[16,24]},)"
-                          R"("c":{"dtype":"F32","shape":[],"data_offsets":[24,28]}}   )";
+const std::string kGood =
+    R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
+    R"("b":{"dtype":"I64","shape":[1],"data_offsets":[16,24]},)"
+    R"("c":{"dtype":"F32","shape":[],"data_offsets":[24,28]}}   )";
 
 TEST_F(SafeTensorsTest, ReadsTensorsByName) {
   ASSERT_EQ(kGood.size() % 4, 0u);
@@ -114,20 +117,31 @@ TEST_F(SafeTensorsTest, DamagedHeadersNameTheTensorAndTheFault) {
       {entry(R"({"shape":[1],"data_offsets":[0,4]})"), "1234", "tensor 'w': has no 'dtype'"},
       {entry(R"({"dtype":"F32","data_offsets":[0,4]})"), "1234", "tensor 'w': has no 'shape'"},
       {entry(R"({"dtype":"F32","shape":[1]})"), "1234", "tensor 'w': has no 'data_offsets'"},
-      {entry(R"({"dtype":7,"shape":[1],"data_offsets":[0,4]})"), "1234", "tensor 'w': dtype must be a string"},
-      {entry(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})"), "1234", "tensor 'w': dtype 'F33' is not known"},
-      {entry(R"({"dtype":"F32","shape":4,"data_offsets":[0,4]})"), "1234", "tensor 'w': shape must be an array"},
-      {entry(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})"), "1234", "tensor 'w': every extent of shape"},
-      {entry(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})"), "1234", "tensor 'w': every extent of shape"},
-      {entry(R"({"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]})"), "1234", "overflows 64 bits"},
-      {entry(R"({"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,4]})"), "1234", "overflows 64 bits"},
-      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0]})"), "1234", "data_offsets must be [begin, end]"},
-      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[-4,0]})"), "1234", "data_offsets[0] must be a non-negative"},
+      {entry(R"({"dtype":7,"shape":[1],"data_offsets":[0,4]})"), "1234",
+       "tensor 'w': dtype must be a string"},
+      {entry(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})"), "1234",
+       "tensor 'w': dtype 'F33' is not known"},
+      {entry(R"({"dtype":"F32","shape":4,"data_offsets":[0,4]})"), "1234",
+       "tensor 'w': shape must be an array"},
+      {entry(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})"), "1234",
+       "tensor 'w': every extent of shape"},
+      {entry(R"({"dtype":"F32","shape":[1.0],"data_offsets":[0,4]})"), "1234",
+       "tensor 'w': every extent of shape"},
+      {entry(R"({"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]})"), "1234",
+       "overflows 64 bits"},
+      {entry(R"({"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,4]})"), "1234",
+       "overflows 64 bits"},
+      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0]})"), "1234",
+       "data_offsets must be [begin, end]"},
+      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[-4,0]})"), "1234",
+       "data_offsets[0] must be a non-negative"},
       {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})"), "1234", "do not hold F32 [1] (4 bytes)"},
       {entry(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})"), "1234", "do not hold F32 [2] (8 bytes)"},
       {entry(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "1234", "ends at byte 8 of 4"},
-      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})"), "12345678", "begins at byte 4 and leaves a gap"},
-      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})"), "12345678", "4 bytes at the end belong to no tensor"},
+      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})"), "12345678",
+       "begins at byte 4 and leaves a gap"},
+      {entry(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})"), "12345678",
+       "4 bytes at the end belong to no tensor"},
       {R"({"v":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
        "12345678", "tensor 'w': begins at byte 4 and overlaps"},
   };

@@ -87,8 +87,10 @@ def test_no_attention_row_beyond_the_last_vector_of_queries(start):
     client.embed(sentences()[:32] + ["word " * 200])
     tokens = metric(client, "kumiko_tokens_total")
     rows = metric(client, "kumiko_attention_query_rows_total")
-    # A batch padded to its longest text would have 33 * 202 rows; groups fill up to 16 at most.
-    assert tokens <= rows <= tokens + 15 * 33
+    # A batch padded to its longest text would have 33 * 202 rows; groups fill up to a multiple of 8 at most.
+    assert tokens <= rows <= tokens + 7 * 33
+    client.embed(["word " * n for n in (1, 1, 2, 3, 6, 14, 22)])  # 3, 3, 4, 5, 8, 16 and 24 pieces: nothing to fill up
+    assert metric(client, "kumiko_attention_query_rows_total") - rows == 63
 
 
 def test_search_finds_what_a_person_expects(start):
