@@ -16,7 +16,7 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   const std::int64_t blocks = static_cast<std::int64_t>(data_pool().size()) / 2 / kBlock;
   const float* keys = data_pool().data();
   const float* values = keys + blocks * kBlock;
-  Floats q(rows * kDim), scores(rows * kKeys), tile(kDim * row.tile_keys), m(rows), l(rows), o(rows * kDim);
+  Floats q(rows * kDim), scores(rows * kKeys), m(rows), l(rows), o(rows * kDim);
   for (std::int64_t i = 0; i < rows * kDim; ++i) q[i] *= 0.1f;
   const std::vector<std::int32_t> begin(static_cast<std::size_t>(rows), 0);
   const std::vector<std::int32_t> end(static_cast<std::size_t>(rows), kKeys);
@@ -33,7 +33,6 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   args.begin = begin.data();
   args.end = end.data();
   args.scores = scores.data();
-  args.tile = tile.data();
   args.m = m.data();
   args.l = l.data();
   args.o = o.data();

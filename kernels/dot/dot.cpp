@@ -2,13 +2,13 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_DOT(name, isa, lanes, tile_keys) void name(const DecodeBlockArgs&) noexcept;
+#define KUMIKO_DOT(name, isa, lanes, score_keys) void name(const DecodeBlockArgs&) noexcept;
 #include "kernels/dot/kernels.inc"
 #undef KUMIKO_DOT
 
 std::span<const DotRow> dot_rows() {
   static constexpr DotRow kRows[] = {
-#define KUMIKO_DOT(name, isa, lanes, tile_keys) {#name, Isa::isa, lanes, tile_keys, name},
+#define KUMIKO_DOT(name, isa, lanes, score_keys) {#name, Isa::isa, lanes, score_keys, name},
 #include "kernels/dot/kernels.inc"
 #undef KUMIKO_DOT
   };

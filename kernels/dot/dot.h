@@ -25,12 +25,11 @@ struct DecodeBlockArgs {
   std::int64_t kv;            ///< >= 1
   const std::int32_t* begin;  ///< [rows] visible keys of each row, within [0, kv]; begin >= end: none
   const std::int32_t* end;
-  float* scores;  ///< scratch [rows][score_stride], score_stride >= kv rounded up to decode_tile_keys
+  float* scores;  ///< scratch [rows][score_stride], score_stride >= kv rounded up to score_keys
   std::int64_t score_stride;
-  float* tile;  ///< scratch [dim][decode_tile_keys]
-  float* m;     ///< [rows]
-  float* l;     ///< [rows]
-  float* o;     ///< [rows][o_stride], o_stride >= v_dim rounded up to the lanes
+  float* m;  ///< [rows]
+  float* l;  ///< [rows]
+  float* o;  ///< [rows][o_stride], o_stride >= v_dim rounded up to the lanes
   std::int64_t o_stride;
 };
 
@@ -38,7 +37,7 @@ struct DotRow {
   const char* name;
   Isa isa;
   int lanes;
-  int tile_keys;  ///< keys transposed at a time
+  int score_keys;  ///< keys whose scores are written together: the room `scores` needs past kv
   void (*decode_block)(const DecodeBlockArgs&) noexcept;
 };
 

@@ -1,42 +1,19 @@
 // dot.h for any vector type of kernels/simd. Included once by each ISA's file.
 #pragma once
 
+#include <utility>
+
 #include "kernels/dot/dot.h"
 #include "kernels/pack/vector.h"
+#include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {
 namespace {
 
-/// How many keys ahead rows are fetched. The hardware prefetchers alone reach a third of this (Zen 5, D =
-/// 128, one thread: 0 rows ahead 7 GB/s, 8 to 16: 16, 32: 20-23, 64: 19, 128: 18; machine shared, read loop
-/// 39 idle): they do not follow 16 rows at once.
-constexpr std::int64_t kRowsAhead = 32;
-
-/// K[j0 .. j0 + 32) transposed into tile [dim][32].
-template <class V, int kTileKeys>
-void transpose_keys(const DecodeBlockArgs& args, std::int64_t j0) {
-  for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
-    const std::int64_t dims = args.dim - d;
-    const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
-    for (int part = 0; part < kTileKeys; part += V::kLanes) {
-      const float* src = args.k + (j0 + part) * args.k_stride;
-      typename V::Reg x[V::kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < V::kLanes; ++i)
-        __builtin_prefetch(src + (i + kRowsAhead) * args.k_stride + d, 0, 3);
-      load_transposed<V>(
-          x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - part, d, dims);
-      float* dst = args.tile + d * kTileKeys + part;
-      for (int i = 0; i < count; ++i) V::store(dst + i * kTileKeys, x[i]);
-    }
-  }
-}
-
-/// Scores of R rows against the tile's keys. R * kTileKeys / lanes chains run side by side to cover the FMA
-/// latency.
-template <class V, int kTileKeys, int R>
-void tile_scores(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0) {
-  constexpr int kParts = kTileKeys / V::kLanes;
+/// Scores of R rows against kParts vectors of keys from j0 on. Keys are transposed lanes x lanes elements at
+/// a time and used out of the registers.
+template <class V, int R, int kParts>
+void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& ahead) {
   const float* q = args.q + row * args.q_stride;
   typename V::Reg sum[R][kParts];
 #pragma GCC unroll 16
@@ -44,16 +21,47 @@ void tile_scores(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0)
 #pragma GCC unroll 16
     for (int p = 0; p < kParts; ++p) sum[r][p] = V::zero();
   }
-  const float* tile = args.tile;
-  for (std::int64_t d = 0; d < args.dim; ++d, tile += kTileKeys) {
-    typename V::Reg key[kParts];
+  std::int64_t d = 0;
+  if (args.kv - j0 >= kParts * V::kLanes) {
+    for (; d + V::kLanes <= args.dim; d += V::kLanes) {
 #pragma GCC unroll 16
-    for (int p = 0; p < kParts; ++p) key[p] = V::load(tile + p * V::kLanes);
+      for (int p = 0; p < kParts; ++p) {
+        const float* src = args.k + (j0 + p * V::kLanes) * args.k_stride + d;
+        ahead.fetch();
+        typename V::Reg x[V::kLanes];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const auto x = V::set1(q[r * args.q_stride + d]);
+        for (int i = 0; i < V::kLanes; i += 4) {
+          const float* rows = src + i * args.k_stride;
+          asm("" : "+r"(rows));  // Or g++ keeps 16 row addresses, most of them in vector registers.
+          x[i] = V::load(rows);
+          x[i + 1] = V::load(rows + args.k_stride);
+          x[i + 2] = V::load(rows + 2 * args.k_stride);
+          x[i + 3] = V::load(rows + 3 * args.k_stride);
+        }
+        V::transpose(x);
 #pragma GCC unroll 16
-      for (int p = 0; p < kParts; ++p) sum[r][p] = V::fma(key[p], x, sum[r][p]);
+        for (int i = 0; i < V::kLanes; ++i) {
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r)
+            sum[r][p] = V::fma(x[i], V::set1(q[r * args.q_stride + d + i]), sum[r][p]);
+        }
+      }
+    }
+  }
+  for (; d < args.dim; d += V::kLanes) {  // the rim: fewer keys or elements than a block
+    const std::int64_t dims = args.dim - d;
+    const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
+#pragma GCC unroll 16
+    for (int p = 0; p < kParts; ++p) {
+      const float* src = args.k + (j0 + p * V::kLanes) * args.k_stride;
+      typename V::Reg x[V::kLanes];
+      load_transposed<V>(
+          x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - p * V::kLanes, d, dims);
+      for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+          sum[r][p] = V::fma(x[i], V::set1(q[r * args.q_stride + d + i]), sum[r][p]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -62,6 +70,18 @@ void tile_scores(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0)
 #pragma GCC unroll 16
     for (int p = 0; p < kParts; ++p) V::store(out + p * V::kLanes, sum[r][p]);
   }
+}
+
+template <class V, int R>
+void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
+  // Chains side by side, to cover the FMA latency: at least 4, and 8 where the registers allow it.
+  constexpr int kParts = R == 1 ? 4 : R <= 4 ? 2 : 1;
+  constexpr std::int64_t kKeys = kParts * V::kLanes;
+  const RowRange keys(args.k, args.k_stride, args.dim, args.kv);
+  const RowRange values(args.v, args.v_stride, args.v_dim, args.kv);
+  const std::int64_t blocks = (args.dim + V::kLanes - 1) / V::kLanes;
+  RowFetcher ahead(keys, values, V::kLanes, blocks);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, R, kParts>(args, row, j0, ahead);
 }
 
 /// Scores of one row into probabilities, with the row's maximum, sum and output scaled to the new maximum.
@@ -91,7 +111,7 @@ void row_softmax(const DecodeBlockArgs& args, std::int64_t row) {
 /// `tail` elements if partial. (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x slower.)
 template <class V, int R, int N, bool kPartial>
 void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
-                std::int64_t d, std::int64_t tail) {
+                std::int64_t d, std::int64_t tail, RowFetcher& ahead) {
   typename V::Reg sum[R][N], weight[R];
   const float* p = args.scores + row * args.score_stride;
   float* o = args.o + row * args.o_stride + d;
@@ -104,8 +124,7 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   const float* v = args.v + j0 * args.v_stride + d;
   for (std::int64_t j = j0; j < j1; ++j, v += args.v_stride) {
     typename V::Reg value[N];
-#pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) __builtin_prefetch(v + kRowsAhead * args.v_stride + n * V::kLanes, 0, 3);
+    ahead.fetch();
 #pragma GCC unroll 16
     for (int n = 0; n < N - 1; ++n) value[n] = V::load(v + n * V::kLanes);
     value[N - 1] = kPartial ? V::load_first(v + (N - 1) * V::kLanes, tail) : V::load(v + (N - 1) * V::kLanes);
@@ -127,7 +146,8 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
 }
 
 template <class V, int R>
-void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1) {
+void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
+                RowFetcher& ahead) {
   for (std::int64_t d = 0; d < args.v_dim; d += 4 * V::kLanes) {
     const std::int64_t left = args.v_dim - d;
     const std::int64_t vectors = (left + V::kLanes - 1) / V::kLanes;
@@ -135,75 +155,79 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
     const bool partial = vectors <= 4 && tail != V::kLanes;
     switch ((vectors < 4 ? vectors : 4) * 2 + partial) {
       case 2:
-        add_values<V, R, 1, false>(args, row, j0, j1, d, tail);
+        add_values<V, R, 1, false>(args, row, j0, j1, d, tail, ahead);
         break;
       case 3:
-        add_values<V, R, 1, true>(args, row, j0, j1, d, tail);
+        add_values<V, R, 1, true>(args, row, j0, j1, d, tail, ahead);
         break;
       case 4:
-        add_values<V, R, 2, false>(args, row, j0, j1, d, tail);
+        add_values<V, R, 2, false>(args, row, j0, j1, d, tail, ahead);
         break;
       case 5:
-        add_values<V, R, 2, true>(args, row, j0, j1, d, tail);
+        add_values<V, R, 2, true>(args, row, j0, j1, d, tail, ahead);
         break;
       case 6:
-        add_values<V, R, 3, false>(args, row, j0, j1, d, tail);
+        add_values<V, R, 3, false>(args, row, j0, j1, d, tail, ahead);
         break;
       case 7:
-        add_values<V, R, 3, true>(args, row, j0, j1, d, tail);
+        add_values<V, R, 3, true>(args, row, j0, j1, d, tail, ahead);
         break;
       case 8:
-        add_values<V, R, 4, false>(args, row, j0, j1, d, tail);
+        add_values<V, R, 4, false>(args, row, j0, j1, d, tail, ahead);
         break;
       default:
-        add_values<V, R, 4, true>(args, row, j0, j1, d, tail);
+        add_values<V, R, 4, true>(args, row, j0, j1, d, tail, ahead);
     }
   }
 }
 
 /// The part of [j0, j1) that a row sees. Keys hidden from a row must not touch it: 0 * NaN would.
 template <class V, int R>
-void add_visible_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1) {
+void add_visible_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
+                        RowFetcher& ahead) {
   bool all = true;
   for (int r = 0; r < R; ++r) all = all && args.begin[row + r] <= j0 && args.end[row + r] >= j1;
-  if (all) return add_values<V, R>(args, row, j0, j1);
+  if (all) return add_values<V, R>(args, row, j0, j1, ahead);
   for (int r = 0; r < R; ++r) {
     const std::int64_t begin = args.begin[row + r] > j0 ? args.begin[row + r] : j0;
     const std::int64_t end = args.end[row + r] < j1 ? args.end[row + r] : j1;
-    if (begin < end) add_values<V, 1>(args, row + r, begin, end);
+    if (begin < end) add_values<V, 1>(args, row + r, begin, end, ahead);
   }
 }
 
-/// Rows in groups of kGroup, then what is left.
+/// Rows in groups of kGroup, then one group of what is left.
 template <int kGroup, class Body>
 void for_row_groups(std::int64_t rows, Body body) {
   std::int64_t row = 0;
   for (; row + kGroup <= rows; row += kGroup) body.template operator()<kGroup>(row);
-  if constexpr (kGroup > 3) {
-    if (rows - row == 3) body.template operator()<3>(row);
+  [&]<int... kLess>(std::integer_sequence<int, kLess...>) {
+    ((rows - row == kLess + 1 && (body.template operator()<kLess + 1>(row), true)) || ...);
   }
-  if constexpr (kGroup > 2) {
-    if (rows - row == 2) body.template operator()<2>(row);
-  }
-  if (rows - row == 1) body.template operator()<1>(row);
+  (std::make_integer_sequence<int, kGroup - 1>{});
 }
 
-template <class V, int kTileKeys, int kScoreGroup, int kValueGroup>
-void decode_block(const DecodeBlockArgs& args) {
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kTileKeys) {
-    transpose_keys<V, kTileKeys>(args, j0);
-    for_row_groups<kScoreGroup>(
-        args.rows, [&]<int R>(std::int64_t row) { tile_scores<V, kTileKeys, R>(args, row, j0); });
+template <class V, int kGroup>
+void add_all_values(const DecodeBlockArgs& args) {
+  constexpr std::int64_t kRows = 32;  // stay in L1 while every group of rows and dims passes over them
+  const RowRange values(args.v, args.v_stride, args.v_dim, args.kv);
+  const RowRange next_keys(args.k + args.kv * args.k_stride, args.k_stride, args.dim, kNoEnd);
+  const std::int64_t passes =
+      ((args.v_dim + 4 * V::kLanes - 1) / (4 * V::kLanes)) * ((args.rows + kGroup - 1) / kGroup);
+  RowFetcher ahead(values, next_keys, 1, passes);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kRows) {
+    const std::int64_t j1 = j0 + kRows < args.kv ? j0 + kRows : args.kv;
+    for_row_groups<kGroup>(
+        args.rows, [&]<int R>(std::int64_t row) { add_visible_values<V, R>(args, row, j0, j1, ahead); });
   }
+}
+
+template <class V, int kValueGroup>
+void decode_block(const DecodeBlockArgs& args) {
+  for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, R>(args, row); });
   for (std::int64_t row = 0; row < args.rows; ++row) {
     if (args.begin[row] < args.end[row]) row_softmax<V>(args, row);
   }
-  constexpr std::int64_t kValueRows = 32;  // stays in L1 while every group of rows and dims passes over it
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
-    const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
-    for_row_groups<kValueGroup>(
-        args.rows, [&]<int R>(std::int64_t row) { add_visible_values<V, R>(args, row, j0, j1); });
-  }
+  add_all_values<V, kValueGroup>(args);
 }
 
 }  // namespace

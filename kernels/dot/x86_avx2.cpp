@@ -3,10 +3,10 @@
 
 namespace kumiko::kernels {
 
-// 2 rows x 4 vectors of keys = 8 chains of scores; 2 rows x 4 vectors of values = 8 sums + 2 weights of 16
+// 2 rows x 4 vectors of values = 8 sums + 2 weights of 16
 // registers.
 void decode_f32_avx2(const DecodeBlockArgs& args) noexcept {
-  decode_block<Avx2, 32, 2, 2>(args);
+  decode_block<Avx2, 2>(args);
 }
 
 }  // namespace kumiko::kernels

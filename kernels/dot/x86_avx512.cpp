@@ -3,10 +3,10 @@
 
 namespace kumiko::kernels {
 
-// 4 rows x 2 vectors of keys = 8 chains of scores; 4 rows x 4 vectors of values = 16 sums + 4 weights of 32
+// 4 rows x 4 vectors of values = 16 sums + 4 weights of 32
 // registers.
 void decode_f32_avx512(const DecodeBlockArgs& args) noexcept {
-  decode_block<Avx512, 32, 4, 4>(args);
+  decode_block<Avx512, 4>(args);
 }
 
 }  // namespace kumiko::kernels

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/pack/pack.h"
+#include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -40,6 +41,8 @@ void pack_query(const PackQueryArgs& args) {
 template <class V>
 void pack_key(const PackKeyArgs& args) {
   constexpr int kMr = V::kLanes / 2;
+  const RowRange keys(args.src, args.stride, args.dim, kNoEnd);
+  RowFetcher ahead(keys, keys, V::kLanes, (args.dim + V::kLanes - 1) / V::kLanes);
   for (std::int64_t j = 0; j < args.rows; j += V::kLanes) {
     const float* src = args.src + j * args.stride;
     const std::int64_t rows = args.rows - j;
@@ -49,6 +52,7 @@ void pack_key(const PackKeyArgs& args) {
     for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
+      ahead.fetch();
       load_transposed<V>(
           x, [&](int i) { return src + i * args.stride; }, rows, d, dims);
       const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
@@ -73,6 +77,7 @@ bool pack_value(const PackValueArgs& args) {
     float* low = args.dst + d * args.rows;
     float* high = low + args.rows * kMr;
     for (std::int64_t j = 0; j < args.rows; ++j, src += args.stride, low += kMr, high += kMr) {
+      __builtin_prefetch(src + 32 * args.stride, 0, 3);
       const auto x = dims >= V::kLanes ? V::load(src) : V::load_first(src, dims);
       poison = V::fma(x, V::zero(), poison);
       if (dims > kMr) {

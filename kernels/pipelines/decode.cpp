@@ -7,7 +7,7 @@ namespace kumiko::kernels {
 namespace {
 
 struct Scratch {
-  float *q, *scores, *tile, *m, *l, *o, *total_m, *total_l, *total_o;
+  float *q, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
   std::int64_t o_stride;
 
@@ -16,7 +16,6 @@ struct Scratch {
     o_stride = round_up(v_head_dim, kernels.lanes);
     q = carver.take<float>(rows * head_dim);
     scores = carver.take<float>(rows * kBlockKeys);
-    tile = carver.take<float>(head_dim * kernels.dot->tile_keys);
     m = carver.take<float>(rows);
     l = carver.take<float>(rows);
     o = carver.take<float>(rows * o_stride);
@@ -72,7 +71,6 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   args.end = s.end;
   args.scores = s.scores;
   args.score_stride = kBlockKeys;
-  args.tile = s.tile;
   args.m = s.m;
   args.l = s.l;
   args.o = s.o;

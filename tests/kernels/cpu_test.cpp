@@ -98,7 +98,7 @@ TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
     EXPECT_EQ(find_pack(row.isa)->lanes, lanes);
     EXPECT_EQ(find_state(row.isa)->lanes, lanes);
     EXPECT_EQ(find_dot(row.isa)->lanes, lanes);
-    EXPECT_EQ(find_dot(row.isa)->tile_keys % lanes, 0);
+    EXPECT_EQ(find_dot(row.isa)->score_keys % lanes, 0);
     EXPECT_EQ(row.nr % lanes, 0) << row.name;
     for (const GemmRow& other : gemm_rows()) {
       if (other.isa != row.isa) continue;

@@ -76,7 +76,7 @@ struct Decode : ::testing::TestWithParam<DotRow> {
     const Place place = random.pick({Place::front, Place::back, Place::misaligned});
     const std::int64_t q_stride = dim + random.between(0, 2), k_stride = dim + random.between(0, 5),
                        v_stride = v_dim + random.between(0, 5);
-    const std::int64_t score_stride = round_up(kv, row.tile_keys), o_stride = round_up(v_dim, row.lanes);
+    const std::int64_t score_stride = round_up(kv, row.score_keys), o_stride = round_up(v_dim, row.lanes);
     const auto filled = [&](std::int64_t n, std::int64_t stride, std::int64_t width) {
       Operand<float> x(sz((n - 1) * stride + width), place);
       for (float& value : x.span()) value = poison();
@@ -99,10 +99,9 @@ struct Decode : ::testing::TestWithParam<DotRow> {
       for (std::int64_t d = 0; d < dim; ++d) k[sz(j * k_stride + d)] = poison();
       for (std::int64_t d = 0; d < v_dim; ++d) v[sz(j * v_stride + d)] = d % 2 ? poison() : kInf;
     }
-    Operand<float> scores(sz(rows * score_stride), place), tile(sz(dim * row.tile_keys), place),
-        m(sz(rows), place), l(sz(rows), place), o(sz(rows * o_stride), place);
+    Operand<float> scores(sz(rows * score_stride), place), m(sz(rows), place), l(sz(rows), place),
+        o(sz(rows * o_stride), place);
     for (float& x : scores.span()) x = poison();
-    for (float& x : tile.span()) x = poison();
     for (float& x : m.span()) x = started && !random.one_in(5) ? 4 * random.normal() : -kInf;
     for (std::size_t r = 0; r < sz(rows); ++r) l[r] = m[r] == -kInf ? 0.0f : 2.0f;
     for (std::size_t i = 0; i < o.size(); ++i) o[i] = m[i / sz(o_stride)] == -kInf ? 0.0f : random.normal();
@@ -112,7 +111,7 @@ struct Decode : ::testing::TestWithParam<DotRow> {
     args.v = v.data(), args.v_stride = v_stride;
     args.rows = rows, args.dim = dim, args.v_dim = v_dim, args.kv = kv, args.begin = begin.data(),
     args.end = end.data();
-    args.scores = scores.data(), args.score_stride = score_stride, args.tile = tile.data();
+    args.scores = scores.data(), args.score_stride = score_stride;
     args.m = m.data(), args.l = l.data(), args.o = o.data(), args.o_stride = o_stride;
 
     std::vector<float> want_m, want_l;
@@ -130,8 +129,8 @@ struct Decode : ::testing::TestWithParam<DotRow> {
         ASSERT_TRUE(same_value(o[r * sz(o_stride) + d], want_o[r][d]))
             << "o[" << r << "][" << d << "] " << o[r * sz(o_stride) + d] << ", want " << want_o[r][d];
     }
-    ASSERT_TRUE(q.intact() && k.intact() && v.intact() && scores.intact() && tile.intact() && m.intact() &&
-                l.intact() && o.intact());
+    ASSERT_TRUE(q.intact() && k.intact() && v.intact() && scores.intact() && m.intact() && l.intact() &&
+                o.intact());
   }
 };
 
