@@ -26,13 +26,14 @@ struct RowRange {
 /// thread, D = 128, groups of 4 heads): nothing fetched 0.45, each of 16 rows in step with its use 0.63 to
 /// 0.73, in order of memory 8 KiB ahead 0.59, 16 KiB 0.74 to 0.80, 32 KiB 0.69, 64 KiB 0.71; 16 KiB into L2
 /// only 0.65.
+/// One line at a time: in bursts of 4 lines 0.05 less.
 class RowFetcher {
  public:
   /// `steps` calls of fetch() pass over `rows` rows.
   RowFetcher(const RowRange& range, const RowRange& next, std::int64_t rows, std::int64_t steps)
       : at_(range), next_(next) {
-    const std::int64_t pieces = (range.width + kPiece - 1) / kPiece * rows;
-    rate_ = (pieces << kFractionBits) / steps;
+    const std::int64_t lines = (range.width + kLine - 1) / kLine * rows;
+    rate_ = (lines << kFractionBits) / steps;
     const std::int64_t ahead = kAhead / range.width;
     if (ahead >= range.rows) {
       at_ = next;
@@ -43,10 +44,8 @@ class RowFetcher {
   }
   void fetch() {
     for (due_ += rate_; due_ >= kOne; due_ -= kOne) {
-      const char* piece = at_.row + column_;
-#pragma GCC unroll 16
-      for (int line = 0; line < kPiece; line += 64) __builtin_prefetch(piece + line, 0, 3);
-      column_ += kPiece;
+      __builtin_prefetch(at_.row + column_, 0, 3);
+      column_ += kLine;
       if (column_ >= at_.width) {
         column_ = 0;
         at_.row += at_.stride;
@@ -56,12 +55,12 @@ class RowFetcher {
   }
 
  private:
-  static constexpr std::int64_t kAhead = 16384, kPiece = 256;  // bytes
+  static constexpr std::int64_t kAhead = 16384, kLine = 64;  // bytes
   static constexpr int kFractionBits = 16;
   static constexpr std::int64_t kOne = 1 << kFractionBits;
   RowRange at_;
   RowRange next_;
-  std::int64_t rate_, due_ = 0, column_ = 0;  // rate and due in pieces
+  std::int64_t rate_, due_ = 0, column_ = 0;  // in lines
 };
 
 }  // namespace
