@@ -4,23 +4,37 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 #include <stdexcept>
 
 namespace kumiko::bench {
 namespace {
 
-std::span<const float> make_pool() {
-  const long last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  std::size_t bytes = std::size_t{256} << 20;
-  if (last_level > 0) bytes = std::max(bytes, 8 * static_cast<std::size_t>(last_level));
+std::span<std::byte> map_pages(std::size_t bytes) {
   bytes = (bytes + (std::size_t{2} << 20) - 1) >> 21 << 21;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("cannot map the data pool");
   // Advice: without it the figures are those of 4 KiB pages, ceiling included.
   madvise(memory, bytes, MADV_HUGEPAGE);
-  const std::span<float> pool(static_cast<float*>(memory), bytes / sizeof(float));
+  return {static_cast<std::byte*>(memory), bytes};
+}
+
+std::span<const float> make_pool() {
+  const long last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  std::size_t bytes = std::size_t{256} << 20;
+  if (last_level > 0) bytes = std::max(bytes, 8 * static_cast<std::size_t>(last_level));
+  const std::span<std::byte> pages = map_pages(bytes);
+  const std::span<float> pool(reinterpret_cast<float*>(pages.data()), pages.size() / sizeof(float));
   Random random(0x9e3779b97f4a7c15ull);
   for (float& x : pool) x = random.uniform();
+  return pool;
+}
+
+std::span<const std::byte> make_narrow_pool(DataType type) {
+  const std::span<const float> values = data_pool();
+  const std::span<std::byte> pool = map_pages(values.size() * 2);
+  for (std::size_t i = 0; i < values.size(); ++i) store_rounded(type, values[i], pool.data() + 2 * i);
   return pool;
 }
 
@@ -29,6 +43,49 @@ std::span<const float> make_pool() {
 std::span<const float> data_pool() {
   static const std::span<const float> pool = make_pool();
   return pool;
+}
+
+std::span<const std::byte> data_pool(DataType type) {
+  if (type == DataType::f32) return std::as_bytes(data_pool());
+  if (type == DataType::bf16) {
+    static const std::span<const std::byte> pool = make_narrow_pool(type);
+    return pool;
+  }
+  static const std::span<const std::byte> pool = make_narrow_pool(type);
+  return pool;
+}
+
+// Both 16-bit types are an f32 with fewer fraction bits and, for f16, another exponent bias.
+void store_rounded(DataType type, float x, std::byte* to) {
+  if (type == DataType::f32) {
+    std::memcpy(to, &x, sizeof x);
+    return;
+  }
+  const bool half = type == DataType::f16;
+  const int dropped = half ? 13 : 16;
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  std::uint32_t rounded = 0;
+  if (!half || magnitude >= 113u << 23) {
+    rounded =
+        (magnitude - (half ? 112u << 23 : 0u) + (1u << (dropped - 1)) - 1 + (magnitude >> dropped & 1u)) >>
+        dropped;
+  }
+  const auto narrow = static_cast<std::uint16_t>(rounded | (bits >> 16 & 0x8000u));
+  std::memcpy(to, &narrow, sizeof narrow);
+}
+
+float load_widened(DataType type, const std::byte* from) {
+  if (type == DataType::f32) {
+    float x = 0;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+  }
+  std::uint16_t narrow = 0;
+  std::memcpy(&narrow, from, sizeof narrow);
+  const std::uint32_t sign = static_cast<std::uint32_t>(narrow & 0x8000u) << 16, magnitude = narrow & 0x7fffu;
+  if (type == DataType::bf16) return std::bit_cast<float>(sign | magnitude << 16);
+  return std::bit_cast<float>(sign | (magnitude == 0 ? 0u : (magnitude << 13) + (112u << 23)));
 }
 
 }  // namespace kumiko::bench

@@ -1,6 +1,9 @@
 // The memory that every benchmark reads.
 #pragma once
 
+#include <kumiko/attention.h>
+
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -32,5 +35,15 @@ class Random {
 /// pages where the kernel gives them: the keys and values of every problem lie in it, and the read ceiling is
 /// measured over the same pages.
 std::span<const float> data_pool();
+
+/// The same values rounded to `type`, as many as the f32 pool has (half the bytes for 16-bit types).
+std::span<const std::byte> data_pool(DataType type);
+
+constexpr std::int64_t bytes_of(DataType type) {
+  return type == DataType::f32 ? 4 : 2;
+}
+/// Rounds to nearest even and back. For ordinary values, not for NaN, overflow or subnormal results.
+void store_rounded(DataType type, float x, std::byte* to);
+float load_widened(DataType type, const std::byte* from);
 
 }  // namespace kumiko::bench

@@ -12,32 +12,40 @@ namespace {
 
 constexpr int kSampledRows = 24;
 // f32 with fp32 accumulation errs by about 1e-6 on these inputs (|v| < 2); a wrong key, scale or mask shows
-// as 1e-2 and more.
-constexpr double kTolerance = 1e-5;
+// as 1e-2 and more. An output of at most 2 in a 16-bit type is off by half an ulp: 2^-8 and 2^-11.
+double tolerance(DataType type) {
+  return type == DataType::f32 ? 1e-5 : 1e-5 + (type == DataType::bf16 ? 0x1p-8 : 0x1p-11);
+}
 
 }  // namespace
 
 Problem::Problem(const Shape& shape) : shape_(shape) {
   const std::int64_t keys = shape.batch * shape.kv_heads * shape.kv_len;
-  const auto line = [](std::int64_t floats) { return static_cast<std::size_t>((floats + 15) / 16 * 16); };
-  set_floats_ = line(keys * shape.head_dim) + line(keys * shape.v_head_dim);
-  if (set_floats_ > data_pool().size()) throw std::runtime_error(shape.name + ": larger than the data pool");
-  sets_ = static_cast<int>(data_pool().size() / set_floats_);
-  q_.resize(static_cast<std::size_t>(shape.batch * shape.q_heads * shape.q_len * shape.head_dim));
+  const auto line = [](std::int64_t elements) { return static_cast<std::size_t>((elements + 31) / 32 * 32); };
+  set_elements_ = line(keys * shape.head_dim) + line(keys * shape.v_head_dim);
+  const std::size_t pool = data_pool(shape.type).size() / static_cast<std::size_t>(bytes_of(shape.type));
+  if (set_elements_ > pool) throw std::runtime_error(shape.name + ": larger than the data pool");
+  sets_ = static_cast<int>(pool / set_elements_);
+  const std::int64_t bytes = bytes_of(shape.type);
+  const std::int64_t rows = shape.batch * shape.q_heads * shape.q_len;
+  q_.resize(static_cast<std::size_t>(rows * shape.head_dim * bytes));
   Random random(0xd1b54a32d192ed03ull);
-  for (float& x : q_) x = random.uniform();
-  out_.resize(static_cast<std::size_t>(shape.batch * shape.q_heads * shape.q_len * shape.v_head_dim));
+  for (std::size_t i = 0; i < q_.size(); i += static_cast<std::size_t>(bytes))
+    store_rounded(shape.type, random.uniform(), q_.data() + i);
+  out_.resize(static_cast<std::size_t>(rows * shape.v_head_dim * bytes));
 }
 
 AttentionArgs Problem::args(int set) const {
   const Shape& s = shape_;
-  const float* k = data_pool().data() + static_cast<std::size_t>(set) * set_floats_;
-  const float* v = k + (s.batch * s.kv_heads * s.kv_len * s.head_dim + 15) / 16 * 16;
+  const std::int64_t bytes = bytes_of(s.type);
+  const std::byte* k = data_pool(s.type).data() + set * static_cast<std::int64_t>(set_elements_) * bytes;
+  const std::byte* v = k + (s.batch * s.kv_heads * s.kv_len * s.head_dim + 31) / 32 * 32 * bytes;
   AttentionArgs a;
-  a.q = ConstTensor::bhsd(q_.data(), s.batch, s.q_heads, s.q_len, s.head_dim);
-  a.k = ConstTensor::bhsd(k, s.batch, s.kv_heads, s.kv_len, s.head_dim);
-  a.v = ConstTensor::bhsd(v, s.batch, s.kv_heads, s.kv_len, s.v_head_dim);
-  a.out = Tensor::bhsd(const_cast<float*>(out_.data()), s.batch, s.q_heads, s.q_len, s.v_head_dim);
+  a.q = ConstTensor::bhsd(q_.data(), s.batch, s.q_heads, s.q_len, s.head_dim, s.type);
+  a.k = ConstTensor::bhsd(k, s.batch, s.kv_heads, s.kv_len, s.head_dim, s.type);
+  a.v = ConstTensor::bhsd(v, s.batch, s.kv_heads, s.kv_len, s.v_head_dim, s.type);
+  a.out =
+      Tensor::bhsd(const_cast<std::byte*>(out_.data()), s.batch, s.q_heads, s.q_len, s.v_head_dim, s.type);
   a.is_causal = s.is_causal;
   a.seqused_k = s.seqused_k.empty() ? nullptr : s.seqused_k.data();
   return a;
@@ -63,29 +71,31 @@ double Problem::useful_flops() const {
 double Problem::kv_bytes() const {
   double keys = 0;
   for (std::int64_t b = 0; b < shape_.batch; ++b) keys += static_cast<double>(used(b));
-  return keys * static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim)) * sizeof(float);
+  return keys *
+         static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim) * bytes_of(shape_.type));
 }
 
 void Problem::poison() {
-  std::fill(out_.begin(), out_.end(), std::numeric_limits<float>::quiet_NaN());
+  std::fill(out_.begin(), out_.end(), std::byte{0xff});  // A NaN in every type.
 }
 
 std::vector<double> Problem::expected_row(int set, std::int64_t b, std::int64_t h, std::int64_t i) const {
   const AttentionArgs a = args(set);
   const std::int64_t dim = shape_.head_dim, v_dim = shape_.v_head_dim,
                      kv_head = h / (shape_.q_heads / shape_.kv_heads);
-  const float* q = q_.data() + ((b * shape_.q_heads + h) * shape_.q_len + i) * dim;
-  const float* k =
-      static_cast<const float*>(a.k.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * dim;
-  const float* v =
-      static_cast<const float*>(a.v.data) + (b * shape_.kv_heads + kv_head) * shape_.kv_len * v_dim;
+  const auto element = [type = shape_.type](const void* data, std::int64_t at) -> double {
+    return load_widened(type, static_cast<const std::byte*>(data) + at * bytes_of(type));
+  };
+  const std::int64_t q_at = ((b * shape_.q_heads + h) * shape_.q_len + i) * dim,
+                     key_at = (b * shape_.kv_heads + kv_head) * shape_.kv_len;
   std::vector<double> score(static_cast<std::size_t>(visible(b, i)));
   std::vector<double> row(static_cast<std::size_t>(v_dim), 0.0);
   double highest = -std::numeric_limits<double>::infinity(), sum = 0;
   for (std::size_t j = 0; j < score.size(); ++j) {
     double dot = 0;
     for (std::int64_t d = 0; d < dim; ++d)
-      dot += static_cast<double>(q[d]) * k[static_cast<std::int64_t>(j) * dim + d];
+      dot +=
+          element(a.q.data, q_at + d) * element(a.k.data, (key_at + static_cast<std::int64_t>(j)) * dim + d);
     score[j] = dot / std::sqrt(static_cast<double>(dim));
     highest = std::max(highest, score[j]);
   }
@@ -93,7 +103,8 @@ std::vector<double> Problem::expected_row(int set, std::int64_t b, std::int64_t 
     const double p = std::exp(score[j] - highest);
     sum += p;
     for (std::int64_t d = 0; d < v_dim; ++d) {
-      row[static_cast<std::size_t>(d)] += p * v[static_cast<std::int64_t>(j) * v_dim + d];
+      row[static_cast<std::size_t>(d)] +=
+          p * element(a.v.data, (key_at + static_cast<std::int64_t>(j)) * v_dim + d);
     }
   }
   for (double& x : row) x = sum > 0 ? x / sum : 0;
@@ -109,12 +120,13 @@ std::string Problem::check(int set) const {
     const std::int64_t h = first ? 0 : last ? shape_.q_heads - 1 : random.below(shape_.q_heads);
     const std::int64_t i = first ? 0 : last ? shape_.q_len - 1 : random.below(shape_.q_len);
     const std::vector<double> expected = expected_row(set, b, h, i);
-    const float* actual = out_.data() + ((b * shape_.q_heads + h) * shape_.q_len + i) * shape_.v_head_dim;
+    const std::int64_t at = ((b * shape_.q_heads + h) * shape_.q_len + i) * shape_.v_head_dim;
     for (std::int64_t d = 0; d < shape_.v_head_dim; ++d) {
       const double want = expected[static_cast<std::size_t>(d)];
-      if (std::abs(actual[d] - want) <= kTolerance) continue;  // False for NaN.
+      const float actual = load_widened(shape_.type, out_.data() + (at + d) * bytes_of(shape_.type));
+      if (std::abs(actual - want) <= tolerance(shape_.type)) continue;  // False for NaN.
       return "wrong answer: out[" + std::to_string(b) + ", " + std::to_string(h) + ", " + std::to_string(i) +
-             ", " + std::to_string(d) + "] is " + std::to_string(actual[d]) + ", fp64 gives " +
+             ", " + std::to_string(d) + "] is " + std::to_string(actual) + ", fp64 gives " +
              std::to_string(want);
     }
   }

@@ -15,6 +15,7 @@ struct Shape {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 1, v_head_dim = 1;
   bool is_causal = false;
   std::vector<std::int32_t> seqused_k{};  ///< Empty or one per batch.
+  DataType type = DataType::f32;          ///< Of every tensor.
 };
 
 class Problem {
@@ -45,9 +46,9 @@ class Problem {
 
   Shape shape_;
   int sets_ = 1;
-  std::size_t set_floats_ = 0;
-  std::vector<float> q_;
-  std::vector<float> out_;
+  std::size_t set_elements_ = 0;
+  std::vector<std::byte> q_;
+  std::vector<std::byte> out_;
 };
 
 }  // namespace kumiko::bench

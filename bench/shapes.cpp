@@ -35,6 +35,12 @@ Case embed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::vector<s
   return {{name, 8, heads, heads, len, len, dim, dim, false, std::move(used)}, Limit::compute};
 }
 
+Case of_type(DataType type, Case c) {
+  c.shape.type = type;
+  c.shape.name += type == DataType::bf16 ? "_bf16" : "_f16";
+  return c;
+}
+
 }  // namespace
 
 const std::vector<Case>& cases() {
@@ -61,6 +67,10 @@ const std::vector<Case>& cases() {
       embed(32, 12, 16, {}),
       embed(32, 12, 128, {}),
       embed(64, 12, 128, {}),
+      of_type(DataType::bf16, dense(128, 8, 8, 1024)),
+      of_type(DataType::f16, dense(128, 8, 8, 1024)),
+      of_type(DataType::bf16, decode(1, 128, 32, 8, 4096)),
+      of_type(DataType::f16, decode(1, 128, 32, 8, 4096)),
       embed(32, 12, 128, {9, 14, 22, 31, 40, 63, 90, 128}),
   };
   return table;

@@ -19,7 +19,7 @@ const char* requirement(Isa isa) {
     case Isa::avx512:
       return "AVX-512 F, BW, DQ and VL";
     case Isa::avx2:
-      return "AVX2 and FMA";
+      return "AVX2, FMA and F16C";
     case Isa::reference:
       break;
   }
@@ -38,7 +38,7 @@ IsaSet host_isas() {
 #if defined(__x86_64__)
   // The compiler's probe also asks XGETBV whether the system saves ymm and zmm state.
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     set |= bit(Isa::avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {

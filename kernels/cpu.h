@@ -18,7 +18,7 @@ constexpr IsaSet bit(Isa isa) {
 
 const char* name(Isa isa);
 std::optional<Isa> parse_isa(std::string_view text);
-/// Why an ISA needs what it needs: "AVX2 and FMA".
+/// Why an ISA needs what it needs: "AVX2, FMA and F16C".
 const char* requirement(Isa isa);
 
 /// What the processor and the operating system (saved vector state) offer. Always holds `reference`.

@@ -18,7 +18,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const Run& run = *static_cast<const Run*>(context);
   const Plan::Impl& plan = run.plan;
   const PlannedTask& task = plan.tasks[static_cast<std::size_t>(number)];
-  const kernels::KernelSet& kernels = *plan.context->kernels;
+  const kernels::KernelSet& kernels = *plan.kernels;
   const kernels::FloatState float_state;
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
   kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0};

@@ -22,8 +22,12 @@
 
 namespace kumiko {
 
-/// Element type of a tensor. Accumulation is always f32.
-enum class DataType : std::uint8_t { f32 = 0 };
+/// Element type of a tensor. Accumulation is always f32; results are rounded to nearest even.
+enum class DataType : std::uint8_t {
+  f32 = 0,
+  bf16 = 1,  ///< The upper half of an f32.
+  f16 = 2,   ///< IEEE 754 binary16.
+};
 
 /// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
 /// bytes; the last one is 1. Any base alignment is accepted. A stride of 0 (an expanded dimension) is
@@ -37,13 +41,13 @@ struct View {
 
   /// Contiguous memory laid out [batch, heads, seq, head_dim].
   static constexpr View bhsd(Pointer data, std::int64_t batch, std::int64_t heads, std::int64_t seq,
-                             std::int64_t dim) {
-    return {data, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}};
+                             std::int64_t dim, DataType type = DataType::f32) {
+    return {data, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}, type};
   }
   /// Contiguous memory laid out [batch, seq, heads, head_dim].
   static constexpr View bshd(Pointer data, std::int64_t batch, std::int64_t seq, std::int64_t heads,
-                             std::int64_t dim) {
-    return {data, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}};
+                             std::int64_t dim, DataType type = DataType::f32) {
+    return {data, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}, type};
   }
 };
 using Tensor = View<void*>;
@@ -73,10 +77,10 @@ enum class Pipeline : std::uint8_t {
 /// One attention call. Every view must stay alive until the call returns; `out` and `lse` may not overlap the
 /// inputs or each other.
 struct AttentionArgs {
-  ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576
-  ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads
-  ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576
-  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0
+  ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576; f32, bf16 or f16
+  ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads; q's type
+  ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576; q's type
+  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0; q's type or f32
   LseView lse{};  ///< optional
 
   float scale = 0.0f;  ///< Factor on q.k; 0 means 1 / sqrt(head_dim). Must be finite.

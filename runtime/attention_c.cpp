@@ -41,6 +41,8 @@ static_assert(KUMIKO_OUT_OF_MEMORY == static_cast<int>(Code::out_of_memory));
 static_assert(KUMIKO_INVALID_ENVIRONMENT == static_cast<int>(Code::invalid_environment));
 static_assert(KUMIKO_INTERNAL == static_cast<int>(Code::internal));
 static_assert(KUMIKO_F32 == static_cast<int>(kumiko::DataType::f32));
+static_assert(KUMIKO_BF16 == static_cast<int>(kumiko::DataType::bf16));
+static_assert(KUMIKO_F16 == static_cast<int>(kumiko::DataType::f16));
 static_assert(KUMIKO_BOTTOM_RIGHT == static_cast<int>(kumiko::CausalAlignment::bottom_right));
 static_assert(KUMIKO_TOP_LEFT == static_cast<int>(kumiko::CausalAlignment::top_left));
 static_assert(KUMIKO_PIPELINE_AUTOMATIC == static_cast<int>(kumiko::Pipeline::automatic));
@@ -114,7 +116,8 @@ Status read_sized(const Struct* given, const std::string& name, const char* type
 
 template <class View, class Tensor>
 Status convert_tensor(const Tensor& from, const std::string& name, View* to) {
-  if (from.dtype != KUMIKO_F32) return bad_value(name + ".dtype", from.dtype, "KUMIKO_F32 (0)");
+  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_F16)
+    return bad_value(name + ".dtype", from.dtype, "KUMIKO_F32 (0), KUMIKO_BF16 (1) or KUMIKO_F16 (2)");
   if (from.reserved != 0) return bad_value(name + ".reserved", from.reserved, "0");
   to->data = from.data;
   to->dtype = static_cast<kumiko::DataType>(from.dtype);

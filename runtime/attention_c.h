@@ -45,7 +45,7 @@ enum {
 };
 
 /* Element type of a tensor (kumiko::DataType). Accumulation is always f32. */
-enum { KUMIKO_F32 = 0 };
+enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2 };
 
 /* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */
 enum {
@@ -65,7 +65,7 @@ typedef struct kumiko_plan kumiko_plan;
  * is 1. These two structs are part of others and so never change. */
 typedef struct kumiko_tensor {
   void* data;
-  int32_t dtype;    /* KUMIKO_F32 */
+  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
   int32_t reserved; /* 0 */
   int64_t shape[4];
   int64_t stride[4];
@@ -74,7 +74,7 @@ typedef struct kumiko_tensor {
 /* The same for memory that is only read. A stride of 0 (an expanded dimension) is accepted. */
 typedef struct kumiko_const_tensor {
   const void* data;
-  int32_t dtype;    /* KUMIKO_F32 */
+  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
   int32_t reserved; /* 0 */
   int64_t shape[4];
   int64_t stride[4];

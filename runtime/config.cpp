@@ -41,7 +41,7 @@ Status load_isa(const ContextOptions& options, Config* config) {
   if (!setting.is_set()) return {};
   config->isa = kernels::parse_isa(setting.value);
   if (!config->isa) return setting.error("avx512 | avx2 | reference");
-  if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::kernel_set(*config->isa)) {
+  if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::find_softmax(*config->isa)) {
     return {Code::unsupported, setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
                                    kernels::requirement(*config->isa) + ", expected one it has, such as " +
                                    kernels::name(kernels::best_isa(kernels::host_isas()))};

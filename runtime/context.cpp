@@ -50,8 +50,7 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
     return {Code::internal, why};
   }
   impl->topology = std::move(*topology);
-  impl->kernels = kernels::kernel_set(config.isa ? *config.isa : kernels::best_isa(kernels::host_isas()));
-  if (!impl->kernels) return {Code::internal, "no kernels for this machine"};
+  impl->isa = config.isa ? *config.isa : kernels::best_isa(kernels::host_isas());
   impl->cgroup_limit = scheduler::cgroup_cpu_limit();
 
   scheduler::ExecutorOptions executor;
@@ -74,7 +73,7 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
 }  // namespace
 
 std::string Context::Impl::describe() const {
-  std::string text = "isa " + std::string(kernels::name(kernels->isa)) + "\n";
+  std::string text = "isa " + std::string(kernels::name(isa)) + "\n";
   text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " +
           bind_name(*config.bind) + "\n";
   text += "threads " + std::to_string(executor->concurrency()) + " of " +
@@ -109,7 +108,7 @@ int Context::num_threads() const {
   return impl_ ? impl_->executor->concurrency() : 0;
 }
 std::string Context::isa() const {
-  return impl_ ? kernels::name(impl_->kernels->isa) : "";
+  return impl_ ? kernels::name(impl_->isa) : "";
 }
 std::string Context::describe() const {
   return impl_ ? impl_->describe() : "no context\n";

@@ -13,7 +13,7 @@ namespace kumiko {
 struct Context::Impl {
   Config config;
   scheduler::Topology topology;
-  const kernels::KernelSet* kernels = nullptr;
+  kernels::Isa isa = kernels::Isa::reference;
   int cgroup_limit = 0;  ///< CPUs; 0: none
   std::unique_ptr<scheduler::Executor> executor;
 

@@ -9,8 +9,15 @@
 namespace kumiko {
 namespace {
 
+using kernels::element_at;
 using kernels::kSplitKeys;
 using kernels::min_of;
+
+kernels::Element element(DataType type) {
+  static_assert(static_cast<int>(kernels::Element::bf16) == static_cast<int>(DataType::bf16) &&
+                static_cast<int>(kernels::Element::f16) == static_cast<int>(DataType::f16));
+  return static_cast<kernels::Element>(type);
+}
 
 /// Sum of clamp(i + offset, 0, limit) for i in [first, last).
 std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t limit) {
@@ -67,12 +74,13 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   kernels::HeadProblem head{};
   const std::int64_t group = a.k.shape[1] > 0 ? a.q.shape[1] / a.k.shape[1] : 1;
   const auto lse = lse_strides(a);
-  const auto at = [](auto* data, std::int64_t offset) { return data ? data + offset : data; };
-  head.q = at(static_cast<const float*>(a.q.data), batch * a.q.stride[0] + kv_head * group * a.q.stride[1]);
-  head.k = at(static_cast<const float*>(a.k.data), batch * a.k.stride[0] + kv_head * a.k.stride[1]);
-  head.v = at(static_cast<const float*>(a.v.data), batch * a.v.stride[0] + kv_head * a.v.stride[1]);
-  head.out = at(static_cast<float*>(a.out.data), batch * a.out.stride[0] + kv_head * group * a.out.stride[1]);
-  head.lse = at(a.lse.data, batch * lse[0] + kv_head * group * lse[1]);
+  const kernels::Element in = kernels->input;
+  head.q = element_at(in, a.q.data, batch * a.q.stride[0] + kv_head * group * a.q.stride[1]);
+  head.k = element_at(in, a.k.data, batch * a.k.stride[0] + kv_head * a.k.stride[1]);
+  head.v = element_at(in, a.v.data, batch * a.v.stride[0] + kv_head * a.v.stride[1]);
+  head.out =
+      element_at(kernels->output, a.out.data, batch * a.out.stride[0] + kv_head * group * a.out.stride[1]);
+  head.lse = a.lse.data ? a.lse.data + batch * lse[0] + kv_head * group * lse[1] : nullptr;
   head.q_head_stride = a.q.stride[1];
   head.q_seq_stride = a.q.stride[2];
   head.k_seq_stride = a.k.stride[2];
@@ -112,7 +120,8 @@ void build_plan(Plan::Impl& plan) {
   std::int64_t l2 = 0;
   for (const auto& domain : context.topology.domains)
     l2 = l2 == 0 ? domain.l2_bytes_per_core : std::min(l2, domain.l2_bytes_per_core);
-  plan.tuning = tune(*context.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
+  plan.kernels = kernels::kernel_set(context.isa, element(a.q.dtype), element(a.out.dtype));
+  plan.tuning = tune(*plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   if (batch == 0 || rows == 0) return;
   const std::int64_t task_rows = task_rows_for(plan, batch * kv_heads, rows, workers);
 
@@ -164,7 +173,7 @@ void build_plan(Plan::Impl& plan) {
   plan.assignment = context.config.policy->assign(costs, workers_per_domain);
   const std::int64_t most_rows = min_of(task_rows, rows);
   plan.scratch_bytes =
-      plan.tuning.pipeline->scratch_bytes(*context.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
+      plan.tuning.pipeline->scratch_bytes(*plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
   // The last task of a merge needs one row of O more.
   plan.scratch_bytes = std::max(plan.scratch_bytes, static_cast<std::size_t>(a.v.shape[3]) * sizeof(float));
 }
@@ -211,10 +220,12 @@ std::string Plan::Impl::explain() const {
                      std::to_string(args.k.shape[2]) + ", head_dim " + std::to_string(args.q.shape[3]) +
                      ", v_head_dim " + std::to_string(args.v.shape[3]) + (args.is_causal ? ", causal" : "") +
                      "\n";
-  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " +
-          kernels::name(context->kernels->isa) + ", key blocks of " + std::to_string(kernels::kBlockKeys) +
-          ", splits of " + std::to_string(kSplitKeys) + ", up to " + std::to_string(task_rows) +
-          " query rows a task\n";
+  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels->isa) +
+          ", elements " + kernels::element_name(kernels->input) +
+          (kernels->output == kernels->input ? ""
+                                             : std::string(" to ") + kernels::element_name(kernels->output)) +
+          ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " +
+          std::to_string(kSplitKeys) + ", up to " + std::to_string(task_rows) + " query rows a task\n";
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;

@@ -43,7 +43,8 @@ struct Plan::Impl {
   std::shared_ptr<Context::Impl> context;
   AttentionArgs args;  ///< As planned, pointers cleared.
   bool has_seqused_k = false;
-  std::vector<std::int32_t> seqused_k;  ///< [batch] if has_seqused_k
+  std::vector<std::int32_t> seqused_k;          ///< [batch] if has_seqused_k
+  const kernels::KernelSet* kernels = nullptr;  ///< for the planned element types
   float scale_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;

@@ -22,8 +22,15 @@ std::string element(const char* name, const char* field, int i) {
   return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
 }
 
+constexpr std::int64_t bytes_of(DataType type) {
+  return type == DataType::f32 ? 4 : 2;
+}
+const char* name_of(DataType type) {
+  return type == DataType::f32 ? "f32" : type == DataType::bf16 ? "bf16" : "f16";
+}
+
 /// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
-/// int64.
+/// int64, an element taken as 4 bytes.
 bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {
   std::int64_t last = 0;
   for (int i = 0; i < dims; ++i) {
@@ -73,8 +80,8 @@ int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int d
 
 template <class View>
 Status check_view(const char* name, const View& view) {
-  if (view.dtype != DataType::f32)
-    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0)");
+  if (view.dtype > DataType::f16)
+    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0), bf16 (1) or f16 (2)");
   for (int i = 0; i < 4; ++i) {
     if (view.shape[i] < 0 || view.shape[i] > kMaxLength)
       return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
@@ -105,6 +112,19 @@ Status check_apart(const char* name, const std::int64_t* shape, const std::int64
 Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
   if (value == expected) return {};
   return bad(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
+}
+
+Status check_types(const AttentionArgs& a) {
+  for (auto [name, view] : {std::pair{"k", &a.k}, std::pair{"v", &a.v}}) {
+    if (view->dtype != a.q.dtype) {
+      return bad(std::string(name) + ".dtype", name_of(view->dtype),
+                 std::string(name_of(a.q.dtype)) + ", as in q");
+    }
+  }
+  if (a.out.dtype != a.q.dtype && a.out.dtype != DataType::f32) {
+    return bad("out.dtype", name_of(a.out.dtype), std::string(name_of(a.q.dtype)) + ", as in q, or f32");
+  }
+  return {};
 }
 
 Status check_shapes(const AttentionArgs& a) {
@@ -175,11 +195,16 @@ struct Span {
   bool empty() const { return begin == end; }
 };
 
-Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims) {
+Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims,
+             DataType type) {
   std::int64_t count = 0, extent = 0;
   if (!count_of(shape, dims, &count) || !extent_of(shape, stride, dims, &extent) || count == 0) return {};
   const auto begin = reinterpret_cast<std::uintptr_t>(data);
-  return {begin, begin + static_cast<std::uintptr_t>(extent) * sizeof(float), count >= extent};
+  return {begin, begin + static_cast<std::uintptr_t>(extent * bytes_of(type)), count >= extent};
+}
+template <class View>
+Span span_of(const View& view) {
+  return span_of(view.data, view.shape.data(), view.stride.data(), 4, view.dtype);
 }
 
 /// Two dense spans that meet do overlap. A strided view may lie in the gaps of another (a fused QKV buffer):
@@ -195,11 +220,13 @@ std::string hex(const void* p) {
   return text;
 }
 
-Status check_pointer(const char* name, const void* data, const Span& span) {
+Status check_pointer(const char* name, const void* data, const Span& span, DataType type) {
   if (span.empty()) return {};
   if (!data) return bad(std::string(name) + ".data", "null", "a tensor");
-  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
-    return bad(std::string(name) + ".data", hex(data), "an address aligned to 4 bytes");
+  const std::int64_t bytes = bytes_of(type);
+  if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) != 0)
+    return bad(std::string(name) + ".data", hex(data),
+               "an address aligned to " + std::to_string(bytes) + " bytes");
   return {};
 }
 
@@ -219,6 +246,7 @@ Status validate_problem(const AttentionArgs& a) {
   if (Status s = check_view("k", a.k); !s.ok()) return s;
   if (Status s = check_view("v", a.v); !s.ok()) return s;
   if (Status s = check_view("out", a.out); !s.ok()) return s;
+  if (Status s = check_types(a); !s.ok()) return s;
   if (Status s = check_shapes(a); !s.ok()) return s;
   std::int64_t count = 0;
   if (count_of(a.out.shape.data(), 4, &count) && count > 0) {
@@ -229,20 +257,18 @@ Status validate_problem(const AttentionArgs& a) {
 }
 
 Status validate_pointers(const AttentionArgs& a) {
-  const Span q = span_of(a.q.data, a.q.shape.data(), a.q.stride.data(), 4),
-             k = span_of(a.k.data, a.k.shape.data(), a.k.stride.data(), 4),
-             v = span_of(a.v.data, a.v.shape.data(), a.v.stride.data(), 4),
-             out = span_of(a.out.data, a.out.shape.data(), a.out.stride.data(), 4);
+  const Span q = span_of(a.q), k = span_of(a.k), v = span_of(a.v), out = span_of(a.out);
   const bool idle = out.empty();  // nothing to compute: nothing is read
   if (idle) return {};
-  if (Status s = check_pointer("q", a.q.data, q); !s.ok()) return s;
-  if (Status s = check_pointer("k", a.k.data, k); !s.ok()) return s;
-  if (Status s = check_pointer("v", a.v.data, v); !s.ok()) return s;
-  if (Status s = check_pointer("out", a.out.data, out); !s.ok()) return s;
+  if (Status s = check_pointer("q", a.q.data, q, a.q.dtype); !s.ok()) return s;
+  if (Status s = check_pointer("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
+  if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
+  if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
   const auto stride = lse_strides(a);
-  const Span lse = a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3) : Span{};
+  const Span lse =
+      a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3, DataType::f32) : Span{};
   if (a.lse.data) {
-    if (Status s = check_pointer("lse", a.lse.data, lse); !s.ok()) return s;
+    if (Status s = check_pointer("lse", a.lse.data, lse, DataType::f32); !s.ok()) return s;
   }
   struct Named {
     const char* name;
@@ -262,7 +288,8 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
                              const std::vector<std::int32_t>& seqused_k) {
   const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
     if (given.dtype != want.dtype)
-      return bad(std::string(name) + ".dtype", static_cast<int>(given.dtype), "the planned one");
+      return bad(std::string(name) + ".dtype", name_of(given.dtype),
+                 std::string("the planned ") + name_of(want.dtype));
     for (int i = 0; i < 4; ++i) {
       if (given.shape[i] != want.shape[i])
         return bad(element(name, "shape", i), given.shape[i], "the planned " + std::to_string(want.shape[i]));

@@ -15,6 +15,7 @@
 #include "bench/machine_peak.h"
 #include "bench/rounds.h"
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 
 namespace kumiko::bench {
 
@@ -22,6 +23,7 @@ void register_gemm();
 void register_softmax();
 void register_pack();
 void register_state();
+void register_store();
 void register_dot();
 
 constexpr double kKernelWindow = 6e-3;
@@ -49,6 +51,23 @@ class Floats {
   std::int64_t size_;
   std::vector<float> storage_;
   float* data_;
+};
+
+/// The values of Floats in an element type of the kernel tables.
+class Elements {
+ public:
+  Elements(kernels::Element element, std::int64_t n, std::uint64_t seed = 1)
+      : type_(static_cast<DataType>(element)), values_(static_cast<std::size_t>(n * bytes_of(type_))) {
+    Floats wide(n, seed);
+    for (std::int64_t i = 0; i < n; ++i) store_rounded(type_, wide[i], at(i));
+  }
+  void* data() { return values_.data(); }
+  float operator[](std::int64_t i) { return load_widened(type_, at(i)); }
+
+ private:
+  std::byte* at(std::int64_t i) { return values_.data() + i * bytes_of(type_); }
+  DataType type_;
+  std::vector<std::byte> values_;
 };
 
 inline bool close(double actual, double expected, double tolerance) {

@@ -13,9 +13,15 @@ constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
 
 // Block after block of K and V through the whole pool, as a decode step reads a cache larger than the caches.
 void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int64_t rows) {
-  const std::int64_t blocks = static_cast<std::int64_t>(data_pool().size()) / 2 / kBlock;
-  const float* keys = data_pool().data();
-  const float* values = keys + blocks * kBlock;
+  const DataType type = static_cast<DataType>(row.element);
+  const std::int64_t bytes = kBlock * bytes_of(type);  // of K, and of V
+  const std::span<const std::byte> pool = data_pool(type);
+  const std::int64_t blocks = static_cast<std::int64_t>(pool.size()) / 2 / bytes;
+  const std::byte* keys = pool.data();
+  const std::byte* values = keys + blocks * bytes;
+  const auto element = [type](const std::byte* at, std::int64_t i) {
+    return load_widened(type, at + i * bytes_of(type));
+  };
   Floats q(rows * kDim), scores(rows * kKeys), m(rows), l(rows), o(rows * kDim);
   for (std::int64_t i = 0; i < rows * kDim; ++i) q[i] *= 0.1f;
   const std::vector<std::int32_t> begin(static_cast<std::size_t>(rows), 0);
@@ -43,14 +49,15 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
     for (std::int64_t j = 0; j < kKeys; ++j) {
       double dot = 0;
       for (std::int64_t d = 0; d < kDim; ++d)
-        dot += static_cast<double>(q[r * kDim + d]) * keys[j * kDim + d];
+        dot += static_cast<double>(q[r * kDim + d]) * element(keys, j * kDim + d);
       s[static_cast<std::size_t>(j)] = dot;
       top = std::max(top, dot);
     }
     for (std::int64_t j = 0; j < kKeys; ++j) {
       const double p = std::exp2(s[static_cast<std::size_t>(j)] - top);
       sum += p;
-      for (std::int64_t d = 0; d < kDim; ++d) want[static_cast<std::size_t>(d)] += p * values[j * kDim + d];
+      for (std::int64_t d = 0; d < kDim; ++d)
+        want[static_cast<std::size_t>(d)] += p * element(values, j * kDim + d);
     }
     for (std::int64_t d = 0; d < kDim; ++d) {
       if (!close(o[r * kDim + d] / l[r], want[static_cast<std::size_t>(d)] / sum, 1e-5)) {
@@ -62,12 +69,12 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
   std::int64_t block = 0;
   const auto run = [&] {
     block = (block + 1) % blocks;
-    args.k = keys + block * kBlock;
-    args.v = values + block * kBlock;
+    args.k = keys + block * bytes;
+    args.v = values + block * bytes;
     row.decode_block(args);
   };
   report_bandwidth(state, measure_rounds(
-                              state, 2.0 * kBlock * sizeof(float),
+                              state, 2.0 * static_cast<double>(bytes),
                               [&] { return seconds_per_call(30e-3, thread_seconds, run); },
                               [&] { return ceiling.bytes_per_second(kReadWindow); }));
 }

@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
   register_softmax();
   register_pack();
   register_state();
+  register_store();
   register_dot();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

@@ -9,9 +9,11 @@ constexpr std::int64_t kKeys = 256, kDim = 128;
 
 void query(benchmark::State& state, const kernels::PackRow& row) {
   const std::int64_t nr = row.lanes;
-  Floats src(nr * kDim), dst(nr * kDim, 2);
-  std::vector<const float*> rows;
-  for (std::int64_t n = 0; n < nr; ++n) rows.push_back(src.data() + n * kDim);
+  Elements src(row.element, nr * kDim);
+  Floats dst(nr * kDim, 2);
+  std::vector<const void*> rows;
+  for (std::int64_t n = 0; n < nr; ++n)
+    rows.push_back(kernels::element_at(row.element, src.data(), n * kDim));
   const kernels::PackQueryArgs args = {rows.data(), nr, nr, kDim, 0.25f, dst.data()};
   row.query(args);
   for (std::int64_t d = 0; d < kDim; ++d) {
@@ -23,7 +25,8 @@ void query(benchmark::State& state, const kernels::PackRow& row) {
 }
 
 void key(benchmark::State& state, const kernels::PackRow& row) {
-  Floats src(kKeys * kDim), dst(kKeys * kDim, 2);
+  Elements src(row.element, kKeys * kDim);
+  Floats dst(kKeys * kDim, 2);
   const kernels::PackKeyArgs args = {src.data(), kDim, kKeys, kDim, dst.data()};
   row.key(args);
   for (std::int64_t j = 0; j < kKeys; ++j) {
@@ -37,7 +40,8 @@ void key(benchmark::State& state, const kernels::PackRow& row) {
 }
 
 void value(benchmark::State& state, const kernels::PackRow& row) {
-  Floats src(kKeys * kDim), dst(kKeys * kDim, 2);
+  Elements src(row.element, kKeys * kDim);
+  Floats dst(kKeys * kDim, 2);
   const kernels::PackValueArgs args = {src.data(), kDim, kKeys, kDim, dst.data()};
   if (!row.value(args)) return state.SkipWithError("finite values reported as not finite");
   for (std::int64_t j = 0; j < kKeys; ++j) {

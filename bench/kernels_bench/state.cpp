@@ -33,21 +33,6 @@ void merge_tile(benchmark::State& state, const kernels::StateRow& row) {
   judge_elements(state, static_cast<double>(nr * kDim), [&] { row.merge_tile(args); });
 }
 
-void store_tile(benchmark::State& state, const kernels::StateRow& row) {
-  const std::int64_t nr = row.lanes;
-  Floats o(nr * kDim, 1), inverse(nr, 2), out(nr * kDim, 3);
-  std::vector<float*> rows;
-  for (std::int64_t n = 0; n < nr; ++n) rows.push_back(out.data() + n * kDim);
-  const kernels::StoreTileArgs args = {o.data(), inverse.data(), nr, kDim, rows.data(), nr};
-  row.store_tile(args);
-  for (std::int64_t n = 0; n < nr; ++n) {
-    for (std::int64_t d = 0; d < kDim; ++d) {
-      if (out[n * kDim + d] != o[d * nr + n] * inverse[n]) return state.SkipWithError("wrong answer");
-    }
-  }
-  judge_elements(state, static_cast<double>(nr * kDim), [&] { row.store_tile(args); });
-}
-
 void merge_row(benchmark::State& state, const kernels::StateRow& row) {
   float m = 1.0f, l = 2.0f;
   Floats o(kDim, 1), o2(kDim, 2), old(kDim, 1);
@@ -60,15 +45,6 @@ void merge_row(benchmark::State& state, const kernels::StateRow& row) {
   judge_elements(state, kDim, [&] { row.merge_row(args); });
 }
 
-void store_row(benchmark::State& state, const kernels::StateRow& row) {
-  Floats o(kDim, 1), out(kDim, 2);
-  row.store_row(o.data(), 0.75f, kDim, out.data());
-  for (std::int64_t d = 0; d < kDim; ++d) {
-    if (out[d] != o[d] * 0.75f) return state.SkipWithError("wrong answer");
-  }
-  judge_elements(state, kDim, [&] { row.store_row(o.data(), 0.75f, kDim, out.data()); });
-}
-
 }  // namespace
 
 void register_state() {
@@ -76,10 +52,7 @@ void register_state() {
     const std::string name = row.name;
     register_kernel(name + "_merge_tile", row.isa,
                     [&row](benchmark::State& state) { merge_tile(state, row); });
-    register_kernel(name + "_store_tile", row.isa,
-                    [&row](benchmark::State& state) { store_tile(state, row); });
     register_kernel(name + "_merge_row", row.isa, [&row](benchmark::State& state) { merge_row(state, row); });
-    register_kernel(name + "_store_row", row.isa, [&row](benchmark::State& state) { store_row(state, row); });
   }
 }
 

@@ -2,22 +2,23 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_DOT(name, isa, lanes, score_keys) void name(const DecodeBlockArgs&) noexcept;
+#define KUMIKO_DOT(name, isa, element, lanes, score_keys) void name(const DecodeBlockArgs&) noexcept;
 #include "kernels/dot/kernels.inc"
 #undef KUMIKO_DOT
 
 std::span<const DotRow> dot_rows() {
   static constexpr DotRow kRows[] = {
-#define KUMIKO_DOT(name, isa, lanes, score_keys) {#name, Isa::isa, lanes, score_keys, name},
+#define KUMIKO_DOT(name, isa, element, lanes, score_keys) \
+  {#name, Isa::isa, Element::element, lanes, score_keys, name},
 #include "kernels/dot/kernels.inc"
 #undef KUMIKO_DOT
   };
   return kRows;
 }
 
-const DotRow* find_dot(Isa isa) {
+const DotRow* find_dot(Isa isa, Element element) {
   for (const DotRow& row : dot_rows()) {
-    if (row.isa == isa) return &row;
+    if (row.isa == isa && row.element == element) return &row;
   }
   return nullptr;
 }

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 
 namespace kumiko::kernels {
 
@@ -15,9 +16,9 @@ namespace kumiko::kernels {
 struct DecodeBlockArgs {
   const float* q;  ///< [rows][dim], already times scale * log2(e)
   std::int64_t q_stride;
-  const float* k;  ///< [kv][dim] by k_stride
+  const void* k;  ///< [kv][dim] by k_stride
   std::int64_t k_stride;
-  const float* v;  ///< [kv][v_dim] by v_stride
+  const void* v;  ///< [kv][v_dim] by v_stride
   std::int64_t v_stride;
   std::int64_t rows;
   std::int64_t dim;
@@ -36,12 +37,13 @@ struct DecodeBlockArgs {
 struct DotRow {
   const char* name;
   Isa isa;
+  Element element;  ///< of keys and values
   int lanes;
   int score_keys;  ///< keys whose scores are written together: the room `scores` needs past kv
   void (*decode_block)(const DecodeBlockArgs&) noexcept;
 };
 
 std::span<const DotRow> dot_rows();
-const DotRow* find_dot(Isa isa);
+const DotRow* find_dot(Isa isa, Element element);
 
 }  // namespace kumiko::kernels

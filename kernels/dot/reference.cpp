@@ -7,7 +7,12 @@
 
 namespace kumiko::kernels {
 
-void decode_f32_reference(const DecodeBlockArgs& args) noexcept {
+namespace {
+
+template <class T>
+void decode(const DecodeBlockArgs& args) {
+  const T* k = static_cast<const T*>(args.k);
+  const T* v = static_cast<const T*>(args.v);
   for (std::int64_t row = 0; row < args.rows; ++row) {
     float* s = args.scores + row * args.score_stride;
     float* o = args.o + row * args.o_stride;
@@ -17,7 +22,7 @@ void decode_f32_reference(const DecodeBlockArgs& args) noexcept {
     for (std::int64_t j = begin; j < end; ++j) {
       float sum = 0.0f;
       for (std::int64_t d = 0; d < args.dim; ++d)
-        sum = std::fma(args.k[j * args.k_stride + d], args.q[row * args.q_stride + d], sum);
+        sum = std::fma(to_float(k[j * args.k_stride + d]), args.q[row * args.q_stride + d], sum);
       s[j] = sum;
       if (sum > m) m = sum;
     }
@@ -28,11 +33,24 @@ void decode_f32_reference(const DecodeBlockArgs& args) noexcept {
     for (std::int64_t j = begin; j < end; ++j) {
       const float p = exp2_scalar(s[j] - shift);
       l += p;
-      for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] = std::fma(p, args.v[j * args.v_stride + d], o[d]);
+      for (std::int64_t d = 0; d < args.v_dim; ++d)
+        o[d] = std::fma(p, to_float(v[j * args.v_stride + d]), o[d]);
     }
     args.m[row] = m;
     args.l[row] = l;
   }
+}
+
+}  // namespace
+
+void decode_f32_reference(const DecodeBlockArgs& args) noexcept {
+  decode<float>(args);
+}
+void decode_bf16_reference(const DecodeBlockArgs& args) noexcept {
+  decode<Bf16>(args);
+}
+void decode_f16_reference(const DecodeBlockArgs& args) noexcept {
+  decode<F16>(args);
 }
 
 }  // namespace kumiko::kernels

@@ -12,7 +12,7 @@ namespace {
 
 /// Scores of R rows against kParts vectors of keys from j0 on. Keys are transposed lanes x lanes elements at
 /// a time and used out of the registers.
-template <class V, int R, int kParts>
+template <class V, class T, int R, int kParts>
 void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& ahead) {
   const float* q = args.q + row * args.q_stride;
   typename V::Reg sum[R][kParts];
@@ -26,12 +26,12 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
     for (; d + V::kLanes <= args.dim; d += V::kLanes) {
 #pragma GCC unroll 16
       for (int p = 0; p < kParts; ++p) {
-        const float* src = args.k + (j0 + p * V::kLanes) * args.k_stride + d;
+        const T* src = static_cast<const T*>(args.k) + (j0 + p * V::kLanes) * args.k_stride + d;
         ahead.fetch();
         typename V::Reg x[V::kLanes];
 #pragma GCC unroll 16
         for (int i = 0; i < V::kLanes; i += 4) {
-          const float* rows = src + i * args.k_stride;
+          const T* rows = src + i * args.k_stride;
           asm("" : "+r"(rows));  // Or g++ keeps 16 row addresses, most of them in vector registers.
           x[i] = V::load(rows);
           x[i + 1] = V::load(rows + args.k_stride);
@@ -53,7 +53,7 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
     const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
 #pragma GCC unroll 16
     for (int p = 0; p < kParts; ++p) {
-      const float* src = args.k + (j0 + p * V::kLanes) * args.k_stride;
+      const T* src = static_cast<const T*>(args.k) + (j0 + p * V::kLanes) * args.k_stride;
       typename V::Reg x[V::kLanes];
       load_transposed<V>(
           x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - p * V::kLanes, d, dims);
@@ -72,16 +72,16 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   }
 }
 
-template <class V, int R>
+template <class V, class T, int R>
 void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
   // Chains side by side, to cover the FMA latency: at least 4, and 8 where the registers allow it.
   constexpr int kParts = R == 1 ? 4 : R <= 4 ? 2 : 1;
   constexpr std::int64_t kKeys = kParts * V::kLanes;
-  const RowRange keys(args.k, args.k_stride, args.dim, args.kv);
-  const RowRange values(args.v, args.v_stride, args.v_dim, args.kv);
+  const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
+  const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
   const std::int64_t blocks = (args.dim + V::kLanes - 1) / V::kLanes;
   RowFetcher ahead(keys, values, V::kLanes, blocks);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, R, kParts>(args, row, j0, ahead);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
 
 /// Scores of one row into probabilities, with the row's maximum, sum and output scaled to the new maximum.
@@ -109,7 +109,7 @@ void row_softmax(const DecodeBlockArgs& args, std::int64_t row) {
 
 /// O += P V and l += P over keys [j0, j1) for R rows that see all of them. N vectors of v_dim, the last of
 /// `tail` elements if partial. (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x slower.)
-template <class V, int R, int N, bool kPartial>
+template <class V, class T, int R, int N, bool kPartial>
 void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                 std::int64_t d, std::int64_t tail, RowFetcher& ahead) {
   typename V::Reg sum[R][N], weight[R];
@@ -121,7 +121,7 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) sum[r][n] = V::load(o + r * args.o_stride + n * V::kLanes);
   }
-  const float* v = args.v + j0 * args.v_stride + d;
+  const T* v = static_cast<const T*>(args.v) + j0 * args.v_stride + d;
   for (std::int64_t j = j0; j < j1; ++j, v += args.v_stride) {
     typename V::Reg value[N];
     ahead.fetch();
@@ -145,7 +145,7 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   }
 }
 
-template <class V, int R>
+template <class V, class T, int R>
 void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                 RowFetcher& ahead) {
   for (std::int64_t d = 0; d < args.v_dim; d += 4 * V::kLanes) {
@@ -155,43 +155,43 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
     const bool partial = vectors <= 4 && tail != V::kLanes;
     switch ((vectors < 4 ? vectors : 4) * 2 + partial) {
       case 2:
-        add_values<V, R, 1, false>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 1, false>(args, row, j0, j1, d, tail, ahead);
         break;
       case 3:
-        add_values<V, R, 1, true>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 1, true>(args, row, j0, j1, d, tail, ahead);
         break;
       case 4:
-        add_values<V, R, 2, false>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 2, false>(args, row, j0, j1, d, tail, ahead);
         break;
       case 5:
-        add_values<V, R, 2, true>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 2, true>(args, row, j0, j1, d, tail, ahead);
         break;
       case 6:
-        add_values<V, R, 3, false>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 3, false>(args, row, j0, j1, d, tail, ahead);
         break;
       case 7:
-        add_values<V, R, 3, true>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 3, true>(args, row, j0, j1, d, tail, ahead);
         break;
       case 8:
-        add_values<V, R, 4, false>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 4, false>(args, row, j0, j1, d, tail, ahead);
         break;
       default:
-        add_values<V, R, 4, true>(args, row, j0, j1, d, tail, ahead);
+        add_values<V, T, R, 4, true>(args, row, j0, j1, d, tail, ahead);
     }
   }
 }
 
 /// The part of [j0, j1) that a row sees. Keys hidden from a row must not touch it: 0 * NaN would.
-template <class V, int R>
+template <class V, class T, int R>
 void add_visible_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                         RowFetcher& ahead) {
   bool all = true;
   for (int r = 0; r < R; ++r) all = all && args.begin[row + r] <= j0 && args.end[row + r] >= j1;
-  if (all) return add_values<V, R>(args, row, j0, j1, ahead);
+  if (all) return add_values<V, T, R>(args, row, j0, j1, ahead);
   for (int r = 0; r < R; ++r) {
     const std::int64_t begin = args.begin[row + r] > j0 ? args.begin[row + r] : j0;
     const std::int64_t end = args.end[row + r] < j1 ? args.end[row + r] : j1;
-    if (begin < end) add_values<V, 1>(args, row + r, begin, end, ahead);
+    if (begin < end) add_values<V, T, 1>(args, row + r, begin, end, ahead);
   }
 }
 
@@ -206,28 +206,29 @@ void for_row_groups(std::int64_t rows, Body body) {
   (std::make_integer_sequence<int, kGroup - 1>{});
 }
 
-template <class V, int kGroup>
+template <class V, class T, int kGroup>
 void add_all_values(const DecodeBlockArgs& args) {
   constexpr std::int64_t kRows = 32;  // stay in L1 while every group of rows and dims passes over them
-  const RowRange values(args.v, args.v_stride, args.v_dim, args.kv);
-  const RowRange next_keys(args.k + args.kv * args.k_stride, args.k_stride, args.dim, kNoEnd);
+  const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
+  const RowRange next_keys(static_cast<const T*>(args.k) + args.kv * args.k_stride, args.k_stride, args.dim,
+                           kNoEnd);
   const std::int64_t passes =
       ((args.v_dim + 4 * V::kLanes - 1) / (4 * V::kLanes)) * ((args.rows + kGroup - 1) / kGroup);
   RowFetcher ahead(values, next_keys, 1, passes);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kRows) {
     const std::int64_t j1 = j0 + kRows < args.kv ? j0 + kRows : args.kv;
     for_row_groups<kGroup>(
-        args.rows, [&]<int R>(std::int64_t row) { add_visible_values<V, R>(args, row, j0, j1, ahead); });
+        args.rows, [&]<int R>(std::int64_t row) { add_visible_values<V, T, R>(args, row, j0, j1, ahead); });
   }
 }
 
-template <class V, int kValueGroup>
+template <class V, class T, int kValueGroup>
 void decode_block(const DecodeBlockArgs& args) {
-  for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, R>(args, row); });
+  for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, T, R>(args, row); });
   for (std::int64_t row = 0; row < args.rows; ++row) {
     if (args.begin[row] < args.end[row]) row_softmax<V>(args, row);
   }
-  add_all_values<V, kValueGroup>(args);
+  add_all_values<V, T, kValueGroup>(args);
 }
 
 }  // namespace

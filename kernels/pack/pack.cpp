@@ -2,7 +2,7 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_PACK(name, isa, mr, lanes)           \
+#define KUMIKO_PACK(name, isa, element, mr, lanes)  \
   void name##_query(const PackQueryArgs&) noexcept; \
   void name##_key(const PackKeyArgs&) noexcept;     \
   bool name##_value(const PackValueArgs&) noexcept;
@@ -11,17 +11,17 @@ namespace kumiko::kernels {
 
 std::span<const PackRow> pack_rows() {
   static constexpr PackRow kRows[] = {
-#define KUMIKO_PACK(name, isa, mr, lanes) \
-  {#name, Isa::isa, mr, lanes, name##_query, name##_key, name##_value},
+#define KUMIKO_PACK(name, isa, element, mr, lanes) \
+  {#name, Isa::isa, Element::element, mr, lanes, name##_query, name##_key, name##_value},
 #include "kernels/pack/kernels.inc"
 #undef KUMIKO_PACK
   };
   return kRows;
 }
 
-const PackRow* find_pack(Isa isa) {
+const PackRow* find_pack(Isa isa, Element element) {
   for (const PackRow& row : pack_rows()) {
-    if (row.isa == isa) return &row;
+    if (row.isa == isa && row.element == element) return &row;
   }
   return nullptr;
 }

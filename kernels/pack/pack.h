@@ -6,14 +6,15 @@
 #include <span>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 
 namespace kumiko::kernels {
 
 /// B panel of the score product: dst[d][nr] = round(rows[n][d] * scale); lanes past `rows_used` become 0.
 struct PackQueryArgs {
-  const float* const* rows;  ///< [rows_used]
-  std::int64_t rows_used;    ///< 1..nr
-  std::int64_t nr;           ///< a multiple of the lanes
+  const void* const* rows;  ///< [rows_used]
+  std::int64_t rows_used;   ///< 1..nr
+  std::int64_t nr;          ///< a multiple of the lanes
   std::int64_t dim;
   float scale;
   float* dst;  ///< [dim][nr]
@@ -21,7 +22,7 @@ struct PackQueryArgs {
 
 /// A panels of the score product: dst[panel][d][mr] = src[panel * mr + m][d]; rows past `rows` become 0.
 struct PackKeyArgs {
-  const float* src;
+  const void* src;
   std::int64_t stride;  ///< elements from one key to the next
   std::int64_t rows;
   std::int64_t dim;
@@ -30,7 +31,7 @@ struct PackKeyArgs {
 
 /// A panels of the output product: dst[panel][j][mr] = src[j][panel * mr + m]; dims past `dim` become 0.
 struct PackValueArgs {
-  const float* src;
+  const void* src;
   std::int64_t stride;
   std::int64_t rows;
   std::int64_t dim;
@@ -40,6 +41,7 @@ struct PackValueArgs {
 struct PackRow {
   const char* name;
   Isa isa;
+  Element element;  ///< of the source; panels are f32
   int mr;
   int lanes;
   void (*query)(const PackQueryArgs&) noexcept;
@@ -49,6 +51,6 @@ struct PackRow {
 };
 
 std::span<const PackRow> pack_rows();
-const PackRow* find_pack(Isa isa);
+const PackRow* find_pack(Isa isa, Element element);
 
 }  // namespace kumiko::kernels

@@ -21,30 +21,31 @@ inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::
   V::transpose(x);
 }
 
-template <class V>
+template <class V, class T>
 void pack_query(const PackQueryArgs& args) {
   const auto scale = V::set1(args.scale);
   for (std::int64_t n = 0; n < args.nr; n += V::kLanes) {
-    const float* const* rows = args.rows + n;
+    const void* const* rows = args.rows + n;
     const std::int64_t used = args.rows_used - n;
     for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
       load_transposed<V>(
-          x, [&](int i) { return rows[i]; }, used, d, dims);
+          x, [&](int i) { return static_cast<const T*>(rows[i]); }, used, d, dims);
       const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
       for (int i = 0; i < count; ++i) V::store(args.dst + (d + i) * args.nr + n, V::mul(x[i], scale));
     }
   }
 }
 
-template <class V>
+template <class V, class T>
 void pack_key(const PackKeyArgs& args) {
   constexpr int kMr = V::kLanes / 2;
-  const RowRange keys(args.src, args.stride, args.dim, kNoEnd);
+  const T* const first = static_cast<const T*>(args.src);
+  const RowRange keys(first, args.stride, args.dim, kNoEnd);
   RowFetcher ahead(keys, keys, V::kLanes, (args.dim + V::kLanes - 1) / V::kLanes);
   for (std::int64_t j = 0; j < args.rows; j += V::kLanes) {
-    const float* src = args.src + j * args.stride;
+    const T* src = first + j * args.stride;
     const std::int64_t rows = args.rows - j;
     float* low = args.dst + j * args.dim;
     float* high = low + kMr * args.dim;
@@ -67,13 +68,13 @@ void pack_key(const PackKeyArgs& args) {
 
 // Dims outside, keys inside: two panels are written front to back. The other way round 16 panels 8 KiB apart
 // (256 keys, MR = 8) fight for one L1 set: 6.5 % of a 1024 x 1024 prefill on AVX-512, 11 % on AVX2 (Zen 5).
-template <class V>
+template <class V, class T>
 bool pack_value(const PackValueArgs& args) {
   constexpr int kMr = V::kLanes / 2;
   auto poison = V::zero();  // x * 0 is NaN for an infinity or a NaN, and NaN stays in the sum
   for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
     const std::int64_t dims = args.dim - d;
-    const float* src = args.src + d;
+    const T* src = static_cast<const T*>(args.src) + d;
     float* low = args.dst + d * args.rows;
     float* high = low + args.rows * kMr;
     for (std::int64_t j = 0; j < args.rows; ++j, src += args.stride, low += kMr, high += kMr) {
@@ -89,6 +90,17 @@ bool pack_value(const PackValueArgs& args) {
   }
   return !V::any_nan(poison);
 }
+
+#define KUMIKO_PACK_KERNELS(name, V, T)                   \
+  void name##_query(const PackQueryArgs& args) noexcept { \
+    pack_query<V, T>(args);                               \
+  }                                                       \
+  void name##_key(const PackKeyArgs& args) noexcept {     \
+    pack_key<V, T>(args);                                 \
+  }                                                       \
+  bool name##_value(const PackValueArgs& args) noexcept { \
+    return pack_value<V, T>(args);                        \
+  }
 
 }  // namespace
 }  // namespace kumiko::kernels

@@ -3,14 +3,8 @@
 
 namespace kumiko::kernels {
 
-void pack_f32_avx2_query(const PackQueryArgs& args) noexcept {
-  pack_query<Avx2>(args);
-}
-void pack_f32_avx2_key(const PackKeyArgs& args) noexcept {
-  pack_key<Avx2>(args);
-}
-bool pack_f32_avx2_value(const PackValueArgs& args) noexcept {
-  return pack_value<Avx2>(args);
-}
+KUMIKO_PACK_KERNELS(pack_f32_avx2, Avx2, float)
+KUMIKO_PACK_KERNELS(pack_bf16_avx2, Avx2, Bf16)
+KUMIKO_PACK_KERNELS(pack_f16_avx2, Avx2, F16)
 
 }  // namespace kumiko::kernels

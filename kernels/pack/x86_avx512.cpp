@@ -3,14 +3,8 @@
 
 namespace kumiko::kernels {
 
-void pack_f32_avx512_query(const PackQueryArgs& args) noexcept {
-  pack_query<Avx512>(args);
-}
-void pack_f32_avx512_key(const PackKeyArgs& args) noexcept {
-  pack_key<Avx512>(args);
-}
-bool pack_f32_avx512_value(const PackValueArgs& args) noexcept {
-  return pack_value<Avx512>(args);
-}
+KUMIKO_PACK_KERNELS(pack_f32_avx512, Avx512, float)
+KUMIKO_PACK_KERNELS(pack_bf16_avx512, Avx512, Bf16)
+KUMIKO_PACK_KERNELS(pack_f16_avx512, Avx512, F16)
 
 }  // namespace kumiko::kernels

@@ -51,8 +51,9 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   std::int64_t first = head.kv_len, last = 0;  // keys that some row sees
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t row = task.row_begin + r;
-    const float* q = head.q + row % head.group * head.q_head_stride + row / head.group * head.q_seq_stride;
-    for (std::int64_t d = 0; d < head.head_dim; ++d) s.q[r * head.head_dim + d] = q[d] * head.scale_log2;
+    const void* q = head.q_row(kernels.input, row);
+    for (std::int64_t d = 0; d < head.head_dim; ++d)
+      s.q[r * head.head_dim + d] = load_element(kernels.input, q, d) * head.scale_log2;
     if (head.begin_of(row) < head.end_of(row)) {
       first = min_of(first, head.begin_of(row));
       last = max_of(last, head.end_of(row));
@@ -91,8 +92,8 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
         s.end[r] = static_cast<std::int32_t>(max_of(end, begin) - from);
         if (begin >= end) s.begin[r] = s.end[r] = 0;
       }
-      args.k = head.k + from * head.k_seq_stride;
-      args.v = head.v + from * head.v_seq_stride;
+      args.k = head.k_row(kernels.input, from);
+      args.v = head.v_row(kernels.input, from);
       args.kv = to - from;
       kernels.dot->decode_block(args);
     }
@@ -112,12 +113,10 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   }
   if (task.partial) return;
   for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t query = (task.row_begin + r) / head.group, which = (task.row_begin + r) % head.group;
-    float* out = head.out + which * head.out_head_stride + query * head.out_seq_stride;
-    kernels.state->store_row(s.total_o + r * s.o_stride, inverse_sum(s.total_l[r]), head.v_head_dim, out);
-    if (head.lse)
-      head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] =
-          log_sum_exp(s.total_m[r], s.total_l[r]);
+    const std::int64_t row = task.row_begin + r;
+    kernels.store->row({s.total_o + r * s.o_stride, inverse_sum(s.total_l[r]), head.v_head_dim,
+                        head.out_row(kernels.output, row)});
+    if (head.lse) head.lse_of(row) = log_sum_exp(s.total_m[r], s.total_l[r]);
   }
 }
 

@@ -74,11 +74,8 @@ struct Task {
       Tile& tile = scratch.tiles[t];
       tile.row = range.row_begin + t * kernels.max_nr;
       tile.total_empty = true;
-      const float* rows[kMaxLanes];
-      for (std::int64_t r = 0; r < tile.used; ++r) {
-        const std::int64_t row = tile.row + r;
-        rows[r] = head.q + row % head.group * head.q_head_stride + row / head.group * head.q_seq_stride;
-      }
+      const void* rows[kMaxLanes];
+      for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels.input, tile.row + r);
       kernels.pack->query({rows, tile.used, tile.nr, head.head_dim, head.scale_log2, tile.q});
     }
   }
@@ -86,9 +83,9 @@ struct Task {
   Block pack_block(std::int64_t first, std::int64_t last) const {
     const std::int64_t keys = last - first;
     kernels.pack->key(
-        {head.k + first * head.k_seq_stride, head.k_seq_stride, keys, head.head_dim, scratch.keys});
+        {head.k_row(kernels.input, first), head.k_seq_stride, keys, head.head_dim, scratch.keys});
     const bool finite = kernels.pack->value(
-        {head.v + first * head.v_seq_stride, head.v_seq_stride, keys, head.v_head_dim, scratch.values});
+        {head.v_row(kernels.input, first), head.v_seq_stride, keys, head.v_head_dim, scratch.values});
     if (!finite) {  // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements
                     // in by hand
       const std::int64_t count = keys * scratch.o_rows;
@@ -133,12 +130,13 @@ struct Task {
     std::int32_t begin[kMaxLanes], end[kMaxLanes];
     lane_intervals(tile, first, count, begin, end);
     for (std::int64_t j = 0; j < count; ++j) {
-      const float* value = head.v + (first + j) * head.v_seq_stride;
+      const void* value = head.v_row(kernels.input, first + j);
       for (std::int64_t d = 0; d < head.v_head_dim; ++d) {
-        if (std::isfinite(value[d])) continue;
+        const float x = load_element(kernels.input, value, d);
+        if (std::isfinite(x)) continue;
         for (std::int64_t n = 0; n < tile.used; ++n) {
           float& o = tile.split.o[d * tile.nr + n];
-          if (begin[n] <= j && j < end[n]) o = std::fma(scratch.scores[j * tile.nr + n], value[d], o);
+          if (begin[n] <= j && j < end[n]) o = std::fma(scratch.scores[j * tile.nr + n], x, o);
         }
       }
     }
@@ -203,17 +201,18 @@ struct Task {
     const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
     float* state =
         range.partial + ((split - range.partial_split) * head.group * head.q_len + tile.row) * size;
-    float* rows[kMaxLanes];
+    void* rows[kMaxLanes];
     alignas(64) float one[kMaxLanes];
     for (std::int64_t n = 0; n < tile.used; ++n) {
-      rows[n] = state + n * size;
-      if (tile.split_empty) std::memset(rows[n], 0, static_cast<std::size_t>(dim) * sizeof(float));
-      rows[n][dim] = tile.split_empty ? -std::numeric_limits<float>::infinity() : tile.split.m[n];
-      rows[n][dim + 1] = tile.split_empty ? 0.0f : tile.split.l[n];
+      float* row = state + n * size;
+      if (tile.split_empty) std::memset(row, 0, static_cast<std::size_t>(dim) * sizeof(float));
+      row[dim] = tile.split_empty ? -std::numeric_limits<float>::infinity() : tile.split.m[n];
+      row[dim + 1] = tile.split_empty ? 0.0f : tile.split.l[n];
+      rows[n] = row;
     }
     if (tile.split_empty) return;
     for (std::int64_t n = 0; n < tile.nr; ++n) one[n] = 1.0f;
-    kernels.state->store_tile({tile.split.o, one, tile.nr, dim, rows, tile.used});
+    kernels.store_partial->tile({tile.split.o, one, tile.nr, dim, rows, tile.used});
   }
 
   void end_split(Tile& tile, std::int64_t split) const {
@@ -230,23 +229,21 @@ struct Task {
   }
 
   void store_rows(const Tile& tile) const {
-    float* rows[kMaxLanes];
+    void* rows[kMaxLanes];
     alignas(64) float inverse[kMaxLanes];
     for (std::int64_t n = 0; n < tile.nr; ++n)
       inverse[n] = n < tile.used && !tile.total_empty ? inverse_sum(tile.total.l[n]) : 0.0f;
     for (std::int64_t n = 0; n < tile.used; ++n) {
-      const std::int64_t query = (tile.row + n) / head.group, which = (tile.row + n) % head.group;
-      rows[n] = head.out + which * head.out_head_stride + query * head.out_seq_stride;
-      if (tile.total_empty)
-        std::memset(rows[n], 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
+      rows[n] = head.out_row(kernels.output, tile.row + n);
+      if (tile.total_empty)  // +0 has no bits set in any element type
+        std::memset(rows[n], 0, static_cast<std::size_t>(head.v_head_dim * bytes_of(kernels.output)));
       if (head.lse) {
-        head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] =
-            tile.total_empty ? -std::numeric_limits<float>::infinity()
-                             : log_sum_exp(tile.total.m[n], tile.total.l[n]);
+        head.lse_of(tile.row + n) = tile.total_empty ? -std::numeric_limits<float>::infinity()
+                                                     : log_sum_exp(tile.total.m[n], tile.total.l[n]);
       }
     }
     if (!tile.total_empty)
-      kernels.state->store_tile({tile.total.o, inverse, tile.nr, head.v_head_dim, rows, tile.used});
+      kernels.store->tile({tile.total.o, inverse, tile.nr, head.v_head_dim, rows, tile.used});
   }
 
   void run() const {

@@ -26,32 +26,50 @@ const PipelineRow* find_pipeline(const char* name) {
   return nullptr;
 }
 
-const KernelSet* kernel_set(Isa isa) {
+namespace {
+
+KernelSet make_set(Isa isa, Element input, Element output) {
+  KernelSet s{};
+  s.isa = isa;
+  s.input = input;
+  s.output = output;
+  s.softmax = find_softmax(isa);
+  if (!s.softmax) return s;
+  s.pack = find_pack(isa, input);
+  s.state = find_state(isa);
+  s.store = find_store(isa, output);
+  s.store_partial = find_store(isa, Element::f32);
+  s.dot = find_dot(isa, input);
+  s.lanes = s.softmax->lanes;
+  for (int vectors = 1; vectors <= 3; ++vectors) {
+    const GemmRow* row = find_gemm(isa, vectors * static_cast<int>(s.lanes));
+    s.gemm[vectors - 1] = row;
+    if (row) {
+      s.mr = row->mr;
+      s.max_nr = row->nr;
+    }
+  }
+  return s;
+}
+
+}  // namespace
+
+const KernelSet* kernel_set(Isa isa, Element input, Element output) {
+  constexpr std::size_t kTypes = std::size(kElements);
   struct Sets {
-    KernelSet set[std::size(kIsas)];
+    KernelSet set[std::size(kIsas)][kTypes][kTypes];
     Sets() {
-      for (std::size_t i = 0; i < std::size(kIsas); ++i) {
-        const Isa which = kIsas[i];
-        KernelSet& s = set[i];
-        s = {which, 0, 0, 0, find_softmax(which), find_pack(which), find_state(which), find_dot(which), {}};
-        if (!s.softmax) continue;
-        s.lanes = s.softmax->lanes;
-        for (int vectors = 1; vectors <= 3; ++vectors) {
-          const GemmRow* row = find_gemm(which, vectors * static_cast<int>(s.lanes));
-          s.gemm[vectors - 1] = row;
-          if (row) {
-            s.mr = row->mr;
-            s.max_nr = row->nr;
-          }
-        }
-      }
+      for (const Isa which : kIsas)
+        for (const Element in : kElements)
+          for (const Element out : kElements)
+            set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
+               [static_cast<std::size_t>(out)] = make_set(which, in, out);
     }
   };
   static const Sets sets;
-  for (const KernelSet& s : sets.set) {
-    if (s.isa == isa) return s.softmax ? &s : nullptr;
-  }
-  return nullptr;
+  const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(input)]
+                               [static_cast<std::size_t>(output)];
+  return s.softmax ? &s : nullptr;
 }
 
 void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, std::int64_t splits,
@@ -63,10 +81,8 @@ void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int6
     const float* state = partial + (split * rows + row) * size;
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
-  const std::int64_t query = row / head.group, which = row % head.group;
-  kernels.state->store_row(scratch, inverse_sum(l), dim,
-                           head.out + which * head.out_head_stride + query * head.out_seq_stride);
-  if (head.lse) head.lse[which * head.lse_head_stride + query * head.lse_seq_stride] = log_sum_exp(m, l);
+  kernels.store->row({scratch, inverse_sum(l), dim, head.out_row(kernels.output, row)});
+  if (head.lse) head.lse_of(row) = log_sum_exp(m, l);
 }
 
 }  // namespace kumiko::kernels

@@ -18,34 +18,39 @@
 #include "kernels/pack/pack.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
+#include "kernels/store/store.h"
 
 namespace kumiko::kernels {
 
 inline constexpr std::int64_t kBlockKeys = 256;
 inline constexpr std::int64_t kSplitKeys = 512;
 
-/// Everything a pipeline needs of one ISA.
+/// Everything a pipeline needs of one ISA for one pair of element types.
 struct KernelSet {
   Isa isa;
+  Element input;   ///< of q, k and v
+  Element output;  ///< of out
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
   const SoftmaxRow* softmax;
   const PackRow* pack;
   const StateRow* state;
+  const StoreRow* store;          ///< output rows
+  const StoreRow* store_partial;  ///< f32 states
   const DotRow* dot;
   const GemmRow* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
 };
 /// Never fails for an ISA of this build; nullptr otherwise.
-const KernelSet* kernel_set(Isa isa);
+const KernelSet* kernel_set(Isa isa, Element input, Element output);
 
 /// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
 /// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
 struct HeadProblem {
-  const float* q;
-  const float* k;
-  const float* v;
-  float* out;
+  const void* q;
+  const void* k;
+  const void* v;
+  void* out;
   float* lse;  ///< nullptr: not wanted
   std::int64_t q_head_stride, q_seq_stride;
   std::int64_t k_seq_stride, v_seq_stride;
@@ -57,6 +62,22 @@ struct HeadProblem {
   float scale_log2;  ///< softmax scale * log2(e), folded into q
   /// Query i sees keys [max(0, i + begin_offset), min(kv_len, i + end_offset)).
   std::int64_t begin_offset, end_offset;
+
+  const void* q_row(Element element, std::int64_t row) const {
+    return element_at(element, q, row % group * q_head_stride + row / group * q_seq_stride);
+  }
+  const void* k_row(Element element, std::int64_t key) const {
+    return element_at(element, k, key * k_seq_stride);
+  }
+  const void* v_row(Element element, std::int64_t key) const {
+    return element_at(element, v, key * v_seq_stride);
+  }
+  void* out_row(Element element, std::int64_t row) const {
+    return element_at(element, out, row % group * out_head_stride + row / group * out_seq_stride);
+  }
+  float& lse_of(std::int64_t row) const {
+    return lse[row % group * lse_head_stride + row / group * lse_seq_stride];
+  }
 
   std::int64_t begin_of(std::int64_t row) const {
     const std::int64_t at = row / group + begin_offset;

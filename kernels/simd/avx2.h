@@ -1,10 +1,13 @@
-// f32 vectors of 8 lanes. Included only by files compiled for AVX2 and FMA. Same members as simd/avx512.h.
+// f32 vectors of 8 lanes. Included only by files compiled for AVX2, FMA and F16C. Same members as
+// simd/avx512.h.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
+#include "kernels/element.h"
 #include "kernels/simd/exp2.h"
 
 namespace kumiko::kernels {
@@ -20,6 +23,16 @@ struct Avx2 {
   static void store(float* p, Reg x) { _mm256_storeu_ps(p, x); }
   static Reg load_first(const float* p, std::int64_t n) { return _mm256_maskload_ps(p, first(n)); }
   static void store_first(float* p, std::int64_t n, Reg x) { _mm256_maskstore_ps(p, first(n), x); }
+  static Reg load(const Bf16* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static Reg load_first(const Bf16* p, std::int64_t n) { return widen_bf16(load_first_16(p, n)); }
+  static void store(Bf16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
+  static void store_first(Bf16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_bf16(x)); }
+  static Reg load(const F16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Reg load_first(const F16* p, std::int64_t n) { return _mm256_cvtph_ps(load_first_16(p, n)); }
+  static void store(F16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
+  static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
   static void store_halves(float* low, float* high, Reg x) {
     _mm_storeu_ps(low, _mm256_castps256_ps128(x));
     _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));
@@ -90,6 +103,34 @@ struct Avx2 {
   }
 
  private:
+  static Reg widen_bf16(__m128i x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+  }
+  static __m128i narrow_bf16(Reg x) {
+    const Int bits = _mm256_castps_si256(x),
+              odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const Int rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const Int quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+    const Int nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const Int result = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
+  }
+  static __m128i narrow_f16(Reg x) {
+    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // AVX2 masks 32-bit elements only.
+  static __m128i load_first_16(const void* p, std::int64_t n) {
+    if (n >= 8) return _mm_loadu_si128(static_cast<const __m128i*>(p));
+    alignas(16) char bytes[16] = {};
+    std::memcpy(bytes, p, static_cast<std::size_t>(2 * n));
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
+  }
+  static void store_first_16(void* p, std::int64_t n, __m128i x) {
+    if (n >= 8) return _mm_storeu_si128(static_cast<__m128i*>(p), x);
+    alignas(16) char bytes[16];
+    _mm_store_si128(reinterpret_cast<__m128i*>(bytes), x);
+    std::memcpy(p, bytes, static_cast<std::size_t>(2 * n));
+  }
   static Int first(std::int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n > 8 ? 8 : static_cast<int>(n)), lane_index());
   }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/element.h"
 #include "kernels/simd/exp2.h"
 
 namespace kumiko::kernels {
@@ -22,6 +23,26 @@ struct Avx512 {
   /// The first n lanes; the others are 0 and their memory is not touched.
   static Reg load_first(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store_first(float* p, std::int64_t n, Reg x) { _mm512_mask_storeu_ps(p, first(n), x); }
+  static Reg load(const Bf16* p) {
+    return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Reg load_first(const Bf16* p, std::int64_t n) {
+    return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  static void store(Bf16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(x)); }
+  static void store_first(Bf16* p, std::int64_t n, Reg x) {
+    _mm256_mask_storeu_epi16(p, first(n), narrow_bf16(x));
+  }
+  static Reg load(const F16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Reg load_first(const F16* p, std::int64_t n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  static void store(F16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16(x)); }
+  static void store_first(F16* p, std::int64_t n, Reg x) {
+    _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
+  }
   static void store_halves(float* low, float* high, Reg x) {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
@@ -98,6 +119,21 @@ struct Avx512 {
   }
 
  private:
+  static Reg widen_bf16(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+  }
+  // To nearest even in integers: the conversion instruction takes subnormals for 0, and needs avx512_bf16.
+  static __m256i narrow_bf16(Reg x) {
+    const Int bits = _mm512_castps_si512(x),
+              odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const Int rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const Int quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
+    const Int result = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
+  }
+  static __m256i narrow_f16(Reg x) {
+    return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
   static __mmask16 first(std::int64_t n) {
     return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1u);
   }

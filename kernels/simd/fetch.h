@@ -13,10 +13,11 @@ struct RowRange {
   const char* row;
   std::int64_t stride, width, rows;
 
-  RowRange(const float* data, std::int64_t stride_elements, std::int64_t elements, std::int64_t count)
+  template <class T>
+  RowRange(const T* data, std::int64_t stride_elements, std::int64_t elements, std::int64_t count)
       : row(reinterpret_cast<const char*>(data)),
-        stride(stride_elements * static_cast<std::int64_t>(sizeof(float))),
-        width(elements * static_cast<std::int64_t>(sizeof(float))),
+        stride(stride_elements * static_cast<std::int64_t>(sizeof(T))),
+        width(elements * static_cast<std::int64_t>(sizeof(T))),
         rows(count) {}
 };
 

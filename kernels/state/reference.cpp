@@ -27,19 +27,8 @@ void state_f32_reference_merge_tile(const MergeTileArgs& args) noexcept {
   }
 }
 
-void state_f32_reference_store_tile(const StoreTileArgs& args) noexcept {
-  for (std::int64_t n = 0; n < args.rows_used; ++n) {
-    for (std::int64_t d = 0; d < args.dim; ++d)
-      args.rows[n][d] = std::fma(args.o[d * args.nr + n], args.inverse[n], 0.0f);
-  }
-}
-
 void state_f32_reference_merge_row(const MergeRowArgs& args) noexcept {
   merge(*args.m, *args.l, args.from_m, args.from_l, args.o, args.from_o, args.dim, 1);
-}
-
-void state_f32_reference_store_row(const float* o, float inverse, std::int64_t dim, float* out) noexcept {
-  for (std::int64_t d = 0; d < dim; ++d) out[d] = std::fma(o[d], inverse, 0.0f);
 }
 
 }  // namespace kumiko::kernels

@@ -6,16 +6,13 @@ namespace kumiko::kernels {
 
 #define KUMIKO_STATE(name, isa, lanes)                   \
   void name##_merge_tile(const MergeTileArgs&) noexcept; \
-  void name##_store_tile(const StoreTileArgs&) noexcept; \
-  void name##_merge_row(const MergeRowArgs&) noexcept;   \
-  void name##_store_row(const float*, float, std::int64_t, float*) noexcept;
+  void name##_merge_row(const MergeRowArgs&) noexcept;
 #include "kernels/state/kernels.inc"
 #undef KUMIKO_STATE
 
 std::span<const StateRow> state_rows() {
   static constexpr StateRow kRows[] = {
-#define KUMIKO_STATE(name, isa, lanes) \
-  {#name, Isa::isa, lanes, name##_merge_tile, name##_store_tile, name##_merge_row, name##_store_row},
+#define KUMIKO_STATE(name, isa, lanes) {#name, Isa::isa, lanes, name##_merge_tile, name##_merge_row},
 #include "kernels/state/kernels.inc"
 #undef KUMIKO_STATE
   };

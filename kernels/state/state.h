@@ -28,17 +28,6 @@ struct MergeTileArgs {
   std::int64_t dim;
 };
 
-/// Writes lane n of O^T as row n: rows[n][d] = fma(o[d][n], inverse[n], +0) for n < rows_used, d < dim.
-/// Writes nothing else.
-struct StoreTileArgs {
-  const float* o;        ///< [dim][nr]
-  const float* inverse;  ///< [nr] 1 / l, or 1 for unnormalised partial results
-  std::int64_t nr;
-  std::int64_t dim;
-  float* const* rows;  ///< [rows_used]
-  std::int64_t rows_used;
-};
-
 /// The same merge for one query stored as a row.
 struct MergeRowArgs {
   float* m;
@@ -55,10 +44,7 @@ struct StateRow {
   Isa isa;
   int lanes;
   void (*merge_tile)(const MergeTileArgs&) noexcept;
-  void (*store_tile)(const StoreTileArgs&) noexcept;
   void (*merge_row)(const MergeRowArgs&) noexcept;
-  /// out[d] = fma(o[d], inverse, +0)
-  void (*store_row)(const float* o, float inverse, std::int64_t dim, float* out) noexcept;
 };
 
 std::span<const StateRow> state_rows();

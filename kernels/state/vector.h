@@ -32,30 +32,6 @@ void merge_tile(const MergeTileArgs& args) {
 }
 
 template <class V>
-void store_tile(const StoreTileArgs& args) {
-  for (std::int64_t n = 0; n < args.rows_used; n += V::kLanes) {
-    const auto inverse = V::load(args.inverse + n);
-    const std::int64_t left = args.rows_used - n;
-    const int rows = left < V::kLanes ? static_cast<int>(left) : V::kLanes;
-    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
-      const std::int64_t dims = args.dim - d;
-      typename V::Reg x[V::kLanes];
-      for (int i = 0; i < V::kLanes; ++i) {
-        x[i] = i < dims ? V::fma(V::load(args.o + (d + i) * args.nr + n), inverse, V::zero()) : V::zero();
-      }
-      V::transpose(x);
-      for (int i = 0; i < rows; ++i) {
-        if (dims >= V::kLanes) {
-          V::store(args.rows[n + i] + d, x[i]);
-        } else {
-          V::store_first(args.rows[n + i] + d, dims, x[i]);
-        }
-      }
-    }
-  }
-}
-
-template <class V>
 void merge_row(const MergeRowArgs& args) {
   const MergeFactors<V> f(V::set1(*args.m), V::set1(args.from_m));
   V::store_first(args.m, 1, f.m);
@@ -64,13 +40,6 @@ void merge_row(const MergeRowArgs& args) {
     const std::int64_t n = args.dim - d;
     const auto into = V::load_first(args.o + d, n);
     V::store_first(args.o + d, n, V::fma(V::load_first(args.from_o + d, n), f.b, V::mul(into, f.a)));
-  }
-}
-
-template <class V>
-void store_row(const float* o, float inverse, std::int64_t dim, float* out) {
-  for (std::int64_t d = 0; d < dim; d += V::kLanes) {
-    V::store_first(out + d, dim - d, V::fma(V::load_first(o + d, dim - d), V::set1(inverse), V::zero()));
   }
 }
 

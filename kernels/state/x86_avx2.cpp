@@ -6,14 +6,8 @@ namespace kumiko::kernels {
 void state_f32_avx2_merge_tile(const MergeTileArgs& args) noexcept {
   merge_tile<Avx2>(args);
 }
-void state_f32_avx2_store_tile(const StoreTileArgs& args) noexcept {
-  store_tile<Avx2>(args);
-}
 void state_f32_avx2_merge_row(const MergeRowArgs& args) noexcept {
   merge_row<Avx2>(args);
-}
-void state_f32_avx2_store_row(const float* o, float inverse, std::int64_t dim, float* out) noexcept {
-  store_row<Avx2>(o, inverse, dim, out);
 }
 
 }  // namespace kumiko::kernels

@@ -11,6 +11,7 @@
 #include "kernels/pack/pack.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
+#include "kernels/store/store.h"
 #include "tests/support/host.h"
 
 namespace kumiko::kernels {
@@ -73,32 +74,57 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa)) {
   EXPECT_NE(find(Isa::reference), nullptr);
 }
 
+// The same for a table with a row per ISA and element type.
+template <class Row>
+void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Element)) {
+  EXPECT_EQ(rows.back().isa, Isa::reference);
+  for (const Isa isa : kIsas) {
+    for (const Element element : kElements) {
+      int count = 0;
+      for (const Row& row : rows) {
+        if (row.isa != isa || row.element != element) continue;
+        ++count;
+        EXPECT_EQ(find(isa, element), &row) << row.name;
+      }
+      EXPECT_LE(count, 1) << name(isa) << " " << element_name(element);
+#if !defined(__x86_64__)
+      if (isa != Isa::reference) continue;
+#endif
+      EXPECT_NE(find(isa, element), nullptr) << name(isa) << " " << element_name(element);
+    }
+  }
+}
+
 TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
   expect_full_table(softmax_rows(), find_softmax);
   expect_full_table(pack_rows(), find_pack);
   expect_full_table(state_rows(), find_state);
+  expect_full_table(store_rows(), find_store);
   expect_full_table(dot_rows(), find_dot);
 }
 
 #if defined(__x86_64__)
 TEST(Lookup, NamesByIsa) {
   EXPECT_STREQ(find_softmax(Isa::avx512)->name, "softmax_f32_avx512");
-  EXPECT_STREQ(find_pack(Isa::avx512)->name, "pack_f32_avx512");
+  EXPECT_STREQ(find_pack(Isa::avx512, Element::f32)->name, "pack_f32_avx512");
   EXPECT_STREQ(find_state(Isa::avx2)->name, "state_f32_avx2");
-  EXPECT_STREQ(find_dot(Isa::avx2)->name, "decode_f32_avx2");
-  EXPECT_STREQ(find_dot(Isa::reference)->name, "decode_f32_reference");
+  EXPECT_STREQ(find_dot(Isa::avx2, Element::bf16)->name, "decode_bf16_avx2");
+  EXPECT_STREQ(find_dot(Isa::reference, Element::f32)->name, "decode_f32_reference");
 }
 #endif
 
 TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
   for (const GemmRow& row : gemm_rows()) {
     const int lanes = find_softmax(row.isa)->lanes;
-    EXPECT_EQ(find_pack(row.isa)->mr, row.mr);
-    EXPECT_EQ(find_pack(row.isa)->lanes, lanes);
     EXPECT_EQ(find_state(row.isa)->lanes, lanes);
-    EXPECT_EQ(find_dot(row.isa)->lanes, lanes);
-    EXPECT_EQ(find_dot(row.isa)->score_keys % lanes, 0);
+    for (const Element element : kElements) {
+      EXPECT_EQ(find_pack(row.isa, element)->mr, row.mr);
+      EXPECT_EQ(find_pack(row.isa, element)->lanes, lanes);
+      EXPECT_EQ(find_store(row.isa, element)->lanes, lanes);
+      EXPECT_EQ(find_dot(row.isa, element)->lanes, lanes);
+      EXPECT_EQ(find_dot(row.isa, element)->score_keys % lanes, 0);
+    }
     EXPECT_EQ(row.nr % lanes, 0) << row.name;
     for (const GemmRow& other : gemm_rows()) {
       if (other.isa != row.isa) continue;

@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "kernels/softmax/softmax.h"
-#include "tests/kernels/rows.h"
+#include "tests/kernels/elements.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
@@ -34,14 +34,15 @@ float exp2_of(float x) {
 }
 
 // The block's effect on one row, written out.
-void model_row(const DecodeBlockArgs& a, std::int64_t r, float& m, float& l, std::vector<float>& o) {
+void model_row(kernels::Element element, const DecodeBlockArgs& a, std::int64_t r, float& m, float& l,
+               std::vector<float>& o) {
   if (a.begin[r] >= a.end[r]) return;
   std::vector<float> s;
   float top = m;
   for (std::int64_t j = a.begin[r]; j < a.end[r]; ++j) {
     float sum = 0.0f;
     for (std::int64_t d = 0; d < a.dim; ++d)
-      sum = std::fma(a.k[j * a.k_stride + d], a.q[r * a.q_stride + d], sum);
+      sum = std::fma(kernels::load_element(element, a.k, j * a.k_stride + d), a.q[r * a.q_stride + d], sum);
     s.push_back(sum);
     if (sum > top) top = sum;
   }
@@ -53,9 +54,11 @@ void model_row(const DecodeBlockArgs& a, std::int64_t r, float& m, float& l, std
     const float p = exp2_of(s[i] - shift);
     l += p;
     for (std::size_t d = 0; d < o.size(); ++d)
-      o[d] = std::fma(
-          p, a.v[(a.begin[r] + static_cast<std::int64_t>(i)) * a.v_stride + static_cast<std::int64_t>(d)],
-          o[d]);
+      o[d] = std::fma(p,
+                      kernels::load_element(element, a.v,
+                                            (a.begin[r] + static_cast<std::int64_t>(i)) * a.v_stride +
+                                                static_cast<std::int64_t>(d)),
+                      o[d]);
   }
 }
 
@@ -77,15 +80,16 @@ struct Decode : ::testing::TestWithParam<DotRow> {
     const std::int64_t q_stride = dim + random.between(0, 2), k_stride = dim + random.between(0, 5),
                        v_stride = v_dim + random.between(0, 5);
     const std::int64_t score_stride = round_up(kv, row.score_keys), o_stride = round_up(v_dim, row.lanes);
-    const auto filled = [&](std::int64_t n, std::int64_t stride, std::int64_t width) {
-      Operand<float> x(sz((n - 1) * stride + width), place);
-      for (float& value : x.span()) value = poison();
+    const auto filled = [&](kernels::Element element, std::int64_t n, std::int64_t stride,
+                            std::int64_t width) {
+      ElementOperand x(element, sz((n - 1) * stride + width), place);
+      for (std::size_t i = 0; i < x.size(); ++i) x.set(i, poison());
       for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t d = 0; d < width; ++d) x[sz(i * stride + d)] = random.normal();
+        for (std::int64_t d = 0; d < width; ++d) x.set(sz(i * stride + d), random.normal());
       return x;
     };
-    const auto q = filled(rows, q_stride, dim), k = filled(kv, k_stride, dim),
-               v = filled(kv, v_stride, v_dim);
+    const auto q = filled(kernels::Element::f32, rows, q_stride, dim),
+               k = filled(row.element, kv, k_stride, dim), v = filled(row.element, kv, v_stride, v_dim);
     Operand<std::int32_t> begin(sz(rows), place), end(sz(rows), place);
     for (std::size_t r = 0; r < sz(rows); ++r) {
       begin[r] = hidden ? static_cast<std::int32_t>(random.between(0, kv)) : 0;
@@ -96,8 +100,8 @@ struct Decode : ::testing::TestWithParam<DotRow> {
       bool seen = false;
       for (std::size_t r = 0; r < sz(rows); ++r) seen = seen || (begin[r] <= j && j < end[r]);
       if (seen) continue;
-      for (std::int64_t d = 0; d < dim; ++d) k[sz(j * k_stride + d)] = poison();
-      for (std::int64_t d = 0; d < v_dim; ++d) v[sz(j * v_stride + d)] = d % 2 ? poison() : kInf;
+      for (std::int64_t d = 0; d < dim; ++d) k.set(sz(j * k_stride + d), poison());
+      for (std::int64_t d = 0; d < v_dim; ++d) v.set(sz(j * v_stride + d), d % 2 ? poison() : kInf);
     }
     Operand<float> scores(sz(rows * score_stride), place), m(sz(rows), place), l(sz(rows), place),
         o(sz(rows * o_stride), place);
@@ -107,8 +111,8 @@ struct Decode : ::testing::TestWithParam<DotRow> {
     for (std::size_t i = 0; i < o.size(); ++i) o[i] = m[i / sz(o_stride)] == -kInf ? 0.0f : random.normal();
 
     DecodeBlockArgs args{};
-    args.q = q.data(), args.q_stride = q_stride, args.k = k.data(), args.k_stride = k_stride,
-    args.v = v.data(), args.v_stride = v_stride;
+    args.q = static_cast<const float*>(q.data()), args.q_stride = q_stride, args.k = k.data(),
+    args.k_stride = k_stride, args.v = v.data(), args.v_stride = v_stride;
     args.rows = rows, args.dim = dim, args.v_dim = v_dim, args.kv = kv, args.begin = begin.data(),
     args.end = end.data();
     args.scores = scores.data(), args.score_stride = score_stride;
@@ -119,7 +123,7 @@ struct Decode : ::testing::TestWithParam<DotRow> {
     for (std::int64_t r = 0; r < rows; ++r) {
       want_m.push_back(m[sz(r)]), want_l.push_back(l[sz(r)]);
       want_o.emplace_back(o.data() + r * o_stride, o.data() + r * o_stride + v_dim);
-      model_row(args, r, want_m.back(), want_l.back(), want_o.back());
+      model_row(row.element, args, r, want_m.back(), want_l.back(), want_o.back());
     }
     row.decode_block(args);
     for (std::size_t r = 0; r < sz(rows); ++r) {

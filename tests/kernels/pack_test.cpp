@@ -4,9 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <utility>
 
-#include "tests/kernels/rows.h"
+#include "tests/kernels/elements.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
@@ -22,11 +21,12 @@ std::size_t sz(std::int64_t n) {
 }
 
 // rows x dim values, `stride` apart, the gaps poisoned; the last row ends flush.
-Operand<float> source(std::int64_t rows, std::int64_t dim, std::int64_t stride, Place place, Random& random) {
-  Operand<float> src(sz((rows - 1) * stride + dim), place);
-  for (float& x : src.span()) x = poison();
+ElementOperand source(kernels::Element element, std::int64_t rows, std::int64_t dim, std::int64_t stride,
+                      Place place, Random& random) {
+  ElementOperand src(element, sz((rows - 1) * stride + dim), place);
+  for (std::size_t i = 0; i < src.size(); ++i) src.set(i, poison());
   for (std::int64_t j = 0; j < rows; ++j)
-    for (std::int64_t d = 0; d < dim; ++d) src[sz(j * stride + d)] = random.normal();
+    for (std::int64_t d = 0; d < dim; ++d) src.set(sz(j * stride + d), random.normal());
   return src;
 }
 
@@ -49,14 +49,15 @@ TEST_P(Pack, QueriesBecomeScaledColumnsAndAbsentOnesZero) {
         SCOPED_TRACE(::testing::Message() << row.name << " nr " << nr << " used " << used << " dim " << dim);
         const float scale = random.normal();
         // Each row in a page of its own, in no order: rows are found by pointer.
-        std::vector<Operand<float>> src;
-        std::vector<const float*> rows;
-        for (std::int64_t n = 0; n < used; ++n) src.push_back(source(1, dim, dim, place, random));
+        std::vector<ElementOperand> src;
+        std::vector<const void*> rows;
+        for (std::int64_t n = 0; n < used; ++n)
+          src.push_back(source(row.element, 1, dim, dim, place, random));
         for (std::int64_t n = 0; n < used; ++n) rows.push_back(src[sz(n)].data());
         Operand<float> dst(sz(dim * nr), place);
         std::vector<float> want(dst.size(), 0.0f);
         for (std::int64_t d = 0; d < dim; ++d)
-          for (std::int64_t n = 0; n < used; ++n) want[sz(d * nr + n)] = rows[sz(n)][d] * scale;
+          for (std::int64_t n = 0; n < used; ++n) want[sz(d * nr + n)] = src[sz(n)].get(sz(d)) * scale;
         row.query({rows.data(), used, nr, dim, scale, dst.data()});
         ASSERT_NO_FATAL_FAILURE(expect_panels(dst, want));
       }
@@ -71,13 +72,13 @@ TEST_P(Pack, KeysBecomePanelsOfMrAndAbsentOnesZero) {
       const std::int64_t stride = random.pick({dim, dim + 3, 2 * dim, std::int64_t{0}});
       SCOPED_TRACE(::testing::Message()
                    << row.name << " rows " << rows << " dim " << dim << " stride " << stride);
-      const auto src = source(rows, dim, stride, place, random);
+      const auto src = source(row.element, rows, dim, stride, place, random);
       const std::int64_t panels = (rows + mr - 1) / mr;
       Operand<float> dst(sz(panels * dim * mr), place);
       std::vector<float> want(dst.size());
       for (std::int64_t j = 0; j < panels * mr; ++j)
         for (std::int64_t d = 0; d < dim; ++d)
-          want[sz((j / mr * dim + d) * mr + j % mr)] = j < rows ? src[sz(j * stride + d)] : 0.0f;
+          want[sz((j / mr * dim + d) * mr + j % mr)] = j < rows ? src.get(sz(j * stride + d)) : 0.0f;
       row.key({src.data(), stride, rows, dim, dst.data()});
       ASSERT_NO_FATAL_FAILURE(expect_panels(dst, want));
     }
@@ -91,13 +92,13 @@ TEST_P(Pack, ValuesBecomePanelsOfMrDims) {
       const std::int64_t stride = random.pick({dim, dim + 3, 2 * dim, std::int64_t{0}});
       SCOPED_TRACE(::testing::Message()
                    << row.name << " rows " << rows << " dim " << dim << " stride " << stride);
-      const auto src = source(rows, dim, stride, place, random);
+      const auto src = source(row.element, rows, dim, stride, place, random);
       const std::int64_t panels = (dim + mr - 1) / mr;
       Operand<float> dst(sz(panels * rows * mr), place);
       std::vector<float> want(dst.size());
       for (std::int64_t j = 0; j < rows; ++j)
         for (std::int64_t d = 0; d < panels * mr; ++d)
-          want[sz((d / mr * rows + j) * mr + d % mr)] = d < dim ? src[sz(j * stride + d)] : 0.0f;
+          want[sz((d / mr * rows + j) * mr + d % mr)] = d < dim ? src.get(sz(j * stride + d)) : 0.0f;
       EXPECT_TRUE(row.value({src.data(), stride, rows, dim, dst.data()}));
       ASSERT_NO_FATAL_FAILURE(expect_panels(dst, want));
     }
@@ -108,18 +109,20 @@ TEST_P(Pack, ValuesReportWhetherAllAreFiniteWhereverTheOneIs) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const std::int64_t dim : {1, 3, 8, 17, 33}) {
     constexpr std::int64_t rows = 5;
-    auto src = source(rows, dim, dim, Place::back, random);
+    auto src = source(row.element, rows, dim, dim, Place::back, random);
     Operand<float> dst(sz((dim + mr - 1) / mr * mr * rows), Place::back);
     for (std::size_t i = 0; i < src.size(); ++i) {
       for (const float bad : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
-        const float kept = std::exchange(src[i], bad);
+        const float kept = src.get(i);
+        src.set(i, bad);
         EXPECT_FALSE(row.value({src.data(), dim, rows, dim, dst.data()}))
             << row.name << " dim " << dim << " at " << i << " " << bad;
-        src[i] = kept;
+        src.set(i, kept);
       }
-      const float kept = std::exchange(src[i], std::numeric_limits<float>::max());
+      const float kept = src.get(i);
+      src.set(i, row.element == kernels::Element::f16 ? 65504.0f : 0x1.fep127f);
       EXPECT_TRUE(row.value({src.data(), dim, rows, dim, dst.data()}));
-      src[i] = kept;
+      src.set(i, kept);
     }
   }
 }

@@ -1,5 +1,4 @@
-// Every state row: merges against the scalar order of kernels/state/state.h, stores that write their elements
-// and nothing else.
+// Every state row: merges against the scalar order of kernels/state/state.h.
 #include "kernels/state/state.h"
 
 #include <gtest/gtest.h>
@@ -121,42 +120,6 @@ TEST_P(State, MergingAnEmptyStateOnEitherSideChangesNoBit) {
     EXPECT_EQ(m1, m0);
     EXPECT_EQ(l1, l0);
     EXPECT_EQ(empty, before);
-  }
-}
-
-TEST_P(State, StoreTileWritesItsRowsAndNothingElse) {
-  for (const std::int64_t vectors : {1, 2, 3}) {
-    for (const std::int64_t dim : {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 80}) {
-      const std::int64_t nr = vectors * row.lanes, used = random.between(1, nr);
-      SCOPED_TRACE(::testing::Message() << row.name << " nr " << nr << " used " << used << " dim " << dim);
-      const Place place = random.pick({Place::front, Place::back, Place::misaligned});
-      Operand<float> o(sz(nr * dim), place), inverse(sz(nr), place);
-      for (float& x : o.span()) x = random.normal();
-      for (float& x : inverse.span()) x = random.normal();
-      std::vector<Operand<float>> out;
-      std::vector<float*> rows;
-      for (std::int64_t n = 0; n < used; ++n) out.emplace_back(sz(dim), place);
-      for (auto& r : out) rows.push_back(r.data());
-      row.store_tile({o.data(), inverse.data(), nr, dim, rows.data(), used});
-      for (std::size_t n = 0; n < out.size(); ++n) {
-        for (std::size_t d = 0; d < sz(dim); ++d)
-          ASSERT_TRUE(same_value(out[n][d], o[d * sz(nr) + n] * inverse[n])) << "row " << n << " dim " << d;
-        ASSERT_TRUE(out[n].intact());
-      }
-    }
-  }
-}
-
-TEST_P(State, StoreRowScales) {
-  for (const std::int64_t dim : {1, 7, 8, 9, 16, 17, 33, 576}) {
-    for (const Place place : kPlaces) {
-      Operand<float> o(sz(dim), place), out(sz(dim), place);
-      for (float& x : o.span()) x = random.normal();
-      row.store_row(o.data(), 0.3f, dim, out.data());
-      for (std::size_t d = 0; d < o.size(); ++d)
-        ASSERT_TRUE(same_value(out[d], o[d] * 0.3f)) << row.name << " dim " << dim << " at " << d;
-      EXPECT_TRUE(o.intact() && out.intact());
-    }
   }
 }
 

@@ -65,6 +65,19 @@ std::vector<Fault> faults() {
       {"HeadsNotDivisible", "k", "3", [](AttentionArgs& a) { a.k.shape[1] = a.v.shape[1] = 3; }},
       {"MoreKvHeadsThanQueryHeads", "k", "8", [](AttentionArgs& a) { a.k.shape[1] = a.v.shape[1] = 8; }},
       {"NoKvHeads", "k", "0", [](AttentionArgs& a) { a.k.shape[1] = a.v.shape[1] = 0; }},
+      {"KeyTypeNotThatOfQ", "k", "bf16", [](AttentionArgs& a) { a.k.dtype = DataType::bf16; }},
+      {"ValueTypeNotThatOfQ", "v", "f16", [](AttentionArgs& a) { a.v.dtype = DataType::f16; }},
+      {"OutTypeNarrowerThanQ", "out", "bf16", [](AttentionArgs& a) { a.out.dtype = DataType::bf16; }},
+      {"OutTypeNeitherThatOfQNorF32", "out", "f16",
+       [](AttentionArgs& a) {
+         a.q.dtype = a.k.dtype = a.v.dtype = DataType::bf16;
+         a.out.dtype = DataType::f16;
+       }},
+      {"OddAddressOf16BitElements", "k", "0x",
+       [](AttentionArgs& a) {
+         a.q.dtype = a.k.dtype = a.v.dtype = DataType::bf16;
+         a.k.data = static_cast<const char*>(a.k.data) + 1;
+       }},
       {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
       {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
       {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},

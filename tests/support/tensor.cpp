@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/element.h"
+
 namespace kumiko::test {
 
 const char* to_string(Layout layout) {
@@ -118,6 +120,10 @@ void GuardedTensor::fill(float value) const {
   for_each_offset(shape_, stride_, [&](std::int64_t i) { data()[i] = value; });
 }
 
+void GuardedTensor::round_to(DataType type) const {
+  for_each_offset(shape_, stride_, [&](std::int64_t i) { data()[i] = rounded(type, data()[i]); });
+}
+
 void GuardedTensor::poison_all() const {
   std::fill_n(data(), span(), poison());
 }
@@ -147,6 +153,61 @@ std::vector<float> GuardedTensor::elements() const {
   for (std::size_t i = 0; i < span(); ++i)
     if (!is_poison(data()[i]))
       return ::testing::AssertionFailure() << "float offset " << i << " was overwritten with " << data()[i];
+  return ::testing::AssertionSuccess();
+}
+
+namespace {
+
+constexpr std::uint16_t kNarrowPoison = 0x7FC5u;
+
+std::uint16_t narrow(DataType type, float x) {
+  if (type == DataType::bf16) {
+    kernels::Bf16 y;
+    kernels::from_float(x, &y);
+    return y.bits;
+  }
+  kernels::F16 y;
+  kernels::from_float(x, &y);
+  return y.bits;
+}
+float widen(DataType type, std::uint16_t bits) {
+  return type == DataType::bf16 ? kernels::to_float(kernels::Bf16{bits})
+                                : kernels::to_float(kernels::F16{bits});
+}
+
+}  // namespace
+
+float rounded(DataType type, float x) {
+  return type == DataType::f32 ? x : widen(type, narrow(type, x));
+}
+
+NarrowTensor::NarrowTensor(const GuardedTensor& like, DataType type, Flush flush)
+    : shape_(like.shape()), stride_(like.stride()), type_(type), buffer_(like.span() * 2, flush) {
+  poison_all();
+}
+
+void NarrowTensor::copy(const GuardedTensor& wide) const {
+  for_each_offset(shape_, stride_, [&](std::int64_t i) { data()[i] = narrow(type_, wide.data()[i]); });
+}
+
+void NarrowTensor::poison_all() const {
+  std::fill_n(data(), buffer_.size() / 2, kNarrowPoison);
+}
+
+std::vector<float> NarrowTensor::elements() const {
+  std::vector<float> result;
+  for_each_offset(shape_, stride_, [&](std::int64_t i) { result.push_back(widen(type_, data()[i])); });
+  return result;
+}
+
+::testing::AssertionResult NarrowTensor::gaps_untouched() const {
+  if (!buffer_.slack_untouched())
+    return ::testing::AssertionFailure() << "memory between the tensor and its far guard page was written";
+  std::vector<bool> is_element(buffer_.size() / 2, false);
+  for_each_offset(shape_, stride_, [&](std::int64_t i) { is_element[static_cast<std::size_t>(i)] = true; });
+  for (std::size_t i = 0; i < is_element.size(); ++i)
+    if (!is_element[i] && data()[i] != kNarrowPoison)
+      return ::testing::AssertionFailure() << "padding at offset " << i << " was overwritten";
   return ::testing::AssertionSuccess();
 }
 

@@ -54,6 +54,8 @@ class GuardedTensor {
   void fill(float value) const;
   /// Everything, elements and gaps alike, becomes poison again.
   void poison_all() const;
+  /// Every element becomes what a narrower type would keep of it.
+  void round_to(DataType type) const;
   /// Elements in logical order, contiguous.
   std::vector<float> elements() const;
   /// Gaps between elements still poison, slack before the guard page untouched.
@@ -66,6 +68,32 @@ class GuardedTensor {
   Shape stride_{};
   GuardedBuffer buffer_;
 };
+
+/// A tensor of a 16-bit type between guard pages, with the shape and strides of a GuardedTensor. All memory
+/// starts as 0x7FC5, a NaN in both types.
+class NarrowTensor {
+ public:
+  NarrowTensor() = default;
+  NarrowTensor(const GuardedTensor& like, DataType type, Flush flush);
+
+  ConstTensor input() const { return {buffer_.data(), shape_, stride_, type_}; }
+  Tensor output() const { return {buffer_.data(), shape_, stride_, type_}; }
+  /// Stores the elements of `wide`, rounded.
+  void copy(const GuardedTensor& wide) const;
+  void poison_all() const;
+  /// Elements in logical order, widened.
+  std::vector<float> elements() const;
+  ::testing::AssertionResult gaps_untouched() const;
+
+ private:
+  std::uint16_t* data() const { return reinterpret_cast<std::uint16_t*>(buffer_.data()); }
+  Shape shape_{};
+  Shape stride_{};
+  DataType type_ = DataType::bf16;
+  GuardedBuffer buffer_;
+};
+/// What a value becomes when it is stored as `type` and read back.
+float rounded(DataType type, float x);
 
 /// [batch, heads, seq] log-sum-exp with gaps, between guard pages.
 class GuardedLse {

@@ -1,0 +1,44 @@
+// Output rows from accumulated states: normalised, turned from lanes to rows, rounded to the output's type.
+// Adding +0 makes every zero +0, whatever way the state took.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/cpu.h"
+#include "kernels/element.h"
+
+namespace kumiko::kernels {
+
+/// Writes lane n of O^T as row n: rows[n][d] = round(fma(o[d][n], inverse[n], +0)) for n < rows_used, d <
+/// dim. Writes nothing else.
+struct StoreTileArgs {
+  const float* o;        ///< [dim][nr]
+  const float* inverse;  ///< [nr] 1 / l, or 1 for unnormalised partial results
+  std::int64_t nr;
+  std::int64_t dim;
+  void* const* rows;  ///< [rows_used]
+  std::int64_t rows_used;
+};
+
+/// One query stored as a row: out[d] = round(fma(o[d], inverse, +0)).
+struct StoreRowArgs {
+  const float* o;  ///< [dim]
+  float inverse;
+  std::int64_t dim;
+  void* out;
+};
+
+struct StoreRow {
+  const char* name;
+  Isa isa;
+  Element element;  ///< of the rows written
+  int lanes;
+  void (*tile)(const StoreTileArgs&) noexcept;
+  void (*row)(const StoreRowArgs&) noexcept;
+};
+
+std::span<const StoreRow> store_rows();
+const StoreRow* find_store(Isa isa, Element element);
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,81 @@
+// Every store row: rows rounded to their element type, and nothing else written.
+#include "kernels/store/store.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/kernels/elements.h"
+#include "tests/support/random.h"
+
+namespace kumiko::test {
+namespace {
+
+using kernels::StoreRow;
+
+std::size_t sz(std::int64_t n) {
+  return static_cast<std::size_t>(n);
+}
+
+struct Store : ::testing::TestWithParam<StoreRow> {
+  const StoreRow& row = GetParam();
+  Random random{test_seed(52)};
+
+  // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaN, infinity,
+  // -0.
+  float value() {
+    if (!random.one_in(4)) return random.normal();
+    return random.pick({1.00390625f, 1.01171875f, 65519.9f, 65520.0f, 1e30f, -1e30f, 3e-8f, 6e-5f, 1e-40f,
+                        -0.0f, std::numeric_limits<float>::quiet_NaN(),
+                        std::numeric_limits<float>::infinity()});
+  }
+  void expect(float got, float exact, const char* where) {
+    const float want = rounded(row.element, exact + 0.0f);
+    ASSERT_TRUE(same_value(got, want)) << row.name << " " << where << ": " << got << ", want " << want;
+  }
+};
+
+TEST_P(Store, TileWritesItsRowsAndNothingElse) {
+  for (const std::int64_t vectors : {1, 2, 3}) {
+    for (const std::int64_t dim : {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 80}) {
+      for (int repeat = 0; repeat < 4; ++repeat) {
+        const std::int64_t nr = vectors * row.lanes, used = random.between(1, nr);
+        SCOPED_TRACE(::testing::Message() << row.name << " nr " << nr << " used " << used << " dim " << dim);
+        const Place place = random.pick({Place::front, Place::back, Place::misaligned});
+        Operand<float> o(sz(nr * dim), place), inverse(sz(nr), place);
+        for (float& x : o.span()) x = value();
+        for (float& x : inverse.span()) x = random.one_in(3) ? 1.0f : random.normal();
+        std::vector<ElementOperand> out;
+        std::vector<void*> rows;
+        for (std::int64_t n = 0; n < used; ++n) out.emplace_back(row.element, sz(dim), place);
+        for (auto& r : out) rows.push_back(r.data());
+        row.tile({o.data(), inverse.data(), nr, dim, rows.data(), used});
+        for (std::size_t n = 0; n < out.size(); ++n) {
+          for (std::size_t d = 0; d < sz(dim); ++d)
+            ASSERT_NO_FATAL_FAILURE(expect(out[n].get(d), o[d * sz(nr) + n] * inverse[n], "tile"));
+          ASSERT_TRUE(out[n].intact());
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Store, RowScalesAndRounds) {
+  for (const std::int64_t dim : {1, 7, 8, 9, 16, 17, 33, 576}) {
+    for (const Place place : kPlaces) {
+      Operand<float> o(sz(dim), place);
+      const ElementOperand out(row.element, sz(dim), place);
+      for (float& x : o.span()) x = value();
+      row.row({o.data(), 0.3f, dim, out.data()});
+      for (std::size_t d = 0; d < o.size(); ++d)
+        ASSERT_NO_FATAL_FAILURE(expect(out.get(d), o[d] * 0.3f, "row"));
+      EXPECT_TRUE(o.intact() && out.intact());
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, Store, ::testing::ValuesIn(host_rows(kernels::store_rows())), RowName());
+
+}  // namespace
+}  // namespace kumiko::test
