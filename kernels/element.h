@@ -19,6 +19,11 @@ struct F16 {
   std::uint16_t bits;
 };
 
+/// A truth value: 0 or not.
+struct Bool8 {
+  std::uint8_t bits;
+};
+
 namespace {  // as in the vector types' headers: one copy per ISA file
 
 constexpr std::int64_t bytes_of(Element element) {
@@ -46,6 +51,10 @@ inline float to_float(F16 x) {
   if (magnitude >= 0x7c00u) bits = 0x7f800000u | (magnitude & 0x03ffu) << 13;
   if (magnitude > 0x7c00u) bits |= 0x00400000u;
   return std::bit_cast<float>(bits | sign);
+}
+
+inline float to_float(Bool8 x) {
+  return static_cast<float>(x.bits);
 }
 
 inline void from_float(float x, float* to) {

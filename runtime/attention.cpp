@@ -18,7 +18,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const Run& run = *static_cast<const Run*>(context);
   const Plan::Impl& plan = run.plan;
   const PlannedTask& task = plan.tasks[static_cast<std::size_t>(number)];
-  const kernels::KernelSet& kernels = *plan.kernels;
+  const kernels::KernelSet& kernels = plan.kernels;
   const kernels::FloatState float_state;
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
   kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0};
@@ -53,6 +53,9 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     impl->args.out.data = nullptr;
     impl->args.lse.data = nullptr;
     impl->args.seqused_k = nullptr;
+    impl->has_alibi = args.alibi_slopes != nullptr;
+    impl->args.alibi_slopes = nullptr;
+    impl->args.bias.data = impl->args.mask.data = nullptr;
     build_plan(*impl);
     if (!impl->context->executor->reserve(impl->scratch_bytes)) {
       return {Code::out_of_memory,
@@ -68,7 +71,8 @@ Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     const Impl& plan = *impl_;
-    if (Status s = validate_same_problem(args, plan.args, plan.has_seqused_k, plan.seqused_k); !s.ok())
+    if (Status s = validate_same_problem(args, plan.args, plan.has_alibi, plan.has_seqused_k, plan.seqused_k);
+        !s.ok())
       return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
     if (plan.tasks.empty()) return {};

@@ -25,8 +25,9 @@ namespace kumiko {
 /// Element type of a tensor. Accumulation is always f32; results are rounded to nearest even.
 enum class DataType : std::uint8_t {
   f32 = 0,
-  bf16 = 1,  ///< The upper half of an f32.
-  f16 = 2,   ///< IEEE 754 binary16.
+  bf16 = 1,     ///< The upper half of an f32.
+  f16 = 2,      ///< IEEE 754 binary16.
+  boolean = 3,  ///< One byte: 0 or not. Of masks only.
 };
 
 /// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
@@ -95,6 +96,20 @@ struct AttentionArgs {
   /// Optional [batch] int32: keys used of each sequence, 0..kv_len. Keys past it are never read; it takes
   /// kv_len's place in the causal alignment. plan() copies the values.
   const std::int32_t* seqused_k = nullptr;
+
+  // What changes the scaled scores, in this order. A tensor of shape all 0 is none.
+  /// Score becomes softcap * tanh(score / softcap) (Gemma 2). 0: none. Finite, not negative.
+  float softcap = 0.0f;
+  /// Optional [batch, q_heads, q_len, kv_len], added; f32, bf16 or f16. Any strides, 0 broadcasts.
+  ConstTensor bias{};
+  /// Optional [q_heads] or, with alibi_batch_stride, [batch, q_heads]: adds -slope * |p - j| to query
+  /// position p and key j (ALiBi: Press, Smith & Lewis, 2022). Not null when planned and when run, or both
+  /// times null.
+  const float* alibi_slopes = nullptr;
+  std::int64_t alibi_batch_stride = 0;
+  /// Optional [batch, q_heads, q_len, kv_len] of booleans: 0 hides the key from the query. Any strides, 0
+  /// broadcasts. Tiles that are hidden altogether are not computed.
+  ConstTensor mask{};
 
   Pipeline pipeline = Pipeline::automatic;
 };

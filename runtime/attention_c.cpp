@@ -42,6 +42,7 @@ static_assert(KUMIKO_INVALID_ENVIRONMENT == static_cast<int>(Code::invalid_envir
 static_assert(KUMIKO_INTERNAL == static_cast<int>(Code::internal));
 static_assert(KUMIKO_F32 == static_cast<int>(kumiko::DataType::f32));
 static_assert(KUMIKO_BF16 == static_cast<int>(kumiko::DataType::bf16));
+static_assert(KUMIKO_BOOLEAN == static_cast<int>(kumiko::DataType::boolean));
 static_assert(KUMIKO_F16 == static_cast<int>(kumiko::DataType::f16));
 static_assert(KUMIKO_BOTTOM_RIGHT == static_cast<int>(kumiko::CausalAlignment::bottom_right));
 static_assert(KUMIKO_TOP_LEFT == static_cast<int>(kumiko::CausalAlignment::top_left));
@@ -54,7 +55,7 @@ static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
 static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 6 * sizeof(void*));
 static_assert(sizeof(kumiko_attention_args) ==
-              sizeof(std::size_t) + 4 * sizeof(kumiko_tensor) + 2 * sizeof(void*) + 3 * 8 + 4 * 4 + 2 * 8);
+              sizeof(std::size_t) + 6 * sizeof(kumiko_tensor) + 3 * sizeof(void*) + 3 * 8 + 6 * 4 + 3 * 8);
 
 /// Fixed, so that saying "out of memory" needs none; the longest message of the library is well below it.
 thread_local std::array<char, 1024> last_error{};
@@ -116,8 +117,9 @@ Status read_sized(const Struct* given, const std::string& name, const char* type
 
 template <class View, class Tensor>
 Status convert_tensor(const Tensor& from, const std::string& name, View* to) {
-  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_F16)
-    return bad_value(name + ".dtype", from.dtype, "KUMIKO_F32 (0), KUMIKO_BF16 (1) or KUMIKO_F16 (2)");
+  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_BOOLEAN)
+    return bad_value(name + ".dtype", from.dtype,
+                     "KUMIKO_F32 (0), KUMIKO_BF16 (1), KUMIKO_F16 (2) or, for a mask, KUMIKO_BOOLEAN (3)");
   if (from.reserved != 0) return bad_value(name + ".reserved", from.reserved, "0");
   to->data = from.data;
   to->dtype = static_cast<kumiko::DataType>(from.dtype);
@@ -156,6 +158,12 @@ Status convert_args(const kumiko_attention_args* given, kumiko::AttentionArgs* t
   to->window_left = from.window_left;
   to->window_right = from.window_right;
   to->seqused_k = from.seqused_k;
+  to->softcap = from.softcap;
+  if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
+  if (Status s = convert_tensor(from.bias, "bias", &to->bias); !s.ok()) return s;
+  if (Status s = convert_tensor(from.mask, "mask", &to->mask); !s.ok()) return s;
+  to->alibi_slopes = from.alibi_slopes;
+  to->alibi_batch_stride = from.alibi_batch_stride;
   return {};
 }
 

@@ -45,7 +45,7 @@ enum {
 };
 
 /* Element type of a tensor (kumiko::DataType). Accumulation is always f32. */
-enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2 };
+enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3 };
 
 /* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */
 enum {
@@ -111,6 +111,13 @@ typedef struct kumiko_attention_args {
   int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
   int64_t window_right;     /* keys seen right of it; -1: no limit */
   const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
+  float softcap;            /* 0: none */
+  int32_t reserved;         /* 0 */
+  kumiko_const_tensor
+      bias; /* optional: added to scores, [batch, q_heads, q_len, kv_len], any strides; none: shape 0 */
+  kumiko_const_tensor mask;   /* optional: KUMIKO_BOOLEAN of the same shape, 0 hides the key; none: shape 0 */
+  const float* alibi_slopes;  /* optional: [q_heads], or [batch, q_heads] with alibi_batch_stride */
+  int64_t alibi_batch_stride; /* elements; 0: the same slopes for every sequence */
 } kumiko_attention_args;
 
 /* Defaults, for C and C++: kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT; */
@@ -126,7 +133,7 @@ typedef struct kumiko_attention_args {
   {                                                                                                       \
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,            \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, \
-        -1, NULL                                                                                          \
+        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0                                \
   }
 
 /* "major.minor.patch" of the library that runs, which may not be the one compiled against. */

@@ -74,12 +74,12 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   kernels::HeadProblem head{};
   const std::int64_t group = a.k.shape[1] > 0 ? a.q.shape[1] / a.k.shape[1] : 1;
   const auto lse = lse_strides(a);
-  const kernels::Element in = kernels->input;
+  const kernels::Element in = kernels.input;
   head.q = element_at(in, a.q.data, batch * a.q.stride[0] + kv_head * group * a.q.stride[1]);
   head.k = element_at(in, a.k.data, batch * a.k.stride[0] + kv_head * a.k.stride[1]);
   head.v = element_at(in, a.v.data, batch * a.v.stride[0] + kv_head * a.v.stride[1]);
   head.out =
-      element_at(kernels->output, a.out.data, batch * a.out.stride[0] + kv_head * group * a.out.stride[1]);
+      element_at(kernels.output, a.out.data, batch * a.out.stride[0] + kv_head * group * a.out.stride[1]);
   head.lse = a.lse.data ? a.lse.data + batch * lse[0] + kv_head * group * lse[1] : nullptr;
   head.q_head_stride = a.q.stride[1];
   head.q_seq_stride = a.q.stride[2];
@@ -94,7 +94,8 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   head.kv_len = has_seqused_k ? seqused_k[static_cast<std::size_t>(batch)] : a.k.shape[2];
   head.head_dim = a.q.shape[3];
   head.v_head_dim = a.v.shape[3];
-  head.scale_log2 = scale_log2;
+  head.q_scale = q_scale;
+  set_terms(head, a, batch, kv_head * group);
   // Query i stands at key position i + diagonal. Limits beyond reach are cut so that no sum can overflow.
   const std::int64_t diagonal =
       a.causal_alignment == CausalAlignment::bottom_right ? head.kv_len - head.q_len : 0;
@@ -102,9 +103,37 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   const std::int64_t left = a.window_left < 0 ? -1 : min_of(a.window_left, 2 * reach);
   std::int64_t right = a.window_right < 0 ? -1 : min_of(a.window_right, 2 * reach);
   if (a.is_causal) right = 0;
+  head.diagonal = diagonal;
   head.begin_offset = left < 0 ? -head.q_len : diagonal - left;
   head.end_offset = right < 0 ? head.kv_len : diagonal + right + 1;
   return head;
+}
+
+void Plan::Impl::set_terms(kernels::HeadProblem& head, const AttentionArgs& a, std::int64_t batch,
+                           std::int64_t first_head) const {
+  head.terms.softcap = softcap_log2;
+  head.terms.has_alibi = has_alibi;
+  if (has_alibi && a.alibi_slopes)
+    head.alibi_slopes = a.alibi_slopes + batch * a.alibi_batch_stride + first_head;
+  if (given(a.bias)) {
+    head.terms.has_bias = true;
+    head.terms.bias_element = element(a.bias.dtype);
+    head.terms.bias_stride = a.bias.stride[3];
+    head.bias = element_at(head.terms.bias_element, a.bias.data,
+                           batch * a.bias.stride[0] + first_head * a.bias.stride[1]);
+    head.bias_head_stride = a.bias.stride[1];
+    head.bias_seq_stride = a.bias.stride[2];
+  }
+  if (given(a.mask)) {
+    head.terms.has_mask = true;
+    head.terms.mask_stride = a.mask.stride[3];
+    if (a.mask.data) {
+      head.mask = static_cast<const std::uint8_t*>(a.mask.data) + batch * a.mask.stride[0] +
+                  first_head * a.mask.stride[1];
+    }
+    head.mask_head_stride = a.mask.stride[1];
+    head.mask_seq_stride = a.mask.stride[2];
+  }
 }
 
 void build_plan(Plan::Impl& plan) {
@@ -113,15 +142,20 @@ void build_plan(Plan::Impl& plan) {
   const std::int64_t batch = a.q.shape[0], kv_heads = a.k.shape[1], workers = context.executor->concurrency();
   const double scale =
       a.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(a.q.shape[3])) : static_cast<double>(a.scale);
-  plan.scale_log2 = static_cast<float>(scale * 1.44269504088896340736);
+  constexpr double kLog2e = 1.44269504088896340736;
+  // Under a softcap q carries scale / softcap, and the cap brings the log2(e).
+  plan.q_scale =
+      static_cast<float>(a.softcap != 0.0f ? scale / static_cast<double>(a.softcap) : scale * kLog2e);
+  plan.softcap_log2 = static_cast<float>(static_cast<double>(a.softcap) * kLog2e);
 
   const std::int64_t rows = kv_heads > 0 ? a.q.shape[1] / kv_heads * a.q.shape[2] : 0;
   const Pipeline wanted = a.pipeline != Pipeline::automatic ? a.pipeline : context.config.pipeline;
   std::int64_t l2 = 0;
   for (const auto& domain : context.topology.domains)
     l2 = l2 == 0 ? domain.l2_bytes_per_core : std::min(l2, domain.l2_bytes_per_core);
-  plan.kernels = kernels::kernel_set(context.isa, element(a.q.dtype), element(a.out.dtype));
-  plan.tuning = tune(*plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
+  plan.kernels = *kernels::kernel_set(context.isa, element(a.q.dtype), element(a.out.dtype));
+  plan.kernels.max_nr = tile_rows(plan.kernels, given(a.mask));
+  plan.tuning = tune(plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   if (batch == 0 || rows == 0) return;
   const std::int64_t task_rows = task_rows_for(plan, batch * kv_heads, rows, workers);
 
@@ -173,7 +207,7 @@ void build_plan(Plan::Impl& plan) {
   plan.assignment = context.config.policy->assign(costs, workers_per_domain);
   const std::int64_t most_rows = min_of(task_rows, rows);
   plan.scratch_bytes =
-      plan.tuning.pipeline->scratch_bytes(*plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
+      plan.tuning.pipeline->scratch_bytes(plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
   // The last task of a merge needs one row of O more.
   plan.scratch_bytes = std::max(plan.scratch_bytes, static_cast<std::size_t>(a.v.shape[3]) * sizeof(float));
 }
@@ -220,12 +254,12 @@ std::string Plan::Impl::explain() const {
                      std::to_string(args.k.shape[2]) + ", head_dim " + std::to_string(args.q.shape[3]) +
                      ", v_head_dim " + std::to_string(args.v.shape[3]) + (args.is_causal ? ", causal" : "") +
                      "\n";
-  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels->isa) +
-          ", elements " + kernels::element_name(kernels->input) +
-          (kernels->output == kernels->input ? ""
-                                             : std::string(" to ") + kernels::element_name(kernels->output)) +
-          ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " +
-          std::to_string(kSplitKeys) + ", up to " + std::to_string(task_rows) + " query rows a task\n";
+  text +=
+      "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels.isa) +
+      ", elements " + kernels::element_name(kernels.input) +
+      (kernels.output == kernels.input ? "" : std::string(" to ") + kernels::element_name(kernels.output)) +
+      ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) +
+      ", up to " + std::to_string(task_rows) + " query rows a task\n";
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;

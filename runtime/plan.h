@@ -43,9 +43,11 @@ struct Plan::Impl {
   std::shared_ptr<Context::Impl> context;
   AttentionArgs args;  ///< As planned, pointers cleared.
   bool has_seqused_k = false;
-  std::vector<std::int32_t> seqused_k;          ///< [batch] if has_seqused_k
-  const kernels::KernelSet* kernels = nullptr;  ///< for the planned element types
-  float scale_log2 = 0.0f;
+  bool has_alibi = false;
+  std::vector<std::int32_t> seqused_k;  ///< [batch] if has_seqused_k
+  kernels::KernelSet kernels{};         ///< for the planned element types; max_nr as tuned
+  float q_scale = 0.0f;                 ///< see HeadProblem
+  float softcap_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;
   std::vector<PlannedMerge> merges;
@@ -63,6 +65,9 @@ struct Plan::Impl {
   std::int64_t workspace_bytes() const;
 
  private:
+  /// Softcap, bias, ALiBi and mask of the query heads from first_head on.
+  void set_terms(kernels::HeadProblem& head, const AttentionArgs& run_args, std::int64_t batch,
+                 std::int64_t first_head) const;
   std::mutex mutex_;
   RunState* idle_ = nullptr;
 };

@@ -10,6 +10,10 @@ namespace kumiko {
 constexpr std::int64_t kDecodeRows = 8;
 constexpr std::int64_t kDefaultL2Bytes = 512 * 1024;
 
+std::int64_t tile_rows(const kernels::KernelSet& kernels, bool has_mask) {
+  return has_mask ? std::min(kernels.max_nr, 2 * kernels.lanes) : kernels.max_nr;
+}
+
 Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
             std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline) {
   Tuning tuning{};

@@ -16,6 +16,10 @@ struct Tuning {
   std::int64_t tasks_per_worker;  ///< Aim of the cut, for balance.
 };
 
+/// Queries of the widest tile. A mask is looked at tile by tile, and masks come in blocks of 64: tiles of two
+/// vectors fit them, tiles of three straddle every other border and compute a quarter more.
+std::int64_t tile_rows(const kernels::KernelSet& kernels, bool has_mask);
+
 /// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.
 Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
             std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline);

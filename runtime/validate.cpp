@@ -23,10 +23,11 @@ std::string element(const char* name, const char* field, int i) {
 }
 
 constexpr std::int64_t bytes_of(DataType type) {
-  return type == DataType::f32 ? 4 : 2;
+  return type == DataType::f32 ? 4 : type == DataType::boolean ? 1 : 2;
 }
 const char* name_of(DataType type) {
-  return type == DataType::f32 ? "f32" : type == DataType::bf16 ? "bf16" : "f16";
+  constexpr const char* kNames[] = {"f32", "bf16", "f16", "boolean"};
+  return kNames[static_cast<int>(type)];
 }
 
 /// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
@@ -78,10 +79,17 @@ int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int d
   return -1;
 }
 
+Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
+  if (value == expected) return {};
+  return bad(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
+}
+
+bool empty(const std::array<std::int64_t, 4>& shape) {
+  return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0;
+}
+
 template <class View>
-Status check_view(const char* name, const View& view) {
-  if (view.dtype > DataType::f16)
-    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0), bf16 (1) or f16 (2)");
+Status check_extent(const char* name, const View& view) {
   for (int i = 0; i < 4; ++i) {
     if (view.shape[i] < 0 || view.shape[i] > kMaxLength)
       return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
@@ -95,7 +103,6 @@ Status check_view(const char* name, const View& view) {
   for (int i = 0; i < 4; ++i) {
     if (view.stride[i] < 0) return bad(element(name, "stride", i), view.stride[i], "0 or more");
   }
-  if (view.stride[3] != 1 && view.shape[3] > 1) return bad(element(name, "stride", 3), view.stride[3], "1");
   if (!extent_of(view.shape.data(), view.stride.data(), 4, &extent)) {
     return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
                "a tensor that fits in the address space");
@@ -103,15 +110,30 @@ Status check_view(const char* name, const View& view) {
   return {};
 }
 
+template <class View>
+Status check_view(const char* name, const View& view) {
+  if (view.dtype > DataType::f16)
+    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0), bf16 (1) or f16 (2)");
+  if (Status s = check_extent(name, view); !s.ok()) return s;
+  if (view.stride[3] != 1 && view.shape[3] > 1 && !empty(view.shape))
+    return bad(element(name, "stride", 3), view.stride[3], "1");
+  return {};
+}
+
+/// [batch, q_heads, q_len, kv_len] in any strides.
+Status check_score_view(const char* name, const ConstTensor& view, const AttentionArgs& a) {
+  if (!given(view)) return {};
+  if (Status s = check_extent(name, view); !s.ok()) return s;
+  for (int i = 0; i < 3; ++i) {
+    if (Status s = check_equal(name, i, view.shape[i], "q.shape", a.q.shape[i]); !s.ok()) return s;
+  }
+  return check_equal(name, 3, view.shape[3], "k.shape[2] (kv_len)", a.k.shape[2]);
+}
+
 Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims) {
   const int i = overlapping_dim(shape, stride, dims);
   if (i < 0) return {};
   return bad(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
-}
-
-Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
-  if (value == expected) return {};
-  return bad(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
 }
 
 Status check_types(const AttentionArgs& a) {
@@ -160,6 +182,27 @@ Status check_lse(const AttentionArgs& a) {
     return bad("lse.stride", "an extent beyond 2^63 bytes", "a tensor that fits in the address space");
   }
   return check_apart("lse", shape, stride.data(), 3);
+}
+
+Status check_terms(const AttentionArgs& a) {
+  if (!std::isfinite(a.softcap) || a.softcap < 0.0f)
+    return bad("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
+  if (given(a.bias) && a.bias.dtype > DataType::f16)
+    return bad("bias.dtype", static_cast<int>(a.bias.dtype), "f32 (0), bf16 (1) or f16 (2)");
+  if (given(a.mask) && a.mask.dtype != DataType::boolean)
+    return bad("mask.dtype", static_cast<int>(a.mask.dtype), "boolean (3)");
+  if (Status s = check_score_view("bias", a.bias, a); !s.ok()) return s;
+  if (Status s = check_score_view("mask", a.mask, a); !s.ok()) return s;
+  if (a.alibi_batch_stride != 0 && a.alibi_batch_stride < a.q.shape[1]) {
+    return bad("alibi_batch_stride", a.alibi_batch_stride,
+               "0, or at least q.shape[1] (q_heads), which is " + std::to_string(a.q.shape[1]));
+  }
+  const std::int64_t shape[2] = {a.q.shape[0], a.q.shape[1]}, stride[2] = {a.alibi_batch_stride, 1};
+  std::int64_t extent = 0;
+  if (!extent_of(shape, stride, 2, &extent)) {
+    return bad("alibi_batch_stride", a.alibi_batch_stride, "slopes that fit in the address space");
+  }
+  return {};
 }
 
 Status check_options(const AttentionArgs& a) {
@@ -232,6 +275,11 @@ Status check_pointer(const char* name, const void* data, const Span& span, DataT
 
 }  // namespace
 
+bool given(const ConstTensor& view) {
+  constexpr std::array<std::int64_t, 4> kNone{};
+  return view.data != nullptr || view.shape != kNone;
+}
+
 std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args) {
   const auto& given = args.lse.stride;
   if (given[0] != 0 || given[1] != 0 || given[2] != 0) return given;
@@ -253,6 +301,7 @@ Status validate_problem(const AttentionArgs& a) {
     if (Status s = check_apart("out", a.out.shape.data(), a.out.stride.data(), 4); !s.ok()) return s;
   }
   if (Status s = check_lse(a); !s.ok()) return s;
+  if (Status s = check_terms(a); !s.ok()) return s;
   return check_options(a);
 }
 
@@ -264,6 +313,20 @@ Status validate_pointers(const AttentionArgs& a) {
   if (Status s = check_pointer("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
   if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
   if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
+  const Span bias = given(a.bias) ? span_of(a.bias) : Span{}, mask = given(a.mask) ? span_of(a.mask) : Span{};
+  if (given(a.bias)) {
+    if (Status s = check_pointer("bias", a.bias.data, bias, a.bias.dtype); !s.ok()) return s;
+  }
+  if (given(a.mask)) {
+    if (Status s = check_pointer("mask", a.mask.data, mask, a.mask.dtype); !s.ok()) return s;
+  }
+  const std::int64_t slopes_shape[2] = {a.q.shape[0], a.q.shape[1]},
+                     slopes_stride[2] = {a.alibi_batch_stride, 1};
+  const Span slopes =
+      a.alibi_slopes ? span_of(a.alibi_slopes, slopes_shape, slopes_stride, 2, DataType::f32) : Span{};
+  if (a.alibi_slopes) {
+    if (Status s = check_pointer("alibi_slopes", a.alibi_slopes, slopes, DataType::f32); !s.ok()) return s;
+  }
   const auto stride = lse_strides(a);
   const Span lse =
       a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3, DataType::f32) : Span{};
@@ -274,7 +337,8 @@ Status validate_pointers(const AttentionArgs& a) {
     const char* name;
     const Span& span;
   };
-  for (const Named& input : {Named{"q", q}, Named{"k", k}, Named{"v", v}}) {
+  for (const Named& input : {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias},
+                             Named{"mask", mask}, Named{"alibi_slopes", slopes}}) {
     if (overlap(out, input.span))
       return bad("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
     if (overlap(lse, input.span))
@@ -284,8 +348,8 @@ Status validate_pointers(const AttentionArgs& a) {
   return {};
 }
 
-Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_seqused_k,
-                             const std::vector<std::int32_t>& seqused_k) {
+Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_alibi,
+                             bool has_seqused_k, const std::vector<std::int32_t>& seqused_k) {
   const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
     if (given.dtype != want.dtype)
       return bad(std::string(name) + ".dtype", name_of(given.dtype),
@@ -303,8 +367,20 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   if (Status s = same_view("k", a.k, planned.k); !s.ok()) return s;
   if (Status s = same_view("v", a.v, planned.v); !s.ok()) return s;
   if (Status s = same_view("out", a.out, planned.out); !s.ok()) return s;
+  if (Status s = same_view("bias", a.bias, planned.bias); !s.ok()) return s;
+  if (Status s = same_view("mask", a.mask, planned.mask); !s.ok()) return s;
   if (a.lse.data) {
     if (Status s = check_lse(a); !s.ok()) return s;
+  }
+  if (a.softcap != planned.softcap)
+    return bad("softcap", std::to_string(a.softcap), "the planned " + std::to_string(planned.softcap));
+  if ((a.alibi_slopes != nullptr) != has_alibi) {
+    return bad("alibi_slopes", a.alibi_slopes ? "given" : "null",
+               has_alibi ? "given, as planned" : "null, as planned");
+  }
+  if (a.alibi_batch_stride != planned.alibi_batch_stride) {
+    return bad("alibi_batch_stride", a.alibi_batch_stride,
+               "the planned " + std::to_string(planned.alibi_batch_stride));
   }
   if (!(a.scale == planned.scale))
     return bad("scale", std::to_string(a.scale), "the planned " + std::to_string(planned.scale));

@@ -17,8 +17,11 @@ Status validate_problem(const AttentionArgs& args);
 Status validate_pointers(const AttentionArgs& args);
 
 /// Whether `args` is the problem `planned` (pointers aside), with the lengths a plan keeps if it has any.
-Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_seqused_k,
-                             const std::vector<std::int32_t>& seqused_k);
+Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_alibi,
+                             bool has_seqused_k, const std::vector<std::int32_t>& seqused_k);
+
+/// Whether an optional tensor is there.
+bool given(const ConstTensor& view);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len].
 std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args);

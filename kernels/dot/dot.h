@@ -9,6 +9,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/element.h"
+#include "kernels/score/score.h"
 
 namespace kumiko::kernels {
 
@@ -32,6 +33,9 @@ struct DecodeBlockArgs {
   float* l;  ///< [rows]
   float* o;  ///< [rows][o_stride], o_stride >= v_dim rounded up to the lanes
   std::int64_t o_stride;
+  /// [rows], s and kv left out; nullptr: scores stay as they are. The mask hides keys as begin and end do.
+  const ScoreRowArgs* terms;
+  void (*score_row)(const ScoreRowArgs&) noexcept;
 };
 
 struct DotRow {

@@ -24,13 +24,26 @@ void decode(const DecodeBlockArgs& args) {
       for (std::int64_t d = 0; d < args.dim; ++d)
         sum = std::fma(to_float(k[j * args.k_stride + d]), args.q[row * args.q_stride + d], sum);
       s[j] = sum;
-      if (sum > m) m = sum;
+    }
+    const auto hidden = [&](std::int64_t j) {
+      const ScoreRowArgs* terms = args.terms ? args.terms + row : nullptr;
+      return terms && terms->terms->has_mask && terms->mask[j * terms->terms->mask_stride] == 0;
+    };
+    if (args.terms) {
+      ScoreRowArgs terms = args.terms[row];
+      terms.s = s;
+      terms.kv = args.kv;
+      args.score_row(terms);
+    }
+    for (std::int64_t j = begin; j < end; ++j) {
+      if (s[j] > m) m = s[j];
     }
     const float shift = m == -std::numeric_limits<float>::infinity() ? 0.0f : m;
     const float alpha = exp2_scalar(args.m[row] - shift);
     float l = args.l[row] * alpha;
     for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] *= alpha;
     for (std::int64_t j = begin; j < end; ++j) {
+      if (hidden(j)) continue;
       const float p = exp2_scalar(s[j] - shift);
       l += p;
       for (std::int64_t d = 0; d < args.v_dim; ++d)

@@ -181,17 +181,35 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   }
 }
 
+/// Keys [begin, end) of a row, without those its mask hides.
+template <class V, class T>
+void add_unmasked_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t begin, std::int64_t end,
+                         RowFetcher& ahead) {
+  const ScoreRowArgs* terms = args.terms ? args.terms + row : nullptr;
+  if (!terms || !terms->terms->has_mask) {
+    if (begin < end) add_values<V, T, 1>(args, row, begin, end, ahead);
+    return;
+  }
+  const auto visible = [&](std::int64_t j) { return terms->mask[j * terms->terms->mask_stride] != 0; };
+  for (std::int64_t j = begin; j < end;) {
+    std::int64_t stop = j;
+    while (stop < end && visible(stop)) ++stop;
+    if (j < stop) add_values<V, T, 1>(args, row, j, stop, ahead);
+    j = stop + 1;
+  }
+}
+
 /// The part of [j0, j1) that a row sees. Keys hidden from a row must not touch it: 0 * NaN would.
 template <class V, class T, int R>
 void add_visible_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                         RowFetcher& ahead) {
-  bool all = true;
+  bool all = !args.terms || !args.terms->terms->has_mask;
   for (int r = 0; r < R; ++r) all = all && args.begin[row + r] <= j0 && args.end[row + r] >= j1;
   if (all) return add_values<V, T, R>(args, row, j0, j1, ahead);
   for (int r = 0; r < R; ++r) {
     const std::int64_t begin = args.begin[row + r] > j0 ? args.begin[row + r] : j0;
     const std::int64_t end = args.end[row + r] < j1 ? args.end[row + r] : j1;
-    if (begin < end) add_values<V, T, 1>(args, row + r, begin, end, ahead);
+    add_unmasked_values<V, T>(args, row + r, begin, end, ahead);
   }
 }
 
@@ -226,7 +244,14 @@ template <class V, class T, int kValueGroup>
 void decode_block(const DecodeBlockArgs& args) {
   for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, T, R>(args, row); });
   for (std::int64_t row = 0; row < args.rows; ++row) {
-    if (args.begin[row] < args.end[row]) row_softmax<V>(args, row);
+    if (args.begin[row] >= args.end[row]) continue;
+    if (args.terms) {
+      ScoreRowArgs terms = args.terms[row];
+      terms.s = args.scores + row * args.score_stride;
+      terms.kv = args.kv;
+      args.score_row(terms);
+    }
+    row_softmax<V>(args, row);
   }
   add_all_values<V, T, kValueGroup>(args);
 }

@@ -9,6 +9,7 @@ namespace {
 struct Scratch {
   float *q, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
+  ScoreRowArgs* terms;
   std::int64_t o_stride;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
@@ -24,6 +25,7 @@ struct Scratch {
     total_o = carver.take<float>(rows * o_stride);
     begin = carver.take<std::int32_t>(rows);
     end = carver.take<std::int32_t>(rows);
+    terms = carver.take<ScoreRowArgs>(rows);
   }
 
   static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
@@ -32,6 +34,17 @@ struct Scratch {
     std::memset(o, 0, static_cast<std::size_t>(rows * o_stride) * sizeof(float));
   }
 };
+
+void set_terms(ScoreRowArgs& args, const HeadProblem& head, std::int64_t row, std::int64_t key) {
+  args = {};
+  args.terms = &head.terms;
+  if (head.terms.has_bias) args.bias = head.bias_row(row, key);
+  if (head.terms.has_mask) args.mask = head.mask_row(row, key);
+  if (head.terms.has_alibi) {
+    args.slope = head.slope_of(row);
+    args.position = head.position_of(row, key);
+  }
+}
 
 }  // namespace
 
@@ -53,7 +66,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     const std::int64_t row = task.row_begin + r;
     const void* q = head.q_row(kernels.input, row);
     for (std::int64_t d = 0; d < head.head_dim; ++d)
-      s.q[r * head.head_dim + d] = load_element(kernels.input, q, d) * head.scale_log2;
+      s.q[r * head.head_dim + d] = load_element(kernels.input, q, d) * head.q_scale;
     if (head.begin_of(row) < head.end_of(row)) {
       first = min_of(first, head.begin_of(row));
       last = max_of(last, head.end_of(row));
@@ -76,6 +89,8 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   args.l = s.l;
   args.o = s.o;
   args.o_stride = s.o_stride;
+  args.terms = head.terms.any() ? s.terms : nullptr;
+  args.score_row = kernels.score->row;
 
   Scratch::clear(s.total_m, s.total_l, s.total_o, rows, s.o_stride);
   for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {
@@ -91,6 +106,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
         s.begin[r] = static_cast<std::int32_t>(begin - from);
         s.end[r] = static_cast<std::int32_t>(max_of(end, begin) - from);
         if (begin >= end) s.begin[r] = s.end[r] = 0;
+        if (args.terms) set_terms(s.terms[r], head, task.row_begin + r, from);
       }
       args.k = head.k_row(kernels.input, from);
       args.v = head.v_row(kernels.input, from);

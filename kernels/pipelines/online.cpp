@@ -76,7 +76,7 @@ struct Task {
       tile.total_empty = true;
       const void* rows[kMaxLanes];
       for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels.input, tile.row + r);
-      kernels.pack->query({rows, tile.used, tile.nr, head.head_dim, head.scale_log2, tile.q});
+      kernels.pack->query({rows, tile.used, tile.nr, head.head_dim, head.q_scale, tile.q});
     }
   }
 
@@ -96,16 +96,15 @@ struct Task {
     return {first, last, finite};
   }
 
-  /// Scores of panels [from, to) of the block into S^T rows counted from panel `base`.
-  void score(const Tile& tile, std::int64_t base, std::int64_t from, std::int64_t to,
-             float* block_max) const {
+  /// Scores of panels [from, to) of the block into S^T from row `at` on.
+  void score(const Tile& tile, std::int64_t at, std::int64_t from, std::int64_t to, float* block_max) const {
     if (from >= to) return;
     const GemmRow& gemm = *kernels.gemm[tile.nr / kernels.lanes - 1];
     const std::int64_t panel = head.head_dim * kernels.mr;
     const GemmArgs args{scratch.keys + from * panel,
                         panel * static_cast<std::int64_t>(sizeof(float)),
                         tile.q,
-                        scratch.scores + (from - base) * kernels.mr * tile.nr,
+                        scratch.scores + at * tile.nr,
                         head.head_dim,
                         to - from,
                         nullptr,
@@ -126,18 +125,109 @@ struct Task {
     }
   }
 
-  void add_poison(const Tile& tile, std::int64_t first, std::int64_t count) const {
+  /// Rows [at, at + count) of S^T are keys [first, first + count).
+  struct Run {
+    std::int64_t first, count, at;
+  };
+  struct Runs {
+    Run run[kBlockKeys / 2 + 1];
+    std::int64_t size = 0;
+    std::int64_t count = 0;  // rows of S^T
+    void add(std::int64_t first, std::int64_t keys) {
+      run[size++] = {first, keys, count};
+      count += keys;
+    }
+  };
+
+  void add_poison(const Tile& tile, const Run& run) const {
     std::int32_t begin[kMaxLanes], end[kMaxLanes];
-    lane_intervals(tile, first, count, begin, end);
-    for (std::int64_t j = 0; j < count; ++j) {
-      const void* value = head.v_row(kernels.input, first + j);
+    lane_intervals(tile, run.first, run.count, begin, end);
+    for (std::int64_t j = 0; j < run.count; ++j) {
+      const void* value = head.v_row(kernels.input, run.first + j);
       for (std::int64_t d = 0; d < head.v_head_dim; ++d) {
         const float x = load_element(kernels.input, value, d);
         if (std::isfinite(x)) continue;
         for (std::int64_t n = 0; n < tile.used; ++n) {
+          if (j < begin[n] || j >= end[n]) continue;
+          if (head.terms.has_mask && *head.mask_row(tile.row + n, run.first + j) == 0) continue;
           float& o = tile.split.o[d * tile.nr + n];
-          if (begin[n] <= j && j < end[n]) o = std::fma(scratch.scores[j * tile.nr + n], x, o);
+          o = std::fma(scratch.scores[(run.at + j) * tile.nr + n], x, o);
         }
+      }
+    }
+  }
+
+  /// Scores of panels [lo, hi), of which every row of the tile sees all keys of [full_lo, full_hi): only the
+  /// others are masked. `count` keys, the last panel may have fewer.
+  void plain_scores(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
+                    std::int64_t full_lo, std::int64_t full_hi, std::int64_t count, float* block_max) const {
+    const std::int64_t mr = kernels.mr;
+    score(tile, (full_lo - lo) * mr, full_lo, full_hi, block_max);
+    if (lo == full_lo && full_hi == hi) return;
+    score(tile, 0, lo, full_lo, nullptr);
+    score(tile, (full_hi - lo) * mr, full_hi, hi, nullptr);
+    alignas(64) std::int32_t begin[kMaxLanes], end[kMaxLanes];
+    lane_intervals(tile, block.first + lo * mr, count, begin, end);
+    const auto mask = [&](std::int64_t from, std::int64_t to) {
+      if (from >= to) return;
+      kernels.softmax->mask_scores({scratch.scores + from * tile.nr, to - from, tile.nr,
+                                    static_cast<std::int32_t>(from), begin, end, block_max});
+    };
+    mask(0, min_of((full_lo - lo) * mr, count));
+    mask((full_hi - lo) * mr, count);
+  }
+
+  /// Scores of one run of panels with softcap, bias, ALiBi and mask.
+  void scores_with_terms(const Tile& tile, const Block& block, const Run& run, float* block_max) const {
+    const std::int64_t mr = kernels.mr, from = (run.first - block.first) / mr;
+    score(tile, run.at, from, from + (run.count + mr - 1) / mr, nullptr);
+    const void* bias[kMaxLanes];
+    const std::uint8_t* mask[kMaxLanes];
+    alignas(64) float slope[kMaxLanes];
+    alignas(64) std::int32_t position[kMaxLanes], begin[kMaxLanes], end[kMaxLanes];
+    for (std::int64_t n = 0; n < tile.nr; ++n) {
+      const std::int64_t row =
+          tile.row + min_of(n, tile.used - 1);  // absent queries read what a present one reads
+      if (head.terms.has_bias) bias[n] = head.bias_row(row, run.first);
+      if (head.terms.has_mask) mask[n] = head.mask_row(row, run.first);
+      if (head.terms.has_alibi) {
+        slope[n] = head.slope_of(row);
+        position[n] = head.position_of(row, run.first);
+      }
+    }
+    float* s = scratch.scores + run.at * tile.nr;
+    kernels.score->tile({s, run.count, tile.nr, &head.terms, bias, mask, slope, position});
+    lane_intervals(tile, run.first, run.count, begin, end);
+    kernels.softmax->mask_scores({s, run.count, tile.nr, 0, begin, end, block_max});
+  }
+
+  /// Runs of panels within [lo, hi) of which the mask shows a key to a query of the tile. `last`: end of the
+  /// keys.
+  void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
+                    Runs& runs) const {
+    const std::int64_t mr = kernels.mr, first = block.first + lo * mr, keys = last - first;
+    std::uint8_t any[kBlockKeys] = {};
+    const std::uint8_t* before = nullptr;
+    for (std::int64_t n = 0; n < tile.used; ++n) {
+      const std::uint8_t* row = head.mask_row(tile.row + n, first);
+      if (row == before) continue;  // a mask that heads or positions share
+      before = row;
+      if (head.terms.mask_stride == 1) {
+        for (std::int64_t j = 0; j < keys; ++j) any[j] |= row[j];
+      } else {
+        for (std::int64_t j = 0; j < keys; ++j) any[j] |= row[j * head.terms.mask_stride];
+      }
+    }
+    std::int64_t open = -1;
+    for (std::int64_t panel = lo; panel <= hi; ++panel) {
+      bool visible = false;
+      for (std::int64_t j = (panel - lo) * mr; panel < hi && j < min_of((panel - lo + 1) * mr, keys); ++j)
+        visible = visible || any[j] != 0;
+      if (visible && open < 0) open = panel;
+      if (!visible && open >= 0) {
+        const std::int64_t at = block.first + open * mr;
+        runs.add(at, min_of(block.first + panel * mr, last) - at);
+        open = -1;
       }
     }
   }
@@ -156,23 +246,21 @@ struct Task {
     std::int64_t full_lo = (all_lo - block.first + mr - 1) / mr,
                  full_hi = all_hi > block.first ? (all_hi - block.first) / mr : 0;
     if (full_lo >= full_hi) full_lo = full_hi = panel_hi;  // no panel is seen by all: one masked stretch
-    const std::int64_t first = block.first + panel_lo * mr, count = hi - first;
 
     alignas(64) float block_max[kMaxLanes], alpha[kMaxLanes];
     for (std::int64_t n = 0; n < tile.nr; ++n) block_max[n] = -std::numeric_limits<float>::infinity();
-    score(tile, panel_lo, full_lo, full_hi, block_max);
-    if (panel_lo < full_lo || full_hi < panel_hi) {
-      score(tile, panel_lo, panel_lo, full_lo, nullptr);
-      score(tile, panel_lo, full_hi, panel_hi, nullptr);
-      alignas(64) std::int32_t begin[kMaxLanes], end[kMaxLanes];
-      lane_intervals(tile, first, count, begin, end);
-      const auto mask = [&](std::int64_t from, std::int64_t to) {
-        if (from >= to) return;
-        kernels.softmax->mask_scores({scratch.scores + from * tile.nr, to - from, tile.nr,
-                                      static_cast<std::int32_t>(from), begin, end, block_max});
-      };
-      mask(0, min_of((full_lo - panel_lo) * mr, count));
-      mask((full_hi - panel_lo) * mr, count);
+    Runs runs;
+    const std::int64_t first = block.first + panel_lo * mr;
+    if (head.terms.has_mask) {
+      visible_runs(tile, block, panel_lo, panel_hi, hi, runs);
+      if (runs.size == 0) return;
+    } else {
+      runs.add(first, hi - first);
+    }
+    if (head.terms.any()) {
+      for (std::int64_t r = 0; r < runs.size; ++r) scores_with_terms(tile, block, runs.run[r], block_max);
+    } else {
+      plain_scores(tile, block, panel_lo, panel_hi, full_lo, full_hi, hi - first, block_max);
     }
 
     if (tile.split_empty) {
@@ -182,19 +270,29 @@ struct Task {
       }
     }
     kernels.softmax->probabilities(
-        {scratch.scores, count, tile.nr, block_max, tile.split.m, tile.split.l, alpha});
+        {scratch.scores, runs.count, tile.nr, block_max, tile.split.m, tile.split.l, alpha});
+    for (std::int64_t r = 0; r < runs.size; ++r) {
+      add_values(tile, block, runs.run[r], alpha);
+      for (std::int64_t n = 0; n < tile.nr; ++n) alpha[n] = 1.0f;
+    }
+    if (block.finite_values) return;
+    for (std::int64_t r = 0; r < runs.size; ++r) add_poison(tile, runs.run[r]);
+  }
+
+  /// O^T = O^T * alpha + V^T P^T over a run of keys.
+  void add_values(Tile& tile, const Block& block, const Run& run, const float* alpha) const {
+    const std::int64_t mr = kernels.mr;
     const GemmRow& gemm = *kernels.gemm[tile.nr / kernels.lanes - 1];
-    const GemmArgs args{scratch.values + (first - block.first) * mr,
+    const GemmArgs args{scratch.values + (run.first - block.first) * mr,
                         (block.last - block.first) * mr * static_cast<std::int64_t>(sizeof(float)),
-                        scratch.scores,
+                        scratch.scores + run.at * tile.nr,
                         tile.split.o,
-                        count,
+                        run.count,
                         scratch.o_rows / mr,
                         alpha,
                         nullptr};
     (tile.split_empty ? gemm.init : gemm.accumulate)(&args);
     tile.split_empty = false;
-    if (!block.finite_values) add_poison(tile, first, count);
   }
 
   void store_partial(const Tile& tile, std::int64_t split) const {

@@ -33,6 +33,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
   s.isa = isa;
   s.input = input;
   s.output = output;
+  s.score = find_score(isa);
   s.softmax = find_softmax(isa);
   if (!s.softmax) return s;
   s.pack = find_pack(isa, input);

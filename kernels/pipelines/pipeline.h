@@ -16,6 +16,7 @@
 #include "kernels/dot/dot.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
+#include "kernels/score/score.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
 #include "kernels/store/store.h"
@@ -33,6 +34,7 @@ struct KernelSet {
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
+  const ScoreRow* score;
   const SoftmaxRow* softmax;
   const PackRow* pack;
   const StateRow* state;
@@ -59,7 +61,14 @@ struct HeadProblem {
   std::int64_t group;
   std::int64_t q_len, kv_len;
   std::int64_t head_dim, v_head_dim;
-  float scale_log2;  ///< softmax scale * log2(e), folded into q
+  float q_scale;          ///< folded into q: softmax scale * log2(e), or scale / softcap
+  std::int64_t diagonal;  ///< query i stands at key position i + diagonal
+  ScoreTerms terms;
+  const void* bias;  ///< of terms.bias_element
+  const std::uint8_t* mask;
+  const float* alibi_slopes;  ///< [group]
+  std::int64_t bias_head_stride, bias_seq_stride;
+  std::int64_t mask_head_stride, mask_seq_stride;
   /// Query i sees keys [max(0, i + begin_offset), min(kv_len, i + end_offset)).
   std::int64_t begin_offset, end_offset;
 
@@ -74,6 +83,21 @@ struct HeadProblem {
   }
   void* out_row(Element element, std::int64_t row) const {
     return element_at(element, out, row % group * out_head_stride + row / group * out_seq_stride);
+  }
+  const void* bias_row(std::int64_t row, std::int64_t key) const {
+    return element_at(
+        terms.bias_element, bias,
+        row % group * bias_head_stride + row / group * bias_seq_stride + key * terms.bias_stride);
+  }
+  const std::uint8_t* mask_row(std::int64_t row, std::int64_t key) const {
+    return mask + row % group * mask_head_stride + row / group * mask_seq_stride + key * terms.mask_stride;
+  }
+  float slope_of(std::int64_t row) const { return alibi_slopes[row % group] * -kLog2e; }
+  /// The row's position counted from key `first`; so far away that f32 hardly tells, it is cut to fit.
+  std::int32_t position_of(std::int64_t row, std::int64_t first) const {
+    constexpr std::int64_t kFar = (std::int64_t{1} << 31) - 4096;
+    const std::int64_t at = row / group + diagonal - first;
+    return static_cast<std::int32_t>(at < -kFar ? -kFar : at > kFar ? kFar : at);
   }
   float& lse_of(std::int64_t row) const {
     return lse[row % group * lse_head_stride + row / group * lse_seq_stride];

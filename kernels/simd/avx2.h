@@ -37,6 +37,12 @@ struct Avx2 {
     _mm_storeu_ps(low, _mm256_castps256_ps128(x));
     _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));
   }
+  static Reg load(const Bool8* p) { return widen_bool(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  static Reg load_first(const Bool8* p, std::int64_t n) {
+    alignas(16) char bytes[16] = {};
+    std::memcpy(bytes, p, static_cast<std::size_t>(n < 8 ? n : 8));
+    return widen_bool(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+  }
   static Reg set1(float x) { return _mm256_set1_ps(x); }
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
@@ -65,6 +71,26 @@ struct Avx2 {
     const Int visible = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), at),
                                             _mm256_cmpgt_epi32(_mm256_set1_epi32(end), at));
     return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), x, _mm256_castsi256_ps(visible));
+  }
+
+  static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
+  static Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+  static Reg copysign(Reg magnitude, Reg sign) {
+    return _mm256_or_ps(abs(magnitude), _mm256_and_ps(_mm256_set1_ps(-0.0f), sign));
+  }
+  static Reg select_less(Reg a, Reg b, Reg yes, Reg no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+  static Reg minus_infinity_if_zero(Reg x, Reg mask) {
+    return _mm256_blendv_ps(x, _mm256_set1_ps(-__builtin_inff()),
+                            _mm256_cmp_ps(mask, _mm256_setzero_ps(), _CMP_EQ_OQ));
+  }
+  static Reg distance(Int position, std::int32_t j) {
+    return _mm256_cvtepi32_ps(_mm256_abs_epi32(_mm256_sub_epi32(position, _mm256_set1_epi32(j))));
+  }
+  static Reg distances(std::int32_t position, std::int32_t j) {
+    const Int at = _mm256_add_epi32(lane_index(), _mm256_set1_epi32(j));
+    return _mm256_cvtepi32_ps(_mm256_abs_epi32(_mm256_sub_epi32(_mm256_set1_epi32(position), at)));
   }
 
   static Reg exp2(Reg x) {
@@ -103,6 +129,9 @@ struct Avx2 {
   }
 
  private:
+  static Reg widen_bool(__m128i x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x));
+  }
   static Reg widen_bf16(__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
   }

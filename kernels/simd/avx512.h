@@ -47,6 +47,10 @@ struct Avx512 {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
   }
+  static Reg load(const Bool8* p) { return widen_bool(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static Reg load_first(const Bool8* p, std::int64_t n) {
+    return widen_bool(_mm_maskz_loadu_epi8(first(n), p));
+  }
   static Reg set1(float x) { return _mm512_set1_ps(x); }
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
@@ -74,6 +78,32 @@ struct Avx512 {
     const __mmask16 visible = _mm512_cmple_epi32_mask(_mm512_set1_epi32(begin), at) &
                               _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(end), at);
     return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), visible, x);
+  }
+
+  static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  static Reg abs(Reg a) { return _mm512_abs_ps(a); }
+  static Reg copysign(Reg magnitude, Reg sign) {
+    const Int top = _mm512_set1_epi32(INT32_MIN);  // bits: sign's where top is set, else magnitude's
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(top, _mm512_castps_si512(sign), _mm512_castps_si512(magnitude), 0xca));
+  }
+  /// a < b ? yes : no.
+  static Reg select_less(Reg a, Reg b, Reg yes, Reg no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
+  }
+  /// x, with -inf where mask is 0.
+  static Reg minus_infinity_if_zero(Reg x, Reg mask) {
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()),
+                              _mm512_cmp_ps_mask(mask, _mm512_setzero_ps(), _CMP_NEQ_UQ), x);
+  }
+  /// |position - j| of each lane.
+  static Reg distance(Int position, std::int32_t j) {
+    return _mm512_cvtepi32_ps(_mm512_abs_epi32(_mm512_sub_epi32(position, _mm512_set1_epi32(j))));
+  }
+  /// |position - (j + lane)|.
+  static Reg distances(std::int32_t position, std::int32_t j) {
+    const Int at = _mm512_add_epi32(lane_index(), _mm512_set1_epi32(j));
+    return _mm512_cvtepi32_ps(_mm512_abs_epi32(_mm512_sub_epi32(_mm512_set1_epi32(position), at)));
   }
 
   /// 2^x for x <= 0 (and NaN): see exp2.h.
@@ -119,6 +149,9 @@ struct Avx512 {
   }
 
  private:
+  static Reg widen_bool(__m128i x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x));
+  }
   static Reg widen_bf16(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }

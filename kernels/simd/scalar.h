@@ -1,9 +1,11 @@
-// The scalar model of simd/exp2.h, operation for operation: what the reference rows compute with.
+// The scalar models of simd/exp2.h and simd/tanh.h, operation for operation: what the reference rows compute
+// with.
 #pragma once
 
 #include <cmath>
 
 #include "kernels/simd/exp2.h"
+#include "kernels/simd/tanh.h"
 
 namespace kumiko::kernels {
 
@@ -14,6 +16,15 @@ inline float exp2_scalar(float x) {
   float p = kExp2Poly[6];
   for (int i = 5; i >= 0; --i) p = std::fma(p, f, kExp2Poly[i]);
   return std::isnan(x) ? x : std::ldexp(p, static_cast<int>(n));
+}
+
+inline float tanh_scalar(float x) {
+  const float y = std::fabs(x), z = x * x;
+  float p = kTanhPoly[4];
+  for (int i = 3; i >= 0; --i) p = std::fma(p, z, kTanhPoly[i]);
+  if (y < kTanhLimit) return std::fma(x * z, p, x);
+  const float e = exp2_scalar(y * kTanhExponent);
+  return std::copysign((1.0f - e) / (1.0f + e), x);
 }
 
 }  // namespace kumiko::kernels

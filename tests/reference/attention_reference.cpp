@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/element.h"
+
 namespace kumiko::test {
 
 std::int64_t used_keys(const AttentionArgs& args, std::int64_t b) {
@@ -21,10 +23,40 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
   return true;
 }
 
+bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+  if (!sees(args, b, i, j)) return false;
+  const ConstTensor& mask = args.mask;
+  if (mask.data == nullptr) return true;
+  return static_cast<const std::uint8_t*>(
+             mask.data)[b * mask.stride[0] + h * mask.stride[1] + i * mask.stride[2] + j * mask.stride[3]] !=
+         0;
+}
+
 namespace {
 
 const float* row(const ConstTensor& t, std::int64_t b, std::int64_t h, std::int64_t s) {
   return static_cast<const float*>(t.data) + b * t.stride[0] + h * t.stride[1] + s * t.stride[2];
+}
+
+double bias_at(const ConstTensor& t, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+  return kernels::load_element(static_cast<kernels::Element>(t.dtype), t.data,
+                               b * t.stride[0] + h * t.stride[1] + i * t.stride[2] + j * t.stride[3]);
+}
+
+// The scaled score with softcap, bias and ALiBi, as the definition writes them.
+template <class T>
+T with_terms(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j,
+             T score) {
+  const T cap = static_cast<T>(args.softcap);
+  if (cap != 0) score = cap * std::tanh(score / cap);
+  if (args.bias.data != nullptr) score += static_cast<T>(bias_at(args.bias, b, h, i, j));
+  if (args.alibi_slopes != nullptr) {
+    const std::int64_t p =
+        args.causal_alignment == CausalAlignment::bottom_right ? i + used_keys(args, b) - args.q.shape[2] : i;
+    score -= static_cast<T>(args.alibi_slopes[b * args.alibi_batch_stride + h]) *
+             static_cast<T>(p < j ? j - p : p - j);
+  }
+  return score;
 }
 
 // One row. T is the type of every intermediate; out points to v_head_dim values.
@@ -42,17 +74,20 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
   T max = -kInf;
   bool has_nan = false;
   for (std::int64_t j = 0; j < args.k.shape[2]; ++j) {
-    if (!sees(args, b, i, j)) continue;
+    if (!sees(args, b, h, i, j)) continue;
     const float* q = row(args.q, b, h, i);
     const float* k = row(args.k, b, kv_head, j);
     T dot = 0;
     for (std::int64_t d = 0; d < head_dim; ++d) dot += static_cast<T>(q[d]) * static_cast<T>(k[d]);
-    score.push_back(dot * scale);
+    score.push_back(with_terms(args, b, h, i, j, dot * scale));
     key.push_back(j);
     has_nan = has_nan || std::isnan(score.back());
     max = std::max(max, score.back());
-    if (std::isfinite(score.back()))
-      facts.max_score = std::max(facts.max_score, std::abs(static_cast<double>(score.back())));
+    // A score's rounding is that of the largest of its terms.
+    for (const double term : {static_cast<double>(score.back()), static_cast<double>(dot * scale),
+                              args.bias.data ? bias_at(args.bias, b, h, i, j) : 0.0}) {
+      if (std::isfinite(term)) facts.max_score = std::max(facts.max_score, std::abs(term));
+    }
   }
   facts.visible = static_cast<std::int64_t>(key.size());
 

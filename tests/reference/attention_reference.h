@@ -15,11 +15,13 @@ std::int64_t used_keys(const AttentionArgs& args, std::int64_t b);
 /// (top-left): j < used_keys, j <= p if causal, p - window_left <= j <= p + window_right where those are not
 /// -1.
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_t j);
+/// The same for one head, with the boolean mask.
+bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j);
 
 /// What the error of a row is measured against.
 struct RowFacts {
   std::int64_t visible = 0;  ///< Keys the row sees.
-  double max_score = 0;      ///< Largest finite |scale * q.k| among them.
+  double max_score = 0;      ///< Largest finite |scale * q.k|, |bias| or |score| among them.
   double spread = 0;  ///< max finite |v| * sqrt(sum of squared weights): the size of a sum of independently
                       ///< rounded terms.
 };

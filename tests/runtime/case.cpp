@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/element.h"
 #include "tests/support/bits.h"
 #include "tests/support/random.h"
 
@@ -20,6 +21,12 @@ std::ostream& operator<<(std::ostream& os, const Case& c) {
     os << " seqused";
     for (const std::int32_t n : c.seqused) os << ' ' << n;
   }
+  if (c.softcap != 0.0f) os << " softcap " << c.softcap;
+  if (c.bias != TermLayout::none)
+    os << " bias layout " << static_cast<int>(c.bias) << " type " << static_cast<int>(c.bias_type);
+  if (c.mask != TermLayout::none)
+    os << " mask layout " << static_cast<int>(c.mask) << " blocks of " << c.mask_block;
+  if (c.alibi != 0) os << " alibi " << c.alibi;
   if (c.q_magnitude != 1.0f || c.k_magnitude != 1.0f || c.v_magnitude != 1.0f)
     os << " magnitudes " << c.q_magnitude << "," << c.k_magnitude << "," << c.v_magnitude;
   return os << " seed " << c.seed;
@@ -123,6 +130,90 @@ Problem::Problem(const Case& c) : seqused_(c.seqused) {
   args_.window_left = c.window_left;
   args_.window_right = c.window_right;
   args_.seqused_k = seqused_.empty() ? nullptr : seqused_.data();
+  args_.softcap = c.softcap;
+  const Shape scores{c.batch, c.q_heads, c.q_len, c.kv_len};
+  if (c.bias != TermLayout::none) {
+    bias = TermTensor(scores, c.bias, c.bias_type, flush());
+    bias.fill([&](auto...) { return 2 * random.normal(); });
+    args_.bias = bias.view();
+  }
+  if (c.mask != TermLayout::none) {
+    mask = TermTensor(scores, c.mask, DataType::boolean, flush());
+    const std::uint64_t salt = random.bits();
+    mask.fill([&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+      // The same draw for a whole square; true is any byte but 0.
+      Random square(salt ^ static_cast<std::uint64_t>(((b * 31 + h) * 1009 + i / c.mask_block) * 100'003 +
+                                                      j / c.mask_block + 1));
+      return square.one_in(2) ? static_cast<float>(square.between(1, 255)) : 0.0f;
+    });
+    args_.mask = mask.view();
+  }
+  if (c.alibi != 0) {
+    for (std::int64_t n = 0; n < c.q_heads * (c.alibi == 2 ? c.batch : 1); ++n)
+      slopes_.push_back(0.02f * static_cast<float>(random.between(-2, 10)));
+    args_.alibi_slopes = slopes_.data();
+    args_.alibi_batch_stride = c.alibi == 2 ? c.q_heads : 0;
+  }
+}
+
+TermTensor::TermTensor(const Shape& shape, TermLayout layout, DataType type, Flush flush)
+    : shape_(shape), type_(type) {
+  const auto [b, h, i, j] = shape;
+  switch (layout) {
+    case TermLayout::full:
+    case TermLayout::none:
+      stride_ = {h * i * j, i * j, j, 1};
+      break;
+    case TermLayout::padded:
+      stride_ = {h * (i * (j + 3) + 7) + 11, i * (j + 3) + 7, j + 3, 1};
+      break;
+    case TermLayout::heads:
+      stride_ = {0, i * j, j, 1};
+      break;
+    case TermLayout::positions:
+      stride_ = {0, 0, j, 1};
+      break;
+    case TermLayout::keys:
+      stride_ = {j, 0, 0, 1};
+      break;
+    case TermLayout::queries:
+      stride_ = {h * i, i, 1, 0};
+      break;
+    case TermLayout::transposed:
+      stride_ = {h * i * j, i * j, 1, i};
+      break;
+    case TermLayout::one:
+      break;
+  }
+  std::int64_t last = 0;
+  bool empty = false;
+  for (int d = 0; d < 4; ++d) {
+    last += (shape[d] - 1) * stride_[d];
+    empty = empty || shape[d] == 0;
+  }
+  const std::size_t bytes = type == DataType::f32 ? 4 : type == DataType::boolean ? 1 : 2;
+  buffer_ = GuardedBuffer(empty ? 0 : static_cast<std::size_t>(last + 1) * bytes, flush);
+  std::fill_n(reinterpret_cast<unsigned char*>(buffer_.data()), buffer_.size(),
+              static_cast<unsigned char>(type == DataType::boolean ? 0xC5 : 0xFF));
+}
+
+void TermTensor::set(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j, float value) const {
+  const std::int64_t at = b * stride_[0] + h * stride_[1] + i * stride_[2] + j * stride_[3];
+  auto* bytes = reinterpret_cast<unsigned char*>(buffer_.data());
+  switch (type_) {
+    case DataType::f32:
+      reinterpret_cast<float*>(bytes)[at] = value;
+      break;
+    case DataType::bf16:
+      kernels::from_float(value, reinterpret_cast<kernels::Bf16*>(bytes) + at);
+      break;
+    case DataType::f16:
+      kernels::from_float(value, reinterpret_cast<kernels::F16*>(bytes) + at);
+      break;
+    case DataType::boolean:
+      bytes[at] = static_cast<unsigned char>(value);
+      break;
+  }
 }
 
 AttentionArgs Problem::args(Pipeline pipeline) const {

@@ -15,6 +15,22 @@
 
 namespace kumiko::test {
 
+/// How a tensor of scores, bias or mask, lies in memory and is broadcast.
+enum class TermLayout {
+  none,
+  full,        ///< [batch, q_heads, q_len, kv_len]
+  padded,      ///< the same with odd gaps
+  heads,       ///< [1, q_heads, q_len, kv_len]
+  positions,   ///< [1, 1, q_len, kv_len]
+  keys,        ///< [batch, 1, 1, kv_len]
+  queries,     ///< [batch, q_heads, q_len, 1]: key stride 0
+  transposed,  ///< [batch, q_heads, kv_len, q_len] seen with the last two dimensions exchanged
+  one          ///< a single element
+};
+inline constexpr TermLayout kTermLayouts[] = {TermLayout::full,       TermLayout::padded, TermLayout::heads,
+                                              TermLayout::positions,  TermLayout::keys,   TermLayout::queries,
+                                              TermLayout::transposed, TermLayout::one};
+
 struct Case {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 8, v_head_dim = 8;
   Layout q_layout = Layout::bhsd, k_layout = Layout::bhsd, v_layout = Layout::bhsd, out_layout = Layout::bhsd;
@@ -24,6 +40,12 @@ struct Case {
   std::int64_t window_left = -1, window_right = -1;
   float scale = 0.0f;
   std::vector<std::int32_t> seqused;  ///< empty: none
+  float softcap = 0.0f;
+  TermLayout bias = TermLayout::none;
+  DataType bias_type = DataType::f32;
+  TermLayout mask = TermLayout::none;
+  std::int64_t mask_block = 1;  ///< the mask is drawn in squares of this size
+  int alibi = 0;                ///< 1: slopes per head, 2: per sequence and head
   float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
   std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
 
@@ -42,6 +64,29 @@ struct Outcome {
   std::vector<float> out, lse;
 };
 ::testing::AssertionResult same_bits(const Outcome& got, const Outcome& want);
+
+/// A bias or mask between guard pages; gaps hold NaN or 0xC5.
+class TermTensor {
+ public:
+  TermTensor() = default;
+  TermTensor(const Shape& shape, TermLayout layout, DataType type, Flush flush);
+  ConstTensor view() const { return {buffer_.data(), shape_, stride_, type_}; }
+  /// value(b, h, i, j) for every distinct element.
+  template <class Value>
+  void fill(Value value) const {
+    for (std::int64_t b = 0; b < own(0); ++b)
+      for (std::int64_t h = 0; h < own(1); ++h)
+        for (std::int64_t i = 0; i < own(2); ++i)
+          for (std::int64_t j = 0; j < own(3); ++j) set(b, h, i, j, value(b, h, i, j));
+  }
+  void set(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j, float value) const;
+
+ private:
+  std::int64_t own(int dim) const { return stride_[dim] == 0 ? (shape_[dim] > 0 ? 1 : 0) : shape_[dim]; }
+  Shape shape_{}, stride_{};
+  DataType type_ = DataType::f32;
+  GuardedBuffer buffer_;
+};
 
 /// The memory of a case, every tensor flush against a guard page, everything that is not an element poisoned,
 /// and so is every key and value past seqused_k (unless the layout makes sequences share memory).
@@ -62,8 +107,10 @@ class Problem {
 
   GuardedTensor q, k, v, out;
   GuardedLse lse;
+  TermTensor bias, mask;
 
  private:
+  std::vector<float> slopes_;
   std::vector<std::int32_t> seqused_;
   AttentionArgs args_;
 };

@@ -171,6 +171,42 @@ std::vector<Case> extreme_masks() {
   return cases;
 }
 
+std::vector<Case> score_terms() {
+  std::vector<Case> cases;
+  int kind = 0;
+  const struct {
+    std::int64_t batch, q_heads, kv_heads, q_len, kv_len;
+  } shapes[] = {
+      {1, 2, 1, 70, 130}, {2, 4, 2, 1, 300}, {2, 2, 2, 33, 17}, {1, 3, 1, 5, 600}, {1, 1, 1, 200, 520}};
+  const DataType types[] = {DataType::f32, DataType::bf16, DataType::f16};
+  // Which terms: bits softcap, bias, ALiBi, mask.
+  for (int terms = 1; terms < 16; ++terms) {
+    for (const TermLayout layout : kTermLayouts) {
+      if (!(terms & 10) && layout != TermLayout::full) continue;
+      const auto& s = shapes[cases.size() % 5];
+      Case c;
+      c.seed = 7000 + cases.size();
+      Random random(c.seed);
+      c.batch = s.batch;
+      c.q_heads = s.q_heads;
+      c.kv_heads = s.kv_heads;
+      c.q_len = s.q_len;
+      c.kv_len = s.kv_len;
+      c.head_dim = 8 + 4 * random.between(0, 3);
+      c.v_head_dim = 8 + 3 * random.between(0, 3);
+      if (terms & 1) c.softcap = random.pick({0.5f, 3.0f, 30.0f});
+      if (terms & 2) c.bias = layout, c.bias_type = types[cases.size() / 3 % 3];
+      if (terms & 4) c.alibi = static_cast<int>(random.between(1, 2));
+      if (terms & 8) {
+        c.mask = terms & 2 ? random.pick({TermLayout::full, TermLayout::padded, TermLayout::keys}) : layout;
+        c.mask_block = random.pick<std::int64_t>({1, 3, 16, 64});
+      }
+      cases.push_back(masked(c, (kind += 7) % kMaskKinds));
+    }
+  }
+  return cases;
+}
+
 std::vector<Case> random_cases(std::uint64_t seed, int count) {
   std::vector<Case> cases;
   Random random(seed);

@@ -19,6 +19,8 @@ std::vector<Case> layouts();
 std::vector<Case> long_sequences();
 /// Windows and lengths at the ends of their ranges.
 std::vector<Case> extreme_masks();
+/// Softcap, bias, ALiBi and mask in every combination, the tensors in every layout.
+std::vector<Case> score_terms();
 /// `count` cases drawn from `seed`.
 std::vector<Case> random_cases(std::uint64_t seed, int count);
 

@@ -79,6 +79,10 @@ TEST_P(Sweep, ExtremeMasks) {
   check_all(extreme_masks());
 }
 
+TEST_P(Sweep, ScoreTerms) {
+  check_all(score_terms());
+}
+
 TEST_P(Sweep, RandomShapes) {
   const std::uint64_t seed = test_seed(20240607);
   SCOPED_TRACE(::testing::Message() << "KUMIKO_TEST_SEED=" << seed);
