@@ -9,6 +9,7 @@
 #include "kernels/dot/dot.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
+#include "kernels/score/score.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
 #include "kernels/store/store.h"
@@ -97,6 +98,7 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Elemen
 
 TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
+  expect_full_table(score_rows(), find_score);
   expect_full_table(softmax_rows(), find_softmax);
   expect_full_table(pack_rows(), find_pack);
   expect_full_table(state_rows(), find_state);

@@ -34,6 +34,12 @@ std::vector<Case> cases() {
     if (list.size() % 3 == 1) c.v_magnitude = 1e-44f, c.scale = 8.0f;
     if (list.size() % 4 == 2) c.window_left = 520;
     list.push_back(c);
+    Case terms = c;
+    if (list.size() % 2 == 0)
+      terms.softcap = 5.0f, terms.bias = TermLayout::full, terms.bias_type = DataType::bf16;
+    if (list.size() % 3 == 0) terms.alibi = 1;
+    if (list.size() % 2 == 1) terms.mask = TermLayout::heads, terms.mask_block = 16;
+    list.push_back(terms);
     if (r.batch > 1) {
       for (std::int64_t b = 0; b < r.batch; ++b)
         c.seqused.push_back(static_cast<std::int32_t>(b == 1 ? 0 : r.kv_len - 9 * b));

@@ -46,6 +46,12 @@ std::int32_t too_long[] = {5, 6};
 std::int32_t negative[] = {-1, 5};
 std::int32_t lowest[] = {5, std::numeric_limits<std::int32_t>::min()};
 
+// A tensor of scores over memory that is never read: the fault is found first.
+ConstTensor scores(const AttentionArgs& a, DataType type) {
+  static const std::vector<float> memory(4096);
+  return ConstTensor::bhsd(memory.data(), a.q.shape[0], a.q.shape[1], a.q.shape[2], a.k.shape[2], type);
+}
+
 std::vector<Fault> faults() {
   std::vector<Fault> list = {
       {"HeadDimZero", "q", "0", [](AttentionArgs& a) { a.q.shape[3] = a.k.shape[3] = 0; }},
@@ -78,6 +84,44 @@ std::vector<Fault> faults() {
          a.q.dtype = a.k.dtype = a.v.dtype = DataType::bf16;
          a.k.data = static_cast<const char*>(a.k.data) + 1;
        }},
+      {"SoftcapNan", "softcap", "nan", [](AttentionArgs& a) { a.softcap = NAN; }},
+      {"SoftcapInf", "softcap", "inf", [](AttentionArgs& a) { a.softcap = INFINITY; }},
+      {"SoftcapNegative", "softcap", "-2", [](AttentionArgs& a) { a.softcap = -2.0f; }},
+      {"BiasOfBooleans", "bias", "3", [](AttentionArgs& a) { a.bias = scores(a, DataType::boolean); }},
+      {"MaskOfFloats", "mask", "0", [](AttentionArgs& a) { a.mask = scores(a, DataType::f32); }},
+      {"BiasLength", "bias", "4",
+       [](AttentionArgs& a) {
+         a.bias = scores(a, DataType::f32);
+         a.bias.shape[3] = 4;
+       }},
+      {"MaskHeads", "mask", "1",
+       [](AttentionArgs& a) {
+         a.mask = scores(a, DataType::boolean);
+         a.mask.shape[1] = 1;
+       }},
+      {"MaskStrideNegative", "mask", "-1",
+       [](AttentionArgs& a) {
+         a.mask = scores(a, DataType::boolean);
+         a.mask.stride[3] = -1;
+       }},
+      {"BiasStrideOverflows", "bias", "",
+       [](AttentionArgs& a) {
+         a.bias = scores(a, DataType::f32);
+         a.bias.stride[2] = kMax / 2;
+       }},
+      {"BiasNull", "bias", "null",
+       [](AttentionArgs& a) {
+         a.bias = scores(a, DataType::f32);
+         a.bias.data = nullptr;
+       }},
+      {"OutIsBias", "out", "bias",
+       [](AttentionArgs& a) {
+         a.bias = scores(a, DataType::f32);
+         a.bias.data = a.out.data;
+       }},
+      {"AlibiStride", "alibi_batch_stride", "1", [](AttentionArgs& a) { a.alibi_batch_stride = 1; }},
+      {"AlibiStrideNegative", "alibi_batch_stride", "-8",
+       [](AttentionArgs& a) { a.alibi_batch_stride = -8; }},
       {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
       {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
       {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},
