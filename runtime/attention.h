@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "status.h"
@@ -114,6 +115,13 @@ struct AttentionArgs {
   Pipeline pipeline = Pipeline::automatic;
 };
 
+/// The result of attention over some of the keys: normalised output and log-sum-exp.
+struct AttentionState {
+  ConstTensor out;                           ///< [batch, q_heads, q_len, v_head_dim]; f32, bf16 or f16
+  const float* lse = nullptr;                ///< [batch, q_heads, q_len], natural logarithm
+  std::array<std::int64_t, 3> lse_stride{};  ///< All 0: contiguous.
+};
+
 /// What a Context is made with. A field left at its default takes the value of the environment variable named
 /// beside it, and where that is unset too, what the machine offers (docs/environment.md).
 struct ContextOptions {
@@ -181,5 +189,13 @@ KUMIKO_API Status attention_forward(const Context& context, const AttentionArgs&
 
 /// The same on a process-wide context made from the environment at the first call.
 KUMIKO_API Status attention_forward(const AttentionArgs& args);
+
+/// Merges attention over disjoint sets of keys into attention over their union, in the order given:
+/// lse = log(sum_n exp(lse_n)), out = sum_n exp(lse_n - lse) * out_n (Liu et al., Ring Attention, 2023,
+/// section 3; Milakov & Gimelshein, 2018). A state whose LSE is -inf saw nothing and is passed over, whatever
+/// its output. All outputs have one shape; the states' outputs have one type, `out` that or f32. `out` and
+/// `lse` may be those of a state, else they overlap no input. Errors: invalid_argument, out_of_memory.
+KUMIKO_API Status merge_states(const Context& context, std::span<const AttentionState> states,
+                               const Tensor& out, const LseView& lse = {});
 
 }  // namespace kumiko

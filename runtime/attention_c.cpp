@@ -15,6 +15,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "attention.h"
 
@@ -49,6 +50,7 @@ static_assert(KUMIKO_TOP_LEFT == static_cast<int>(kumiko::CausalAlignment::top_l
 static_assert(KUMIKO_PIPELINE_AUTOMATIC == static_cast<int>(kumiko::Pipeline::automatic));
 static_assert(KUMIKO_PIPELINE_ONLINE == static_cast<int>(kumiko::Pipeline::online));
 static_assert(KUMIKO_PIPELINE_DECODE == static_cast<int>(kumiko::Pipeline::decode));
+static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
 // No padding: a field added later can never land on bytes that an older caller left uninitialised. The sums
 // hold on LP64.
 static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
@@ -333,6 +335,29 @@ kumiko_status kumiko_attention_forward_default(const kumiko_attention_args* args
     kumiko::AttentionArgs converted;
     if (Status s = convert_args(args, &converted); !s.ok()) return s;
     return kumiko::attention_forward(converted);
+  });
+}
+
+kumiko_status kumiko_merge_states(const kumiko_context* context, const kumiko_attention_state* states,
+                                  int64_t count, const kumiko_tensor* out, float* lse,
+                                  const int64_t* lse_stride) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    if (states == nullptr) return null_argument("states", "an array of kumiko_attention_state");
+    if (out == nullptr) return null_argument("out", "a kumiko_tensor");
+    if (count < 1 || count > 65536) return bad_value("count", count, "1 to 65536");
+    std::vector<kumiko::AttentionState> converted(static_cast<std::size_t>(count));
+    for (std::size_t n = 0; n < converted.size(); ++n) {
+      const std::string name = "states[" + std::to_string(n) + "].out";
+      if (Status s = convert_tensor(states[n].out, name, &converted[n].out); !s.ok()) return s;
+      converted[n].lse = states[n].lse;
+      for (std::size_t i = 0; i < 3; ++i) converted[n].lse_stride[i] = states[n].lse_stride[i];
+    }
+    kumiko::Tensor converted_out;
+    if (Status s = convert_tensor(*out, "out", &converted_out); !s.ok()) return s;
+    kumiko::LseView view{lse, {}};
+    for (std::size_t i = 0; lse_stride != nullptr && i < 3; ++i) view.stride[i] = lse_stride[i];
+    return kumiko::merge_states(context->context, converted, converted_out, view);
   });
 }
 

@@ -120,6 +120,14 @@ typedef struct kumiko_attention_args {
   int64_t alibi_batch_stride; /* elements; 0: the same slopes for every sequence */
 } kumiko_attention_args;
 
+/* The result of attention over some of the keys (kumiko::AttentionState). Part of arrays, so it never
+ * changes. */
+typedef struct kumiko_attention_state {
+  kumiko_const_tensor out; /* [batch, q_heads, q_len, v_head_dim] */
+  const float* lse;        /* [batch, q_heads, q_len] */
+  int64_t lse_stride[3];   /* elements; all 0: contiguous */
+} kumiko_attention_state;
+
 /* Defaults, for C and C++: kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT; */
 #define KUMIKO_TENSOR_INIT               \
   {                                      \
@@ -188,6 +196,13 @@ KUMIKO_C_API kumiko_status kumiko_attention_forward(const kumiko_context* contex
                                                     const kumiko_attention_args* args);
 /* The same on a process-wide context made from the environment at the first call. */
 KUMIKO_C_API kumiko_status kumiko_attention_forward_default(const kumiko_attention_args* args);
+
+/* Merges attention over disjoint sets of keys (kumiko::merge_states). lse may be NULL. Errors:
+ * invalid_argument, out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_merge_states(const kumiko_context* context,
+                                               const kumiko_attention_state* states, int64_t count,
+                                               const kumiko_tensor* out, float* lse,
+                                               const int64_t* lse_stride);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -23,7 +23,13 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 /// Whether an optional tensor is there.
 bool given(const ConstTensor& view);
 
-/// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len].
+/// The arguments of merge_states, pointers and all.
+Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse);
+
+/// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len], the first dims of
+/// `shape`.
+std::array<std::int64_t, 3> lse_strides(const std::array<std::int64_t, 3>& stride,
+                                        const std::array<std::int64_t, 4>& shape);
 std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args);
 
 }  // namespace kumiko

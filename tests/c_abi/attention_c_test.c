@@ -123,6 +123,52 @@ static void test_plan(const kumiko_context* context) {
   kumiko_plan_destroy(plan);
 }
 
+static void test_merge(const kumiko_context* context) {
+  float values[2][4] = {{1, 2, 3, 4}, {5, 6, 7, 8}}, result[4] = {0, 0, 0, 0}, sums[2] = {0.5f, 0.5f},
+        merged = 0;
+  kumiko_attention_state states[2];
+  const kumiko_tensor to = kumiko_tensor_bhsd(result, 1, 1, 1, 4);
+  memset(states, 0, sizeof(states));
+  for (int n = 0; n < 2; ++n) {
+    states[n].out = kumiko_const_tensor_bhsd(values[n], 1, 1, 1, 4);
+    states[n].lse = &sums[n];
+  }
+  EXPECT(kumiko_merge_states(context, states, 2, &to, &merged, NULL) == KUMIKO_OK);
+  for (int d = 0; d < 4; ++d) EXPECT(fabs((double)result[d] - (3.0 + d)) < 1e-6); /* equal weights */
+  EXPECT(fabs((double)merged - (0.5 + log(2.0))) < 1e-6);
+  EXPECT_ERROR(kumiko_merge_states(NULL, states, 2, &to, &merged, NULL), KUMIKO_INVALID_ARGUMENT, "context");
+  EXPECT_ERROR(kumiko_merge_states(context, NULL, 2, &to, &merged, NULL), KUMIKO_INVALID_ARGUMENT, "states");
+  EXPECT_ERROR(kumiko_merge_states(context, states, 2, NULL, &merged, NULL), KUMIKO_INVALID_ARGUMENT, "out");
+  EXPECT_ERROR(kumiko_merge_states(context, states, 0, &to, &merged, NULL), KUMIKO_INVALID_ARGUMENT,
+               "count is 0");
+  states[1].out.dtype = 9;
+  EXPECT_ERROR(kumiko_merge_states(context, states, 2, &to, &merged, NULL), KUMIKO_INVALID_ARGUMENT,
+               "states[1].out.dtype is 9");
+}
+
+static void test_terms(const kumiko_context* context) {
+  /* A mask that shows every key, a bias of zeros and slopes of zero change no bit; a softcap does. */
+  static const float zeros[Q_HEADS] = {0};
+  static const unsigned char ones[1] = {1};
+  kumiko_attention_args args = problem(out);
+  EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+  args = problem(other);
+  args.bias = kumiko_const_tensor_bhsd(zeros, BATCH, Q_HEADS, Q_LEN, args.k.shape[2]);
+  args.mask = args.bias;
+  args.mask.data = ones;
+  args.mask.dtype = KUMIKO_BOOLEAN;
+  memset(args.bias.stride, 0, sizeof(args.bias.stride));
+  memset(args.mask.stride, 0, sizeof(args.mask.stride));
+  args.alibi_slopes = zeros;
+  EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) == 0);
+  args.softcap = 0.5f;
+  EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) != 0);
+  args.softcap = -1.0f;
+  EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "softcap");
+}
+
 static void test_context(void) {
   kumiko_context_options options = KUMIKO_CONTEXT_OPTIONS_INIT;
   kumiko_context* context = NULL;
@@ -308,6 +354,8 @@ int main(void) {
   test_views();
   test_numbers(context);
   test_plan(context);
+  test_merge(context);
+  test_terms(context);
   test_context();
   test_null_pointers(context);
   test_bad_fields(context);

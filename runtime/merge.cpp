@@ -1,0 +1,103 @@
+// merge_states: the split-KV merge of a run, offered to callers who split the keys themselves.
+#include <algorithm>
+
+#include "kernels/pipelines/pipeline.h"
+#include "runtime/attention.h"
+#include "runtime/context.h"
+#include "runtime/validate.h"
+
+namespace kumiko {
+namespace {
+
+using kernels::Element;
+
+constexpr double kLog2e = 1.44269504088896340736;
+constexpr std::int64_t kTaskRows = 64;  // 64 KiB of outputs a task at two states of 128 floats
+
+struct Merge {
+  std::span<const AttentionState> states;
+  std::vector<std::array<std::int64_t, 3>> lse_strides;
+  const Tensor& out;
+  const LseView& lse;
+  std::array<std::int64_t, 3> lse_stride;
+  const kernels::StateRow& state;
+  const kernels::StoreRow& store;
+  std::int64_t rows, dim;
+
+  void row(std::int64_t row, float* sum, float* widened) const {
+    const std::int64_t heads = out.shape[1], queries = out.shape[2];
+    const std::int64_t b = row / (heads * queries), h = row / queries % heads, i = row % queries;
+    float m = -__builtin_inff(), l = 0.0f;
+    std::fill_n(sum, dim, 0.0f);
+    for (std::size_t n = 0; n < states.size(); ++n) {
+      const AttentionState& s = states[n];
+      const float lse_n = s.lse[b * lse_strides[n][0] + h * lse_strides[n][1] + i * lse_strides[n][2]];
+      if (lse_n == -__builtin_inff()) continue;
+      const auto element = static_cast<Element>(s.out.dtype);
+      const std::int64_t at = b * s.out.stride[0] + h * s.out.stride[1] + i * s.out.stride[2];
+      const float* values = widened;
+      if (element == Element::f32) {
+        values = static_cast<const float*>(s.out.data) + at;
+      } else {
+        for (std::int64_t d = 0; d < dim; ++d)
+          widened[d] = kernels::load_element(element, s.out.data, at + d);
+      }
+      // A normalised output is a state of sum 1 whose maximum is the LSE.
+      state.merge_row(
+          {&m, &l, sum, static_cast<float>(static_cast<double>(lse_n) * kLog2e), 1.0f, values, dim});
+    }
+    store.row({sum, kernels::inverse_sum(l), dim,
+               kernels::element_at(static_cast<Element>(out.dtype), out.data,
+                                   b * out.stride[0] + h * out.stride[1] + i * out.stride[2])});
+    if (lse.data)
+      lse.data[b * lse_stride[0] + h * lse_stride[1] + i * lse_stride[2]] = kernels::log_sum_exp(m, l);
+  }
+};
+
+void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
+  const Merge& merge = *static_cast<const Merge*>(context);
+  const kernels::FloatState float_state;
+  float* scratch = reinterpret_cast<float*>(slot.scratch);
+  const std::int64_t first = task * kTaskRows;
+  for (std::int64_t row = first; row < std::min(first + kTaskRows, merge.rows); ++row)
+    merge.row(row, scratch, scratch + kernels::round_up(merge.dim, 16));
+}
+
+}  // namespace
+
+Status merge_states(const Context& context, std::span<const AttentionState> states, const Tensor& out,
+                    const LseView& lse) {
+  return guarded([&]() -> Status {
+    if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (Status s = validate_merge(states, out, lse); !s.ok()) return s;
+    const Context::Impl& runtime = *context.impl();
+    const std::int64_t rows = out.shape[0] * out.shape[1] * out.shape[2];
+    if (rows == 0) return {};
+    Merge merge{states,
+                {},
+                out,
+                lse,
+                lse_strides(lse.stride, out.shape),
+                *kernels::find_state(runtime.isa),
+                *kernels::find_store(runtime.isa, static_cast<Element>(out.dtype)),
+                rows,
+                out.shape[3]};
+    for (const AttentionState& s : states) merge.lse_strides.push_back(lse_strides(s.lse_stride, out.shape));
+
+    const std::vector<scheduler::Task> tasks(static_cast<std::size_t>((rows + kTaskRows - 1) / kTaskRows),
+                                             scheduler::Task{kTaskRows, 0});
+    const scheduler::Assignment assignment =
+        scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
+    scheduler::Job job;
+    job.assignment = &assignment;
+    job.body = run_task;
+    job.context = &merge;
+    job.scratch_bytes = static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float);
+    if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
+      return {Code::out_of_memory,
+              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core is short"};
+    return {};
+  });
+}
+
+}  // namespace kumiko
