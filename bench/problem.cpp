@@ -33,6 +33,19 @@ Problem::Problem(const Shape& shape) : shape_(shape) {
   for (std::size_t i = 0; i < q_.size(); i += static_cast<std::size_t>(bytes))
     store_rounded(shape.type, random.uniform(), q_.data() + i);
   out_.resize(static_cast<std::size_t>(rows * shape.v_head_dim * bytes));
+  if (shape.mask_block > 0) {
+    const std::int64_t across = (shape.kv_len + shape.mask_block - 1) / shape.mask_block;
+    const std::int64_t down = (shape.q_len + shape.mask_block - 1) / shape.mask_block;
+    std::vector<std::uint8_t> shown(static_cast<std::size_t>(across * down));
+    for (std::uint8_t& square : shown) square = random.below(2) != 0;
+    mask_.resize(static_cast<std::size_t>(shape.q_len * shape.kv_len));
+    for (std::int64_t i = 0; i < shape.q_len; ++i) {
+      for (std::int64_t j = 0; j < shape.kv_len; ++j) {
+        mask_[static_cast<std::size_t>(i * shape.kv_len + j)] =
+            shown[static_cast<std::size_t>(i / shape.mask_block * across + j / shape.mask_block)];
+      }
+    }
+  }
 }
 
 AttentionArgs Problem::args(int set) const {
@@ -47,6 +60,11 @@ AttentionArgs Problem::args(int set) const {
   a.out =
       Tensor::bhsd(const_cast<std::byte*>(out_.data()), s.batch, s.q_heads, s.q_len, s.v_head_dim, s.type);
   a.is_causal = s.is_causal;
+  a.window_left = s.window_left;
+  if (!mask_.empty()) {
+    a.mask = ConstTensor::bhsd(mask_.data(), s.batch, s.q_heads, s.q_len, s.kv_len, DataType::boolean);
+    a.mask.stride[0] = a.mask.stride[1] = 0;
+  }
   a.seqused_k = s.seqused_k.empty() ? nullptr : s.seqused_k.data();
   return a;
 }
@@ -55,9 +73,17 @@ std::int64_t Problem::used(std::int64_t batch) const {
   return shape_.seqused_k.empty() ? shape_.kv_len : shape_.seqused_k[static_cast<std::size_t>(batch)];
 }
 
+bool Problem::sees(std::int64_t batch, std::int64_t row, std::int64_t key) const {
+  const std::int64_t position = row + used(batch) - shape_.q_len;
+  if (key >= used(batch) || (shape_.is_causal && key > position)) return false;
+  if (shape_.window_left >= 0 && key < position - shape_.window_left) return false;
+  return mask_.empty() || mask_[static_cast<std::size_t>(row * shape_.kv_len + key)] != 0;
+}
+
 std::int64_t Problem::visible(std::int64_t batch, std::int64_t row) const {
-  const std::int64_t keys = used(batch);
-  return shape_.is_causal ? std::clamp<std::int64_t>(row + keys - shape_.q_len + 1, 0, keys) : keys;
+  std::int64_t count = 0;
+  for (std::int64_t key = 0; key < shape_.kv_len; ++key) count += sees(batch, row, key);
+  return count;
 }
 
 double Problem::useful_flops() const {
@@ -88,24 +114,24 @@ std::vector<double> Problem::expected_row(int set, std::int64_t b, std::int64_t 
   };
   const std::int64_t q_at = ((b * shape_.q_heads + h) * shape_.q_len + i) * dim,
                      key_at = (b * shape_.kv_heads + kv_head) * shape_.kv_len;
-  std::vector<double> score(static_cast<std::size_t>(visible(b, i)));
+  std::vector<double> score;
+  std::vector<std::int64_t> key;
   std::vector<double> row(static_cast<std::size_t>(v_dim), 0.0);
   double highest = -std::numeric_limits<double>::infinity(), sum = 0;
-  for (std::size_t j = 0; j < score.size(); ++j) {
+  for (std::int64_t j = 0; j < shape_.kv_len; ++j) {
+    if (!sees(b, i, j)) continue;
     double dot = 0;
     for (std::int64_t d = 0; d < dim; ++d)
-      dot +=
-          element(a.q.data, q_at + d) * element(a.k.data, (key_at + static_cast<std::int64_t>(j)) * dim + d);
-    score[j] = dot / std::sqrt(static_cast<double>(dim));
-    highest = std::max(highest, score[j]);
+      dot += element(a.q.data, q_at + d) * element(a.k.data, (key_at + j) * dim + d);
+    key.push_back(j);
+    score.push_back(dot / std::sqrt(static_cast<double>(dim)));
+    highest = std::max(highest, score.back());
   }
-  for (std::size_t j = 0; j < score.size(); ++j) {
-    const double p = std::exp(score[j] - highest);
+  for (std::size_t n = 0; n < score.size(); ++n) {
+    const double p = std::exp(score[n] - highest);
     sum += p;
-    for (std::int64_t d = 0; d < v_dim; ++d) {
-      row[static_cast<std::size_t>(d)] +=
-          p * element(a.v.data, (key_at + static_cast<std::int64_t>(j)) * v_dim + d);
-    }
+    for (std::int64_t d = 0; d < v_dim; ++d)
+      row[static_cast<std::size_t>(d)] += p * element(a.v.data, (key_at + key[n]) * v_dim + d);
   }
   for (double& x : row) x = sum > 0 ? x / sum : 0;
   return row;

@@ -16,6 +16,8 @@ struct Shape {
   bool is_causal = false;
   std::vector<std::int32_t> seqused_k{};  ///< Empty or one per batch.
   DataType type = DataType::f32;          ///< Of every tensor.
+  std::int64_t window_left = -1;          ///< As in AttentionArgs.
+  std::int64_t mask_block = 0;            ///< > 0: a boolean mask, half of its squares of this size hidden.
 };
 
 class Problem {
@@ -41,12 +43,14 @@ class Problem {
 
  private:
   std::int64_t used(std::int64_t batch) const;
+  bool sees(std::int64_t batch, std::int64_t row, std::int64_t key) const;
   std::int64_t visible(std::int64_t batch, std::int64_t row) const;
   std::vector<double> expected_row(int set, std::int64_t batch, std::int64_t head, std::int64_t row) const;
 
   Shape shape_;
   int sets_ = 1;
   std::size_t set_elements_ = 0;
+  std::vector<std::uint8_t> mask_;  ///< [q_len][kv_len], shared by batch and heads
   std::vector<std::byte> q_;
   std::vector<std::byte> out_;
 };

@@ -35,6 +35,22 @@ Case embed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::vector<s
   return {{name, 8, heads, heads, len, len, dim, dim, false, std::move(used)}, Limit::compute};
 }
 
+// What a model with a sliding window sees: causal, `window` keys back.
+Case windowed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::int64_t window) {
+  Case c = causal(dim, heads, heads, len);
+  c.shape.name += "_w" + std::to_string(window);
+  c.shape.window_left = window;
+  return c;
+}
+
+// Half of the mask's squares of 64 x 64 hidden.
+Case block_masked(std::int64_t dim, std::int64_t heads, std::int64_t len) {
+  Case c = dense(dim, heads, heads, len);
+  c.shape.name += "_mask64";
+  c.shape.mask_block = 64;
+  return c;
+}
+
 Case of_type(DataType type, Case c) {
   c.shape.type = type;
   c.shape.name += type == DataType::bf16 ? "_bf16" : "_f16";
@@ -67,10 +83,19 @@ const std::vector<Case>& cases() {
       embed(32, 12, 16, {}),
       embed(32, 12, 128, {}),
       embed(64, 12, 128, {}),
-      of_type(DataType::bf16, dense(128, 8, 8, 1024)),
-      of_type(DataType::f16, dense(128, 8, 8, 1024)),
+      dense(64, 8, 8, 4096),
+      dense(80, 8, 8, 4096),
+      dense(128, 8, 8, 4096),
+      dense(256, 8, 8, 4096),
+      windowed(128, 8, 8192, 512),
+      block_masked(128, 8, 4096),
+      of_type(DataType::bf16, dense(64, 8, 8, 4096)),
+      of_type(DataType::bf16, dense(128, 8, 8, 4096)),
+      of_type(DataType::f16, dense(128, 8, 8, 4096)),
       of_type(DataType::bf16, decode(1, 128, 32, 8, 4096)),
       of_type(DataType::f16, decode(1, 128, 32, 8, 4096)),
+      of_type(DataType::bf16, decode(1, 128, 32, 8, 16384)),
+      of_type(DataType::f16, decode(1, 128, 32, 8, 16384)),
       embed(32, 12, 128, {9, 14, 22, 31, 40, 63, 90, 128}),
   };
   return table;
