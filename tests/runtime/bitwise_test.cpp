@@ -153,6 +153,14 @@ TEST_P(Bitwise, RepeatedRunsAndPlansAgreeWithTheFirst) {
   }
 }
 
+TEST_P(Bitwise, TheReferenceGivesTheSameBits) {
+  const Context reference = context_of("reference", "serial");
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    SCOPED_TRACE(::testing::Message() << cases()[i]);
+    ASSERT_TRUE(same_bits(problems[i]->run(reference), want[i]));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, Bitwise, ::testing::ValuesIn(host_isas()), StringName());
 
 }  // namespace
