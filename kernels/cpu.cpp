@@ -8,6 +8,8 @@ const char* name(Isa isa) {
       return "avx512";
     case Isa::avx2:
       return "avx2";
+    case Isa::neon:
+      return "neon";
     case Isa::reference:
       break;
   }
@@ -20,6 +22,8 @@ const char* requirement(Isa isa) {
       return "AVX-512 F, BW, DQ and VL";
     case Isa::avx2:
       return "AVX2, FMA and F16C";
+    case Isa::neon:
+      return "AArch64 with Advanced SIMD";
     case Isa::reference:
       break;
   }
@@ -45,6 +49,8 @@ IsaSet host_isas() {
       set |= bit(Isa::avx512);
     }
   }
+#elif defined(__aarch64__)
+  set |= bit(Isa::neon);  // Advanced SIMD with f32 FMA belongs to the architecture
 #endif
   return set;
 }

@@ -7,9 +7,10 @@
 
 namespace kumiko::kernels {
 
-/// Ascending preference. `reference` is plain C++ and runs everywhere: the last row of every table.
-enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2 };
-inline constexpr Isa kIsas[] = {Isa::avx512, Isa::avx2, Isa::reference};
+/// `reference` is plain C++ and runs everywhere: the last row of every table.
+enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2, neon = 3 };
+/// Every ISA, preferred ones first.
+inline constexpr Isa kIsas[] = {Isa::avx512, Isa::avx2, Isa::neon, Isa::reference};
 
 using IsaSet = std::uint32_t;
 constexpr IsaSet bit(Isa isa) {

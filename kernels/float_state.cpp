@@ -15,12 +15,18 @@ FloatState::~FloatState() {
   _mm_setcsr(static_cast<unsigned>(saved_));
 }
 #elif defined(__aarch64__)
+// FPCR holds what MXCSR's upper half does (RMode, FZ, trap enables; DN too), FPSR the sticky flags. Both fit
+// in 32 bits: FPCR above bit 31 is reserved. 0 is the default state.
 FloatState::FloatState() noexcept {
-  asm volatile("mrs %0, fpcr" : "=r"(saved_));
+  std::uint64_t control, status;
+  asm volatile("mrs %0, fpcr" : "=r"(control));
+  asm volatile("mrs %0, fpsr" : "=r"(status));
   asm volatile("msr fpcr, %0" ::"r"(std::uint64_t{0}));
+  saved_ = control | status << 32;
 }
 FloatState::~FloatState() {
-  asm volatile("msr fpcr, %0" ::"r"(saved_));
+  asm volatile("msr fpcr, %0" ::"r"(saved_ & 0xffffffffu));
+  asm volatile("msr fpsr, %0" ::"r"(saved_ >> 32));
 }
 #else
 FloatState::FloatState() noexcept : saved_(0) {}

@@ -1,5 +1,5 @@
-// pack.h for any vector type of kernels/simd whose lanes are twice the panel's MR. Included once by each
-// ISA's file.
+// pack.h for any vector type of kernels/simd. A vector covers two panels (its lanes are twice MR, on x86), or
+// a panel is one or more whole vectors high. Included once by each ISA's file.
 #pragma once
 
 #include "kernels/pack/pack.h"
@@ -38,16 +38,29 @@ void pack_query(const PackQueryArgs& args) {
   }
 }
 
+/// Vectors side by side in a panel; 1 where a vector covers two panels.
+template <class V>
+inline constexpr int kPanelVectors = V::kMr > V::kLanes ? V::kMr / V::kLanes : 1;
+template <class V>
+inline constexpr bool kTwoPanels = 2 * V::kMr == V::kLanes;
+/// The first row of the panel that the vector at row j lies in.
+template <class V>
+constexpr std::int64_t panel_begin(std::int64_t j) {
+  return kPanelVectors<V> == 1 ? j : j / V::kMr * V::kMr;
+}
+
 template <class V, class T>
 void pack_key(const PackKeyArgs& args) {
-  constexpr int kMr = V::kLanes / 2;
+  constexpr int kMr = V::kMr;
+  static_assert(kTwoPanels<V> || kMr % V::kLanes == 0);
   const T* const first = static_cast<const T*>(args.src);
   const RowRange keys(first, args.stride, args.dim, kNoEnd);
   RowFetcher ahead(keys, keys, V::kLanes, (args.dim + V::kLanes - 1) / V::kLanes);
-  for (std::int64_t j = 0; j < args.rows; j += V::kLanes) {
+  // To the end of the last row's panel: its vectors past that row become 0.
+  for (std::int64_t j = 0; panel_begin<V>(j) < args.rows; j += V::kLanes) {
     const T* src = first + j * args.stride;
     const std::int64_t rows = args.rows - j;
-    float* low = args.dst + j * args.dim;
+    float* low = args.dst + panel_begin<V>(j) * args.dim + (j - panel_begin<V>(j));
     float* high = low + kMr * args.dim;
     const bool both = rows > kMr;  // the second panel exists only if a row falls into it
     for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
@@ -57,7 +70,9 @@ void pack_key(const PackKeyArgs& args) {
       load_transposed<V>(
           x, [&](int i) { return src + i * args.stride; }, rows, d, dims);
       const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
-      if (both) {
+      if constexpr (!kTwoPanels<V>) {
+        for (int i = 0; i < count; ++i) V::store(low + (d + i) * kMr, x[i]);
+      } else if (both) {
         for (int i = 0; i < count; ++i) V::store_halves(low + (d + i) * kMr, high + (d + i) * kMr, x[i]);
       } else {
         for (int i = 0; i < count; ++i) V::store_first(low + (d + i) * kMr, kMr, x[i]);
@@ -66,25 +81,36 @@ void pack_key(const PackKeyArgs& args) {
   }
 }
 
-// Dims outside, keys inside: two panels are written front to back. The other way round 16 panels 8 KiB apart
-// (256 keys, MR = 8) fight for one L1 set: 6.5 % of a 1024 x 1024 prefill on AVX-512, 11 % on AVX2 (Zen 5).
+// Dims outside, keys inside: one or two panels are written front to back. The other way round 16 panels 8 KiB
+// apart (256 keys, MR = 8) fight for one L1 set: 6.5 % of a 1024 x 1024 prefill on AVX-512, 11 % on AVX2 (Zen
+// 5).
 template <class V, class T>
 bool pack_value(const PackValueArgs& args) {
-  constexpr int kMr = V::kLanes / 2;
+  constexpr int kMr = V::kMr;
+  constexpr int kStep = kPanelVectors<V> * V::kLanes;
   auto poison = V::zero();  // x * 0 is NaN for an infinity or a NaN, and NaN stays in the sum
-  for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
+  for (std::int64_t d = 0; d < args.dim; d += kStep) {
     const std::int64_t dims = args.dim - d;
     const T* src = static_cast<const T*>(args.src) + d;
     float* low = args.dst + d * args.rows;
     float* high = low + args.rows * kMr;
     for (std::int64_t j = 0; j < args.rows; ++j, src += args.stride, low += kMr, high += kMr) {
       __builtin_prefetch(src + 32 * args.stride, 0, 3);
-      const auto x = dims >= V::kLanes ? V::load(src) : V::load_first(src, dims);
-      poison = V::fma(x, V::zero(), poison);
-      if (dims > kMr) {
-        V::store_halves(low, high, x);
+      if constexpr (kTwoPanels<V>) {
+        const auto x = dims >= V::kLanes ? V::load(src) : V::load_first(src, dims);
+        poison = V::fma(x, V::zero(), poison);
+        if (dims > kMr) {
+          V::store_halves(low, high, x);
+        } else {
+          V::store_first(low, kMr, x);
+        }
       } else {
-        V::store_first(low, kMr, x);
+#pragma GCC unroll 16
+        for (int v = 0; v < kStep; v += V::kLanes) {
+          const auto x = dims >= kStep ? V::load(src + v) : V::load_first(src + v, dims - v);
+          poison = V::fma(x, V::zero(), poison);
+          V::store(low + v, x);
+        }
       }
     }
   }

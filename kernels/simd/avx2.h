@@ -17,6 +17,7 @@ struct Avx2 {
   using Reg = __m256;
   using Int = __m256i;
   static constexpr int kLanes = 8;
+  static constexpr int kMr = 4;
 
   static Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static Int load(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }

@@ -16,6 +16,7 @@ struct Avx512 {
   using Reg = __m512;
   using Int = __m512i;
   static constexpr int kLanes = 16;
+  static constexpr int kMr = 8;  ///< height of the panels in gemm/kernels.inc
 
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static Int load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
@@ -43,6 +44,7 @@ struct Avx512 {
   static void store_first(F16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
   }
+  /// Where kMr is half the lanes: the first kMr and the others.
   static void store_halves(float* low, float* high, Reg x) {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));

@@ -1,0 +1,14 @@
+# Cross build for AArch64 on Debian's multiarch (scripts/packages-arm64.txt); programs run under user-mode emulation.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_ASM_COMPILER aarch64-linux-gnu-gcc)
+
+# The libraries' own architecture; headers and programs are the build machine's. No CMAKE_FIND_ROOT_PATH: multiarch has one root.
+set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(ENV{PKG_CONFIG_LIBDIR} /usr/lib/aarch64-linux-gnu/pkgconfig:/usr/share/pkgconfig)
+
+# A64FX is the first machine to run on: what that processor lacks (SVE2, dot products, i8mm) is an illegal instruction here too.
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static -cpu a64fx)
