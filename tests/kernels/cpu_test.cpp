@@ -32,30 +32,46 @@ TEST(Cpu, ProbeAgreesWithTheCompilersProbe) {
 }
 
 TEST(Cpu, BestIsaIsTheMostPreferredOfTheSet) {
-  const IsaSet reference = bit(Isa::reference), avx2 = bit(Isa::avx2), avx512 = bit(Isa::avx512);
+  const IsaSet reference = bit(Isa::reference), avx2 = bit(Isa::avx2), avx512 = bit(Isa::avx512),
+               neon = bit(Isa::neon);
   EXPECT_EQ(best_isa(reference), Isa::reference);
   EXPECT_EQ(best_isa(reference | avx2), Isa::avx2);
   EXPECT_EQ(best_isa(reference | avx512), Isa::avx512);
   EXPECT_EQ(best_isa(reference | avx2 | avx512), Isa::avx512);
+  EXPECT_EQ(best_isa(reference | neon), Isa::neon);
 }
 
+/// The ISAs that this build has kernels for.
 #if defined(__x86_64__)
+constexpr Isa kBuiltIsas[] = {Isa::avx512, Isa::avx2, Isa::reference};
+#elif defined(__aarch64__)
+constexpr Isa kBuiltIsas[] = {Isa::neon, Isa::reference};
+#else
+constexpr Isa kBuiltIsas[] = {Isa::reference};
+#endif
+
 TEST(Lookup, GemmRowsByIsaAndWidth) {
   const auto found = [](Isa isa, int nr) {
     const GemmRow* row = find_gemm(isa, nr);
     return std::string(row != nullptr ? row->name : "none");
   };
+#if defined(__x86_64__)
   EXPECT_EQ(found(Isa::avx512, 48), "gemm_f32_8x48_avx512");
   EXPECT_EQ(found(Isa::avx512, 32), "gemm_f32_8x32_avx512");
   EXPECT_EQ(found(Isa::avx512, 16), "gemm_f32_8x16_avx512");
   EXPECT_EQ(found(Isa::avx2, 24), "gemm_f32_4x24_avx2");
   EXPECT_EQ(found(Isa::avx2, 16), "gemm_f32_4x16_avx2");
   EXPECT_EQ(found(Isa::avx2, 8), "gemm_f32_4x8_avx2");
+#elif defined(__aarch64__)
+  EXPECT_EQ(found(Isa::neon, 12), "gemm_f32_8x12_neon");
+  EXPECT_EQ(found(Isa::neon, 8), "gemm_f32_8x8_neon");
+  EXPECT_EQ(found(Isa::neon, 4), "gemm_f32_8x4_neon");
+#endif
   EXPECT_EQ(found(Isa::reference, 8), "gemm_f32_4x8_reference");
   EXPECT_EQ(found(Isa::avx2, 48), "none");
   EXPECT_EQ(found(Isa::avx512, 8), "none");
+  EXPECT_EQ(found(Isa::neon, 48), "none");
 }
-#endif
 
 template <class Row>
 void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa)) {
@@ -69,10 +85,7 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa)) {
     }
     EXPECT_LE(count, 1) << name(isa);
   }
-#if defined(__x86_64__)
-  for (const Isa isa : kIsas) EXPECT_NE(find(isa), nullptr) << name(isa);
-#endif
-  EXPECT_NE(find(Isa::reference), nullptr);
+  for (const Isa isa : kBuiltIsas) EXPECT_NE(find(isa), nullptr) << name(isa);
 }
 
 // The same for a table with a row per ISA and element type.
@@ -88,11 +101,11 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Elemen
         EXPECT_EQ(find(isa, element), &row) << row.name;
       }
       EXPECT_LE(count, 1) << name(isa) << " " << element_name(element);
-#if !defined(__x86_64__)
-      if (isa != Isa::reference) continue;
-#endif
-      EXPECT_NE(find(isa, element), nullptr) << name(isa) << " " << element_name(element);
     }
+  }
+  for (const Isa isa : kBuiltIsas) {
+    for (const Element element : kElements)
+      EXPECT_NE(find(isa, element), nullptr) << name(isa) << " " << element_name(element);
   }
 }
 
@@ -106,15 +119,20 @@ TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   expect_full_table(dot_rows(), find_dot);
 }
 
-#if defined(__x86_64__)
 TEST(Lookup, NamesByIsa) {
+#if defined(__x86_64__)
   EXPECT_STREQ(find_softmax(Isa::avx512)->name, "softmax_f32_avx512");
   EXPECT_STREQ(find_pack(Isa::avx512, Element::f32)->name, "pack_f32_avx512");
   EXPECT_STREQ(find_state(Isa::avx2)->name, "state_f32_avx2");
   EXPECT_STREQ(find_dot(Isa::avx2, Element::bf16)->name, "decode_bf16_avx2");
+#elif defined(__aarch64__)
+  EXPECT_STREQ(find_softmax(Isa::neon)->name, "softmax_f32_neon");
+  EXPECT_STREQ(find_pack(Isa::neon, Element::f32)->name, "pack_f32_neon");
+  EXPECT_STREQ(find_state(Isa::neon)->name, "state_f32_neon");
+  EXPECT_STREQ(find_dot(Isa::neon, Element::bf16)->name, "decode_bf16_neon");
+#endif
   EXPECT_STREQ(find_dot(Isa::reference, Element::f32)->name, "decode_f32_reference");
 }
-#endif
 
 TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
   for (const GemmRow& row : gemm_rows()) {

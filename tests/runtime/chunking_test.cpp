@@ -85,7 +85,7 @@ TEST_P(Chunking, AnyChunksEqualOnePrefill) {
 
 TEST_P(Chunking, TokenByTokenEqualsOnePrefill) {
   for (const std::int64_t kv_heads : {1, 2}) {
-    const Case c = tokens(kSanitized ? 150 : 1060, 2, kv_heads, 20);
+    const Case c = tokens(kThinned ? 150 : 1060, 2, kv_heads, 20);
     const Problem problem(c);
     const Outcome whole = problem.run(context);
     for (std::int64_t i = 0; i < c.q_len; ++i) {

@@ -32,7 +32,9 @@ TEST(MissingIsa, ForcedIsAnErrorThatSaysWhatIsMissing) {
     const char* missing;
   } rows[] = {{bit(Isa::reference), "avx512", "AVX-512"},
               {bit(Isa::reference), "avx2", "AVX2"},
-              {bit(Isa::reference) | bit(Isa::avx2), "avx512", "AVX-512"}};
+              {bit(Isa::reference), "neon", "AArch64"},
+              {bit(Isa::reference) | bit(Isa::avx2), "avx512", "AVX-512"},
+              {bit(Isa::reference) | bit(Isa::neon), "avx2", "AVX2"}};
   for (const auto& row : rows) {
     pretended = row.host;
     Context context;

@@ -14,6 +14,9 @@ std::vector<std::string> host_isas() {
     isas.emplace_back("avx512");
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.emplace_back("avx2");
 #endif
+#if defined(__aarch64__)
+  isas.emplace_back("neon");
+#endif
   isas.emplace_back("reference");
   return isas;
 }

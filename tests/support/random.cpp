@@ -11,7 +11,7 @@ std::uint64_t test_seed(std::uint64_t fallback) {
 }
 
 int sweep_size(int cases) {
-  return kSanitized ? std::max(cases / 10, 1) : cases;
+  return kThinned ? std::max(cases / 10, 1) : cases;
 }
 
 }  // namespace kumiko::test

@@ -48,14 +48,21 @@ class Random {
 /// The seed of a random sweep: KUMIKO_TEST_SEED if set, else `fallback`. Tests print it on failure.
 std::uint64_t test_seed(std::uint64_t fallback);
 
-/// How many random cases a sweep runs: `cases`, a tenth of it where a sanitizer makes each 10 to 30 times
-/// slower.
+/// How many random cases a sweep runs: `cases`, a tenth of it where kThinned.
 int sweep_size(int cases);
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;
+#endif
+
+/// Fewer cases where each takes 10 to 100 times as long: under a sanitizer, and in a cross build, whose programs
+/// an emulator runs.
+#if defined(KUMIKO_TEST_EMULATED)
+inline constexpr bool kThinned = true;
+#else
+inline constexpr bool kThinned = kSanitized;
 #endif
 
 }  // namespace kumiko::test
