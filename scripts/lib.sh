@@ -21,6 +21,9 @@ run_logged() {
   fi
 }
 
+# cross_builds: the machine on which AArch64 is another architecture.
+cross_builds() { [[ $(dpkg --print-architecture) == amd64 ]]; }
+
 # jobs: how many compilers at once. One per CPU this process may use, less where memory is short: a test's translation unit
 # takes up to about 1 GiB under the sanitizers.
 jobs() {

@@ -87,6 +87,47 @@ TEST_P(CallerState, UnmaskedExceptionsDoNotTrap) {
   EXPECT_EQ(after, 0u);
   EXPECT_TRUE(same_bits(problem.outcome(), want));
 }
+#elif defined(__aarch64__)
+struct FloatRegisters {
+  std::uint64_t fpcr, fpsr;  // control, sticky flags
+
+  static FloatRegisters get() {
+    FloatRegisters now;
+    asm volatile("mrs %0, fpcr" : "=r"(now.fpcr));
+    asm volatile("mrs %0, fpsr" : "=r"(now.fpsr));
+    return now;
+  }
+  void set() const {
+    asm volatile("msr fpcr, %0" ::"r"(fpcr));
+    asm volatile("msr fpsr, %0" ::"r"(fpsr));
+  }
+};
+
+TEST_P(CallerState, FpcrAndFpsrAreRestoredAndChangeNoBit) {
+  const Context ctx = context();
+  for (Case c : {ordinary(), Case{}}) {
+    const Problem problem(c);
+    const Outcome want = problem.run(ctx);
+    constexpr std::uint64_t kFlushToZero = 1u << 24, kDefaultNan = 1u << 25, kRounding = 1u << 22;
+    constexpr std::uint64_t kInvalid = 1u << 0, kInputDenormal = 1u << 7;
+    for (const std::uint64_t rounding : {0, 1, 2, 3}) {  // nearest, up, down, to zero
+      for (const std::uint64_t flush : {std::uint64_t{0}, kFlushToZero | kDefaultNan}) {
+        for (const std::uint64_t flags : {std::uint64_t{0}, kInvalid | kInputDenormal}) {
+          const FloatRegisters mine{rounding * kRounding | flush, flags}, before = FloatRegisters::get();
+          problem.poison_outputs();
+          mine.set();
+          const Status status = attention_forward(ctx, problem.args());
+          const FloatRegisters after = FloatRegisters::get();
+          before.set();
+          ASSERT_TRUE(status.ok()) << status.message();
+          EXPECT_EQ(after.fpcr, mine.fpcr) << std::hex << "FPCR was " << mine.fpcr;
+          EXPECT_EQ(after.fpsr, mine.fpsr) << std::hex << "FPSR was " << mine.fpsr;
+          EXPECT_TRUE(same_bits(problem.outcome(), want)) << std::hex << "FPCR " << mine.fpcr;
+        }
+      }
+    }
+  }
+}
 #endif
 
 TEST_P(CallerState, RoundingModeIsRestored) {

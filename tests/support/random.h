@@ -57,8 +57,8 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-/// Fewer cases where each takes 10 to 100 times as long: under a sanitizer, and in a cross build, whose programs
-/// an emulator runs.
+/// Fewer cases where each takes 10 to 100 times as long: under a sanitizer, and in a cross build, whose
+/// programs an emulator runs.
 #if defined(KUMIKO_TEST_EMULATED)
 inline constexpr bool kThinned = true;
 #else

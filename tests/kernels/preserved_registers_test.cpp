@@ -1,0 +1,93 @@
+// The micro-kernels are assembly: no compiler saves what belongs to their caller. Registers that the calling
+// convention makes the callee's duty, and the control of the floating-point unit, are as before after each.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "kernels/gemm/gemm.h"
+#include "tests/kernels/rows.h"
+
+#if defined(__x86_64__) || defined(__aarch64__)
+
+#if defined(__aarch64__)
+constexpr const char* kRegisters[] = {"x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28",
+                                      "x29", "d8",  "d9",  "d10", "d11", "d12", "d13", "d14", "d15"};
+#else
+constexpr const char* kRegisters[] = {"rbx", "rbp", "r12", "r13", "r14", "r15"};
+#endif
+using Registers = std::array<std::uint64_t, std::size(kRegisters)>;
+
+extern "C" void call_with_canaries(kumiko::kernels::GemmFunction function,
+                                   const kumiko::kernels::GemmArgs* args, const std::uint64_t* in,
+                                   std::uint64_t* out);
+
+namespace kumiko::test {
+namespace {
+
+using kernels::GemmArgs;
+using kernels::GemmRow;
+
+#if defined(__aarch64__)
+constexpr std::uint64_t kUnusualControl = 1u << 22 | 1u << 24;  // round up, flush to zero
+std::uint64_t control() {
+  std::uint64_t value;
+  asm volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+void set_control(std::uint64_t value) {
+  asm volatile("msr fpcr, %0" ::"r"(value));
+}
+#else
+constexpr std::uint64_t kUnusualControl = 0x1f80 | 0x4000 | 0x8000;
+std::uint64_t control() {
+  return _mm_getcsr() & ~0x3fu;  // without the sticky flags
+}
+void set_control(std::uint64_t value) {
+  _mm_setcsr(static_cast<unsigned>(value));
+}
+#endif
+
+struct PreservedRegisters : ::testing::TestWithParam<GemmRow> {};
+
+TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
+  const GemmRow& row = GetParam();
+  for (const std::int64_t k : {1, 2, 3, 9}) {
+    for (const std::int64_t panels : {1, 2}) {
+      const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
+      const auto ks = static_cast<std::size_t>(k), ps = static_cast<std::size_t>(panels);
+      const std::vector<float> a(ps * ks * mr, 0.5f), b(ks * nr, 0.25f), scale(nr, 1.0f);
+      std::vector<float> c(ps * mr * nr), max(nr);
+      const GemmArgs args{a.data(), row.mr * k * 4, b.data(), c.data(), k, panels, scale.data(), max.data()};
+      for (const kernels::GemmFunction function : {row.init, row.init_max, row.accumulate}) {
+        SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " panels " << panels << " function "
+                                          << (function == row.init       ? "init"
+                                              : function == row.init_max ? "init_max"
+                                                                         : "accumulate"));
+        Registers canaries{}, found{};
+        for (std::size_t i = 0; i < canaries.size(); ++i) canaries[i] = 0xc0ffee00c0ffee00u + i;
+        const std::uint64_t before = control();
+        set_control(kUnusualControl);
+        call_with_canaries(function, &args, canaries.data(), found.data());
+        const std::uint64_t after = control();
+        set_control(before);
+        for (std::size_t i = 0; i < canaries.size(); ++i)
+          EXPECT_EQ(found[i], canaries[i]) << kRegisters[i] << std::hex << " holds " << found[i];
+        EXPECT_EQ(after, kUnusualControl) << "floating-point control";
+        EXPECT_EQ(c.front(), 0.125f * static_cast<float>(k) * (function == row.accumulate ? 2 : 1));
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_rows())),
+                         RowName());
+
+}  // namespace
+}  // namespace kumiko::test
+#endif
