@@ -200,6 +200,8 @@ Status check_pointer(const char* name, const void* data, const Span& span) {
   if (!data) return bad(std::string(name) + ".data", "null", "a tensor");
   if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
     return bad(std::string(name) + ".data", hex(data), "an address aligned to 4 bytes");
+  if (span.end < span.begin)
+    return bad(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
   return {};
 }
 
