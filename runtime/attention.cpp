@@ -57,11 +57,12 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     impl->args.lse.data = nullptr;
     impl->args.seqused_k = nullptr;
     if (Status s = build_plan(*impl); !s.ok()) return s;
+    impl->release(impl->acquire());  // the first run finds its state ready
+    // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
     if (!impl->context->executor->reserve(impl->scratch_bytes)) {
       return {Code::out_of_memory,
               "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
     }
-    impl->release(impl->acquire());  // the first run finds its state ready
     plan->impl_ = std::move(impl);
     return {};
   });
