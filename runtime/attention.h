@@ -47,8 +47,8 @@ struct View {
   }
 
  private:
-  /// Unsigned: validation, not this, judges absurd shapes. It refuses the shapes for which this wraps, or they have no
-  /// elements.
+  /// Unsigned: validation, not this, judges absurd shapes. It refuses the shapes for which this wraps, or
+  /// they have no elements.
   static constexpr std::int64_t product(std::int64_t a, std::int64_t b) {
     return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
   }

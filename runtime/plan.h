@@ -70,8 +70,8 @@ struct Plan::Impl {
 /// out_of_memory (split states that no address space holds).
 Status build_plan(Plan::Impl& plan);
 
-/// A task takes about 200 bytes while its plan is made, so these are 13 GB, and the schedulers number tasks in
-/// 32 bits. The largest batch we know of, all windows of a vision model, has 10^5.
+/// A task takes about 200 bytes while its plan is made, so these are 13 GB, and the schedulers number tasks
+/// in 32 bits. The largest batch we know of, all windows of a vision model, has 10^5.
 inline constexpr std::int64_t kMaxTasks = std::int64_t{1} << 26;
 
 }  // namespace kumiko

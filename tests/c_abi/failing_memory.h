@@ -1,4 +1,5 @@
-// Replaces operator new for the whole program and stands between the library's arenas and the kernel. Link failing_memory.cpp with
+// Replaces operator new for the whole program and stands between the library's arenas and the kernel. Link
+// failing_memory.cpp with
 // --wrap=mmap and --wrap=munmap.
 #pragma once
 
@@ -6,7 +7,8 @@
 
 namespace kumiko::test {
 
-/// While alive, this thread's operator new grants `granted` requests and refuses all after them; negative: none is refused.
+/// While alive, this thread's operator new grants `granted` requests and refuses all after them; negative:
+/// none is refused.
 class FailingHeap {
  public:
   explicit FailingHeap(long granted);

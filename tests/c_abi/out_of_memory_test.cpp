@@ -1,6 +1,7 @@
-// Every allocation the library makes on a caller's thread, and every mapping of its arenas on any thread, is made to fail in turn.
-// Each failure must come back as out_of_memory with the output parameters and the outputs untouched, leave nothing allocated, and
-// the next attempt must succeed with the same bits as ever: nothing is left half done.
+// Every allocation the library makes on a caller's thread, and every mapping of its arenas on any thread, is
+// made to fail in turn. Each failure must come back as out_of_memory with the output parameters and the
+// outputs untouched, leave nothing allocated, and the next attempt must succeed with the same bits as ever:
+// nothing is left half done.
 #include <gtest/gtest.h>
 #include <kumiko/attention_c.h>
 
@@ -21,8 +22,8 @@ using namespace kumiko::test;
 // What is refused.
 enum class Memory { heap, arenas };
 
-// Calls `attempt` with 0, 1, 2, ... requests allowed until it succeeds; every call before must say out_of_memory and leave
-// nothing allocated. Returns how many requests the success took.
+// Calls `attempt` with 0, 1, 2, ... requests allowed until it succeeds; every call before must say
+// out_of_memory and leave nothing allocated. Returns how many requests the success took.
 template <class Attempt>
 long fail_each_request(Memory memory, Attempt&& attempt, bool leaves_nothing = true) {
   for (long allowed = 0; allowed < 100000; ++allowed) {
@@ -45,9 +46,11 @@ long fail_each_request(Memory memory, Attempt&& attempt, bool leaves_nothing = t
   return -1;
 }
 
-// 2 x 4 heads of 9 queries and 1300 keys: three splits, so that few heads give many tasks and states to merge.
+// 2 x 4 heads of 9 queries and 1300 keys: three splits, so that few heads give many tasks and states to
+// merge.
 struct Problem {
-  static constexpr std::int64_t kBatch = 2, kQueryHeads = 4, kKvHeads = 2, kQueries = 9, kKeys = 1300, kDim = 8;
+  static constexpr std::int64_t kBatch = 2, kQueryHeads = 4, kKvHeads = 2, kQueries = 9, kKeys = 1300,
+                                kDim = 8;
   std::vector<float> q, k, v, out, lse;
   kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT;
   explicit Problem(std::int64_t dim = kDim)
@@ -167,7 +170,8 @@ TEST_P(OutOfMemory, PlanCreateReportsEachFailure) {
     kumiko_plan* plan = nullptr;
     EXPECT_GT(fail_each_request(memory,
                                 [&] {
-                                  const kumiko_status status = kumiko_plan_create(context, &problem.args, &plan);
+                                  const kumiko_status status =
+                                      kumiko_plan_create(context, &problem.args, &plan);
                                   EXPECT_EQ(plan != nullptr, status == KUMIKO_OK);
                                   return status;
                                 }),
@@ -189,7 +193,8 @@ TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
     Problem problem;
     EXPECT_GT(fail_each_request(memory,
                                 [&] {
-                                  const kumiko_status status = kumiko_attention_forward(context, &problem.args);
+                                  const kumiko_status status =
+                                      kumiko_attention_forward(context, &problem.args);
                                   EXPECT_EQ(problem.is_untouched(), status != KUMIKO_OK);
                                   return status;
                                 }),
@@ -200,8 +205,8 @@ TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
   }
 }
 
-// The first run of a plan needs nothing: its state and the scratch were made with the plan. A context whose scratch has grown
-// since for another plan has more than enough.
+// The first run of a plan needs nothing: its state and the scratch were made with the plan. A context whose
+// scratch has grown since for another plan has more than enough.
 TEST_P(OutOfMemory, TheFirstRunNeedsNoMemory) {
   kumiko_context* const context = create();
   Problem problem, larger(64);
@@ -232,21 +237,21 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
       ASSERT_EQ(kumiko_plan_create(context, &problems[0]->args, &plan), KUMIKO_OK) << kumiko_last_error();
       const Footprint before = footprint();
       together(kCallers, [&](int caller, std::latch& start) {
-          Problem& problem = *problems[static_cast<std::size_t>(caller)];
-          problem.clear();
-          start.arrive_and_wait();
-          kumiko_status status;
-          {
-            const FailingHeap heap(allowed);
-            status = kumiko_plan_run(plan, &problem.args);
-          }
-          if (status == KUMIKO_OK) {
-            ++ran;
-            wrong += problem.bits() != want;
-          } else {
-            ++refused;
-            wrong += status != KUMIKO_OUT_OF_MEMORY || !problem.is_untouched() || !*kumiko_last_error();
-          }
+        Problem& problem = *problems[static_cast<std::size_t>(caller)];
+        problem.clear();
+        start.arrive_and_wait();
+        kumiko_status status;
+        {
+          const FailingHeap heap(allowed);
+          status = kumiko_plan_run(plan, &problem.args);
+        }
+        if (status == KUMIKO_OK) {
+          ++ran;
+          wrong += problem.bits() != want;
+        } else {
+          ++refused;
+          wrong += status != KUMIKO_OUT_OF_MEMORY || !problem.is_untouched() || !*kumiko_last_error();
+        }
       });
       EXPECT_EQ(footprint(), before) << "a state that was begun is not given back";
       problems[0]->clear();
@@ -262,7 +267,8 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
   kumiko_context_destroy(context);
 }
 
-// One caller's plan needs more scratch than there is memory for; the others, whose scratch is there, must not notice.
+// One caller's plan needs more scratch than there is memory for; the others, whose scratch is there, must not
+// notice.
 TEST_P(OutOfMemory, ScratchThatCannotGrowLeavesOtherCallersAlone) {
   kumiko_context* const context = create();
   Problem small;
@@ -296,15 +302,17 @@ TEST_P(OutOfMemory, ScratchThatCannotGrowLeavesOtherCallersAlone) {
 INSTANTIATE_TEST_SUITE_P(Executors, OutOfMemory, testing::Values("serial", "openmp", "tbb"),
                          [](const auto& executor) { return std::string(executor.param); });
 
-// The process-wide context is made by the first call. Memory that was short then may be there later: the failure is not kept.
+// The process-wide context is made by the first call. Memory that was short then may be there later: the
+// failure is not kept.
 TEST(OutOfMemoryDefault, TheFirstCallMayFailAndTheNextSucceed) {
   expected_bits();
   Problem problem;
   // The context stays once it is made, though the plan that is made next fails.
   constexpr bool leaves_nothing = false;
-  EXPECT_GT(fail_each_request(
-                Memory::heap, [&] { return kumiko_attention_forward_default(&problem.args); }, leaves_nothing),
-            0);
+  EXPECT_GT(
+      fail_each_request(
+          Memory::heap, [&] { return kumiko_attention_forward_default(&problem.args); }, leaves_nothing),
+      0);
   EXPECT_EQ(problem.bits(), expected_bits());
 }
 

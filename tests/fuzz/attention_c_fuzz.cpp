@@ -1,6 +1,7 @@
-// libFuzzer over the C ABI: whatever the arguments, a call returns a documented status, an error names what is wrong and leaves the
-// output parameters alone, nothing is printed, and a plan that is made runs, on memory of exactly its size. Requests for memory fail
-// as well. AddressSanitizer and UndefinedBehaviorSanitizer watch the rest.
+// libFuzzer over the C ABI: whatever the arguments, a call returns a documented status, an error names what
+// is wrong and leaves the output parameters alone, nothing is printed, and a plan that is made runs, on
+// memory of exactly its size. Requests for memory fail as well. AddressSanitizer and
+// UndefinedBehaviorSanitizer watch the rest.
 #include <fcntl.h>
 #include <kumiko/attention_c.h>
 #include <sys/mman.h>
@@ -28,7 +29,8 @@ int printed = -1;
 const Problem* current = nullptr;  // for the report of a failure
 
 [[noreturn]] void fail(const char* what, const std::string& detail) {
-  dprintf(console, "broken promise: %s\n  %s\n  last error: \"%s\"\n", what, detail.c_str(), kumiko_last_error());
+  dprintf(console, "broken promise: %s\n  %s\n  last error: \"%s\"\n", what, detail.c_str(),
+          kumiko_last_error());
   if (current) dprintf(console, "%s\n", current->describe().c_str());
   std::abort();
 }
@@ -37,10 +39,13 @@ void require(bool holds, const char* what, const std::string& detail = "") {
 }
 
 bool names_an_argument(const std::string& message) {
-  static constexpr const char* kNames[] = {
-      "q.",          "k.",          "v.",         "out.",   "lse",   "scale",    "is_causal", "causal_alignment", "pipeline",
-      "window_left", "window_right", "seqused_k", "args",   "plan",  "context",  "text",      "bytes",            "options",
-      "num_threads", "cpus",        "bind",       "executor", "isa", "topology", "policy"};
+  static constexpr const char* kNames[] = {"q.",       "k.",          "v.",           "out.",
+                                           "lse",      "scale",       "is_causal",    "causal_alignment",
+                                           "pipeline", "window_left", "window_right", "seqused_k",
+                                           "args",     "plan",        "context",      "text",
+                                           "bytes",    "options",     "num_threads",  "cpus",
+                                           "bind",     "executor",    "isa",          "topology",
+                                           "policy"};
   return std::any_of(std::begin(kNames), std::end(kNames),
                      [&](const char* name) { return message.find(name) != std::string::npos; });
 }
@@ -63,7 +68,8 @@ kumiko_status checked(kumiko_status status, const char* call) {
               "out of memory only when memory is short", call);
       break;
     default:  // the environment is empty, and nothing is to be reported to us
-      fail("a status that this call may return", call + std::string(" returned ") + kumiko_status_name(status));
+      fail("a status that this call may return",
+           call + std::string(" returned ") + kumiko_status_name(status));
   }
   return status;
 }
@@ -81,7 +87,8 @@ class Plan {
       const FailingNew failing(kLargestRequest, countdown);
       status = kumiko_plan_create(context, args, &plan_);
     }
-    require((plan_ != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone", "plan_create");
+    require((plan_ != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone",
+            "plan_create");
     return checked(status, "plan_create");
   }
   const kumiko_plan* get() const { return plan_; }
@@ -96,10 +103,12 @@ void check_texts(const kumiko_plan* plan, long countdown) {
   {
     const FailingNew failing(kLargestRequest, countdown);
     const kumiko_status status = checked(kumiko_plan_explain(plan, &text), "plan_explain");
-    require((text != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone", "plan_explain");
+    require((text != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone",
+            "plan_explain");
   }
   require(checked(kumiko_plan_explain(plan, &text), "plan_explain") == KUMIKO_OK, "a plan explains itself");
-  require(std::strstr(text, "problem: ") && std::strstr(text, "workspace: "), "an explanation has its lines", text);
+  require(std::strstr(text, "problem: ") && std::strstr(text, "workspace: "), "an explanation has its lines",
+          text);
   require(checked(kumiko_plan_workspace_bytes(plan, &bytes), "workspace_bytes") == KUMIKO_OK && bytes >= 0,
           "the workspace has a size", std::to_string(bytes));
 }
@@ -134,7 +143,9 @@ void fuzz_call(Input& input, const kumiko_context* context) {
   } reported(&problem);
   for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
 
-  const auto forward = [&](const kumiko_attention_args* args) { return kumiko_attention_forward(context, args); };
+  const auto forward = [&](const kumiko_attention_args* args) {
+    return kumiko_attention_forward(context, args);
+  };
   if (countdown >= 0) {
     Plan short_of_memory;
     const kumiko_status status = short_of_memory.create(context, problem, countdown);
@@ -145,14 +156,16 @@ void fuzz_call(Input& input, const kumiko_context* context) {
   const kumiko_status status = plan.create(context, problem, -1);
   if (status != KUMIKO_OK) {
     require(problem.is_faulty(), "a sound problem is planned");
-    // Strides that interleave an output's dimensions without a collision are refused as well; only where the memory is ours is
-    // it known that there is none.
-    if (status == KUMIKO_INVALID_ARGUMENT && !std::strstr(kumiko_last_error(), "keeps the output's elements apart"))
+    // Strides that interleave an output's dimensions without a collision are refused as well; only where the
+    // memory is ours is it known that there is none.
+    if (status == KUMIKO_INVALID_ARGUMENT &&
+        !std::strstr(kumiko_last_error(), "keeps the output's elements apart"))
       require(!problem.is_sane(), "only an unsound problem is refused");
     if (problem.owns_memory()) {
       // A bad pointer is seen before memory runs short.
       const kumiko_status forwarded = check_call("attention_forward", problem, -1, forward);
-      require(forwarded == status || forwarded == KUMIKO_INVALID_ARGUMENT, "forward refuses what plan refuses");
+      require(forwarded == status || forwarded == KUMIKO_INVALID_ARGUMENT,
+              "forward refuses what plan refuses");
     }
     return;
   }
@@ -166,7 +179,8 @@ void fuzz_call(Input& input, const kumiko_context* context) {
     require(ran == KUMIKO_OK || !problem.is_runnable(), "a sound problem runs", "plan_run");
     if (ran == KUMIKO_OK) {
       const auto first = problem.outputs();
-      require(check_call("attention_forward", problem, -1, forward) == KUMIKO_OK, "what runs once runs again");
+      require(check_call("attention_forward", problem, -1, forward) == KUMIKO_OK,
+              "what runs once runs again");
       require(problem.outputs() == first, "plan and forward give the same bits");
     }
   }
@@ -184,20 +198,23 @@ void fuzz_call(Input& input, const kumiko_context* context) {
   }
 }
 
-// hwloc's descriptions grow with the product of their numbers, and with the threads that a context then starts.
+// hwloc's descriptions grow with the product of their numbers, and with the threads that a context then
+// starts.
 bool is_small_machine(const std::string& description) {
   double product = 1;
   static const std::regex number("[0-9]+");
-  for (auto it = std::sregex_iterator(description.begin(), description.end(), number); it != std::sregex_iterator(); ++it)
+  for (auto it = std::sregex_iterator(description.begin(), description.end(), number);
+       it != std::sregex_iterator(); ++it)
     product *= std::max(1.0, std::atof(it->str().c_str()));
   return product <= 8;
 }
 
 void fuzz_context(Input& input) {
-  static constexpr const char* kTexts[] = {"",       "close",     "spread",    "none", "openmp", "serial",  "tbb",
-                                           "avx512", "reference", "avx2",      "flat", "0",      "0-1",     "heads_first",
-                                           "0-,1",   "65535",     "core:2 pu:1"};
-  static constexpr const char* kMachines[] = {"core:2 pu:1", "pack:2 l3:1 core:2 pu:1", "numa:2 core:1 pu:2", "core:0", "nonsense"};
+  static constexpr const char* kTexts[] = {"",    "close",       "spread",    "none",  "openmp",     "serial",
+                                           "tbb", "avx512",      "reference", "avx2",  "flat",       "0",
+                                           "0-1", "heads_first", "0-,1",      "65535", "core:2 pu:1"};
+  static constexpr const char* kMachines[] = {"core:2 pu:1", "pack:2 l3:1 core:2 pu:1", "numa:2 core:1 pu:2",
+                                              "core:0", "nonsense"};
   std::string texts[6];
   for (int i = 0; i < 6; ++i) {
     if (i == 4) {
@@ -219,7 +236,8 @@ void fuzz_context(Input& input) {
   if (input.one_in(8)) options.struct_size = static_cast<std::size_t>(input.number());
   const std::size_t size = options.struct_size;
   // A shorter struct leaves the topology to the host, whose number of threads is not ours to choose.
-  const bool is_readable = size == sizeof options || size < offsetof(kumiko_context_options, cpus) || size > 4096 || size % 8 != 0;
+  const bool is_readable =
+      size == sizeof options || size < offsetof(kumiko_context_options, cpus) || size > 4096 || size % 8 != 0;
   if (!is_readable) options.struct_size = sizeof options;
   const long countdown = input.one_in(4) ? input.byte() * 4 : -1;
 
@@ -230,12 +248,16 @@ void fuzz_context(Input& input) {
     status = kumiko_context_create(&options, &context);
   }
   checked(status, "context_create");
-  require((context != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone", "context_create");
+  require((context != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone",
+          "context_create");
   if (context) {
     const char* text = nullptr;
     std::int32_t threads = 0;
-    require(checked(kumiko_context_describe(context, &text), "describe") == KUMIKO_OK && *text, "a context has a description");
-    require(checked(kumiko_context_num_threads(context, &threads), "num_threads") == KUMIKO_OK && threads >= 1, "a context has threads");
+    require(checked(kumiko_context_describe(context, &text), "describe") == KUMIKO_OK && *text,
+            "a context has a description");
+    require(
+        checked(kumiko_context_num_threads(context, &threads), "num_threads") == KUMIKO_OK && threads >= 1,
+        "a context has threads");
     fuzz_call(input, context);
   }
   kumiko_context_destroy(context);
@@ -267,7 +289,8 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   kumiko_plan_destroy(nullptr);
 }
 
-kumiko_context* make_context(const char* executor, const char* topology, const char* isa, const char* policy) {
+kumiko_context* make_context(const char* executor, const char* topology, const char* isa,
+                             const char* policy) {
   kumiko_context_options options = KUMIKO_CONTEXT_OPTIONS_INIT;
   options.executor = executor;
   options.topology = topology;
@@ -278,7 +301,8 @@ kumiko_context* make_context(const char* executor, const char* topology, const c
   return context;
 }
 
-// libFuzzer has put /dev/null in the place of standard output and error (-close_fd_mask=3) and kept its own copies.
+// libFuzzer has put /dev/null in the place of standard output and error (-close_fd_mask=3) and kept its own
+// copies.
 void watch_output() {
   printed = memfd_create("printed", MFD_CLOEXEC);
   dup2(printed, STDOUT_FILENO);
@@ -299,6 +323,7 @@ void require_nothing_printed() {
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   kumiko::fuzz::console = dup(STDERR_FILENO);
+  setenv("KMP_BLOCKTIME", "0", 1);  // Clang's OpenMP would spin for 200 ms after each team's end
   for (char** variable = environ; *variable;) {
     if (std::strncmp(*variable, "KUMIKO_", 7) == 0) {
       const std::string entry = *variable;
@@ -313,7 +338,8 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace kumiko::fuzz;
   static kumiko_context* const contexts[] = {
-      make_context("serial", "pack:2 l3:1 core:2 pu:1", nullptr, "heads_first"),  // four seats: keys are split
+      make_context("serial", "pack:2 l3:1 core:2 pu:1", nullptr,
+                   "heads_first"),  // four seats: keys are split
       make_context("serial", "core:1 pu:1", nullptr, "flat"),
       make_context("serial", "core:3 pu:1", "reference", "flat"),
       make_context("openmp", "core:2 pu:1", nullptr, "flat"),

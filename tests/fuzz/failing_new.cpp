@@ -1,4 +1,5 @@
-// On top of AddressSanitizer's malloc, so that its checks stay. Its own operator new cannot fail: it ends the process.
+// On top of AddressSanitizer's malloc, so that its checks stay. Its own operator new cannot fail: it ends the
+// process.
 #include "tests/fuzz/failing_new.h"
 
 #include <cstdlib>

@@ -5,8 +5,8 @@
 
 namespace kumiko::fuzz {
 
-/// Between construction and destruction this thread's operator new refuses what is larger than `largest` bytes,
-/// and, `countdown` >= 0, the request that comes after `countdown` others and all after it.
+/// Between construction and destruction this thread's operator new refuses what is larger than `largest`
+/// bytes, and, `countdown` >= 0, the request that comes after `countdown` others and all after it.
 class FailingNew {
  public:
   FailingNew(std::size_t largest, long countdown);

@@ -78,12 +78,12 @@ struct LseStrides {
 }  // namespace
 
 Problem::Problem(Input& input) {
-  static constexpr std::int64_t kQueries[] = {0, 1, 2, 3, 5, 8, 9, 17, 33, 49};
-  static constexpr std::int64_t kKeys[] = {0, 1, 2, 7, 16, 63, 255, 256, 257, 511, 513, 700};
-  static constexpr std::int64_t kDims[] = {1, 2, 7, 8, 15, 16, 17, 32, 33};
-  const std::int64_t batch = input.below(3), kv_heads = 1 + input.below(2), q_heads = kv_heads * input.below(4),
-                     q_len = input.pick(kQueries), kv_len = input.pick(kKeys), dim = input.pick(kDims),
-                     v_dim = input.pick(kDims);
+  static constexpr std::int64_t kQueries[] = {0, 1, 2, 3, 5, 8, 9, 17, 33};
+  static constexpr std::int64_t kKeys[] = {0, 1, 2, 7, 16, 63, 255, 257, 511, 513};
+  static constexpr std::int64_t kDims[] = {1, 2, 7, 8, 15, 16, 17};
+  const std::int64_t batch = input.below(3), kv_heads = 1 + input.below(2),
+                     q_heads = kv_heads * input.below(4), q_len = input.pick(kQueries),
+                     kv_len = input.pick(kKeys), dim = input.pick(kDims), v_dim = input.pick(kDims);
   const std::uint8_t flags = input.byte();
   const std::uint8_t mask = input.byte();
   q_.resize(static_cast<std::size_t>(batch * q_heads * q_len * dim));
@@ -97,7 +97,8 @@ Problem::Problem(Input& input) {
   fill(v_, 3, (flags & 1) != 0);
   const bool bshd = (flags & 2) != 0;
   const auto input_view = [bshd](const std::vector<float>& data, auto b, auto h, auto s, auto d) {
-    return bshd ? kumiko_const_tensor_bshd(data.data(), b, s, h, d) : kumiko_const_tensor_bhsd(data.data(), b, h, s, d);
+    return bshd ? kumiko_const_tensor_bshd(data.data(), b, s, h, d)
+                : kumiko_const_tensor_bhsd(data.data(), b, h, s, d);
   };
   args_.q = input_view(q_, batch, q_heads, q_len, dim);
   args_.k = input_view(k_, batch, kv_heads, kv_len, dim);
@@ -147,11 +148,14 @@ void Problem::add_fault(Input& input) {
         lengths_[input.byte() % lengths_.size()] = static_cast<std::int32_t>(input.number());
       return;
     default: {
-      static constexpr std::size_t kEnds[] = {
-          offsetof(kumiko_attention_args, lse),    offsetof(kumiko_attention_args, lse_stride),
-          offsetof(kumiko_attention_args, scale),  offsetof(kumiko_attention_args, causal_alignment),
-          offsetof(kumiko_attention_args, window_left), offsetof(kumiko_attention_args, seqused_k),
-          sizeof(kumiko_attention_args) + 8,       kLargestStruct};
+      static constexpr std::size_t kEnds[] = {offsetof(kumiko_attention_args, lse),
+                                              offsetof(kumiko_attention_args, lse_stride),
+                                              offsetof(kumiko_attention_args, scale),
+                                              offsetof(kumiko_attention_args, causal_alignment),
+                                              offsetof(kumiko_attention_args, window_left),
+                                              offsetof(kumiko_attention_args, seqused_k),
+                                              sizeof(kumiko_attention_args) + 8,
+                                              kLargestStruct};
       args_.struct_size = input.one_in(2) ? static_cast<std::size_t>(input.number()) : input.pick(kEnds);
       has_unknown_field_ = input.one_in(2);
       return;
@@ -198,8 +202,8 @@ void Problem::change_pointer(Input& input) {
   if (which == 4) args_.lse = static_cast<float*>(pointer);
 }
 
-// One size in all tensors alike: what is accepted though nobody has the memory. With strides of 0 in the inputs even run() could be
-// given it.
+// One size in all tensors alike: what is accepted though nobody has the memory. With strides of 0 in the
+// inputs even run() could be given it.
 void Problem::change_all_sizes(Input& input) {
   const int what = input.below(4);
   std::int64_t size = input.number();
@@ -238,8 +242,8 @@ void Problem::change_all_sizes(Input& input) {
 const kumiko_attention_args* Problem::pass() {
   const std::size_t size = args_.struct_size;
   // The library may look at struct_size alone where it is absurd.
-  const bool is_readable =
-      size >= offsetof(kumiko_attention_args, lse) && size <= kLargestStruct && size % alignof(kumiko_attention_args) == 0;
+  const bool is_readable = size >= offsetof(kumiko_attention_args, lse) && size <= kLargestStruct &&
+                           size % alignof(kumiko_attention_args) == 0;
   // seqused_k has as many values as the batch: no fault of this kind can be seen by the library.
   if (args_.q.shape[0] > static_cast<std::int64_t>(lengths_.size())) args_.seqused_k = nullptr;
   passed_.clear();
@@ -287,7 +291,8 @@ const std::vector<float>* Problem::buffer_at(const void* pointer) const {
   return nullptr;
 }
 
-bool Problem::owns(const void* pointer, const std::int64_t* shape, const std::int64_t* stride, int dims) const {
+bool Problem::owns(const void* pointer, const std::int64_t* shape, const std::int64_t* stride,
+                   int dims) const {
   if (pointer == nullptr || reinterpret_cast<std::uintptr_t>(pointer) % sizeof(float) != 0) return true;
   if (!fits(shape, stride, dims)) return false;
   const std::vector<float>* buffer = buffer_at(pointer);
@@ -296,6 +301,11 @@ bool Problem::owns(const void* pointer, const std::int64_t* shape, const std::in
 
 bool Problem::owns_memory() const {
   const kumiko_attention_args a = seen();
+  // One output in the buffer of the other that is not wanted is sound, but not what outputs_written() looks
+  // at.
+  if ((a.out.data && a.out.data == lse_.data() && !a.lse) ||
+      (a.lse && a.lse == out_.data() && a.out.data != a.lse))
+    return false;
   return owns(a.q.data, a.q.shape, a.q.stride, 4) && owns(a.k.data, a.k.shape, a.k.stride, 4) &&
          owns(a.v.data, a.v.shape, a.v.stride, 4) && owns(a.out.data, a.out.shape, a.out.stride, 4) &&
          owns(a.lse, a.q.shape, LseStrides(a).stride, 3);
@@ -315,7 +325,8 @@ bool Problem::is_runnable() const {
     const std::vector<float>* buffer = buffer_at(data);
     return buffer && buffer != &out_ && buffer != &lse_;
   };
-  if (!is_readable(a.q.data) || (!no_keys && (!is_readable(a.k.data) || !is_readable(a.v.data)))) return false;
+  if (!is_readable(a.q.data) || (!no_keys && (!is_readable(a.k.data) || !is_readable(a.v.data))))
+    return false;
   return a.out.data && a.out.data == out_.data() && (!a.lse || a.lse == lse_.data());
 }
 
@@ -344,10 +355,12 @@ void Problem::poison_outputs() {
 
 bool Problem::outputs_untouched() const {
   const auto is_unwritten = [](float value) { return bits_of(value) == kUnwritten; };
-  return std::all_of(out_.begin(), out_.end(), is_unwritten) && std::all_of(lse_.begin(), lse_.end(), is_unwritten);
+  return std::all_of(out_.begin(), out_.end(), is_unwritten) &&
+         std::all_of(lse_.begin(), lse_.end(), is_unwritten);
 }
 
-bool Problem::mark(const std::int64_t* shape, const std::int64_t* stride, int dims, std::vector<bool>* marks) {
+bool Problem::mark(const std::int64_t* shape, const std::int64_t* stride, int dims,
+                   std::vector<bool>* marks) {
   std::int64_t index[4] = {};
   for (;;) {
     std::int64_t at = 0;
@@ -377,7 +390,8 @@ bool Problem::outputs_written() const {
 std::string Problem::describe() const {
   const kumiko_attention_args a = seen();
   std::ostringstream text;
-  const auto add = [&](const char* name, const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims) {
+  const auto add = [&](const char* name, const void* data, const std::int64_t* shape,
+                       const std::int64_t* stride, int dims) {
     text << name << " at " << data << (buffer_at(data) ? " (ours)" : "") << ", shape";
     for (int i = 0; i < dims; ++i) text << ' ' << shape[i];
     text << ", stride";
@@ -390,8 +404,8 @@ std::string Problem::describe() const {
   add("v", a.v.data, a.v.shape, a.v.stride, 4);
   add("out", a.out.data, a.out.shape, a.out.stride, 4);
   add("lse", a.lse, a.q.shape, a.lse_stride, 3);
-  text << "scale " << a.scale << ", causal " << a.is_causal << ", alignment " << a.causal_alignment << ", pipeline "
-       << a.pipeline << ", window " << a.window_left << ' ' << a.window_right << ", lengths";
+  text << "scale " << a.scale << ", causal " << a.is_causal << ", alignment " << a.causal_alignment
+       << ", pipeline " << a.pipeline << ", window " << a.window_left << ' ' << a.window_right << ", lengths";
   if (!a.seqused_k) text << " none";
   for (std::size_t b = 0; a.seqused_k && b < lengths_.size(); ++b) text << ' ' << lengths_[b];
   text << "\nsane " << is_sane() << ", owns its memory " << owns_memory() << ", runnable " << is_runnable();

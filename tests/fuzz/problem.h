@@ -1,5 +1,5 @@
-// One call of the C ABI with memory of its own, made from the fuzzer's bytes: a sound problem first, then faults. What is sound is
-// decided here once more, in 128 bits and apart from the library.
+// One call of the C ABI with memory of its own, made from the fuzzer's bytes: a sound problem first, then
+// faults. What is sound is decided here once more, in 128 bits and apart from the library.
 #pragma once
 
 #include <kumiko/attention_c.h>
@@ -27,10 +27,12 @@ class Problem {
   /// What the library must take them for: the defaults where struct_size ends before a field.
   kumiko_attention_args seen() const;
 
-  /// Whether the documentation allows the problem, pointers aside. Two elements of out or lse in one place count only
-  /// where owns_memory(). A run that is not to give lse does not look at its strides; a plan always does.
+  /// Whether the documentation allows the problem, pointers aside. Two elements of out or lse in one place
+  /// count only where owns_memory(). A run that is not to give lse does not look at its strides; a plan
+  /// always does.
   bool is_sane(bool with_lse = true) const;
-  /// Every pointer is null, misaligned, or the start of a buffer here that holds all the tensor's elements: run() is safe to call.
+  /// Every pointer is null, misaligned, or the start of a buffer here that holds all the tensor's elements:
+  /// run() is safe to call.
   bool owns_memory() const;
   /// is_sane(), owns_memory(), no pointer is missing, none shared with an output.
   bool is_runnable() const;

@@ -1,5 +1,5 @@
-// Sizes and strides whose products leave 63 bits: an error, or a plan that is right, never a wrapped number. Runs under
-// UndefinedBehaviorSanitizer too, which sees each wrap that changes nothing here.
+// Sizes and strides whose products leave 63 bits: an error, or a plan that is right, never a wrapped number.
+// Runs under UndefinedBehaviorSanitizer too, which sees each wrap that changes nothing here.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -87,7 +87,8 @@ TEST(ExtremeShapes, StridesThatReachBeyondTheAddressSpaceAreRefusedByName) {
 TEST(ExtremeShapes, MoreTasksThanAPlanHoldsAreUnsupported) {
   AttentionArgs args = problem(power(30), power(15), power(15), 1, 1, 1);
   expect_refused(args, Code::unsupported, "q.shape");
-  EXPECT_NE(plan_only(args).message().find(std::to_string(power(45))), std::string::npos) << plan_only(args).message();
+  EXPECT_NE(plan_only(args).message().find(std::to_string(power(45))), std::string::npos)
+      << plan_only(args).message();
   expect_refused(problem(kLongest, 1, 1, 1, 1, 8), Code::unsupported, "q.shape");
   expect_refused(problem(1, power(20), 1, kLongest, kLongest, 8), Code::unsupported, "q.shape");
 }
