@@ -301,11 +301,18 @@ bool Problem::owns(const void* pointer, const std::int64_t* shape, const std::in
 
 bool Problem::owns_memory() const {
   const kumiko_attention_args a = seen();
-  // One output in the buffer of the other that is not wanted is sound, but not what outputs_written() looks
-  // at.
-  if ((a.out.data && a.out.data == lse_.data() && !a.lse) ||
-      (a.lse && a.lse == out_.data() && a.out.data != a.lse))
-    return false;
+  // An output in another buffer that nobody else uses is sound, but not where outputs_written() looks.
+  const auto is_elsewhere = [&](const void* output, const std::vector<float>& home, const void* other) {
+    return buffer_at(output) && output != home.data() && output != other && output != a.q.data &&
+           output != a.k.data && output != a.v.data;
+  };
+  if (is_elsewhere(a.out.data, out_, a.lse) || is_elsewhere(a.lse, lse_, a.out.data)) return false;
+  // So is an input in the buffer of an output that is not wanted, but its values are what marks the
+  // unwritten.
+  for (const void* data : {a.q.data, a.k.data, a.v.data}) {
+    const std::vector<float>* buffer = buffer_at(data);
+    if ((buffer == &out_ || buffer == &lse_) && data != a.out.data && data != a.lse) return false;
+  }
   return owns(a.q.data, a.q.shape, a.q.stride, 4) && owns(a.k.data, a.k.shape, a.k.stride, 4) &&
          owns(a.v.data, a.v.shape, a.v.stride, 4) && owns(a.out.data, a.out.shape, a.out.stride, 4) &&
          owns(a.lse, a.q.shape, LseStrides(a).stride, 3);
@@ -321,9 +328,8 @@ bool Problem::is_runnable() const {
   if (!is_sane(a.lse != nullptr) || !owns_memory()) return false;
   if (!has_output()) return true;
   const bool no_keys = is_empty(a.k.shape, 4);
-  const auto is_readable = [this](const void* data) {
-    const std::vector<float>* buffer = buffer_at(data);
-    return buffer && buffer != &out_ && buffer != &lse_;
+  const auto is_readable = [&](const void* data) {
+    return buffer_at(data) && data != a.out.data && data != a.lse;
   };
   if (!is_readable(a.q.data) || (!no_keys && (!is_readable(a.k.data) || !is_readable(a.v.data))))
     return false;
