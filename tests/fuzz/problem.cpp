@@ -14,6 +14,7 @@ __extension__ using Wide = __int128;
 
 constexpr std::int64_t kMaxSize = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxBytes = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kMostPairs = std::int64_t{1} << 20;
 constexpr std::uint32_t kUnwritten = 0x7fc0dead;  // no arithmetic gives this NaN
 constexpr std::size_t kLargestStruct = 4096;      // beyond it struct_size is taken for uninitialised
 
@@ -301,6 +302,13 @@ bool Problem::owns(const void* pointer, const std::int64_t* shape, const std::in
 
 bool Problem::owns_memory() const {
   const kumiko_attention_args a = seen();
+  // Strides of 0 put any number of keys into a few floats, but a run over 2^31 of them takes minutes.
+  Wide pairs = 1;
+  for (const std::int64_t size : {a.q.shape[0], a.q.shape[1], a.q.shape[2], a.k.shape[2]}) {
+    if (size < 0 || size > kMaxSize) return false;
+    pairs *= size;
+  }
+  if (pairs > kMostPairs) return false;
   // An output in another buffer that nobody else uses is sound, but not where outputs_written() looks.
   const auto is_elsewhere = [&](const void* output, const std::vector<float>& home, const void* other) {
     return buffer_at(output) && output != home.data() && output != other && output != a.q.data &&

@@ -109,12 +109,14 @@ TEST(ExtremeShapes, CostsThatAddUpBeyondInt64StayBalanced) {
   EXPECT_LT(imbalance, 5.0) << text;
 }
 
-// 4096 seats want 32768 tasks: 300000 rows, cut along 2^31 keys, would keep 2^62 floats of split states.
+// 4096 seats want 32768 tasks: 300000 rows, cut along 2^31 keys, would keep more than 2^63 bytes of split
+// states.
 TEST(ExtremeShapes, SplitStatesBeyondTheAddressSpaceAreOutOfMemory) {
   AttentionArgs args = problem(1, 1, 1, 300000, kLongest, 576);
   args.pipeline = Pipeline::online;
   const Status status = plan_only(args, machine(4096));
   EXPECT_EQ(status.code(), Code::out_of_memory) << status.message();
+  EXPECT_NE(status.message().find("split states"), std::string::npos) << status.message();
 }
 
 // A window of 2^63 - 1 and lengths of 2^31 - 1 meet in the offsets of the mask.
