@@ -347,6 +347,8 @@ bool Problem::is_runnable() const {
 Problem::Planned Problem::planned() const {
   Planned kept{seen(), {}};
   if (kept.args.seqused_k) kept.lengths = lengths_;
+  kept.lengths.resize(
+      std::min(kept.lengths.size(), static_cast<std::size_t>(std::max<std::int64_t>(args_.q.shape[0], 0))));
   kept.args.q.data = kept.args.k.data = kept.args.v.data = kept.args.out.data = nullptr;
   kept.args.lse = nullptr;
   std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // free from run to run
