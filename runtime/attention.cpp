@@ -1,6 +1,9 @@
 // plan, run and the one-shot calls of attention.h.
 #include "runtime/attention.h"
 
+#include <atomic>
+#include <mutex>
+
 #include "runtime/context.h"
 #include "runtime/plan.h"
 #include "runtime/validate.h"
@@ -56,12 +59,13 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     impl->has_alibi = args.alibi_slopes != nullptr;
     impl->args.alibi_slopes = nullptr;
     impl->args.bias.data = impl->args.mask.data = nullptr;
-    build_plan(*impl);
+    if (Status s = build_plan(*impl); !s.ok()) return s;
+    impl->release(impl->acquire());  // the first run finds its state ready
+    // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
     if (!impl->context->executor->reserve(impl->scratch_bytes)) {
       return {Code::out_of_memory,
               "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
     }
-    impl->release(impl->acquire());  // the first run finds its state ready
     plan->impl_ = std::move(impl);
     return {};
   });
@@ -76,7 +80,11 @@ Status Plan::run(const AttentionArgs& args) const {
       return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
     if (plan.tasks.empty()) return {};
-    RunState* state = impl_->acquire();
+    struct Return {
+      Impl& plan;
+      void operator()(RunState* used) const noexcept { plan.release(used); }
+    };
+    const std::unique_ptr<RunState, Return> state(impl_->acquire(), Return{*impl_});
     for (std::size_t m = 0; m < plan.merges.size(); ++m)
       state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
     Run run{plan, args, *state};
@@ -86,7 +94,6 @@ Status Plan::run(const AttentionArgs& args) const {
     job.context = &run;
     job.scratch_bytes = plan.scratch_bytes;
     const bool done = plan.context->executor->run(job);
-    impl_->release(state);
     if (!done)
       return {Code::out_of_memory,
               "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
@@ -112,14 +119,24 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
 }
 
 Status attention_forward(const AttentionArgs& args) {
-  struct Default {
-    Context context;
-    Status status = Context::create({}, &context);
-  };
-  // Never destroyed: joining threads in a static destructor hangs a forked child, which has none of them.
-  static const Default* const instance = new Default;
-  if (!instance->status.ok()) return instance->status;
-  return attention_forward(instance->context, args);
+  // Never destroyed: joining threads in a static destructor hangs a forked child, which has none of them. A
+  // failure is not kept: memory that was short at the first call may be there at the next.
+  static std::atomic<const Context*> made{nullptr};
+  static std::mutex making;
+  return guarded([&]() -> Status {
+    const Context* context = made.load(std::memory_order_acquire);
+    if (!context) {
+      const std::lock_guard lock(making);
+      context = made.load(std::memory_order_relaxed);
+      if (!context) {
+        auto fresh = std::make_unique<Context>();
+        if (Status s = Context::create({}, fresh.get()); !s.ok()) return s;
+        context = fresh.release();
+        made.store(context, std::memory_order_release);
+      }
+    }
+    return attention_forward(*context, args);
+  });
 }
 
 }  // namespace kumiko

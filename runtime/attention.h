@@ -44,12 +44,23 @@ struct View {
   /// Contiguous memory laid out [batch, heads, seq, head_dim].
   static constexpr View bhsd(Pointer data, std::int64_t batch, std::int64_t heads, std::int64_t seq,
                              std::int64_t dim, DataType type = DataType::f32) {
-    return {data, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}, type};
+    return {
+        data, {batch, heads, seq, dim}, {product(product(heads, seq), dim), product(seq, dim), dim, 1}, type};
   }
   /// Contiguous memory laid out [batch, seq, heads, head_dim].
   static constexpr View bshd(Pointer data, std::int64_t batch, std::int64_t seq, std::int64_t heads,
                              std::int64_t dim, DataType type = DataType::f32) {
-    return {data, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}, type};
+    return {data,
+            {batch, heads, seq, dim},
+            {product(product(seq, heads), dim), dim, product(heads, dim), 1},
+            type};
+  }
+
+ private:
+  /// Unsigned: validation, not this, judges absurd shapes. It refuses the shapes for which this wraps, or
+  /// they have no elements.
+  static constexpr std::int64_t product(std::int64_t a, std::int64_t b) {
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
   }
 };
 using Tensor = View<void*>;

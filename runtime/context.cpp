@@ -70,6 +70,16 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   return {};
 }
 
+/// Values come from strings of the caller and of the environment, which may hold anything; logs and terminals
+/// want none of it.
+Status one_line(Status status) {
+  std::string message = status.message();
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  }
+  return {status.code(), std::move(message)};
+}
+
 }  // namespace
 
 std::string Context::Impl::describe() const {
@@ -98,7 +108,7 @@ Status Context::create(const ContextOptions& options, Context* context) {
   return guarded([&]() -> Status {
     if (!context) return {Code::invalid_argument, "context is null; expected a Context to fill"};
     std::shared_ptr<Impl> impl;
-    if (Status s = create_impl(options, &impl); !s.ok()) return s;
+    if (Status s = create_impl(options, &impl); !s.ok()) return one_line(std::move(s));
     context->impl_ = std::move(impl);
     return {};
   });

@@ -31,10 +31,13 @@ Status guarded(Body&& body) noexcept {
   } catch (const std::bad_alloc&) {
     return {Code::out_of_memory, "out of memory"};
   } catch (const std::exception& e) {
-    return {Code::internal, e.what()};
+    try {
+      return {Code::internal, e.what()};
+    } catch (...) {  // no memory for what it says
+    }
   } catch (...) {
-    return {Code::internal, "unknown exception"};
   }
+  return {Code::internal, "exception"};  // short enough to need no memory
 }
 
 }  // namespace kumiko

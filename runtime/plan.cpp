@@ -40,10 +40,9 @@ struct RowBlock {
   std::int64_t cost;
 };
 
-std::vector<RowBlock> row_blocks(const Plan::Impl& plan, const kernels::HeadProblem& head,
-                                 std::int64_t task_rows) {
+void append_row_blocks(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t task_rows,
+                       std::vector<RowBlock>* blocks) {
   const std::int64_t rows = head.group * head.q_len;
-  std::vector<RowBlock> blocks;
   for (std::int64_t row = 0; row < rows; row += task_rows) {
     const std::int64_t end = min_of(row + task_rows, rows);
     const std::int64_t first_key = min_of(head.begin_of(row), head.kv_len),
@@ -52,9 +51,8 @@ std::vector<RowBlock> row_blocks(const Plan::Impl& plan, const kernels::HeadProb
     block.split_end = std::max(block.split_end, block.split_begin);
     block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row,
                            last_key - first_key, head.head_dim, head.v_head_dim);
-    blocks.push_back(block);
+    blocks->push_back(block);
   }
-  return blocks;
 }
 
 /// Rows a task takes: all that fits, but fewer where that would leave workers without enough tasks.
@@ -67,6 +65,29 @@ std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int6
   return std::clamp(wanted / unit * unit, tuning.min_task_rows, tuning.max_task_rows);
 }
 
+/// The sum of all tasks' costs: those of `blocks`, once per KV head. A cost is below 2^55, but the sum over a
+/// long batch of long sequences passes 2^63. Only the costs' proportions matter, so where the sum would pass
+/// 2^61 all are made smaller by the same power of two: policies may add up what they are given.
+std::int64_t scale_costs(std::vector<RowBlock>& blocks, std::int64_t kv_heads) {
+  __extension__ using Wide = unsigned __int128;
+  Wide sum = 0;
+  for (const RowBlock& block : blocks) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads);
+  int shift = 0;
+  while (sum >> shift > Wide{1} << 61) ++shift;
+  if (shift == 0) return static_cast<std::int64_t>(sum);
+  std::int64_t total = 0;
+  for (RowBlock& block : blocks) total += (block.cost >>= shift) * kv_heads;
+  return total;
+}
+
+/// floats += splits * rows * size; false when they would not fit in 2^63 bytes.
+bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
+  std::int64_t more = 0, bytes = 0;
+  return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
+         !__builtin_add_overflow(*floats, more, floats) &&
+         !__builtin_mul_overflow(*floats, static_cast<std::int64_t>(sizeof(float)), &bytes);
+}
+
 }  // namespace
 
 kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch,
@@ -74,21 +95,28 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   kernels::HeadProblem head{};
   const std::int64_t group = a.k.shape[1] > 0 ? a.q.shape[1] / a.k.shape[1] : 1;
   const auto lse = lse_strides(a);
-  const kernels::Element in = kernels.input;
-  head.q = element_at(in, a.q.data, batch * a.q.stride[0] + kv_head * group * a.q.stride[1]);
-  head.k = element_at(in, a.k.data, batch * a.k.stride[0] + kv_head * a.k.stride[1]);
-  head.v = element_at(in, a.v.data, batch * a.v.stride[0] + kv_head * a.v.stride[1]);
-  head.out =
-      element_at(kernels.output, a.out.data, batch * a.out.stride[0] + kv_head * group * a.out.stride[1]);
-  head.lse = a.lse.data ? a.lse.data + batch * lse[0] + kv_head * group * lse[1] : nullptr;
-  head.q_head_stride = a.q.stride[1];
-  head.q_seq_stride = a.q.stride[2];
-  head.k_seq_stride = a.k.stride[2];
-  head.v_seq_stride = a.v.stride[2];
-  head.out_head_stride = a.out.stride[1];
-  head.out_seq_stride = a.out.stride[2];
-  head.lse_head_stride = lse[1];
-  head.lse_seq_stride = lse[2];
+  // Validation bounds index * stride where there are elements to reach. Any other stride may be anything, so
+  // nothing is computed from it: not that of an absent or empty tensor, nor that of a dimension of size 1,
+  // which a kernel would turn into bytes.
+  const auto at = [&](kernels::Element type, auto* data, std::int64_t size, std::int64_t head_number,
+                      std::int64_t batch_stride, std::int64_t head_stride) {
+    return size > 0 ? element_at(type, data, batch * batch_stride + head_number * head_stride) : data;
+  };
+  const auto step = [](std::int64_t size, std::int64_t stride) { return size > 1 ? stride : 0; };
+  const std::int64_t q_head = kv_head * group, keys = a.k.shape[2];
+  head.q = at(kernels.input, a.q.data, 1, q_head, a.q.stride[0], a.q.stride[1]);
+  head.k = at(kernels.input, a.k.data, keys, kv_head, a.k.stride[0], a.k.stride[1]);
+  head.v = at(kernels.input, a.v.data, keys, kv_head, a.v.stride[0], a.v.stride[1]);
+  head.out = at(kernels.output, a.out.data, 1, q_head, a.out.stride[0], a.out.stride[1]);
+  head.lse = a.lse.data ? a.lse.data + (batch * lse[0] + q_head * lse[1]) : nullptr;
+  head.q_head_stride = step(group, a.q.stride[1]);
+  head.q_seq_stride = step(a.q.shape[2], a.q.stride[2]);
+  head.k_seq_stride = step(keys, a.k.stride[2]);
+  head.v_seq_stride = step(keys, a.v.stride[2]);
+  head.out_head_stride = step(group, a.out.stride[1]);
+  head.out_seq_stride = step(a.q.shape[2], a.out.stride[2]);
+  head.lse_head_stride = step(group, lse[1]);
+  head.lse_seq_stride = step(a.q.shape[2], lse[2]);
   head.group = group;
   head.q_len = a.q.shape[2];
   head.kv_len = has_seqused_k ? seqused_k[static_cast<std::size_t>(batch)] : a.k.shape[2];
@@ -115,6 +143,7 @@ void Plan::Impl::set_terms(kernels::HeadProblem& head, const AttentionArgs& a, s
   head.terms.has_alibi = has_alibi;
   if (has_alibi && a.alibi_slopes)
     head.alibi_slopes = a.alibi_slopes + batch * a.alibi_batch_stride + first_head;
+  if (a.k.shape[2] == 0) return;  // Nothing is read, and strides of empty tensors may be anything.
   if (given(a.bias)) {
     head.terms.has_bias = true;
     head.terms.bias_element = element(a.bias.dtype);
@@ -136,7 +165,7 @@ void Plan::Impl::set_terms(kernels::HeadProblem& head, const AttentionArgs& a, s
   }
 }
 
-void build_plan(Plan::Impl& plan) {
+Status build_plan(Plan::Impl& plan) {
   const AttentionArgs& a = plan.args;
   const Context::Impl& context = *plan.context;
   const std::int64_t batch = a.q.shape[0], kv_heads = a.k.shape[1], workers = context.executor->concurrency();
@@ -156,17 +185,21 @@ void build_plan(Plan::Impl& plan) {
   plan.kernels = *kernels::kernel_set(context.isa, element(a.q.dtype), element(a.out.dtype));
   plan.kernels.max_nr = tile_rows(plan.kernels, given(a.mask));
   plan.tuning = tune(plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
-  if (batch == 0 || rows == 0) return;
+  if (batch == 0 || rows == 0) return {};
   const std::int64_t task_rows = task_rows_for(plan, batch * kv_heads, rows, workers);
+  // Below 2^62, as are batch * kv_heads and batch * kv_heads * rows: q fits in the address space.
+  const std::int64_t blocks_per_head = (rows + task_rows - 1) / task_rows,
+                     count = batch * kv_heads * blocks_per_head;
+  if (count > kMaxTasks) {
+    return {Code::unsupported, "q.shape makes " + std::to_string(count) +
+                                   " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
+  }
 
   // Heads of one sequence are alike: their blocks are computed once.
-  std::vector<std::vector<RowBlock>> blocks;
-  std::int64_t total = 0, count = 0;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    blocks.push_back(row_blocks(plan, plan.head(a, b, 0), task_rows));
-    for (const RowBlock& block : blocks.back()) total += block.cost * kv_heads;
-    count += static_cast<std::int64_t>(blocks.back().size()) * kv_heads;
-  }
+  std::vector<RowBlock> blocks;
+  blocks.reserve(static_cast<std::size_t>(batch * blocks_per_head));
+  for (std::int64_t b = 0; b < batch; ++b) append_row_blocks(plan, plan.head(a, b, 0), task_rows, &blocks);
+  const std::int64_t total = scale_costs(blocks, kv_heads);
   // Blocks costlier than this are cut along the keys: only then can all workers be busy.
   const std::int64_t target =
       workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
@@ -175,7 +208,8 @@ void build_plan(Plan::Impl& plan) {
   costs.reserve(static_cast<std::size_t>(count));
   for (std::int64_t b = 0; b < batch; ++b) {
     for (std::int64_t h = 0; h < kv_heads; ++h) {
-      for (const RowBlock& block : blocks[static_cast<std::size_t>(b)]) {
+      for (std::int64_t i = 0; i < blocks_per_head; ++i) {
+        const RowBlock& block = blocks[static_cast<std::size_t>(b * blocks_per_head + i)];
         const std::int64_t splits = block.split_end - block.split_begin;
         const std::int64_t parts = count >= workers * plan.tuning.tasks_per_worker
                                        ? 1
@@ -192,7 +226,8 @@ void build_plan(Plan::Impl& plan) {
           task.merge = static_cast<std::int32_t>(plan.merges.size());
           plan.merges.push_back({static_cast<std::int32_t>(parts), block.split_begin, block.split_end,
                                  block.row_begin, block.row_end, plan.partial_floats});
-          plan.partial_floats += splits * rows * kernels::partial_size(a.v.shape[3]);
+          if (!add_states(splits, rows, kernels::partial_size(a.v.shape[3]), &plan.partial_floats))
+            return {Code::out_of_memory, "the split states of q.shape would take more than 2^63 bytes"};
         }
         for (std::int64_t part = 0; part < parts; ++part) {
           task.split_begin = block.split_begin + splits * part / parts;
@@ -210,6 +245,7 @@ void build_plan(Plan::Impl& plan) {
       plan.tuning.pipeline->scratch_bytes(plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
   // The last task of a merge needs one row of O more.
   plan.scratch_bytes = std::max(plan.scratch_bytes, static_cast<std::size_t>(a.v.shape[3]) * sizeof(float));
+  return {};
 }
 
 Plan::Impl::~Impl() {

@@ -72,7 +72,12 @@ struct Plan::Impl {
   RunState* idle_ = nullptr;
 };
 
-/// Fills everything from `args`, which are valid.
-void build_plan(Plan::Impl& plan);
+/// Fills everything from `args`, which are valid. Errors: unsupported (more tasks than kMaxTasks),
+/// out_of_memory (split states that no address space holds).
+Status build_plan(Plan::Impl& plan);
+
+/// A task takes about 200 bytes while its plan is made, so these are 13 GB, and the schedulers number tasks
+/// in 32 bits. The largest batch we know of, all windows of a vision model, has 10^5.
+inline constexpr std::int64_t kMaxTasks = std::int64_t{1} << 26;
 
 }  // namespace kumiko

@@ -277,6 +277,8 @@ Status check_pointer(const char* name, const void* data, const Span& span, DataT
   if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) != 0)
     return bad(std::string(name) + ".data", hex(data),
                "an address aligned to " + std::to_string(bytes) + " bytes");
+  if (span.end < span.begin)
+    return bad(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
   return {};
 }
 

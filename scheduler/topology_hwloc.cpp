@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <new>
 #include <tuple>
 #include <utility>
 
@@ -25,6 +26,11 @@ struct FreeBitmap {
 };
 using TopologyHandle = std::unique_ptr<hwloc_topology, DestroyTopology>;
 using Bitmap = std::unique_ptr<hwloc_bitmap_s, FreeBitmap>;
+
+Bitmap owned(hwloc_bitmap_t fresh) {
+  if (fresh == nullptr) throw std::bad_alloc();
+  return Bitmap(fresh);
+}
 
 struct CacheSizes {
   std::int64_t l1;
@@ -57,10 +63,7 @@ std::string describe_set(hwloc_const_bitmap_t set) {
 
 TopologyHandle load(const std::string& description, std::string& error) {
   hwloc_topology_t raw = nullptr;
-  if (hwloc_topology_init(&raw) != 0) {
-    error = "topology: hwloc cannot be initialised, memory is short";
-    return nullptr;
-  }
+  if (hwloc_topology_init(&raw) != 0) throw std::bad_alloc();  // all it does is to allocate
   TopologyHandle topology(raw);
   // hwloc's x86 probe would otherwise walk the calling thread over every CPU.
   constexpr unsigned long flags = HWLOC_TOPOLOGY_FLAG_DONT_CHANGE_BINDING;
@@ -87,7 +90,7 @@ TopologyHandle load(const std::string& description, std::string& error) {
 
 // The affinity mask of the calling thread; grows until the kernel's mask fits (more than 1024 CPUs).
 Bitmap affinity_mask() {
-  Bitmap mask(hwloc_bitmap_alloc());
+  Bitmap mask = owned(hwloc_bitmap_alloc());
   for (int bits = 1024; bits <= 1 << 20; bits *= 2) {
     cpu_set_t* set = CPU_ALLOC(bits);
     if (set == nullptr) break;
@@ -106,7 +109,7 @@ Bitmap affinity_mask() {
   // With OMP_PROC_BIND libgomp binds the main thread to its first place when the program starts, and the mask
   // the process was given lives on only as the union of the places.
   if (omp_get_proc_bind() != omp_proc_bind_false && omp_get_num_places() > 0) {
-    Bitmap places(hwloc_bitmap_alloc());
+    const Bitmap places = owned(hwloc_bitmap_alloc());
     std::vector<int> cpus;
     for (int place = 0; place < omp_get_num_places(); ++place) {
       cpus.resize(static_cast<std::size_t>(omp_get_place_num_procs(place)));
@@ -172,7 +175,7 @@ std::vector<Domain> collect_domains(hwloc_topology_t topology, hwloc_const_bitma
   std::vector<Domain> domains;
   const hwloc_obj_type_t type =
       hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
-  Bitmap threads(hwloc_bitmap_alloc());
+  const Bitmap threads = owned(hwloc_bitmap_alloc());
   for (hwloc_obj_t core = nullptr; (core = hwloc_get_next_obj_by_type(topology, type, core)) != nullptr;) {
     hwloc_bitmap_and(threads.get(), core->cpuset, usable);
     const int first = hwloc_bitmap_first(threads.get());
@@ -207,13 +210,13 @@ std::optional<Topology> discover_topology(const std::string& description, const 
   result.is_host = description.empty() && hwloc_topology_is_thissystem(topology.get()) == 1;
   result.source = description.empty() ? "host" : description;
 
-  Bitmap usable(hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology.get())));
+  const Bitmap usable = owned(hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology.get())));
   if (result.is_host) {
     const Bitmap mask = affinity_mask();
     hwloc_bitmap_and(usable.get(), usable.get(), mask.get());
   }
   if (!cpus.empty()) {
-    Bitmap wanted(hwloc_bitmap_alloc());
+    const Bitmap wanted = owned(hwloc_bitmap_alloc());
     for (const int cpu : cpus) {
       if (cpu < 0 || !hwloc_bitmap_isset(usable.get(), static_cast<unsigned>(cpu))) {
         error = "cpus: CPU " + std::to_string(cpu) + " is not among those that " +

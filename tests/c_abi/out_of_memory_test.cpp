@@ -1,163 +1,319 @@
-// Every allocation the C ABI makes on the caller's thread is made to fail in turn. Each failure must come
-// back as out_of_memory with the output parameters untouched, and the next attempt must succeed: nothing is
-// left half done.
+// Every allocation the library makes on a caller's thread, and every mapping of its arenas on any thread, is
+// made to fail in turn. Each failure must come back as out_of_memory with the output parameters and the
+// outputs untouched, leave nothing allocated, and the next attempt must succeed with the same bits as ever:
+// nothing is left half done.
 #include <gtest/gtest.h>
 #include <kumiko/attention_c.h>
 
-#include <cstdlib>
-#include <new>
+#include <atomic>
+#include <cstring>
+#include <latch>
+#include <memory>
+#include <string>
+#include <thread>
 #include <vector>
 
-namespace {
-// Allocations of this thread that still succeed; negative: all of them.
-thread_local long allocations_left = -1;
-
-void* allocate(std::size_t size, std::size_t alignment) noexcept {
-  if (allocations_left == 0) return nullptr;
-  if (allocations_left > 0) --allocations_left;
-  if (size == 0) size = 1;
-  return alignment == 0 ? std::malloc(size)
-                        : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-}
-
-void* allocate_or_throw(std::size_t size, std::size_t alignment) {
-  void* memory = allocate(size, alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-}  // namespace
-
-void* operator new(std::size_t size) {
-  return allocate_or_throw(size, 0);
-}
-void* operator new[](std::size_t size) {
-  return allocate_or_throw(size, 0);
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  return allocate(size, 0);
-}
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
-  return allocate(size, 0);
-}
-void* operator new(std::size_t size, std::align_val_t a) {
-  return allocate_or_throw(size, static_cast<std::size_t>(a));
-}
-void* operator new[](std::size_t size, std::align_val_t a) {
-  return allocate_or_throw(size, static_cast<std::size_t>(a));
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
+#include "tests/c_abi/failing_memory.h"
 
 namespace {
 
-// Calls `attempt` with 0, 1, 2, ... allocations allowed until it succeeds; every call before must say
-// out_of_memory. Returns how many allocations the success took.
+using namespace kumiko::test;
+
+// What is refused.
+enum class Memory { heap, arenas };
+
+// Calls `attempt` with 0, 1, 2, ... requests allowed until it succeeds; every call before must say
+// out_of_memory and leave nothing allocated. Returns how many requests the success took.
 template <class Attempt>
-long fail_each_allocation(Attempt&& attempt) {
+long fail_each_request(Memory memory, Attempt&& attempt, bool leaves_nothing = true) {
   for (long allowed = 0; allowed < 100000; ++allowed) {
-    allocations_left = allowed;
-    const kumiko_status status = attempt();
-    allocations_left = -1;
+    const Footprint before = footprint();
+    kumiko_status status;
+    {
+      const FailingHeap heap(memory == Memory::heap ? allowed : -1);
+      const FailingArenas arenas(memory == Memory::arenas ? allowed : -1);
+      status = attempt();
+    }
     if (status == KUMIKO_OK) return allowed;
-    EXPECT_EQ(status, KUMIKO_OUT_OF_MEMORY) << "with " << allowed << " allocations: " << kumiko_last_error();
-    EXPECT_STRNE(kumiko_last_error(), "") << "with " << allowed << " allocations";
+    EXPECT_EQ(status, KUMIKO_OUT_OF_MEMORY) << "with " << allowed << " requests: " << kumiko_last_error();
+    EXPECT_STRNE(kumiko_last_error(), "") << "with " << allowed << " requests";
+    if (leaves_nothing) {
+      EXPECT_EQ(footprint(), before) << "with " << allowed << " requests";
+    }
     if (testing::Test::HasFailure()) return -1;
   }
   ADD_FAILURE() << "never succeeded";
   return -1;
 }
 
+// 2 x 4 heads of 9 queries and 1300 keys: three splits, so that few heads give many tasks and states to
+// merge.
 struct Problem {
-  std::vector<float> q = std::vector<float>(4 * 9 * 8, 0.25f), kv = std::vector<float>(2 * 300 * 8, 0.5f),
-                     out = q;
+  static constexpr std::int64_t kBatch = 2, kQueryHeads = 4, kKvHeads = 2, kQueries = 9, kKeys = 1300,
+                                kDim = 8;
+  std::vector<float> q, k, v, out, lse;
   kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT;
-  Problem() {
-    args.q = kumiko_const_tensor_bhsd(q.data(), 1, 4, 9, 8);
-    args.k = kumiko_const_tensor_bhsd(kv.data(), 1, 2, 300, 8);
-    args.v = kumiko_const_tensor_bhsd(kv.data(), 1, 2, 300, 8);
-    args.out = kumiko_tensor_bhsd(out.data(), 1, 4, 9, 8);
+  explicit Problem(std::int64_t dim = kDim)
+      : q(static_cast<std::size_t>(kBatch * kQueryHeads * kQueries * dim)),
+        k(static_cast<std::size_t>(kBatch * kKvHeads * kKeys * dim)),
+        v(k.size()),
+        out(q.size()),
+        lse(static_cast<std::size_t>(kBatch * kQueryHeads * kQueries)) {
+    std::uint32_t seed = 12345;
+    for (auto* tensor : {&q, &k, &v}) {
+      for (float& x : *tensor) {
+        seed = seed * 1664525u + 1013904223u;
+        x = static_cast<float>(static_cast<std::int32_t>(seed)) * 0x1p-30f;
+      }
+    }
+    args.q = kumiko_const_tensor_bhsd(q.data(), kBatch, kQueryHeads, kQueries, dim);
+    args.k = kumiko_const_tensor_bhsd(k.data(), kBatch, kKvHeads, kKeys, dim);
+    args.v = kumiko_const_tensor_bhsd(v.data(), kBatch, kKvHeads, kKeys, dim);
+    args.out = kumiko_tensor_bhsd(out.data(), kBatch, kQueryHeads, kQueries, dim);
+    args.lse = lse.data();
+    clear();
+  }
+  void clear() {
+    out.assign(out.size(), 77.0f);
+    lse.assign(lse.size(), 77.0f);
+  }
+  bool is_untouched() const {
+    for (const auto* tensor : {&out, &lse}) {
+      for (const float x : *tensor) {
+        if (x != 77.0f) return false;
+      }
+    }
+    return true;
+  }
+  std::vector<std::uint32_t> bits() const {
+    std::vector<std::uint32_t> all(out.size() + lse.size());
+    std::memcpy(all.data(), out.data(), out.size() * sizeof(float));
+    std::memcpy(all.data() + out.size(), lse.data(), lse.size() * sizeof(float));
+    return all;
   }
 };
+
+// The bits of a problem, from a context that never was short of memory.
+const std::vector<std::uint32_t>& expected_bits(std::int64_t dim = Problem::kDim) {
+  static std::vector<std::uint32_t> known[2];
+  std::vector<std::uint32_t>& bits = known[dim == Problem::kDim ? 0 : 1];
+  if (bits.empty()) {
+    kumiko_context_options options = KUMIKO_CONTEXT_OPTIONS_INIT;
+    options.executor = "serial";
+    options.num_threads = 1;
+    kumiko_context* context = nullptr;
+    EXPECT_EQ(kumiko_context_create(&options, &context), KUMIKO_OK) << kumiko_last_error();
+    Problem problem(dim);
+    EXPECT_EQ(kumiko_attention_forward(context, &problem.args), KUMIKO_OK) << kumiko_last_error();
+    bits = problem.bits();
+    kumiko_context_destroy(context);
+  }
+  return bits;
+}
+
+// Runs body(caller, start) on `callers` threads.
+template <class Body>
+void together(int callers, Body body) {
+  std::latch start(callers);
+  std::vector<std::thread> threads;
+  for (int caller = 0; caller < callers; ++caller) threads.emplace_back([&, caller] { body(caller, start); });
+  for (std::thread& thread : threads) thread.join();
+}
 
 class OutOfMemory : public testing::TestWithParam<const char*> {
  protected:
   kumiko_context_options options() const {
     kumiko_context_options made = KUMIKO_CONTEXT_OPTIONS_INIT;
     made.executor = GetParam();
-    made.num_threads = 2;
+    made.topology = "core:4 pu:1";  // four seats wherever this runs
     return made;
   }
+  kumiko_context* create() const {
+    const kumiko_context_options options = this->options();
+    kumiko_context* context = nullptr;
+    EXPECT_EQ(kumiko_context_create(&options, &context), KUMIKO_OK) << kumiko_last_error();
+    return context;
+  }
+  static void expect_usable(const kumiko_context* context, std::int64_t dim = Problem::kDim) {
+    Problem problem(dim);
+    ASSERT_EQ(kumiko_attention_forward(context, &problem.args), KUMIKO_OK) << kumiko_last_error();
+    EXPECT_EQ(problem.bits(), expected_bits(dim));
+  }
 };
-
-TEST_P(OutOfMemory, PlanCreateReportsEachFailure) {
-  const kumiko_context_options options = this->options();
-  kumiko_context* context = nullptr;
-  ASSERT_EQ(kumiko_context_create(&options, &context), KUMIKO_OK) << kumiko_last_error();
-  const Problem problem;
-  kumiko_plan* plan = nullptr;
-  EXPECT_GT(fail_each_allocation([&] {
-              const kumiko_status status = kumiko_plan_create(context, &problem.args, &plan);
-              EXPECT_EQ(plan != nullptr, status == KUMIKO_OK);
-              return status;
-            }),
-            0);
-  const char* text = nullptr;
-  EXPECT_GT(fail_each_allocation([&] { return kumiko_plan_explain(plan, &text); }), 0);
-  EXPECT_NE(text, nullptr);
-  kumiko_plan_destroy(plan);
-  kumiko_context_destroy(context);
-}
-
-TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
-  const kumiko_context_options options = this->options();
-  kumiko_context* context = nullptr;
-  ASSERT_EQ(kumiko_context_create(&options, &context), KUMIKO_OK) << kumiko_last_error();
-  Problem problem;
-  problem.out.assign(problem.out.size(), 7.0f);
-  EXPECT_GT(fail_each_allocation([&] { return kumiko_attention_forward(context, &problem.args); }), 0);
-  // Every value row is 0.5: so is every weighted mean of them.
-  for (const float value : problem.out) ASSERT_NEAR(value, 0.5f, 1e-6f);
-  kumiko_context_destroy(context);
-}
 
 TEST_P(OutOfMemory, ContextCreateReportsEachFailure) {
   const kumiko_context_options options = this->options();
   kumiko_context* context = nullptr;
-  EXPECT_GT(fail_each_allocation([&] {
-              const kumiko_status status = kumiko_context_create(&options, &context);
-              EXPECT_EQ(context != nullptr, status == KUMIKO_OK);
-              return status;
-            }),
+  {  // What the first context ever makes for the whole process stays: oneTBB's and libgomp's pools.
+    expected_bits();
+    kumiko_context_destroy(create());
+  }
+  EXPECT_GT(fail_each_request(Memory::heap,
+                              [&] {
+                                const kumiko_status status = kumiko_context_create(&options, &context);
+                                EXPECT_EQ(context != nullptr, status == KUMIKO_OK);
+                                return status;
+                              }),
             0);
+  ASSERT_NE(context, nullptr);
   int32_t threads = 0;
   EXPECT_EQ(kumiko_context_num_threads(context, &threads), KUMIKO_OK);
-  EXPECT_GE(threads, 1);
+  EXPECT_EQ(threads, 4);
+  expect_usable(context);
+  kumiko_context_destroy(context);
+}
+
+TEST_P(OutOfMemory, PlanCreateReportsEachFailure) {
+  for (const Memory memory : {Memory::heap, Memory::arenas}) {
+    kumiko_context* const context = create();
+    const Problem problem;
+    kumiko_plan* plan = nullptr;
+    EXPECT_GT(fail_each_request(memory,
+                                [&] {
+                                  const kumiko_status status =
+                                      kumiko_plan_create(context, &problem.args, &plan);
+                                  EXPECT_EQ(plan != nullptr, status == KUMIKO_OK);
+                                  return status;
+                                }),
+              memory == Memory::heap ? 0 : 3)  // an arena for each of the four seats
+        << "nothing was refused";
+    const char* text = nullptr;
+    if (memory == Memory::heap) {
+      EXPECT_GT(fail_each_request(memory, [&] { return kumiko_plan_explain(plan, &text); }), 0);
+    }
+    kumiko_plan_destroy(plan);
+    expect_usable(context);
+    kumiko_context_destroy(context);
+  }
+}
+
+TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
+  for (const Memory memory : {Memory::heap, Memory::arenas}) {
+    kumiko_context* const context = create();
+    Problem problem;
+    EXPECT_GT(fail_each_request(memory,
+                                [&] {
+                                  const kumiko_status status =
+                                      kumiko_attention_forward(context, &problem.args);
+                                  EXPECT_EQ(problem.is_untouched(), status != KUMIKO_OK);
+                                  return status;
+                                }),
+              0);
+    EXPECT_EQ(problem.bits(), expected_bits());
+    expect_usable(context);
+    kumiko_context_destroy(context);
+  }
+}
+
+// The first run of a plan needs nothing: its state and the scratch were made with the plan. A context whose
+// scratch has grown since for another plan has more than enough.
+TEST_P(OutOfMemory, TheFirstRunNeedsNoMemory) {
+  kumiko_context* const context = create();
+  Problem problem, larger(64);
+  kumiko_plan* plan = nullptr;
+  ASSERT_EQ(kumiko_plan_create(context, &problem.args, &plan), KUMIKO_OK) << kumiko_last_error();
+  expect_usable(context, 64);
+  {
+    const FailingHeap heap(0);
+    const FailingArenas arenas(0);
+    EXPECT_EQ(kumiko_plan_run(plan, &problem.args), KUMIKO_OK) << kumiko_last_error();
+  }
+  EXPECT_EQ(problem.bits(), expected_bits());
+  kumiko_plan_destroy(plan);
+  kumiko_context_destroy(context);
+}
+
+// Callers who meet on one plan need a state each. Whoever gets none says so; the others and the plan go on.
+TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
+  kumiko_context* const context = create();
+  constexpr int kCallers = 6;
+  std::vector<std::unique_ptr<Problem>> problems;
+  for (int caller = 0; caller < kCallers; ++caller) problems.push_back(std::make_unique<Problem>());
+  const std::vector<std::uint32_t> want = expected_bits();
+  std::atomic<int> refused{0}, wrong{0}, ran{0};
+  for (long allowed = 0; allowed < 3; ++allowed) {  // a state takes three requests
+    for (int round = 0; round < 20; ++round) {
+      kumiko_plan* plan = nullptr;
+      ASSERT_EQ(kumiko_plan_create(context, &problems[0]->args, &plan), KUMIKO_OK) << kumiko_last_error();
+      const Footprint before = footprint();
+      together(kCallers, [&](int caller, std::latch& start) {
+        Problem& problem = *problems[static_cast<std::size_t>(caller)];
+        problem.clear();
+        start.arrive_and_wait();
+        kumiko_status status;
+        {
+          const FailingHeap heap(allowed);
+          status = kumiko_plan_run(plan, &problem.args);
+        }
+        if (status == KUMIKO_OK) {
+          ++ran;
+          wrong += problem.bits() != want;
+        } else {
+          ++refused;
+          wrong += status != KUMIKO_OUT_OF_MEMORY || !problem.is_untouched() || !*kumiko_last_error();
+        }
+      });
+      EXPECT_EQ(footprint(), before) << "a state that was begun is not given back";
+      problems[0]->clear();
+      ASSERT_EQ(kumiko_plan_run(plan, &problems[0]->args), KUMIKO_OK) << kumiko_last_error();
+      EXPECT_EQ(problems[0]->bits(), want);
+      kumiko_plan_destroy(plan);
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(ran, 0);
+  EXPECT_GT(refused, 0) << "no two callers ever met: the test says nothing";
+  expect_usable(context);
+  kumiko_context_destroy(context);
+}
+
+// One caller's plan needs more scratch than there is memory for; the others, whose scratch is there, must not
+// notice.
+TEST_P(OutOfMemory, ScratchThatCannotGrowLeavesOtherCallersAlone) {
+  kumiko_context* const context = create();
+  Problem small;
+  kumiko_plan* plan = nullptr;
+  ASSERT_EQ(kumiko_plan_create(context, &small.args, &plan), KUMIKO_OK) << kumiko_last_error();
+  const std::vector<std::uint32_t> want = expected_bits();
+  std::atomic<bool> stop{false};
+  std::atomic<int> wrong{0};
+  std::thread other([&] {
+    while (!stop) {
+      small.clear();
+      wrong += kumiko_plan_run(plan, &small.args) != KUMIKO_OK || small.bits() != want;
+    }
+  });
+  const Problem large(256);
+  for (int round = 0; round < 25; ++round) {
+    for (long allowed = 0; allowed < 4; ++allowed) {
+      kumiko_plan* none = nullptr;
+      const FailingArenas arenas(allowed);
+      EXPECT_EQ(kumiko_plan_create(context, &large.args, &none), KUMIKO_OUT_OF_MEMORY) << kumiko_last_error();
+      EXPECT_EQ(none, nullptr);
+    }
+  }
+  stop = true;
+  other.join();
+  EXPECT_EQ(wrong, 0);
+  kumiko_plan_destroy(plan);
   kumiko_context_destroy(context);
 }
 
 INSTANTIATE_TEST_SUITE_P(Executors, OutOfMemory, testing::Values("serial", "openmp", "tbb"),
                          [](const auto& executor) { return std::string(executor.param); });
+
+// The process-wide context is made by the first call. Memory that was short then may be there later: the
+// failure is not kept.
+TEST(OutOfMemoryDefault, TheFirstCallMayFailAndTheNextSucceed) {
+  expected_bits();
+  Problem problem;
+  // The context stays once it is made, though the plan that is made next fails.
+  constexpr bool leaves_nothing = false;
+  EXPECT_GT(
+      fail_each_request(
+          Memory::heap, [&] { return kumiko_attention_forward_default(&problem.args); }, leaves_nothing),
+      0);
+  EXPECT_EQ(problem.bits(), expected_bits());
+}
 
 }  // namespace

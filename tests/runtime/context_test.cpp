@@ -51,6 +51,20 @@ TEST(Context, OptionsThatDoNotParseAreErrors) {
   expect_error(with([](auto& o) { o.topology = "rubbish"; }), Code::invalid_argument, "topology", "rubbish");
 }
 
+TEST(Context, ErrorsAreOneLineWhateverTheValue) {
+  for (std::string ContextOptions::*const option :
+       {&ContextOptions::executor, &ContextOptions::cpus, &ContextOptions::topology}) {
+    ContextOptions options;
+    options.*option = "0\nkumiko: all is well\x1b[2J";
+    Context context;
+    const Status status = Context::create(options, &context);
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    EXPECT_NE(status.message().find("all is well"), std::string::npos) << status.message();
+    for (const char c : status.message())
+      EXPECT_FALSE(static_cast<unsigned char>(c) < ' ') << status.message();
+  }
+}
+
 TEST(Context, ErrorsListTheChoices) {
   ContextOptions options;
   options.executor = "fibers";

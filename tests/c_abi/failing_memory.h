@@ -1,0 +1,35 @@
+// Replaces operator new for the whole program and stands between the library's arenas and the kernel. Link
+// failing_memory.cpp with
+// --wrap=mmap and --wrap=munmap.
+#pragma once
+
+#include <ostream>
+
+namespace kumiko::test {
+
+/// While alive, this thread's operator new grants `granted` requests and refuses all after them; negative:
+/// none is refused.
+class FailingHeap {
+ public:
+  explicit FailingHeap(long granted);
+  ~FailingHeap();
+  FailingHeap(const FailingHeap&) = delete;
+};
+
+/// The same for the mappings of arenas, on any thread.
+class FailingArenas {
+ public:
+  explicit FailingArenas(long granted);
+  ~FailingArenas();
+  FailingArenas(const FailingArenas&) = delete;
+};
+
+/// What this process has from operator new and from arenas.
+struct Footprint {
+  long blocks, mapped_bytes;
+  bool operator==(const Footprint&) const = default;
+};
+Footprint footprint();
+std::ostream& operator<<(std::ostream& os, const Footprint& f);
+
+}  // namespace kumiko::test

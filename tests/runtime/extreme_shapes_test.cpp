@@ -1,0 +1,196 @@
+// Sizes and strides whose products leave 63 bits: an error, or a plan that is right, never a wrapped number.
+// Runs under UndefinedBehaviorSanitizer too, which sees each wrap that changes nothing here.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdio>
+#include <limits>
+
+#include "runtime/plan.h"
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/support/bits.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kLongest = std::numeric_limits<std::int32_t>::max();
+
+std::int64_t power(int exponent) {
+  return std::int64_t{1} << exponent;
+}
+
+// Only to be planned: no pointers. Inputs are expanded (strides 0) where their size would not fit.
+AttentionArgs problem(std::int64_t batch, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t q_len,
+                      std::int64_t kv_len, std::int64_t dim) {
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(nullptr, batch, q_heads, q_len, dim);
+  args.k = args.v = ConstTensor::bhsd(nullptr, batch, kv_heads, kv_len, dim);
+  args.k.stride = args.v.stride = {0, 0, 0, 1};
+  args.out = Tensor::bhsd(nullptr, batch, q_heads, q_len, dim);
+  return args;
+}
+
+Context machine(int cores) {
+  ContextOptions options;
+  options.executor = "serial";  // any number of seats without a thread
+  options.topology = flat_machine(cores);
+  return context_of(options);
+}
+
+Status plan_only(const AttentionArgs& args, const Context& context = machine(4)) {
+  Plan prepared;
+  return plan(context, args, &prepared);
+}
+
+void expect_refused(const AttentionArgs& args, Code code, const std::string& name) {
+  const Status status = plan_only(args);
+  EXPECT_EQ(status.code(), code) << status.message();
+  EXPECT_NE(status.message().find(name), std::string::npos) << status.message();
+}
+
+TEST(ExtremeShapes, SizesBeyondInt32AreRefusedByName) {
+  for (const std::int64_t size : {power(31), power(32), power(40), power(62), kMax, -power(40)}) {
+    expect_refused(problem(size, 1, 1, 1, 1, 8), Code::invalid_argument, "q.shape[0]");
+    expect_refused(problem(1, size, 1, 1, 1, 8), Code::invalid_argument, "q.shape[1]");
+    expect_refused(problem(1, 1, 1, size, 1, 8), Code::invalid_argument, "q.shape[2]");
+    expect_refused(problem(1, 1, 1, 1, size, 8), Code::invalid_argument, "k.shape[2]");
+    expect_refused(problem(1, 1, 1, 1, 1, size), Code::invalid_argument, "q.shape[3]");
+  }
+}
+
+TEST(ExtremeShapes, StridesThatReachBeyondTheAddressSpaceAreRefusedByName) {
+  for (const std::int64_t stride : {power(60), power(61), power(62) - 1, power(62), kMax}) {
+    for (int dim = 0; dim < 3; ++dim) {
+      const auto spoil = [&](auto& view) {
+        view.shape[static_cast<std::size_t>(dim)] = 7;
+        view.stride[static_cast<std::size_t>(dim)] = stride;
+      };
+      AttentionArgs args = problem(7, 7, 7, 7, 7, 8);
+      spoil(args.q);
+      expect_refused(args, Code::invalid_argument, "q.stride");
+      args = problem(7, 7, 7, 7, 7, 8);
+      spoil(args.k);
+      expect_refused(args, Code::invalid_argument, "k.stride");
+      args = problem(7, 7, 7, 7, 7, 8);
+      spoil(args.out);
+      expect_refused(args, Code::invalid_argument, "out.stride");
+    }
+  }
+  AttentionArgs args = problem(2, 2, 2, 2, 2, 8);
+  args.lse.stride = {power(62), 2, 1};
+  expect_refused(args, Code::invalid_argument, "lse.stride");
+}
+
+// 2^45 tasks, and 2^31 of them: more than numbers of 32 bits and than any memory.
+TEST(ExtremeShapes, MoreTasksThanAPlanHoldsAreUnsupported) {
+  AttentionArgs args = problem(power(30), power(15), power(15), 1, 1, 1);
+  expect_refused(args, Code::unsupported, "q.shape");
+  EXPECT_NE(plan_only(args).message().find(std::to_string(power(45))), std::string::npos)
+      << plan_only(args).message();
+  expect_refused(problem(kLongest, 1, 1, 1, 1, 8), Code::unsupported, "q.shape");
+  expect_refused(problem(1, power(20), 1, kLongest, kLongest, 8), Code::unsupported, "q.shape");
+}
+
+// Each of these tasks costs about 2^50, all of them 2^64. What the plan makes of it must still balance.
+TEST(ExtremeShapes, CostsThatAddUpBeyondInt64StayBalanced) {
+  AttentionArgs args = problem(1, 1, 1, 1 << 22, kLongest, 576);
+  args.pipeline = Pipeline::online;
+  Plan prepared;
+  const Status status = plan(machine(4), args, &prepared);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const std::string text = prepared.explain();
+  const auto at = text.find("predicted imbalance: ");
+  ASSERT_NE(at, std::string::npos) << text;
+  double imbalance = -1.0;
+  ASSERT_EQ(std::sscanf(text.c_str() + at, "predicted imbalance: %lf", &imbalance), 1) << text;
+  EXPECT_GE(imbalance, 0.0) << text;
+  EXPECT_LT(imbalance, 5.0) << text;
+}
+
+// 4096 seats want 32768 tasks: 300000 rows, cut along 2^31 keys, would keep more than 2^63 bytes of split
+// states.
+TEST(ExtremeShapes, SplitStatesBeyondTheAddressSpaceAreOutOfMemory) {
+  AttentionArgs args = problem(1, 1, 1, 300000, kLongest, 576);
+  args.pipeline = Pipeline::online;
+  const Status status = plan_only(args, machine(4096));
+  EXPECT_EQ(status.code(), Code::out_of_memory) << status.message();
+  EXPECT_NE(status.message().find("split states"), std::string::npos) << status.message();
+}
+
+// A window of 2^63 - 1 and lengths of 2^31 - 1 meet in the offsets of the mask.
+TEST(ExtremeShapes, OffsetsOfTheMaskDoNotWrap) {
+  for (const std::int64_t window : {power(31), power(40), power(62), kMax}) {
+    AttentionArgs args = problem(1, 1, 1, 64, kLongest, 8);
+    args.window_left = args.window_right = window;
+    const Status status = plan_only(args, machine(1));
+    EXPECT_TRUE(status.ok()) << status.message();
+    args.is_causal = true;
+    args.causal_alignment = CausalAlignment::top_left;
+    EXPECT_TRUE(plan_only(args, machine(1)).ok());
+  }
+}
+
+// Strides that lead to no second element may be anything, and are multiplied with nothing.
+TEST(ExtremeShapes, StridesThatReachNothingDoNotMatter) {
+  const Context context = machine(4);
+  for (const std::int64_t kv_len : {0, 1}) {
+    for (const std::int64_t stride : {power(61), power(62), kMax}) {
+      Case c;
+      c.batch = kv_len == 0 ? 3 : 1;
+      c.kv_len = kv_len;
+      const Problem problem(c);
+      const Outcome want = problem.run(context);
+      AttentionArgs args = problem.args();
+      args.k.stride = args.v.stride = {stride, stride, stride, 1};
+      if (c.batch == 1) args.q.stride = args.out.stride = {stride, stride, stride, 1};
+      problem.poison_outputs();
+      const Status status = attention_forward(context, args);
+      ASSERT_TRUE(status.ok()) << status.message();
+      EXPECT_TRUE(same_bits(problem.outcome(), want));
+    }
+  }
+  Case c;
+  c.batch = 4;
+  const Problem problem(c);
+  const Outcome want = problem.run(context);
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  AttentionArgs args = problem.args();
+  args.lse.data = nullptr;  // not wanted, so its strides are nobody's
+  args.lse.stride = {kMax, kMax, kMax};
+  problem.poison_outputs();
+  ASSERT_TRUE(prepared.run(args).ok());
+  EXPECT_TRUE(same_bits({problem.out.elements(), want.lse}, want));
+}
+
+TEST(ExtremeShapes, AnAddressFromWhichATensorWouldWrapIsRefused) {
+  const Context context = machine(1);
+  Case c;
+  c.batch = 2;
+  const Problem problem(c);
+  for (const auto field : {&AttentionArgs::q, &AttentionArgs::k, &AttentionArgs::v}) {
+    AttentionArgs args = problem.args();
+    (args.*field).stride[0] = power(60);
+    (args.*field).data = reinterpret_cast<const void*>(~std::uintptr_t{0} - 63);
+    problem.poison_outputs();
+    const Status status = attention_forward(context, args);
+    EXPECT_EQ(status.code(), Code::invalid_argument) << status.message();
+    EXPECT_NE(status.message().find(".data"), std::string::npos) << status.message();
+    EXPECT_TRUE(problem.outputs_untouched());
+  }
+}
+
+// The helpers that make contiguous views must not wrap into something that is then accepted.
+TEST(ExtremeShapes, ContiguousViewsOfAbsurdShapesAreRefused) {
+  for (const int bits : {21, 30, 31}) {
+    const std::int64_t size = bits == 31 ? kLongest : power(bits);
+    AttentionArgs args = problem(size, size, size, size, size, 64);
+    args.k = args.v = ConstTensor::bshd(nullptr, size, size, size, 64);
+    expect_refused(args, Code::invalid_argument, "q.shape");
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::test
