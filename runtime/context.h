@@ -10,7 +10,7 @@
 
 namespace kumiko {
 
-struct Context::Impl {
+struct [[gnu::visibility("hidden")]] Context::Impl {
   Config config;
   scheduler::Topology topology;
   kernels::Isa isa = kernels::Isa::reference;

@@ -39,7 +39,7 @@ struct RunState {
   RunState* next = nullptr;
 };
 
-struct Plan::Impl {
+struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::shared_ptr<Context::Impl> context;
   AttentionArgs args;  ///< As planned, pointers cleared.
   bool has_seqused_k = false;
