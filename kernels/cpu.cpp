@@ -1,5 +1,9 @@
 #include "kernels/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace kumiko::kernels {
 
 const char* name(Isa isa) {
@@ -37,12 +41,24 @@ std::optional<Isa> parse_isa(std::string_view text) {
   return std::nullopt;
 }
 
+#if defined(__x86_64__)
+namespace {
+
+// Clang 14 does not know the name "f16c". Bit 29 of ECX, leaf 1 (Intel SDM, volume 2A, CPUID).
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
+}
+
+}  // namespace
+#endif
+
 IsaSet host_isas() {
   IsaSet set = bit(Isa::reference);
 #if defined(__x86_64__)
   // The compiler's probe also asks XGETBV whether the system saves ymm and zmm state.
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     set |= bit(Isa::avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {

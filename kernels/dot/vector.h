@@ -218,10 +218,10 @@ template <int kGroup, class Body>
 void for_row_groups(std::int64_t rows, Body body) {
   std::int64_t row = 0;
   for (; row + kGroup <= rows; row += kGroup) body.template operator()<kGroup>(row);
-  [&]<int... kLess>(std::integer_sequence<int, kLess...>) {
-    ((rows - row == kLess + 1 && (body.template operator()<kLess + 1>(row), true)) || ...);
-  }
-  (std::make_integer_sequence<int, kGroup - 1>{});
+  const auto rest = [&]<int... kLess>(std::integer_sequence<int, kLess...>) {
+    return ((rows - row == kLess + 1 && (body.template operator()<kLess + 1>(row), true)) || ...);
+  };
+  rest(std::make_integer_sequence<int, kGroup - 1>{});
 }
 
 template <class V, class T, int kGroup>
