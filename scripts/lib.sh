@@ -30,3 +30,19 @@ jobs() {
   if ((memory_gib < 1)); then memory_gib=1; fi
   echo $((cpus < memory_gib ? cpus : memory_gib))
 }
+
+# lacks_avx512: an x86-64 processor on which the AVX-512 kernels cannot run (kernels/cpu.h says what they need).
+lacks_avx512() {
+  [[ $(uname -m) == x86_64 ]] || return 1
+  local flags flag
+  flags=" $(sed -n '/^flags/{p;q}' /proc/cpuinfo) "
+  for flag in avx2 fma avx512f avx512bw avx512dq avx512vl; do
+    [[ $flags == *" $flag "* ]] || return 0
+  done
+  return 1
+}
+
+# needed_groups: the groups of scripts/packages.txt that this machine's tests need.
+needed_groups() {
+  if lacks_avx512; then echo emulated_x86; fi
+}

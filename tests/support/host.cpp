@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <cstdlib>
+
 namespace kumiko::test {
 
 std::vector<std::string> host_isas() {
@@ -16,6 +18,11 @@ std::vector<std::string> host_isas() {
 #endif
   isas.emplace_back("reference");
   return isas;
+}
+
+bool emulated() {
+  const char* text = std::getenv("KUMIKO_TEST_EMULATED");
+  return text != nullptr && std::string(text) == "1";
 }
 
 int allowed_cpus() {

@@ -12,6 +12,10 @@ std::vector<std::string> host_isas();
 inline const std::vector<std::string> kAllIsas = {"avx512", "avx2", "reference"};
 inline const std::vector<std::string> kAllExecutors = {"openmp", "tbb", "serial"};
 
+/// Whether the processor is an emulated one, each case 100 to 300 times slower: long lists of cases then take
+/// every n-th. Said by KUMIKO_TEST_EMULATED=1, which tests/emulated_* set.
+bool emulated();
+
 /// CPUs in this thread's affinity mask.
 int allowed_cpus();
 
