@@ -76,6 +76,31 @@ def make_iso(work: pathlib.Path, boot: pathlib.Path) -> None:
                     "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "iso/"], cwd=work, check=True)
 
 
+class Screen:
+    """Reads away what bochs draws on a pseudo-terminal of its own: unread, it fills up after about five minutes (20 KB of cursor
+    movements), and bochs sleeps in a write for ever."""
+
+    def __init__(self, terminal: pathlib.Path):
+        self.terminal = terminal
+        self.fd = -1
+
+    def drain(self) -> None:
+        try:
+            if self.fd < 0:
+                found = re.search(r'connected to screen "(/dev/\S+)"', self.terminal.read_text(errors="replace"))
+                if not found:
+                    return
+                self.fd = os.open(found[1], os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            while os.read(self.fd, 65536):
+                pass
+        except OSError:  # nothing more for now, or bochs has gone
+            pass
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
 def run(work: pathlib.Path, timeout: float) -> str:
     """The serial line's text. Echoes it as it comes, with the wall time: the guest's own clock means nothing."""
     serial = work / "serial.log"
@@ -83,6 +108,7 @@ def run(work: pathlib.Path, timeout: float) -> str:
     # Debian's bochs starts in its debugger ("c" continues) and wants a terminal. It exits 1 after a clean power-off.
     (work / "continue").write_text("c\n")
     start = time.monotonic()
+    screen = Screen(work / "terminal.log")
     with (work / "terminal.log").open("wb") as terminal:
         bochs = subprocess.Popen(["script", "-qec", f"bochs -f {shlex.quote(str(HERE / 'bochsrc'))} -rc continue", "/dev/null"], cwd=work,
                                  env=os.environ | {"TERM": "xterm"}, stdin=subprocess.DEVNULL, stdout=terminal,
@@ -92,6 +118,7 @@ def run(work: pathlib.Path, timeout: float) -> str:
             done_at = None
             while True:
                 running = bochs.poll() is None
+                screen.drain()
                 text = serial.read_text(errors="replace")
                 end = text.rfind("\n") + 1
                 for line in text[shown:end].splitlines():
@@ -107,6 +134,7 @@ def run(work: pathlib.Path, timeout: float) -> str:
             if bochs.poll() is None:
                 os.killpg(bochs.pid, signal.SIGKILL)
             bochs.wait()
+            screen.close()
 
 
 def main() -> int:

@@ -80,6 +80,25 @@ class Summary(unittest.TestCase):
         self.assertFalse(good)
         self.assertIn("FAILED emulated by bochs: 1 of 2 kernels", text)
 
+    def test_an_emulated_isa_needs_attention_too(self):
+        natively = ctest_log([name for name in FULL if name not in AVX512])
+        text, good = self.summary(NO_AVX512, [natively, EMULATED.replace("[       OK ] Isa/", "[ RUN      ] Isa/")])
+        self.assertFalse(good)
+        self.assertIn("not passed: any attention test of avx512", text)
+        text, good = self.summary(NO_AVX512, [natively, EMULATED.replace("[       OK ] Isa/", "[  FAILED  ] Isa/")])
+        self.assertFalse(good)
+        self.assertIn("failed: Isa/Sweep.Lengths/avx512", text)
+        # Fewer of them than natively is as it should be.
+        text, good = self.summary(NO_AVX512, [natively + ctest_log(["Isa/Accuracy.Naive/avx2", "Isa/Accuracy.Naive/reference"]), EMULATED])
+        self.assertTrue(good, text)
+
+    def test_a_table_without_any_test_fails(self):
+        (self.root / "kernels/dot").mkdir()
+        (self.root / "kernels/dot/kernels.inc").write_text("KUMIKO_DOT(dot_avx2, avx2, 8)\n")
+        text, good = self.summary(BOTH, [ctest_log(FULL)])
+        self.assertFalse(good)
+        self.assertIn("not passed: any test of dot_avx2", text)
+
     def test_an_isa_of_this_machine_that_no_test_touched_fails(self):
         text, good = self.summary(BOTH, [ctest_log([name for name in FULL if name not in AVX512])])
         self.assertFalse(good)
@@ -90,6 +109,7 @@ class Summary(unittest.TestCase):
         text, good = self.summary(BOTH, [ctest_log(FULL[1:]) + bad])
         self.assertFalse(good)
         self.assertIn(f"not passed: {FULL[0]}", text)
+        self.assertNotIn("failed: ", text)
         bad = ctest_log(FULL[:1], "***Failed").split("\n", 1)[1]
         text, good = self.summary(BOTH, [ctest_log(FULL[1:]) + bad])
         self.assertFalse(good)
@@ -110,6 +130,12 @@ class Summary(unittest.TestCase):
         self.assertIn("avx512     not run natively: only the emulated tests ran", text)
         self.assertIn("avx512     ran emulated by bochs", text)
         self.assertIn("avx2       not run natively: only the emulated tests ran", text)
+
+    def test_part_of_the_tests_may_lack_some_natively(self):
+        text, good = self.summary(BOTH, [ctest_log([*FULL[:3], "Isa/Sweep.Lengths/avx2"])], only="only the preset tsan was run")
+        self.assertTrue(good, text)
+        self.assertIn("avx512     ran natively: 2 of 2 kernels in 2 tests, attention in 0 tests", text)
+        self.assertIn("reference  not run natively: only the preset tsan was run", text)
 
     def test_a_wrong_answer_of_the_report_fails(self):
         text, good = self.summary(BOTH.replace("avx2       ran, largest", "avx2       FAILED: error"), [ctest_log(FULL)])
