@@ -36,7 +36,7 @@ lacks_avx512() {
   [[ $(uname -m) == x86_64 ]] || return 1
   local flags flag
   flags=" $(sed -n '/^flags/{p;q}' /proc/cpuinfo) "
-  for flag in avx2 fma avx512f avx512bw avx512dq avx512vl; do
+  for flag in avx2 fma f16c avx512f avx512bw avx512dq avx512vl; do
     [[ $flags == *" $flag "* ]] || return 0
   done
   return 1

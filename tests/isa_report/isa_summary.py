@@ -5,7 +5,7 @@
 
 A LOG is what ctest printed, for tests run natively (HOW=LOG: run in the way HOW says), or the file an emulated test leaves in
 <build>/emulated: a first line "# HOW", then the output of GoogleTest programs. Tests are told by their parameter, a row of a kernel
-table (Rows/Gemm.X/gemm_f32_4x8_avx2) or an ISA (Isa/Sweep.X/avx2), and only those that passed count. Exits 1 when an ISA that runs
+table (Rows/Gemm.X/gemm_f32_4x8_avx2) or an ISA (Isa/Sweep.X/avx2, Isa/Dtype.X/avx2_bf16), and only those that passed count. Exits 1 when an ISA that runs
 here, or one that was emulated, misses a row of its tables or a test that others have. --only WHAT: the logs hold part of the tests,
 so absence is not an error.
 """
@@ -52,27 +52,39 @@ def read(argument: str) -> tuple[str, dict[str, bool]]:
 
 
 class Coverage:
-    """The tests with an ISA or a kernel row as parameter, by (ISA, how)."""
+    """The tests with an ISA or a kernel row as parameter, by (ISA, how). A test is its name and what follows the ISA in the parameter."""
 
     def __init__(self, root: Path, logs: list[tuple[str, dict[str, bool]]]):
         self.tables = tables(root)
-        self.passed = defaultdict(lambda: defaultdict(set))  # (isa, how) -> parameter -> names of tests without it
+        self.isas = isas(root)
+        self.isa_of = {row: (isa, table) for table, rows in self.tables.items() for row, isa in rows}
+        self.passed = defaultdict(lambda: defaultdict(set))  # (isa, how) -> row or ISA -> its tests
         self.failed = defaultdict(list)
-        self.tests_of = defaultdict(set)  # table, or "attention" -> every name of a test
-        owner = {row: (isa, table) for table, rows in self.tables.items() for row, isa in rows}
-        owner |= {isa: (isa, "attention") for isa in isas(root)}
+        self.tests_of = defaultdict(set)  # table, or "attention" -> every test
         # One after another: a later log (another build of the same tests) must not hide an earlier one's failure.
         for how, outcomes in logs:
             for name, passed in outcomes.items():
                 test, _, parameter = name.rpartition("/")
-                if not test or parameter not in owner:
+                owner = self.owner(parameter) if test else None
+                if owner is None:
                     continue
-                isa, table = owner[parameter]
-                self.tests_of[table].add(test)
+                isa, table, subject = owner
+                key = (test, parameter.removeprefix(subject))
+                self.tests_of[table].add(key)
                 if passed:
-                    self.passed[isa, how][parameter].add(test)
+                    self.passed[isa, how][subject].add(key)
                 else:
                     self.failed[isa, how].append(name)
+
+    def owner(self, parameter: str) -> tuple[str, str, str] | None:
+        """ISA, table and the row or ISA that a parameter is about."""
+        if parameter in self.isa_of:
+            return *self.isa_of[parameter], parameter
+        fits = [isa for isa in self.isas if parameter == isa or parameter.startswith(isa + "_")]
+        if not fits:
+            return None
+        isa = max(fits, key=len)
+        return isa, "attention", isa
 
     def ways(self, isa: str) -> list[str]:
         return [how for i, how in dict.fromkeys([*self.passed, *self.failed]) if i == isa]
@@ -91,11 +103,11 @@ class Coverage:
         passed = self.passed[isa, how]
         found = []
         for row, table in self.kernels(isa):
-            found += [f"{test}/{row}" for test in sorted(self.tests_of[table] - passed.get(row, set()))] or \
-                     ([] if self.tests_of[table] else [f"any test of {row}"])
-        attention = self.tests_of["attention"] - passed.get(isa, set())
+            found += [f"{test}/{row}{rest}" for test, rest in sorted(self.tests_of[table] - passed.get(row, set()))]
+            if not self.tests_of[table]:
+                found.append(f"any test of {row}")
         if how == "natively":
-            found += [f"{test}/{isa}" for test in sorted(attention)]
+            found += [f"{test}/{isa}{rest}" for test, rest in sorted(self.tests_of["attention"] - passed.get(isa, set()))]
         elif not passed.get(isa):
             found.append(f"any attention test of {isa}")
         return found
@@ -106,7 +118,7 @@ def summary(root: Path, report: str, logs: list[tuple[str, dict[str, bool]]], on
     said = dict(re.findall(r"^(\S+) +(.*)$", report, re.MULTILINE))
     coverage = Coverage(root, logs)
     lines, good = [], True
-    for isa in isas(root):
+    for isa in coverage.isas:
         ways = coverage.ways(isa)
         here = said.get(isa, "not run: this build does not know it")
         if here.startswith("ran") and "natively" not in ways:

@@ -80,6 +80,15 @@ class Summary(unittest.TestCase):
         self.assertFalse(good)
         self.assertIn("FAILED emulated by bochs: 1 of 2 kernels", text)
 
+    def test_an_isa_with_a_data_type_is_a_test_of_its_own(self):
+        types = [f"Isa/Dtype.Heads/{isa}_{dtype}" for isa in ISAS for dtype in ["bf16", "f16"]]
+        text, good = self.summary(BOTH, [ctest_log(FULL + types)])
+        self.assertTrue(good, text)
+        self.assertIn("avx2       ran natively: 1 of 1 kernels in 1 tests, attention in 3 tests", text)
+        text, good = self.summary(BOTH, [ctest_log(FULL + [name for name in types if name != "Isa/Dtype.Heads/avx2_f16"])])
+        self.assertFalse(good)
+        self.assertIn("not passed: Isa/Dtype.Heads/avx2_f16", text)
+
     def test_an_emulated_isa_needs_attention_too(self):
         natively = ctest_log([name for name in FULL if name not in AVX512])
         text, good = self.summary(NO_AVX512, [natively, EMULATED.replace("[       OK ] Isa/", "[ RUN      ] Isa/")])
