@@ -14,7 +14,8 @@ def objections(text: str, jobs: list[str], expected: list[str]) -> list[str]:
     flags = re.search(r"^GUEST flags:(.*)$", text, re.MULTILINE)
     have = flags[1].split() if flags else []
     # Where the guest's kernel dislikes the processor it goes on without AVX, and every test of AVX-512 rows would be of none.
-    found += [f"the guest's kernel does not offer {flag}; of AVX it has: {' '.join(have) or 'nothing'}" for flag in FLAGS if flag not in have]
+    offers = " ".join(have) or "nothing"
+    found += [f"the guest's kernel does not offer {flag}; of AVX it has: {offers}" for flag in FLAGS if flag not in have]
     for job in jobs:
         part = re.search(rf"^GUEST start: {re.escape(job)}\n(.*?)^GUEST status: {re.escape(job)} (\d+)$", text, re.MULTILINE | re.DOTALL)
         if part is None:
