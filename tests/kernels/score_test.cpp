@@ -61,7 +61,7 @@ struct Score : ::testing::TestWithParam<ScoreRow> {
 };
 
 TEST_P(Score, TileFollowsTheStatedSteps) {
-  for (int repeat = 0; repeat < 300; ++repeat) {
+  for (int repeat = 0; repeat < (emulated() ? 60 : 300); ++repeat) {
     const ScoreTerms t = terms();
     const std::int64_t nr = random.between(1, 3) * row.lanes, kv = random.between(1, 70);
     const Place place = random.pick({Place::front, Place::back, Place::misaligned});
