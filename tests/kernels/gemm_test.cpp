@@ -87,10 +87,12 @@ TEST_P(Gemm, EqualsTheChainOfFusedMultiplyAdds) {
   Random random(test_seed(11));
   for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
     for (const std::int64_t k : {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 64, 96, 127, 257, 576})
-      for (const std::int64_t panels : {1, 2, 3, 7})
+      for (const std::int64_t panels : {1, 2, 3, 7}) {
+        if (kThinning == 2 && k * panels > 200) continue;
         for (const Place place : kPlaces)
           ASSERT_NO_FATAL_FAILURE(
               check({k, panels, random.pick<std::int64_t>({0, 0, 1, 16, 37}), place}, mode, random));
+      }
 }
 
 TEST_P(Gemm, NanAndInfinityStayInTheirRowsAndColumnsAndNanIsPassedOverByTheMaximum) {

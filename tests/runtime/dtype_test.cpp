@@ -9,6 +9,7 @@
 #include "tests/runtime/contexts.h"
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
+#include "tests/support/bochs.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -34,8 +35,6 @@ struct Dtype : ::testing::TestWithParam<std::tuple<std::string, DataType>> {
     const Outcome wide = problem.run(context);
     ASSERT_TRUE(meets_error_promise(wide.out, wide.lse, attention_fp64(problem.args()),
                                     attention_naive_f32(problem.args())));
-    std::vector<float> want = wide.out;
-    for (float& x : want) x = rounded(type(), x);
 
     for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode}) {
       SCOPED_TRACE(::testing::Message() << "pipeline " << static_cast<int>(pipeline));
@@ -53,13 +52,17 @@ struct Dtype : ::testing::TestWithParam<std::tuple<std::string, DataType>> {
       ASSERT_TRUE(status.ok()) << status.message();
       ASSERT_TRUE(out.gaps_untouched());
       ASSERT_TRUE(problem.out.all_untouched());
-      ASSERT_TRUE(same_bits(out.elements(), want));
+      const std::vector<float> stored = out.elements();
+      std::vector<float> want = wide.out;
+      for (float& x : want) x = rounded(type(), x);
+      if (type() == DataType::f16) allow_bochs_ties(stored, wide.out, want);
+      ASSERT_TRUE(same_bits(stored, want));
       ASSERT_TRUE(same_bits(problem.outcome().lse, wide.lse));
     }
   }
   void check_all(const std::vector<Case>& cases, std::size_t step) {
-    for (std::size_t i = 0; i < cases.size(); i += kThinned ? 6 * step : step)
-      ASSERT_NO_FATAL_FAILURE(check(cases[i]));
+    for (const Case& c : thin(cases, step * thinned<std::size_t>(1, 6, 11), 5'000'000))
+      ASSERT_NO_FATAL_FAILURE(check(c));
   }
 };
 
