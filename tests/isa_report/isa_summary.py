@@ -5,7 +5,8 @@
 
 A LOG is what ctest printed, for tests run natively (HOW=LOG: run in the way HOW says), or the file an emulated test leaves in
 <build>/emulated: a first line "# HOW", then the output of GoogleTest programs. Tests are told by their parameter, a row of a kernel
-table (Rows/Gemm.X/gemm_f32_4x8_avx2) or an ISA (Isa/Sweep.X/avx2, Isa/Dtype.X/avx2_bf16), and only those that passed count. Exits 1 when an ISA that runs
+table (Rows/Gemm.X/gemm_f32_4x8_avx2) or an ISA (Isa/Sweep.X/avx2, Isa/Dtype.X/bf16_avx2), and only those that passed count. Rows under a prefix of REPLACED
+are not quite the rows themselves, and so a line of their own. Exits 1 when an ISA that runs
 here, or one that was emulated, misses a row of its tables or a test that others have. ISA_REPORT is the program that knows what this machine
 has. --only WHAT: the logs hold part of the tests, so absence is not an error.
 """
@@ -15,6 +16,10 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+
+# Prefix of a test: what was put for what.
+REPLACED = {"Vdpbf16psReplaced": "VDPBF16PS replaced by AVX-512 F"}
 
 
 def isas(root: Path) -> list[str]:
@@ -52,7 +57,7 @@ def read(argument: str) -> tuple[str, dict[str, bool]]:
 
 
 class Coverage:
-    """The tests with an ISA or a kernel row as parameter, by (ISA, how). A test is its name and what follows the ISA in the parameter."""
+    """The tests with an ISA or a kernel row as parameter, by (ISA, how). A test is its name and what precedes the ISA in the parameter."""
 
     def __init__(self, root: Path, logs: list[tuple[str, dict[str, bool]]]):
         self.tables = tables(root)
@@ -69,18 +74,20 @@ class Coverage:
                 if owner is None:
                     continue
                 isa, table, subject = owner
-                key = (test, parameter.removeprefix(subject))
-                self.tests_of[table].add(key)
+                key = (test, parameter.removesuffix(subject))
+                what = REPLACED.get(test.partition("/")[0])
+                way = f"{how}, {what}" if what else how
+                self.tests_of[f"{table}, {what}" if what else table].add(key)
                 if passed:
-                    self.passed[isa, how][subject].add(key)
+                    self.passed[isa, way][subject].add(key)
                 else:
-                    self.failed[isa, how].append(name)
+                    self.failed[isa, way].append(name)
 
     def owner(self, parameter: str) -> tuple[str, str, str] | None:
         """ISA, table and the row or ISA that a parameter is about."""
         if parameter in self.isa_of:
             return *self.isa_of[parameter], parameter
-        fits = [isa for isa in self.isas if parameter == isa or parameter.startswith(isa + "_")]
+        fits = [isa for isa in self.isas if parameter == isa or parameter.endswith("_" + isa)]
         if not fits:
             return None
         isa = max(fits, key=len)
@@ -95,19 +102,30 @@ class Coverage:
     def counts(self, isa: str, how: str) -> str:
         passed = self.passed[isa, how]
         rows = [row for row, _ in self.kernels(isa)]
+        attention = "" if self.replaced(how) else f", attention in {len(passed[isa]) if isa in passed else 0} tests"
         return (f"{sum(row in passed for row in rows)} of {len(rows)} kernels in {sum(len(passed[row]) for row in rows if row in passed)}"
-                f" tests, attention in {len(passed[isa]) if isa in passed else 0} tests")
+                f" tests{attention}")
+
+    @staticmethod
+    def replaced(how: str) -> str:
+        """What was put for what in this way of running, if anything."""
+        return next((what for what in REPLACED.values() if how.endswith(what)), "")
 
     def absent(self, isa: str, how: str) -> list[str]:
         """What others were tested for and this ISA was not. An emulated processor is too slow for some attention tests."""
         passed = self.passed[isa, how]
         found = []
+        what = self.replaced(how)
         for row, table in self.kernels(isa):
-            found += [f"{test}/{row}{rest}" for test, rest in sorted(self.tests_of[table] - passed.get(row, set()))]
+            if what:
+                table = f"{table}, {what}"
+            found += [f"{test}/{rest}{row}" for test, rest in sorted(self.tests_of[table] - passed.get(row, set()))]
             if not self.tests_of[table]:
                 found.append(f"any test of {row}")
+        if what:
+            return found
         if how == "natively":
-            found += [f"{test}/{isa}{rest}" for test, rest in sorted(self.tests_of["attention"] - passed.get(isa, set()))]
+            found += [f"{test}/{rest}{isa}" for test, rest in sorted(self.tests_of["attention"] - passed.get(isa, set()))]
         elif not passed.get(isa):
             found.append(f"any attention test of {isa}")
         return found
@@ -123,20 +141,20 @@ def summary(root: Path, report: str, logs: list[tuple[str, dict[str, bool]]], on
         here = said.get(isa, f"not run: {only or 'this build does not know it'}")
         if here.startswith("ran") and "natively" not in ways:
             if only:
-                lines.append(f"{isa:<10} not run natively: {only}")
+                lines.append(f"{isa:<11} not run natively: {only}")
             else:
-                lines.append(f"{isa:<10} FAILED: this machine has it, and no test of it ran")
+                lines.append(f"{isa:<11} FAILED: this machine has it, and no test of it ran")
                 good = False
         elif here.startswith("FAILED"):
-            lines.append(f"{isa:<10} {here}")
+            lines.append(f"{isa:<11} {here}")
             good = False
-        elif not here.startswith("ran") and not ways:
-            lines.append(f"{isa:<10} {here}")
+        elif not here.startswith("ran") and all(coverage.replaced(how) for how in ways):
+            lines.append(f"{isa:<11} {here}")
         for how in ways:
             absent = [] if only and how == "natively" else coverage.absent(isa, how)
             failed = coverage.failed[isa, how]
-            lines.append(f"{isa:<10} {'FAILED' if failed or absent else 'ran'} {how}: {coverage.counts(isa, how)}")
-            lines += [f"{'':<10} failed: {name}" for name in failed] + [f"{'':<10} not passed: {name}" for name in absent]
+            lines.append(f"{isa:<11} {'FAILED' if failed or absent else 'ran'} {how}: {coverage.counts(isa, how)}")
+            lines += [f"{'':<11} failed: {name}" for name in failed] + [f"{'':<11} not passed: {name}" for name in absent]
             good = good and not failed and not absent
     return lines, good
 

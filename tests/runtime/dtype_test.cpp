@@ -122,8 +122,9 @@ INSTANTIATE_TEST_SUITE_P(Isa, Dtype,
                          ::testing::Combine(::testing::ValuesIn(host_isas()),
                                             ::testing::Values(DataType::bf16, DataType::f16)),
                          [](const auto& param_info) {
-                           return std::get<0>(param_info.param) +
-                                  (std::get<1>(param_info.param) == DataType::bf16 ? "_bf16" : "_f16");
+                           // The ISA last: avx512_bf16 is one.
+                           return (std::get<1>(param_info.param) == DataType::bf16 ? "bf16_" : "f16_") +
+                                  std::get<0>(param_info.param);
                          });
 
 }  // namespace

@@ -131,7 +131,7 @@ INSTANTIATE_TEST_SUITE_P(Isa, Merge,
                          ::testing::Combine(::testing::ValuesIn(host_isas()),
                                             ::testing::Values(std::string("openmp"), std::string("serial"))),
                          [](const auto& param_info) {
-                           return std::get<0>(param_info.param) + "_" + std::get<1>(param_info.param);
+                           return std::get<1>(param_info.param) + "_" + std::get<0>(param_info.param);
                          });
 
 }  // namespace
