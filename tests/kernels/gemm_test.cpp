@@ -35,6 +35,7 @@ enum class Mode { init, init_max, accumulate };
 struct Problem {
   std::int64_t k, panels, gap;  ///< gap: floats between A panels, poisoned
   Place place;
+  float a_size = 1.0f, b_size = 1.0f;
 };
 
 float zero_if_subnormal(float x) {
@@ -69,7 +70,8 @@ struct Gemm : ::testing::TestWithParam<GemmRow> {
   void check(const Problem& p, Mode mode, Random& random, float special = 0.0f) {
     SCOPED_TRACE(::testing::Message()
                  << row.name << " mode " << static_cast<int>(mode) << " k " << p.k << " panels " << p.panels
-                 << " gap " << p.gap << " place " << static_cast<int>(p.place));
+                 << " gap " << p.gap << " place " << static_cast<int>(p.place) << " sizes " << p.a_size << " "
+                 << p.b_size);
     const auto k = static_cast<std::size_t>(p.k), panels = static_cast<std::size_t>(p.panels),
                gap = static_cast<std::size_t>(p.gap);
     const std::size_t panel = k * mr + gap;
@@ -78,17 +80,18 @@ struct Gemm : ::testing::TestWithParam<GemmRow> {
     for (float& x : a.span()) x = poison();
     for (std::size_t i = 0; i < panels; ++i)
       for (std::size_t j = 0; j < k * mr; ++j)
-        a[i * panel + j] =
-            random.one_in(16) ? 0.0f : panel_step(row.product, random.normal(), random.normal());
+        a[i * panel + j] = random.one_in(16) ? 0.0f
+                                             : panel_step(row.product, p.a_size * random.normal(),
+                                                          p.a_size * random.normal());
     // Signed zeros tell a chain that starts from +0 from one that starts from the first product.
     for (float& x : b.span())
       x = random.one_in(16) ? panel_step(row.product, -0.0f, -0.0f)
-                            : panel_step(row.product, random.normal(), random.normal());
+                            : panel_step(row.product, p.b_size * random.normal(), p.b_size * random.normal());
     if (special != 0.0f) {
       a[(k - 1) * mr] = panel_step(row.product, special, random.normal());
       b[k * nr - 1] = panel_step(row.product, special, random.normal());
     }
-    for (float& x : c.span()) x = mode == Mode::accumulate ? random.normal() : poison();
+    for (float& x : c.span()) x = mode == Mode::accumulate ? p.a_size * p.b_size * random.normal() : poison();
     for (float& x : scale.span()) x = mode == Mode::accumulate ? random.normal() : poison();
     for (float& x : max.span())
       x = mode == Mode::init_max ? random.pick({-std::numeric_limits<float>::infinity(), 0.0f, 3.0f})
@@ -145,6 +148,15 @@ TEST_P(Gemm, NanAndInfinityStayInTheirRowsAndColumnsAndNanIsPassedOverByTheMaxim
       for (const float special :
            {kInf, -kInf, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::max(), 1e-40f})
         ASSERT_NO_FATAL_FAILURE(check({k, 2, 0, Place::back}, mode, random, special));
+}
+
+// Subnormal operands, products and sums: as they are in f32, 0 in products of bf16 pairs.
+TEST_P(Gemm, SubnormalsCountOrAreZeroAsTheContractSays) {
+  Random random(test_seed(13));
+  for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
+    for (const std::int64_t k : {1, 2, 5, 40})
+      for (const auto& [a, b] : {std::pair{1e-19f, 1e-19f}, {1e-20f, 1e-20f}, {1e-39f, 1e3f}, {1e3f, 1e-39f}})
+        ASSERT_NO_FATAL_FAILURE(check({k, 2, 0, Place::back, a, b}, mode, random));
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Gemm, ::testing::ValuesIn(host_rows(kernels::gemm_rows())), RowName());
