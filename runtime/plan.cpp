@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "runtime/validate.h"
+#include "scheduler/memory.h"
 
 namespace kumiko {
 namespace {
@@ -312,6 +313,9 @@ std::string Plan::Impl::explain() const {
   text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
           " a core, " + std::to_string(partial_floats * static_cast<std::int64_t>(sizeof(float))) +
           " of split states)\n";
+  // Without placement every byte may come from another node, and nothing else would tell.
+  if (const std::string note = context->topology.is_host ? scheduler::placement_note() : ""; !note.empty())
+    text += "warning: " + note + "\n";
   return text;
 }
 
