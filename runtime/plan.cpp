@@ -89,6 +89,29 @@ bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::
          !__builtin_mul_overflow(*floats, static_cast<std::int64_t>(sizeof(float)), &bytes);
 }
 
+/// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
+/// from one beginning, and from here on from the domain's.
+void place_split_states(Plan::Impl& plan, std::int64_t rows, std::int64_t partial_size) {
+  const std::vector<std::int32_t>& begin = plan.assignment.domain_begin;
+  std::vector<std::int32_t> domain_of(plan.merges.size(), -1);
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    for (std::int32_t i = begin[d]; i < begin[d + 1]; ++i) {
+      const std::int32_t merge =
+          plan.tasks[static_cast<std::size_t>(plan.assignment.order[static_cast<std::size_t>(i)])].merge;
+      if (merge >= 0 && domain_of[static_cast<std::size_t>(merge)] < 0)
+        domain_of[static_cast<std::size_t>(merge)] = static_cast<std::int32_t>(d);
+    }
+  }
+  plan.domain_floats.assign(begin.size() - 1, 0);
+  for (std::size_t m = 0; m < plan.merges.size(); ++m) {
+    PlannedMerge& merge = plan.merges[m];
+    merge.domain = std::max(domain_of[m], 0);
+    std::int64_t& floats = plan.domain_floats[static_cast<std::size_t>(merge.domain)];
+    merge.partial_offset = floats;
+    floats += (merge.split_end - merge.split_begin) * rows * partial_size;
+  }
+}
+
 }  // namespace
 
 kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch,
@@ -241,6 +264,7 @@ Status build_plan(Plan::Impl& plan) {
   }
   const std::vector<int> workers_per_domain = context.executor->workers_per_domain();
   plan.assignment = context.config.policy->assign(costs, workers_per_domain);
+  place_split_states(plan, rows, kernels::partial_size(a.v.shape[3]));
   const std::int64_t most_rows = min_of(task_rows, rows);
   plan.scratch_bytes =
       plan.tuning.pipeline->scratch_bytes(plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
@@ -252,6 +276,9 @@ Status build_plan(Plan::Impl& plan) {
 Plan::Impl::~Impl() {
   while (idle_) {
     RunState* next = idle_->next;
+    // In a forked child the pool's lock may be held for good; the arenas then go on their own.
+    for (std::size_t d = 0; d < idle_->arenas.size() && !context->is_from_before_fork(); ++d)
+      context->split_states[d].give(std::move(idle_->arenas[d]));
     delete idle_;
     idle_ = next;
   }
@@ -265,10 +292,31 @@ RunState* Plan::Impl::acquire() {
       return state;
     }
   }
+  return make_state().release();
+}
+
+std::unique_ptr<RunState> Plan::Impl::make_state() const {
   auto state = std::make_unique<RunState>();
   state->pending = std::make_unique<std::atomic<std::int32_t>[]>(merges.size());
-  state->partials = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(partial_floats));
-  return state.release();
+  state->partials.resize(domain_floats.size(), nullptr);
+  if (context->split_states.empty()) {
+    state->heap = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(partial_floats));
+    float* next = state->heap.get();
+    for (std::size_t d = 0; d < domain_floats.size(); ++d) {
+      state->partials[d] = next;
+      next += domain_floats[d];
+    }
+    return state;
+  }
+  state->arenas.resize(domain_floats.size());
+  for (std::size_t d = 0; d < domain_floats.size(); ++d) {
+    if (domain_floats[d] == 0) continue;
+    state->arenas[d] =
+        context->split_states[d].take(static_cast<std::size_t>(domain_floats[d]) * sizeof(float));
+    if (state->arenas[d].data() == nullptr) throw std::bad_alloc();
+    state->partials[d] = reinterpret_cast<float*>(state->arenas[d].data());
+  }
+  return state;
 }
 
 void Plan::Impl::release(RunState* state) noexcept {

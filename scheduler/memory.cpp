@@ -108,6 +108,10 @@ std::byte* Arena::release() noexcept {
   return std::exchange(data_, nullptr);
 }
 
+std::size_t round_to_pages(std::size_t bytes) noexcept {
+  return bytes > PTRDIFF_MAX - page_bytes() ? 0 : round_up(std::max<std::size_t>(bytes, 1), page_bytes());
+}
+
 std::string placement_note() {
   NodeMask allowed{};
   if (get_mempolicy(nullptr, allowed.data(), kMaxNodes + 1, nullptr, MPOL_F_MEMS_ALLOWED) != 0) {

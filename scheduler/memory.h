@@ -38,6 +38,9 @@ class Arena {
   bool placed_ = false;
 };
 
+/// `bytes` (0 counts as 1) rounded up to whole base pages; 0: more than any address space holds.
+std::size_t round_to_pages(std::size_t bytes) noexcept;
+
 /// "" where per-node placement works, else one sentence saying why first touch is used in its place.
 std::string placement_note();
 

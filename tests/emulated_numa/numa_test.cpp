@@ -5,11 +5,13 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <vector>
 
 #include "runtime/context.h"
+#include "runtime/plan.h"
 #include "scheduler/memory.h"
 #include "tests/emulated_numa/placement_of.h"
 #include "tests/runtime/case.h"
@@ -137,6 +139,21 @@ TEST(AllCores, TopologyIsFourDomainsOfTwelveCores) {
   EXPECT_FALSE(says(explained(context), "warning")) << explained(context);
 }
 
+// Whoever touches it: here a thread of node 0 or wherever the kernel likes.
+TEST(AllCores, MemoryOfADomainIsOnItsNode) {
+  const Context context = context_of(ContextOptions{});
+  ASSERT_EQ(context.num_domains(), 4);
+  for (int domain = 0; domain < 4; ++domain) {
+    for (const std::int64_t bytes : {std::int64_t{100000}, std::int64_t{3} << 20}) {
+      DomainMemory memory;
+      ASSERT_TRUE(context.allocate(domain, bytes, &memory).ok());
+      EXPECT_TRUE(memory.is_placed());
+      std::fill_n(static_cast<char*>(memory.data()), bytes, '\1');
+      EXPECT_TRUE(is_on_node(memory.data(), static_cast<std::size_t>(bytes), domain));
+    }
+  }
+}
+
 class AllCores : public testing::TestWithParam<std::string> {};
 
 TEST_P(AllCores, EveryWorkerAndItsScratchAreAtHome) {
@@ -145,6 +162,27 @@ TEST_P(AllCores, EveryWorkerAndItsScratchAreAtHome) {
 
 TEST_P(AllCores, FewerWorkersThanCoresSitWhereTheBindingSays) {
   for (const char* bind : {"close", "spread"}) expect_everybody_at_home(threads(6, GetParam(), bind));
+}
+
+// Split states of a decode step are where the tasks are that write them.
+TEST_P(AllCores, SplitStatesAreInTheirDomain) {
+  const Context context = threads(48, GetParam());
+  Case c = decode();
+  c.kv_heads = c.q_heads = 8;
+  const Problem problem(c);
+  Plan made;
+  ASSERT_TRUE(plan(context, problem.args(), &made).ok());
+  ASSERT_TRUE(made.run(problem.args()).ok());
+  Plan::Impl& impl = made.impl();
+  RunState* const state = impl.acquire();
+  int placed = 0;
+  for (const PlannedMerge& merge : impl.merges) {
+    const float* data = state->partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
+    EXPECT_TRUE(is_on_node(data, sizeof(float), merge.domain));
+    placed |= 1 << merge.domain;
+  }
+  EXPECT_EQ(placed, 0b1111) << "expected split row blocks in every domain";
+  impl.release(state);
 }
 
 TEST_P(AllCores, SameBitsAsOneThread) {
