@@ -166,6 +166,7 @@ void DomainMemory::free(void* data, std::int64_t bytes) noexcept {
 Status Context::allocate(int domain, std::int64_t bytes, DomainMemory* memory) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (impl_->is_from_before_fork()) return forked_error();
     if (!memory) return {Code::invalid_argument, "memory is null; expected a DomainMemory to fill"};
     if (domain < 0 || domain >= num_domains()) {
       return {Code::invalid_argument,
