@@ -106,6 +106,9 @@ Status Plan::run(const AttentionArgs& args) const {
 std::string Plan::explain() const {
   return impl_ ? impl_->explain() : "no plan\n";
 }
+Prediction Plan::predict(const MachineRates& rates) const {
+  return impl_ ? impl_->predict(rates) : Prediction{};
+}
 std::int64_t Plan::workspace_bytes() const {
   return impl_ ? impl_->workspace_bytes() : 0;
 }

@@ -202,6 +202,19 @@ class KUMIKO_API Context {
   std::shared_ptr<Impl> impl_;
 };
 
+/// A machine as the plan's cost model sees it: what its cores and domains sustain.
+struct MachineRates {
+  double core_flops = 0;        ///< FLOP/s of one core in the pipeline's products and exponentials.
+  double core_bandwidth = 0;    ///< Bytes/s one core reads while the others rest.
+  double domain_bandwidth = 0;  ///< Bytes/s all cores of a domain read together.
+  double start_seconds = 0;     ///< Waking the threads and meeting at the end, once a run.
+};
+struct Prediction {
+  double seconds = 0;  ///< A run, the busiest core's time.
+  double attainable_seconds =
+      0;  ///< The same work in equal parts, nobody waiting: no order of tasks is faster.
+};
+
 /// A call prepared once and run many times: shapes, strides, mask and lengths are fixed, pointers are not.
 /// Thread-safe: one plan may be run by several threads at once. Copies share the same plan; a plan keeps its
 /// context alive.
@@ -216,6 +229,10 @@ class KUMIKO_API Plan {
   Status run(const AttentionArgs& args) const;
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line.
   std::string explain() const;
+  /// The plan on a machine of these rates with this context's threads and domains. A task takes the longer of
+  /// its arithmetic and its reading of K and V, all of it from its domain's memory, of which each of the
+  /// domain's threads gets an equal part. Rates that are not positive: 0 seconds.
+  Prediction predict(const MachineRates& rates) const;
   /// Bytes of workspace one run uses: per-core scratch of all cores plus split-KV partial results.
   std::int64_t workspace_bytes() const;
 

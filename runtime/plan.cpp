@@ -69,12 +69,13 @@ std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int6
 /// The sum of all tasks' costs: those of `blocks`, once per KV head. A cost is below 2^55, but the sum over a
 /// long batch of long sequences passes 2^63. Only the costs' proportions matter, so where the sum would pass
 /// 2^61 all are made smaller by the same power of two: policies may add up what they are given.
-std::int64_t scale_costs(std::vector<RowBlock>& blocks, std::int64_t kv_heads) {
+std::int64_t scale_costs(std::vector<RowBlock>& blocks, std::int64_t kv_heads, double* unit) {
   __extension__ using Wide = unsigned __int128;
   Wide sum = 0;
   for (const RowBlock& block : blocks) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads);
   int shift = 0;
   while (sum >> shift > Wide{1} << 61) ++shift;
+  *unit = std::ldexp(1.0, shift);
   if (shift == 0) return static_cast<std::int64_t>(sum);
   std::int64_t total = 0;
   for (RowBlock& block : blocks) total += (block.cost >>= shift) * kv_heads;
@@ -223,7 +224,7 @@ Status build_plan(Plan::Impl& plan) {
   std::vector<RowBlock> blocks;
   blocks.reserve(static_cast<std::size_t>(batch * blocks_per_head));
   for (std::int64_t b = 0; b < batch; ++b) append_row_blocks(plan, plan.head(a, b, 0), task_rows, &blocks);
-  const std::int64_t total = scale_costs(blocks, kv_heads);
+  const std::int64_t total = scale_costs(blocks, kv_heads, &plan.cost_unit);
   // Blocks costlier than this are cut along the keys: only then can all workers be busy.
   const std::int64_t target =
       workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
@@ -245,6 +246,7 @@ Status build_plan(Plan::Impl& plan) {
                          block.row_end,
                          0,
                          0,
+                         block.cost,
                          -1};
         if (parts > 1) {
           task.merge = static_cast<std::int32_t>(plan.merges.size());
@@ -256,6 +258,7 @@ Status build_plan(Plan::Impl& plan) {
         for (std::int64_t part = 0; part < parts; ++part) {
           task.split_begin = block.split_begin + splits * part / parts;
           task.split_end = block.split_begin + splits * (part + 1) / parts;
+          task.cost = block.cost / parts;
           plan.tasks.push_back(task);
           costs.push_back({block.cost / parts, static_cast<std::int32_t>(b * kv_heads + h)});
         }

@@ -20,6 +20,7 @@ struct PlannedTask {
   std::int32_t batch, kv_head;
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
+  std::int64_t cost;  ///< In Plan::Impl::cost_unit FMAs.
   std::int32_t merge =
       -1;  ///< Index into Plan::Impl::merges when the rows' splits are shared by several tasks.
 };
@@ -56,6 +57,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   Tuning tuning{};
   std::vector<PlannedTask> tasks;
   std::vector<PlannedMerge> merges;
+  double cost_unit = 1;  ///< Costs were divided by this power of two, so that their sum fits.
   std::int64_t partial_floats = 0;
   std::vector<std::int64_t> domain_floats;  ///< [domains] its share of partial_floats
   std::size_t scratch_bytes = 0;
@@ -68,6 +70,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   RunState* acquire();  ///< Throws std::bad_alloc.
   void release(RunState * state) noexcept;
   std::string explain() const;
+  Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
 
  private:
