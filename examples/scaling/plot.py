@@ -11,6 +11,7 @@ import pathlib
 import matplotlib
 
 matplotlib.use("Agg")  # no display is needed
+matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
 from matplotlib import pyplot  # noqa: E402
 
 
@@ -43,7 +44,7 @@ def draw(results, picture):
     above.legend()
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    figure.savefig(picture)
+    figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
 
 
 def main():
