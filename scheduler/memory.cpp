@@ -91,8 +91,7 @@ Arena Arena::allocate(std::size_t bytes, int numa_node) noexcept {
   if (arena.data_ == nullptr) return arena;
   arena.size_ = size;
   // Where mbind is refused, the kernel merges neighbouring mappings, and one huge page would then hold the
-  // arenas of several nodes, all of it on the node of the first thread to touch any. (48 threads with 300 KiB
-  // each on an emulated machine of four nodes: 7 of them had their scratch on the wrong one.)
+  // arenas of several nodes, all of it on the node of the first thread to touch any.
   madvise(arena.data_, size, is_huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   arena.placed_ = prefer_node(arena.data_, size, numa_node);
   return arena;
