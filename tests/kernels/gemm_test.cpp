@@ -1,5 +1,4 @@
-// Every GEMM row against one scalar chain of fused multiply-adds per element: the order of
-// kernels/gemm/gemm.h, bit for bit.
+// Every GEMM row against one scalar chain per element: the order of kernels/gemm/gemm.h, bit for bit.
 #include "kernels/gemm/gemm.h"
 
 #include <gtest/gtest.h>
@@ -7,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/kernels/pairs.h"
 #include "tests/kernels/rows.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
@@ -24,6 +24,16 @@ struct Problem {
   Place place;
 };
 
+// One step of the chain, a and b as they lie in the panels.
+float step(kernels::Element product, float a, float b, float sum) {
+  return product == kernels::Element::f32 ? std::fma(a, b, sum) : add_pair_product(a, b, sum);
+}
+
+// A step of the panels from two numbers; f32 holds the first only.
+float panel_step(kernels::Element product, float first, float second) {
+  return product == kernels::Element::f32 ? first : pair_of(first, second);
+}
+
 struct Gemm : ::testing::TestWithParam<GemmRow> {
   const GemmRow& row = GetParam();
   std::size_t mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
@@ -39,12 +49,16 @@ struct Gemm : ::testing::TestWithParam<GemmRow> {
         scale(nr, p.place), max(nr, p.place);
     for (float& x : a.span()) x = poison();
     for (std::size_t i = 0; i < panels; ++i)
-      for (std::size_t j = 0; j < k * mr; ++j) a[i * panel + j] = random.one_in(16) ? 0.0f : random.normal();
+      for (std::size_t j = 0; j < k * mr; ++j)
+        a[i * panel + j] =
+            random.one_in(16) ? 0.0f : panel_step(row.product, random.normal(), random.normal());
     // Signed zeros tell a chain that starts from +0 from one that starts from the first product.
-    for (float& x : b.span()) x = random.one_in(16) ? -0.0f : random.normal();
+    for (float& x : b.span())
+      x = random.one_in(16) ? panel_step(row.product, -0.0f, -0.0f)
+                            : panel_step(row.product, random.normal(), random.normal());
     if (special != 0.0f) {
-      a[(k - 1) * mr] = special;
-      b[k * nr - 1] = special;
+      a[(k - 1) * mr] = panel_step(row.product, special, random.normal());
+      b[k * nr - 1] = panel_step(row.product, special, random.normal());
     }
     for (float& x : c.span()) x = mode == Mode::accumulate ? random.normal() : poison();
     for (float& x : scale.span()) x = mode == Mode::accumulate ? random.normal() : poison();
@@ -57,7 +71,7 @@ struct Gemm : ::testing::TestWithParam<GemmRow> {
       for (std::size_t n = 0; n < nr; ++n) {
         float sum = mode == Mode::accumulate ? c[i * nr + n] * scale[n] : 0.0f;
         for (std::size_t j = 0; j < k; ++j)
-          sum = std::fma(a[i / mr * panel + j * mr + i % mr], b[j * nr + n], sum);
+          sum = step(row.product, a[i / mr * panel + j * mr + i % mr], b[j * nr + n], sum);
         want[i * nr + n] = sum;
         if (mode == Mode::init_max && sum > want_max[n]) want_max[n] = sum;
       }
