@@ -6,10 +6,6 @@
 namespace kumiko::scheduler {
 namespace {
 
-// Longer than the gaps between the layers' attention calls when little lies between them, and about what a
-// futex wake-up costs on a busy machine, so that spinning never loses more than sleeping would have.
-constexpr std::chrono::microseconds kSpin{25};
-
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -18,9 +14,22 @@ void pause() {
 #endif
 }
 
+constexpr std::uint64_t bit(int post) {
+  return std::uint64_t{1} << post;
+}
+
+}  // namespace
+
+Crew::Crew(const ExecutorOptions& options, const std::vector<Seat>& seats)
+    : slots_(options.topology, seats),
+      spin_(options.spin),
+      workers_(seats.size()),
+      posts_(new Post[kMaxPosts]) {}
+
 template <class Predicate>
-bool spin_until(Predicate is_true) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+bool Crew::spin_until(Predicate is_true) const noexcept {
+  if (spin_.count() == 0) return is_true();
+  const auto deadline = std::chrono::steady_clock::now() + spin_;
   do {
     for (int i = 0; i < 16; ++i) {
       if (is_true()) return true;
@@ -29,15 +38,6 @@ bool spin_until(Predicate is_true) {
   } while (std::chrono::steady_clock::now() < deadline);
   return false;
 }
-
-constexpr std::uint64_t bit(int post) {
-  return std::uint64_t{1} << post;
-}
-
-}  // namespace
-
-Crew::Crew(const Topology& topology, const std::vector<Seat>& seats)
-    : slots_(topology, seats), workers_(seats.size()), posts_(new Post[kMaxPosts]) {}
 
 bool Crew::run(const Job& job) noexcept {
   TaskBag bag(job);

@@ -24,7 +24,7 @@ namespace kumiko::scheduler {
 
 class Crew {
  public:
-  Crew(const Topology& topology, const std::vector<Seat>& seats);
+  Crew(const ExecutorOptions& options, const std::vector<Seat>& seats);
 
   bool reserve(std::size_t bytes) noexcept { return slots_.reserve(bytes); }
   /// Executor::run.
@@ -70,7 +70,11 @@ class Crew {
   bool rouse(int seat) noexcept;
   void rouse_some(int near_seat) noexcept;
 
+  template <class Predicate>
+  bool spin_until(Predicate is_true) const noexcept;
+
   Slots slots_;
+  const std::chrono::microseconds spin_;
   std::vector<Worker> workers_;
   std::unique_ptr<Post[]> posts_;
   alignas(kLineBytes) std::atomic<std::uint64_t> live_{0};
