@@ -185,6 +185,7 @@ class KUMIKO_API Plan {
   std::int64_t workspace_bytes() const;
 
   struct Impl;
+  const std::shared_ptr<Impl>& impl() const { return impl_; }
 
  private:
   friend KUMIKO_API Status plan(const Context&, const AttentionArgs&, Plan*);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "runtime/traffic.h"
 #include "runtime/validate.h"
 
 namespace kumiko {
@@ -203,7 +204,7 @@ Status build_plan(Plan::Impl& plan) {
   // Blocks costlier than this are cut along the keys: only then can all workers be busy.
   const std::int64_t target =
       workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
-  std::vector<scheduler::Task> costs;
+  std::vector<scheduler::Task>& costs = plan.costs;
   plan.tasks.reserve(static_cast<std::size_t>(count));
   costs.reserve(static_cast<std::size_t>(count));
   for (std::int64_t b = 0; b < batch; ++b) {
@@ -299,8 +300,18 @@ std::string Plan::Impl::explain() const {
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;
-  for (std::size_t d = 0; d + 1 < begin.size(); ++d)
-    text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks\n";
+  const Traffic traffic = planned_traffic(*this);
+  const auto reads = [](std::int64_t local, std::int64_t remote) {
+    return "reads " + std::to_string(local) + " bytes of K and V locally, " + std::to_string(remote) +
+           " remotely";
+  };
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks";
+    if (d < traffic.local.size()) text += ", " + reads(traffic.local[d], traffic.remote[d]);
+    text += "\n";
+  }
+  text += "memory: " + reads(traffic.total_local(), traffic.total_remote()) + "; " +
+          std::to_string(traffic.cut_heads) + " KV heads read by several domains\n";
   char imbalance[64] = "0.0";
   if (assignment.lower_bound > 0) {
     std::snprintf(imbalance, sizeof imbalance, "%.1f",

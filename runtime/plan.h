@@ -50,6 +50,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   float softcap_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;
+  std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them
   std::vector<PlannedMerge> merges;
   std::int64_t partial_floats = 0;
   std::size_t scratch_bytes = 0;
