@@ -24,18 +24,20 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const kernels::KernelSet& kernels = plan.kernels;
   const kernels::FloatState float_state;
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
-  kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0};
+  kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0, 0, 0};
   if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
 
   const PlannedMerge& merge = plan.merges[static_cast<std::size_t>(task.merge)];
   range.partial = run.state.partials.get() + merge.partial_offset;
   range.partial_split = merge.split_begin;
+  range.partial_row = merge.row_begin;
+  range.partial_rows = merge.row_end - merge.row_begin;
   plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
   // acq_rel: the last one sees what the others stored.
   if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1)
     return;
   for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
-    kernels::merge_partials(kernels, head, row, merge.split_end - merge.split_begin, range.partial,
+    kernels::merge_partials(kernels, head, range, row, merge.split_end - merge.split_begin,
                             reinterpret_cast<float*>(slot.scratch));
   }
 }

@@ -28,8 +28,7 @@ struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
   std::int64_t row_begin, row_end;
-  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of all rows of the head from
-                                ///< split_begin on.
+  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of these splits of these rows.
 };
 
 /// Memory of one run in flight. Recycled by the plan.
@@ -61,13 +60,13 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   /// `args`.
   kernels::HeadProblem head(const AttentionArgs& run_args, std::int64_t batch, std::int64_t kv_head) const;
   RunState* acquire();  ///< Throws std::bad_alloc.
-  void release(RunState* state) noexcept;
+  void release(RunState * state) noexcept;
   std::string explain() const;
   std::int64_t workspace_bytes() const;
 
  private:
   /// Softcap, bias, ALiBi and mask of the query heads from first_head on.
-  void set_terms(kernels::HeadProblem& head, const AttentionArgs& run_args, std::int64_t batch,
+  void set_terms(kernels::HeadProblem & head, const AttentionArgs& run_args, std::int64_t batch,
                  std::int64_t first_head) const;
   std::mutex mutex_;
   RunState* idle_ = nullptr;

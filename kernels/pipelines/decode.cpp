@@ -57,7 +57,7 @@ std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, st
 
 void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task,
                 std::byte* memory) noexcept {
-  const std::int64_t rows = task.row_end - task.row_begin, all_rows = head.group * head.q_len;
+  const std::int64_t rows = task.row_end - task.row_begin;
   Carver carver(memory);
   const Scratch s(carver, kernels, rows, head.head_dim, head.v_head_dim);
 
@@ -116,8 +116,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* o = s.o + r * s.o_stride;
       if (task.partial) {
-        float* state = task.partial + ((split - task.partial_split) * all_rows + task.row_begin + r) *
-                                          partial_size(head.v_head_dim);
+        float* state = task.state_of(split, task.row_begin + r, partial_size(head.v_head_dim));
         std::memcpy(state, o, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
         state[head.v_head_dim] = s.m[r];
         state[head.v_head_dim + 1] = s.l[r];

@@ -297,8 +297,7 @@ struct Task {
 
   void store_partial(const Tile& tile, std::int64_t split) const {
     const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
-    float* state =
-        range.partial + ((split - range.partial_split) * head.group * head.q_len + tile.row) * size;
+    float* state = range.state_of(split, tile.row, size);
     void* rows[kMaxLanes];
     alignas(64) float one[kMaxLanes];
     for (std::int64_t n = 0; n < tile.used; ++n) {
