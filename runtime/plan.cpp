@@ -7,6 +7,7 @@
 #include "runtime/cut.h"
 #include "runtime/traffic.h"
 #include "runtime/validate.h"
+#include "scheduler/list_schedule.h"
 
 namespace kumiko {
 namespace {
@@ -197,7 +198,8 @@ std::string Plan::Impl::explain() const {
   char imbalance[64] = "0.0";
   if (assignment.lower_bound > 0) {
     std::snprintf(imbalance, sizeof imbalance, "%.1f",
-                  100.0 * (static_cast<double>(assignment.predicted_makespan) /
+                  100.0 * (static_cast<double>(scheduler::simulate_makespan(
+                               costs, assignment, context->executor->workers_per_domain())) /
                                static_cast<double>(assignment.lower_bound) -
                            1.0));
   }

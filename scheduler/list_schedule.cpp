@@ -158,7 +158,6 @@ Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::i
     sort_costliest_first(all.subspan(begin, result.domain_begin[d + 1] - begin), buffer);
   }
   for (std::size_t i = 0; i < tasks.size(); ++i) result.order[i] = items[i].index;
-  result.predicted_makespan = simulate_makespan(tasks, result, workers_per_domain);
   return result;
 }
 

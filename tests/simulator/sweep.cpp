@@ -7,6 +7,7 @@
 #include "runtime/context.h"
 #include "runtime/plan.h"
 #include "runtime/traffic.h"
+#include "scheduler/list_schedule.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -105,7 +106,8 @@ SweepResult result_of(const Plan& plan) {
   SweepResult result;
   const Plan::Impl& impl = *plan.impl();
   result.tasks = static_cast<std::int64_t>(impl.tasks.size());
-  result.makespan = impl.assignment.predicted_makespan;
+  result.makespan =
+      scheduler::simulate_makespan(impl.costs, impl.assignment, impl.context->executor->workers_per_domain());
   result.bound = impl.assignment.lower_bound;
   for (const scheduler::Task& task : impl.costs) result.costliest = std::max(result.costliest, task.cost);
   for (const PlannedTask& task : impl.tasks) {

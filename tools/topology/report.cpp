@@ -62,7 +62,7 @@ std::string balance_lines(const View& view) {
     busy[static_cast<std::size_t>(domain)] += static_cast<double>(task.end - task.begin);
   }
   std::string text;
-  const auto makespan = static_cast<double>(view.plan.assignment.predicted_makespan);
+  const auto makespan = static_cast<double>(view.makespan);
   for (std::size_t d = 0; d < busy.size(); ++d) {
     if (view.workers_per_domain[d] == 0) continue;
     text += "domain " + std::to_string(d) + ": " + std::to_string(view.workers_per_domain[d]) +
@@ -90,6 +90,7 @@ View::View(const Context& of, const Plan& planned, std::string executor_name)
     first_worker += workers_per_domain[d];
   }
   schedule = scheduler::simulate_schedule(plan.costs, plan.assignment, workers_per_domain);
+  for (const scheduler::SimulatedTask& task : schedule) makespan = std::max(makespan, task.end);
 }
 
 std::string cpu_list(const std::vector<int>& cpus) {

@@ -26,6 +26,7 @@ struct View {
   std::vector<int> workers_per_domain;
   std::vector<Lane> lanes;  ///< Domain after domain.
   std::vector<scheduler::SimulatedTask> schedule;
+  std::int64_t makespan = 0;  ///< When the last task ends.
 
   View(const Context& context, const Plan& plan, std::string executor);
 };

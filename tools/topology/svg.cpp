@@ -77,7 +77,7 @@ class Picture {
     tasks_of_worker_.resize(view.lanes.size());
     for (const scheduler::SimulatedTask& task : view.schedule)
       tasks_of_worker_[static_cast<std::size_t>(task.worker)].push_back(task);
-    makespan_ = static_cast<double>(std::max<std::int64_t>(view.plan.assignment.predicted_makespan, 1));
+    makespan_ = static_cast<double>(std::max<std::int64_t>(view.makespan, 1));
   }
 
   std::string draw() {
