@@ -143,6 +143,7 @@ struct ContextOptions {
   std::string isa;       ///< KUMIKO_ISA: avx512 | avx2 | neon | reference. One the machine lacks is an error.
   std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
+  std::string trace;     ///< KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON.
 };
 
 /// The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it:
@@ -159,6 +160,10 @@ class KUMIKO_API Context {
   std::string isa() const;
   /// Domains, cores, executor, ISA, limits that were met: one fact a line.
   std::string describe() const;
+  /// Writes the trace until now; else that happens when the last copy of the context goes and when the
+  /// process ends. The file is replaced as a whole. Errors: invalid_argument (no trace was asked for),
+  /// unsupported (the file cannot be written).
+  Status write_trace() const;
 
   struct Impl;
   const std::shared_ptr<Impl>& impl() const { return impl_; }

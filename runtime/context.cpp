@@ -64,6 +64,10 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   impl->executor = config.executor->create(executor, why);
   if (!impl->executor)
     return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
+  if (config.trace_setting.is_set()) {
+    impl->tracer = Tracer::create(config.trace_setting.value, impl->topology, impl->executor->seats(), why);
+    if (!impl->tracer) return config.trace_setting.error("a file that can be written (" + why + ")");
+  }
 
   if (config.verbose) std::fprintf(stderr, "%s", ("kumiko: " + impl->describe()).c_str());
   *out = std::move(impl);
@@ -99,6 +103,7 @@ std::string Context::Impl::describe() const {
             " workers, L2 " + std::to_string(domain.l2_bytes_per_core / 1024) +
             " KiB a core, last-level cache " + std::to_string(domain.llc_bytes / 1024) + " KiB\n";
   }
+  if (tracer) text += "trace " + tracer->file() + "\n";
   const std::string note = scheduler::placement_note();
   text += "placement " + (note.empty() ? std::string("per NUMA node") : note) + "\n";
   return text;
@@ -111,6 +116,19 @@ Status Context::create(const ContextOptions& options, Context* context) {
     if (Status s = create_impl(options, &impl); !s.ok()) return one_line(std::move(s));
     context->impl_ = std::move(impl);
     return {};
+  });
+}
+
+Status Context::write_trace() const {
+  return guarded([&]() -> Status {
+    if (!impl_) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (!impl_->tracer)
+      return {Code::invalid_argument,
+              "context has no trace; expected one made with trace or KUMIKO_TRACE set"};
+    const std::string why = impl_->tracer->write();
+    if (why.empty()) return {};
+    return one_line({Code::unsupported, "trace is \"" + impl_->tracer->file() +
+                                            "\"; expected a file that can be written (" + why + ")"});
   });
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/attention.h"
 #include "runtime/config.h"
+#include "runtime/trace.h"
 #include "scheduler/executor.h"
 
 namespace kumiko {
@@ -14,7 +15,8 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   Config config;
   scheduler::Topology topology;
   kernels::Isa isa = kernels::Isa::reference;
-  int cgroup_limit = 0;  ///< CPUs; 0: none
+  int cgroup_limit = 0;            ///< CPUs; 0: none
+  std::unique_ptr<Tracer> tracer;  ///< nullptr: not wanted
   std::unique_ptr<scheduler::Executor> executor;
 
   std::string describe() const;

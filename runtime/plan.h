@@ -54,6 +54,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::int64_t partial_floats = 0;
   std::size_t scratch_bytes = 0;
   scheduler::Assignment assignment;
+  std::vector<std::int32_t> home;  ///< Traffic::home; of traced contexts only
 
   ~Impl();
   /// The problem of one KV head, without pointers' offsets applied to strides: data pointers come from

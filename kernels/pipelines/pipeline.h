@@ -113,6 +113,12 @@ struct HeadProblem {
   }
 };
 
+/// What a task is about to do, for whoever watches it: a kernel itself knows no clock.
+enum class Phase : std::uint8_t { queries, pack, scores, softmax, values, decode, merge, store };
+struct PhaseWatch {
+  void (*enter)(PhaseWatch* self, Phase phase) noexcept;
+};
+
 /// What one task computes: rows [row_begin, row_end) over splits [split_begin, split_end).
 struct TaskRange {
   std::int64_t row_begin, row_end;
@@ -121,6 +127,11 @@ struct TaskRange {
   /// state of each row, [splits from partial_split on][partial_rows from partial_row on].
   float* partial;
   std::int64_t partial_split, partial_row, partial_rows;
+  PhaseWatch* watch = nullptr;
+
+  void enter(Phase phase) const {
+    if (watch) watch->enter(watch, phase);
+  }
 
   /// size: partial_size(v_head_dim)
   float* state_of(std::int64_t split, std::int64_t row, std::int64_t size) const {
