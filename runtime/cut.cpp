@@ -68,12 +68,15 @@ std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int6
   return std::clamp(wanted / unit * unit, tuning.min_task_rows, tuning.max_task_rows);
 }
 
-/// floats += splits * rows * size; false when they would not fit in 2^63 bytes.
+/// What a process may address on x86-64 and AArch64 without being asked for more.
+constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
+
+/// floats += splits * rows * size; false when they would not fit in the address space.
 bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
-  std::int64_t more = 0, bytes = 0;
+  std::int64_t more = 0;
   return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
          !__builtin_add_overflow(*floats, more, floats) &&
-         !__builtin_mul_overflow(*floats, static_cast<std::int64_t>(sizeof(float)), &bytes);
+         *floats <= kAddressSpace / static_cast<std::int64_t>(sizeof(float));
 }
 
 class Cutter {
@@ -201,7 +204,7 @@ class Cutter {
         {0, block.split_begin, block.split_end, block.row_begin, block.row_end, plan_.partial_floats});
     if (!add_states(block.splits(), block.row_end - block.row_begin,
                     kernels::partial_size(plan_.args.v.shape[3]), &plan_.partial_floats))
-      return {Code::out_of_memory, "the split states of q.shape would take more than 2^63 bytes"};
+      return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
     for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
       add_task(b, h, block, at, at + splits, merge);
       ++plan_.merges.back().tasks;
