@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/random.h"
 
 namespace kumiko::kernels {
 
@@ -38,6 +40,15 @@ std::vector<Row> host_rows(std::span<const Row> rows) {
   return result;
 }
 
+/// Those of them whose panels are for `product`.
+template <class Row>
+std::vector<Row> host_rows(std::span<const Row> rows, kernels::Element product) {
+  std::vector<Row> result;
+  for (const Row& row : host_rows(rows))
+    if (row.product == product) result.push_back(row);
+  return result;
+}
+
 struct RowName {
   template <class Info>
   std::string operator()(const Info& info) const {
@@ -49,6 +60,11 @@ struct RowName {
 /// page (aligned to nothing more).
 enum class Place { front, back, misaligned };
 inline constexpr Place kPlaces[] = {Place::front, Place::back, Place::misaligned};
+/// All of them; where few cases are taken (kThinning) one of them, by turns.
+inline std::span<const Place> places(std::int64_t turn) {
+  return kThinning < 2 ? std::span(kPlaces)
+                       : std::span(kPlaces).subspan(static_cast<std::size_t>(turn % 3), 1);
+}
 
 /// n values of T between guard pages.
 template <class T>
