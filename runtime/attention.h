@@ -144,6 +144,7 @@ struct ContextOptions {
                     ///< an error.
   std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
+  std::string trace;     ///< KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON.
 };
 
 /// Zeroed memory on the NUMA node of one domain, for what that domain's cores are to read again and again: a
@@ -188,6 +189,10 @@ class KUMIKO_API Context {
   std::string isa() const;
   /// Domains, cores, executor, ISA, limits that were met: one fact a line.
   std::string describe() const;
+  /// Writes the trace until now; else that happens when the last copy of the context goes and when the
+  /// process ends. The file is replaced as a whole. Errors: invalid_argument (no trace was asked for),
+  /// unsupported (the file cannot be written).
+  Status write_trace() const;
 
   /// A domain is a set of cores that share a NUMA node and a last-level cache; they are numbered from 0 as in
   /// describe() and Plan::explain().
@@ -238,7 +243,7 @@ class KUMIKO_API Plan {
   std::int64_t workspace_bytes() const;
 
   struct Impl;
-  Impl& impl() const { return *impl_; }  ///< For the library's own tests.
+  const std::shared_ptr<Impl>& impl() const { return impl_; }  ///< For the library's own tests and tools.
 
  private:
   friend KUMIKO_API Status plan(const Context&, const AttentionArgs&, Plan*);

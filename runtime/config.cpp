@@ -118,6 +118,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
   config->policy = policy.is_set() ? scheduler::find_policy(policy.value) : &scheduler::policies().front();
   if (!config->policy) return policy.error(names_of(scheduler::policies()));
   config->topology_setting = find_setting("topology", options.topology, "KUMIKO_TOPOLOGY");
+  config->trace_setting = find_setting("trace", options.trace, "KUMIKO_TRACE");
   return {};
 }
 

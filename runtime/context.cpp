@@ -53,6 +53,10 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   impl->executor = config.executor->create(executor, why);
   if (!impl->executor)
     return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
+  if (config.trace_setting.is_set()) {
+    impl->tracer = Tracer::create(config.trace_setting.value, impl->topology, impl->executor->seats(), why);
+    if (!impl->tracer) return config.trace_setting.error("a file that can be written (" + why + ")");
+  }
 
   if (impl->topology.is_host && impl->topology.domains.size() > 1) {
     for (const scheduler::Domain& domain : impl->topology.domains)
@@ -124,6 +128,7 @@ std::string Context::Impl::describe() const {
             seats_in(*executor, d) + ", L2 " + std::to_string(domain.l2_bytes_per_core / 1024) +
             " KiB a core, last-level cache " + std::to_string(domain.llc_bytes / 1024) + " KiB\n";
   }
+  if (tracer) text += "trace " + tracer->file() + "\n";
   const std::string note = scheduler::placement_note();
   text += "placement " + (note.empty() ? std::string("per NUMA node") : note) + "\n";
   return text;
@@ -193,6 +198,20 @@ Status Context::allocate(int domain, std::int64_t bytes, DomainMemory* memory) c
 int Context::num_domains() const {
   return impl_ ? static_cast<int>(impl_->topology.domains.size()) : 0;
 }
+
+Status Context::write_trace() const {
+  return guarded([&]() -> Status {
+    if (!impl_) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (!impl_->tracer)
+      return {Code::invalid_argument,
+              "context has no trace; expected one made with trace or KUMIKO_TRACE set"};
+    const std::string why = impl_->tracer->write();
+    if (why.empty()) return {};
+    return one_line({Code::unsupported, "trace is \"" + impl_->tracer->file() +
+                                            "\"; expected a file that can be written (" + why + ")"});
+  });
+}
+
 int Context::num_threads() const {
   return impl_ ? impl_->executor->concurrency() : 0;
 }

@@ -7,6 +7,7 @@
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/attention.h"
 #include "runtime/config.h"
+#include "runtime/trace.h"
 #include "scheduler/arena_pool.h"
 #include "scheduler/executor.h"
 #include "scheduler/fork.h"
@@ -17,7 +18,8 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   Config config;
   scheduler::Topology topology;
   kernels::Isa isa = kernels::Isa::reference;
-  int cgroup_limit = 0;  ///< CPUs; 0: none
+  int cgroup_limit = 0;            ///< CPUs; 0: none
+  std::unique_ptr<Tracer> tracer;  ///< nullptr: not wanted
   std::unique_ptr<scheduler::Executor> executor;
   /// [domains] Memory for split states, by domain; empty where there is one domain or no placement.
   std::deque<scheduler::ArenaPool> split_states;

@@ -20,7 +20,6 @@ struct PlannedTask {
   std::int32_t batch, kv_head;
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
-  std::int64_t cost;  ///< In Plan::Impl::cost_unit FMAs.
   std::int32_t merge =
       -1;  ///< Index into Plan::Impl::merges when the rows' splits are shared by several tasks.
 };
@@ -30,8 +29,8 @@ struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
   std::int64_t row_begin, row_end;
-  std::int64_t partial_offset;  ///< Floats into its domain's RunState::partials: states of all rows of the
-                                ///< head from split_begin on.
+  std::int64_t partial_offset;  ///< Floats into its domain's RunState::partials: states of
+                                ///< these splits of these rows.
   std::int32_t domain = 0;      ///< That of its tasks, by the assignment; of the first where they differ.
 };
 
@@ -56,12 +55,14 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   float softcap_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;
+  std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them, in cost_unit FMAs
   std::vector<PlannedMerge> merges;
   double cost_unit = 1;  ///< Costs were divided by this power of two, so that their sum fits.
   std::int64_t partial_floats = 0;
   std::vector<std::int64_t> domain_floats;  ///< [domains] its share of partial_floats
   std::size_t scratch_bytes = 0;
   scheduler::Assignment assignment;
+  std::vector<std::int32_t> home;  ///< Traffic::home; of traced contexts only
 
   ~Impl();
   /// The problem of one KV head, without pointers' offsets applied to strides: data pointers come from

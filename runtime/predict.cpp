@@ -35,8 +35,9 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
           has_seqused_k ? seqused_k[static_cast<std::size_t>(task.batch)] : args.k.shape[2];
       const auto keys = static_cast<double>(std::max<std::int64_t>(
           std::min(task.split_end * kernels::kSplitKeys, used) - task.split_begin * kernels::kSplitKeys, 0));
-      const double seconds = std::max(2 * cost_unit * static_cast<double>(task.cost) / rates.core_flops,
-                                      keys * key_bytes / bandwidth);
+      const double seconds =
+          std::max(2 * cost_unit * static_cast<double>(costs[number].cost) / rates.core_flops,
+                   keys * key_bytes / bandwidth);
       total += seconds;
       durations[number].cost = std::llround(std::min(seconds * kTicksPerSecond, 1e15));
     }

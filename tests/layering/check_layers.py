@@ -16,8 +16,9 @@ MAY_INCLUDE = {
     "runtime": {"runtime", "kernels", "scheduler"},
     "examples": {"examples"},  # examples see the library as a user does: <kumiko/...>
     "python": {"python"},
+    "tools": {"tools", "runtime", "kernels", "scheduler"},
     "bench": {"bench", "tests", "runtime", "kernels", "scheduler"},
-    "tests": {"tests", "bench", "examples", "runtime", "kernels", "scheduler"},
+    "tests": {"tests", "bench", "examples", "tools", "runtime", "kernels", "scheduler"},
 }
 LIBRARY = ("kernels", "scheduler", "runtime")
 PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/status.h"}

@@ -35,6 +35,7 @@ BAD = {
     "spaces_do_not_hide": ("scheduler/a.cpp", '  #  include "kernels/cpu.h"\n', "scheduler may not include kernels"),
     "missing_file_does_not_hide": ("kernels/a.cpp", '#include "scheduler/none.h"\n', "kernels may not include scheduler"),
     "runtime_to_tests": ("runtime/a.cpp", '#include "tests/runtime/x.h"\n', "runtime may not include tests"),
+    "runtime_to_tools": ("runtime/a.cpp", '#include "tools/topology/report.h"\n', "runtime may not include tools"),
     "example_inside": ("examples/a/a.cpp", '#include "runtime/attention.h"\n', "examples may not include runtime"),
     "public_header_inside": ("runtime/attention_c.h", '#include "scheduler/topology.h"\n', "public headers only"),
     "hwloc": ("scheduler/a.cpp", "#include <hwloc.h>\n", "only scheduler/topology_hwloc.cpp may include hwloc.h"),

@@ -168,6 +168,46 @@ TEST(PlanExplain, SaysWhatWillRunWhere) {
   EXPECT_EQ(text.back(), '\n');
 }
 
+// "domain D: N tasks, reads L bytes of K and V locally, R remotely", and the line of the sum.
+struct Reads {
+  std::int64_t local = 0, remote = 0;
+};
+Reads reads_of(const std::string& text, const std::string& line) {
+  std::smatch found;
+  const std::regex pattern(line + R"(.*reads (\d+) bytes of K and V locally, (\d+) remotely)");
+  EXPECT_TRUE(std::regex_search(text, found, pattern)) << line << " in:\n" << text;
+  return found.empty() ? Reads{} : Reads{std::stoll(found[1]), std::stoll(found[2])};
+}
+
+TEST(PlanExplain, BytesReadLocallyAndRemotely) {
+  ContextOptions options;
+  options.topology = "numa:2 core:1 pu:1";
+  options.executor = "serial";
+  const Context context = context_of(options);
+  const auto explain = [&](std::int64_t kv_heads, std::int64_t q_len, std::int64_t kv_len) {
+    AttentionArgs args;
+    args.q = ConstTensor::bhsd(nullptr, 1, kv_heads, q_len, 16, DataType::bf16);
+    args.k = args.v = ConstTensor::bhsd(nullptr, 1, kv_heads, kv_len, 16, DataType::bf16);
+    args.out = Tensor::bhsd(nullptr, 1, kv_heads, q_len, 16, DataType::bf16);
+    Plan prepared;
+    const Status status = plan(context, args, &prepared);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return prepared.explain();
+  };
+  // Two heads on two domains: decode reads each key and value once, at home.
+  const std::string apart = explain(2, 1, 4096);
+  EXPECT_EQ(reads_of(apart, "domain 0").local, 4096 * 2 * 16 * 2) << apart;
+  EXPECT_EQ(reads_of(apart, "domain 1").local, 4096 * 2 * 16 * 2);
+  EXPECT_EQ(reads_of(apart, "memory").local, 2 * 4096 * 2 * 16 * 2);
+  EXPECT_EQ(reads_of(apart, "memory").remote, 0);
+  EXPECT_NE(apart.find("; 0 KV heads read by several domains"), std::string::npos) << apart;
+  // One head: half of it is read from the other domain.
+  const std::string cut = explain(1, 1, 4096);
+  EXPECT_EQ(reads_of(cut, "memory").local, 2048 * 2 * 16 * 2) << cut;
+  EXPECT_EQ(reads_of(cut, "memory").remote, 2048 * 2 * 16 * 2) << cut;
+  EXPECT_NE(cut.find("; 1 KV heads read by several domains"), std::string::npos) << cut;
+}
+
 TEST(PlanExplain, NamesTheForcedPipeline) {
   const Context context = context_of(ContextOptions{});
   const Problem problem(base());
