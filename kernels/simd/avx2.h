@@ -21,6 +21,7 @@ struct Avx2 {
 
   static Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static Int load(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg to_float(Int x) { return _mm256_cvtepi32_ps(x); }
   static void store(float* p, Reg x) { _mm256_storeu_ps(p, x); }
   static Reg load_first(const float* p, std::int64_t n) { return _mm256_maskload_ps(p, first(n)); }
   static void store_first(float* p, std::int64_t n, Reg x) { _mm256_maskstore_ps(p, first(n), x); }

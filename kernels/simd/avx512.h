@@ -20,6 +20,7 @@ struct Avx512 {
 
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static Int load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+  static Reg to_float(Int x) { return _mm512_cvtepi32_ps(x); }
   static void store(float* p, Reg x) { _mm512_storeu_ps(p, x); }
   /// The first n lanes; the others are 0 and their memory is not touched.
   static Reg load_first(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
