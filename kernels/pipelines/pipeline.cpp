@@ -34,6 +34,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
   s.input = input;
   s.output = output;
   s.score = find_score(isa);
+  s.score_tile = find_score_tile(isa);
   s.softmax = find_softmax(isa);
   if (!s.softmax) return s;
   s.pack = find_pack(isa, input);
@@ -82,7 +83,7 @@ void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int6
     const float* state = partial + (split * rows + row) * size;
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
-  kernels.store->row({scratch, inverse_sum(l), dim, head.out_row(kernels.output, row)});
+  kernels.store->row({scratch, head.inverse_of(l), dim, head.out_row(kernels.output, row)});
   if (head.lse) head.lse_of(row) = log_sum_exp(m, l);
 }
 
