@@ -9,6 +9,8 @@ namespace kumiko {
 // meet near 8 rows).
 constexpr std::int64_t kDecodeRows = 8;
 constexpr std::int64_t kDefaultL2Bytes = 512 * 1024;
+constexpr std::int64_t kPipeAhead = 1;
+constexpr std::int64_t kMaxStagedSplits = 16;
 
 std::int64_t tile_rows(const kernels::KernelSet& kernels, bool has_mask) {
   return has_mask ? std::min(kernels.max_nr, 2 * kernels.lanes) : kernels.max_nr;
@@ -21,21 +23,43 @@ Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t h
                                            : rows <= kDecodeRows ? "decode"
                                                                  : "online");
   tuning.tasks_per_worker = 8;
+  tuning.pipe_ahead = kPipeAhead;
+  tuning.staged_splits = 1;
   if (std::strcmp(tuning.pipeline->name, "decode") == 0) {
     tuning.max_task_rows = tuning.min_task_rows = 64;  // bounds scratch when decode is forced on long queries
     return tuning;
   }
+  kernels::KernelSet tuned = kernels;
+  tuned.pipe_ahead = tuning.pipe_ahead;
+  tuned.staged_splits = tuning.staged_splits;
   const std::int64_t budget = (l2_bytes > 0 ? l2_bytes : kDefaultL2Bytes) * 7 / 8;
+  const auto fits = [&](std::int64_t task_rows) {
+    return static_cast<std::int64_t>(
+               tuning.pipeline->scratch_bytes(tuned, task_rows, head_dim, v_head_dim)) <= budget;
+  };
   std::int64_t task_rows = kernels.max_nr;
-  while (task_rows < 16 * kernels.max_nr &&
-         static_cast<std::int64_t>(tuning.pipeline->scratch_bytes(kernels, task_rows + kernels.max_nr,
-                                                                  head_dim, v_head_dim)) <= budget) {
-    task_rows += kernels.max_nr;
-  }
+  while (task_rows < 16 * kernels.max_nr && fits(task_rows + kernels.max_nr)) task_rows += kernels.max_nr;
   // With fewer than 4 tiles the packing of K and V shows (8 % at 48 rows); L2 overflow costs less than that.
   tuning.max_task_rows = std::max(task_rows, 4 * kernels.max_nr);
   tuning.min_task_rows = kernels.max_nr;
+  if (std::strcmp(tuning.pipeline->name, "three_pass") == 0) {
+    // What the probabilities of a task's rows leave of the L2 goes to a longer super-block.
+    const std::int64_t staged_rows = std::min(tuning.max_task_rows, std::max<std::int64_t>(rows, 1));
+    while (tuned.staged_splits < kMaxStagedSplits) {
+      ++tuned.staged_splits;
+      if (!fits(staged_rows)) break;
+      tuning.staged_splits = tuned.staged_splits;
+    }
+  }
   return tuning;
+}
+
+std::string Tuning::describe() const {
+  if (std::strcmp(pipeline->name, "interleaved") == 0)
+    return ", producer " + std::to_string(pipe_ahead) + " tiles ahead";
+  if (std::strcmp(pipeline->name, "three_pass") == 0)
+    return ", super-blocks of " + std::to_string(staged_splits) + " splits";
+  return "";
 }
 
 std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows,

@@ -23,7 +23,7 @@ const ScoreTileRow* find_score_tile(Isa isa) {
   for (const ScoreTileRow& row : score_tile_rows()) {
     if (row.isa == isa) return &row;
   }
-  return &score_tile_rows().back();
+  return base_of(isa) == isa ? &score_tile_rows().back() : find_score_tile(base_of(isa));
 }
 
 }  // namespace kumiko::kernels

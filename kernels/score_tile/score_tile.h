@@ -38,7 +38,7 @@ struct ScoreTileRow {
 };
 
 std::span<const ScoreTileRow> score_tile_rows();
-/// The row of `isa`, and the reference row, which takes any nr, for an ISA that has none.
+/// The row of `isa` or of its base, and for an ISA that has none the reference row, which takes any nr.
 const ScoreTileRow* find_score_tile(Isa isa);
 
 }  // namespace kumiko::kernels
