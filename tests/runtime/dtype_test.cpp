@@ -37,7 +37,7 @@ struct Dtype : ::testing::TestWithParam<std::tuple<std::string, DataType>> {
     std::vector<float> want = wide.out;
     for (float& x : want) x = rounded(type(), x);
 
-    for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode}) {
+    for (const Pipeline pipeline : kPipelines) {
       SCOPED_TRACE(::testing::Message() << "pipeline " << static_cast<int>(pipeline));
       AttentionArgs args = problem.args(pipeline);
       args.q = q.input(), args.k = k.input(), args.v = v.input();
@@ -96,7 +96,7 @@ TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
   q.copy(problem.q), k.copy(problem.k), v.copy(problem.v);
   const Context context = context_of(isa(), "serial");
   const Outcome wide = problem.run(context);
-  for (const Pipeline pipeline : {Pipeline::online, Pipeline::decode}) {
+  for (const Pipeline pipeline : kPipelines) {
     AttentionArgs args = problem.args(pipeline);
     args.q = q.input(), args.k = k.input(), args.v = v.input();
     problem.poison_outputs();

@@ -73,7 +73,7 @@ TEST(Environment, ChoicesAreTaken) {
         << policy;
   for (const char* bind : {"close", "spread", "none"})
     EXPECT_TRUE(probe({std::string("KUMIKO_BIND=") + bind}).says(std::string("bind ") + bind)) << bind;
-  for (const char* pipeline : {"online", "decode"})
+  for (const char* pipeline : {"online", "decode", "two_pass", "interleaved", "three_pass"})
     EXPECT_TRUE(
         probe({std::string("KUMIKO_PIPELINE=") + pipeline}).says(std::string("pipeline: ") + pipeline))
         << pipeline;
