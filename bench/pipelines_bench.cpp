@@ -7,6 +7,7 @@
 //   attention_<pipeline>_d<dim>_<len>      attention_forward, Q K^T on the fly
 //   fused_gemm_d<dim>_<len>                fused_gemm: the public call, packing and all
 #include <benchmark/benchmark.h>
+#include <sys/mman.h>
 
 #include <cmath>
 #include <memory>
@@ -28,6 +29,7 @@ using kernels::kBlockKeys;
 using kernels::kSplitKeys;
 
 constexpr double kWindow = 25e-3;
+constexpr std::int64_t kPadding = 64;  // Scores between two rows: FIGURE
 
 std::vector<int> first_core() {
   static const std::vector<int> core = {allowed_cores().front()};
@@ -40,45 +42,58 @@ std::int64_t l2_bytes() {
   return topology ? topology->domains.front().l2_bytes_per_core : 0;
 }
 
-/// 64-byte aligned memory of T.
+/// Memory of T in large pages, if the system gives any: 48 rows of scores and the panels of V are more pages
+/// of 4 KiB at once than a virtual machine's TLB likes.
 template <class T>
 class Aligned {
  public:
-  explicit Aligned(std::int64_t n) : storage_(static_cast<std::size_t>(n) * sizeof(T) + 64) {
-    void* start = storage_.data();
-    std::size_t space = storage_.size();
-    data_ = static_cast<T*>(std::align(64, static_cast<std::size_t>(n) * sizeof(T), start, space));
+  explicit Aligned(std::int64_t n) {
+    const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(T);
+    std::size_t space = bytes + kLargePage;
+    storage_ =
+        std::make_unique_for_overwrite<std::byte[]>(space);  // untouched, so that its pages can be large
+    void* start = storage_.get();
+    data_ = static_cast<T*>(std::align(kLargePage, bytes, start, space));
+    ::madvise(data_, bytes, MADV_HUGEPAGE);
+    std::uninitialized_default_construct_n(data_, n);
   }
   T* data() const { return data_; }
   T& operator[](std::int64_t i) const { return data_[i]; }
 
  private:
-  std::vector<std::byte> storage_;
+  static constexpr std::size_t kLargePage = std::size_t{1} << 21;
+  std::unique_ptr<std::byte[]> storage_;
   T* data_;
 };
 
+struct Rows {
+  const char* name;
+  std::int64_t rows, tiles;  ///< one of them is 0
+};
+constexpr Rows kTwelve{"m12", 12, 0}, kOneTile{"t1", 0, 1}, kFourTiles{"t4", 0, 4};
+
 /// Scores [rows][keys] and V, as panels and as rows.
 struct ScoresAndValues {
-  std::int64_t rows, keys, dim;
   kernels::KernelSet kernels;
+  std::int64_t rows, keys, dim, stride;
   Aligned<float> scores, values, panels, out;
   kernels::HeadProblem head{};
   kernels::TaskRange range{};
   std::unique_ptr<Aligned<std::byte>> scratch;
 
-  ScoresAndValues(kernels::Isa isa, const char* pipeline, std::int64_t rows_or_tile, std::int64_t key_count,
+  ScoresAndValues(kernels::Isa isa, const char* pipeline, Rows row_count, std::int64_t key_count,
                   std::int64_t dims)
-      : rows(rows_or_tile),
+      : kernels(*kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)),
+        rows(row_count.rows + row_count.tiles * kernels.max_nr),
         keys(key_count),
         dim(dims),
-        kernels(*kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)),
-        scores((rows_or_tile ? rows_or_tile : kernels.max_nr) * keys),
+        stride(key_count + kPadding),
+        scores(rows * stride),
         values(keys * dim),
         panels(keys * kernels::round_up(dim, kernels.mr)),
-        out((rows_or_tile ? rows_or_tile : kernels.max_nr) * dim) {
-    if (rows == 0) rows = kernels.max_nr;
+        out(rows * dim) {
     Random random(0x9e3779b97f4a7c15ull);
-    for (std::int64_t i = 0; i < rows * keys; ++i) scores[i] = 3 * random.uniform();
+    for (std::int64_t i = 0; i < rows * stride; ++i) scores[i] = 3 * random.uniform();
     for (std::int64_t i = 0; i < keys * dim; ++i) values[i] = random.uniform();
     for (std::int64_t at = 0; at < keys; at += kBlockKeys) {
       kernels.pack->value({&values[at * dim], dim, kernels::min_of(kBlockKeys, keys - at), dim,
@@ -97,7 +112,7 @@ struct ScoresAndValues {
     head.v_head_dim = dim;
     head.q_scale = kernels::kLog2e;
     head.scores = scores.data();
-    head.scores_seq_stride = keys;
+    head.scores_seq_stride = stride;
     head.value_panels = panels.data();
     range = {0, rows, 0, (keys + kSplitKeys - 1) / kSplitKeys, nullptr, 0};
     scratch = std::make_unique<Aligned<std::byte>>(
@@ -111,7 +126,7 @@ struct ScoresAndValues {
       std::vector<double> sum(static_cast<std::size_t>(dim), 0.0);
       double total = 0;
       for (std::int64_t j = 0; j < keys; ++j) {
-        const double p = std::exp(static_cast<double>(scores[row * keys + j]));
+        const double p = std::exp(static_cast<double>(scores[row * stride + j]));
         total += p;
         for (std::int64_t d = 0; d < dim; ++d)
           sum[static_cast<std::size_t>(d)] += p * static_cast<double>(values[j * dim + d]);
@@ -140,8 +155,8 @@ void judge(benchmark::State& state, kernels::Isa isa, double flops, Run run, Poi
   if (!right()) state.SkipWithError("wrong answer after the measurement");
 }
 
-void softmax_pv_task(benchmark::State& state, kernels::Isa isa, const std::string& pipeline,
-                     std::int64_t rows, std::int64_t keys, std::int64_t dim) {
+void softmax_pv_task(benchmark::State& state, kernels::Isa isa, const std::string& pipeline, Rows rows,
+                     std::int64_t keys, std::int64_t dim) {
   ScoresAndValues data(isa, pipeline.c_str(), rows, keys, dim);
   const kernels::PipelineRow* row = kernels::find_pipeline(pipeline.c_str());
   judge(
@@ -149,7 +164,33 @@ void softmax_pv_task(benchmark::State& state, kernels::Isa isa, const std::strin
       [&] { data.poison(); }, [&] { return data.right(); });
 }
 
-/// three_pass with a clock between its phases. Seconds of one run are added to `seconds`.
+/// A tile's two passes over one block, kBlocks times into the same state: what a block costs far from the
+/// ends of a row, V in the second-level cache. A softmax over copies of the keys is that over the keys.
+void softmax_pv_blocks(benchmark::State& state, kernels::Isa isa, std::int64_t keys, std::int64_t dim) {
+  constexpr int kBlocks = 32;
+  const ScoresAndValues data(isa, "two_pass", kOneTile, keys, dim);
+  kernels::Walk walk(data.kernels, data.rows, 0, dim, 1, data.scratch->data());
+  walk.begin(data.head, data.range);
+  const kernels::Walk::Keys all = walk.keys_of(0);
+  kernels::Block block = walk.block_at(0, all);
+  walk.pack_values(block);
+  judge(
+      state, isa, data.flops() * kBlocks,
+      [&] {
+        walk.begin(data.head, data.range);
+        walk.begin_split(0);
+        for (int i = 0; i < kBlocks; ++i) {
+          walk.score(walk.tile(0), block, walk.slot(0));
+          walk.exponentiate(walk.tile(0), walk.slot(0), 0);
+          walk.add_values(walk.tile(0), block, walk.slot(0));
+        }
+        walk.end_split(0, 0);
+        walk.finish();
+      },
+      [&] { data.poison(); }, [&] { return data.right(); });
+}
+
+/// three_pass with a clock between its phases.
 struct Phases {
   double scores = 0, exp2 = 0, gemm = 0, normalize = 0;
 };
@@ -200,7 +241,7 @@ void run_phases(const ScoresAndValues& data, Phases* phases) {
   timer(&phases->normalize);
 }
 
-void softmax_pv_phases(benchmark::State& state, kernels::Isa isa, std::int64_t rows, std::int64_t keys,
+void softmax_pv_phases(benchmark::State& state, kernels::Isa isa, Rows rows, std::int64_t keys,
                        std::int64_t dim) {
   ScoresAndValues data(isa, "three_pass", rows, keys, dim);
   const FmaRow* peak = find_fma_row(kernels::name(isa));
@@ -209,29 +250,31 @@ void softmax_pv_phases(benchmark::State& state, kernels::Isa isa, std::int64_t r
   Phases warm;
   run_phases(data, &warm);
   if (!data.right()) return state.SkipWithError("wrong answer");
+  // The clock here is that of the wall, which costs less than that of the thread: medians over single runs
+  // leave out those in which another process had the core.
   std::vector<double> scores, exp2, gemm, normalize, fractions;
   for (auto _ : state) {
-    Phases sum;
-    std::int64_t runs = 0;
+    std::vector<double> gemm_here;
     const double before = fma_flops(*peak, first_core(), kFmaWindow);
     const double seconds = seconds_per_call(kWindow, thread_seconds, [&] {
-      run_phases(data, &sum);
-      ++runs;
+      Phases run;
+      run_phases(data, &run);
+      scores.push_back(run.scores);
+      exp2.push_back(run.exp2);
+      gemm_here.push_back(run.gemm);
+      normalize.push_back(run.normalize);
     });
     const double after = fma_flops(*peak, first_core(), kFmaWindow);
-    const double elements = static_cast<double>(data.rows * data.keys * runs);
-    scores.push_back(sum.scores / elements * 1e9);
-    exp2.push_back(sum.exp2 / elements * 1e9);
-    gemm.push_back(sum.gemm / elements * 1e9);
-    normalize.push_back(sum.normalize / elements * 1e9);
-    fractions.push_back(data.flops() * static_cast<double>(runs) / sum.gemm / (0.5 * (before + after)));
+    gemm.push_back(median(gemm_here));
+    fractions.push_back(data.flops() / gemm.back() / (0.5 * (before + after)));
     state.SetIterationTime(seconds);
   }
   if (!data.right()) return state.SkipWithError("wrong answer after the measurement");
-  state.counters["max_ns"] = median(scores);
-  state.counters["exp2_ns"] = median(exp2);
-  state.counters["gemm_ns"] = median(gemm);
-  state.counters["normalize_ns"] = median(normalize);
+  const double ns = 1e9 / static_cast<double>(data.rows * data.keys);
+  state.counters["max_ns"] = median(scores) * ns;
+  state.counters["exp2_ns"] = median(exp2) * ns;
+  state.counters["gemm_ns"] = median(gemm) * ns;
+  state.counters["normalize_ns"] = median(normalize) * ns;
   state.counters["gemm_fraction"] = median(fractions);
 }
 
@@ -312,10 +355,10 @@ void add(const std::string& what, kernels::Isa isa, Body body) {
       ->Iterations(kRounds);
 }
 
-void add_pv(kernels::Isa isa, const std::vector<std::string>& pipelines, std::int64_t rows, std::int64_t keys,
+void add_pv(kernels::Isa isa, const std::vector<std::string>& pipelines, Rows rows, std::int64_t keys,
             std::int64_t dim) {
   const std::string shape =
-      "_m" + std::to_string(rows) + "_n" + std::to_string(keys) + "_d" + std::to_string(dim);
+      std::string("_") + rows.name + "_n" + std::to_string(keys) + "_d" + std::to_string(dim);
   for (const std::string& pipeline : pipelines) {
     add("pv_" + pipeline + shape, isa,
         [=](benchmark::State& state) { softmax_pv_task(state, isa, pipeline, rows, keys, dim); });
@@ -329,9 +372,13 @@ void register_all() {
     if (!(kernels::host_isas() & kernels::bit(isa)) ||
         !kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32))
       continue;
-    for (const std::int64_t dim : {64, 128, 256, 512}) add_pv(isa, {"two_pass"}, 0, 256, dim);
+    for (const std::int64_t dim : {64, 128, 256, 512}) {
+      add_pv(isa, {"two_pass"}, kOneTile, 256, dim);
+      add("pv_block_n256_d" + std::to_string(dim), isa,
+          [=](benchmark::State& state) { softmax_pv_blocks(state, isa, 256, dim); });
+    }
     for (const std::int64_t keys : {4096, 8192, 16384, 32768})
-      for (const std::int64_t rows : {0, 12})
+      for (const Rows rows : {kFourTiles, kOneTile, kTwelve})
         add_pv(isa, {"two_pass", "interleaved", "three_pass", "online"}, rows, keys, 256);
     for (const auto& [pipeline, name] :
          {std::pair{Pipeline::online, "online"}, std::pair{Pipeline::two_pass, "two_pass"},

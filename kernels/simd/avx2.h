@@ -107,6 +107,28 @@ struct Avx2 {
     return _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }
 
+  /// x[j] lane i = row_at(i)[j]. A third of transpose()'s shuffles are loads of halves here.
+  template <class RowAt>
+  static void load_transposed(Reg (&x)[8], RowAt row_at) {
+#pragma GCC unroll 2
+    for (int c = 0; c < 8; c += 4) {
+      Reg t[4];
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        t[g] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row_at(g) + c)),
+                                    _mm_loadu_ps(row_at(g + 4) + c), 1);
+      }
+      const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(t[0], t[1])),
+                    b = _mm256_castps_pd(_mm256_unpackhi_ps(t[0], t[1])),
+                    d = _mm256_castps_pd(_mm256_unpacklo_ps(t[2], t[3])),
+                    e = _mm256_castps_pd(_mm256_unpackhi_ps(t[2], t[3]));
+      x[c] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, d));
+      x[c + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, d));
+      x[c + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, e));
+      x[c + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, e));
+    }
+  }
+
   static void transpose(Reg (&x)[8]) {
     Reg t[8];
 #pragma GCC unroll 16
