@@ -107,7 +107,8 @@ struct Avx2 {
     return _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }
 
-  /// x[j] lane i = row_at(i)[j]. A third of transpose()'s shuffles are loads of halves here.
+  /// x[j] lane i = row_at(i)[j]. A third of transpose()'s shuffles are loads of halves here: pack_f32 key
+  /// 0.115 ns an element against 0.148, query 0.089 against 0.107 (Zen 5).
   template <class RowAt>
   static void load_transposed(Reg (&x)[8], RowAt row_at) {
 #pragma GCC unroll 2
