@@ -194,7 +194,9 @@ Status build_plan(Plan::Impl& plan) {
   std::int64_t l2 = 0;
   for (const auto& domain : context.topology.domains)
     l2 = l2 == 0 ? domain.l2_bytes_per_core : std::min(l2, domain.l2_bytes_per_core);
-  plan.kernels = *kernels::kernel_set(context.isa, element(a.q.dtype), element(a.out.dtype));
+  // bf16 products want their probabilities as the softmax of a product writes them.
+  const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
+  plan.kernels = *kernels::kernel_set(isa, element(a.q.dtype), element(a.out.dtype));
   plan.kernels.max_nr = tile_rows(plan.kernels, given(a.mask));
   plan.tuning = tune(plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;

@@ -1,10 +1,11 @@
 // online: each tile is taken through all its steps over a block at once, FlashAttention style. S^T never
 // leaves the first-level cache.
 //
-// O is rescaled at every block. Doing so only when the maximum has grown enough to matter could save the multiply
-// on the load of each accumulator, one for the 256 FMAs that follow: with a plain load in its place a block of 256
-// keys at D = 128 ran at 0.83 of peak, with the multiply at 0.81 and 0.85 (two runs, Zen 5, AVX-512). And it is one
-// vector's decision for all its queries, so that a row's bits would depend on its neighbours in the tile.
+// O is rescaled at every block. Doing so only when the maximum has grown enough to matter could save the
+// multiply on the load of each accumulator, one for the 256 FMAs that follow: with a plain load in its place
+// a block of 256 keys at D = 128 ran at 0.83 of peak, with the multiply at 0.81 and 0.85 (two runs, Zen 5,
+// AVX-512). And it is one vector's decision for all its queries, so that a row's bits would depend on its
+// neighbours in the tile.
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {

@@ -36,8 +36,9 @@ inline constexpr std::int64_t kSlotPadding = 320;
 /// Everything a pipeline needs of one ISA for one pair of element types.
 struct KernelSet {
   Isa isa;
-  Element input;   ///< of q, k and v
-  Element output;  ///< of out
+  Element input;    ///< of q, k and v
+  Element output;   ///< of out
+  Element product;  ///< what the products multiply: f32, or bf16 in pairs (gemm.h)
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
@@ -52,6 +53,17 @@ struct KernelSet {
   const ScoreTileRow* score_tile;
   std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
+
+  /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
+  std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
+  std::int64_t steps(std::int64_t n) const { return (n + per_step() - 1) / per_step(); }
+  /// Factors of the query and of the scores that make `scale` together. A bf16 query takes its sign only.
+  float query_scale(float scale) const {
+    return product == Element::f32 || scale == 0.0f ? scale : scale > 0.0f ? 1.0f : -1.0f;
+  }
+  float score_scale(float scale) const {
+    return product == Element::f32 || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
+  }
 };
 /// Never fails for an ISA of this build; nullptr otherwise.
 const KernelSet* kernel_set(Isa isa, Element input, Element output);
@@ -74,6 +86,7 @@ struct HeadProblem {
   float q_scale;            ///< folded into q: softmax scale * log2(e), or scale / softcap
   bool has_softmax = true;  ///< false: out = (scores) V, and hidden scores are 0
   /// Scores that were computed before, instead of q, k and head_dim; times q_scale they are in log2 units.
+  /// They and the want of a softmax need f32 products.
   const void* scores = nullptr;
   bool integer_scores = false;  ///< int32, else f32
   std::int64_t scores_head_stride = 0, scores_seq_stride = 0;

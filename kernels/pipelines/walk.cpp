@@ -19,7 +19,7 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
   tile_count_ = tiles_of(kernels, rows);
   tiles_ = carver.take<Tile>(tile_count_);
   slots_ = carver.take<Slot>(slots);
-  keys_ = carver.take<float>(kBlockKeys * head_dim);
+  keys_ = carver.take<float>(kBlockKeys * kernels.steps(head_dim));
   values_ = carver.take<float>(kBlockKeys * o_rows_);
   for (std::int64_t s = 0; s < slots; ++s) {
     float* scores = carver.take<float>(kBlockKeys * kernels.max_nr + kSlotPadding);
@@ -29,7 +29,7 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
     Tile tile{};
     tile.used = min_of(rows - t * kernels.max_nr, kernels.max_nr);
     tile.nr = round_up(tile.used, kernels.lanes);
-    tile.q = carver.take<float>(head_dim * tile.nr);
+    tile.q = carver.take<float>(kernels.steps(head_dim) * tile.nr);
     for (TileState* state : {&tile.split, &tile.total}) {
       const std::int64_t stages = state == &tile.split ? kernels.staged_splits : 1;
       state->m = carver.take<float>(stages * tile.nr);
@@ -51,12 +51,16 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     if (head.scores) continue;
     const void* rows[kMaxLanes];
     for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.input, tile.row + r);
-    kernels_.pack->query({rows, tile.used, tile.nr, head.head_dim, head.q_scale, tile.q});
+    kernels_.pack->query(
+        {rows, tile.used, tile.nr, head.head_dim, kernels_.query_scale(head.q_scale), tile.q});
   }
 }
 
 Walk::Keys Walk::keys_of(std::int64_t split) const {
-  const std::int64_t from = max_of(split * kSplitKeys, head_->begin_of(range_->row_begin)),
+  // Keys that share a step are the same two wherever the first visible one lies.
+  const std::int64_t per_step = kernels_.per_step(),
+                     first = head_->begin_of(range_->row_begin) / per_step * per_step;
+  const std::int64_t from = max_of(split * kSplitKeys, first),
                      to = min_of((split + 1) * kSplitKeys, head_->end_of(range_->row_end - 1));
   return {from, to, from >= to && !range_->partial};
 }
@@ -80,13 +84,16 @@ void Walk::pack_values(Block& block) const {
     return;
   }
   block.values = values_;
-  block.value_stride = keys * kernels_.mr * floats;
+  block.value_stride = kernels_.steps(keys) * kernels_.mr * floats;
   block.finite_values = kernels_.pack->value(
       {head_->v_row(kernels_.input, block.first), head_->v_seq_stride, keys, head_->v_head_dim, values_});
   if (block.finite_values) return;
   // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements in by hand.
-  for (std::int64_t i = 0; i < keys * o_rows_; ++i) {
-    if (!std::isfinite(values_[i])) values_[i] = 0.0f;
+  void* values = values_;
+  for (std::int64_t i = 0; i < kernels_.steps(keys) * kernels_.per_step() * o_rows_; ++i) {
+    if (!std::isfinite(load_element(kernels_.product, values, i)))
+      std::memset(element_at(kernels_.product, values, i), 0,
+                  static_cast<std::size_t>(bytes_of(kernels_.product)));
   }
 }
 
@@ -113,19 +120,19 @@ void Walk::exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const 
     return;
   }
   kernels_.softmax->probabilities({slot.scores, slot.runs.count, tile.nr, slot.block_max,
-                                   tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr,
-                                   slot.alpha});
+                                   tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, slot.alpha,
+                                   score_scale()});
 }
 
 void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
   for (std::int64_t r = 0; r < slot.runs.size; ++r) {
     const Run& run = slot.runs.run[r];
-    const GemmArgs args{block.values + (run.first - block.first) * kernels_.mr,
+    const GemmArgs args{block.values + kernels_.steps(run.first - block.first) * kernels_.mr,
                         block.value_stride,
-                        slot.scores + run.at * tile.nr,
+                        slot.scores + kernels_.steps(run.at) * tile.nr,
                         tile.split.o,
-                        run.count,
+                        kernels_.steps(run.count),
                         o_rows_ / kernels_.mr,
                         slot.alpha,
                         nullptr};
@@ -135,6 +142,17 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   }
   if (block.finite_values) return;
   for (std::int64_t r = 0; r < slot.runs.size; ++r) add_poison(tile, slot, slot.runs.run[r]);
+}
+
+/// P of row j of P^T and query n, which lies among the others of its step.
+float Walk::probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const {
+  const std::int64_t per = kernels_.per_step();
+  return load_element(kernels_.product, slot.scores, (j / per * tile.nr + n) * per + j % per);
+}
+
+/// What scores still want when they are exponentiated: terms and precomputed ones have theirs.
+float Walk::score_scale() const {
+  return head_->terms.any() || head_->scores ? 1.0f : kernels_.score_scale(head_->q_scale);
 }
 
 void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const {
@@ -149,7 +167,7 @@ void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const 
         if (j < begin[n] || j >= end[n]) continue;
         if (head_->terms.has_mask && *head_->mask_row(tile.row + n, run.first + j) == 0) continue;
         float& o = tile.split.o[d * tile.nr + n];
-        o = std::fma(slot.scores[(run.at + j) * tile.nr + n], x, o);
+        o = std::fma(probability(tile, slot, run.at + j, n), x, o);
       }
     }
   }

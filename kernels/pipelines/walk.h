@@ -32,7 +32,7 @@ struct Tile {
 /// Keys [first, last), panels counted from `first`.
 struct Block {
   std::int64_t first, last;
-  const float* values;        // A panels of the output product
+  const float* values;        // A panels of the output product, in steps of 4 bytes (pack.h)
   std::int64_t value_stride;  // bytes from one to the next
   bool finite_values;
 };
@@ -113,6 +113,8 @@ class Walk {
   void scores_with_terms(const Tile& tile, const Block& block, const Run& run, Slot& slot) const;
   void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
                     Runs& runs) const;
+  float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
+  float score_scale() const;
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
   void store_rows(const Tile& tile) const;
@@ -124,7 +126,7 @@ class Walk {
   std::int64_t o_rows_;  // v_head_dim rounded up to MR
   Tile* tiles_;
   Slot* slots_;
-  float *keys_, *values_;
+  float *keys_, *values_;  // panels in steps of 4 bytes (pack.h)
   std::size_t scratch_bytes_;
 };
 

@@ -10,12 +10,12 @@ void Walk::product(const Tile& tile, const Slot& slot, std::int64_t at, std::int
                    float* block_max) const {
   if (from >= to) return;
   const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
-  const std::int64_t panel = head_->head_dim * kernels_.mr;
+  const std::int64_t steps = kernels_.steps(head_->head_dim), panel = steps * kernels_.mr;
   const GemmArgs args{keys_ + from * panel,
                       panel * static_cast<std::int64_t>(sizeof(float)),
                       tile.q,
                       slot.scores + at * tile.nr,
-                      head_->head_dim,
+                      steps,
                       to - from,
                       nullptr,
                       block_max};
@@ -85,8 +85,8 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
       position[n] = head_->position_of(row, run.first);
     }
   }
-  kernels_.score->tile(
-      {slot.scores + run.at * tile.nr, run.count, tile.nr, &head_->terms, bias, mask, slope, position});
+  kernels_.score->tile({slot.scores + run.at * tile.nr, run.count, tile.nr, &head_->terms, bias, mask, slope,
+                        position, kernels_.score_scale(head_->q_scale)});
   hide(tile, slot, run, 0, run.count, slot.block_max);
 }
 

@@ -27,10 +27,11 @@ struct WorstError {
 ///   max error <= 2 * max error of naive + 4 * (1 + max |score|) roundoffs. The floor is there because a
 ///   group of few elements can have a naive error of 0 by luck (one visible key: the answer is v itself): an
 ///   honest weight has been rounded four times (score, exponential, product, division), and rounding a score
-///   of size s shifts its weight by s roundoffs.
+///   of size s shifts its weight by s roundoffs. weights bf16: the floor grows by a roundoff of bf16 (2^-9),
+///   for a naive weight that happens to need no rounding.
 ::testing::AssertionResult meets_error_promise(std::span<const float> out, std::span<const float> lse,
                                                const AttentionResult<double>& fp64,
                                                const AttentionResult<float>& naive,
-                                               WorstError* worst = nullptr);
+                                               WorstError* worst = nullptr, DataType weights = DataType::f32);
 
 }  // namespace kumiko::test
