@@ -64,8 +64,6 @@ TEST(Environment, ValuesThatDoNotParseAreErrors) {
 
 TEST(Environment, ChoicesAreTaken) {
   EXPECT_TRUE(probe({kBig, "KUMIKO_NUM_THREADS=3"}).says("num_threads 3\n"));
-  for (const std::string& isa : host_isas())
-    EXPECT_TRUE(probe({"KUMIKO_ISA=" + isa}).says("isa " + isa + "\n")) << isa;
   for (const std::string& executor : kAllExecutors)
     EXPECT_TRUE(probe({"KUMIKO_EXECUTOR=" + executor}).says("executor " + executor)) << executor;
   for (const char* policy : {"flat", "heads_first"})
@@ -81,6 +79,18 @@ TEST(Environment, ChoicesAreTaken) {
   EXPECT_TRUE(big.says("num_threads 8\n")) << big.out;
   EXPECT_TRUE(big.says("domain 1: ")) << big.out;
 }
+
+struct EnvironmentIsa : ::testing::TestWithParam<std::string> {};
+
+TEST_P(EnvironmentIsa, IsForcedByTheVariableAsByTheOption) {
+  const ProbeResult forced = probe({"KUMIKO_ISA=" + GetParam()});
+  EXPECT_EQ(forced.out.find("code 0\n"), 0u) << forced.out;
+  EXPECT_TRUE(forced.says("isa " + GetParam() + "\n")) << forced.out;
+  EXPECT_EQ(forced.out, probe({}, {"isa=" + GetParam()}).out);
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, EnvironmentIsa, ::testing::ValuesIn(host_isas()),
+                         [](const auto& param_info) { return param_info.param; });
 
 TEST(Environment, AnOptionBeatsItsVariable) {
   EXPECT_TRUE(probe({kBig, "KUMIKO_NUM_THREADS=3"}, {"num_threads=2"}).says("num_threads 2\n"));
