@@ -52,7 +52,7 @@ TEST(Environment, ValuesThatDoNotParseAreErrors) {
     expect_error(probe({std::string("KUMIKO_EXECUTOR=") + value}), 4, "KUMIKO_EXECUTOR", value);
   for (const char* value : {"greedy", "heads"})
     expect_error(probe({std::string("KUMIKO_POLICY=") + value}), 4, "KUMIKO_POLICY", value);
-  for (const char* value : {"fast", "two_pass"})
+  for (const char* value : {"fast", "four_pass"})
     expect_error(probe({std::string("KUMIKO_PIPELINE=") + value}), 4, "KUMIKO_PIPELINE", value);
   for (const char* value : {"a", "3-", "1-0", "0,,1", "-2", "0-99999999999"})
     expect_error(probe({std::string("KUMIKO_CPUS=") + value}), 4, "KUMIKO_CPUS", value);
