@@ -28,7 +28,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
 
   const PlannedMerge& merge = plan.merges[static_cast<std::size_t>(task.merge)];
-  range.partial = run.state.partials.get() + merge.partial_offset;
+  range.partial = run.state.partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
   range.partial_split = merge.split_begin;
   plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
   // acq_rel: the last one sees what the others stored.
@@ -46,6 +46,7 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
   return guarded([&]() -> Status {
     if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
     if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (context.impl()->is_from_before_fork()) return forked_error();
     if (Status s = validate_problem(args); !s.ok()) return s;
     auto impl = std::make_shared<Plan::Impl>();
     impl->context = context.impl();
@@ -97,6 +98,7 @@ Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     const Impl& plan = *impl_;
+    if (plan.context->is_from_before_fork()) return forked_error();
     if (Status s = validate_same_problem(args, plan.args, plan.has_alibi, plan.has_seqused_k, plan.seqused_k);
         !s.ok())
       return s;
@@ -107,6 +109,9 @@ Status Plan::run(const AttentionArgs& args) const {
 
 std::string Plan::explain() const {
   return impl_ ? impl_->explain() : "no plan\n";
+}
+Prediction Plan::predict(const MachineRates& rates) const {
+  return impl_ ? impl_->predict(rates) : Prediction{};
 }
 std::int64_t Plan::workspace_bytes() const {
   return impl_ ? impl_->workspace_bytes() : 0;
@@ -123,16 +128,18 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
 }
 
 Status attention_forward(const AttentionArgs& args) {
-  // Never destroyed: joining threads in a static destructor hangs a forked child, which has none of them. A
-  // failure is not kept: memory that was short at the first call may be there at the next.
+  // Never destroyed: at the end of the process other threads may still be calling. A failure is not kept:
+  // memory that was short at the first call may be there at the next. Nor is a context in a forked child: it
+  // makes one of its own, the first time.
   static std::atomic<const Context*> made{nullptr};
   static std::mutex making;
   return guarded([&]() -> Status {
+    const auto usable = [](const Context* kept) { return kept && !kept->impl()->is_from_before_fork(); };
     const Context* context = made.load(std::memory_order_acquire);
-    if (!context) {
+    if (!usable(context)) {
       const std::lock_guard lock(making);
       context = made.load(std::memory_order_relaxed);
-      if (!context) {
+      if (!usable(context)) {
         auto fresh = std::make_unique<Context>();
         if (Status s = Context::create({}, fresh.get()); !s.ok()) return s;
         context = fresh.release();

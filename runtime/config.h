@@ -2,6 +2,7 @@
 // reader of the environment.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,10 +38,12 @@ struct Config {
       topology_setting;  ///< For errors that only the machine can tell.
   Pipeline pipeline = Pipeline::automatic;
   bool verbose = false;
+  std::chrono::microseconds spin = scheduler::kDefaultSpin;
 };
 
 Status load_config(const ContextOptions& options, Config* config);
 
+const char* bind_name(scheduler::Bind bind);
 /// Those that can be forced.
 inline constexpr Pipeline kPipelines[] = {Pipeline::online, Pipeline::decode, Pipeline::two_pass,
                                           Pipeline::interleaved, Pipeline::three_pass};

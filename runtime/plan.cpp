@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "runtime/validate.h"
+#include "scheduler/memory.h"
 
 namespace kumiko {
 namespace {
@@ -68,12 +69,13 @@ std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int6
 /// The sum of all tasks' costs: those of `blocks`, once per KV head. A cost is below 2^55, but the sum over a
 /// long batch of long sequences passes 2^63. Only the costs' proportions matter, so where the sum would pass
 /// 2^61 all are made smaller by the same power of two: policies may add up what they are given.
-std::int64_t scale_costs(std::vector<RowBlock>& blocks, std::int64_t kv_heads) {
+std::int64_t scale_costs(std::vector<RowBlock>& blocks, std::int64_t kv_heads, double* unit) {
   __extension__ using Wide = unsigned __int128;
   Wide sum = 0;
   for (const RowBlock& block : blocks) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads);
   int shift = 0;
   while (sum >> shift > Wide{1} << 61) ++shift;
+  *unit = std::ldexp(1.0, shift);
   if (shift == 0) return static_cast<std::int64_t>(sum);
   std::int64_t total = 0;
   for (RowBlock& block : blocks) total += (block.cost >>= shift) * kv_heads;
@@ -86,6 +88,29 @@ bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::
   return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
          !__builtin_add_overflow(*floats, more, floats) &&
          !__builtin_mul_overflow(*floats, static_cast<std::int64_t>(sizeof(float)), &bytes);
+}
+
+/// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
+/// from one beginning, and from here on from the domain's.
+void place_split_states(Plan::Impl& plan, std::int64_t rows, std::int64_t partial_size) {
+  const std::vector<std::int32_t>& begin = plan.assignment.domain_begin;
+  std::vector<std::int32_t> domain_of(plan.merges.size(), -1);
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    for (std::int32_t i = begin[d]; i < begin[d + 1]; ++i) {
+      const std::int32_t merge =
+          plan.tasks[static_cast<std::size_t>(plan.assignment.order[static_cast<std::size_t>(i)])].merge;
+      if (merge >= 0 && domain_of[static_cast<std::size_t>(merge)] < 0)
+        domain_of[static_cast<std::size_t>(merge)] = static_cast<std::int32_t>(d);
+    }
+  }
+  plan.domain_floats.assign(begin.size() - 1, 0);
+  for (std::size_t m = 0; m < plan.merges.size(); ++m) {
+    PlannedMerge& merge = plan.merges[m];
+    merge.domain = std::max(domain_of[m], 0);
+    std::int64_t& floats = plan.domain_floats[static_cast<std::size_t>(merge.domain)];
+    merge.partial_offset = floats;
+    floats += (merge.split_end - merge.split_begin) * rows * partial_size;
+  }
 }
 
 }  // namespace
@@ -215,7 +240,7 @@ Status build_plan(Plan::Impl& plan) {
   std::vector<RowBlock> blocks;
   blocks.reserve(static_cast<std::size_t>(batch * blocks_per_head));
   for (std::int64_t b = 0; b < batch; ++b) append_row_blocks(plan, plan.head(a, b, 0), task_rows, &blocks);
-  const std::int64_t total = scale_costs(blocks, kv_heads);
+  const std::int64_t total = scale_costs(blocks, kv_heads, &plan.cost_unit);
   // Blocks costlier than this are cut along the keys: only then can all workers be busy.
   const std::int64_t target =
       workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
@@ -237,6 +262,7 @@ Status build_plan(Plan::Impl& plan) {
                          block.row_end,
                          0,
                          0,
+                         block.cost,
                          -1};
         if (parts > 1) {
           task.merge = static_cast<std::int32_t>(plan.merges.size());
@@ -248,6 +274,7 @@ Status build_plan(Plan::Impl& plan) {
         for (std::int64_t part = 0; part < parts; ++part) {
           task.split_begin = block.split_begin + splits * part / parts;
           task.split_end = block.split_begin + splits * (part + 1) / parts;
+          task.cost = block.cost / parts;
           plan.tasks.push_back(task);
           costs.push_back({block.cost / parts, static_cast<std::int32_t>(b * kv_heads + h)});
         }
@@ -256,6 +283,7 @@ Status build_plan(Plan::Impl& plan) {
   }
   const std::vector<int> workers_per_domain = context.executor->workers_per_domain();
   plan.assignment = context.config.policy->assign(costs, workers_per_domain);
+  place_split_states(plan, rows, kernels::partial_size(a.v.shape[3]));
   const std::int64_t most_rows = min_of(task_rows, rows);
   plan.scratch_bytes =
       plan.tuning.pipeline->scratch_bytes(plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
@@ -267,6 +295,9 @@ Status build_plan(Plan::Impl& plan) {
 Plan::Impl::~Impl() {
   while (idle_) {
     RunState* next = idle_->next;
+    // In a forked child the pool's lock may be held for good; the arenas then go on their own.
+    for (std::size_t d = 0; d < idle_->arenas.size() && !context->is_from_before_fork(); ++d)
+      context->split_states[d].give(std::move(idle_->arenas[d]));
     delete idle_;
     idle_ = next;
   }
@@ -280,10 +311,31 @@ RunState* Plan::Impl::acquire() {
       return state;
     }
   }
+  return make_state().release();
+}
+
+std::unique_ptr<RunState> Plan::Impl::make_state() const {
   auto state = std::make_unique<RunState>();
   state->pending = std::make_unique<std::atomic<std::int32_t>[]>(merges.size());
-  state->partials = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(partial_floats));
-  return state.release();
+  state->partials.resize(domain_floats.size(), nullptr);
+  if (context->split_states.empty()) {
+    state->heap = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(partial_floats));
+    float* next = state->heap.get();
+    for (std::size_t d = 0; d < domain_floats.size(); ++d) {
+      state->partials[d] = next;
+      next += domain_floats[d];
+    }
+    return state;
+  }
+  state->arenas.resize(domain_floats.size());
+  for (std::size_t d = 0; d < domain_floats.size(); ++d) {
+    if (domain_floats[d] == 0) continue;
+    state->arenas[d] =
+        context->split_states[d].take(static_cast<std::size_t>(domain_floats[d]) * sizeof(float));
+    if (state->arenas[d].data() == nullptr) throw std::bad_alloc();
+    state->partials[d] = reinterpret_cast<float*>(state->arenas[d].data());
+  }
+  return state;
 }
 
 void Plan::Impl::release(RunState* state) noexcept {
@@ -328,6 +380,9 @@ std::string Plan::Impl::explain() const {
   text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
           " a core, " + std::to_string(partial_floats * static_cast<std::int64_t>(sizeof(float))) +
           " of split states)\n";
+  // Without placement every byte may come from another node, and nothing else would tell.
+  if (const std::string note = context->topology.is_host ? scheduler::placement_note() : ""; !note.empty())
+    text += "warning: " + note + "\n";
   return text;
 }
 

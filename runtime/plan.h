@@ -10,6 +10,7 @@
 #include "runtime/attention.h"
 #include "runtime/context.h"
 #include "runtime/tuning.h"
+#include "scheduler/memory.h"
 #include "scheduler/policy.h"
 
 namespace kumiko {
@@ -22,6 +23,7 @@ struct PlannedTask {
   std::int32_t batch, kv_head;
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
+  std::int64_t cost;  ///< In Plan::Impl::cost_unit FMAs.
   std::int32_t merge =
       -1;  ///< Index into Plan::Impl::merges when the rows' splits are shared by several tasks.
 };
@@ -31,14 +33,18 @@ struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
   std::int64_t row_begin, row_end;
-  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of all rows of the head from
-                                ///< split_begin on.
+  std::int64_t partial_offset;  ///< Floats into its domain's RunState::partials: states of all rows of the
+                                ///< head from split_begin on.
+  std::int32_t domain = 0;      ///< That of its tasks, by the assignment; of the first where they differ.
 };
 
 /// Memory of one run in flight. Recycled by the plan.
 struct RunState {
   std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] tasks still to come
-  std::unique_ptr<float[]> partials;
+  std::vector<float*> partials;  ///< [domains] the split states that the domain's cores write
+  // Where they are: on the domain's node if there are several, else anywhere.
+  std::vector<scheduler::Arena> arenas;
+  std::unique_ptr<float[]> heap;
   RunState* next = nullptr;
 };
 
@@ -56,7 +62,9 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   Tuning tuning{};
   std::vector<PlannedTask> tasks;
   std::vector<PlannedMerge> merges;
+  double cost_unit = 1;  ///< Costs were divided by this power of two, so that their sum fits.
   std::int64_t partial_floats = 0;
+  std::vector<std::int64_t> domain_floats;  ///< [domains] its share of partial_floats
   std::size_t scratch_bytes = 0;
   scheduler::Assignment assignment;
 
@@ -65,13 +73,15 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   /// `args`.
   kernels::HeadProblem head(const AttentionArgs& run_args, std::int64_t batch, std::int64_t kv_head) const;
   RunState* acquire();  ///< Throws std::bad_alloc.
-  void release(RunState* state) noexcept;
+  void release(RunState * state) noexcept;
   std::string explain() const;
+  Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
 
  private:
+  std::unique_ptr<RunState> make_state() const;
   /// Softcap, bias, ALiBi and mask of the query heads from first_head on.
-  void set_terms(kernels::HeadProblem& head, const AttentionArgs& run_args, std::int64_t batch,
+  void set_terms(kernels::HeadProblem & head, const AttentionArgs& run_args, std::int64_t batch,
                  std::int64_t first_head) const;
   std::mutex mutex_;
   RunState* idle_ = nullptr;

@@ -126,9 +126,58 @@ TEST(Environment, VerbosePrintsTheContextOnceToStandardError) {
   const ProbeResult verbose = probe({"KUMIKO_VERBOSE=1"});
   EXPECT_EQ(verbose.out.find("code 0\n"), 0u);
   EXPECT_NE(verbose.err.find("isa " + host_isas().front()), std::string::npos) << verbose.err;
+  EXPECT_NE(verbose.err.find(" workers on CPUs " + std::to_string(first_allowed_cpu())), std::string::npos)
+      << verbose.err;
   EXPECT_EQ(verbose.err.find("topology"), verbose.err.rfind("topology")) << "printed more than once:\n"
                                                                          << verbose.err;
   EXPECT_EQ(probe({"KUMIKO_VERBOSE=0"}).err, "");
+}
+
+TEST(Environment, OpenMpsBindingHoldsUnlessKumikoWasTold) {
+  const std::pair<const char*, const char*> wishes[] = {{"close", "close"},
+                                                        {"spread", "spread"},
+                                                        {"true", "close"},
+                                                        {"false", "none"},
+                                                        {" Spread , close", "spread"}};
+  for (const auto& [omp, bind] : wishes) {
+    EXPECT_TRUE(probe({kBig, std::string("OMP_PROC_BIND=") + omp}).says(std::string("bind ") + bind)) << omp;
+    EXPECT_TRUE(probe({kBig, std::string("OMP_PROC_BIND=") + omp, std::string("KUMIKO_BIND=") + bind})
+                    .says(std::string("bind ") + bind))
+        << omp;
+  }
+  EXPECT_TRUE(probe({kBig, "OMP_PROC_BIND=true", "KUMIKO_BIND=spread"}).says("bind spread"));
+  EXPECT_TRUE(probe({kBig, "OMP_PROC_BIND=close"}, {"bind=none"}).says("bind none"))
+      << "an option beats both";
+}
+
+TEST(Environment, AContradictionWithOpenMpsBindingIsAnError) {
+  const std::pair<const char*, const char*> contradictions[] = {
+      {"close", "spread"}, {"close", "none"}, {"spread", "close"}, {"true", "none"}, {"false", "close"}};
+  for (const auto& [omp, bind] : contradictions) {
+    const ProbeResult result =
+        probe({kBig, std::string("OMP_PROC_BIND=") + omp, std::string("KUMIKO_BIND=") + bind});
+    expect_error(result, 4, "KUMIKO_BIND", bind);
+    EXPECT_TRUE(result.says(std::string("OMP_PROC_BIND is \"") + omp)) << result.out;
+  }
+  expect_error(probe({kBig, "OMP_PROC_BIND=master"}), 4, "OMP_PROC_BIND", "master");
+}
+
+TEST(Environment, CpusOutsideOpenMpsPlacesAreErrors) {
+  const std::string cpu = std::to_string(first_allowed_cpu());
+  const std::string places = "OMP_PLACES={" + cpu + "}";
+  const ProbeResult inside = probe({places, "KUMIKO_CPUS=" + cpu});
+  EXPECT_TRUE(inside.says("num_threads 1\n")) << inside.out;
+  if (allowed_cpus() < 2) GTEST_SKIP() << "one CPU cannot be outside";
+  EXPECT_TRUE(probe({places}).says("num_threads 1\n")) << "places limit the cores";
+  const std::string other = std::to_string(first_allowed_cpu() + 1);
+  expect_error(probe({places, "KUMIKO_CPUS=" + other}), 4, "KUMIKO_CPUS", other);
+}
+
+TEST(Environment, SpinTimeIsTakenOrRefused) {
+  for (const char* value : {"0", "1", "1000000"})
+    EXPECT_EQ(probe({std::string("KUMIKO_SPIN_US=") + value}).out.find("code 0\n"), 0u) << value;
+  for (const char* value : {"-1", "1000001", "1ms", "1e3"})
+    expect_error(probe({std::string("KUMIKO_SPIN_US=") + value}), 4, "KUMIKO_SPIN_US", value);
 }
 
 TEST(Environment, TheOneShotCallReportsABadVariableEveryTime) {
