@@ -93,6 +93,31 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
   });
 }
 
+Status execute(Plan::Impl& plan, const AttentionArgs& args) {
+  if (plan.tasks.empty()) return {};
+  struct Return {
+    Plan::Impl& plan;
+    void operator()(RunState* used) const noexcept { plan.release(used); }
+  };
+  const std::unique_ptr<RunState, Return> state(plan.acquire(), Return{plan});
+  for (std::size_t m = 0; m < plan.merges.size(); ++m)
+    state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
+  Tracer* const tracer = plan.context->tracer.get();
+  const std::int64_t begin = tracer ? Tracer::now() : 0;
+  Run run{plan, args, *state, tracer ? tracer->next_run() : 0};
+  scheduler::Job job;
+  job.assignment = &plan.assignment;
+  job.body = run_task;
+  job.context = &run;
+  job.scratch_bytes = plan.scratch_bytes;
+  const bool done = plan.context->executor->run(job);
+  if (tracer) tracer->add_run(run.number, begin, Tracer::now());
+  if (!done)
+    return {Code::out_of_memory,
+            "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
+  return {};
+}
+
 Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
@@ -102,28 +127,7 @@ Status Plan::run(const AttentionArgs& args) const {
         !s.ok())
       return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
-    if (plan.tasks.empty()) return {};
-    struct Return {
-      Impl& plan;
-      void operator()(RunState* used) const noexcept { plan.release(used); }
-    };
-    const std::unique_ptr<RunState, Return> state(impl_->acquire(), Return{*impl_});
-    for (std::size_t m = 0; m < plan.merges.size(); ++m)
-      state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
-    Tracer* const tracer = plan.context->tracer.get();
-    const std::int64_t begin = tracer ? Tracer::now() : 0;
-    Run run{plan, args, *state, tracer ? tracer->next_run() : 0};
-    scheduler::Job job;
-    job.assignment = &plan.assignment;
-    job.body = run_task;
-    job.context = &run;
-    job.scratch_bytes = plan.scratch_bytes;
-    const bool done = plan.context->executor->run(job);
-    if (tracer) tracer->add_run(run.number, begin, Tracer::now());
-    if (!done)
-      return {Code::out_of_memory,
-              "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
-    return {};
+    return execute(*impl_, args);
   });
 }
 

@@ -29,6 +29,7 @@ enum class DataType : std::uint8_t {
   bf16 = 1,     ///< The upper half of an f32.
   f16 = 2,      ///< IEEE 754 binary16.
   boolean = 3,  ///< One byte: 0 or not. Of masks only.
+  i32 = 4,      ///< 32-bit signed integers. Of the scores of softmax_pv only.
 };
 
 /// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
@@ -83,8 +84,11 @@ enum class CausalAlignment : std::uint8_t {
 /// How one core walks over the keys. Every choice gives the same bits per ISA.
 enum class Pipeline : std::uint8_t {
   automatic = 0,
-  online = 1,  ///< Query tiles in vector lanes, packed key/value blocks, running maximum.
-  decode = 2,  ///< Few query rows against row-major keys and values, bound by memory bandwidth.
+  online = 1,       ///< Query tiles in vector lanes, packed key/value blocks, running maximum.
+  decode = 2,       ///< Few query rows against row-major keys and values, bound by memory bandwidth.
+  two_pass = 3,     ///< Per block of keys: the probabilities of all query tiles, then their products with V.
+  interleaved = 4,  ///< The two passes in turns, a producer some tiles ahead of a consumer.
+  three_pass = 5,   ///< Scores and maxima of many blocks, their exponentials, then products with V alone.
 };
 
 /// One attention call. Every view must stay alive until the call returns; `out` and `lse` may not overlap the
@@ -124,6 +128,41 @@ struct AttentionArgs {
   ConstTensor mask{};
 
   Pipeline pipeline = Pipeline::automatic;
+};
+
+/// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`
+/// may not overlap the inputs or each other.
+struct SoftmaxPvArgs {
+  ConstTensor scores;  ///< [batch, q_heads, q_len, kv_len]; f32 or i32 (rounded to f32, exact up to 2^24)
+  ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], q_heads a multiple of kv_heads; f32, bf16 or f16
+  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0; v's type or f32
+  LseView lse{};  ///< optional
+
+  float scale = 1.0f;  ///< Factor on the scores, such as that of a quantised product. Must be finite.
+  // As in AttentionArgs. A score of -inf hides its key, too, unless the value there is not finite.
+  bool is_causal = false;
+  CausalAlignment causal_alignment = CausalAlignment::bottom_right;
+  std::int64_t window_left = -1;
+  std::int64_t window_right = -1;
+  const std::int32_t* seqused_k = nullptr;
+  Pipeline pipeline = Pipeline::automatic;  ///< Any but decode.
+};
+
+/// Two products without a softmax, the scores never stored: out = (scale * q k^T) v, a linear attention.
+/// `out` may not overlap the inputs.
+struct FusedGemmArgs {
+  ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576; f32, bf16 or f16
+  ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads; q's type
+  ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576; q's type
+  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; q's type or f32
+
+  float scale = 1.0f;  ///< Factor on q.k. Must be finite.
+  // As in AttentionArgs: a key that a query does not see adds nothing.
+  bool is_causal = false;
+  CausalAlignment causal_alignment = CausalAlignment::bottom_right;
+  std::int64_t window_left = -1;
+  std::int64_t window_right = -1;
+  const std::int32_t* seqused_k = nullptr;
 };
 
 /// The result of attention over some of the keys: normalised output and log-sum-exp.
@@ -259,6 +298,16 @@ KUMIKO_API Status attention_forward(const Context& context, const AttentionArgs&
 
 /// The same on a process-wide context made from the environment at the first call.
 KUMIKO_API Status attention_forward(const AttentionArgs& args);
+
+/// softmax(scale * scores) v on the threads of `context`. The bits of a row depend on nothing but its scores,
+/// V and the ISA. Errors: invalid_argument, unsupported (a forced pipeline that takes no precomputed scores),
+/// out_of_memory.
+KUMIKO_API Status softmax_pv(const Context& context, const SoftmaxPvArgs& args);
+
+/// (scale * q k^T) v on the threads of `context`, in memory that does not grow with q_len * kv_len. The bits
+/// of a row depend on nothing but q's row, K, V and the ISA. Errors: invalid_argument, unsupported,
+/// out_of_memory.
+KUMIKO_API Status fused_gemm(const Context& context, const FusedGemmArgs& args);
 
 /// Merges attention over disjoint sets of keys into attention over their union, in the order given:
 /// lse = log(sum_n exp(lse_n)), out = sum_n exp(lse_n - lse) * out_n (Liu et al., Ring Attention, 2023,

@@ -50,6 +50,14 @@ static_assert(KUMIKO_TOP_LEFT == static_cast<int>(kumiko::CausalAlignment::top_l
 static_assert(KUMIKO_PIPELINE_AUTOMATIC == static_cast<int>(kumiko::Pipeline::automatic));
 static_assert(KUMIKO_PIPELINE_ONLINE == static_cast<int>(kumiko::Pipeline::online));
 static_assert(KUMIKO_PIPELINE_DECODE == static_cast<int>(kumiko::Pipeline::decode));
+static_assert(KUMIKO_PIPELINE_TWO_PASS == static_cast<int>(kumiko::Pipeline::two_pass));
+static_assert(KUMIKO_PIPELINE_INTERLEAVED == static_cast<int>(kumiko::Pipeline::interleaved));
+static_assert(KUMIKO_PIPELINE_THREE_PASS == static_cast<int>(kumiko::Pipeline::three_pass));
+static_assert(KUMIKO_I32 == static_cast<int>(kumiko::DataType::i32));
+static_assert(sizeof(kumiko_softmax_pv_args) ==
+              sizeof(std::size_t) + 3 * sizeof(kumiko_tensor) + 2 * sizeof(void*) + 3 * 8 + 4 * 4 + 2 * 8);
+static_assert(sizeof(kumiko_fused_gemm_args) ==
+              sizeof(std::size_t) + 4 * sizeof(kumiko_tensor) + sizeof(void*) + 4 * 4 + 2 * 8);
 static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
 // No padding: a field added later can never land on bytes that an older caller left uninitialised. The sums
 // hold on LP64.
@@ -119,9 +127,10 @@ Status read_sized(const Struct* given, const std::string& name, const char* type
 
 template <class View, class Tensor>
 Status convert_tensor(const Tensor& from, const std::string& name, View* to) {
-  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_BOOLEAN)
+  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_I32)
     return bad_value(name + ".dtype", from.dtype,
-                     "KUMIKO_F32 (0), KUMIKO_BF16 (1), KUMIKO_F16 (2) or, for a mask, KUMIKO_BOOLEAN (3)");
+                     "KUMIKO_F32 (0), KUMIKO_BF16 (1), KUMIKO_F16 (2), for a mask KUMIKO_BOOLEAN (3), or for "
+                     "precomputed scores KUMIKO_I32 (4)");
   if (from.reserved != 0) return bad_value(name + ".reserved", from.reserved, "0");
   to->data = from.data;
   to->dtype = static_cast<kumiko::DataType>(from.dtype);
@@ -129,6 +138,30 @@ Status convert_tensor(const Tensor& from, const std::string& name, View* to) {
     to->shape[i] = from.shape[i];
     to->stride[i] = from.stride[i];
   }
+  return {};
+}
+
+/// Scale, causality, windows and used lengths, which every struct of arguments has.
+template <class From, class To>
+Status convert_visibility(const From& from, To* to) {
+  if (from.is_causal != 0 && from.is_causal != 1) return bad_value("is_causal", from.is_causal, "0 or 1");
+  if (from.causal_alignment < KUMIKO_BOTTOM_RIGHT || from.causal_alignment > KUMIKO_TOP_LEFT) {
+    return bad_value("causal_alignment", from.causal_alignment,
+                     "KUMIKO_BOTTOM_RIGHT (0) or KUMIKO_TOP_LEFT (1)");
+  }
+  to->scale = from.scale;
+  to->is_causal = from.is_causal == 1;
+  to->causal_alignment = static_cast<kumiko::CausalAlignment>(from.causal_alignment);
+  to->window_left = from.window_left;
+  to->window_right = from.window_right;
+  to->seqused_k = from.seqused_k;
+  return {};
+}
+
+Status convert_pipeline(std::int32_t from, kumiko::Pipeline* to) {
+  if (from < KUMIKO_PIPELINE_AUTOMATIC || from > KUMIKO_PIPELINE_THREE_PASS)
+    return bad_value("pipeline", from, "a KUMIKO_PIPELINE_ value, 0 to 5");
+  *to = static_cast<kumiko::Pipeline>(from);
   return {};
 }
 
@@ -143,23 +176,10 @@ Status convert_args(const kumiko_attention_args* given, kumiko::AttentionArgs* t
   if (Status s = convert_tensor(from.k, "k", &to->k); !s.ok()) return s;
   if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
   if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
-  if (from.is_causal != 0 && from.is_causal != 1) return bad_value("is_causal", from.is_causal, "0 or 1");
-  if (from.causal_alignment < KUMIKO_BOTTOM_RIGHT || from.causal_alignment > KUMIKO_TOP_LEFT) {
-    return bad_value("causal_alignment", from.causal_alignment,
-                     "KUMIKO_BOTTOM_RIGHT (0) or KUMIKO_TOP_LEFT (1)");
-  }
-  if (from.pipeline < KUMIKO_PIPELINE_AUTOMATIC || from.pipeline > KUMIKO_PIPELINE_DECODE) {
-    return bad_value("pipeline", from.pipeline, "a KUMIKO_PIPELINE_ value, 0 to 2");
-  }
+  if (Status s = convert_visibility(from, to); !s.ok()) return s;
+  if (Status s = convert_pipeline(from.pipeline, &to->pipeline); !s.ok()) return s;
   to->lse.data = from.lse;
   for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
-  to->scale = from.scale;
-  to->is_causal = from.is_causal == 1;
-  to->causal_alignment = static_cast<kumiko::CausalAlignment>(from.causal_alignment);
-  to->pipeline = static_cast<kumiko::Pipeline>(from.pipeline);
-  to->window_left = from.window_left;
-  to->window_right = from.window_right;
-  to->seqused_k = from.seqused_k;
   to->softcap = from.softcap;
   if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
   if (Status s = convert_tensor(from.bias, "bias", &to->bias); !s.ok()) return s;
@@ -167,6 +187,37 @@ Status convert_args(const kumiko_attention_args* given, kumiko::AttentionArgs* t
   to->alibi_slopes = from.alibi_slopes;
   to->alibi_batch_stride = from.alibi_batch_stride;
   return {};
+}
+
+Status convert_args(const kumiko_softmax_pv_args* given, kumiko::SoftmaxPvArgs* to) {
+  if (given == nullptr) return null_argument("args", "a kumiko_softmax_pv_args");
+  kumiko_softmax_pv_args from = KUMIKO_SOFTMAX_PV_ARGS_INIT;
+  if (Status s =
+          read_sized(given, "args", "kumiko_softmax_pv_args", offsetof(kumiko_softmax_pv_args, lse), &from);
+      !s.ok())
+    return s;
+  if (Status s = convert_tensor(from.scores, "scores", &to->scores); !s.ok()) return s;
+  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
+  if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
+  to->lse.data = from.lse;
+  for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
+  if (Status s = convert_visibility(from, to); !s.ok()) return s;
+  return convert_pipeline(from.pipeline, &to->pipeline);
+}
+
+Status convert_args(const kumiko_fused_gemm_args* given, kumiko::FusedGemmArgs* to) {
+  if (given == nullptr) return null_argument("args", "a kumiko_fused_gemm_args");
+  kumiko_fused_gemm_args from = KUMIKO_FUSED_GEMM_ARGS_INIT;
+  if (Status s =
+          read_sized(given, "args", "kumiko_fused_gemm_args", offsetof(kumiko_fused_gemm_args, scale), &from);
+      !s.ok())
+    return s;
+  if (Status s = convert_tensor(from.q, "q", &to->q); !s.ok()) return s;
+  if (Status s = convert_tensor(from.k, "k", &to->k); !s.ok()) return s;
+  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
+  if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
+  if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
+  return convert_visibility(from, to);
 }
 
 Status convert_options(const kumiko_context_options* given, kumiko::ContextOptions* to) {
@@ -360,6 +411,24 @@ kumiko_status kumiko_attention_forward_default(const kumiko_attention_args* args
     kumiko::AttentionArgs converted;
     if (Status s = convert_args(args, &converted); !s.ok()) return s;
     return kumiko::attention_forward(converted);
+  });
+}
+
+kumiko_status kumiko_softmax_pv(const kumiko_context* context, const kumiko_softmax_pv_args* args) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    kumiko::SoftmaxPvArgs converted;
+    if (Status s = convert_args(args, &converted); !s.ok()) return s;
+    return kumiko::softmax_pv(context->context, converted);
+  });
+}
+
+kumiko_status kumiko_fused_gemm(const kumiko_context* context, const kumiko_fused_gemm_args* args) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    kumiko::FusedGemmArgs converted;
+    if (Status s = convert_args(args, &converted); !s.ok()) return s;
+    return kumiko::fused_gemm(context->context, converted);
   });
 }
 

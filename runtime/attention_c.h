@@ -45,7 +45,7 @@ enum {
 };
 
 /* Element type of a tensor (kumiko::DataType). Accumulation is always f32. */
-enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3 };
+enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3, KUMIKO_I32 = 4 };
 
 /* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */
 enum {
@@ -54,7 +54,14 @@ enum {
 };
 
 /* How one core walks over the keys (kumiko::Pipeline). Every choice gives the same bits per ISA. */
-enum { KUMIKO_PIPELINE_AUTOMATIC = 0, KUMIKO_PIPELINE_ONLINE = 1, KUMIKO_PIPELINE_DECODE = 2 };
+enum {
+  KUMIKO_PIPELINE_AUTOMATIC = 0,
+  KUMIKO_PIPELINE_ONLINE = 1,
+  KUMIKO_PIPELINE_DECODE = 2,
+  KUMIKO_PIPELINE_TWO_PASS = 3,
+  KUMIKO_PIPELINE_INTERLEAVED = 4,
+  KUMIKO_PIPELINE_THREE_PASS = 5
+};
 
 /* The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it. */
 typedef struct kumiko_context kumiko_context;
@@ -121,6 +128,39 @@ typedef struct kumiko_attention_args {
   int64_t alibi_batch_stride; /* elements; 0: the same slopes for every sequence */
 } kumiko_attention_args;
 
+/* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). */
+typedef struct kumiko_softmax_pv_args {
+  size_t struct_size;
+  kumiko_const_tensor scores; /* [batch, q_heads, q_len, kv_len]; KUMIKO_F32 or KUMIKO_I32 */
+  kumiko_const_tensor v;      /* [batch, kv_heads, kv_len, v_head_dim], q_heads a multiple of kv_heads */
+  kumiko_tensor out;          /* [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0 */
+  float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
+  int64_t lse_stride[3]; /* elements; all 0: contiguous */
+  float scale;           /* factor on the scores */
+  int32_t is_causal;     /* 0 or 1 */
+  int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
+  int32_t pipeline;         /* KUMIKO_PIPELINE_*, any but decode */
+  int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
+  int64_t window_right;     /* keys seen right of it; -1: no limit */
+  const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
+} kumiko_softmax_pv_args;
+
+/* Two products without a softmax (kumiko::FusedGemmArgs). */
+typedef struct kumiko_fused_gemm_args {
+  size_t struct_size;
+  kumiko_const_tensor q;    /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
+  kumiko_const_tensor k;    /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
+  kumiko_const_tensor v;    /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
+  kumiko_tensor out;        /* [batch, q_heads, q_len, v_head_dim] */
+  float scale;              /* factor on q.k */
+  int32_t is_causal;        /* 0 or 1 */
+  int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
+  int32_t reserved;         /* 0 */
+  int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
+  int64_t window_right;     /* keys seen right of it; -1: no limit */
+  const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
+} kumiko_fused_gemm_args;
+
 /* The result of attention over some of the keys (kumiko::AttentionState). Part of arrays, so it never
  * changes. */
 typedef struct kumiko_attention_state {
@@ -143,6 +183,17 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,            \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0                                \
+  }
+
+#define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \
+  {                                                                                                   \
+    sizeof(kumiko_softmax_pv_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, \
+        {0, 0, 0}, 1.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, -1, NULL              \
+  }
+#define KUMIKO_FUSED_GEMM_ARGS_INIT                                                             \
+  {                                                                                             \
+    sizeof(kumiko_fused_gemm_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, \
+        KUMIKO_TENSOR_INIT, 1.0f, 0, KUMIKO_BOTTOM_RIGHT, 0, -1, -1, NULL                       \
   }
 
 /* "major.minor.patch" of the library that runs, which may not be the one compiled against. */
@@ -209,6 +260,15 @@ KUMIKO_C_API kumiko_status kumiko_attention_forward(const kumiko_context* contex
                                                     const kumiko_attention_args* args);
 /* The same on a process-wide context made from the environment at the first call. */
 KUMIKO_C_API kumiko_status kumiko_attention_forward_default(const kumiko_attention_args* args);
+
+/* softmax(scale * scores) v (kumiko::softmax_pv). Errors: invalid_argument, unsupported (a forced pipeline
+ * that takes no precomputed scores), out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_softmax_pv(const kumiko_context* context,
+                                             const kumiko_softmax_pv_args* args);
+
+/* (scale * q k^T) v (kumiko::fused_gemm). Errors: invalid_argument, unsupported, out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_fused_gemm(const kumiko_context* context,
+                                             const kumiko_fused_gemm_args* args);
 
 /* Merges attention over disjoint sets of keys (kumiko::merge_states). lse may be NULL. Errors:
  * invalid_argument, out_of_memory. */

@@ -125,7 +125,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
 Status load_rest(Config* config) {
   const Setting pipeline = find_setting("", "", "KUMIKO_PIPELINE");
   if (pipeline.is_set() && pipeline.value != "automatic") {
-    for (Pipeline p : {Pipeline::online, Pipeline::decode}) {
+    for (const Pipeline p : kPipelines) {
       if (pipeline.value == pipeline_name(p)) config->pipeline = p;
     }
     if (config->pipeline == Pipeline::automatic) {
@@ -168,6 +168,12 @@ const char* pipeline_name(Pipeline pipeline) {
       return "online";
     case Pipeline::decode:
       return "decode";
+    case Pipeline::two_pass:
+      return "two_pass";
+    case Pipeline::interleaved:
+      return "interleaved";
+    case Pipeline::three_pass:
+      return "three_pass";
     case Pipeline::automatic:
       break;
   }

@@ -44,6 +44,9 @@ struct Config {
 Status load_config(const ContextOptions& options, Config* config);
 
 const char* bind_name(scheduler::Bind bind);
+/// Those that can be forced.
+inline constexpr Pipeline kPipelines[] = {Pipeline::online, Pipeline::decode, Pipeline::two_pass,
+                                          Pipeline::interleaved, Pipeline::three_pass};
 /// nullptr for automatic.
 const char* pipeline_name(Pipeline pipeline);
 

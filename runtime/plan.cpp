@@ -82,6 +82,13 @@ kernels::HeadProblem Plan::Impl::head(const AttentionArgs& a, std::int64_t batch
   head.head_dim = a.q.shape[3];
   head.v_head_dim = a.v.shape[3];
   head.q_scale = q_scale;
+  head.has_softmax = computation != Computation::fused_gemm;
+  if (computation == Computation::softmax_pv) {
+    head.scores = at(kernels::Element::f32, scores.data, keys, q_head, scores.stride[0], scores.stride[1]);
+    head.integer_scores = scores.dtype == DataType::i32;
+    head.scores_head_stride = step(group, scores.stride[1]);
+    head.scores_seq_stride = step(a.q.shape[2], scores.stride[2]);
+  }
   set_terms(head, a, batch, kv_head * group);
   // Query i stands at key position i + diagonal. Limits beyond reach are cut so that no sum can overflow.
   const std::int64_t diagonal =
@@ -128,22 +135,31 @@ Status build_plan(Plan::Impl& plan) {
   const AttentionArgs& a = plan.args;
   const Context::Impl& context = *plan.context;
   const std::int64_t batch = a.q.shape[0], kv_heads = a.k.shape[1], workers = context.executor->concurrency();
-  const double scale =
-      a.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(a.q.shape[3])) : static_cast<double>(a.scale);
+  const bool is_attention = plan.computation == Computation::attention;
+  const double scale = is_attention && a.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(a.q.shape[3]))
+                                                       : static_cast<double>(a.scale);
   constexpr double kLog2e = 1.44269504088896340736;
-  // Under a softcap q carries scale / softcap, and the cap brings the log2(e).
-  plan.q_scale =
-      static_cast<float>(a.softcap != 0.0f ? scale / static_cast<double>(a.softcap) : scale * kLog2e);
+  // Under a softcap q carries scale / softcap, and the cap brings the log2(e). Without a softmax there is
+  // none.
+  plan.q_scale = static_cast<float>(a.softcap != 0.0f ? scale / static_cast<double>(a.softcap)
+                                    : plan.computation == Computation::fused_gemm ? scale
+                                                                                  : scale * kLog2e);
   plan.softcap_log2 = static_cast<float>(static_cast<double>(a.softcap) * kLog2e);
 
   const std::int64_t rows = kv_heads > 0 ? a.q.shape[1] / kv_heads * a.q.shape[2] : 0;
-  const Pipeline wanted = a.pipeline != Pipeline::automatic ? a.pipeline : context.config.pipeline;
+  Pipeline wanted = a.pipeline != Pipeline::automatic ? a.pipeline : context.config.pipeline;
+  if (wanted == Pipeline::automatic && !is_attention)
+    wanted = Pipeline::online;  // decode makes its own scores
   std::int64_t l2 = 0;
   for (const auto& domain : context.topology.domains)
     l2 = l2 == 0 ? domain.l2_bytes_per_core : std::min(l2, domain.l2_bytes_per_core);
-  plan.kernels = *kernels::kernel_set(context.isa, element(a.q.dtype), element(a.out.dtype));
+  // bf16 products want their probabilities as the softmax of a product writes them.
+  const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
+  plan.kernels = *kernels::kernel_set(isa, element(a.q.dtype), element(a.out.dtype));
   plan.kernels.max_nr = tile_rows(plan.kernels, given(a.mask));
   plan.tuning = tune(plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
+  plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;
+  plan.kernels.staged_splits = plan.tuning.staged_splits;
   if (batch == 0 || rows == 0) return {};
   if (Status s = cut_into_tasks(plan, workers); !s.ok()) return s;
   const std::vector<int> workers_per_domain = context.executor->workers_per_domain();
@@ -229,7 +245,7 @@ std::string Plan::Impl::explain() const {
       ", elements " + kernels::element_name(kernels.input) +
       (kernels.output == kernels.input ? "" : std::string(" to ") + kernels::element_name(kernels.output)) +
       ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) +
-      ", up to " + std::to_string(task_rows) + " query rows a task\n";
+      ", up to " + std::to_string(task_rows) + " query rows a task" + tuning.describe() + "\n";
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;

@@ -15,6 +15,9 @@
 
 namespace kumiko {
 
+/// What a plan computes. The last two come from calls of their own and keep their scale as given.
+enum class Computation { attention, softmax_pv, fused_gemm };
+
 /// Rows [row_begin, row_end) of one KV head of one sequence over splits [split_begin, split_end).
 struct PlannedTask {
   std::int32_t batch, kv_head;
@@ -46,7 +49,9 @@ struct RunState {
 
 struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::shared_ptr<Context::Impl> context;
-  AttentionArgs args;  ///< As planned, pointers cleared.
+  Computation computation = Computation::attention;
+  ConstTensor scores{};  ///< softmax_pv: instead of args.q and args.k, which are shapes only
+  AttentionArgs args;    ///< As planned, pointers cleared.
   bool has_seqused_k = false;
   bool has_alibi = false;
   std::vector<std::int32_t> seqused_k;  ///< [batch] if has_seqused_k
@@ -86,6 +91,9 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
 /// Fills everything from `args`, which are valid. Errors: unsupported (more tasks than kMaxTasks),
 /// out_of_memory (split states that no address space holds).
 Status build_plan(Plan::Impl& plan);
+
+/// Runs the plan's tasks on the pointers of `args`, which are valid and the problem planned.
+Status execute(Plan::Impl& plan, const AttentionArgs& args);
 
 /// A task takes about 200 bytes while its plan is made, so these are 13 GB, and the schedulers number tasks
 /// in 32 bits. The largest batch we know of, all windows of a vision model, has 10^5.

@@ -9,11 +9,27 @@ namespace kumiko {
 // meet near 8 rows).
 constexpr std::int64_t kDecodeRows = 8;
 constexpr std::int64_t kDefaultL2Bytes = 512 * 1024;
+// Steps ahead 1, 2 and 4 are within the noise of each other (interleaved, D = 256, four tiles of given scores
+// over 32768 keys: 0.83, 0.83, 0.86 of peak, AVX2 0.90, 0.90, 0.91; attention, D = 128: 0.80, 0.83, 0.81):
+// the least scratch.
+constexpr std::int64_t kPipeAhead = 1;
+constexpr std::int64_t kMaxTiles = 16;
+constexpr std::int64_t kMaxStagedSplits = 16;
 
 std::int64_t tile_rows(const kernels::KernelSet& kernels, bool has_mask) {
   return has_mask ? std::min(kernels.max_nr, 2 * kernels.lanes) : kernels.max_nr;
 }
 
+// The tile pipeline is online on every ISA, for every type and head_dim. Attention on Zen 5, one core, 8
+// heads of 1024, fractions of peak with AVX-512 / AVX2:
+//                 D = 64        D = 128       D = 256
+//   online        0.83 / 0.86   0.85 / 0.90   0.88 / 0.91
+//   interleaved   0.83 / 0.85   0.85 / 0.89   0.86 / 0.92
+//   two_pass      0.81 / 0.83   0.82 / 0.86   0.82 / 0.82
+//   three_pass    0.79 / 0.85   0.82 / 0.87   0.84 / 0.87
+// What two_pass and three_pass keep of probabilities costs rows of a task, and so packing; interleaved has
+// one slot more to hold and gains nothing from it: out-of-order execution reaches over a few hundred
+// instructions, not over a tile.
 Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
             std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline) {
   Tuning tuning{};
@@ -21,21 +37,53 @@ Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t h
                                            : rows <= kDecodeRows ? "decode"
                                                                  : "online");
   tuning.tasks_per_worker = 8;
+  tuning.pipe_ahead = kPipeAhead;
+  tuning.staged_splits = 1;
   if (std::strcmp(tuning.pipeline->name, "decode") == 0) {
     tuning.max_task_rows = tuning.min_task_rows = 64;  // bounds scratch when decode is forced on long queries
     return tuning;
   }
+  kernels::KernelSet tuned = kernels;
+  tuned.pipe_ahead = tuning.pipe_ahead;
+  tuned.staged_splits = tuning.staged_splits;
   const std::int64_t budget = (l2_bytes > 0 ? l2_bytes : kDefaultL2Bytes) * 7 / 8;
+  const auto fits = [&](std::int64_t task_rows) {
+    return static_cast<std::int64_t>(
+               tuning.pipeline->scratch_bytes(tuned, task_rows, head_dim, v_head_dim)) <= budget;
+  };
+  const char* name = tuning.pipeline->name;
+  // What must stay in the L2 is what every tile comes back to, the packed block. Where no tile leaves
+  // probabilities behind, the tiles' queries and states may come from the next level: they are read once a
+  // block. Zen 5, D = 256, 1024 keys, one core: 768 rows a task 0.875 of peak (AVX2 0.909), the 192 that fit
+  // the L2 0.826 (0.848); at D = 128 768 rows 0.853 (0.897), 384 rows 0.850 (0.888). 1152 and 1536 rows: no
+  // faster.
+  const bool streams_tiles = std::strcmp(name, "online") == 0 || std::strcmp(name, "interleaved") == 0;
   std::int64_t task_rows = kernels.max_nr;
-  while (task_rows < 16 * kernels.max_nr &&
-         static_cast<std::int64_t>(tuning.pipeline->scratch_bytes(kernels, task_rows + kernels.max_nr,
-                                                                  head_dim, v_head_dim)) <= budget) {
+  while (task_rows < kMaxTiles * kernels.max_nr &&
+         (fits(task_rows + kernels.max_nr) || (streams_tiles && fits(kernels.max_nr)))) {
     task_rows += kernels.max_nr;
   }
   // With fewer than 4 tiles the packing of K and V shows (8 % at 48 rows); L2 overflow costs less than that.
   tuning.max_task_rows = std::max(task_rows, 4 * kernels.max_nr);
   tuning.min_task_rows = kernels.max_nr;
+  if (std::strcmp(name, "three_pass") == 0) {
+    // What the probabilities of a task's rows leave of the L2 goes to a longer super-block.
+    const std::int64_t staged_rows = std::min(tuning.max_task_rows, std::max<std::int64_t>(rows, 1));
+    while (tuned.staged_splits < kMaxStagedSplits) {
+      ++tuned.staged_splits;
+      if (!fits(staged_rows)) break;
+      tuning.staged_splits = tuned.staged_splits;
+    }
+  }
   return tuning;
+}
+
+std::string Tuning::describe() const {
+  if (std::strcmp(pipeline->name, "interleaved") == 0)
+    return ", producer " + std::to_string(pipe_ahead) + " tiles ahead";
+  if (std::strcmp(pipeline->name, "three_pass") == 0)
+    return ", super-blocks of " + std::to_string(staged_splits) + " splits";
+  return "";
 }
 
 std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/pipelines/pipeline.h"
 
@@ -14,6 +15,10 @@ struct Tuning {
                                ///< of K and V.
   std::int64_t min_task_rows;  ///< Fewer would waste lanes.
   std::int64_t tasks_per_worker;  ///< Aim of the cut, for balance.
+  std::int64_t pipe_ahead;        ///< See KernelSet.
+  std::int64_t staged_splits;
+  /// ", ..." with what is particular to the pipeline; "" where there is nothing.
+  std::string describe() const;
 };
 
 /// Queries of the widest tile. A mask is looked at tile by tile, and masks come in blocks of 64: tiles of two

@@ -1,124 +1,14 @@
 #include "runtime/validate.h"
 
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <string>
 
+#include "runtime/config.h"
+#include "runtime/validate_parts.h"
+
 namespace kumiko {
 namespace {
-
-constexpr const char* kDims[4] = {"batch", "heads", "seq", "head_dim"};
-constexpr std::int64_t kMaxLength = std::numeric_limits<std::int32_t>::max();
-
-Status bad(const std::string& what, const std::string& value, const std::string& expected) {
-  return {Code::invalid_argument, what + " is " + value + "; expected " + expected};
-}
-Status bad(const std::string& what, std::int64_t value, const std::string& expected) {
-  return bad(what, std::to_string(value), expected);
-}
-
-std::string element(const char* name, const char* field, int i) {
-  return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
-}
-
-constexpr std::int64_t bytes_of(DataType type) {
-  return type == DataType::f32 ? 4 : type == DataType::boolean ? 1 : 2;
-}
-const char* name_of(DataType type) {
-  constexpr const char* kNames[] = {"f32", "bf16", "f16", "boolean"};
-  return kNames[static_cast<int>(type)];
-}
-
-/// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
-/// int64, an element taken as 4 bytes.
-bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {
-  std::int64_t last = 0;
-  for (int i = 0; i < dims; ++i) {
-    std::int64_t step = 0;
-    if (shape[i] == 0) return *extent = 0, true;
-    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &step) || __builtin_add_overflow(last, step, &last))
-      return false;
-  }
-  std::int64_t bytes = 0;
-  if (__builtin_add_overflow(last, 1, &last) ||
-      __builtin_mul_overflow(last, std::int64_t{sizeof(float)}, &bytes))
-    return false;
-  *extent = last;
-  return true;
-}
-
-bool count_of(const std::int64_t* shape, int dims, std::int64_t* count) {
-  *count = 1;
-  for (int i = 0; i < dims; ++i) {
-    if (shape[i] == 0) return *count = 0, true;
-  }
-  for (int i = 0; i < dims; ++i) {
-    if (__builtin_mul_overflow(*count, shape[i], count)) return false;
-  }
-  return *count <= std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(float));
-}
-
-/// No two index tuples of an output share an element: dims in order of stride must each step over all smaller
-/// ones.
-int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int dims) {
-  bool seen[4] = {};
-  std::int64_t reach = 1;  // elements covered by the dims taken so far
-  for (int taken = 0; taken < dims; ++taken) {
-    int next = -1;
-    for (int i = 0; i < dims; ++i) {
-      if (!seen[i] &&
-          (next < 0 || stride[i] < stride[next] || (stride[i] == stride[next] && shape[i] < shape[next])))
-        next = i;
-    }
-    seen[next] = true;
-    if (shape[next] <= 1) continue;
-    if (stride[next] < reach) return next;
-    reach = (shape[next] - 1) * stride[next] + reach;
-  }
-  return -1;
-}
-
-Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
-  if (value == expected) return {};
-  return bad(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
-}
-
-bool empty(const std::array<std::int64_t, 4>& shape) {
-  return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0;
-}
-
-template <class View>
-Status check_extent(const char* name, const View& view) {
-  for (int i = 0; i < 4; ++i) {
-    if (view.shape[i] < 0 || view.shape[i] > kMaxLength)
-      return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
-  }
-  std::int64_t count = 0, extent = 0;
-  if (!count_of(view.shape.data(), 4, &count)) {
-    return bad(std::string(name) + ".shape", "a product beyond 2^63 bytes",
-               "a tensor that fits in the address space");
-  }
-  if (count == 0) return {};
-  for (int i = 0; i < 4; ++i) {
-    if (view.stride[i] < 0) return bad(element(name, "stride", i), view.stride[i], "0 or more");
-  }
-  if (!extent_of(view.shape.data(), view.stride.data(), 4, &extent)) {
-    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
-               "a tensor that fits in the address space");
-  }
-  return {};
-}
-
-template <class View>
-Status check_view(const char* name, const View& view) {
-  if (view.dtype > DataType::f16)
-    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0), bf16 (1) or f16 (2)");
-  if (Status s = check_extent(name, view); !s.ok()) return s;
-  if (view.stride[3] != 1 && view.shape[3] > 1 && !empty(view.shape))
-    return bad(element(name, "stride", 3), view.stride[3], "1");
-  return {};
-}
 
 /// [batch, q_heads, q_len, kv_len] in any strides.
 Status check_score_view(const char* name, const ConstTensor& view, const AttentionArgs& a) {
@@ -128,12 +18,6 @@ Status check_score_view(const char* name, const ConstTensor& view, const Attenti
     if (Status s = check_equal(name, i, view.shape[i], "q.shape", a.q.shape[i]); !s.ok()) return s;
   }
   return check_equal(name, 3, view.shape[3], "k.shape[2] (kv_len)", a.k.shape[2]);
-}
-
-Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims) {
-  const int i = overlapping_dim(shape, stride, dims);
-  if (i < 0) return {};
-  return bad(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
 }
 
 Status check_types(const AttentionArgs& a) {
@@ -170,20 +54,7 @@ Status check_shapes(const AttentionArgs& a) {
   return {};
 }
 
-Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape) {
-  std::int64_t count = 0, extent = 0;
-  if (!count_of(shape, 3, &count) || count == 0) return {};
-  for (int i = 0; i < 3; ++i) {
-    if (stride[i] < 0) return bad(element(name, "stride", i), stride[i], "0 or more");
-  }
-  if (!extent_of(shape, stride.data(), 3, &extent)) {
-    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
-               "a tensor that fits in the address space");
-  }
-  return {};
-}
-
-Status check_lse(const AttentionArgs& a) {
+Status check_lse_of(const AttentionArgs& a) {
   const auto stride = lse_strides(a);
   if (Status s = check_lse("lse", stride, a.q.shape.data()); !s.ok()) return s;
   std::int64_t count = 0;
@@ -213,76 +84,20 @@ Status check_terms(const AttentionArgs& a) {
 }
 
 Status check_options(const AttentionArgs& a) {
-  if (!std::isfinite(a.scale))
-    return bad("scale",
-               std::isnan(a.scale) ? "NaN"
-               : a.scale > 0       ? "inf"
-                                   : "-inf",
-               "a finite factor, or 0 for 1 / sqrt(head_dim)");
-  if (a.window_left < -1) return bad("window_left", a.window_left, "-1 (unlimited) or more");
-  if (a.window_right < -1) return bad("window_right", a.window_right, "-1 (unlimited) or more");
-  if (a.causal_alignment != CausalAlignment::bottom_right &&
-      a.causal_alignment != CausalAlignment::top_left) {
-    return bad("causal_alignment", static_cast<int>(a.causal_alignment), "bottom_right (0) or top_left (1)");
-  }
-  if (a.pipeline > Pipeline::decode)
-    return bad("pipeline", static_cast<int>(a.pipeline), "automatic (0), online (1) or decode (2)");
-  if (a.seqused_k) {
-    for (std::int64_t b = 0; b < a.q.shape[0]; ++b) {
-      if (a.seqused_k[b] < 0 || a.seqused_k[b] > a.k.shape[2]) {
-        return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
-                   "0.." + std::to_string(a.k.shape[2]) + " (kv_len)");
-      }
-    }
-  }
-  return {};
-}
-
-/// The bytes of a tensor. `dense`: it covers all of them.
-struct Span {
-  std::uintptr_t begin = 0, end = 0;
-  bool dense = true;
-  bool empty() const { return begin == end; }
-};
-
-Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims,
-             DataType type) {
-  std::int64_t count = 0, extent = 0;
-  if (!count_of(shape, dims, &count) || !extent_of(shape, stride, dims, &extent) || count == 0) return {};
-  const auto begin = reinterpret_cast<std::uintptr_t>(data);
-  return {begin, begin + static_cast<std::uintptr_t>(extent * bytes_of(type)), count >= extent};
-}
-template <class View>
-Span span_of(const View& view) {
-  return span_of(view.data, view.shape.data(), view.stride.data(), 4, view.dtype);
-}
-
-/// Two dense spans that meet do overlap. A strided view may lie in the gaps of another (a fused QKV buffer):
-/// there only an equal start is certain.
-bool overlap(const Span& a, const Span& b) {
-  if (a.empty() || b.empty() || a.end <= b.begin || b.end <= a.begin) return false;
-  return (a.dense && b.dense) || a.begin == b.begin;
-}
-
-std::string hex(const void* p) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%p", p);
-  return text;
-}
-
-Status check_pointer(const char* name, const void* data, const Span& span, DataType type) {
-  if (span.empty()) return {};
-  if (!data) return bad(std::string(name) + ".data", "null", "a tensor");
-  const std::int64_t bytes = bytes_of(type);
-  if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) != 0)
-    return bad(std::string(name) + ".data", hex(data),
-               "an address aligned to " + std::to_string(bytes) + " bytes");
-  if (span.end < span.begin)
-    return bad(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
-  return {};
+  if (Status s = check_scale(a.scale, "a finite factor, or 0 for 1 / sqrt(head_dim)"); !s.ok()) return s;
+  if (Status s = check_visibility(a, a.q.shape[0], a.k.shape[2]); !s.ok()) return s;
+  return check_pipeline(a.pipeline);
 }
 
 }  // namespace
+
+Status check_pipeline(Pipeline pipeline) {
+  if (pipeline == Pipeline::automatic || pipeline_name(pipeline)) return {};
+  std::string names = "automatic (0)";
+  for (const Pipeline p : kPipelines)
+    names += std::string(", ") + pipeline_name(p) + " (" + std::to_string(static_cast<int>(p)) + ")";
+  return bad("pipeline", static_cast<int>(pipeline), names);
+}
 
 bool given(const ConstTensor& view) {
   constexpr std::array<std::int64_t, 4> kNone{};
@@ -300,62 +115,6 @@ std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args) {
   return lse_strides(args.lse.stride, args.q.shape);
 }
 
-Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse) {
-  if (states.empty()) return bad("states", "empty", "at least one state");
-  if (Status s = check_view("out", out); !s.ok()) return s;
-  if (out.shape[3] < 1 || out.shape[3] > kMaxHeadDim)
-    return bad(element("out", "shape", 3), out.shape[3], "1..576");
-  std::int64_t count = 0;
-  const auto dense_lse = lse_strides(lse.stride, out.shape);
-  if (Status s = check_lse("lse", dense_lse, out.shape.data()); !s.ok()) return s;
-  if (count_of(out.shape.data(), 4, &count) && count > 0) {
-    if (Status s = check_apart("out", out.shape.data(), out.stride.data(), 4); !s.ok()) return s;
-    if (Status s = check_apart("lse", out.shape.data(), dense_lse.data(), 3); lse.data && !s.ok()) return s;
-  }
-  const Span out_span = span_of(out),
-             lse_span =
-                 lse.data ? span_of(lse.data, out.shape.data(), dense_lse.data(), 3, DataType::f32) : Span{};
-  if (Status s = check_pointer("out", out.data, out_span, out.dtype); !s.ok()) return s;
-  if (lse.data) {
-    if (Status s = check_pointer("lse", lse.data, lse_span, DataType::f32); !s.ok()) return s;
-  }
-  for (std::size_t n = 0; n < states.size(); ++n) {
-    const std::string name = "states[" + std::to_string(n) + "]", out_name = name + ".out",
-                      lse_name = name + ".lse";
-    const AttentionState& state = states[n];
-    if (Status s = check_view(out_name.c_str(), state.out); !s.ok()) return s;
-    for (int i = 0; i < 4; ++i) {
-      if (Status s = check_equal(out_name.c_str(), i, state.out.shape[i], "out.shape", out.shape[i]); !s.ok())
-        return s;
-    }
-    if (state.out.dtype != states[0].out.dtype)
-      return bad(out_name + ".dtype", name_of(state.out.dtype), "that of states[0].out");
-    const auto stride = lse_strides(state.lse_stride, out.shape);
-    if (Status s = check_lse(lse_name.c_str(), stride, out.shape.data()); !s.ok()) return s;
-    const Span data = span_of(state.out),
-               sums = span_of(state.lse, out.shape.data(), stride.data(), 3, DataType::f32);
-    if (Status s = check_pointer(out_name.c_str(), state.out.data, data, state.out.dtype); !s.ok()) return s;
-    if (Status s = check_pointer(lse_name.c_str(), state.lse, sums, DataType::f32); !s.ok()) return s;
-    // In place is fine where each element is read before it is written: the very same view.
-    const bool same_out =
-        state.out.data == out.data && state.out.stride == out.stride && state.out.dtype == out.dtype;
-    const bool same_lse = state.lse == lse.data && stride == dense_lse;
-    if (!same_out && overlap(out_span, data))
-      return bad("out.data", hex(out.data),
-                 "that of " + out_name + " with its strides and type, or memory apart from it");
-    if (!same_lse && overlap(lse_span, sums))
-      return bad("lse.data", hex(lse.data),
-                 "that of " + lse_name + " with its strides, or memory apart from it");
-    if (overlap(out_span, sums)) return bad("out.data", hex(out.data), "memory apart from " + lse_name);
-    if (overlap(lse_span, data)) return bad("lse.data", hex(lse.data), "memory apart from " + out_name);
-  }
-  if (out.dtype != states[0].out.dtype && out.dtype != DataType::f32)
-    return bad("out.dtype", name_of(out.dtype),
-               std::string(name_of(states[0].out.dtype)) + ", as in the states, or f32");
-  if (overlap(out_span, lse_span)) return bad("lse.data", hex(lse.data), "memory apart from out");
-  return {};
-}
-
 Status validate_problem(const AttentionArgs& a) {
   if (Status s = check_view("q", a.q); !s.ok()) return s;
   if (Status s = check_view("k", a.k); !s.ok()) return s;
@@ -367,7 +126,7 @@ Status validate_problem(const AttentionArgs& a) {
   if (count_of(a.out.shape.data(), 4, &count) && count > 0) {
     if (Status s = check_apart("out", a.out.shape.data(), a.out.stride.data(), 4); !s.ok()) return s;
   }
-  if (Status s = check_lse(a); !s.ok()) return s;
+  if (Status s = check_lse_of(a); !s.ok()) return s;
   if (Status s = check_terms(a); !s.ok()) return s;
   return check_options(a);
 }
@@ -437,7 +196,7 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   if (Status s = same_view("bias", a.bias, planned.bias); !s.ok()) return s;
   if (Status s = same_view("mask", a.mask, planned.mask); !s.ok()) return s;
   if (a.lse.data) {
-    if (Status s = check_lse(a); !s.ok()) return s;
+    if (Status s = check_lse_of(a); !s.ok()) return s;
   }
   if (a.softcap != planned.softcap)
     return bad("softcap", std::to_string(a.softcap), "the planned " + std::to_string(planned.softcap));

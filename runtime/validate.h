@@ -20,6 +20,11 @@ Status validate_pointers(const AttentionArgs& args);
 Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_alibi,
                              bool has_seqused_k, const std::vector<std::int32_t>& seqused_k);
 
+Status check_pipeline(Pipeline pipeline);
+
+/// The arguments of softmax_pv, pointers and all.
+Status validate_softmax_pv(const SoftmaxPvArgs& args);
+
 /// Whether an optional tensor is there.
 bool given(const ConstTensor& view);
 

@@ -23,6 +23,7 @@ namespace kumiko::bench {
 void register_gemm();
 void register_softmax();
 void register_pack();
+void register_score_tile();
 void register_state();
 void register_store();
 void register_dot();

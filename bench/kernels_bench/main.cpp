@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
   register_gemm();
   register_softmax();
   register_pack();
+  register_score_tile();
   register_state();
   register_store();
   register_dot();

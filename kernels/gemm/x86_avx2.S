@@ -101,7 +101,7 @@
   jl 3f
   .p2align 5
 2:
-  prefetcht0 [r10 + 1024]
+  prefetcht0 [r10 + 4096]
   k_step \nv, 0, 0
   k_step \nv, 16, (32 * \nv)
   k_step \nv, 32, (64 * \nv)

@@ -4,6 +4,7 @@
 
 #include "kernels/pack/pack.h"
 #include "kernels/simd/fetch.h"
+#include "kernels/simd/transpose.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -29,12 +30,9 @@ constexpr std::int64_t lanes_of(std::int64_t n) {
 template <class V, class RowAt>
 inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d,
                             std::int64_t dims) {
-  if (rows >= V::kLanes && dims >= kElements<V>) {
-#pragma GCC unroll 16
-    for (int i = 0; i < V::kLanes; ++i) x[i] = V::load(row_at(i) + d);
-  } else {
-    for (int i = 0; i < V::kLanes; ++i) x[i] = i < rows ? V::load_first(row_at(i) + d, dims) : V::zero();
-  }
+  if (rows >= V::kLanes && dims >= kElements<V>)
+    return load_transposed_block<V>(x, [&](int i) { return row_at(i) + d; });
+  for (int i = 0; i < V::kLanes; ++i) x[i] = i < rows ? V::load_first(row_at(i) + d, dims) : V::zero();
   V::transpose(x);
 }
 

@@ -34,6 +34,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
   s.input = input;
   s.output = output;
   s.score = find_score(isa);
+  s.score_tile = find_score_tile(isa);
   s.pack = find_pack(isa, input);
   if (!s.pack) return s;
   s.product = s.pack->product;
@@ -83,7 +84,7 @@ void merge_partials(const KernelSet& kernels, const HeadProblem& head, const Tas
     const float* state = range.state_of(range.partial_split + split, row, size);
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
-  kernels.store->row({scratch, inverse_sum(l), dim, head.out_row(kernels.output, row)});
+  kernels.store->row({scratch, head.inverse_of(l), dim, head.out_row(kernels.output, row)});
   if (head.lse) head.lse_of(row) = log_sum_exp(m, l);
 }
 

@@ -17,6 +17,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
 #include "kernels/score/score.h"
+#include "kernels/score_tile/score_tile.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
 #include "kernels/store/store.h"
@@ -25,6 +26,12 @@ namespace kumiko::kernels {
 
 inline constexpr std::int64_t kBlockKeys = 256;
 inline constexpr std::int64_t kSplitKeys = 512;
+/// Floats between the slots of a ring or a staging buffer: blocks are multiples of 4 KiB and, at 64 queries,
+/// of 16 KiB, the reach of an L1 way of x86 and of A64FX, where slots without a gap would meet in the same
+/// sets. Five of A64FX's 256-byte lines. Zen 5 does not care: three_pass of four tiles over 4096 keys at D =
+/// 256 ran at 0.83 of peak without, at 0.85 and 0.88 with the gap, over 32768 keys at 0.82 against 0.81 and
+/// 0.85.
+inline constexpr std::int64_t kSlotPadding = 320;
 
 /// Everything a pipeline needs of one ISA for one pair of element types.
 struct KernelSet {
@@ -43,6 +50,9 @@ struct KernelSet {
   const StoreRow* store_partial;  ///< f32 states
   const DotRow* dot;
   const GemmRow* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
+  const ScoreTileRow* score_tile;
+  std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
+  std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
 
   /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
@@ -73,7 +83,15 @@ struct HeadProblem {
   std::int64_t group;
   std::int64_t q_len, kv_len;
   std::int64_t head_dim, v_head_dim;
-  float q_scale;          ///< folded into q: softmax scale * log2(e), or scale / softcap
+  float q_scale;            ///< folded into q: softmax scale * log2(e), or scale / softcap
+  bool has_softmax = true;  ///< false: out = (scores) V, and hidden scores are 0
+  /// Scores that were computed before, instead of q, k and head_dim; times q_scale they are in log2 units.
+  /// They and the want of a softmax need f32 products.
+  const void* scores = nullptr;
+  bool integer_scores = false;  ///< int32, else f32
+  std::int64_t scores_head_stride = 0, scores_seq_stride = 0;
+  /// V as pack.h's panels, finite, block after block of kBlockKeys keys; nullptr: packed by each task.
+  const float* value_panels = nullptr;
   std::int64_t diagonal;  ///< query i stands at key position i + diagonal
   ScoreTerms terms;
   const void* bias;  ///< of terms.bias_element
@@ -87,6 +105,12 @@ struct HeadProblem {
   const void* q_row(Element element, std::int64_t row) const {
     return element_at(element, q, row % group * q_head_stride + row / group * q_seq_stride);
   }
+  const void* scores_row(std::int64_t row, std::int64_t key) const {  // 4 bytes an element, either type
+    return element_at(Element::f32, scores,
+                      row % group * scores_head_stride + row / group * scores_seq_stride + key);
+  }
+  std::int64_t score_dim() const { return scores ? 0 : head_dim; }
+  float inverse_of(float l) const { return has_softmax ? inverse_sum(l) : 1.0f; }
   const void* k_row(Element element, std::int64_t key) const {
     return element_at(element, k, key * k_seq_stride);
   }

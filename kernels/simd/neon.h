@@ -20,6 +20,7 @@ struct Neon {
 
   static Reg load(const float* p) { return vld1q_f32(p); }
   static Int load(const std::int32_t* p) { return vld1q_s32(p); }
+  static Reg to_float(Int x) { return vcvtq_f32_s32(x); }
   static void store(float* p, Reg x) { vst1q_f32(p, x); }
   // No masked loads: up to three lanes are a pair and a single one.
   static Reg load_first(const float* p, std::int64_t n) {

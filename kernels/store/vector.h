@@ -1,6 +1,7 @@
 // store.h for any vector type of kernels/simd. Included once by each ISA's file.
 #pragma once
 
+#include "kernels/simd/transpose.h"
 #include "kernels/store/store.h"
 
 namespace kumiko::kernels {
@@ -9,17 +10,20 @@ namespace {
 template <class V, class T>
 void store_tile(const StoreTileArgs& args) {
   for (std::int64_t n = 0; n < args.rows_used; n += V::kLanes) {
-    const auto inverse = V::load(args.inverse + n);
     const std::int64_t left = args.rows_used - n;
     const int rows = left < V::kLanes ? static_cast<int>(left) : V::kLanes;
     for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
-      for (int i = 0; i < V::kLanes; ++i) {
-        x[i] = i < dims ? V::fma(V::load(args.o + (d + i) * args.nr + n), inverse, V::zero()) : V::zero();
+      if (dims >= V::kLanes) {
+        load_transposed_block<V>(x, [&](int i) { return args.o + (d + i) * args.nr + n; });
+      } else {
+        for (int i = 0; i < V::kLanes; ++i)
+          x[i] = i < dims ? V::load(args.o + (d + i) * args.nr + n) : V::zero();
+        V::transpose(x);
       }
-      V::transpose(x);
       for (int i = 0; i < rows; ++i) {
+        x[i] = V::fma(x[i], V::set1(args.inverse[n + i]), V::zero());
         if (dims >= V::kLanes) {
           V::store(static_cast<T*>(args.rows[n + i]) + d, x[i]);
         } else {

@@ -13,8 +13,8 @@ typedef struct naive_shape {
 
 /* One element: a causal diagonal that ends bottom-right when `causal`. `lse` receives the row's log-sum-exp.
  */
-static double naive_element(const naive_shape* s, const float* q, const float* k, const float* v, int causal,
-                            int64_t b, int64_t h, int64_t i, int64_t d, double* lse) {
+static inline double naive_element(const naive_shape* s, const float* q, const float* k, const float* v,
+                                   int causal, int64_t b, int64_t h, int64_t i, int64_t d, double* lse) {
   const int64_t kv_head = h / (s->q_heads / s->kv_heads);
   const float* q_row = q + ((b * s->q_heads + h) * s->q_len + i) * s->head_dim;
   const float* k_head = k + (b * s->kv_heads + kv_head) * s->kv_len * s->head_dim;

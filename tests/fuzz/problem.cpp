@@ -110,7 +110,7 @@ Problem::Problem(Input& input) {
   if (flags & 8) args_.seqused_k = lengths_.data();
   for (std::int32_t& length : lengths_)
     length = (flags & 8) != 0 ? static_cast<std::int32_t>(input.byte() * kv_len / 255) : 0;
-  args_.pipeline = (flags >> 4) % 3;
+  args_.pipeline = (flags >> 4) % 6;
   args_.is_causal = mask & 1;
   args_.causal_alignment = mask >> 1 & 1;
   if (mask & 4) args_.window_left = input.byte();
@@ -275,7 +275,7 @@ bool Problem::is_sane(bool with_lse) const {
   if (q[1] > 0 && (k[1] == 0 || q[1] % k[1] != 0)) return false;
   if (with_lse && !is_empty(q, 3) && !fits(q, LseStrides(a).stride, 3)) return false;
   if (!std::isfinite(a.scale) || (a.is_causal | 1) != 1 || (a.causal_alignment | 1) != 1) return false;
-  if (a.pipeline < 0 || a.pipeline > 2 || a.window_left < -1 || a.window_right < -1) return false;
+  if (a.pipeline < 0 || a.pipeline > 5 || a.window_left < -1 || a.window_right < -1) return false;
   for (std::int64_t b = 0; a.seqused_k && b < q[0]; ++b) {
     if (a.seqused_k[b] < 0 || a.seqused_k[b] > k[2]) return false;
   }

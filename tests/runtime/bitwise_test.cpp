@@ -133,7 +133,7 @@ TEST_P(Bitwise, FewerThreadsThanDomainsAndUnevenSpread) {
 TEST_P(Bitwise, EveryPipeline) {
   const Context context = context_of(GetParam(), "openmp");
   for (std::size_t i = 0; i < problems.size(); ++i) {
-    for (const Pipeline pipeline : {Pipeline::online, Pipeline::decode}) {
+    for (const Pipeline pipeline : kPipelines) {
       SCOPED_TRACE(::testing::Message() << list[i] << " pipeline " << static_cast<int>(pipeline));
       ASSERT_TRUE(same_bits(problems[i]->run(context, pipeline), want[i]));
     }

@@ -31,6 +31,10 @@ inline constexpr TermLayout kTermLayouts[] = {TermLayout::full,       TermLayout
                                               TermLayout::positions,  TermLayout::keys,   TermLayout::queries,
                                               TermLayout::transposed, TermLayout::one};
 
+/// All that `pipeline` can be.
+inline constexpr Pipeline kPipelines[] = {Pipeline::automatic, Pipeline::online,      Pipeline::decode,
+                                          Pipeline::two_pass,  Pipeline::interleaved, Pipeline::three_pass};
+
 struct Case {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 8, v_head_dim = 8;
   Layout q_layout = Layout::bhsd, k_layout = Layout::bhsd, v_layout = Layout::bhsd, out_layout = Layout::bhsd;

@@ -50,7 +50,7 @@ struct Dtype : ::testing::TestWithParam<std::tuple<std::string, DataType>> {
                                       DataType::bf16));
     }
 
-    for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode}) {
+    for (const Pipeline pipeline : kPipelines) {
       SCOPED_TRACE(::testing::Message() << "pipeline " << static_cast<int>(pipeline));
       AttentionArgs args = problem.args(pipeline);
       args.q = q.input(), args.k = k.input(), args.v = v.input();
@@ -116,13 +116,13 @@ TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
   q.copy(problem.q), k.copy(problem.k), v.copy(problem.v);
   const Context context = context_of(isa(), "serial");
   Outcome wide = problem.run(context);
-  for (const Pipeline pipeline : {Pipeline::online, Pipeline::decode}) {
+  for (const Pipeline pipeline : kPipelines) {
     AttentionArgs args = problem.args(pipeline);
     args.q = q.input(), args.k = k.input(), args.v = v.input();
     problem.poison_outputs();
     ASSERT_TRUE(attention_forward(context, args).ok());
     const std::vector<float> out = problem.outcome().out;
-    if (multiplies_pairs() && pipeline == Pipeline::online) {
+    if (multiplies_pairs() && pipeline == kPipelines[0]) {
       for (std::size_t i = 0; i < out.size(); ++i) {
         if (!std::isfinite(out[i])) continue;
         ASSERT_NEAR(out[i], wide.out[i], 0.02) << i;  // weights rounded to 2^-9, values of size 1

@@ -52,7 +52,7 @@ TEST(Environment, ValuesThatDoNotParseAreErrors) {
     expect_error(probe({std::string("KUMIKO_EXECUTOR=") + value}), 4, "KUMIKO_EXECUTOR", value);
   for (const char* value : {"greedy", "heads"})
     expect_error(probe({std::string("KUMIKO_POLICY=") + value}), 4, "KUMIKO_POLICY", value);
-  for (const char* value : {"fast", "two_pass"})
+  for (const char* value : {"fast", "four_pass"})
     expect_error(probe({std::string("KUMIKO_PIPELINE=") + value}), 4, "KUMIKO_PIPELINE", value);
   for (const char* value : {"a", "3-", "1-0", "0,,1", "-2", "0-99999999999"})
     expect_error(probe({std::string("KUMIKO_CPUS=") + value}), 4, "KUMIKO_CPUS", value);
@@ -71,7 +71,7 @@ TEST(Environment, ChoicesAreTaken) {
         << policy;
   for (const char* bind : {"close", "spread", "none"})
     EXPECT_TRUE(probe({std::string("KUMIKO_BIND=") + bind}).says(std::string("bind ") + bind)) << bind;
-  for (const char* pipeline : {"online", "decode"})
+  for (const char* pipeline : {"online", "decode", "two_pass", "interleaved", "three_pass"})
     EXPECT_TRUE(
         probe({std::string("KUMIKO_PIPELINE=") + pipeline}).says(std::string("pipeline: ") + pipeline))
         << pipeline;

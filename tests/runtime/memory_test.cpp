@@ -10,8 +10,6 @@
 namespace kumiko::test {
 namespace {
 
-constexpr Pipeline kPipelines[] = {Pipeline::automatic, Pipeline::online, Pipeline::decode};
-
 struct Memory : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");
 };

@@ -212,7 +212,9 @@ TEST(PlanExplain, NamesTheForcedPipeline) {
   const Context context = context_of(ContextOptions{});
   const Problem problem(base());
   for (const auto& [pipeline, name] :
-       {std::pair{Pipeline::online, "online"}, std::pair{Pipeline::decode, "decode"}}) {
+       {std::pair{Pipeline::online, "online"}, std::pair{Pipeline::decode, "decode"},
+        std::pair{Pipeline::two_pass, "two_pass"}, std::pair{Pipeline::interleaved, "interleaved, "},
+        std::pair{Pipeline::three_pass, "three_pass, "}}) {
     Plan prepared;
     ASSERT_TRUE(plan(context, problem.args(pipeline), &prepared).ok());
     EXPECT_NE(prepared.explain().find(std::string("pipeline: ") + name), std::string::npos)

@@ -20,7 +20,7 @@ struct SpecialValues : ::testing::TestWithParam<std::string> {
   void check(const Problem& problem) {
     const auto fp64 = attention_fp64(problem.args());
     const auto naive = attention_naive_f32(problem.args());
-    for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode}) {
+    for (const Pipeline pipeline : kPipelines) {
       SCOPED_TRACE(::testing::Message() << GetParam() << " pipeline " << static_cast<int>(pipeline));
       const Outcome got = problem.run(context_of(GetParam(), "openmp"), pipeline);
       ASSERT_TRUE(meets_error_promise(got.out, got.lse, fp64, naive));

@@ -11,14 +11,12 @@
 namespace kumiko::test {
 namespace {
 
-constexpr Pipeline kPipelines[] = {Pipeline::automatic, Pipeline::online, Pipeline::decode};
-
 struct Sweep : ::testing::TestWithParam<std::string> {
   WorstError worst;
   Case worst_case;
 
   // One run is held against fp64; the others must repeat its bits, so they need no judge of their own. Large
-  // cases take each executor and each pipeline once instead of all nine pairs.
+  // cases take each pipeline once instead of on every executor.
   void check(const Case& c) {
     SCOPED_TRACE(::testing::Message() << GetParam() << ": " << c);
     const Problem problem(c);
@@ -29,7 +27,7 @@ struct Sweep : ::testing::TestWithParam<std::string> {
       const Context context = context_of(GetParam(), kAllExecutors[e]);
       ASSERT_TRUE(context);
       for (std::size_t p = 0; p < std::size(kPipelines); ++p) {
-        if (e != p && c.work() > 400'000) continue;
+        if (e != p % kAllExecutors.size() && c.work() > 400'000) continue;
         SCOPED_TRACE(::testing::Message() << kAllExecutors[e] << " pipeline " << p);
         const Outcome got = problem.run(context, kPipelines[p]);
         if (e == 0 && p == 0) {

@@ -12,7 +12,6 @@ namespace kumiko::test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr Pipeline kPipelines[] = {Pipeline::online, Pipeline::decode};
 
 struct Terms : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");

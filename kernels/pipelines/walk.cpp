@@ -1,0 +1,240 @@
+#include "kernels/pipelines/walk.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace kumiko::kernels {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim,
+           std::int64_t slots, std::byte* memory)
+    : kernels_(kernels) {
+  Carver carver(memory);
+  o_rows_ = round_up(v_head_dim, kernels.mr);
+  tile_count_ = tiles_of(kernels, rows);
+  tiles_ = carver.take<Tile>(tile_count_);
+  slots_ = carver.take<Slot>(slots);
+  keys_ = carver.take<float>(kBlockKeys * kernels.steps(head_dim));
+  values_ = carver.take<float>(kBlockKeys * o_rows_);
+  for (std::int64_t s = 0; s < slots; ++s) {
+    float* scores = carver.take<float>(kBlockKeys * kernels.max_nr + kSlotPadding);
+    if (slots_) slots_[s].scores = scores;
+  }
+  for (std::int64_t t = 0; t < tile_count_; ++t) {
+    Tile tile{};
+    tile.used = min_of(rows - t * kernels.max_nr, kernels.max_nr);
+    tile.nr = round_up(tile.used, kernels.lanes);
+    tile.q = carver.take<float>(kernels.steps(head_dim) * tile.nr);
+    for (TileState* state : {&tile.split, &tile.total}) {
+      const std::int64_t stages = state == &tile.split ? kernels.staged_splits : 1;
+      state->m = carver.take<float>(stages * tile.nr);
+      state->l = carver.take<float>(stages * tile.nr);
+      state->o = carver.take<float>(o_rows_ * tile.nr);
+    }
+    if (tiles_) tiles_[t] = tile;
+  }
+  scratch_bytes_ = carver.used();
+}
+
+void Walk::begin(const HeadProblem& head, const TaskRange& range) {
+  head_ = &head;
+  range_ = &range;
+  range.enter(Phase::queries);
+  for (std::int64_t t = 0; t < tile_count_; ++t) {
+    Tile& tile = tiles_[t];
+    tile.row = range.row_begin + t * kernels_.max_nr;
+    tile.total_empty = true;
+    if (head.scores) continue;
+    const void* rows[kMaxLanes];
+    for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.input, tile.row + r);
+    kernels_.pack->query(
+        {rows, tile.used, tile.nr, head.head_dim, kernels_.query_scale(head.q_scale), tile.q});
+  }
+}
+
+Walk::Keys Walk::keys_of(std::int64_t split) const {
+  // Keys that share a step are the same two wherever the first visible one lies.
+  const std::int64_t per_step = kernels_.per_step(),
+                     first = head_->begin_of(range_->row_begin) / per_step * per_step;
+  const std::int64_t from = max_of(split * kSplitKeys, first),
+                     to = min_of((split + 1) * kSplitKeys, head_->end_of(range_->row_end - 1));
+  return {from, to, from >= to && !range_->partial};
+}
+
+Block Walk::block_at(std::int64_t at, const Keys& keys) const {
+  return {max_of(at, keys.from), min_of(at + kBlockKeys, keys.to), nullptr, 0, true};
+}
+
+void Walk::pack_keys(const Block& block) const {
+  if (head_->scores) return;
+  range_->enter(Phase::pack);
+  kernels_.pack->key({head_->k_row(kernels_.input, block.first), head_->k_seq_stride,
+                      block.last - block.first, head_->head_dim, keys_});
+}
+
+void Walk::pack_values(Block& block) const {
+  const std::int64_t keys = block.last - block.first, floats = sizeof(float);
+  if (head_->value_panels) {
+    const std::int64_t at = block.first / kBlockKeys * kBlockKeys;
+    block.values = head_->value_panels + at * o_rows_ + (block.first - at) * kernels_.mr;
+    block.value_stride = min_of(kBlockKeys, head_->kv_len - at) * kernels_.mr * floats;
+    return;
+  }
+  range_->enter(Phase::pack);
+  block.values = values_;
+  block.value_stride = kernels_.steps(keys) * kernels_.mr * floats;
+  block.finite_values = kernels_.pack->value(
+      {head_->v_row(kernels_.input, block.first), head_->v_seq_stride, keys, head_->v_head_dim, values_});
+  if (block.finite_values) return;
+  // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements in by hand.
+  void* values = values_;
+  for (std::int64_t i = 0; i < kernels_.steps(keys) * kernels_.per_step() * o_rows_; ++i) {
+    if (!std::isfinite(load_element(kernels_.product, values, i)))
+      std::memset(element_at(kernels_.product, values, i), 0,
+                  static_cast<std::size_t>(bytes_of(kernels_.product)));
+  }
+}
+
+void Walk::begin_sums(std::int64_t stage) const {
+  // Without a softmax every maximum is 0: merging such states adds them up.
+  const float m = head_->has_softmax ? kMinusInfinity : 0.0f;
+  for (std::int64_t t = 0; t < tile_count_; ++t) {
+    const Tile& tile = tiles_[t];
+    for (std::int64_t n = stage * tile.nr; n < (stage + 1) * tile.nr; ++n) {
+      tile.split.m[n] = m;
+      tile.split.l[n] = 0.0f;
+    }
+  }
+}
+
+void Walk::begin_values() const {
+  for (std::int64_t t = 0; t < tile_count_; ++t) tiles_[t].split_empty = true;
+}
+
+void Walk::exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const {
+  if (slot.runs.size == 0) return;
+  range_->enter(Phase::softmax);
+  if (!head_->has_softmax) {
+    for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;
+    return;
+  }
+  kernels_.softmax->probabilities({slot.scores, slot.runs.count, tile.nr, slot.block_max,
+                                   tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, slot.alpha,
+                                   score_scale()});
+}
+
+void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
+  const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
+  if (slot.runs.size > 0) range_->enter(Phase::values);
+  for (std::int64_t r = 0; r < slot.runs.size; ++r) {
+    const Run& run = slot.runs.run[r];
+    const GemmArgs args{block.values + kernels_.steps(run.first - block.first) * kernels_.mr,
+                        block.value_stride,
+                        slot.scores + kernels_.steps(run.at) * tile.nr,
+                        tile.split.o,
+                        kernels_.steps(run.count),
+                        o_rows_ / kernels_.mr,
+                        slot.alpha,
+                        nullptr};
+    (tile.split_empty ? gemm.init : gemm.accumulate)(&args);
+    tile.split_empty = false;
+    for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;
+  }
+  if (block.finite_values) return;
+  for (std::int64_t r = 0; r < slot.runs.size; ++r) add_poison(tile, slot, slot.runs.run[r]);
+}
+
+/// P of row j of P^T and query n, which lies among the others of its step.
+float Walk::probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const {
+  const std::int64_t per = kernels_.per_step();
+  return load_element(kernels_.product, slot.scores, (j / per * tile.nr + n) * per + j % per);
+}
+
+/// What scores still want when they are exponentiated: terms and precomputed ones have theirs.
+float Walk::score_scale() const {
+  return head_->terms.any() || head_->scores ? 1.0f : kernels_.score_scale(head_->q_scale);
+}
+
+void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const {
+  std::int32_t begin[kMaxLanes], end[kMaxLanes];
+  lane_intervals(tile, run.first, run.count, begin, end);
+  for (std::int64_t j = 0; j < run.count; ++j) {
+    const void* value = head_->v_row(kernels_.input, run.first + j);
+    for (std::int64_t d = 0; d < head_->v_head_dim; ++d) {
+      const float x = load_element(kernels_.input, value, d);
+      if (std::isfinite(x)) continue;
+      for (std::int64_t n = 0; n < tile.used; ++n) {
+        if (j < begin[n] || j >= end[n]) continue;
+        if (head_->terms.has_mask && *head_->mask_row(tile.row + n, run.first + j) == 0) continue;
+        float& o = tile.split.o[d * tile.nr + n];
+        o = std::fma(probability(tile, slot, run.at + j, n), x, o);
+      }
+    }
+  }
+}
+
+void Walk::end_split(std::int64_t split, std::int64_t stage) const {
+  range_->enter(Phase::merge);
+  for (std::int64_t t = 0; t < tile_count_; ++t) end_tile(tiles_[t], split, stage);
+}
+
+void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
+  if (range_->partial) return store_partial(tile, split, stage);
+  if (tile.split_empty) return;
+  const TileState done{tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, tile.split.o};
+  if (!tile.total_empty) return kernels_.state->merge_tile({tile.total, done, tile.nr, o_rows_});
+  const auto bytes = static_cast<std::size_t>(tile.nr) * sizeof(float);
+  std::memcpy(tile.total.m, done.m, bytes);
+  std::memcpy(tile.total.l, done.l, bytes);
+  tile.split.o = tile.total.o;
+  tile.total.o = done.o;
+  tile.total_empty = false;
+}
+
+void Walk::store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const {
+  const std::int64_t dim = head_->v_head_dim, size = partial_size(dim);
+  float* state = range_->state_of(split, tile.row, size);
+  void* rows[kMaxLanes];
+  alignas(64) float one[kMaxLanes];
+  for (std::int64_t n = 0; n < tile.used; ++n) {
+    float* row = state + n * size;
+    if (tile.split_empty) std::memset(row, 0, static_cast<std::size_t>(dim) * sizeof(float));
+    row[dim] = tile.split_empty ? kMinusInfinity : tile.split.m[stage * tile.nr + n];
+    row[dim + 1] = tile.split_empty ? 0.0f : tile.split.l[stage * tile.nr + n];
+    rows[n] = row;
+  }
+  if (tile.split_empty) return;
+  for (std::int64_t n = 0; n < tile.nr; ++n) one[n] = 1.0f;
+  kernels_.store_partial->tile({tile.split.o, one, tile.nr, dim, rows, tile.used});
+}
+
+void Walk::store_rows(const Tile& tile) const {
+  void* rows[kMaxLanes];
+  alignas(64) float inverse[kMaxLanes];
+  for (std::int64_t n = 0; n < tile.nr; ++n)
+    inverse[n] = n < tile.used && !tile.total_empty ? head_->inverse_of(tile.total.l[n]) : 0.0f;
+  for (std::int64_t n = 0; n < tile.used; ++n) {
+    rows[n] = head_->out_row(kernels_.output, tile.row + n);
+    if (tile.total_empty)  // +0 has no bits set in any element type
+      std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.output)));
+    if (head_->lse) {
+      head_->lse_of(tile.row + n) =
+          tile.total_empty ? kMinusInfinity : log_sum_exp(tile.total.m[n], tile.total.l[n]);
+    }
+  }
+  if (!tile.total_empty)
+    kernels_.store->tile({tile.total.o, inverse, tile.nr, head_->v_head_dim, rows, tile.used});
+}
+
+void Walk::finish() const {
+  if (range_->partial) return;
+  range_->enter(Phase::store);
+  for (std::int64_t t = 0; t < tile_count_; ++t) store_rows(tiles_[t]);
+}
+
+}  // namespace kumiko::kernels

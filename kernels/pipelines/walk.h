@@ -1,0 +1,133 @@
+// The steps of the canonical walk (pipeline.h) for tiles of queries in vector lanes. Each tile pipeline is an
+// order of these steps; what a step computes does not depend on it, so every pipeline gives the same bits.
+//
+//   score         S^T = K Q^T, or precomputed scores; row maxima fall out of the registers; hidden ones out
+//   exponentiate  P^T = 2^(S^T - m) in place; raises m, l; alpha = 2^(m before - m)
+//   add_values    O^T = O^T * alpha + V^T P^T
+//
+// A slot holds S^T, then P^T, of one tile over one block. How many there are, and how long each waits between
+// two steps, is what distinguishes the pipelines.
+//
+// Packing per task, not per domain: no barrier between packing and use, scratch independent of kv_len, and
+// with r rows a packed element is used by r FMAs, so the copy is 1-2 % of the work from r = 192 on.
+#pragma once
+
+#include "kernels/pipelines/pipeline.h"
+
+namespace kumiko::kernels {
+
+inline constexpr std::int64_t kMaxLanes = 64;  // of any query tile
+
+struct Tile {
+  std::int64_t row;   // first row
+  std::int64_t used;  // rows in it
+  std::int64_t nr;    // lanes computed
+  float* q;           // [head_dim][nr]
+  TileState split;    // state of the splits at hand: m, l [staged_splits][nr], o of one of them
+  TileState total;    // state of the splits before them
+  bool split_empty;   // o holds nothing
+  bool total_empty;
+};
+
+/// Keys [first, last), panels counted from `first`.
+struct Block {
+  std::int64_t first, last;
+  const float* values;        // A panels of the output product, in steps of 4 bytes (pack.h)
+  std::int64_t value_stride;  // bytes from one to the next
+  bool finite_values;
+};
+
+/// Rows [at, at + count) of S^T are keys [first, first + count).
+struct Run {
+  std::int64_t first, count, at;
+};
+struct Runs {
+  Run run[kBlockKeys / 2 + 1];
+  std::int64_t size = 0;
+  std::int64_t count = 0;  // rows of S^T
+  void add(std::int64_t first, std::int64_t keys) {
+    run[size++] = {first, keys, count};
+    count += keys;
+  }
+};
+
+struct alignas(64) Slot {
+  float block_max[kMaxLanes], alpha[kMaxLanes];
+  float* scores;  // [kBlockKeys][nr]
+  Runs runs;      // none: no query of the tile sees a key of the block
+};
+
+class Walk {
+ public:
+  /// Lays the scratch of a task of at most `rows` rows out over `memory`; with nullptr it only counts.
+  Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim,
+       std::int64_t slots, std::byte* memory);
+  std::size_t scratch_bytes() const { return scratch_bytes_; }
+  /// Tiles of a task of that many rows.
+  static std::int64_t tiles_of(const KernelSet& kernels, std::int64_t rows) {
+    return (rows + kernels.max_nr - 1) / kernels.max_nr;
+  }
+
+  /// Packs the queries; the task's steps may follow.
+  void begin(const HeadProblem& head, const TaskRange& range);
+  /// Writes out and lse, unless the task keeps its splits apart.
+  void finish() const;
+
+  std::int64_t tile_count() const { return tile_count_; }
+  Tile& tile(std::int64_t t) const { return tiles_[t]; }
+  Slot& slot(std::int64_t s) const { return slots_[s]; }
+
+  /// Keys [from, to) of a split that some row of the task sees. `skip`: none, and nothing needs be stored.
+  struct Keys {
+    std::int64_t from, to;
+    bool skip;
+    std::int64_t first_block() const { return from / kBlockKeys * kBlockKeys; }
+  };
+  Keys keys_of(std::int64_t split) const;
+  Block block_at(std::int64_t at, const Keys& keys) const;
+
+  void pack_keys(const Block& block) const;
+  void pack_values(Block& block) const;
+
+  /// `stage`: which of the staged splits the (m, l) belong to.
+  void begin_sums(std::int64_t stage) const;
+  void score(const Tile& tile, const Block& block, Slot& slot) const;
+  void exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const;
+  void begin_values() const;
+  void add_values(Tile& tile, const Block& block, Slot& slot) const;
+  void begin_split(std::int64_t stage) const {
+    begin_sums(stage);
+    begin_values();
+  }
+  void end_split(std::int64_t split, std::int64_t stage) const;
+
+ private:
+  void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
+  void product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
+               float* block_max) const;
+  void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
+                      std::int32_t* end) const;
+  void hide(const Tile& tile, const Slot& slot, const Run& run, std::int64_t from, std::int64_t to,
+            float* block_max) const;
+  void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
+  void scores_with_terms(const Tile& tile, const Block& block, const Run& run, Slot& slot) const;
+  void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
+                    Runs& runs) const;
+  float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
+  float score_scale() const;
+  void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
+  void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
+  void store_rows(const Tile& tile) const;
+
+  const KernelSet& kernels_;
+  const HeadProblem* head_ = nullptr;
+  const TaskRange* range_ = nullptr;
+  std::int64_t tile_count_;
+  std::int64_t o_rows_;  // v_head_dim rounded up to MR
+  Tile* tiles_;
+  Slot* slots_;
+  float *keys_, *values_;  // panels in steps of 4 bytes (pack.h)
+  std::size_t scratch_bytes_;
+};
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,163 @@
+// The score step of the walk: a product of panels or precomputed scores, the terms, and what is hidden.
+#include <limits>
+
+#include "kernels/pipelines/walk.h"
+
+namespace kumiko::kernels {
+
+/// Scores of panels [from, to) of the block into S^T from row `at` on.
+void Walk::product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
+                   float* block_max) const {
+  if (from >= to) return;
+  const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
+  const std::int64_t steps = kernels_.steps(head_->head_dim), panel = steps * kernels_.mr;
+  const GemmArgs args{keys_ + from * panel,
+                      panel * static_cast<std::int64_t>(sizeof(float)),
+                      tile.q,
+                      slot.scores + at * tile.nr,
+                      steps,
+                      to - from,
+                      nullptr,
+                      block_max};
+  (block_max ? gemm.init_max : gemm.init)(&args);
+}
+
+/// Visible keys of each lane, counted from `origin`. Lanes without a query see everything: they cost no mask.
+void Walk::lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
+                          std::int32_t* end) const {
+  for (std::int64_t n = 0; n < tile.nr; ++n) {
+    const std::int64_t row = tile.row + n;
+    const bool used = n < tile.used;
+    begin[n] = used ? static_cast<std::int32_t>(max_of(min_of(head_->begin_of(row) - origin, count), 0)) : 0;
+    end[n] = used ? static_cast<std::int32_t>(max_of(min_of(head_->end_of(row) - origin, count), 0))
+                  : static_cast<std::int32_t>(count);
+  }
+}
+
+/// Rows [from, to) of a run: hidden scores become -inf (0 without a softmax), the others raise block_max.
+void Walk::hide(const Tile& tile, const Slot& slot, const Run& run, std::int64_t from, std::int64_t to,
+                float* block_max) const {
+  if (from >= to) return;
+  alignas(64) std::int32_t begin[kMaxLanes], end[kMaxLanes];
+  lane_intervals(tile, run.first, run.count, begin, end);
+  const MaskArgs args{slot.scores + (run.at + from) * tile.nr,
+                      to - from,
+                      tile.nr,
+                      static_cast<std::int32_t>(from),
+                      begin,
+                      end,
+                      block_max};
+  (head_->has_softmax ? kernels_.softmax->mask_scores : kernels_.score_tile->zero_hidden)(args);
+}
+
+/// Precomputed scores of the slot's only run.
+void Walk::load_scores(const Tile& tile, Slot& slot, bool all_visible) const {
+  const Run& run = slot.runs.run[0];
+  const void* rows[kMaxLanes];
+  float unused[kMaxLanes] = {};
+  for (std::int64_t n = 0; n < tile.used; ++n) rows[n] = head_->scores_row(tile.row + n, run.first);
+  const LoadScoresArgs args{rows,
+                            tile.used,
+                            run.count,
+                            tile.nr,
+                            head_->q_scale,
+                            slot.scores,
+                            all_visible ? slot.block_max : unused};
+  (head_->integer_scores ? kernels_.score_tile->load_i32 : kernels_.score_tile->load_f32)(args);
+  if (!all_visible) hide(tile, slot, run, 0, run.count, slot.block_max);
+}
+
+/// Scores of one run of panels with softcap, bias, ALiBi and mask.
+void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& run, Slot& slot) const {
+  const std::int64_t mr = kernels_.mr, from = (run.first - block.first) / mr;
+  product(tile, slot, run.at, from, from + (run.count + mr - 1) / mr, nullptr);
+  const void* bias[kMaxLanes];
+  const std::uint8_t* mask[kMaxLanes];
+  alignas(64) float slope[kMaxLanes];
+  alignas(64) std::int32_t position[kMaxLanes];
+  for (std::int64_t n = 0; n < tile.nr; ++n) {
+    const std::int64_t row =
+        tile.row + min_of(n, tile.used - 1);  // absent queries read what a present one reads
+    if (head_->terms.has_bias) bias[n] = head_->bias_row(row, run.first);
+    if (head_->terms.has_mask) mask[n] = head_->mask_row(row, run.first);
+    if (head_->terms.has_alibi) {
+      slope[n] = head_->slope_of(row);
+      position[n] = head_->position_of(row, run.first);
+    }
+  }
+  kernels_.score->tile({slot.scores + run.at * tile.nr, run.count, tile.nr, &head_->terms, bias, mask, slope,
+                        position, kernels_.score_scale(head_->q_scale)});
+  hide(tile, slot, run, 0, run.count, slot.block_max);
+}
+
+/// Runs of panels within [lo, hi) of which the mask shows a key to a query of the tile. `last`: end of the
+/// keys.
+void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
+                        std::int64_t last, Runs& runs) const {
+  const std::int64_t mr = kernels_.mr, first = block.first + lo * mr, keys = last - first;
+  std::uint8_t any[kBlockKeys] = {};
+  const std::uint8_t* before = nullptr;
+  for (std::int64_t n = 0; n < tile.used; ++n) {
+    const std::uint8_t* row = head_->mask_row(tile.row + n, first);
+    if (row == before) continue;  // a mask that heads or positions share
+    before = row;
+    if (head_->terms.mask_stride == 1) {
+      for (std::int64_t j = 0; j < keys; ++j) any[j] |= row[j];
+    } else {
+      for (std::int64_t j = 0; j < keys; ++j) any[j] |= row[j * head_->terms.mask_stride];
+    }
+  }
+  std::int64_t open = -1;
+  for (std::int64_t panel = lo; panel <= hi; ++panel) {
+    bool visible = false;
+    for (std::int64_t j = (panel - lo) * mr; panel < hi && j < min_of((panel - lo + 1) * mr, keys); ++j)
+      visible = visible || any[j] != 0;
+    if (visible && open < 0) open = panel;
+    if (!visible && open >= 0) {
+      const std::int64_t at = block.first + open * mr;
+      runs.add(at, min_of(block.first + panel * mr, last) - at);
+      open = -1;
+    }
+  }
+}
+
+void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
+  slot.runs.size = slot.runs.count = 0;
+  const std::int64_t last_row = tile.row + tile.used - 1, mr = kernels_.mr;
+  // Begin and end grow with the row, so the first and the last row bound what any row (lo, hi) and every row
+  // (all_lo, all_hi) sees.
+  const std::int64_t lo = max_of(block.first, head_->begin_of(tile.row)),
+                     hi = min_of(block.last, head_->end_of(last_row));
+  if (lo >= hi) return;
+  range_->enter(Phase::scores);
+  const std::int64_t all_lo = max_of(lo, head_->begin_of(last_row)),
+                     all_hi = min_of(hi, head_->end_of(tile.row));
+  const std::int64_t panel_lo = (lo - block.first) / mr, panel_hi = (hi - block.first + mr - 1) / mr;
+  const std::int64_t first = block.first + panel_lo * mr;
+
+  for (std::int64_t n = 0; n < tile.nr; ++n) slot.block_max[n] = -std::numeric_limits<float>::infinity();
+  if (head_->terms.has_mask) {
+    visible_runs(tile, block, panel_lo, panel_hi, hi, slot.runs);
+  } else {
+    slot.runs.add(first, hi - first);
+  }
+  if (head_->scores) return load_scores(tile, slot, all_lo <= first && all_hi == hi);
+  if (head_->terms.any()) {
+    for (std::int64_t r = 0; r < slot.runs.size; ++r) scores_with_terms(tile, block, slot.runs.run[r], slot);
+    return;
+  }
+  // Only panels that some row does not see whole are masked.
+  std::int64_t full_lo = (all_lo - block.first + mr - 1) / mr,
+               full_hi = all_hi > block.first ? (all_hi - block.first) / mr : 0;
+  if (full_lo >= full_hi) full_lo = full_hi = panel_hi;  // no panel is seen by all: one masked stretch
+  float* block_max = head_->has_softmax ? slot.block_max : nullptr;
+  product(tile, slot, (full_lo - panel_lo) * mr, full_lo, full_hi, block_max);
+  if (panel_lo == full_lo && full_hi == panel_hi) return;
+  product(tile, slot, 0, panel_lo, full_lo, nullptr);
+  product(tile, slot, (full_hi - panel_lo) * mr, full_hi, panel_hi, nullptr);
+  const Run& run = slot.runs.run[0];
+  hide(tile, slot, run, 0, min_of((full_lo - panel_lo) * mr, run.count), block_max);
+  hide(tile, slot, run, (full_hi - panel_lo) * mr, run.count, block_max);
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,8 @@
+#include "kernels/score_tile/vector.h"
+#include "kernels/simd/neon.h"
+
+namespace kumiko::kernels {
+
+KUMIKO_SCORE_TILE_KERNELS(score_tile_f32_neon, Neon)
+
+}  // namespace kumiko::kernels

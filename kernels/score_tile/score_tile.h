@@ -1,0 +1,44 @@
+// Score tiles that do not come from a product followed by a softmax: precomputed scores turned into S^T with
+// the queries in lanes, and hidden scores set to 0 where no softmax follows.
+//
+//   rows [nr pointers]           S^T [kv][nr]
+//   query 0 |s0 s1 s2 ...|       key 0 |q0 q1 ... |
+//   query 1 |...         |  ->   key 1 |...       |
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/cpu.h"
+#include "kernels/softmax/softmax.h"
+
+namespace kumiko::kernels {
+
+/// s[j][n] = round(float(rows[n][j]) * scale) for n < rows_used, 0 for the lanes past them. block_max[n] is
+/// raised to the largest s of lane n; a NaN is passed over. Nothing past a row's kv elements is read.
+/// Integers are rounded to nearest even when they become floats (exact up to 2^24).
+struct LoadScoresArgs {
+  const void* const* rows;  ///< [rows_used] each query's score of the first key
+  std::int64_t rows_used;   ///< 1..nr
+  std::int64_t kv;          ///< >= 1
+  std::int64_t nr;          ///< a multiple of the ISA's lanes
+  float scale;
+  float* s;          ///< [kv][nr]
+  float* block_max;  ///< [nr]
+};
+
+struct ScoreTileRow {
+  const char* name;
+  Isa isa;
+  int lanes;
+  void (*load_f32)(const LoadScoresArgs&) noexcept;
+  void (*load_i32)(const LoadScoresArgs&) noexcept;
+  /// Scores outside the query's [begin, end) become +0, whatever they are. block_max is not used.
+  void (*zero_hidden)(const MaskArgs&) noexcept;
+};
+
+std::span<const ScoreTileRow> score_tile_rows();
+/// The row of `isa` or of its base, and for an ISA that has none the reference row, which takes any nr.
+const ScoreTileRow* find_score_tile(Isa isa);
+
+}  // namespace kumiko::kernels

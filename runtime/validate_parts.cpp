@@ -1,0 +1,142 @@
+#include "runtime/validate_parts.h"
+
+#include <cstdio>
+
+namespace kumiko {
+namespace {
+
+constexpr const char* kDims[4] = {"batch", "heads", "seq", "head_dim"};
+
+constexpr std::int64_t bytes_of(DataType type) {
+  return type == DataType::f32 || type == DataType::i32 ? 4 : type == DataType::boolean ? 1 : 2;
+}
+
+/// No two index tuples of an output share an element: dims in order of stride must each step over all smaller
+/// ones.
+int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int dims) {
+  bool seen[4] = {};
+  std::int64_t reach = 1;  // elements covered by the dims taken so far
+  for (int taken = 0; taken < dims; ++taken) {
+    int next = -1;
+    for (int i = 0; i < dims; ++i) {
+      if (!seen[i] &&
+          (next < 0 || stride[i] < stride[next] || (stride[i] == stride[next] && shape[i] < shape[next])))
+        next = i;
+    }
+    seen[next] = true;
+    if (shape[next] <= 1) continue;
+    if (stride[next] < reach) return next;
+    reach = (shape[next] - 1) * stride[next] + reach;
+  }
+  return -1;
+}
+
+}  // namespace
+
+Status bad(const std::string& what, const std::string& value, const std::string& expected) {
+  return {Code::invalid_argument, what + " is " + value + "; expected " + expected};
+}
+Status bad(const std::string& what, std::int64_t value, const std::string& expected) {
+  return bad(what, std::to_string(value), expected);
+}
+
+std::string element(const char* name, const char* field, int i) {
+  return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
+}
+
+const char* name_of(DataType type) {
+  constexpr const char* kNames[] = {"f32", "bf16", "f16", "boolean", "i32"};
+  return kNames[static_cast<int>(type)];
+}
+
+bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {
+  std::int64_t last = 0;
+  for (int i = 0; i < dims; ++i) {
+    std::int64_t step = 0;
+    if (shape[i] == 0) return *extent = 0, true;
+    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &step) || __builtin_add_overflow(last, step, &last))
+      return false;
+  }
+  std::int64_t bytes = 0;
+  if (__builtin_add_overflow(last, 1, &last) ||
+      __builtin_mul_overflow(last, std::int64_t{sizeof(float)}, &bytes))
+    return false;
+  *extent = last;
+  return true;
+}
+
+bool count_of(const std::int64_t* shape, int dims, std::int64_t* count) {
+  *count = 1;
+  for (int i = 0; i < dims; ++i) {
+    if (shape[i] == 0) return *count = 0, true;
+  }
+  for (int i = 0; i < dims; ++i) {
+    if (__builtin_mul_overflow(*count, shape[i], count)) return false;
+  }
+  return *count <= std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(float));
+}
+
+Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
+  if (value == expected) return {};
+  return bad(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
+}
+
+bool empty(const std::array<std::int64_t, 4>& shape) {
+  return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0;
+}
+
+Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims) {
+  const int i = overlapping_dim(shape, stride, dims);
+  if (i < 0) return {};
+  return bad(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
+}
+
+Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape) {
+  std::int64_t count = 0, extent = 0;
+  if (!count_of(shape, 3, &count) || count == 0) return {};
+  for (int i = 0; i < 3; ++i) {
+    if (stride[i] < 0) return bad(element(name, "stride", i), stride[i], "0 or more");
+  }
+  if (!extent_of(shape, stride.data(), 3, &extent)) {
+    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
+               "a tensor that fits in the address space");
+  }
+  return {};
+}
+
+Status check_scale(float scale, const char* expected) {
+  if (std::isfinite(scale)) return {};
+  return bad("scale", std::isnan(scale) ? "NaN" : scale > 0 ? "inf" : "-inf", expected);
+}
+
+Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims,
+             DataType type) {
+  std::int64_t count = 0, extent = 0;
+  if (!count_of(shape, dims, &count) || !extent_of(shape, stride, dims, &extent) || count == 0) return {};
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  return {begin, begin + static_cast<std::uintptr_t>(extent * bytes_of(type)), count >= extent};
+}
+bool overlap(const Span& a, const Span& b) {
+  if (a.empty() || b.empty() || a.end <= b.begin || b.end <= a.begin) return false;
+  return (a.dense && b.dense) || a.begin == b.begin;
+}
+
+std::string hex(const void* p) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%p", p);
+  return text;
+}
+
+Status check_pointer(const char* name, const void* data, const Span& span, DataType type) {
+  if (span.empty()) return {};
+  if (!data) return bad(std::string(name) + ".data", "null", "a tensor");
+  const std::int64_t bytes = bytes_of(type);
+  if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) != 0)
+    return bad(std::string(name) + ".data", hex(data),
+               "an address aligned to " + std::to_string(bytes) + " bytes");
+  if (span.end < span.begin)
+    return bad(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
+  return {};
+}
+
+}  // namespace kumiko
