@@ -61,9 +61,9 @@ bool has_f16c() {
 #elif defined(__aarch64__) && defined(__linux__)
 namespace {
 
-// The kernels' code is for one vector length: that of the calling thread, which threads and programs it starts
-// inherit (prctl(2), PR_SVE_GET_VL: the low 16 bits hold bytes). Half precision is asked for because FPCR.FZ16
-// and f16 arithmetic come with it; FEXPA belongs to SVE itself.
+// The kernels' code is for one vector length: that of the calling thread, which threads and programs it
+// starts inherit (prctl(2), PR_SVE_GET_VL: the low 16 bits hold bytes). Half precision is asked for because
+// FPCR.FZ16 and f16 arithmetic come with it; FEXPA belongs to SVE itself.
 bool has_sve512() {
   constexpr unsigned long kHalf = 1ul << 9, kSve = 1ul << 22;  // HWCAP_FPHP and HWCAP_SVE
   constexpr int kGetVectorLength = 51;                         // PR_SVE_GET_VL, which older headers lack

@@ -22,7 +22,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const Plan::Impl& plan = run.plan;
   const PlannedTask& task = plan.tasks[static_cast<std::size_t>(number)];
   const kernels::KernelSet& kernels = plan.kernels;
-  const kernels::FloatState float_state;
+  const kernels::FloatState float_state(kernels.isa);
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
   kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0};
   if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);

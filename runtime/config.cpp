@@ -40,7 +40,7 @@ Status load_isa(const ContextOptions& options, Config* config) {
   const Setting setting = find_setting("isa", options.isa, "KUMIKO_ISA");
   if (!setting.is_set()) return {};
   config->isa = kernels::parse_isa(setting.value);
-  if (!config->isa) return setting.error("avx512 | avx2 | neon | reference");
+  if (!config->isa) return setting.error("avx512 | avx2 | sve512 | neon | reference");
   if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::find_softmax(*config->isa)) {
     return {Code::unsupported, setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
                                    kernels::requirement(*config->isa) + ", expected one it has, such as " +

@@ -16,7 +16,8 @@ void store_tile(const StoreTileArgs& args) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
       for (int i = 0; i < V::kLanes; ++i) {
-        x[i] = i < dims ? V::fma(V::load(args.o + (d + i) * args.nr + n), inverse, V::zero()) : V::zero();
+        x[i] = i < dims ? V::add(V::mul(V::load(args.o + (d + i) * args.nr + n), inverse), V::zero())
+                        : V::zero();
       }
       V::transpose(x);
       for (int i = 0; i < rows; ++i) {
@@ -35,7 +36,8 @@ void store_row(const StoreRowArgs& args) {
   T* out = static_cast<T*>(args.out);
   for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
     const std::int64_t n = args.dim - d;
-    V::store_first(out + d, n, V::fma(V::load_first(args.o + d, n), V::set1(args.inverse), V::zero()));
+    V::store_first(out + d, n,
+                   V::add(V::mul(V::load_first(args.o + d, n), V::set1(args.inverse)), V::zero()));
   }
 }
 

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/softmax/softmax.h"
 #include "tests/kernels/elements.h"
+#include "tests/kernels/exp2_model.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
@@ -27,15 +27,9 @@ std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;
 }
 
-float exp2_of(float x) {
-  float in[16] = {x}, out[16];
-  kernels::find_softmax(kernels::Isa::reference)->exp2(in, out, 8);
-  return out[0];
-}
-
 // The block's effect on one row, written out.
-void model_row(kernels::Element element, const DecodeBlockArgs& a, std::int64_t r, float& m, float& l,
-               std::vector<float>& o) {
+void model_row(kernels::Isa isa, kernels::Element element, const DecodeBlockArgs& a, std::int64_t r, float& m,
+               float& l, std::vector<float>& o) {
   if (a.begin[r] >= a.end[r]) return;
   std::vector<float> s;
   float top = m;
@@ -46,12 +40,12 @@ void model_row(kernels::Element element, const DecodeBlockArgs& a, std::int64_t 
     s.push_back(sum);
     if (sum > top) top = sum;
   }
-  const float shift = top == -kInf ? 0.0f : top, alpha = exp2_of(m - shift);
+  const float shift = top == -kInf ? 0.0f : top, alpha = exp2_model(isa, m - shift);
   m = top;
   l *= alpha;
   for (float& x : o) x *= alpha;
   for (std::size_t i = 0; i < s.size(); ++i) {
-    const float p = exp2_of(s[i] - shift);
+    const float p = exp2_model(isa, s[i] - shift);
     l += p;
     for (std::size_t d = 0; d < o.size(); ++d)
       o[d] = std::fma(p,
@@ -66,8 +60,7 @@ struct Shape1 {
   std::int64_t rows, kv, dim, v_dim;
 };
 
-struct Decode : ::testing::TestWithParam<DotRow> {
-  const DotRow& row = GetParam();
+struct Decode : RowTest<DotRow> {
   Random random{test_seed(61)};
 
   // hidden: some keys are outside some rows' intervals, and keys hidden from every row are NaN.
@@ -123,7 +116,7 @@ struct Decode : ::testing::TestWithParam<DotRow> {
     for (std::int64_t r = 0; r < rows; ++r) {
       want_m.push_back(m[sz(r)]), want_l.push_back(l[sz(r)]);
       want_o.emplace_back(o.data() + r * o_stride, o.data() + r * o_stride + v_dim);
-      model_row(row.element, args, r, want_m.back(), want_l.back(), want_o.back());
+      model_row(row.isa, row.element, args, r, want_m.back(), want_l.back(), want_o.back());
     }
     row.decode_block(args);
     for (std::size_t r = 0; r < sz(rows); ++r) {

@@ -24,8 +24,7 @@ struct Problem {
   Place place;
 };
 
-struct Gemm : ::testing::TestWithParam<GemmRow> {
-  const GemmRow& row = GetParam();
+struct Gemm : RowTest<GemmRow> {
   std::size_t mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
 
   void check(const Problem& p, Mode mode, Random& random, float special = 0.0f) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/cpu.h"
+#include "kernels/float_state.h"
 #include "tests/support/guarded_buffer.h"
 
 namespace kumiko::kernels {
@@ -37,6 +38,16 @@ std::vector<Row> host_rows(std::span<const Row> rows) {
     if (kernels::host_isas() & kernels::bit(row.isa)) result.push_back(row);
   return result;
 }
+
+/// A test of one table row, in the floating-point state that kernels of its ISA assume. Models in scalar C++
+/// then flush what the kernel flushes.
+template <class Row>
+struct RowTest : ::testing::TestWithParam<Row> {
+  const Row& row = ::testing::TestWithParam<Row>::GetParam();
+
+ private:
+  kernels::FloatState state_{row.isa};
+};
 
 struct RowName {
   template <class Info>
