@@ -24,6 +24,9 @@ bool always() {
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
+bool has_avx512_bf16() {
+  return __builtin_cpu_supports("avx512bf16");
+}
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -82,6 +85,7 @@ double thread_seconds() {
 std::span<const FmaRow> fma_rows() {
   static const FmaRow rows[] = {
 #if defined(__x86_64__)
+    {"avx512_bf16", has_avx512_bf16, kDotAvx512Bf16Flops, dot_avx512_bf16},
     {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
     {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
 #endif

@@ -13,7 +13,7 @@
 namespace kumiko::bench {
 
 /// Register-only arithmetic of one instruction set. One row per ISA that the library has kernels for, best
-/// first.
+/// first. avx512_bf16: products of bf16 pairs, the peak of its bf16 kernels; its f32 ones are avx512's.
 struct FmaRow {
   const char* isa;      ///< As in ContextOptions::isa.
   bool (*host_runs)();  ///< Asked of the CPU here, not of the library: a probe that errs must not hide a row.

@@ -11,6 +11,8 @@ namespace kumiko::kernels {
 
 const char* name(Isa isa) {
   switch (isa) {
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -27,6 +29,8 @@ const char* name(Isa isa) {
 
 const char* requirement(Isa isa) {
   switch (isa) {
+    case Isa::avx512_bf16:
+      return "AVX-512 F, BW, DQ, VL and BF16";
     case Isa::avx512:
       return "AVX-512 F, BW, DQ and VL";
     case Isa::avx2:
@@ -86,6 +90,7 @@ IsaSet host_isas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       set |= bit(Isa::avx512);
+      if (__builtin_cpu_supports("avx512bf16")) set |= bit(Isa::avx512_bf16);
     }
   }
 #elif defined(__aarch64__)

@@ -9,11 +9,17 @@
 namespace kumiko::kernels {
 
 /// `reference` is plain C++ and runs everywhere: the last row of every table.
-enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2, neon = 3, sve512 = 5 };
+enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2, neon = 3, avx512_bf16 = 4, sve512 = 5 };
 /// Every ISA, preferred ones first.
-inline constexpr Isa kIsas[] = {Isa::avx512, Isa::avx2, Isa::sve512, Isa::neon, Isa::reference};
+inline constexpr Isa kIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2,
+                                Isa::sve512,      Isa::neon,   Isa::reference};
 /// One more than the largest value: what an array by ISA needs.
 inline constexpr std::size_t kIsaValues = 6;
+/// The ISA whose rows serve where a table has none of `isa` itself: an extension brings only what it makes
+/// faster.
+constexpr Isa base_of(Isa isa) {
+  return isa == Isa::avx512_bf16 ? Isa::avx512 : isa;
+}
 
 using IsaSet = std::uint32_t;
 constexpr IsaSet bit(Isa isa) {

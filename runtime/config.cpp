@@ -36,11 +36,18 @@ Status load_num_threads(const ContextOptions& options, Config* config) {
   return {};
 }
 
+std::string isa_names() {
+  std::string names;
+  for (const kernels::Isa isa : kernels::kIsas)
+    names += (names.empty() ? "" : " | ") + std::string(name(isa));
+  return names;
+}
+
 Status load_isa(const ContextOptions& options, Config* config) {
   const Setting setting = find_setting("isa", options.isa, "KUMIKO_ISA");
   if (!setting.is_set()) return {};
   config->isa = kernels::parse_isa(setting.value);
-  if (!config->isa) return setting.error("avx512 | avx2 | sve512 | neon | reference");
+  if (!config->isa) return setting.error(isa_names());
   if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::find_softmax(*config->isa)) {
     return {Code::unsupported, setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
                                    kernels::requirement(*config->isa) + ", expected one it has, such as " +

@@ -1,11 +1,28 @@
 #include "kernels/gemm/gemm.h"
 
+#include <bit>
+
 #include "bench/kernels_bench/common.h"
 
 namespace kumiko::bench {
 namespace {
 
 constexpr std::int64_t kRows = 256;  // Rows of C: a block of keys, A in L2.
+
+/// Two numbers in bf16, and their products' sum: what a step of a bf16 row holds and does.
+float pair_of(float first, float second) {
+  kernels::Bf16 low, high;
+  kernels::from_float(first, &low), kernels::from_float(second, &high);
+  return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
+}
+double product(kernels::Element element, float a, float b) {
+  if (element == kernels::Element::f32) return static_cast<double>(a) * b;
+  const auto half = [](float pair, int shift) -> double {
+    return kernels::to_float(
+        kernels::Bf16{static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(pair) >> shift)});
+  };
+  return half(a, 0) * half(b, 0) + half(a, 16) * half(b, 16);
+}
 
 struct Form {
   const char* name;
@@ -21,6 +38,9 @@ constexpr Form kForms[] = {
 void gemm(benchmark::State& state, const kernels::GemmRow& row, const Form& form, std::int64_t k) {
   const std::int64_t panels = kRows / row.mr, nr = row.nr;
   Floats a(kRows * k, 1), b(k * nr, 2), c(kRows * nr, 3), before(kRows * nr, 3), scale(nr, 4), top(nr, 5);
+  const bool pairs = row.product == kernels::Element::bf16;
+  for (std::int64_t i = 0; pairs && i < kRows * k; ++i) a[i] = pair_of(a[i], 0.5f * a[i]);
+  for (std::int64_t i = 0; pairs && i < k * nr; ++i) b[i] = pair_of(b[i], -0.25f * b[i]);
   scale.fill(0.5f);  // Exact, and repeated accumulation stays bounded.
   top.fill(-1e30f);
   const kernels::GemmArgs args = {a.data(), row.mr * k * 4, b.data(),     c.data(),
@@ -32,13 +52,13 @@ void gemm(benchmark::State& state, const kernels::GemmRow& row, const Form& form
     for (std::int64_t m = 0; m < kRows; ++m) {
       double want = form.accumulates ? 0.5 * before[m * nr + n] : 0.0;
       const float* panel = a.data() + m / row.mr * row.mr * k + m % row.mr;
-      for (std::int64_t i = 0; i < k; ++i) want += static_cast<double>(panel[i * row.mr]) * b[i * nr + n];
+      for (std::int64_t i = 0; i < k; ++i) want += product(row.product, panel[i * row.mr], b[i * nr + n]);
       if (!close(c[m * nr + n], want, 1e-4)) return state.SkipWithError("wrong answer");
       highest = std::max(highest, want);
     }
     if (form.takes_max && !close(top[n], highest, 1e-4)) return state.SkipWithError("wrong column maximum");
   }
-  judge_flops(state, row.isa, 2.0 * static_cast<double>(kRows * nr * k), [&] { run(&args); });
+  judge_flops(state, row.isa, (pairs ? 4.0 : 2.0) * static_cast<double>(kRows * nr * k), [&] { run(&args); });
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ const DotRow* find_dot(Isa isa, Element element) {
   for (const DotRow& row : dot_rows()) {
     if (row.isa == isa && row.element == element) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_dot(base_of(isa), element);
 }
 
 }  // namespace kumiko::kernels

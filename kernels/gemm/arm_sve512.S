@@ -4,7 +4,7 @@
 // two pipes) and 11 loads (5.5 cycles). The narrow tiles are for the last queries of a block: 8x16 has 8 chains where two pipes
 // of 9 cycles' latency want 18, so it cannot pass 0.44 of the peak.
 #if defined(__aarch64__) && defined(__ELF__)
-#include "kernels/gemm/arm_sve512_tile.h"
+#include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve
 
 .macro mac acc, b, a

@@ -1,6 +1,6 @@
 #include "kernels/gemm/gemm.h"
 
-#define KUMIKO_GEMM(name, isa, mr, nr)              \
+#define KUMIKO_GEMM(name, isa, product, mr, nr)     \
   extern "C" {                                      \
   void name##_init(const GemmArgs*) noexcept;       \
   void name##_init_max(const GemmArgs*) noexcept;   \
@@ -12,19 +12,19 @@ namespace kumiko::kernels {
 
 std::span<const GemmRow> gemm_rows() {
   static constexpr GemmRow kRows[] = {
-#define KUMIKO_GEMM(name, isa, mr, nr) \
-  {#name, Isa::isa, mr, nr, name##_init, name##_init_max, name##_accumulate},
+#define KUMIKO_GEMM(name, isa, product, mr, nr) \
+  {#name, Isa::isa, Element::product, mr, nr, name##_init, name##_init_max, name##_accumulate},
 #include "kernels/gemm/kernels.inc"
 #undef KUMIKO_GEMM
   };
   return kRows;
 }
 
-const GemmRow* find_gemm(Isa isa, int nr) {
+const GemmRow* find_gemm(Isa isa, Element product, int nr) {
   for (const GemmRow& row : gemm_rows()) {
-    if (row.isa == isa && row.nr == nr) return &row;
+    if (row.isa == isa && row.product == product && row.nr == nr) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_gemm(base_of(isa), product, nr);
 }
 
 }  // namespace kumiko::kernels

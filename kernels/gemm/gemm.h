@@ -1,4 +1,4 @@
-// Register-tile micro-kernels: C[m][n] (+)= sum_k A[k][m] * B[k][n], f32.
+// Register-tile micro-kernels: C[m][n] (+)= sum_k A[k][m] * B[k][n], C in f32.
 //
 //   A: panels of MR columns, each stored k-major        B: one panel, k-major        C: row-major
 //        panel 0            panel 1                       +-------- NR --------+       +-------- NR --------+
@@ -12,6 +12,10 @@
 //
 // Order of arithmetic, the same in every row of every ISA: each C element is one chain of fused multiply-adds
 // over k = 0, 1, ... starting from +0 (init) or from round(C * c_scale) (accumulate).
+//
+// A step of k is one f32 element, or (product bf16) two bf16 elements that follow each other in k and share 4
+// bytes: the chain takes the second of them, then the first, each with one rounding, subnormal operands and
+// results as 0 (VDPBF16PS; Intel SDM, volume 2). An absent second element is 0 in A and B.
 #pragma once
 
 #include <cstddef>
@@ -19,18 +23,19 @@
 #include <span>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 
 namespace kumiko::kernels {
 
-/// Operands of one call. Any alignment of 4 bytes works; b and c are faster at 64. k >= 1, m_panels >= 1.
-/// Nothing outside A[m_panels][k][MR], B[k][NR], C[m_panels * MR][NR] and the vectors is read or written.
-/// (Offsets are known to the .S files.)
+/// Operands of one call, A and B in steps of 4 bytes. Any alignment of 4 bytes works; b and c are faster
+/// at 64. k >= 1, m_panels >= 1. Nothing outside A[m_panels][k][MR], B[k][NR], C[m_panels * MR][NR] and the
+/// vectors is read or written. (Offsets are known to the .S files.)
 struct GemmArgs {
-  const float* a;
+  const void* a;
   std::int64_t a_panel_stride;  ///< Bytes from one A panel to the next.
-  const float* b;
+  const void* b;
   float* c;
-  std::int64_t k;
+  std::int64_t k;  ///< Steps.
   std::int64_t m_panels;
   const float* c_scale;  ///< [NR], accumulate only: factor on what C held.
   float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; a NaN in C is passed over.
@@ -45,6 +50,7 @@ using GemmFunction = void (*)(const GemmArgs*) noexcept;
 struct GemmRow {
   const char* name;
   Isa isa;
+  Element product;  ///< What A and B hold.
   int mr;
   int nr;
   GemmFunction init;        ///< C = A B
@@ -55,7 +61,7 @@ struct GemmRow {
 /// Every row built in, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ...
 /// times the lanes of a vector.
 std::span<const GemmRow> gemm_rows();
-/// The row of `isa` with that NR; nullptr when there is none.
-const GemmRow* find_gemm(Isa isa, int nr);
+/// The row of `isa`, or of its base, with that NR; nullptr when there is none.
+const GemmRow* find_gemm(Isa isa, Element product, int nr);
 
 }  // namespace kumiko::kernels

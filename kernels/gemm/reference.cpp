@@ -11,13 +11,15 @@ enum class Mode { init, init_max, accumulate };
 template <int MR, int NR, Mode mode>
 void gemm(const GemmArgs& args) {
   for (std::int64_t panel = 0; panel < args.m_panels; ++panel) {
-    const float* a = args.a + panel * args.a_panel_stride / static_cast<std::int64_t>(sizeof(float));
+    const float* a = static_cast<const float*>(args.a) +
+                     panel * args.a_panel_stride / static_cast<std::int64_t>(sizeof(float));
+    const float* b = static_cast<const float*>(args.b);
     float* c = args.c + panel * MR * NR;
     for (int m = 0; m < MR; ++m) {
       for (int n = 0; n < NR; ++n) {
         float& out = c[m * NR + n];
         float sum = mode == Mode::accumulate ? out * args.c_scale[n] : 0.0f;
-        for (std::int64_t k = 0; k < args.k; ++k) sum = std::fma(a[k * MR + m], args.b[k * NR + n], sum);
+        for (std::int64_t k = 0; k < args.k; ++k) sum = std::fma(a[k * MR + m], b[k * NR + n], sum);
         out = sum;
         if (mode == Mode::init_max && sum > args.c_max[n]) args.c_max[n] = sum;
       }

@@ -23,7 +23,7 @@ const PackRow* find_pack(Isa isa, Element element) {
   for (const PackRow& row : pack_rows()) {
     if (row.isa == isa && row.element == element) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_pack(base_of(isa), element);
 }
 
 }  // namespace kumiko::kernels

@@ -43,7 +43,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
   s.dot = find_dot(isa, input);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {
-    const GemmRow* row = find_gemm(isa, vectors * static_cast<int>(s.lanes));
+    const GemmRow* row = find_gemm(isa, Element::f32, vectors * static_cast<int>(s.lanes));
     s.gemm[vectors - 1] = row;
     if (row) {
       s.mr = row->mr;

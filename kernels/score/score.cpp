@@ -22,7 +22,7 @@ const ScoreRow* find_score(Isa isa) {
   for (const ScoreRow& row : score_rows()) {
     if (row.isa == isa) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_score(base_of(isa));
 }
 
 }  // namespace kumiko::kernels

@@ -23,7 +23,7 @@ const SoftmaxRow* find_softmax(Isa isa) {
   for (const SoftmaxRow& row : softmax_rows()) {
     if (row.isa == isa) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_softmax(base_of(isa));
 }
 
 }  // namespace kumiko::kernels

@@ -23,7 +23,7 @@ const StateRow* find_state(Isa isa) {
   for (const StateRow& row : state_rows()) {
     if (row.isa == isa) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_state(base_of(isa));
 }
 
 float log_sum_exp(float m, float l) {

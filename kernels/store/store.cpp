@@ -22,7 +22,7 @@ const StoreRow* find_store(Isa isa, Element element) {
   for (const StoreRow& row : store_rows()) {
     if (row.isa == isa && row.element == element) return &row;
   }
-  return nullptr;
+  return base_of(isa) == isa ? nullptr : find_store(base_of(isa), element);
 }
 
 }  // namespace kumiko::kernels

@@ -38,13 +38,14 @@ TEST(Cpu, BestIsaIsTheMostPreferredOfTheSet) {
   EXPECT_EQ(best_isa(reference | avx2), Isa::avx2);
   EXPECT_EQ(best_isa(reference | avx512), Isa::avx512);
   EXPECT_EQ(best_isa(reference | avx2 | avx512), Isa::avx512);
+  EXPECT_EQ(best_isa(reference | avx2 | avx512 | bit(Isa::avx512_bf16)), Isa::avx512_bf16);
   EXPECT_EQ(best_isa(reference | neon), Isa::neon);
   EXPECT_EQ(best_isa(reference | neon | sve512), Isa::sve512);
 }
 
 /// The ISAs that this build has kernels for.
 #if defined(__x86_64__)
-constexpr Isa kBuiltIsas[] = {Isa::avx512, Isa::avx2, Isa::reference};
+constexpr Isa kBuiltIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2, Isa::reference};
 #elif defined(__aarch64__)
 constexpr Isa kBuiltIsas[] = {Isa::sve512, Isa::neon, Isa::reference};
 #else
@@ -52,14 +53,17 @@ constexpr Isa kBuiltIsas[] = {Isa::reference};
 #endif
 
 TEST(Lookup, GemmRowsByIsaAndWidth) {
-  const auto found = [](Isa isa, int nr) {
-    const GemmRow* row = find_gemm(isa, nr);
+  const auto found = [](Isa isa, int nr, Element product = Element::f32) {
+    const GemmRow* row = find_gemm(isa, product, nr);
     return std::string(row != nullptr ? row->name : "none");
   };
 #if defined(__x86_64__)
   EXPECT_EQ(found(Isa::avx512, 48), "gemm_f32_8x48_avx512");
   EXPECT_EQ(found(Isa::avx512, 32), "gemm_f32_8x32_avx512");
   EXPECT_EQ(found(Isa::avx512, 16), "gemm_f32_8x16_avx512");
+  EXPECT_EQ(found(Isa::avx512_bf16, 48), "gemm_f32_8x48_avx512");
+  EXPECT_EQ(found(Isa::avx512_bf16, 48, Element::bf16), "gemm_bf16_8x48_avx512_bf16");
+  EXPECT_EQ(found(Isa::avx512, 48, Element::bf16), "none");
   EXPECT_EQ(found(Isa::avx2, 24), "gemm_f32_4x24_avx2");
   EXPECT_EQ(found(Isa::avx2, 16), "gemm_f32_4x16_avx2");
   EXPECT_EQ(found(Isa::avx2, 8), "gemm_f32_4x8_avx2");

@@ -1,5 +1,4 @@
-// Every GEMM row against one scalar chain of fused multiply-adds per element: the order of
-// kernels/gemm/gemm.h, bit for bit.
+// Every GEMM row against one scalar chain per element: the order of kernels/gemm/gemm.h, bit for bit.
 #include "kernels/gemm/gemm.h"
 
 #include <gtest/gtest.h>
@@ -24,6 +23,31 @@ struct Problem {
   Place place;
 };
 
+float zero_if_subnormal(float x) {
+  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x;
+}
+
+// One step of the chain, a and b as they lie in the panels.
+float step(kernels::Element product, float a, float b, float sum) {
+  if (product == kernels::Element::f32) return std::fma(a, b, sum);
+  const auto half = [](float pair, int which) {
+    const auto bits = std::bit_cast<std::uint32_t>(pair);
+    return zero_if_subnormal(
+        kernels::to_float(kernels::Bf16{static_cast<std::uint16_t>(which == 1 ? bits >> 16 : bits)}));
+  };
+  sum = zero_if_subnormal(sum);
+  for (const int which : {1, 0}) sum = zero_if_subnormal(std::fma(half(a, which), half(b, which), sum));
+  return sum;
+}
+
+// A step of the panels from two numbers; f32 holds the first only.
+float panel_step(kernels::Element product, float first, float second) {
+  if (product == kernels::Element::f32) return first;
+  kernels::Bf16 low, high;
+  kernels::from_float(first, &low), kernels::from_float(second, &high);
+  return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
+}
+
 struct Gemm : RowTest<GemmRow> {
   std::size_t mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
 
@@ -38,12 +62,16 @@ struct Gemm : RowTest<GemmRow> {
         scale(nr, p.place), max(nr, p.place);
     for (float& x : a.span()) x = poison();
     for (std::size_t i = 0; i < panels; ++i)
-      for (std::size_t j = 0; j < k * mr; ++j) a[i * panel + j] = random.one_in(16) ? 0.0f : random.normal();
+      for (std::size_t j = 0; j < k * mr; ++j)
+        a[i * panel + j] =
+            random.one_in(16) ? 0.0f : panel_step(row.product, random.normal(), random.normal());
     // Signed zeros tell a chain that starts from +0 from one that starts from the first product.
-    for (float& x : b.span()) x = random.one_in(16) ? -0.0f : random.normal();
+    for (float& x : b.span())
+      x = random.one_in(16) ? panel_step(row.product, -0.0f, -0.0f)
+                            : panel_step(row.product, random.normal(), random.normal());
     if (special != 0.0f) {
-      a[(k - 1) * mr] = special;
-      b[k * nr - 1] = special;
+      a[(k - 1) * mr] = panel_step(row.product, special, random.normal());
+      b[k * nr - 1] = panel_step(row.product, special, random.normal());
     }
     for (float& x : c.span()) x = mode == Mode::accumulate ? random.normal() : poison();
     for (float& x : scale.span()) x = mode == Mode::accumulate ? random.normal() : poison();
@@ -56,7 +84,7 @@ struct Gemm : RowTest<GemmRow> {
       for (std::size_t n = 0; n < nr; ++n) {
         float sum = mode == Mode::accumulate ? c[i * nr + n] * scale[n] : 0.0f;
         for (std::size_t j = 0; j < k; ++j)
-          sum = std::fma(a[i / mr * panel + j * mr + i % mr], b[j * nr + n], sum);
+          sum = step(row.product, a[i / mr * panel + j * mr + i % mr], b[j * nr + n], sum);
         want[i * nr + n] = sum;
         if (mode == Mode::init_max && sum > want_max[n]) want_max[n] = sum;
       }

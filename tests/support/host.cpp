@@ -14,8 +14,10 @@ std::vector<std::string> host_isas() {
   __builtin_cpu_init();
   // __builtin_cpu_supports also asks XGETBV whether the operating system saves the registers.
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512bf16")) isas.emplace_back("avx512_bf16");
     isas.emplace_back("avx512");
+  }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.emplace_back("avx2");
 #endif
 #if defined(__aarch64__)
