@@ -75,7 +75,8 @@ def main():
         found, rows = gather()
     except loops.ToolMissing as missing:
         sys.exit(f"a64fx_model: {missing}")
-    names = {f"{name}/sve512/t1": counters for name, counters in rows.items()}
+    # What runs once a tile is no row of its own in the groups.
+    names = {f"{'once_' if name in found and found[name].unit == 't' else ''}{name}/sve512/t1": counters for name, counters in rows.items()}
     if args.benchmark_list_tests == "true":
         print("\n".join(names))
     elif args.benchmark_out:

@@ -27,7 +27,7 @@
 
 // Half of the f16 accumulator N, as f32 in T. p1 will do: where a later vector has columns, it is all true. UUNPK and stores run on pipe A
 // only, and decoding sends what stands second or fourth of four to pipe B: conversions and additions stand there, here and
-// below (107 cycles a tile; 168 with the same instructions in another order, by bench/a64fx_model).
+// below (107 cycles a tile; 168 where they stand anywhere, by bench/a64fx_model).
 .macro widen_low_one n, t
   uunpklo z\t\().s, z\n\().h
   fcvt z\t\().s, p1/m, z\t\().h
