@@ -90,6 +90,6 @@ def find():
         for source in sorted(ROOT.glob("kernels/**/arm_sve512*.S")):
             for loop in parse(disassemble(source, folder)):
                 name = re.sub(r"(_(init|init_max|accumulate))?$", "", loop.name, count=1)
-                name = name.removesuffix("_sve512").replace("_sve512_", "_")
+                name = name.replace("_sve512", "", 1)
                 found.setdefault(name, dataclasses.replace(loop, name=name))
     return found

@@ -31,10 +31,11 @@ FAMILIES = {
 
 
 def loop_counters(loop, by_model):
-    known = [c for c in by_model.values() if c is not None]
-    counters = {**{f"cycles_{model}": c for model, c in by_model.items() if c is not None}, "cycles": max(known)}
-    if loop.bound:
-        counters |= {"bound": loop.bound, "over_bound": max(known) / loop.bound, "peak_fraction": loop.bound / max(known)}
+    known = {model: c for model, c in by_model.items() if c is not None}
+    slowest = max(c for model, c in known.items() if model in cycles.JUDGED)
+    counters = {**{f"cycles_{model}": c for model, c in known.items()}, "cycles": slowest, "cycles_slowest": max(known.values())}
+    if loop.unit == "k":
+        counters |= {"bound": loop.bound, "over_bound": slowest / loop.bound, "peak_fraction": loop.bound / slowest}
     return counters
 
 
@@ -49,6 +50,8 @@ def gather():
         if members:
             best[f"best_{family}"] = min(members.values(), key=lambda c: c["over_bound"])
     estimates = pipelines.estimates({name: c["cycles"] for name, c in rows.items()})
+    for name, row in pipelines.estimates({name: c["cycles_slowest"] for name, c in rows.items()}).items():
+        estimates[name]["peak_fraction_slots"] = row["peak_fraction"]
     return found, {**rows, **best, **estimates}
 
 

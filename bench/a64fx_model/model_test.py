@@ -97,15 +97,22 @@ class Cycles(unittest.TestCase):
 
 
 class Pipelines(unittest.TestCase):
-    CYCLES = {"panel_f32_12x2_swp": 12, "panel_f32_12x2_swp_load_c": 10, "panel_f32_12x2_swp_store_c": 20, "exp2_pack_f32": 0.5}
+    CYCLES = {"panel_f32_8x3_unroll4": 12, "panel_f32_8x3_unroll4_load_c": 10, "panel_f32_8x3_unroll4_store_c": 20,
+              "panel_f32_8x2": 9, "panel_f32_8x2_load_c": 7, "panel_f32_8x2_store_c": 13,
+              "rows_exp2_panel_f32_f32": 0.5, "rows_max_f32": 0.03, "rows_multiply_f32_f32": 0.1}
+
+    def test_tiles_cover_the_columns(self):
+        for d, want in ((64, [32, 32]), (128, [48, 48, 32]), (256, [48] * 4 + [32] * 2), (512, [48] * 10 + [32])):
+            self.assertEqual([columns for columns, *_ in pipelines.tiles_for(d, "f32")], want)
+        self.assertEqual([columns for columns, *_ in pipelines.tiles_for(256, "f16")], [96, 96, 64])
 
     def test_two_pass_by_hand(self):
-        # 4 tiles of 256 steps, each with its pieces and its start, and 12 * 256 exponentials; 12 * 256 * 128 multiply-adds, 32 a cycle.
-        work = 4 * (256 * 12 + 40 + 30) + 0.5 * 12 * 256
+        # Tiles of 48, 48 and 32 columns, each with its start and its pieces, and 8 * 256 exponentials; 32 multiply-adds a cycle.
+        work = 256 * (12 + 12 + 9) + 2 * (40 + 30) + (40 + 20) + 0.5 * 8 * 256
         row = pipelines.estimates(self.CYCLES)["two_pass_f32_nc256_d128"]
-        self.assertAlmostEqual(row["fraction_loops"], 12 * 256 * 128 / 32 / work)
-        traffic = 256 * (128 + 12) * 4 + 12 * 256 * 4
-        self.assertAlmostEqual(row["fraction_exposed_64"], 12 * 256 * 128 / 32 / (work + traffic / 64))
+        self.assertAlmostEqual(row["fraction_loops"], 8 * 256 * 128 / 32 / work)
+        traffic = 256 * 128 * 4 + 8 * 256 * 4
+        self.assertAlmostEqual(row["fraction_exposed_64"], 8 * 256 * 128 / 32 / (work + traffic / 64))
         self.assertEqual(row["fraction_hidden_64"], row["fraction_loops"])
 
     def test_what_is_larger_than_l2_comes_from_memory(self):

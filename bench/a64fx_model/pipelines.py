@@ -5,13 +5,20 @@ hardware prefetch of a sequential stream makes it; and `exposed`, where every by
 
 import dataclasses
 
-M = 12               # rows of S: the seeds' shape, one register tile
+M = 8                # rows of S: those of a panel that the exponentials fill
 KC = 256             # steps of k a block
 START = 40           # cycles a call of a GEMM tile: first loads (11), last multiply-adds (9), branches mispredicted (about 20)
 L2_RATES = (64, 32)  # bytes a cycle from L2 to L1: what the manual promises one core, and half of it
 L2_BYTES = 7 << 20   # of a CMG's 8 MiB, what a program gets
 MEMORY_RATE = 18     # bytes a cycle for one core: 36 GB/s at 2 GHz
-NORMALIZE = 4 / 16   # cycles an element of the output: load, multiply, store of a vector, and the divisions of a few
+
+# Tiles of a type: columns, row of the table, code that runs once a tile. The narrow one takes what wide ones leave of a row.
+TILES = {
+    "f32": [(48, "panel_f32_8x3_unroll4", ("_load_c", "_store_c")), (32, "panel_f32_8x2", ("_load_c", "_store_c"))],
+    "f16": [(96, "panel_f16_8x3", ("_promote",)), (64, "panel_f16_8x2", ("_promote",))],
+}
+BYTES = {"f32": 4, "f16": 2}
+PEAK = {"f32": 64, "f16": 128}  # flops a cycle
 
 
 @dataclasses.dataclass
@@ -26,80 +33,83 @@ class Phase:
         return max(self.cycles, traffic) if hidden else self.cycles + traffic
 
 
-def gemm(cycles, tile, per_tile, k_total, d, lanes, element, extra_a=1):
-    """[M x k_total] x [k_total x d] in blocks of KC: the blocks outside, tiles of `lanes` columns inside."""
-    tiles, blocks = -(-d // lanes), -(-k_total // KC)
-    work = tiles * (k_total * cycles[tile] + blocks * (START + sum(cycles[p] for p in per_tile)))
-    streamed = k_total * (tiles * lanes + M * extra_a) * element
-    return Phase("gemm", work, streamed, k_total * d * element)
+def tiles_for(d, type):
+    """Tiles that cover d columns in the fewest multiply-adds a step, charging a narrow one its latency: (columns, row, pieces), ..."""
+    (wide, *_), (narrow, *_) = TILES[type]
+    counts = [(w, -(-max(0, d - w * wide) // narrow)) for w in range(-(-d // wide) + 1)]
+    w, n = min(counts, key=lambda c: (12 * c[0] + 9 * c[1], c[1]))
+    return [TILES[type][0]] * w + [TILES[type][1]] * n
 
 
-def two_pass(cycles, nc, d):
-    """f32: exponentials and packing of [M x nc], then the product with V [nc x d]."""
-    elements = M * nc
-    product = gemm(cycles, "panel_f32_12x2_swp", ["panel_f32_12x2_swp_load_c", "panel_f32_12x2_swp_store_c"], nc, d, 32, 4)
-    return [Phase("exp2+pack", elements * cycles["exp2_pack_f32"], elements * 4, elements * 8), product], 2 * M * nc * d, 64
+def gemm(cycles, k_total, d, type, p_from_l2=0):
+    """[M x k_total] x [k_total x d] in blocks of KC, the blocks outside: V streams past once, a block of P stays in L1."""
+    tiles, blocks = tiles_for(d, type), -(-k_total // KC)
+    work = sum(k_total * cycles[row] + blocks * (START + sum(cycles[row + piece] for piece in pieces)) for _, row, pieces in tiles)
+    streamed = k_total * (sum(columns for columns, *_ in tiles) + M * p_from_l2) * BYTES[type]
+    return Phase("gemm", work, streamed, k_total * d * BYTES[type])
 
 
-def pieces_f16(cycles, length, d):
-    """The phases that the f16 pipelines share; the scores are f32 and the probabilities f16."""
-    s, p = M * length * 4, M * length * 2
-    tile = "panel_f16_12x2_4k"
+def pieces(cycles, length, d, type):
+    """The phases that the pipelines share. Scores are f32; the probabilities and V have the type."""
+    s = M * length * 4
     return {
-        "max": Phase("row max", M * length * cycles["row_max"], s, s),
-        "exp2+pack": Phase("exp2+pack", M * length * cycles["exp2_pack_f16"], s, s),
-        "store P": Phase("store P", 0, p, p),
-        "gemm": gemm(cycles, tile, [tile + "_promote"], length, d, 64, 2),
-        "normalize": Phase("normalize", M * d * NORMALIZE, M * d * 4, 0),
+        "max": Phase("row max", M * length * cycles["rows_max_f32"], s, s),
+        "exp2": Phase("exp2 + pack + sum", M * length * cycles[f"rows_exp2_panel_f32_{type}"], s, s),
+        "gemm": gemm(cycles, length, d, type),
+        "normalize": Phase("normalize", M * d * cycles["rows_multiply_f32_f32"], M * d * 4, 0),
     }
 
 
-def interleaved(cycles, length, d):
+def two_pass(cycles, length, d, type):
+    """The maxima are known. Exponentials and packing of [M x length], which stays in L1, then the product with V [length x d]."""
+    p = pieces(cycles, length, d, type)
+    return [p["exp2"], p["gemm"]]
+
+
+def interleaved(cycles, length, d, type):
     """Two passes over S: maxima, then exponentials of a block ahead of the product of the one before; P stays in L1."""
-    p = pieces_f16(cycles, length, d)
-    return [p["max"], p["exp2+pack"], p["gemm"], p["normalize"]], 2 * M * length * d, 128
+    p = pieces(cycles, length, d, type)
+    return [p["max"], p["exp2"], p["gemm"], p["normalize"]]
 
 
-def three_pass(cycles, length, d):
-    """Maxima; all of P to the staging buffer; the product alone."""
-    p = pieces_f16(cycles, length, d)
-    p["gemm"].bytes += M * length * 2  # P comes back from L2
-    return [p["max"], p["exp2+pack"], p["store P"], p["gemm"], p["normalize"]], 2 * M * length * d, 128
+def three_pass(cycles, length, d, type):
+    """Maxima; all of P to the staging buffer; the product alone, with P back from L2."""
+    p = pieces(cycles, length, d, type)
+    p["exp2"].bytes += M * length * BYTES[type]
+    return [p["max"], p["exp2"], gemm(cycles, length, d, type, p_from_l2=1), p["normalize"]]
 
 
-def online(cycles, length, d):
-    """One pass: a block's maximum, its exponentials, its product; C is rescaled each time a maximum grows. Charged for every block: what
+def online(cycles, length, d, type):
+    """One pass: a block's maximum, its exponentials, its product. C is rescaled where a maximum grows, here for every block: what
     scores in rising order cost."""
-    p = pieces_f16(cycles, length, d)
+    p = pieces(cycles, length, d, type)
     p["max"].bytes = 0  # the block's scores stay in L1 for the exponentials
-    rescale = Phase("rescale", -(-length // KC) * M * d * NORMALIZE, 0, 0)
-    return [p["max"], p["exp2+pack"], p["gemm"], rescale, p["normalize"]], 2 * M * length * d, 128
+    rescale = Phase("rescale", -(-length // KC) * p["normalize"].cycles, 0, 0)
+    return [p["max"], p["exp2"], p["gemm"], rescale, p["normalize"]]
 
 
-def estimate(phases, flops, peak):
-    """peak: flops a cycle."""
-    ideal = flops / peak
+def estimate(shape, cycles, length, d, type):
+    phases, ideal = shape(cycles, length, d, type), 2 * M * length * d / PEAK[type]
     sums = {"loops": sum(phase.cycles for phase in phases)}
     for rate in L2_RATES:
         sums[f"hidden_{rate}"] = sum(phase.time(rate, True) for phase in phases)
         sums[f"exposed_{rate}"] = sum(phase.time(rate, False) for phase in phases)
-    return {"peak_fraction": ideal / sums["hidden_32"], **{f"fraction_{name}": ideal / s for name, s in sums.items()}}
+    return {"peak_fraction": ideal / sums["hidden_64"], **{f"fraction_{name}": ideal / s for name, s in sums.items()}}
 
 
 CASES = {
-    **{f"two_pass_f32_nc{nc}_d{d}": (two_pass, nc, d) for nc in (128, 256, 512) for d in (64, 128, 256, 512)},
-    **{f"{name}_f16_d256_l{length}": (shape, length, 256)
-       for name, shape in (("interleaved", interleaved), ("three_pass", three_pass), ("online", online))
-       for length in (4096, 8192, 16384, 32768)},
+    **{f"two_pass_f32_nc{nc}_d{d}": (two_pass, nc, d, "f32") for nc in (128, 256, 512) for d in (64, 128, 256, 512)},
+    **{f"{shape.__name__}_f16_d256_l{length}": (shape, length, 256, "f16")
+       for shape in (interleaved, three_pass, online) for length in (4096, 8192, 16384, 32768)},
 }
 
 
 def estimates(cycles):
     """Of every case whose loops there are."""
     result = {}
-    for name, (shape, length, d) in CASES.items():
+    for name, (shape, *sizes) in CASES.items():
         try:
-            result[name] = estimate(*shape(cycles, length, d))
+            result[name] = estimate(shape, cycles, *sizes)
         except KeyError:
             continue
     return result

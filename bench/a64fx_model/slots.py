@@ -16,7 +16,7 @@ REGISTER = re.compile(r"\b([zpxw]\d+|sp)\b")
 
 # mnemonic: latency, pipes ("ab": by the slot, "a": FLA only)
 FLOATING = {
-    **dict.fromkeys(["fmla", "fmls", "fmad", "fmul", "fadd", "fsub", "sdot", "udot", "fcvt", "fcvtzs", "scvtf", "ucvtf", "frintn", "fscale"],
+    **dict.fromkeys(["fmla", "fmls", "fnmla", "fnmls", "fmad", "fmsb", "fmul", "fadd", "fsub", "sdot", "udot", "fcvt", "fcvtzs", "scvtf", "ucvtf", "frintn", "fscale"],
                     (9, "ab")),
     **dict.fromkeys(["fmax", "fmin", "fmaxnm", "fexpa", "sel", "and", "orr", "eor", "lsl", "lsr", "asr", "smax", "umax"], (4, "ab")),
     **dict.fromkeys(["dup", "mov", "movprfx"], (4, "ab")),
@@ -51,7 +51,7 @@ class Instruction:
         self.target = registers[0] if writes and registers else None
         # Without merging (or an accumulator) the target is no source.
         merges = "/m" in operands or mnemonic in ("sdot", "udot", "fmla", "fmls")
-        self.sources = [r for r in (registers if not self.target or merges else registers[1:])]
+        self.sources = registers if not self.target or merges else registers[1:]
         self.renames = self.target is not None and self.target.startswith("z")
 
 

@@ -1,7 +1,7 @@
 // Mixed tiles of panels.h for SVE at 512 bits (A64FX): f16 operands, multiply-adds in f16 at twice the rate of f32, C in f32. Every
 // k_block steps the f16 sums are widened and added to C, and start from 0 again.
 //
-// 24 accumulators and 12 cycles a step each. They differ in the loads:
+// 24 accumulators and 12 cycles a step each, but for 8x2. They differ in the loads:
 //   12x2_swp      A six rows ahead, B loaded again behind its last use
 //   12x2_csplit   six rows down one column, then down the other: B is free again 12 multiply-adds before its next use
 //   12x2_dswp     two sets of B, loaded a whole step ahead; A four rows ahead
@@ -122,6 +122,8 @@ tile_shape 12, 2, 4, 4, 2, 0
 mixed_kernel panel_f16_12x2_dswp_sve512, 2, 1
 tile_shape 8, 3, 5, 3, 2, 0
 mixed_kernel panel_f16_8x3_sve512, 4, 1
+tile_shape 8, 2, 8, 4, 2, 0     // what tiles of 96 leave of a row: 16 chains take 9 cycles a step, the latency
+mixed_kernel panel_f16_8x2_sve512, 4, 1
 tile_shape 6, 4, 4, 4, 2, 0
 mixed_kernel panel_f16_6x4_sve512, 2, 1
 .section .note.GNU-stack, "", %progbits
