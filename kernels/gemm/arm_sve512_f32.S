@@ -1,6 +1,6 @@
 // f32 tiles of panels.h for SVE at 512 bits (A64FX).
 //
-// All but 10x2 have 22 to 24 accumulators and are bound by their FMLAs: 12 cycles a step. They differ in what is left of the 32
+// All but 8x2 and 10x2 have 22 to 24 accumulators and are bound by their FMLAs: 12 cycles a step. They differ in what is left of the 32
 // registers for operands and in how far ahead these are loaded.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve
@@ -30,6 +30,8 @@
 tile_shape 8, 3, 5, 3, 4, 0
 panel_kernel panel_f32_8x3_sve512, 1, 1
 panel_kernel panel_f32_8x3_unroll4_sve512, 4, 1
+tile_shape 8, 2, 8, 4, 4, 0     // what tiles of 48 leave of a row: 16 chains take 9 cycles a step, the latency, where 8 would do
+panel_kernel panel_f32_8x2_sve512, 4, 1
 tile_shape 6, 4, 4, 4, 4, 0
 panel_kernel panel_f32_6x4_bcast_sve512, 2, 0
 tile_shape 10, 2, 8, 4, 4, 0    // two sets of B
