@@ -84,7 +84,7 @@ TEST_P(Bitwise, AnswersAreRightToBeginWith) {
   for (std::size_t i = 0; i < problems.size(); ++i) {
     const AttentionArgs& args = problems[i]->args();
     EXPECT_TRUE(meets_error_promise(want[i].out, want[i].lse, attention_fp64(args), attention_naive_f32(args),
-                                    nullptr, own_arithmetic(GetParam())))
+                                    nullptr, DataType::f32, own_arithmetic(GetParam())))
         << cases()[i];
   }
 }
