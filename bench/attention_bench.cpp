@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -151,6 +152,78 @@ void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int thre
   state.counters["peak_speedup"] = median(peaks);
 }
 
+// What a server does: a prefill of 512 tokens and a decode step over 2048 keys in turn, by one caller and by
+// eight at once on one context. The counter is the eight's throughput over the one's.
+class Caller {
+ public:
+  Caller(const std::string& isa, int threads)
+      : prefill_({.name = "prefill",
+                  .q_heads = 8,
+                  .kv_heads = 8,
+                  .q_len = 512,
+                  .kv_len = 512,
+                  .head_dim = 128,
+                  .v_head_dim = 128,
+                  .is_causal = true}),
+        decode_({.name = "decode",
+                 .q_heads = 32,
+                 .kv_heads = 8,
+                 .q_len = 1,
+                 .kv_len = 2048,
+                 .head_dim = 128,
+                 .v_head_dim = 128,
+                 .is_causal = true}),
+        work_{{prefill_, false, isa, threads}, {decode_, true, isa, threads}} {}
+  Caller(const Caller&) = delete;
+  void run(int pairs, int first) {
+    for (int i = 0; i < 2 * pairs; ++i) work_[(first + i) % 2].seconds_per_run(0);
+  }
+  std::string error() {
+    for (Workload& w : work_) {
+      w.verify();
+      if (!w.error().empty()) return w.error();
+    }
+    return {};
+  }
+
+ private:
+  Problem prefill_, decode_;
+  Workload work_[2];
+};
+
+void callers(benchmark::State& state, const std::string& isa, int threads) {
+  constexpr int kCallers = 8, kPairs = 12;
+  std::vector<std::unique_ptr<Caller>> all;
+  for (int i = 0; i < kCallers; ++i) all.push_back(std::make_unique<Caller>(isa, threads));
+  const ScopedAffinity affinity(cores_for(threads));
+  const auto alone = [&] {
+    const double begin = now();
+    for (int pair = 0; pair < kPairs; ++pair) {  // in turn: the caches see what they see with eight callers
+      for (const auto& caller : all) caller->run(1, 0);
+    }
+    return now() - begin;
+  };
+  const auto together = [&] {
+    const double begin = now();
+    std::vector<std::thread> started;
+    for (int i = 0; i < kCallers; ++i) started.emplace_back([&, i] { all[i]->run(kPairs, i); });
+    for (std::thread& thread : started) thread.join();
+    return now() - begin;
+  };
+  std::vector<double> ratios;
+  double before = alone();
+  for (auto _ : state) {
+    const double seconds = together(), after = alone();
+    ratios.push_back(0.5 * (before + after) / seconds);
+    before = after;
+    state.SetIterationTime(seconds);
+  }
+  for (const auto& caller : all) {
+    if (const std::string error = caller->error(); !error.empty()) return state.SkipWithError(error.c_str());
+  }
+  state.counters["throughput"] = median(ratios);
+}
+
 void register_all() {
   const int cores = static_cast<int>(allowed_cores().size());
   Context context;
@@ -162,7 +235,15 @@ void register_all() {
   for (const FmaRow& row : fma_rows()) {
     benchmark::AddCustomContext(std::string("host_runs_") + row.isa, row.host_runs() ? "yes" : "no");
     if (!row.host_runs()) continue;
-    const bool slow = std::string(row.isa) == "reference";         // Seconds a run: one round.
+    const bool slow = std::string(row.isa) == "reference";  // Seconds a run: one round.
+    if (!slow && std::string(row.isa) != "avx512_bf16") {
+      const std::string name =
+          std::string("callers8_d128_h8x8_512_and_h32x8_2048/") + row.isa + "/t" + std::to_string(all);
+      benchmark::RegisterBenchmark(name.c_str(), callers, std::string(row.isa), all)
+          ->UseManualTime()
+          ->Unit(benchmark::kMillisecond)
+          ->Iterations(kRounds);
+    }
     const bool bf16_only = std::string(row.isa) == "avx512_bf16";  // what its other types run is avx512's
     for (const Case& c : cases()) {
       if (bf16_only && c.shape.type != DataType::bf16) continue;

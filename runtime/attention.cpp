@@ -6,6 +6,7 @@
 
 #include "runtime/context.h"
 #include "runtime/plan.h"
+#include "runtime/traffic.h"
 #include "runtime/validate.h"
 
 namespace kumiko {
@@ -15,7 +16,20 @@ struct Run {
   const Plan::Impl& plan;
   const AttentionArgs& args;
   RunState& state;
+  std::int32_t number;  // of traced runs
 };
+
+TraceEvent describe_task(const Run& run, std::int32_t number) {
+  const PlannedTask& task = run.plan.tasks[static_cast<std::size_t>(number)];
+  TraceEvent event{};
+  event.bytes = bytes_read(run.plan, task);
+  event.run = run.number;
+  event.task = number;
+  event.batch = task.batch;
+  event.kv_head = task.kv_head;
+  event.home = static_cast<std::int16_t>(run.plan.home[head_number(run.plan, task)]);
+  return event;
+}
 
 void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
   const Run& run = *static_cast<const Run*>(context);
@@ -24,18 +38,24 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const kernels::KernelSet& kernels = plan.kernels;
   const kernels::FloatState float_state(kernels.isa);
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
-  kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0};
+  Tracer* const tracer = plan.context->tracer.get();
+  TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TraceEvent{});
+  kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0, 0, 0,
+                           trace.watch()};
   if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
 
   const PlannedMerge& merge = plan.merges[static_cast<std::size_t>(task.merge)];
-  range.partial = run.state.partials.get() + merge.partial_offset;
+  range.partial = run.state.partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
   range.partial_split = merge.split_begin;
+  range.partial_row = merge.row_begin;
+  range.partial_rows = merge.row_end - merge.row_begin;
   plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
   // acq_rel: the last one sees what the others stored.
   if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1)
     return;
+  range.enter(kernels::Phase::merge);
   for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
-    kernels::merge_partials(kernels, head, row, merge.split_end - merge.split_begin, range.partial,
+    kernels::merge_partials(kernels, head, range, row, merge.split_end - merge.split_begin,
                             reinterpret_cast<float*>(slot.scratch));
   }
 }
@@ -46,6 +66,7 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
   return guarded([&]() -> Status {
     if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
     if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (context.impl()->is_from_before_fork()) return forked_error();
     if (Status s = validate_problem(args); !s.ok()) return s;
     auto impl = std::make_shared<Plan::Impl>();
     impl->context = context.impl();
@@ -60,6 +81,7 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     impl->args.alibi_slopes = nullptr;
     impl->args.bias.data = impl->args.mask.data = nullptr;
     if (Status s = build_plan(*impl); !s.ok()) return s;
+    if (impl->context->tracer) impl->home = planned_traffic(*impl).home;
     impl->release(impl->acquire());  // the first run finds its state ready
     // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
     if (!impl->context->executor->reserve(impl->scratch_bytes)) {
@@ -75,6 +97,7 @@ Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     const Impl& plan = *impl_;
+    if (plan.context->is_from_before_fork()) return forked_error();
     if (Status s = validate_same_problem(args, plan.args, plan.has_alibi, plan.has_seqused_k, plan.seqused_k);
         !s.ok())
       return s;
@@ -87,13 +110,16 @@ Status Plan::run(const AttentionArgs& args) const {
     const std::unique_ptr<RunState, Return> state(impl_->acquire(), Return{*impl_});
     for (std::size_t m = 0; m < plan.merges.size(); ++m)
       state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
-    Run run{plan, args, *state};
+    Tracer* const tracer = plan.context->tracer.get();
+    const std::int64_t begin = tracer ? Tracer::now() : 0;
+    Run run{plan, args, *state, tracer ? tracer->next_run() : 0};
     scheduler::Job job;
     job.assignment = &plan.assignment;
     job.body = run_task;
     job.context = &run;
     job.scratch_bytes = plan.scratch_bytes;
     const bool done = plan.context->executor->run(job);
+    if (tracer) tracer->add_run(run.number, begin, Tracer::now());
     if (!done)
       return {Code::out_of_memory,
               "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};
@@ -103,6 +129,9 @@ Status Plan::run(const AttentionArgs& args) const {
 
 std::string Plan::explain() const {
   return impl_ ? impl_->explain() : "no plan\n";
+}
+Prediction Plan::predict(const MachineRates& rates) const {
+  return impl_ ? impl_->predict(rates) : Prediction{};
 }
 std::int64_t Plan::workspace_bytes() const {
   return impl_ ? impl_->workspace_bytes() : 0;
@@ -119,16 +148,18 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
 }
 
 Status attention_forward(const AttentionArgs& args) {
-  // Never destroyed: joining threads in a static destructor hangs a forked child, which has none of them. A
-  // failure is not kept: memory that was short at the first call may be there at the next.
+  // Never destroyed: at the end of the process other threads may still be calling. A failure is not kept:
+  // memory that was short at the first call may be there at the next. Nor is a context in a forked child: it
+  // makes one of its own, the first time.
   static std::atomic<const Context*> made{nullptr};
   static std::mutex making;
   return guarded([&]() -> Status {
+    const auto usable = [](const Context* kept) { return kept && !kept->impl()->is_from_before_fork(); };
     const Context* context = made.load(std::memory_order_acquire);
-    if (!context) {
+    if (!usable(context)) {
       const std::lock_guard lock(making);
       context = made.load(std::memory_order_relaxed);
-      if (!context) {
+      if (!usable(context)) {
         auto fresh = std::make_unique<Context>();
         if (Status s = Context::create({}, fresh.get()); !s.ok()) return s;
         context = fresh.release();

@@ -144,6 +144,35 @@ struct ContextOptions {
                     ///< lacks is an error.
   std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
+  std::string trace;     ///< KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON.
+};
+
+/// Zeroed memory on the NUMA node of one domain, for what that domain's cores are to read again and again: a
+/// server's keys and values. Whole pages that nothing else is on. Move-only; outlives its context.
+class KUMIKO_API DomainMemory {
+ public:
+  DomainMemory() = default;
+  DomainMemory(DomainMemory&& other) noexcept;
+  DomainMemory& operator=(DomainMemory&& other) noexcept;
+  ~DomainMemory();
+
+  void* data() const { return data_; }
+  std::int64_t size() const { return size_; }  ///< As asked for.
+  int domain() const { return domain_; }
+  /// false: nothing could be placed here (Context::describe() says why), and each page goes to the node of
+  /// the thread that first writes to it.
+  bool is_placed() const { return is_placed_; }
+
+  /// Gives the memory up to whoever calls free() with it and with the size() it had.
+  void* release() noexcept;
+  static void free(void* data, std::int64_t bytes) noexcept;
+
+ private:
+  friend class Context;
+  void* data_ = nullptr;
+  std::int64_t size_ = 0;
+  int domain_ = -1;
+  bool is_placed_ = false;
 };
 
 /// The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it:
@@ -160,12 +189,36 @@ class KUMIKO_API Context {
   std::string isa() const;
   /// Domains, cores, executor, ISA, limits that were met: one fact a line.
   std::string describe() const;
+  /// Writes the trace until now; else that happens when the last copy of the context goes and when the
+  /// process ends. The file is replaced as a whole. Errors: invalid_argument (no trace was asked for),
+  /// unsupported (the file cannot be written).
+  Status write_trace() const;
+
+  /// A domain is a set of cores that share a NUMA node and a last-level cache; they are numbered from 0 as in
+  /// describe() and Plan::explain().
+  int num_domains() const;
+  /// Memory for the keys and values of KV heads that `domain` is to read. Errors: invalid_argument,
+  /// out_of_memory; `*memory` is untouched on error.
+  Status allocate(int domain, std::int64_t bytes, DomainMemory* memory) const;
 
   struct Impl;
   const std::shared_ptr<Impl>& impl() const { return impl_; }
 
  private:
   std::shared_ptr<Impl> impl_;
+};
+
+/// A machine as the plan's cost model sees it: what its cores and domains sustain.
+struct MachineRates {
+  double core_flops = 0;        ///< FLOP/s of one core in the pipeline's products and exponentials.
+  double core_bandwidth = 0;    ///< Bytes/s one core reads while the others rest.
+  double domain_bandwidth = 0;  ///< Bytes/s all cores of a domain read together.
+  double start_seconds = 0;     ///< Waking the threads and meeting at the end, once a run.
+};
+struct Prediction {
+  double seconds = 0;  ///< A run, the busiest core's time.
+  double attainable_seconds =
+      0;  ///< The same work in equal parts, nobody waiting: no order of tasks is faster.
 };
 
 /// A call prepared once and run many times: shapes, strides, mask and lengths are fixed, pointers are not.
@@ -182,10 +235,15 @@ class KUMIKO_API Plan {
   Status run(const AttentionArgs& args) const;
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line.
   std::string explain() const;
+  /// The plan on a machine of these rates with this context's threads and domains. A task takes the longer of
+  /// its arithmetic and its reading of K and V, all of it from its domain's memory, of which each of the
+  /// domain's threads gets an equal part. Rates that are not positive: 0 seconds.
+  Prediction predict(const MachineRates& rates) const;
   /// Bytes of workspace one run uses: per-core scratch of all cores plus split-KV partial results.
   std::int64_t workspace_bytes() const;
 
   struct Impl;
+  const std::shared_ptr<Impl>& impl() const { return impl_; }  ///< For the library's own tests and tools.
 
  private:
   friend KUMIKO_API Status plan(const Context&, const AttentionArgs&, Plan*);

@@ -275,6 +275,31 @@ kumiko_status kumiko_context_num_threads(const kumiko_context* context, int32_t*
   });
 }
 
+kumiko_status kumiko_context_num_domains(const kumiko_context* context, int32_t* num_domains) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    if (num_domains == nullptr) return null_argument("num_domains", "where to put the number");
+    *num_domains = context->context.num_domains();
+    return {};
+  });
+}
+
+kumiko_status kumiko_context_allocate(const kumiko_context* context, int32_t domain, int64_t bytes,
+                                      void** data) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    if (data == nullptr) return null_argument("data", "where to put the address");
+    kumiko::DomainMemory memory;
+    if (Status s = context->context.allocate(domain, bytes, &memory); !s.ok()) return s;
+    *data = memory.release();
+    return {};
+  });
+}
+
+void kumiko_free(void* data, int64_t bytes) {
+  kumiko::DomainMemory::free(data, bytes);
+}
+
 kumiko_status kumiko_plan_create(const kumiko_context* context, const kumiko_attention_args* args,
                                  kumiko_plan** plan) {
   return guarded([&]() -> Status {

@@ -177,6 +177,18 @@ KUMIKO_C_API void kumiko_context_destroy(kumiko_context* context);
 KUMIKO_C_API kumiko_status kumiko_context_describe(const kumiko_context* context, const char** text);
 KUMIKO_C_API kumiko_status kumiko_context_num_threads(const kumiko_context* context, int32_t* num_threads);
 
+/* Domains, sets of cores that share a NUMA node and a last-level cache, are numbered from 0 as in
+ * kumiko_context_describe. */
+KUMIKO_C_API kumiko_status kumiko_context_num_domains(const kumiko_context* context, int32_t* num_domains);
+/* Zeroed memory on the NUMA node of one domain, for the keys and values that its cores are to read. It starts
+ * on a page of its own and outlives the context. Where the kernel places nothing (kumiko_context_describe
+ * says so) each page goes to the node of the thread that first writes to it. Errors: invalid_argument (a
+ * domain there is not, bytes below 1), out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_context_allocate(const kumiko_context* context, int32_t domain,
+                                                   int64_t bytes, void** data);
+/* NULL is accepted and does nothing. `bytes` is what was asked for. */
+KUMIKO_C_API void kumiko_free(void* data, int64_t bytes);
+
 /* Prepares `args`; data pointers may be NULL at this point. Errors: invalid_argument, unsupported,
  * out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_plan_create(const kumiko_context* context,

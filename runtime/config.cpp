@@ -1,5 +1,6 @@
 #include "runtime/config.h"
 
+#include <cctype>
 #include <charconv>
 #include <cstdlib>
 
@@ -56,6 +57,38 @@ Status load_isa(const ContextOptions& options, Config* config) {
   return {};
 }
 
+/// What a user tells every OpenMP program of a job holds here as well, unless Kumiko was told on its own;
+/// told both, and differently, by the environment, there is no knowing which was meant. (OMP_PLACES reaches
+/// us through libgomp, as the CPUs that may be used: topology_hwloc.cpp.)
+Status load_omp_proc_bind(const Setting& bind, Config* config) {
+  const bool is_option = bind.is_set() && bind.code == Code::invalid_argument;
+  const Setting omp = find_setting("", "", "OMP_PROC_BIND");
+  if (is_option || !omp.is_set()) return {};
+  // A list is one value a level of nesting; the library's team is the outermost.
+  std::string value;
+  for (const char c : omp.value.substr(0, omp.value.find(','))) {
+    if (!std::isspace(static_cast<unsigned char>(c)))
+      value += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  std::optional<scheduler::Bind> wanted;
+  if (value == "false") wanted = scheduler::Bind::none;
+  if (value == "close" || value == "true") wanted = scheduler::Bind::close;
+  if (value == "spread") wanted = scheduler::Bind::spread;
+  if (!wanted) {
+    return omp.error(
+        "false | true | close | spread, or the binding by ContextOptions::bind, which goes before it");
+  }
+  // "true" leaves the way of binding open.
+  const bool agrees = !config->bind || *config->bind == *wanted ||
+                      (value == "true" && *config->bind != scheduler::Bind::none);
+  if (!agrees) {
+    return bind.error(std::string(bind_name(*wanted)) + " or nothing, for OMP_PROC_BIND is \"" + omp.value +
+                      "\"");
+  }
+  if (!config->bind) config->bind = wanted;
+  return {};
+}
+
 Status load_scheduling(const ContextOptions& options, Config* config) {
   const Setting cpus = config->cpus_setting = find_setting("cpus", options.cpus, "KUMIKO_CPUS");
   if (cpus.is_set()) {
@@ -76,6 +109,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
       return bind.error("close | spread | none");
     }
   }
+  if (Status s = load_omp_proc_bind(bind, config); !s.ok()) return s;
   const Setting executor = find_setting("executor", options.executor, "KUMIKO_EXECUTOR");
   config->executor =
       executor.is_set() ? scheduler::find_executor(executor.value) : &scheduler::executors().front();
@@ -84,6 +118,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
   config->policy = policy.is_set() ? scheduler::find_policy(policy.value) : &scheduler::policies().front();
   if (!config->policy) return policy.error(names_of(scheduler::policies()));
   config->topology_setting = find_setting("topology", options.topology, "KUMIKO_TOPOLOGY");
+  config->trace_setting = find_setting("trace", options.trace, "KUMIKO_TRACE");
   return {};
 }
 
@@ -97,6 +132,16 @@ Status load_rest(Config* config) {
       return pipeline.error("automatic | " + names_of(kernels::pipeline_rows()));
     }
   }
+  const Setting spin = find_setting("", "", "KUMIKO_SPIN_US");
+  if (spin.is_set()) {
+    constexpr int kLongest = 1'000'000;
+    int us = -1;
+    const char* end = spin.value.data() + spin.value.size();
+    const auto [stop, failure] = std::from_chars(spin.value.data(), end, us);
+    if (failure != std::errc() || stop != end || us < 0 || us > kLongest)
+      return spin.error("microseconds, 0.." + std::to_string(kLongest));
+    config->spin = std::chrono::microseconds(us);
+  }
   const Setting verbose = find_setting("", "", "KUMIKO_VERBOSE");
   if (verbose.is_set() && verbose.value != "0" && verbose.value != "1") return verbose.error("0 | 1");
   config->verbose = verbose.value == "1";
@@ -104,6 +149,18 @@ Status load_rest(Config* config) {
 }
 
 }  // namespace
+
+const char* bind_name(scheduler::Bind bind) {
+  switch (bind) {
+    case scheduler::Bind::close:
+      return "close";
+    case scheduler::Bind::spread:
+      return "spread";
+    case scheduler::Bind::none:
+      break;
+  }
+  return "none";
+}
 
 const char* pipeline_name(Pipeline pipeline) {
   switch (pipeline) {

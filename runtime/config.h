@@ -2,6 +2,7 @@
 // reader of the environment.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,14 +34,16 @@ struct Config {
   const scheduler::ExecutorRow* executor = nullptr;  ///< never null after load
   const scheduler::PolicyRow* policy = nullptr;      ///< never null after load
   std::optional<kernels::Isa> isa;
-  Setting num_threads_setting, cpus_setting,
-      topology_setting;  ///< For errors that only the machine can tell.
+  Setting num_threads_setting, cpus_setting, topology_setting,
+      trace_setting;  ///< For errors that only the machine can tell.
   Pipeline pipeline = Pipeline::automatic;
   bool verbose = false;
+  std::chrono::microseconds spin = scheduler::kDefaultSpin;
 };
 
 Status load_config(const ContextOptions& options, Config* config);
 
+const char* bind_name(scheduler::Bind bind);
 /// nullptr for automatic.
 const char* pipeline_name(Pipeline pipeline);
 

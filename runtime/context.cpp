@@ -8,18 +8,6 @@
 namespace kumiko {
 namespace {
 
-const char* bind_name(scheduler::Bind bind) {
-  switch (bind) {
-    case scheduler::Bind::close:
-      return "close";
-    case scheduler::Bind::spread:
-      return "spread";
-    case scheduler::Bind::none:
-      break;
-  }
-  return "none";
-}
-
 /// More threads than cores would make the promise of never oversubscribing a lie, so a larger number is
 /// refused, not trimmed.
 Status choose_threads(const Context::Impl& impl, int* threads) {
@@ -56,6 +44,7 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   scheduler::ExecutorOptions executor;
   if (Status s = choose_threads(*impl, &executor.num_threads); !s.ok()) return s;
   executor.topology = impl->topology;
+  executor.spin = config.spin;
   // Bound threads cannot make way for another process's; unless asked, bind only where there is a domain to
   // stay in.
   executor.bind = config.bind.value_or(impl->topology.domains.size() > 1 ? scheduler::Bind::close
@@ -64,10 +53,37 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   impl->executor = config.executor->create(executor, why);
   if (!impl->executor)
     return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
+  if (config.trace_setting.is_set()) {
+    impl->tracer = Tracer::create(config.trace_setting.value, impl->topology, impl->executor->seats(), why);
+    if (!impl->tracer) return config.trace_setting.error("a file that can be written (" + why + ")");
+  }
+
+  if (impl->topology.is_host && impl->topology.domains.size() > 1) {
+    for (const scheduler::Domain& domain : impl->topology.domains)
+      impl->split_states.emplace_back(domain.numa_node);
+  }
 
   if (config.verbose) std::fprintf(stderr, "%s", ("kumiko: " + impl->describe()).c_str());
   *out = std::move(impl);
   return {};
+}
+
+/// " on CPUs 0-3,8": where the workers of a domain sit.
+std::string seats_in(const scheduler::Executor& executor, std::size_t domain) {
+  std::vector<int> cpus;
+  for (const scheduler::Seat& seat : executor.seats()) {
+    if (static_cast<std::size_t>(seat.domain) == domain) cpus.push_back(seat.os_cpu);
+  }
+  std::sort(cpus.begin(), cpus.end());
+  std::string text;
+  for (std::size_t i = 0; i < cpus.size();) {
+    std::size_t last = i;
+    while (last + 1 < cpus.size() && cpus[last + 1] == cpus[last] + 1) ++last;
+    text += (text.empty() ? " on CPUs " : ",") + std::to_string(cpus[i]);
+    if (last > i) text += "-" + std::to_string(cpus[last]);
+    i = last + 1;
+  }
+  return text;
 }
 
 /// Values come from strings of the caller and of the environment, which may hold anything; logs and terminals
@@ -82,6 +98,19 @@ Status one_line(Status status) {
 
 }  // namespace
 
+// Nothing of the parent's threads can be joined here, and its arenas' locks may be held for good. The child's
+// copy of it stays until the child ends.
+Context::Impl::~Impl() {
+  if (is_from_before_fork()) static_cast<void>(executor.release());
+}
+
+Status forked_error() {
+  return {
+      Code::unsupported,
+      "context was made before this process was forked; expected one made in this process, for threads do "
+      "not survive fork()"};
+}
+
 std::string Context::Impl::describe() const {
   std::string text = "isa " + std::string(kernels::name(isa)) + "\n";
   text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " +
@@ -95,10 +124,11 @@ std::string Context::Impl::describe() const {
     const scheduler::Domain& domain = topology.domains[d];
     text += "domain " + std::to_string(d) + ": NUMA node " + std::to_string(domain.numa_node) + ", " +
             std::to_string(domain.cores.size()) + " cores from CPU " +
-            std::to_string(domain.cores.front().os_cpu) + ", " + std::to_string(workers[d]) +
-            " workers, L2 " + std::to_string(domain.l2_bytes_per_core / 1024) +
+            std::to_string(domain.cores.front().os_cpu) + ", " + std::to_string(workers[d]) + " workers" +
+            seats_in(*executor, d) + ", L2 " + std::to_string(domain.l2_bytes_per_core / 1024) +
             " KiB a core, last-level cache " + std::to_string(domain.llc_bytes / 1024) + " KiB\n";
   }
+  if (tracer) text += "trace " + tracer->file() + "\n";
   const std::string note = scheduler::placement_note();
   text += "placement " + (note.empty() ? std::string("per NUMA node") : note) + "\n";
   return text;
@@ -111,6 +141,74 @@ Status Context::create(const ContextOptions& options, Context* context) {
     if (Status s = create_impl(options, &impl); !s.ok()) return one_line(std::move(s));
     context->impl_ = std::move(impl);
     return {};
+  });
+}
+
+DomainMemory::DomainMemory(DomainMemory&& other) noexcept {
+  *this = std::move(other);
+}
+DomainMemory& DomainMemory::operator=(DomainMemory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(domain_, other.domain_);
+  std::swap(is_placed_, other.is_placed_);
+  return *this;
+}
+DomainMemory::~DomainMemory() {
+  free(data_, size_);
+}
+void* DomainMemory::release() noexcept {
+  DomainMemory empty;
+  void* const given_up = data_;
+  data_ = nullptr;
+  *this = std::move(empty);
+  return given_up;
+}
+void DomainMemory::free(void* data, std::int64_t bytes) noexcept {
+  scheduler::Arena::free(static_cast<std::byte*>(data), static_cast<std::size_t>(bytes));
+}
+
+Status Context::allocate(int domain, std::int64_t bytes, DomainMemory* memory) const {
+  return guarded([&]() -> Status {
+    if (!impl_) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (impl_->is_from_before_fork()) return forked_error();
+    if (!memory) return {Code::invalid_argument, "memory is null; expected a DomainMemory to fill"};
+    if (domain < 0 || domain >= num_domains()) {
+      return {Code::invalid_argument,
+              "domain is " + std::to_string(domain) + "; expected 0.." + std::to_string(num_domains() - 1)};
+    }
+    if (bytes < 1)
+      return {Code::invalid_argument, "bytes is " + std::to_string(bytes) + "; expected 1 or more"};
+    const scheduler::Topology& topology = impl_->topology;
+    const int node = topology.is_host ? topology.domains[static_cast<std::size_t>(domain)].numa_node : -1;
+    scheduler::Arena arena = scheduler::Arena::allocate(static_cast<std::size_t>(bytes), node);
+    if (arena.data() == nullptr)
+      return {Code::out_of_memory,
+              std::to_string(bytes) + " bytes on domain " + std::to_string(domain) + " could not be had"};
+    DomainMemory made;
+    made.is_placed_ = arena.placed();
+    made.data_ = arena.release();
+    made.size_ = bytes;
+    made.domain_ = domain;
+    *memory = std::move(made);
+    return {};
+  });
+}
+
+int Context::num_domains() const {
+  return impl_ ? static_cast<int>(impl_->topology.domains.size()) : 0;
+}
+
+Status Context::write_trace() const {
+  return guarded([&]() -> Status {
+    if (!impl_) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (!impl_->tracer)
+      return {Code::invalid_argument,
+              "context has no trace; expected one made with trace or KUMIKO_TRACE set"};
+    const std::string why = impl_->tracer->write();
+    if (why.empty()) return {};
+    return one_line({Code::unsupported, "trace is \"" + impl_->tracer->file() +
+                                            "\"; expected a file that can be written (" + why + ")"});
   });
 }
 

@@ -1,12 +1,16 @@
 // The runtime behind a Context: what was asked for, the machine, the threads.
 #pragma once
 
+#include <deque>
 #include <memory>
 
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/attention.h"
 #include "runtime/config.h"
+#include "runtime/trace.h"
+#include "scheduler/arena_pool.h"
 #include "scheduler/executor.h"
+#include "scheduler/fork.h"
 
 namespace kumiko {
 
@@ -14,11 +18,24 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   Config config;
   scheduler::Topology topology;
   kernels::Isa isa = kernels::Isa::reference;
-  int cgroup_limit = 0;  ///< CPUs; 0: none
+  int cgroup_limit = 0;            ///< CPUs; 0: none
+  std::unique_ptr<Tracer> tracer;  ///< nullptr: not wanted
   std::unique_ptr<scheduler::Executor> executor;
+  /// [domains] Memory for split states, by domain; empty where there is one domain or no placement.
+  std::deque<scheduler::ArenaPool> split_states;
 
+  const unsigned fork_generation = scheduler::fork_generation();
+
+  ~Impl();
+  /// The process that made it has been forked, and this is the child: threads are missing, locks may be held.
+  bool is_from_before_fork() const {
+    return fork_generation != scheduler::fork_generation();
+  }
   std::string describe() const;
 };
+
+/// The error of every call in a child on a context of its parent.
+Status forked_error();
 
 /// Every public entry: runs `body` in the default floating-point state (the caller's rounding mode must not
 /// reach a plan's scale, nor its unmasked traps our arithmetic) and restores the caller's, turning bad_alloc

@@ -4,7 +4,11 @@
 #include <cmath>
 #include <cstdio>
 
+#include "runtime/cut.h"
+#include "runtime/traffic.h"
 #include "runtime/validate.h"
+#include "scheduler/list_schedule.h"
+#include "scheduler/memory.h"
 
 namespace kumiko {
 namespace {
@@ -19,73 +23,28 @@ kernels::Element element(DataType type) {
   return static_cast<kernels::Element>(type);
 }
 
-/// Sum of clamp(i + offset, 0, limit) for i in [first, last).
-std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t limit) {
-  const std::int64_t rise = std::clamp(-offset, first, last), flat = std::clamp(limit - offset, rise, last);
-  return (flat - rise) * (rise + flat - 1 + 2 * offset) / 2 + (last - flat) * limit;
-}
-
-/// Query-key pairs that rows [row_begin, row_end) see; rows of a query position are taken as a whole at the
-/// rim.
-std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
-  const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
-  const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
-                             sum_clamped(first, last, head.begin_offset, head.kv_len);
-  return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
-}
-
-/// A row block of one KV head before it is cut along the keys.
-struct RowBlock {
-  std::int64_t row_begin, row_end, split_begin, split_end;
-  std::int64_t cost;
-};
-
-void append_row_blocks(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t task_rows,
-                       std::vector<RowBlock>* blocks) {
-  const std::int64_t rows = head.group * head.q_len;
-  for (std::int64_t row = 0; row < rows; row += task_rows) {
-    const std::int64_t end = min_of(row + task_rows, rows);
-    const std::int64_t first_key = min_of(head.begin_of(row), head.kv_len),
-                       last_key = std::max(head.end_of(end - 1), first_key);
-    RowBlock block{row, end, first_key / kSplitKeys, (last_key + kSplitKeys - 1) / kSplitKeys, 0};
-    block.split_end = std::max(block.split_end, block.split_begin);
-    block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row,
-                           last_key - first_key, head.head_dim, head.v_head_dim);
-    blocks->push_back(block);
+/// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
+/// from one beginning, and from here on from the domain's.
+void place_split_states(Plan::Impl& plan) {
+  const std::int64_t partial_size = kernels::partial_size(plan.args.v.shape[3]);
+  const std::vector<std::int32_t>& begin = plan.assignment.domain_begin;
+  std::vector<std::int32_t> domain_of(plan.merges.size(), -1);
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    for (std::int32_t i = begin[d]; i < begin[d + 1]; ++i) {
+      const std::int32_t merge =
+          plan.tasks[static_cast<std::size_t>(plan.assignment.order[static_cast<std::size_t>(i)])].merge;
+      if (merge >= 0 && domain_of[static_cast<std::size_t>(merge)] < 0)
+        domain_of[static_cast<std::size_t>(merge)] = static_cast<std::int32_t>(d);
+    }
   }
-}
-
-/// Rows a task takes: all that fits, but fewer where that would leave workers without enough tasks.
-std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int64_t rows,
-                           std::int64_t workers) {
-  const Tuning& tuning = plan.tuning;
-  if (workers == 1) return tuning.max_task_rows;
-  const std::int64_t wanted = heads * rows / (workers * tuning.tasks_per_worker);
-  const std::int64_t unit = tuning.min_task_rows;
-  return std::clamp(wanted / unit * unit, tuning.min_task_rows, tuning.max_task_rows);
-}
-
-/// The sum of all tasks' costs: those of `blocks`, once per KV head. A cost is below 2^55, but the sum over a
-/// long batch of long sequences passes 2^63. Only the costs' proportions matter, so where the sum would pass
-/// 2^61 all are made smaller by the same power of two: policies may add up what they are given.
-std::int64_t scale_costs(std::vector<RowBlock>& blocks, std::int64_t kv_heads) {
-  __extension__ using Wide = unsigned __int128;
-  Wide sum = 0;
-  for (const RowBlock& block : blocks) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads);
-  int shift = 0;
-  while (sum >> shift > Wide{1} << 61) ++shift;
-  if (shift == 0) return static_cast<std::int64_t>(sum);
-  std::int64_t total = 0;
-  for (RowBlock& block : blocks) total += (block.cost >>= shift) * kv_heads;
-  return total;
-}
-
-/// floats += splits * rows * size; false when they would not fit in 2^63 bytes.
-bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
-  std::int64_t more = 0, bytes = 0;
-  return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
-         !__builtin_add_overflow(*floats, more, floats) &&
-         !__builtin_mul_overflow(*floats, static_cast<std::int64_t>(sizeof(float)), &bytes);
+  plan.domain_floats.assign(begin.size() - 1, 0);
+  for (std::size_t m = 0; m < plan.merges.size(); ++m) {
+    PlannedMerge& merge = plan.merges[m];
+    merge.domain = std::max(domain_of[m], 0);
+    std::int64_t& floats = plan.domain_floats[static_cast<std::size_t>(merge.domain)];
+    merge.partial_offset = floats;
+    floats += (merge.split_end - merge.split_begin) * (merge.row_end - merge.row_begin) * partial_size;
+  }
 }
 
 }  // namespace
@@ -186,61 +145,12 @@ Status build_plan(Plan::Impl& plan) {
   plan.kernels.max_nr = tile_rows(plan.kernels, given(a.mask));
   plan.tuning = tune(plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   if (batch == 0 || rows == 0) return {};
-  const std::int64_t task_rows = task_rows_for(plan, batch * kv_heads, rows, workers);
-  // Below 2^62, as are batch * kv_heads and batch * kv_heads * rows: q fits in the address space.
-  const std::int64_t blocks_per_head = (rows + task_rows - 1) / task_rows,
-                     count = batch * kv_heads * blocks_per_head;
-  if (count > kMaxTasks) {
-    return {Code::unsupported, "q.shape makes " + std::to_string(count) +
-                                   " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
-  }
-
-  // Heads of one sequence are alike: their blocks are computed once.
-  std::vector<RowBlock> blocks;
-  blocks.reserve(static_cast<std::size_t>(batch * blocks_per_head));
-  for (std::int64_t b = 0; b < batch; ++b) append_row_blocks(plan, plan.head(a, b, 0), task_rows, &blocks);
-  const std::int64_t total = scale_costs(blocks, kv_heads);
-  // Blocks costlier than this are cut along the keys: only then can all workers be busy.
-  const std::int64_t target =
-      workers == 1 ? total + 1 : std::max<std::int64_t>(total / (workers * plan.tuning.tasks_per_worker), 1);
-  std::vector<scheduler::Task> costs;
-  plan.tasks.reserve(static_cast<std::size_t>(count));
-  costs.reserve(static_cast<std::size_t>(count));
-  for (std::int64_t b = 0; b < batch; ++b) {
-    for (std::int64_t h = 0; h < kv_heads; ++h) {
-      for (std::int64_t i = 0; i < blocks_per_head; ++i) {
-        const RowBlock& block = blocks[static_cast<std::size_t>(b * blocks_per_head + i)];
-        const std::int64_t splits = block.split_end - block.split_begin;
-        const std::int64_t parts = count >= workers * plan.tuning.tasks_per_worker
-                                       ? 1
-                                       : std::clamp<std::int64_t>((block.cost + target - 1) / target, 1,
-                                                                  std::max<std::int64_t>(splits, 1));
-        PlannedTask task{static_cast<std::int32_t>(b),
-                         static_cast<std::int32_t>(h),
-                         block.row_begin,
-                         block.row_end,
-                         0,
-                         0,
-                         -1};
-        if (parts > 1) {
-          task.merge = static_cast<std::int32_t>(plan.merges.size());
-          plan.merges.push_back({static_cast<std::int32_t>(parts), block.split_begin, block.split_end,
-                                 block.row_begin, block.row_end, plan.partial_floats});
-          if (!add_states(splits, rows, kernels::partial_size(a.v.shape[3]), &plan.partial_floats))
-            return {Code::out_of_memory, "the split states of q.shape would take more than 2^63 bytes"};
-        }
-        for (std::int64_t part = 0; part < parts; ++part) {
-          task.split_begin = block.split_begin + splits * part / parts;
-          task.split_end = block.split_begin + splits * (part + 1) / parts;
-          plan.tasks.push_back(task);
-          costs.push_back({block.cost / parts, static_cast<std::int32_t>(b * kv_heads + h)});
-        }
-      }
-    }
-  }
+  if (Status s = cut_into_tasks(plan, workers); !s.ok()) return s;
   const std::vector<int> workers_per_domain = context.executor->workers_per_domain();
-  plan.assignment = context.config.policy->assign(costs, workers_per_domain);
-  const std::int64_t most_rows = min_of(task_rows, rows);
+  plan.assignment = context.config.policy->assign(plan.costs, workers_per_domain);
+  place_split_states(plan);
+  std::int64_t most_rows = 0;
+  for (const PlannedTask& task : plan.tasks) most_rows = std::max(most_rows, task.row_end - task.row_begin);
   plan.scratch_bytes =
       plan.tuning.pipeline->scratch_bytes(plan.kernels, most_rows, a.q.shape[3], a.v.shape[3]);
   // The last task of a merge needs one row of O more.
@@ -251,6 +161,9 @@ Status build_plan(Plan::Impl& plan) {
 Plan::Impl::~Impl() {
   while (idle_) {
     RunState* next = idle_->next;
+    // In a forked child the pool's lock may be held for good; the arenas then go on their own.
+    for (std::size_t d = 0; d < idle_->arenas.size() && !context->is_from_before_fork(); ++d)
+      context->split_states[d].give(std::move(idle_->arenas[d]));
     delete idle_;
     idle_ = next;
   }
@@ -264,10 +177,31 @@ RunState* Plan::Impl::acquire() {
       return state;
     }
   }
+  return make_state().release();
+}
+
+std::unique_ptr<RunState> Plan::Impl::make_state() const {
   auto state = std::make_unique<RunState>();
   state->pending = std::make_unique<std::atomic<std::int32_t>[]>(merges.size());
-  state->partials = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(partial_floats));
-  return state.release();
+  state->partials.resize(domain_floats.size(), nullptr);
+  if (context->split_states.empty()) {
+    state->heap = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(partial_floats));
+    float* next = state->heap.get();
+    for (std::size_t d = 0; d < domain_floats.size(); ++d) {
+      state->partials[d] = next;
+      next += domain_floats[d];
+    }
+    return state;
+  }
+  state->arenas.resize(domain_floats.size());
+  for (std::size_t d = 0; d < domain_floats.size(); ++d) {
+    if (domain_floats[d] == 0) continue;
+    state->arenas[d] =
+        context->split_states[d].take(static_cast<std::size_t>(domain_floats[d]) * sizeof(float));
+    if (state->arenas[d].data() == nullptr) throw std::bad_alloc();
+    state->partials[d] = reinterpret_cast<float*>(state->arenas[d].data());
+  }
+  return state;
 }
 
 void Plan::Impl::release(RunState* state) noexcept {
@@ -299,12 +233,23 @@ std::string Plan::Impl::explain() const {
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;
-  for (std::size_t d = 0; d + 1 < begin.size(); ++d)
-    text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks\n";
+  const Traffic traffic = planned_traffic(*this);
+  const auto reads = [](std::int64_t local, std::int64_t remote) {
+    return "reads " + std::to_string(local) + " bytes of K and V locally, " + std::to_string(remote) +
+           " remotely";
+  };
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks";
+    if (d < traffic.local.size()) text += ", " + reads(traffic.local[d], traffic.remote[d]);
+    text += "\n";
+  }
+  text += "memory: " + reads(traffic.total_local(), traffic.total_remote()) + "; " +
+          std::to_string(traffic.cut_heads) + " KV heads read by several domains\n";
   char imbalance[64] = "0.0";
   if (assignment.lower_bound > 0) {
     std::snprintf(imbalance, sizeof imbalance, "%.1f",
-                  100.0 * (static_cast<double>(assignment.predicted_makespan) /
+                  100.0 * (static_cast<double>(scheduler::simulate_makespan(
+                               costs, assignment, context->executor->workers_per_domain())) /
                                static_cast<double>(assignment.lower_bound) -
                            1.0));
   }
@@ -312,6 +257,9 @@ std::string Plan::Impl::explain() const {
   text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
           " a core, " + std::to_string(partial_floats * static_cast<std::int64_t>(sizeof(float))) +
           " of split states)\n";
+  // Without placement every byte may come from another node, and nothing else would tell.
+  if (const std::string note = context->topology.is_host ? scheduler::placement_note() : ""; !note.empty())
+    text += "warning: " + note + "\n";
   return text;
 }
 

@@ -10,6 +10,7 @@
 #include "runtime/attention.h"
 #include "runtime/context.h"
 #include "runtime/tuning.h"
+#include "scheduler/memory.h"
 #include "scheduler/policy.h"
 
 namespace kumiko {
@@ -28,14 +29,18 @@ struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
   std::int64_t row_begin, row_end;
-  std::int64_t partial_offset;  ///< Floats into RunState::partials: states of all rows of the head from
-                                ///< split_begin on.
+  std::int64_t partial_offset;  ///< Floats into its domain's RunState::partials: states of
+                                ///< these splits of these rows.
+  std::int32_t domain = 0;      ///< That of its tasks, by the assignment; of the first where they differ.
 };
 
 /// Memory of one run in flight. Recycled by the plan.
 struct RunState {
   std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] tasks still to come
-  std::unique_ptr<float[]> partials;
+  std::vector<float*> partials;  ///< [domains] the split states that the domain's cores write
+  // Where they are: on the domain's node if there are several, else anywhere.
+  std::vector<scheduler::Arena> arenas;
+  std::unique_ptr<float[]> heap;
   RunState* next = nullptr;
 };
 
@@ -50,23 +55,29 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   float softcap_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;
+  std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them, in cost_unit FMAs
   std::vector<PlannedMerge> merges;
+  double cost_unit = 1;  ///< Costs were divided by this power of two, so that their sum fits.
   std::int64_t partial_floats = 0;
+  std::vector<std::int64_t> domain_floats;  ///< [domains] its share of partial_floats
   std::size_t scratch_bytes = 0;
   scheduler::Assignment assignment;
+  std::vector<std::int32_t> home;  ///< Traffic::home; of traced contexts only
 
   ~Impl();
   /// The problem of one KV head, without pointers' offsets applied to strides: data pointers come from
   /// `args`.
   kernels::HeadProblem head(const AttentionArgs& run_args, std::int64_t batch, std::int64_t kv_head) const;
   RunState* acquire();  ///< Throws std::bad_alloc.
-  void release(RunState* state) noexcept;
+  void release(RunState * state) noexcept;
   std::string explain() const;
+  Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
 
  private:
+  std::unique_ptr<RunState> make_state() const;
   /// Softcap, bias, ALiBi and mask of the query heads from first_head on.
-  void set_terms(kernels::HeadProblem& head, const AttentionArgs& run_args, std::int64_t batch,
+  void set_terms(kernels::HeadProblem & head, const AttentionArgs& run_args, std::int64_t batch,
                  std::int64_t first_head) const;
   std::mutex mutex_;
   RunState* idle_ = nullptr;

@@ -2,9 +2,9 @@
 //
 // A caller claims an idle slot and works on its own job; workers, each tied to one slot, take from all posted
 // jobs, oldest first, whenever their slot is idle. So a slot is what allows a thread to run, and there are
-// never more running threads than slots, however many callers. A caller that finds no idle slot sleeps until
-// its job is done or another caller hands its slot over; slots go to the oldest sleeper, so that callers who
-// come again and again do not starve it.
+// never more running threads than slots, however many callers. A caller that finds others at work leaves its job to
+// the workers and sleeps until it is done; where there are none (serial executor), until another caller hands its
+// slot over: slots go to the oldest sleeper, so that callers who come again and again do not starve it.
 //
 // A job lives on its caller's stack, so nobody may look at it once the caller has left. `live_` has one bit
 // per posted job with tasks left to take; a worker first counts itself into the post's `readers` and then
@@ -24,7 +24,7 @@ namespace kumiko::scheduler {
 
 class Crew {
  public:
-  Crew(const Topology& topology, const std::vector<Seat>& seats);
+  Crew(const ExecutorOptions& options, const std::vector<Seat>& seats);
 
   bool reserve(std::size_t bytes) noexcept { return slots_.reserve(bytes); }
   /// Executor::run.
@@ -70,13 +70,18 @@ class Crew {
   bool rouse(int seat) noexcept;
   void rouse_some(int near_seat) noexcept;
 
+  template <class Predicate>
+  bool spin_until(Predicate is_true) const noexcept;
+
   Slots slots_;
+  const std::chrono::microseconds spin_;
   std::vector<Worker> workers_;
   std::unique_ptr<Post[]> posts_;
   alignas(kLineBytes) std::atomic<std::uint64_t> live_{0};
   alignas(kLineBytes) std::atomic<std::uint64_t> free_posts_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> next_ticket_{0};
   alignas(kLineBytes) std::atomic<int> sleepers_{0};
+  std::atomic<int> workers_present_{0};
   std::atomic<bool> stopping_{false};
 };
 

@@ -2,6 +2,7 @@
 // never keep more than concurrency() threads running.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,10 +33,15 @@ struct Job {
   std::size_t scratch_bytes = 0;
 };
 
+/// Longer than the gaps between the layers' attention calls when little lies between them, and about what a
+/// futex wake-up costs on a busy machine, so that spinning never loses more than sleeping would have.
+inline constexpr std::chrono::microseconds kDefaultSpin{25};
+
 struct ExecutorOptions {
   Topology topology;
   int num_threads = 1;
   Bind bind = Bind::close;
+  std::chrono::microseconds spin = kDefaultSpin;  ///< How long a thread without work looks before it sleeps.
 };
 
 class Executor {

@@ -70,7 +70,7 @@ class OpenMpExecutor final : public Executor {
   explicit OpenMpExecutor(const ExecutorOptions& options)
       : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
         is_bound_(options.bind != Bind::none && options.topology.is_host),
-        crew_(options.topology, seats_) {
+        crew_(options, seats_) {
     if (concurrency() == 1) return;
     require_threads(concurrency());
     const std::lock_guard lock(g_start_mutex);

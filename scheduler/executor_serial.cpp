@@ -9,7 +9,7 @@ class SerialExecutor final : public Executor {
  public:
   explicit SerialExecutor(const ExecutorOptions& options)
       : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
-        crew_(options.topology, seats_) {}
+        crew_(options, seats_) {}
 
   const char* name() const override { return "serial"; }
   bool reserve(std::size_t bytes) override { return crew_.reserve(bytes); }

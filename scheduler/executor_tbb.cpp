@@ -13,6 +13,7 @@
 
 #include "scheduler/crew.h"
 #include "scheduler/executors.h"
+#include "scheduler/fork.h"
 #include "scheduler/visit.h"
 
 namespace kumiko::scheduler {
@@ -79,7 +80,7 @@ class TbbExecutor final : public Executor {
     // An arena of one thread still has two slots (oneTBB 2021.8) and lets two callers in. It would have no
     // workers anyway.
     if (arena_.max_concurrency() == 1) {
-      alone_ = std::make_unique<Crew>(options.topology, seats_);
+      alone_ = std::make_unique<Crew>(options, seats_);
       return;
     }
     arena_.initialize();
@@ -124,7 +125,16 @@ class TbbExecutor final : public Executor {
 
 }  // namespace
 
-std::unique_ptr<Executor> create_tbb_executor(const ExecutorOptions& options, std::string&) {
+std::unique_ptr<Executor> create_tbb_executor(const ExecutorOptions& options, std::string& error) {
+  // oneTBB's threads belong to the process that first used them here. A forked child has its bookkeeping and
+  // none of the threads.
+  static const unsigned first_use = fork_generation();
+  if (fork_generation() != first_use) {
+    error =
+        "oneTBB was in use when this process was forked, and its threads are not here; expected openmp or "
+        "serial";
+    return nullptr;
+  }
   return std::make_unique<TbbExecutor>(options);
 }
 

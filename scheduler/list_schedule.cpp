@@ -72,8 +72,12 @@ std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> wo
   return std::max(total / workers + (total % workers != 0), costliest);
 }
 
-std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
-                               std::span<const int> workers_per_domain) {
+namespace {
+
+// Calls visit(SimulatedTask) for every task.
+template <class Visit>
+void simulate(std::span<const Task> tasks, const Assignment& assignment,
+              std::span<const int> workers_per_domain, Visit visit) {
   struct Worker {
     std::int64_t free_at;
     std::int32_t number;  // Ties go to the lower number, so the result does not depend on the heap's shape.
@@ -90,7 +94,6 @@ std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& as
   }
   if (heap.empty() && num_domains > 0) heap.push_back({0, 0, 0});
   std::vector<std::int32_t> next(assignment.domain_begin);
-  std::int64_t makespan = 0;
   for (std::size_t left = assignment.order.size(); left > 0; --left) {
     Worker worker = heap.front();
     // Every list before the worker's present one is empty for good, so it never has to look back.
@@ -98,8 +101,9 @@ std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& as
       worker.list = worker.list + 1 == num_domains ? 0 : worker.list + 1;
     }
     const std::int32_t task = assignment.order[next[worker.list]++];
+    const std::int64_t begin = worker.free_at;
     worker.free_at += std::max<std::int64_t>(tasks[task].cost, 0);
-    makespan = std::max(makespan, worker.free_at);
+    visit(SimulatedTask{task, worker.number, begin, worker.free_at});
     std::size_t hole = 0;
     for (std::size_t child = 1; child < heap.size(); child = 2 * hole + 1) {
       if (child + 1 < heap.size() && heap[child + 1] < heap[child]) ++child;
@@ -109,6 +113,24 @@ std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& as
     }
     heap[hole] = worker;
   }
+}
+
+}  // namespace
+
+std::vector<SimulatedTask> simulate_schedule(std::span<const Task> tasks, const Assignment& assignment,
+                                             std::span<const int> workers_per_domain) {
+  std::vector<SimulatedTask> schedule;
+  schedule.reserve(assignment.order.size());
+  simulate(tasks, assignment, workers_per_domain,
+           [&](const SimulatedTask& task) { schedule.push_back(task); });
+  return schedule;
+}
+
+std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
+                               std::span<const int> workers_per_domain) {
+  std::int64_t makespan = 0;
+  simulate(tasks, assignment, workers_per_domain,
+           [&](const SimulatedTask& task) { makespan = std::max(makespan, task.end); });
   return makespan;
 }
 
@@ -136,7 +158,6 @@ Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::i
     sort_costliest_first(all.subspan(begin, result.domain_begin[d + 1] - begin), buffer);
   }
   for (std::size_t i = 0; i < tasks.size(); ++i) result.order[i] = items[i].index;
-  result.predicted_makespan = simulate_makespan(tasks, result, workers_per_domain);
   return result;
 }
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -18,13 +19,17 @@ namespace {
 constexpr int kMaxNodes = 1024;  // CONFIG_NODES_SHIFT is at most 10.
 constexpr int kWordBits = static_cast<int>(sizeof(unsigned long) * CHAR_BIT);
 using NodeMask = std::array<unsigned long, kMaxNodes / kWordBits>;
-// x86's transparent huge page. Elsewhere it depends on the base page (512 MiB with A64FX's 64 KiB), which no
-// arena fills.
+// The transparent huge page where base pages have 4 KiB. It grows with the square of those: with A64FX's
+// 64 KiB it is 512 MiB, of which rounding up would waste half a node, so there arenas keep to base pages.
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::size_t page_bytes() {
   static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   return bytes;
+}
+
+bool fills_huge_page(std::size_t bytes) {
+  return bytes >= kHugePage && page_bytes() == 4096;
 }
 
 std::size_t round_up(std::size_t bytes, std::size_t unit) {
@@ -72,18 +77,38 @@ Arena::~Arena() {
   if (data_ != nullptr) munmap(data_, size_);
 }
 
+std::size_t Arena::size_for(std::size_t bytes) noexcept {
+  if (bytes > PTRDIFF_MAX - 2 * kHugePage) return 0;
+  return round_up(std::max<std::size_t>(bytes, 1), fills_huge_page(bytes) ? kHugePage : page_bytes());
+}
+
 Arena Arena::allocate(std::size_t bytes, int numa_node) noexcept {
   Arena arena;
-  if (bytes > PTRDIFF_MAX - 2 * kHugePage) return arena;
-  const bool is_huge = bytes >= kHugePage && page_bytes() == 4096;
-  const std::size_t unit = is_huge ? kHugePage : page_bytes();
-  const std::size_t size = bytes == 0 ? unit : round_up(bytes, unit);
-  arena.data_ = map_aligned(size, unit);
+  const std::size_t size = size_for(bytes);
+  if (size == 0) return arena;
+  const bool is_huge = fills_huge_page(bytes);
+  arena.data_ = map_aligned(size, is_huge ? kHugePage : page_bytes());
   if (arena.data_ == nullptr) return arena;
   arena.size_ = size;
-  if (is_huge) madvise(arena.data_, size, MADV_HUGEPAGE);
+  // Where mbind is refused, the kernel merges neighbouring mappings, and one huge page would then hold the
+  // arenas of several nodes, all of it on the node of the first thread to touch any.
+  madvise(arena.data_, size, is_huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   arena.placed_ = prefer_node(arena.data_, size, numa_node);
   return arena;
+}
+
+void Arena::free(std::byte* data, std::size_t bytes) noexcept {
+  if (data != nullptr) munmap(data, size_for(bytes));
+}
+
+std::byte* Arena::release() noexcept {
+  size_ = 0;
+  placed_ = false;
+  return std::exchange(data_, nullptr);
+}
+
+std::size_t round_to_pages(std::size_t bytes) noexcept {
+  return bytes > PTRDIFF_MAX - page_bytes() ? 0 : round_up(std::max<std::size_t>(bytes, 1), page_bytes());
 }
 
 std::string placement_note() {

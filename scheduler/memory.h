@@ -17,10 +17,16 @@ class Arena {
   Arena& operator=(Arena&& other) noexcept;
   ~Arena();
 
-  /// Zeroed pages for at least `bytes` (0 counts as 1), rounded up to whole pages, from 2 MiB on to whole
-  /// huge pages. No page is touched. numa_node < 0: no placement wanted. An empty arena (data() == nullptr)
-  /// when memory is short.
+  /// Zeroed pages for size_for(bytes) bytes. No page is touched, and none is shared with another arena, be it
+  /// a huge one. numa_node < 0: no placement wanted. An empty arena (data() == nullptr) when memory is short.
   static Arena allocate(std::size_t bytes, int numa_node) noexcept;
+  /// `bytes` (0 counts as 1) rounded up to whole pages, and where it fills a huge page, to whole huge pages.
+  /// 0: more than any address space holds.
+  static std::size_t size_for(std::size_t bytes) noexcept;
+
+  /// Gives the memory up to whoever calls free() with it and with the bytes it was allocated for.
+  std::byte* release() noexcept;
+  static void free(std::byte* data, std::size_t bytes) noexcept;
 
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
@@ -31,6 +37,9 @@ class Arena {
   std::size_t size_ = 0;
   bool placed_ = false;
 };
+
+/// `bytes` (0 counts as 1) rounded up to whole base pages; 0: more than any address space holds.
+std::size_t round_to_pages(std::size_t bytes) noexcept;
 
 /// "" where per-node placement works, else one sentence saying why first touch is used in its place.
 std::string placement_note();

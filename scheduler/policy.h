@@ -21,8 +21,6 @@ struct Assignment {
   std::vector<std::int32_t> order;  ///< Task numbers, domain after domain.
   std::vector<std::int32_t>
       domain_begin;  ///< Size domains + 1: domain d owns order[domain_begin[d], domain_begin[d + 1]).
-  std::int64_t predicted_makespan =
-      0;  ///< Cost of the busiest worker when each domain hands its list to its workers.
   std::int64_t lower_bound = 0;  ///< max(ceil(total / workers), costliest task).
 };
 

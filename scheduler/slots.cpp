@@ -3,17 +3,18 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <new>
 
 namespace kumiko::scheduler {
 
 Slots::Slots(const Topology& topology, const std::vector<Seat>& seats) : entries_(seats.size()) {
+  for (const Domain& domain : topology.domains)
+    node_of_domain_.push_back(topology.is_host ? domain.numa_node : -1);
   for (std::size_t i = 0; i < seats.size(); ++i) {
-    const Domain& domain = topology.domains[seats[i].domain];
     entries_[i].slot.index = static_cast<int>(i);
     entries_[i].slot.domain = seats[i].domain;
     if (!topology.is_host) continue;
-    entries_[i].numa_node = domain.numa_node;
     const auto cpu = static_cast<std::size_t>(seats[i].os_cpu);
     if (slot_of_cpu_.size() <= cpu) slot_of_cpu_.resize(cpu + 1, -1);
     if (slot_of_cpu_[cpu] < 0) slot_of_cpu_[cpu] = static_cast<int>(i);
@@ -24,19 +25,36 @@ bool Slots::reserve(std::size_t bytes) noexcept {
   if (reserved_.load(std::memory_order_acquire) >= bytes) return true;
   const std::lock_guard lock(reserve_mutex_);
   if (reserved_.load(std::memory_order_relaxed) >= bytes) return true;
-  // All of them before any takes effect, so that a failure changes nothing.
-  const std::unique_ptr<Arena[]> fresh(new (std::nothrow) Arena[entries_.size()]);
-  if (fresh == nullptr) return false;
-  for (std::size_t i = 0; i < entries_.size(); ++i) {
-    fresh[i] = Arena::allocate(bytes, entries_[i].numa_node);
-    if (fresh[i].data() == nullptr) return false;
-  }
-  for (std::size_t i = 0; i < entries_.size(); ++i) {
-    const std::lock_guard swap(entries_[i].mutex);
-    entries_[i].pending = std::move(fresh[i]);
-    entries_[i].has_pending.store(true, std::memory_order_release);
+  try {
+    if (!reserve_all(bytes)) return false;
+  } catch (const std::bad_alloc&) {
+    return false;
   }
   reserved_.store(bytes, std::memory_order_release);
+  return true;
+}
+
+// One arena a domain, cut at base pages: a huge page that several slots share is then on the right node
+// whoever of them touches it first, and twelve slots of 300 KiB fill one where each alone would not.
+bool Slots::reserve_all(std::size_t bytes) {
+  const std::size_t stride = round_to_pages(bytes);
+  if (stride == 0 || stride > PTRDIFF_MAX / entries_.size()) return false;
+  std::vector<std::size_t> slots_in(node_of_domain_.size(), 0);
+  for (const Entry& entry : entries_) ++slots_in[static_cast<std::size_t>(entry.slot.domain)];
+  // All of them before any takes effect, so that a failure changes nothing.
+  std::vector<std::shared_ptr<const Arena>> arenas(node_of_domain_.size());
+  for (std::size_t d = 0; d < arenas.size(); ++d) {
+    if (slots_in[d] == 0) continue;
+    arenas[d] = std::make_shared<const Arena>(Arena::allocate(slots_in[d] * stride, node_of_domain_[d]));
+    if (arenas[d]->data() == nullptr) return false;
+  }
+  for (std::size_t i = entries_.size(); i-- > 0;) {
+    Entry& entry = entries_[i];
+    const auto d = static_cast<std::size_t>(entry.slot.domain);
+    const std::lock_guard swap(entry.mutex);
+    entry.pending = {arenas[d], arenas[d]->data() + --slots_in[d] * stride};
+    entry.has_pending.store(true, std::memory_order_release);
+  }
   return true;
 }
 
@@ -64,12 +82,12 @@ int Slots::try_claim_nearest() noexcept {
 const Slot& Slots::prepare(int slot) noexcept {
   Entry& entry = entries_[slot];
   if (entry.has_pending.load(std::memory_order_acquire)) {
-    Arena old;  // Unmapped after the lock is gone.
+    Scratch old;  // Unmapped, by the last of its domain, after the lock is gone.
     const std::lock_guard lock(entry.mutex);
     old = std::move(entry.scratch);
     entry.scratch = std::move(entry.pending);
     entry.has_pending.store(false, std::memory_order_relaxed);
-    entry.slot.scratch = entry.scratch.data();
+    entry.slot.scratch = entry.scratch.data;
   }
   return entry.slot;
 }

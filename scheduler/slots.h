@@ -34,19 +34,26 @@ class Slots {
   const Slot& prepare(int slot) noexcept;
 
  private:
+  // A slot's part of its domain's arena, which goes when the last slot of the domain has left it.
+  struct Scratch {
+    std::shared_ptr<const Arena> arena;
+    std::byte* data = nullptr;
+  };
   struct alignas(kLineBytes) Entry {
     std::atomic<bool> owned{false};
     std::atomic<bool> has_pending{false};
     // The owner's.
     Slot slot;
-    Arena scratch;
+    Scratch scratch;
     // Anybody's, behind the mutex: scratch for the next owner.
     std::mutex mutex;
-    Arena pending;
-    int numa_node = -1;
+    Scratch pending;
   };
 
+  bool reserve_all(std::size_t bytes);
+
   std::vector<Entry> entries_;
+  std::vector<int> node_of_domain_;
   std::vector<int> slot_of_cpu_;  // Empty when the topology is not the host's; -1 for CPUs without a seat.
   std::mutex reserve_mutex_;
   std::atomic<std::size_t> reserved_{0};

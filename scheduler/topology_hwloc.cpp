@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 #include <tuple>
+#include <unordered_map>
 #include <utility>
 
 #include "scheduler/topology.h"
@@ -38,18 +39,28 @@ struct CacheSizes {
   std::int64_t llc;
 };
 
+// The processor's MIDR as hwloc has it from the kernel, implementer and part; false where it says nothing.
+bool is_a64fx(hwloc_topology_t topology) {
+  constexpr long kFujitsu = 0x46;
+  constexpr long kA64fx = 0x001;
+  const auto matches = [](hwloc_obj_t object) {
+    const char* implementer = hwloc_obj_get_info_by_name(object, "CPUImplementer");
+    const char* part = hwloc_obj_get_info_by_name(object, "CPUPart");
+    return implementer != nullptr && part != nullptr && std::strtol(implementer, nullptr, 0) == kFujitsu &&
+           std::strtol(part, nullptr, 0) == kA64fx;
+  };
+  // Machines without packages carry the processor's description at the root.
+  if (matches(hwloc_get_root_obj(topology))) return true;
+  hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
+  return package != nullptr && matches(package);
+}
+
 // A64FX kernels report no caches at all: 64 KiB of L1D a core, 8 MiB of L2 a CMG (Microarchitecture Manual,
-// chapter 9), and the L2 is the last level. A virtual machine that hides its caches gets the smallest L1D and
-// L2 of a server with AVX2 (Zen 2) and no more than 1 MiB of last level a core, so that blocks sized by them
-// fit the real ones.
-CacheSizes unreported_caches(hwloc_topology_t topology, int cores_of_node) {
-  const char* architecture = hwloc_obj_get_info_by_name(hwloc_get_root_obj(topology), "Architecture");
-#if defined(__aarch64__)
-  const bool is_arm = architecture == nullptr || std::string(architecture) == "aarch64";
-#else
-  const bool is_arm = architecture != nullptr && std::string(architecture) == "aarch64";
-#endif
-  if (is_arm) return {64 << 10, (8 << 20) / std::max(cores_of_node, 1), 8 << 20};
+// chapter 9), and the L2 is the last level. Any other machine that hides its caches, as virtual ones do, gets
+// the smallest L1D and L2 of a server with AVX2 (Zen 2) and no more than 1 MiB of last level a core, so that
+// blocks sized by them fit the real ones.
+CacheSizes unreported_caches(bool a64fx, int cores_of_node) {
+  if (a64fx) return {64 << 10, (8 << 20) / std::max(cores_of_node, 1), 8 << 20};
   return {32 << 10, 512 << 10, std::int64_t{cores_of_node} << 20};
 }
 
@@ -65,8 +76,10 @@ TopologyHandle load(const std::string& description, std::string& error) {
   hwloc_topology_t raw = nullptr;
   if (hwloc_topology_init(&raw) != 0) throw std::bad_alloc();  // all it does is to allocate
   TopologyHandle topology(raw);
-  // hwloc's x86 probe would otherwise walk the calling thread over every CPU.
-  constexpr unsigned long flags = HWLOC_TOPOLOGY_FLAG_DONT_CHANGE_BINDING;
+  // hwloc's x86 probe would otherwise walk the calling thread over every CPU. CPUs that a cpuset forbids stay
+  // in the picture, or a container with 6 cores of a CMG would seem to have its L2 for them alone.
+  constexpr unsigned long flags =
+      HWLOC_TOPOLOGY_FLAG_DONT_CHANGE_BINDING | HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED;
   if (!description.empty()) {
     std::error_code ignored;
     const bool is_file = std::filesystem::is_regular_file(description, ignored);
@@ -121,71 +134,110 @@ Bitmap affinity_mask() {
   return mask;
 }
 
-// The node next to the core: the first one with memory of its own, for hwloc lists nodes without any too.
-int node_of(hwloc_topology_t topology, hwloc_obj_t core) {
-  int first = -1;
-  for (hwloc_obj_t node = nullptr;
-       (node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node)) != nullptr;) {
-    if (!hwloc_bitmap_isset(core->nodeset, node->os_index)) continue;
-    if (node->attr->numanode.local_memory > 0) return static_cast<int>(node->os_index);
-    if (first < 0) first = static_cast<int>(node->os_index);
+// What of a topology decides domains. Built in one pass over the cores, each with its few ancestors: asked
+// for the cores inside a cache, hwloc looks at every core of the machine.
+class Machine {
+ public:
+  explicit Machine(hwloc_topology_t topology)
+      : topology_(topology),
+        core_type_(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU),
+        a64fx_(is_a64fx(topology)) {
+    for (hwloc_obj_t core = next_core(nullptr); core != nullptr; core = next_core(core)) {
+      for (hwloc_obj_t up = core; up != nullptr; up = up->parent) ++cores_below_[up];
+      ++cores_of_node_[node_of(core)];
+    }
   }
-  return std::max(first, 0);
+
+  /// Domains of the cores with a hardware thread in `usable`.
+  std::vector<Domain> collect_domains(hwloc_const_bitmap_t usable) const;
+
+ private:
+  hwloc_obj_t next_core(hwloc_obj_t core) const {
+    return hwloc_get_next_obj_by_type(topology_, core_type_, core);
+  }
+  int node_of(hwloc_obj_t core) const;
+  hwloc_obj_t last_level_cache(hwloc_obj_t core) const;
+  std::int64_t cache_share(hwloc_obj_t core, unsigned depth) const;
+  void fill_caches(hwloc_obj_t core, hwloc_obj_t llc, Domain* domain) const;
+
+  hwloc_topology_t topology_;
+  hwloc_obj_type_t core_type_;
+  bool a64fx_;
+  std::unordered_map<hwloc_obj_t, int> cores_below_;
+  std::unordered_map<int, int> cores_of_node_;
+};
+
+// How good a node is as a core's own: memory this process may use, then any memory. hwloc lists nodes without
+// any, too.
+int rank(hwloc_topology_t topology, hwloc_obj_t node) {
+  if (node->attr->numanode.local_memory == 0) return 0;
+  return hwloc_bitmap_isset(hwloc_topology_get_allowed_nodeset(topology), node->os_index) ? 2 : 1;
 }
 
-int cores_inside(hwloc_topology_t topology, hwloc_const_cpuset_t set) {
-  const int cores = hwloc_get_nbobjs_inside_cpuset_by_type(topology, set, HWLOC_OBJ_CORE);
-  return cores > 0 ? cores : hwloc_get_nbobjs_inside_cpuset_by_type(topology, set, HWLOC_OBJ_PU);
+void find_best_node(hwloc_topology_t topology, hwloc_obj_t first, hwloc_obj_t* best) {
+  for (hwloc_obj_t memory = first; memory != nullptr; memory = memory->next_sibling) {
+    if (memory->type == HWLOC_OBJ_NUMANODE) {
+      if (*best == nullptr || rank(topology, memory) > rank(topology, *best)) *best = memory;
+    } else {
+      find_best_node(topology, memory->memory_first_child, best);  // behind a cache in the memory
+    }
+  }
+}
+
+// The best node next to the core, nearest first.
+int Machine::node_of(hwloc_obj_t core) const {
+  hwloc_obj_t best = nullptr;
+  for (hwloc_obj_t up = core; up != nullptr; up = up->parent) {
+    find_best_node(topology_, up->memory_first_child, &best);
+    if (best != nullptr && rank(topology_, best) == 2) break;
+  }
+  return best != nullptr ? static_cast<int>(best->os_index) : 0;
 }
 
 // The cache that makes a domain. A private L2 under nothing larger does not: that is a machine that hides its
 // L3.
-hwloc_obj_t last_level_cache(hwloc_topology_t topology, hwloc_obj_t core) {
+hwloc_obj_t Machine::last_level_cache(hwloc_obj_t core) const {
   hwloc_obj_t last = nullptr;
   for (hwloc_obj_t up = core->parent; up != nullptr; up = up->parent) {
     if (hwloc_obj_type_is_dcache(up->type)) last = up;
   }
   if (last == nullptr) return nullptr;
-  return last->attr->cache.depth >= 3 || cores_inside(topology, last->cpuset) > 1 ? last : nullptr;
+  return last->attr->cache.depth >= 3 || cores_below_.at(last) > 1 ? last : nullptr;
 }
 
 // Size of a core's share of its level-`depth` data cache, 0 if none is reported.
-std::int64_t cache_share(hwloc_topology_t topology, hwloc_obj_t core, unsigned depth) {
+std::int64_t Machine::cache_share(hwloc_obj_t core, unsigned depth) const {
   for (hwloc_obj_t up = core; up != nullptr; up = up->parent) {
     if (!hwloc_obj_type_is_dcache(up->type) || up->attr->cache.depth != depth) continue;
-    return static_cast<std::int64_t>(up->attr->cache.size) / std::max(cores_inside(topology, up->cpuset), 1);
+    return static_cast<std::int64_t>(up->attr->cache.size) / cores_below_.at(up);
   }
   return 0;
 }
 
-void fill_caches(hwloc_topology_t topology, hwloc_obj_t core, hwloc_obj_t llc, Domain* domain) {
-  hwloc_obj_t node = hwloc_get_numanode_obj_by_os_index(topology, static_cast<unsigned>(domain->numa_node));
-  const int cores_of_node = node != nullptr ? cores_inside(topology, node->cpuset) : 1;
-  const CacheSizes guess = unreported_caches(topology, cores_of_node);
-  const std::int64_t l1 = cache_share(topology, core, 1);
-  const std::int64_t l2 = cache_share(topology, core, 2);
+void Machine::fill_caches(hwloc_obj_t core, hwloc_obj_t llc, Domain* domain) const {
+  const CacheSizes guess = unreported_caches(a64fx_, cores_of_node_.at(domain->numa_node));
+  const std::int64_t l1 = cache_share(core, 1);
+  const std::int64_t l2 = cache_share(core, 2);
   domain->l1_bytes_per_core = l1 > 0 ? l1 : guess.l1;
   domain->l2_bytes_per_core = l2 > 0 ? l2 : guess.l2;
   const auto llc_bytes = llc != nullptr ? static_cast<std::int64_t>(llc->attr->cache.size) : 0;
   domain->llc_bytes = llc_bytes > 0 ? llc_bytes : guess.llc;
 }
 
-std::vector<Domain> collect_domains(hwloc_topology_t topology, hwloc_const_bitmap_t usable) {
+std::vector<Domain> Machine::collect_domains(hwloc_const_bitmap_t usable) const {
   std::map<std::pair<int, hwloc_obj_t>, std::size_t> known;
   std::vector<Domain> domains;
-  const hwloc_obj_type_t type =
-      hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
   const Bitmap threads = owned(hwloc_bitmap_alloc());
-  for (hwloc_obj_t core = nullptr; (core = hwloc_get_next_obj_by_type(topology, type, core)) != nullptr;) {
+  for (hwloc_obj_t core = next_core(nullptr); core != nullptr; core = next_core(core)) {
     hwloc_bitmap_and(threads.get(), core->cpuset, usable);
     const int first = hwloc_bitmap_first(threads.get());
     if (first < 0) continue;
-    const int node = node_of(topology, core);
-    hwloc_obj_t llc = last_level_cache(topology, core);
+    const int node = node_of(core);
+    hwloc_obj_t llc = last_level_cache(core);
     const auto [entry, is_new] = known.try_emplace({node, llc}, domains.size());
     if (is_new) {
       domains.emplace_back().numa_node = node;
-      fill_caches(topology, core, llc, &domains.back());
+      fill_caches(core, llc, &domains.back());
     }
     domains[entry->second].cores.push_back({first});
   }
@@ -228,7 +280,7 @@ std::optional<Topology> discover_topology(const std::string& description, const 
     }
     hwloc_bitmap_and(usable.get(), usable.get(), wanted.get());
   }
-  result.domains = collect_domains(topology.get(), usable.get());
+  result.domains = Machine(topology.get()).collect_domains(usable.get());
   if (result.domains.empty()) {
     error = "topology: '" + result.source + "' has no core that this process may use";
     return std::nullopt;

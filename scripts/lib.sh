@@ -24,6 +24,18 @@ run_logged() {
 # cross_builds: the machine on which AArch64 is another architecture.
 cross_builds() { [[ $(dpkg --print-architecture) == amd64 ]]; }
 
+# lacks_avx512: an x86-64 processor on which the AVX-512 kernels cannot run (kernels/cpu.h says what they need). KUMIKO_TEST_CPUINFO
+# names a file to read instead of /proc/cpuinfo, to have another machine's tests chosen here.
+lacks_avx512() {
+  [[ $(uname -m) == x86_64 ]] || return 1
+  local flags flag
+  flags=" $(sed -n '/^flags/{p;q}' "${KUMIKO_TEST_CPUINFO:-/proc/cpuinfo}") "
+  for flag in avx2 fma f16c avx512f avx512bw avx512dq avx512vl; do
+    [[ $flags == *" $flag "* ]] || return 0
+  done
+  return 1
+}
+
 # jobs: how many compilers at once. One per CPU this process may use, less where memory is short: a test's translation unit
 # takes up to about 1 GiB under the sanitizers.
 jobs() {

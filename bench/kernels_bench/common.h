@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -70,6 +71,23 @@ class Elements {
   DataType type_;
   std::vector<std::byte> values_;
 };
+
+/// Steps of products (gemm.h): two numbers in bf16, and element k of those that lie side by side.
+inline float pair_of(float first, float second) {
+  kernels::Bf16 low, high;
+  kernels::from_float(first, &low), kernels::from_float(second, &high);
+  return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
+}
+inline float of_pair(float pair, std::int64_t k) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(pair);
+  return std::bit_cast<float>(k % 2 == 1 ? bits & 0xffff0000u : bits << 16);
+}
+inline std::int64_t per_step(kernels::Element product) {
+  return product == kernels::Element::f32 ? 1 : 2;
+}
+inline float of_step(kernels::Element product, float step, std::int64_t k) {
+  return product == kernels::Element::f32 ? step : of_pair(step, k);
+}
 
 inline bool close(double actual, double expected, double tolerance) {
   return std::abs(actual - expected) <= tolerance;  // False for NaN.

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "bench/kernels_bench/common.h"
+#include "kernels/pack/pack.h"
 
 namespace kumiko::bench {
 namespace {
@@ -23,15 +24,23 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
     return load_widened(type, at + i * bytes_of(type));
   };
   Floats q(rows * kDim), scores(rows * kKeys), m(rows), l(rows), o(rows * kDim);
-  for (std::int64_t i = 0; i < rows * kDim; ++i) q[i] *= 0.1f;
+  const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
+  Floats steps(rows * kDim);  // the query as the kernel takes it
+  for (std::int64_t i = 0; i < rows * kDim; ++i)
+    q[i] = pairs ? of_pair(pair_of(0.1f * q[i], 0), 0) : 0.1f * q[i];
+  for (std::int64_t i = 0; i < rows * kDim; ++i) {
+    if (!pairs) steps[i] = q[i];
+    if (pairs && i % 2 == 0) steps[i / 2] = pair_of(q[i], q[i + 1]);
+  }
   const std::vector<std::int32_t> begin(static_cast<std::size_t>(rows), 0);
   const std::vector<std::int32_t> end(static_cast<std::size_t>(rows), kKeys);
   m.fill(-std::numeric_limits<float>::infinity());
   l.fill(0.0f);
   o.fill(0.0f);
   kernels::DecodeBlockArgs args{};
-  args.q = q.data();
-  args.q_stride = args.k_stride = args.v_stride = args.dim = args.v_dim = args.o_stride = kDim;
+  args.q = steps.data();
+  args.q_stride = pairs ? kDim / 2 : kDim;
+  args.k_stride = args.v_stride = args.dim = args.v_dim = args.o_stride = kDim;
   args.k = keys;
   args.v = values;
   args.rows = rows;
@@ -60,7 +69,7 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
         want[static_cast<std::size_t>(d)] += p * element(values, j * kDim + d);
     }
     for (std::int64_t d = 0; d < kDim; ++d) {
-      if (!close(o[r * kDim + d] / l[r], want[static_cast<std::size_t>(d)] / sum, 1e-5)) {
+      if (!close(o[r * kDim + d] / l[r], want[static_cast<std::size_t>(d)] / sum, pairs ? 4e-3 : 1e-5)) {
         return state.SkipWithError("wrong answer");
       }
     }

@@ -1,7 +1,5 @@
 #include "kernels/gemm/gemm.h"
 
-#include <bit>
-
 #include "bench/kernels_bench/common.h"
 
 namespace kumiko::bench {
@@ -9,19 +7,11 @@ namespace {
 
 constexpr std::int64_t kRows = 256;  // Rows of C: a block of keys, A in L2.
 
-/// Two numbers in bf16, and their products' sum: what a step of a bf16 row holds and does.
-float pair_of(float first, float second) {
-  kernels::Bf16 low, high;
-  kernels::from_float(first, &low), kernels::from_float(second, &high);
-  return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
-}
+/// What a step of a row adds for the A and B that it holds.
 double product(kernels::Element element, float a, float b) {
   if (element == kernels::Element::f32) return static_cast<double>(a) * b;
-  const auto half = [](float pair, int shift) -> double {
-    return kernels::to_float(
-        kernels::Bf16{static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(pair) >> shift)});
-  };
-  return half(a, 0) * half(b, 0) + half(a, 16) * half(b, 16);
+  return static_cast<double>(of_pair(a, 0)) * of_pair(b, 0) +
+         static_cast<double>(of_pair(a, 1)) * of_pair(b, 1);
 }
 
 struct Form {

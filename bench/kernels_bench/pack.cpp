@@ -7,6 +7,13 @@ namespace {
 
 constexpr std::int64_t kKeys = 256, kDim = 128;
 
+/// A step of a panel is what at(0) and, of pairs, at(1) say.
+template <class At>
+bool holds(float step, kernels::Element product, At at) {
+  const float want = product == kernels::Element::f32 ? at(0) : pair_of(at(0), at(1));
+  return std::bit_cast<std::uint32_t>(step) == std::bit_cast<std::uint32_t>(want);
+}
+
 void query(benchmark::State& state, const kernels::PackRow& row) {
   const std::int64_t nr = row.lanes;
   Elements src(row.element, nr * kDim);
@@ -14,11 +21,14 @@ void query(benchmark::State& state, const kernels::PackRow& row) {
   std::vector<const void*> rows;
   for (std::int64_t n = 0; n < nr; ++n)
     rows.push_back(kernels::element_at(row.element, src.data(), n * kDim));
-  const kernels::PackQueryArgs args = {rows.data(), nr, nr, kDim, 0.25f, dst.data()};
+  const std::int64_t per = per_step(row.product);
+  const float scale = per == 1 ? 0.25f : -1.0f;
+  const kernels::PackQueryArgs args = {rows.data(), nr, nr, kDim, scale, dst.data()};
   row.query(args);
-  for (std::int64_t d = 0; d < kDim; ++d) {
+  for (std::int64_t step = 0; step < kDim / per; ++step) {
     for (std::int64_t n = 0; n < nr; ++n) {
-      if (dst[d * nr + n] != src[n * kDim + d] * 0.25f) return state.SkipWithError("wrong answer");
+      const auto at = [&](std::int64_t k) { return src[n * kDim + per * step + k] * scale; };
+      if (!holds(dst[step * nr + n], row.product, at)) return state.SkipWithError("wrong answer");
     }
   }
   judge_elements(state, static_cast<double>(nr * kDim), [&] { row.query(args); });
@@ -29,11 +39,12 @@ void key(benchmark::State& state, const kernels::PackRow& row) {
   Floats dst(kKeys * kDim, 2);
   const kernels::PackKeyArgs args = {src.data(), kDim, kKeys, kDim, dst.data()};
   row.key(args);
+  const std::int64_t per = per_step(row.product);
   for (std::int64_t j = 0; j < kKeys; ++j) {
-    for (std::int64_t d = 0; d < kDim; ++d) {
-      if (dst[(j / row.mr * kDim + d) * row.mr + j % row.mr] != src[j * kDim + d]) {
+    for (std::int64_t step = 0; step < kDim / per; ++step) {
+      const auto at = [&](std::int64_t k) { return src[j * kDim + per * step + k]; };
+      if (!holds(dst[(j / row.mr * (kDim / per) + step) * row.mr + j % row.mr], row.product, at))
         return state.SkipWithError("wrong answer");
-      }
     }
   }
   judge_elements(state, static_cast<double>(kKeys * kDim), [&] { row.key(args); });
@@ -44,11 +55,12 @@ void value(benchmark::State& state, const kernels::PackRow& row) {
   Floats dst(kKeys * kDim, 2);
   const kernels::PackValueArgs args = {src.data(), kDim, kKeys, kDim, dst.data()};
   if (!row.value(args)) return state.SkipWithError("finite values reported as not finite");
-  for (std::int64_t j = 0; j < kKeys; ++j) {
+  const std::int64_t per = per_step(row.product);
+  for (std::int64_t step = 0; step < kKeys / per; ++step) {
     for (std::int64_t d = 0; d < kDim; ++d) {
-      if (dst[(d / row.mr * kKeys + j) * row.mr + d % row.mr] != src[j * kDim + d]) {
+      const auto at = [&](std::int64_t k) { return src[(per * step + k) * kDim + d]; };
+      if (!holds(dst[(d / row.mr * (kKeys / per) + step) * row.mr + d % row.mr], row.product, at))
         return state.SkipWithError("wrong answer");
-      }
     }
   }
   judge_elements(state, static_cast<double>(kKeys * kDim),

@@ -73,10 +73,11 @@ std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, st
 
 void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task,
                 std::byte* memory) noexcept {
-  const std::int64_t rows = task.row_end - task.row_begin, all_rows = head.group * head.q_len;
+  const std::int64_t rows = task.row_end - task.row_begin;
   Carver carver(memory);
   const Scratch s(carver, kernels, rows, head.head_dim, head.v_head_dim);
 
+  task.enter(Phase::queries);
   const std::int64_t steps = kernels.steps(head.head_dim);
   std::int64_t first = head.kv_len, last = 0;  // keys that some row sees
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -115,6 +116,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     const std::int64_t split_first = max_of(split * kSplitKeys, first / kBlockKeys * kBlockKeys);
     const std::int64_t split_last = min_of((split + 1) * kSplitKeys, last);
     if (split_first >= split_last && !task.partial) continue;
+    task.enter(Phase::decode);
     Scratch::clear(s.m, s.l, s.o, rows, s.o_stride);
     for (std::int64_t block = split_first; block < split_last; block += kBlockKeys) {
       const std::int64_t from = max_of(block, first), to = min_of(block + kBlockKeys, split_last);
@@ -131,11 +133,11 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
       args.kv = to - from;
       kernels.dot->decode_block(args);
     }
+    task.enter(Phase::merge);
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* o = s.o + r * s.o_stride;
       if (task.partial) {
-        float* state = task.partial + ((split - task.partial_split) * all_rows + task.row_begin + r) *
-                                          partial_size(head.v_head_dim);
+        float* state = task.state_of(split, task.row_begin + r, partial_size(head.v_head_dim));
         std::memcpy(state, o, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
         state[head.v_head_dim] = s.m[r];
         state[head.v_head_dim + 1] = s.l[r];
@@ -146,6 +148,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     }
   }
   if (task.partial) return;
+  task.enter(Phase::store);
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t row = task.row_begin + r;
     kernels.store->row({s.total_o + r * s.o_stride, inverse_sum(s.total_l[r]), head.v_head_dim,

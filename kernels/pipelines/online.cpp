@@ -268,6 +268,7 @@ struct Task {
     } else {
       runs.add(first, hi - first);
     }
+    range.enter(Phase::scores);
     if (head.terms.any()) {
       for (std::int64_t r = 0; r < runs.size; ++r) scores_with_terms(tile, block, runs.run[r], block_max);
     } else {
@@ -280,9 +281,11 @@ struct Task {
         tile.split.l[n] = 0.0f;
       }
     }
+    range.enter(Phase::softmax);
     kernels.softmax->probabilities({scratch.scores, runs.count, tile.nr, block_max, tile.split.m,
                                     tile.split.l, alpha,
                                     head.terms.any() ? 1.0f : kernels.score_scale(head.q_scale)});
+    range.enter(Phase::values);
     for (std::int64_t r = 0; r < runs.size; ++r) {
       add_values(tile, block, runs.run[r], alpha);
       for (std::int64_t n = 0; n < tile.nr; ++n) alpha[n] = 1.0f;
@@ -310,8 +313,7 @@ struct Task {
 
   void store_partial(const Tile& tile, std::int64_t split) const {
     const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
-    float* state =
-        range.partial + ((split - range.partial_split) * head.group * head.q_len + tile.row) * size;
+    float* state = range.state_of(split, tile.row, size);
     void* rows[kMaxLanes];
     alignas(64) float one[kMaxLanes];
     for (std::int64_t n = 0; n < tile.used; ++n) {
@@ -358,6 +360,7 @@ struct Task {
   }
 
   void run() const {
+    range.enter(Phase::queries);
     pack_queries();
     // Keys that share a step are the same two wherever the first visible one lies.
     const std::int64_t first = head.begin_of(range.row_begin) / kernels.per_step() * kernels.per_step(),
@@ -368,12 +371,15 @@ struct Task {
       if (from >= to && !range.partial) continue;
       for (std::int64_t t = 0; t < scratch.tile_count; ++t) scratch.tiles[t].split_empty = true;
       for (std::int64_t at = from / kBlockKeys * kBlockKeys; at < to; at += kBlockKeys) {
+        range.enter(Phase::pack);
         const Block block = pack_block(max_of(at, from), min_of(at + kBlockKeys, to));
         for (std::int64_t t = 0; t < scratch.tile_count; ++t) tile_block(scratch.tiles[t], block);
       }
+      range.enter(Phase::merge);
       for (std::int64_t t = 0; t < scratch.tile_count; ++t) end_split(scratch.tiles[t], split);
     }
     if (range.partial) return;
+    range.enter(Phase::store);
     for (std::int64_t t = 0; t < scratch.tile_count; ++t) store_rows(scratch.tiles[t]);
   }
 };

@@ -74,13 +74,13 @@ const KernelSet* kernel_set(Isa isa, Element input, Element output) {
   return s.softmax ? &s : nullptr;
 }
 
-void merge_partials(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, std::int64_t splits,
-                    const float* partial, float* scratch) noexcept {
-  const std::int64_t rows = head.group * head.q_len, dim = head.v_head_dim, size = partial_size(dim);
+void merge_partials(const KernelSet& kernels, const HeadProblem& head, const TaskRange& range,
+                    std::int64_t row, std::int64_t splits, float* scratch) noexcept {
+  const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
   float m = -__builtin_inff(), l = 0.0f;
   std::memset(scratch, 0, static_cast<std::size_t>(dim) * sizeof(float));
   for (std::int64_t split = 0; split < splits; ++split) {
-    const float* state = partial + (split * rows + row) * size;
+    const float* state = range.state_of(range.partial_split + split, row, size);
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
   kernels.store->row({scratch, inverse_sum(l), dim, head.out_row(kernels.output, row)});

@@ -126,15 +126,30 @@ struct HeadProblem {
   }
 };
 
+/// What a task is about to do, for whoever watches it: a kernel itself knows no clock.
+enum class Phase : std::uint8_t { queries, pack, scores, softmax, values, decode, merge, store };
+struct PhaseWatch {
+  void (*enter)(PhaseWatch* self, Phase phase) noexcept;
+};
+
 /// What one task computes: rows [row_begin, row_end) over splits [split_begin, split_end).
 struct TaskRange {
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
   /// nullptr: the task sees every split of its rows and writes out and lse. Otherwise it writes each split's
-  /// state of each row: row r, split s at partial + ((s - partial_split) * rows + r) *
-  /// partial_size(v_head_dim), rows = group * q_len.
+  /// state of each row, [splits from partial_split on][partial_rows from partial_row on].
   float* partial;
-  std::int64_t partial_split;
+  std::int64_t partial_split, partial_row, partial_rows;
+  PhaseWatch* watch = nullptr;
+
+  void enter(Phase phase) const {
+    if (watch) watch->enter(watch, phase);
+  }
+
+  /// size: partial_size(v_head_dim)
+  float* state_of(std::int64_t split, std::int64_t row, std::int64_t size) const {
+    return partial + ((split - partial_split) * partial_rows + row - partial_row) * size;
+  }
 };
 
 /// Floats of one stored state: O [v_head_dim] unnormalised, m, l.
@@ -153,10 +168,10 @@ struct PipelineRow {
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);
 
-/// Merges the `splits` stored states of row `row` in order and writes its out and lse. `scratch`: v_head_dim
-/// floats.
-void merge_partials(const KernelSet&, const HeadProblem&, std::int64_t row, std::int64_t splits,
-                    const float* partial, float* scratch) noexcept;
+/// Merges the `splits` states of row `row` that tasks of `range` stored, in order, and writes its out and
+/// lse. `scratch`: v_head_dim floats.
+void merge_partials(const KernelSet&, const HeadProblem&, const TaskRange& range, std::int64_t row,
+                    std::int64_t splits, float* scratch) noexcept;
 
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;

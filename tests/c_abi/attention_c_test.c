@@ -72,6 +72,33 @@ static double distance(int causal) {
   return worst;
 }
 
+static void test_domain_memory(void) {
+  kumiko_context* context = NULL;
+  int32_t domains = 0;
+  void* data = NULL;
+  EXPECT(kumiko_context_create(NULL, &context) == KUMIKO_OK);
+  EXPECT(kumiko_context_num_domains(context, &domains) == KUMIKO_OK && domains >= 1);
+  EXPECT_ERROR(kumiko_context_num_domains(NULL, &domains), KUMIKO_INVALID_ARGUMENT, "context");
+  EXPECT_ERROR(kumiko_context_num_domains(context, NULL), KUMIKO_INVALID_ARGUMENT, "num_domains");
+  EXPECT_ERROR(kumiko_context_allocate(NULL, 0, 8, &data), KUMIKO_INVALID_ARGUMENT, "context");
+  EXPECT_ERROR(kumiko_context_allocate(context, 0, 8, NULL), KUMIKO_INVALID_ARGUMENT, "data");
+  EXPECT_ERROR(kumiko_context_allocate(context, domains, 8, &data), KUMIKO_INVALID_ARGUMENT, "domain is ");
+  EXPECT_ERROR(kumiko_context_allocate(context, 0, 0, &data), KUMIKO_INVALID_ARGUMENT, "bytes is 0");
+  EXPECT_ERROR(kumiko_context_allocate(context, 0, INT64_MAX, &data), KUMIKO_OUT_OF_MEMORY, "bytes");
+  EXPECT(data == NULL);
+  /* Keys of one head in the last domain, used after the context is gone. */
+  EXPECT(kumiko_context_allocate(context, domains - 1, sizeof(k), &data) == KUMIKO_OK && data != NULL);
+  kumiko_context_destroy(context);
+  if (data != NULL) {
+    const char zeros[sizeof(k)] = {0};
+    EXPECT(memcmp(data, zeros, sizeof(k)) == 0);
+    memcpy(data, k, sizeof(k));
+    EXPECT(memcmp(data, k, sizeof(k)) == 0);
+  }
+  kumiko_free(data, sizeof(k));
+  kumiko_free(NULL, 8);
+}
+
 static void test_views(void) {
   const kumiko_tensor a = kumiko_tensor_bhsd(out, 2, 3, 5, 7);
   const kumiko_tensor b = kumiko_tensor_bshd(out, 2, 5, 3, 7);
@@ -354,6 +381,7 @@ int main(void) {
   EXPECT(kumiko_context_create(NULL, &context) == KUMIKO_OK);
   if (context == NULL) return 1;
   test_views();
+  test_domain_memory();
   test_numbers(context);
   test_plan(context);
   test_merge(context);

@@ -1,6 +1,5 @@
 // One line per instruction set: forced by name it either carries out an attention call here, with the right
-// answer, or the library says why it cannot. scripts/test ends with these lines, so that a log shows what a
-// green run did not cover. The argument says how the program runs: "natively" without one.
+// answer, or the library says why it cannot. isa_summary.py puts these reasons beside what the tests covered.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -50,8 +49,7 @@ double largest_error(const kumiko::Context& context, kumiko::Status* status) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const char* how = argc > 1 ? argv[1] : "natively";
+int main() {
   int failures = 0;
   for (const kumiko::kernels::Isa isa : kumiko::kernels::kIsas) {
     kumiko::ContextOptions options;
@@ -69,7 +67,7 @@ int main(int argc, char** argv) {
     // 70 keys, |v| <= 1: 4e-6 is 64 roundings of f32.
     const bool right = status.ok() && context.isa() == options.isa && error < 4e-6;
     if (right) {
-      std::printf("%-10s ran %s, largest error %.1e\n", options.isa.c_str(), how, error);
+      std::printf("%-10s ran, largest error %.1e\n", options.isa.c_str(), error);
     } else {
       std::printf("%-10s FAILED: error %.1e, %s\n", options.isa.c_str(), error, status.message().c_str());
     }

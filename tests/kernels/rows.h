@@ -15,6 +15,7 @@
 #include "kernels/element.h"
 #include "kernels/float_state.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/random.h"
 
 namespace kumiko::kernels {
 
@@ -70,6 +71,11 @@ struct RowName {
 /// page (aligned to nothing more).
 enum class Place { front, back, misaligned };
 inline constexpr Place kPlaces[] = {Place::front, Place::back, Place::misaligned};
+/// All of them; where few cases are taken (kThinning) one of them, by turns.
+inline std::span<const Place> places(std::int64_t turn) {
+  return kThinning < 2 ? std::span(kPlaces)
+                       : std::span(kPlaces).subspan(static_cast<std::size_t>(turn % 3), 1);
+}
 
 /// n values of T between guard pages.
 template <class T>

@@ -71,7 +71,7 @@ struct Score : RowTest<ScoreRow> {
 };
 
 TEST_P(Score, TileFollowsTheStatedSteps) {
-  for (int repeat = 0; repeat < 300; ++repeat) {
+  for (int repeat = 0; repeat < thinned(300, 60, 20); ++repeat) {
     const ScoreTerms t = terms();
     const std::int64_t nr = random.between(1, 3) * row.lanes, kv = random.between(1, 70);
     const Place place = random.pick({Place::front, Place::back, Place::misaligned});
@@ -103,7 +103,7 @@ TEST_P(Score, TileFollowsTheStatedSteps) {
 }
 
 TEST_P(Score, RowIsALaneOfTheTile) {
-  for (int repeat = 0; repeat < 300; ++repeat) {
+  for (int repeat = 0; repeat < thinned(300, 300, 60); ++repeat) {
     const ScoreTerms t = terms();
     const std::int64_t kv = random.between(1, 130), room = (kv + row.lanes - 1) / row.lanes * row.lanes;
     const Place place = random.pick({Place::front, Place::back, Place::misaligned});
@@ -126,12 +126,14 @@ TEST_P(Score, TanhIsWithinItsBound) {
   double worst = 0;
   float witness = 0;
   std::vector<float> x(1 << 12), y(x.size());
+  // Every 13th float, or 793rd: all residues come over the binades, and both signs.
+  const std::uint32_t step = thinned(13u, 793u, 793u);
   for (std::uint32_t bits = std::bit_cast<std::uint32_t>(0x1p-14f);
        bits < std::bit_cast<std::uint32_t>(16.0f);) {
     for (float& v : x) {
       v = std::bit_cast<float>(bits);
       if (bits & 1) v = -v;
-      bits += kThinned ? 97 : 13;  // every 13th: all residues come over the binades
+      bits += step;
     }
     row.tanh(x.data(), y.data(), static_cast<std::int64_t>(x.size()));
     for (std::size_t i = 0; i < x.size(); ++i) {

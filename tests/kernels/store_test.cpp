@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "tests/kernels/elements.h"
+#include "tests/support/bochs.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -29,16 +30,18 @@ struct Store : RowTest<StoreRow> {
                         -0.0f, std::numeric_limits<float>::quiet_NaN(),
                         std::numeric_limits<float>::infinity()});
   }
-  void expect(float got, float exact, const char* where) {
-    const float want = rounded(row.element, exact + 0.0f);
-    ASSERT_TRUE(same_value(got, want)) << row.name << " " << where << ": " << got << ", want " << want;
+  ::testing::AssertionResult matches(float got, float exact) {
+    float want = rounded(row.element, exact + 0.0f);
+    if (row.element == kernels::Element::f16) allow_bochs_ties({&got, 1}, {&exact, 1}, {&want, 1});
+    if (same_value(got, want)) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << row.name << ": " << got << ", want " << want;
   }
 };
 
 TEST_P(Store, TileWritesItsRowsAndNothingElse) {
   for (const std::int64_t vectors : {1, 2, 3}) {
     for (const std::int64_t dim : {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 80}) {
-      for (int repeat = 0; repeat < 4; ++repeat) {
+      for (int repeat = 0; repeat < thinned(4, 4, 1); ++repeat) {
         const std::int64_t nr = vectors * row.lanes, used = random.between(1, nr);
         SCOPED_TRACE(::testing::Message() << row.name << " nr " << nr << " used " << used << " dim " << dim);
         const Place place = random.pick({Place::front, Place::back, Place::misaligned});
@@ -52,7 +55,7 @@ TEST_P(Store, TileWritesItsRowsAndNothingElse) {
         row.tile({o.data(), inverse.data(), nr, dim, rows.data(), used});
         for (std::size_t n = 0; n < out.size(); ++n) {
           for (std::size_t d = 0; d < sz(dim); ++d)
-            ASSERT_NO_FATAL_FAILURE(expect(out[n].get(d), o[d * sz(nr) + n] * inverse[n], "tile"));
+            ASSERT_TRUE(matches(out[n].get(d), o[d * sz(nr) + n] * inverse[n]));
           ASSERT_TRUE(out[n].intact());
         }
       }
@@ -67,8 +70,7 @@ TEST_P(Store, RowScalesAndRounds) {
       const ElementOperand out(row.element, sz(dim), place);
       for (float& x : o.span()) x = value();
       row.row({o.data(), 0.3f, dim, out.data()});
-      for (std::size_t d = 0; d < o.size(); ++d)
-        ASSERT_NO_FATAL_FAILURE(expect(out.get(d), o[d] * 0.3f, "row"));
+      for (std::size_t d = 0; d < o.size(); ++d) ASSERT_TRUE(matches(out.get(d), o[d] * 0.3f));
       EXPECT_TRUE(o.intact() && out.intact());
     }
   }

@@ -14,7 +14,7 @@ namespace kumiko::test {
 namespace {
 
 constexpr int kCallers = 32;
-constexpr int kRepeats = kThinned ? 8 : 25;
+const int kRepeats = kThinned ? 8 : 25;
 
 // Mixed as a server mixes them: long prefill beside decode beside short batches.
 Case case_of(int i) {

@@ -1,7 +1,10 @@
 // What a Context can be made with, and what it says of itself.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
@@ -101,8 +104,57 @@ TEST(Context, AnEmptyOneAnswersEveryQuestion) {
   const Context empty;
   EXPECT_FALSE(empty);
   EXPECT_EQ(empty.num_threads(), 0);
+  EXPECT_EQ(empty.num_domains(), 0);
   EXPECT_EQ(empty.isa(), "");
   EXPECT_NE(empty.describe(), "");
+}
+
+TEST(Context, AllocatesMemoryOfADomain) {
+  ContextOptions options;
+  options.topology = "numa:3 core:2 pu:1";
+  const Context context = context_of(options);
+  ASSERT_EQ(context.num_domains(), 3);
+  for (const std::int64_t bytes : {1, 4096, 100001, 5 << 20}) {
+    DomainMemory memory;
+    ASSERT_TRUE(context.allocate(2, bytes, &memory).ok());
+    EXPECT_EQ(memory.domain(), 2);
+    EXPECT_EQ(memory.size(), bytes);
+    EXPECT_FALSE(memory.is_placed()) << "a machine that is only planned for has no node to place anything on";
+    auto* const data = static_cast<unsigned char*>(memory.data());
+    ASSERT_NE(data, nullptr);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(data) % 4096, 0u);
+    EXPECT_TRUE(std::all_of(data, data + bytes, [](unsigned char c) { return c == 0; }));
+    std::fill_n(data, bytes, static_cast<unsigned char>(1));
+    DomainMemory moved = std::move(memory);
+    EXPECT_EQ(moved.data(), data);
+    EXPECT_EQ(memory.data(), nullptr);  // NOLINT: the state after the move is what is tested.
+    void* const raw = moved.release();
+    EXPECT_EQ(raw, data);
+    EXPECT_EQ(moved.size(), 0);
+    DomainMemory::free(raw, bytes);
+  }
+}
+
+TEST(Context, MemoryThatCannotBeHadIsAnErrorAndChangesNothing) {
+  const Context context = context_of(ContextOptions{});
+  DomainMemory memory;
+  ASSERT_TRUE(context.allocate(0, 64, &memory).ok());
+  const void* const before = memory.data();
+  const auto expect_error = [&](const Context& from, int domain, std::int64_t bytes, Code code,
+                                const std::string& piece) {
+    const Status status = from.allocate(domain, bytes, &memory);
+    EXPECT_EQ(status.code(), code) << status.message();
+    EXPECT_NE(status.message().find(piece), std::string::npos) << status.message();
+    EXPECT_EQ(memory.data(), before);
+  };
+  expect_error(context, -1, 64, Code::invalid_argument, "domain is -1; expected 0..");
+  expect_error(context, context.num_domains(), 64, Code::invalid_argument, "domain is ");
+  expect_error(context, 0, 0, Code::invalid_argument, "bytes is 0; expected 1 or more");
+  expect_error(context, 0, -5, Code::invalid_argument, "bytes is -5");
+  expect_error(context, 0, std::int64_t{1} << 62, Code::out_of_memory, "4611686018427387904 bytes");
+  expect_error(context, 0, INT64_MAX, Code::out_of_memory, "9223372036854775807 bytes");
+  expect_error(Context(), 0, 64, Code::invalid_argument, "context is empty");
+  EXPECT_EQ(context.allocate(0, 64, nullptr).code(), Code::invalid_argument);
 }
 
 TEST(Context, CopiesShareOneRuntime) {

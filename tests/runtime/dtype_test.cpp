@@ -12,6 +12,7 @@
 #include "tests/runtime/contexts.h"
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
+#include "tests/support/bochs.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -48,8 +49,6 @@ struct Dtype : ::testing::TestWithParam<std::tuple<std::string, DataType>> {
                                       attention_naive_f32(problem.args(), DataType::bf16), nullptr,
                                       DataType::bf16));
     }
-    std::vector<float> want = wide.out;
-    for (float& x : want) x = rounded(type(), x);
 
     for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode}) {
       SCOPED_TRACE(::testing::Message() << "pipeline " << static_cast<int>(pipeline));
@@ -67,13 +66,17 @@ struct Dtype : ::testing::TestWithParam<std::tuple<std::string, DataType>> {
       ASSERT_TRUE(status.ok()) << status.message();
       ASSERT_TRUE(out.gaps_untouched());
       ASSERT_TRUE(problem.out.all_untouched());
-      ASSERT_TRUE(same_bits(out.elements(), want));
+      const std::vector<float> stored = out.elements();
+      std::vector<float> want = wide.out;
+      for (float& x : want) x = rounded(type(), x);
+      if (type() == DataType::f16) allow_bochs_ties(stored, wide.out, want);
+      ASSERT_TRUE(same_bits(stored, want));
       ASSERT_TRUE(same_bits(problem.outcome().lse, wide.lse));
     }
   }
   void check_all(const std::vector<Case>& cases, std::size_t step) {
-    for (std::size_t i = 0; i < cases.size(); i += kThinned ? 6 * step : step)
-      ASSERT_NO_FATAL_FAILURE(check(cases[i]));
+    for (const Case& c : thin(cases, step * thinned<std::size_t>(1, 6, 11), 5'000'000))
+      ASSERT_NO_FATAL_FAILURE(check(c));
   }
 };
 
@@ -144,8 +147,8 @@ TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
 TEST_P(Dtype, AnyChunksEqualOnePrefill) {
   for (int repeat = 0; repeat < 4; ++repeat) {
     Case c;
-    c.q_len = c.kv_len = 700, c.q_heads = 4, c.kv_heads = 2, c.head_dim = 23, c.v_head_dim = 37,
-    c.is_causal = true;
+    c.q_len = c.kv_len = thinned<std::int64_t>(700, 530, 290);
+    c.q_heads = 4, c.kv_heads = 2, c.head_dim = 23, c.v_head_dim = 37, c.is_causal = true;
     c.seed = 900 + static_cast<std::uint64_t>(repeat);
     if (repeat >= 2) c.window_left = random.between(0, 600);
     const Problem problem(c);
@@ -188,8 +191,9 @@ INSTANTIATE_TEST_SUITE_P(Isa, Dtype,
                          ::testing::Combine(::testing::ValuesIn(host_isas()),
                                             ::testing::Values(DataType::bf16, DataType::f16)),
                          [](const auto& param_info) {
-                           return std::get<0>(param_info.param) +
-                                  (std::get<1>(param_info.param) == DataType::bf16 ? "_bf16" : "_f16");
+                           // The ISA last: avx512_bf16 is one.
+                           return (std::get<1>(param_info.param) == DataType::bf16 ? "bf16_" : "f16_") +
+                                  std::get<0>(param_info.param);
                          });
 
 }  // namespace

@@ -64,8 +64,6 @@ TEST(Environment, ValuesThatDoNotParseAreErrors) {
 
 TEST(Environment, ChoicesAreTaken) {
   EXPECT_TRUE(probe({kBig, "KUMIKO_NUM_THREADS=3"}).says("num_threads 3\n"));
-  for (const std::string& isa : host_isas())
-    EXPECT_TRUE(probe({"KUMIKO_ISA=" + isa}).says("isa " + isa + "\n")) << isa;
   for (const std::string& executor : kAllExecutors)
     EXPECT_TRUE(probe({"KUMIKO_EXECUTOR=" + executor}).says("executor " + executor)) << executor;
   for (const char* policy : {"flat", "heads_first"})
@@ -81,6 +79,18 @@ TEST(Environment, ChoicesAreTaken) {
   EXPECT_TRUE(big.says("num_threads 8\n")) << big.out;
   EXPECT_TRUE(big.says("domain 1: ")) << big.out;
 }
+
+struct EnvironmentIsa : ::testing::TestWithParam<std::string> {};
+
+TEST_P(EnvironmentIsa, IsForcedByTheVariableAsByTheOption) {
+  const ProbeResult forced = probe({"KUMIKO_ISA=" + GetParam()});
+  EXPECT_EQ(forced.out.find("code 0\n"), 0u) << forced.out;
+  EXPECT_TRUE(forced.says("isa " + GetParam() + "\n")) << forced.out;
+  EXPECT_EQ(forced.out, probe({}, {"isa=" + GetParam()}).out);
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, EnvironmentIsa, ::testing::ValuesIn(host_isas()),
+                         [](const auto& param_info) { return param_info.param; });
 
 TEST(Environment, AnOptionBeatsItsVariable) {
   EXPECT_TRUE(probe({kBig, "KUMIKO_NUM_THREADS=3"}, {"num_threads=2"}).says("num_threads 2\n"));
@@ -116,9 +126,58 @@ TEST(Environment, VerbosePrintsTheContextOnceToStandardError) {
   const ProbeResult verbose = probe({"KUMIKO_VERBOSE=1"});
   EXPECT_EQ(verbose.out.find("code 0\n"), 0u);
   EXPECT_NE(verbose.err.find("isa " + host_isas().front()), std::string::npos) << verbose.err;
+  EXPECT_NE(verbose.err.find(" workers on CPUs " + std::to_string(first_allowed_cpu())), std::string::npos)
+      << verbose.err;
   EXPECT_EQ(verbose.err.find("topology"), verbose.err.rfind("topology")) << "printed more than once:\n"
                                                                          << verbose.err;
   EXPECT_EQ(probe({"KUMIKO_VERBOSE=0"}).err, "");
+}
+
+TEST(Environment, OpenMpsBindingHoldsUnlessKumikoWasTold) {
+  const std::pair<const char*, const char*> wishes[] = {{"close", "close"},
+                                                        {"spread", "spread"},
+                                                        {"true", "close"},
+                                                        {"false", "none"},
+                                                        {" Spread , close", "spread"}};
+  for (const auto& [omp, bind] : wishes) {
+    EXPECT_TRUE(probe({kBig, std::string("OMP_PROC_BIND=") + omp}).says(std::string("bind ") + bind)) << omp;
+    EXPECT_TRUE(probe({kBig, std::string("OMP_PROC_BIND=") + omp, std::string("KUMIKO_BIND=") + bind})
+                    .says(std::string("bind ") + bind))
+        << omp;
+  }
+  EXPECT_TRUE(probe({kBig, "OMP_PROC_BIND=true", "KUMIKO_BIND=spread"}).says("bind spread"));
+  EXPECT_TRUE(probe({kBig, "OMP_PROC_BIND=close"}, {"bind=none"}).says("bind none"))
+      << "an option beats both";
+}
+
+TEST(Environment, AContradictionWithOpenMpsBindingIsAnError) {
+  const std::pair<const char*, const char*> contradictions[] = {
+      {"close", "spread"}, {"close", "none"}, {"spread", "close"}, {"true", "none"}, {"false", "close"}};
+  for (const auto& [omp, bind] : contradictions) {
+    const ProbeResult result =
+        probe({kBig, std::string("OMP_PROC_BIND=") + omp, std::string("KUMIKO_BIND=") + bind});
+    expect_error(result, 4, "KUMIKO_BIND", bind);
+    EXPECT_TRUE(result.says(std::string("OMP_PROC_BIND is \"") + omp)) << result.out;
+  }
+  expect_error(probe({kBig, "OMP_PROC_BIND=master"}), 4, "OMP_PROC_BIND", "master");
+}
+
+TEST(Environment, CpusOutsideOpenMpsPlacesAreErrors) {
+  const std::string cpu = std::to_string(first_allowed_cpu());
+  const std::string places = "OMP_PLACES={" + cpu + "}";
+  const ProbeResult inside = probe({places, "KUMIKO_CPUS=" + cpu});
+  EXPECT_TRUE(inside.says("num_threads 1\n")) << inside.out;
+  if (allowed_cpus() < 2) GTEST_SKIP() << "one CPU cannot be outside";
+  EXPECT_TRUE(probe({places}).says("num_threads 1\n")) << "places limit the cores";
+  const std::string other = std::to_string(first_allowed_cpu() + 1);
+  expect_error(probe({places, "KUMIKO_CPUS=" + other}), 4, "KUMIKO_CPUS", other);
+}
+
+TEST(Environment, SpinTimeIsTakenOrRefused) {
+  for (const char* value : {"0", "1", "1000000"})
+    EXPECT_EQ(probe({std::string("KUMIKO_SPIN_US=") + value}).out.find("code 0\n"), 0u) << value;
+  for (const char* value : {"-1", "1000001", "1ms", "1e3"})
+    expect_error(probe({std::string("KUMIKO_SPIN_US=") + value}), 4, "KUMIKO_SPIN_US", value);
 }
 
 TEST(Environment, TheOneShotCallReportsABadVariableEveryTime) {

@@ -109,7 +109,7 @@ TEST(ExtremeShapes, CostsThatAddUpBeyondInt64StayBalanced) {
   EXPECT_LT(imbalance, 5.0) << text;
 }
 
-// 4096 seats want 32768 tasks: 300000 rows, cut along 2^31 keys, would keep more than 2^63 bytes of split
+// 4096 seats want 32768 tasks: 300000 rows, cut along 2^31 keys, would keep 2^51 bytes of split
 // states.
 TEST(ExtremeShapes, SplitStatesBeyondTheAddressSpaceAreOutOfMemory) {
   AttentionArgs args = problem(1, 1, 1, 300000, kLongest, 576);

@@ -2,6 +2,7 @@
 // tell the truth.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <regex>
@@ -167,6 +168,46 @@ TEST(PlanExplain, SaysWhatWillRunWhere) {
   EXPECT_EQ(text.back(), '\n');
 }
 
+// "domain D: N tasks, reads L bytes of K and V locally, R remotely", and the line of the sum.
+struct Reads {
+  std::int64_t local = 0, remote = 0;
+};
+Reads reads_of(const std::string& text, const std::string& line) {
+  std::smatch found;
+  const std::regex pattern(line + R"(.*reads (\d+) bytes of K and V locally, (\d+) remotely)");
+  EXPECT_TRUE(std::regex_search(text, found, pattern)) << line << " in:\n" << text;
+  return found.empty() ? Reads{} : Reads{std::stoll(found[1]), std::stoll(found[2])};
+}
+
+TEST(PlanExplain, BytesReadLocallyAndRemotely) {
+  ContextOptions options;
+  options.topology = "numa:2 core:1 pu:1";
+  options.executor = "serial";
+  const Context context = context_of(options);
+  const auto explain = [&](std::int64_t kv_heads, std::int64_t q_len, std::int64_t kv_len) {
+    AttentionArgs args;
+    args.q = ConstTensor::bhsd(nullptr, 1, kv_heads, q_len, 16, DataType::bf16);
+    args.k = args.v = ConstTensor::bhsd(nullptr, 1, kv_heads, kv_len, 16, DataType::bf16);
+    args.out = Tensor::bhsd(nullptr, 1, kv_heads, q_len, 16, DataType::bf16);
+    Plan prepared;
+    const Status status = plan(context, args, &prepared);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return prepared.explain();
+  };
+  // Two heads on two domains: decode reads each key and value once, at home.
+  const std::string apart = explain(2, 1, 4096);
+  EXPECT_EQ(reads_of(apart, "domain 0").local, 4096 * 2 * 16 * 2) << apart;
+  EXPECT_EQ(reads_of(apart, "domain 1").local, 4096 * 2 * 16 * 2);
+  EXPECT_EQ(reads_of(apart, "memory").local, 2 * 4096 * 2 * 16 * 2);
+  EXPECT_EQ(reads_of(apart, "memory").remote, 0);
+  EXPECT_NE(apart.find("; 0 KV heads read by several domains"), std::string::npos) << apart;
+  // One head: half of it is read from the other domain.
+  const std::string cut = explain(1, 1, 4096);
+  EXPECT_EQ(reads_of(cut, "memory").local, 2048 * 2 * 16 * 2) << cut;
+  EXPECT_EQ(reads_of(cut, "memory").remote, 2048 * 2 * 16 * 2) << cut;
+  EXPECT_NE(cut.find("; 1 KV heads read by several domains"), std::string::npos) << cut;
+}
+
 TEST(PlanExplain, NamesTheForcedPipeline) {
   const Context context = context_of(ContextOptions{});
   const Problem problem(base());
@@ -198,6 +239,50 @@ TEST(PlanWorkspace, DoesNotGrowWithTheProductOfLengths) {
   EXPECT_LE(bytes(16384, 16384), 4 * bytes(4096, 4096));
   EXPECT_LE(bytes(1 << 20, 1 << 20), 256 * bytes(4096, 4096));
   EXPECT_LE(bytes(1, 1 << 20), 8 * bytes(1, 1 << 17) + 4096);
+}
+
+// One KV head, one row block, one split: the model's arithmetic by hand.
+TEST(Predict, OneTaskTakesTheLongerOfArithmeticAndReading) {
+  ContextOptions options;
+  options.topology = "core:1 pu:1";
+  const Context context = context_of(options);
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(nullptr, 1, 1, 1, 64);
+  args.k = args.v = ConstTensor::bhsd(nullptr, 1, 1, 100, 64);
+  args.out = Tensor::bhsd(nullptr, 1, 1, 1, 64);
+  args.pipeline = Pipeline::decode;
+  Plan made;
+  ASSERT_TRUE(plan(context, args, &made).ok());
+  const double bytes = 100 * 128 * 4, never = 1e30;
+  EXPECT_NEAR(made.predict({never, 1e9, 2e9, 0}).seconds, bytes / 1e9, 1e-12)
+      << "the core's rate is the lower";
+  EXPECT_NEAR(made.predict({never, 4e9, 2e9, 0}).seconds, bytes / 2e9, 1e-12) << "the domain's is";
+  const double fmas = 100 * 128 * 4 + 64 * 128;  // a row counts as four, and its merge
+  EXPECT_NEAR(made.predict({1e9, never, never, 0}).seconds, 2 * fmas / 1e9, 1e-12);
+  EXPECT_NEAR(made.predict({1e9, never, never, 3e-6}).seconds, 2 * fmas / 1e9 + 3e-6, 1e-12);
+  EXPECT_NEAR(made.predict({1e9, never, never, 3e-6}).attainable_seconds, 2 * fmas / 1e9, 1e-12);
+  for (const MachineRates& none : {MachineRates{}, MachineRates{-1, 1, 1, 0}, MachineRates{1, NAN, 1, 0}})
+    EXPECT_EQ(made.predict(none).seconds, 0);
+  EXPECT_EQ(Plan().predict({1, 1, 1, 0}).seconds, 0);
+}
+
+TEST(Predict, CoresOfADomainShareItsBandwidth) {
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(nullptr, 16, 1, 1, 64);
+  args.k = args.v = ConstTensor::bhsd(nullptr, 16, 1, 4096, 64);
+  args.out = Tensor::bhsd(nullptr, 16, 1, 1, 64);
+  const double bytes = 16.0 * 4096 * 128 * 4;
+  const auto seconds = [&](const char* topology) {
+    ContextOptions options;
+    options.topology = topology;
+    Plan made;
+    EXPECT_TRUE(plan(context_of(options), args, &made).ok());
+    return made.predict({1e30, 10e9, 20e9, 0}).seconds;
+  };
+  EXPECT_NEAR(seconds("core:1 pu:1"), bytes / 10e9, 1e-9);
+  EXPECT_NEAR(seconds("core:2 pu:1"), bytes / 20e9, 1e-9);
+  EXPECT_NEAR(seconds("core:8 pu:1"), bytes / 20e9, 1e-9) << "six more cores bring nothing";
+  EXPECT_NEAR(seconds("numa:4 core:2 pu:1"), bytes / 80e9, 1e-9);
 }
 
 }  // namespace

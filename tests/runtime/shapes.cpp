@@ -207,6 +207,13 @@ std::vector<Case> score_terms() {
   return cases;
 }
 
+std::vector<Case> thin(std::vector<Case> cases, std::size_t step, std::int64_t most_work) {
+  if (kThinning == 2) std::erase_if(cases, [&](const Case& c) { return c.work() > most_work; });
+  std::vector<Case> taken;
+  for (std::size_t i = 0; i < cases.size(); i += step) taken.push_back(cases[i]);
+  return taken;
+}
+
 std::vector<Case> random_cases(std::uint64_t seed, int count) {
   std::vector<Case> cases;
   Random random(seed);

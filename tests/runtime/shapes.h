@@ -21,6 +21,8 @@ std::vector<Case> long_sequences();
 std::vector<Case> extreme_masks();
 /// Softcap, bias, ALiBi and mask in every combination, the tensors in every layout.
 std::vector<Case> score_terms();
+/// Every `step`-th case; where few are taken (kThinning), of those with at most `most_work`.
+std::vector<Case> thin(std::vector<Case> cases, std::size_t step, std::int64_t most_work);
 /// `count` cases drawn from `seed`.
 std::vector<Case> random_cases(std::uint64_t seed, int count);
 

@@ -6,6 +6,7 @@
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
@@ -27,6 +28,9 @@ struct SpecialValues : ::testing::TestWithParam<std::string> {
       if (HasFailure()) return;
     }
   }
+  // One of so many cases of the long lists; coprime to what they cross.
+  bool taken() { return asked++ % thinned(1, 5, 13) == 0; }
+  int asked = 0;
   // Causal, so that a key is seen by some rows of a tile and hidden from their neighbours.
   static Case causal(std::int64_t q_len, std::int64_t kv_len) {
     Case c;
@@ -46,6 +50,7 @@ TEST_P(SpecialValues, OneBadKeyReachesExactlyTheRowsThatSeeIt) {
     const Case c = causal(q_len, 130);
     for (const float bad : {kNan, kInf, -kInf}) {
       for (const std::int64_t j : {0, 1, 63, 64, 79, 128, 129}) {
+        if (!taken()) continue;
         SCOPED_TRACE(::testing::Message() << c << " k[0, 1, " << j << ", 3] = " << bad);
         const Problem problem(c);
         problem.k.at(0, 1, j, 3) = bad;  // times q[3] of either sign: +inf for some rows, -inf for others
@@ -61,6 +66,7 @@ TEST_P(SpecialValues, OneBadValueReachesExactlyItsColumnOfTheRowsThatSeeIt) {
     const Case c = causal(q_len, 130);
     for (const float bad : {kNan, kInf, -kInf}) {
       for (const std::int64_t j : {0, 1, 63, 64, 79, 128, 129}) {
+        if (!taken()) continue;
         SCOPED_TRACE(::testing::Message() << c << " v[0, 1, " << j << ", 3] = " << bad);
         const Problem problem(c);
         problem.v.at(0, 1, j, 3) = bad;
@@ -76,6 +82,7 @@ TEST_P(SpecialValues, BadValuesPastBlocksAndSplits) {
   c.window_left = 600;
   for (const float bad : {kNan, kInf}) {
     for (const std::int64_t j : {478, 479, 480, 490, 498, 499, 511, 512, 767, 768, 1023, 1024, 1085, 1099}) {
+      if (!taken()) continue;
       SCOPED_TRACE(::testing::Message() << c << " v[0, 0, " << j << ", 11] = " << bad);
       const Problem problem(c);
       problem.v.at(0, 0, j, 11) = bad;

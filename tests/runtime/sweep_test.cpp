@@ -47,9 +47,9 @@ struct Sweep : ::testing::TestWithParam<std::string> {
   }
 
   void check_all(const std::vector<Case>& cases) {
-    // Under a sanitizer or an emulator every n-th case only: each takes 10 to 30 times as long.
-    for (std::size_t i = 0; i < cases.size(); i += kThinned ? 8 : 1) {
-      check(cases[i]);
+    // Steps coprime to the lengths of the lists that shapes.cpp crosses, so that their entries still come.
+    for (const Case& c : thin(cases, thinned<std::size_t>(1, 7, 29), 5'000'000)) {
+      check(c);
       if (HasFailure()) return;
     }
     std::printf(

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <numeric>
 #include <set>
 
@@ -124,6 +125,97 @@ TEST(Topology, FugakuNodeFromXml) {
   const std::string error = refusal(KUMIKO_TEST_DATA "/topologies/a64fx_fugaku.xml", {0, 12});
   EXPECT_NE(error.find("CPU 0 "), std::string::npos) << error;
   EXPECT_NE(error.find("12-59"), std::string::npos) << error;
+}
+
+TEST(Topology, Fx700NumbersFromZero) {
+  const Topology t = machine(KUMIKO_TEST_DATA "/topologies/a64fx_fx700.xml");
+  ASSERT_EQ(t.domains.size(), 4u);
+  for (int cmg = 0; cmg < 4; ++cmg) {
+    EXPECT_EQ(t.domains[cmg].numa_node, cmg);
+    EXPECT_EQ(cpus_of(t.domains[cmg]), range(12 * cmg, 12));
+    EXPECT_EQ(t.domains[cmg].l1_bytes_per_core, 64 << 10);
+    EXPECT_EQ(t.domains[cmg].l2_bytes_per_core, (8 << 20) / 12);
+    EXPECT_EQ(t.domains[cmg].llc_bytes, 8 << 20);
+  }
+}
+
+// The same machine under another name: the A64FX's caches are the A64FX's alone.
+TEST(Topology, CachesAreGuessedByTheProcessorsIdentification) {
+  std::ifstream recorded(KUMIKO_TEST_DATA "/topologies/a64fx_fx700.xml");
+  std::string text((std::istreambuf_iterator<char>(recorded)), std::istreambuf_iterator<char>());
+  const std::string part = "\"CPUPart\" value=\"0x001\"";
+  ASSERT_NE(text.find(part), std::string::npos);
+  for (std::size_t at; (at = text.find(part)) != std::string::npos;)
+    text.replace(at, part.size(), "\"CPUPart\" value=\"0x003\"");
+  const std::string file = testing::TempDir() + "/kumiko_not_a64fx.xml";
+  std::ofstream(file) << text;
+  const Topology t = machine(file);
+  ASSERT_EQ(t.domains.size(), 4u);
+  EXPECT_EQ(t.domains[0].l1_bytes_per_core, 32 << 10);
+  EXPECT_EQ(t.domains[0].l2_bytes_per_core, 512 << 10);
+  EXPECT_EQ(t.domains[0].llc_bytes, 12 << 20);
+  std::remove(file.c_str());
+}
+
+TEST(Topology, TwoSocketsWithTwoThreadsACore) {
+  const Topology t = machine(KUMIKO_TEST_DATA "/topologies/x86_2_sockets.xml");
+  ASSERT_EQ(t.domains.size(), 2u);
+  for (int socket = 0; socket < 2; ++socket) {
+    EXPECT_EQ(t.domains[socket].numa_node, socket);
+    EXPECT_EQ(cpus_of(t.domains[socket]), range(20 * socket, 20)) << "the first thread of each core";
+    EXPECT_EQ(t.domains[socket].l1_bytes_per_core, 48 << 10);
+    EXPECT_EQ(t.domains[socket].l2_bytes_per_core, 1280 << 10);
+    EXPECT_EQ(t.domains[socket].llc_bytes, 30 << 20);
+  }
+}
+
+TEST(Topology, OfflineCpusAreNobodysAndCannotBeAskedFor) {
+  const char* const file = KUMIKO_TEST_DATA "/topologies/x86_offline.xml";
+  const Topology t = machine(file);
+  ASSERT_EQ(t.domains.size(), 2u);
+  EXPECT_EQ(cpus_of(t.domains[0]), (std::vector<int>{0, 3, 10}))
+      << "CPU 10 stands in for its offline sibling";
+  EXPECT_EQ(cpus_of(t.domains[1]), range(4, 4));
+  for (const int offline : {1, 2, 9}) {
+    const std::string error = refusal(file, {0, offline});
+    EXPECT_NE(error.find("CPU " + std::to_string(offline) + " "), std::string::npos) << error;
+  }
+}
+
+TEST(Topology, SeveralL3sOnEachOfSeveralNodes) {
+  const Topology t = machine(KUMIKO_TEST_DATA "/topologies/epyc_nps4.xml");
+  ASSERT_EQ(t.domains.size(), 8u);
+  for (int l3 = 0; l3 < 8; ++l3) {
+    EXPECT_EQ(t.domains[l3].numa_node, l3 / 2);
+    EXPECT_EQ(cpus_of(t.domains[l3]), range(4 * l3, 4));
+    EXPECT_EQ(t.domains[l3].llc_bytes, 32 << 20);
+  }
+}
+
+TEST(Topology, ContainerWithOneThreadOfOneCore) {
+  const char* const file = KUMIKO_TEST_DATA "/topologies/one_core_container.xml";
+  const Topology t = machine(file);
+  ASSERT_EQ(t.domains.size(), 1u);
+  EXPECT_EQ(cpus_of(t), std::vector<int>{13});
+  EXPECT_EQ(t.domains[0].llc_bytes, 16 << 20);
+  EXPECT_NE(refusal(file, {5}).find("(13)"), std::string::npos) << "its other thread is somebody else's";
+}
+
+// A cpuset that leaves 3 of a CMG's 12 cores does not make their share of its L2 larger.
+TEST(Topology, CpusetLeavesCacheSharesAlone) {
+  std::ifstream recorded(KUMIKO_TEST_DATA "/topologies/a64fx_fugaku.xml");
+  std::string text((std::istreambuf_iterator<char>(recorded)), std::istreambuf_iterator<char>());
+  const std::string allowed = "allowed_cpuset=\"0x0fffffff,0xfffff000\"";
+  ASSERT_NE(text.find(allowed), std::string::npos);
+  text.replace(text.find(allowed), allowed.size(), "allowed_cpuset=\"0x00007000\"");
+  const std::string file = testing::TempDir() + "/kumiko_cpuset.xml";
+  std::ofstream(file) << text;
+  const Topology t = machine(file);
+  ASSERT_EQ(t.domains.size(), 1u);
+  EXPECT_EQ(cpus_of(t), range(12, 3));
+  EXPECT_EQ(t.domains[0].numa_node, 4);
+  EXPECT_EQ(t.domains[0].l2_bytes_per_core, (8 << 20) / 12);
+  std::remove(file.c_str());
 }
 
 TEST(Topology, CpusChooseTheThreadOfACore) {

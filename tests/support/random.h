@@ -51,19 +51,28 @@ std::uint64_t test_seed(std::uint64_t fallback);
 /// How many random cases a sweep runs: `cases`, a tenth of it where kThinned.
 int sweep_size(int cases);
 
+/// KUMIKO_TEST_THINNED, if it is one of 0, 1 and 2 and more than `least`; else `least`.
+int thinning_asked_for(int least);
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;
 #endif
 
-/// Fewer cases where each takes 10 to 100 times as long: under a sanitizer, and in a cross build, whose
-/// programs an emulator runs.
-#if defined(KUMIKO_TEST_EMULATED)
-inline constexpr bool kEmulated = true;
-#else
-inline constexpr bool kEmulated = false;
-#endif
-inline constexpr bool kThinned = kSanitized || kEmulated;
+/// Which cases of the long lists a program takes. 0: all. 1: some, where each takes 10 to 100 times as long:
+/// under a sanitizer or a user-mode emulator. 2: few, where it takes 100 to 300 times as long: on an emulated
+/// processor. From KUMIKO_TEST_THINNED, which every emulator of scripts/test sets, at run time, because an
+/// emulated processor of the build's own architecture runs the same programs.
+inline const int kThinning = thinning_asked_for(kSanitized ? 1 : 0);
+inline const bool kThinned = kThinning > 0;
+
+/// What fits kThinning.
+template <class T>
+T thinned(T all, T some, T few) {
+  return kThinning == 0 ? all : kThinning == 1 ? some : few;
+}
+/// Under an emulator: what threads do shows as well in fewer repeats.
+inline const bool kEmulated = kThinned && !kSanitized;
 
 }  // namespace kumiko::test

@@ -9,6 +9,7 @@
 
 #include "tests/support/alloc_counter.h"
 #include "tests/support/bits.h"
+#include "tests/support/bochs.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/host.h"
 #include "tests/support/random.h"
@@ -108,6 +109,27 @@ TEST(Random, SameSeedSameValuesAndRangeEndsAreReached) {
     seen.insert(x);
   }
   EXPECT_EQ(seen, (std::set<std::int64_t>{-2, -1, 0, 1, 2, 3}));
+}
+
+TEST(Bochs, OnlyATieGoneAwayFromZeroIsOne) {
+  // f16 has every 16th number from 16384 on: 19656 is midway, and 19648 the even one.
+  EXPECT_TRUE(is_f16_tie_gone_away(19664.0f, 19656.0f));
+  EXPECT_TRUE(is_f16_tie_gone_away(-19664.0f, -19656.0f));
+  EXPECT_TRUE(is_f16_tie_gone_away(0x1p-24f, 0x1p-25f)) << "subnormal";
+  EXPECT_FALSE(is_f16_tie_gone_away(19648.0f, 19656.0f)) << "the even one";
+  EXPECT_FALSE(is_f16_tie_gone_away(19632.0f, 19640.0f)) << "toward zero, not even";
+  EXPECT_FALSE(is_f16_tie_gone_away(19664.0f, 19655.998f)) << "no tie";
+  EXPECT_FALSE(is_f16_tie_gone_away(19680.0f, 19656.0f)) << "two steps away";
+  EXPECT_FALSE(is_f16_tie_gone_away(-19664.0f, 19656.0f));
+  EXPECT_FALSE(is_f16_tie_gone_away(std::numeric_limits<float>::infinity(), 65504.0f));
+  EXPECT_FALSE(is_f16_tie_gone_away(poison(), poison()));
+}
+
+TEST(Bochs, ItsTiesAreWrongOnAProcessor) {
+  const float got = 19664.0f, exact = 19656.0f;
+  float want = 19648.0f;
+  allow_bochs_ties({&got, 1}, {&exact, 1}, {&want, 1});
+  EXPECT_EQ(want, on_bochs() ? got : 19648.0f);
 }
 
 TEST(Host, ListsReferenceLastAndAtLeastOneCpu) {

@@ -1,0 +1,82 @@
+// plan() through the public API, as a server calls it before each step of its batch: one thread plans for
+// machines of several sizes. Nothing is run, and the machine planned for need not be this one.
+#include <benchmark/benchmark.h>
+#include <kumiko/attention.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/rounds.h"
+
+namespace kumiko::bench {
+namespace {
+
+struct Machine {
+  const char* name;
+  const char* topology;
+};
+constexpr Machine kMachines[] = {
+    {"1x1", "numa:1 l3:1 core:1 pu:1"},
+    {"1x2", "numa:1 l3:1 core:2 pu:1"},
+    {"4x12", "numa:4 l2:1(size=8388608) core:12 pu:1"},
+    {"2x64", "numa:2 l3:1(size=268435456) core:64 pu:1"},
+};
+
+constexpr int kBatch = 64;
+
+// 64 requests with 200 to 4000 keys, 32 query and 8 KV heads of 128: 512 heads to deal.
+AttentionArgs decode_batch(const std::vector<std::int32_t>& lengths) {
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(nullptr, kBatch, 32, 1, 128);
+  args.k = args.v = ConstTensor::bhsd(nullptr, kBatch, 8, 4096, 128);
+  args.out = Tensor::bhsd(nullptr, kBatch, 32, 1, 128);
+  args.is_causal = true;
+  args.seqused_k = lengths.data();
+  return args;
+}
+
+void plan_decode(benchmark::State& state, const Machine& machine) {
+  ContextOptions options;
+  options.topology = machine.topology;
+  options.executor = "serial";
+  Context context;
+  if (const Status s = Context::create(options, &context); !s.ok())
+    return state.SkipWithError(s.message().c_str());
+  std::vector<std::int32_t> lengths;
+  for (int request = 0; request < kBatch; ++request) lengths.push_back(200 + request * 2339 % 3801);
+  const AttentionArgs args = decode_batch(lengths);
+  std::string error;
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    const double each = seconds_per_call(5e-3, thread_seconds, [&] {
+      Plan fresh;
+      if (const Status s = plan(context, args, &fresh); !s.ok()) error = s.message();
+    });
+    seconds.push_back(each);
+    state.SetIterationTime(each);
+  }
+  if (!error.empty()) return state.SkipWithError(error.c_str());
+  state.counters["microseconds"] = 1e6 * median(seconds);
+}
+
+void register_all() {
+  for (const Machine& machine : kMachines) {
+    benchmark::RegisterBenchmark(("plan_decode_b64_" + std::string(machine.name) + "/host/t1").c_str(),
+                                 plan_decode, machine)
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond)
+        ->Iterations(21);
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::bench
+
+int main(int argc, char** argv) {
+  kumiko::bench::register_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

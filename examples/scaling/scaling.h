@@ -1,0 +1,11 @@
+// The whole program behind strong_scaling and weak_scaling.
+#pragma once
+
+#include "options.h"
+
+namespace scaling {
+
+/// Exit status 0; 1 when a call fails; 2 for bad options.
+int run(Mode mode, int argc, char** argv);
+
+}  // namespace scaling

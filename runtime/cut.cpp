@@ -1,0 +1,262 @@
+#include "runtime/cut.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace kumiko {
+namespace {
+
+using kernels::kSplitKeys;
+using kernels::min_of;
+
+// Equal pieces leave workers idle by up to one piece: 8 a worker, an eighth of the time. So one piece in five
+// is cut finer by this factor. The policies deal costly pieces first, and the fine ones fill the gaps: a
+// fiftieth of the time, for a fifth of the overhead of cutting everything so fine.
+constexpr std::int64_t kFinerBy = 6;
+constexpr std::int64_t kOneFineIn = 5;
+// Which of five: multiples of the golden ratio, that is evenly among all pieces and among every n-th of them,
+// so that domains to which heads are dealt in turn have fine pieces alike.
+constexpr bool is_one_in_five(std::uint64_t number) {
+  return number * 0x9e3779b97f4a7c15u < ~std::uint64_t{0} / kOneFineIn;
+}
+// With so many pieces a worker the last of them is small enough.
+constexpr std::int64_t kEnoughPieces = 40;
+// So few splits a worker can all be pieces of their own.
+constexpr std::int64_t kFewSplits = 16;
+
+/// Sum of clamp(i + offset, 0, limit) for i in [first, last).
+std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t limit) {
+  const std::int64_t rise = std::clamp(-offset, first, last), flat = std::clamp(limit - offset, rise, last);
+  return (flat - rise) * (rise + flat - 1 + 2 * offset) / 2 + (last - flat) * limit;
+}
+
+/// Query-key pairs that rows [row_begin, row_end) see; rows of a query position are taken as a whole at the
+/// rim.
+std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
+  const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
+  const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
+                             sum_clamped(first, last, head.begin_offset, head.kv_len);
+  return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
+}
+
+/// A row block of one KV head before it is cut along the keys.
+struct RowBlock {
+  std::int64_t row_begin, row_end, split_begin, split_end;
+  std::int64_t cost;
+
+  std::int64_t splits() const { return split_end - split_begin; }
+};
+
+RowBlock row_block(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t row,
+                   std::int64_t end) {
+  const std::int64_t first_key = min_of(head.begin_of(row), head.kv_len),
+                     last_key = std::max(head.end_of(end - 1), first_key);
+  RowBlock block{row, end, first_key / kSplitKeys, (last_key + kSplitKeys - 1) / kSplitKeys, 0};
+  block.split_end = std::max(block.split_end, block.split_begin);
+  block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row,
+                         last_key - first_key, head.head_dim, head.v_head_dim);
+  return block;
+}
+
+/// Rows a task takes: all that fits, but fewer where that would leave workers without enough tasks.
+std::int64_t task_rows_for(const Plan::Impl& plan, std::int64_t heads, std::int64_t rows,
+                           std::int64_t workers) {
+  const Tuning& tuning = plan.tuning;
+  if (workers == 1) return tuning.max_task_rows;
+  const std::int64_t wanted = heads * rows / (workers * tuning.tasks_per_worker);
+  const std::int64_t unit = tuning.min_task_rows;
+  return std::clamp(wanted / unit * unit, tuning.min_task_rows, tuning.max_task_rows);
+}
+
+/// What a process may address on x86-64 and AArch64 without being asked for more.
+constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
+
+/// floats += splits * rows * size; false when they would not fit in the address space.
+bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
+  std::int64_t more = 0;
+  return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
+         !__builtin_add_overflow(*floats, more, floats) &&
+         *floats <= kAddressSpace / static_cast<std::int64_t>(sizeof(float));
+}
+
+class Cutter {
+ public:
+  Cutter(Plan::Impl& plan, std::int64_t workers) : plan_(plan), workers_(workers) {
+    const AttentionArgs& a = plan.args;
+    batch_ = a.q.shape[0];
+    kv_heads_ = a.k.shape[1];
+    rows_ = a.q.shape[1] / kv_heads_ * a.q.shape[2];
+    task_rows_ = task_rows_for(plan, batch_ * kv_heads_, rows_, workers);
+    blocks_per_head_ = (rows_ + task_rows_ - 1) / task_rows_;
+  }
+
+  Status run() {
+    // Below 2^62, as are batch * kv_heads and batch * kv_heads * rows: q fits in the address space.
+    const std::int64_t count = batch_ * kv_heads_ * blocks_per_head_;
+    if (count > kMaxTasks) {
+      return {Code::unsupported, "q.shape makes " + std::to_string(count) +
+                                     " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
+    }
+    const std::int64_t unit = plan_.tuning.min_task_rows;
+    const bool wants_fine = workers_ > 1 && count < workers_ * kEnoughPieces;
+    // Rows are cut finer before keys are, for split states cost memory.
+    if (wants_fine && task_rows_ > unit) fine_rows_ = std::max(task_rows_ / kFinerBy / unit * unit, unit);
+    fine_keys_ = wants_fine && fine_rows_ == 0;
+    const std::int64_t most = count + (wants_fine ? 2 * plan_.tuning.tasks_per_worker * workers_ : 0);
+    plan_.tasks.reserve(static_cast<std::size_t>(most));
+    plan_.costs.reserve(static_cast<std::size_t>(most));
+    make_blocks();
+    if (fine_keys_) {
+      std::int64_t splits = 0;
+      for (const RowBlock& block : blocks_) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
+      single_splits_ = splits * kv_heads_ <= kFewSplits * workers_;
+    }
+    for (std::int64_t b = 0; b < batch_; ++b) {
+      for (std::int64_t h = 0; h < kv_heads_; ++h) {
+        for (std::int64_t i = 0; i < blocks_per_head_; ++i) {
+          if (Status s = take(b, h, i); !s.ok()) return s;
+        }
+      }
+    }
+    return {};
+  }
+
+ private:
+  /// Heads of one sequence are alike: their blocks are computed once.
+  void make_blocks() {
+    blocks_.reserve(static_cast<std::size_t>(batch_ * blocks_per_head_));
+    for (std::int64_t b = 0; b < batch_; ++b) {
+      const kernels::HeadProblem head = plan_.head(plan_.args, b, 0);
+      for (std::int64_t row = 0; row < rows_; row += task_rows_) {
+        const std::int64_t end = min_of(row + task_rows_, rows_);
+        blocks_.push_back(row_block(plan_, head, row, end));
+        if (fine_rows_ == 0) continue;
+        fine_begin_.push_back(static_cast<std::int32_t>(fine_.size()));
+        for (std::int64_t at = row; at < end; at += fine_rows_)
+          fine_.push_back(row_block(plan_, head, at, min_of(at + fine_rows_, end)));
+      }
+    }
+    if (fine_rows_ > 0) fine_begin_.push_back(static_cast<std::int32_t>(fine_.size()));
+    scale_costs();
+  }
+
+  /// A cost is below 2^55, but the sum over a long batch of long sequences passes 2^63. Only the costs'
+  /// proportions matter, so where the sum would pass 2^61 all are made smaller by the same power of two:
+  /// policies may add up what they are given.
+  void scale_costs() {
+    __extension__ using Wide = unsigned __int128;
+    Wide sum = 0;
+    for (const auto* list : {&blocks_, &fine_}) {
+      for (const RowBlock& block : *list) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads_);
+    }
+    int shift = 0;
+    while (sum >> shift > Wide{1} << 61) ++shift;
+    plan_.cost_unit = std::ldexp(1.0, shift);
+    for (auto* list : {&blocks_, &fine_}) {
+      for (RowBlock& block : *list) block.cost >>= shift;
+    }
+    std::int64_t total = 0;
+    for (const RowBlock& block : blocks_) total += block.cost * kv_heads_;
+    const std::int64_t pieces = workers_ * plan_.tuning.tasks_per_worker;
+    coarse_ = workers_ == 1 ? total + 1 : std::max<std::int64_t>(total / pieces, 1);
+    fine_cost_ = std::max<std::int64_t>(coarse_ / kFinerBy, 1);
+  }
+
+  Status take(std::int64_t b, std::int64_t h, std::int64_t i) {
+    const auto index = static_cast<std::size_t>(b * blocks_per_head_ + i);
+    const bool is_fine =
+        is_one_in_five(static_cast<std::uint64_t>((b * kv_heads_ + h) * blocks_per_head_ + i));
+    if (fine_rows_ == 0 || !is_fine) return cut_keys(b, h, blocks_[index], is_fine);
+    for (std::int32_t f = fine_begin_[index]; f < fine_begin_[index + 1]; ++f) {
+      if (Status s = cut_keys(b, h, fine_[static_cast<std::size_t>(f)], false); !s.ok()) return s;
+    }
+    return {};
+  }
+
+  /// Splits of the next piece of a block of which `left` splits are left.
+  std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const {
+    if (single_splits_) return 1;
+    // A block of one piece is the common case of a large batch: no division for it.
+    if (!(fine_keys_ && is_fine) && 2 * block.cost < 3 * coarse_) return left;
+    const std::int64_t split_cost = std::max<std::int64_t>(block.cost / block.splits(), 1);
+    if (!fine_keys_) return piece_of(left, split_cost, coarse_);
+    if (block.cost < 2 * coarse_) return piece_of(left, split_cost, is_fine ? fine_cost_ : coarse_);
+    // Large enough for a fine part of its own.
+    const std::int64_t tail = block.splits() / kOneFineIn;
+    return left > tail ? piece_of(left - tail, split_cost, coarse_) : piece_of(left, split_cost, fine_cost_);
+  }
+
+  /// Of `left` splits the first, where all of them make pieces of equal size and about `most`: no small rest.
+  static std::int64_t piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most) {
+    const std::int64_t pieces = std::max<std::int64_t>((left * split_cost + most / 2) / most, 1);
+    return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
+  }
+
+  Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine) {
+    // Without a fine part, only what is out of proportion is cut: one long sequence among short ones.
+    const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
+    std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
+    if (splits == block.splits()) {
+      add_task(b, h, block, block.split_begin, block.split_end, -1);
+      return {};
+    }
+    const auto merge = static_cast<std::int32_t>(plan_.merges.size());
+    plan_.merges.push_back(
+        {0, block.split_begin, block.split_end, block.row_begin, block.row_end, plan_.partial_floats});
+    if (!add_states(block.splits(), block.row_end - block.row_begin,
+                    kernels::partial_size(plan_.args.v.shape[3]), &plan_.partial_floats))
+      return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+    for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
+      add_task(b, h, block, at, at + splits, merge);
+      ++plan_.merges.back().tasks;
+      at += splits;
+      if (at == block.split_end) return {};
+    }
+  }
+
+  // Field by field: a struct that is filled and then copied waits for its own stores, half the time of a cut.
+  void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
+                std::int64_t split_end, std::int32_t merge) {
+    PlannedTask& task = plan_.tasks.emplace_back();
+    task.batch = static_cast<std::int32_t>(b);
+    task.kv_head = static_cast<std::int32_t>(h);
+    task.row_begin = block.row_begin;
+    task.row_end = block.row_end;
+    task.split_begin = split_begin;
+    task.split_end = split_end;
+    task.merge = merge;
+    scheduler::Task& cost = plan_.costs.emplace_back();
+    cost.cost = merge < 0 ? block.cost : share_of(block, split_begin, split_end);
+    cost.group = static_cast<std::int32_t>(b * kv_heads_ + h);
+  }
+
+  /// The pieces' costs add up to the block's, so that heads of equal cost stay equal.
+  static std::int64_t share_of(const RowBlock& block, std::int64_t split_begin, std::int64_t split_end) {
+    const auto until = [&](std::int64_t split) {
+      return static_cast<std::int64_t>(static_cast<double>(block.cost) *
+                                       static_cast<double>(split - block.split_begin) /
+                                       static_cast<double>(block.splits()));
+    };
+    return until(split_end) - until(split_begin);
+  }
+
+  Plan::Impl& plan_;
+  std::int64_t workers_, batch_, kv_heads_, rows_, task_rows_, blocks_per_head_;
+  std::int64_t fine_rows_ = 0;  // 0: rows are not cut finer
+  bool fine_keys_ = false;
+  std::vector<RowBlock> blocks_;  // [batch][blocks_per_head]
+  std::vector<RowBlock>
+      fine_;  // the same rows, cut finer: block n is fine_[fine_begin_[n], fine_begin_[n + 1])
+  std::vector<std::int32_t> fine_begin_;
+  std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
+  bool single_splits_ = false;               // few splits in all: each is a piece
+};
+
+}  // namespace
+
+Status cut_into_tasks(Plan::Impl& plan, std::int64_t workers) {
+  return Cutter(plan, workers).run();
+}
+
+}  // namespace kumiko

@@ -1,0 +1,54 @@
+// How long a plan's tasks would take on a machine of given rates: the executor's order of work without
+// threads.
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/plan.h"
+#include "scheduler/list_schedule.h"
+
+namespace kumiko {
+namespace {
+
+// The scheduler adds up whole numbers: of nanoseconds, in 1000 parts.
+constexpr double kTicksPerSecond = 1e12;
+
+bool is_rate(double rate) {
+  return std::isfinite(rate) && rate > 0;
+}
+
+}  // namespace
+
+Prediction Plan::Impl::predict(const MachineRates& rates) const {
+  if (!is_rate(rates.core_flops) || !is_rate(rates.core_bandwidth) || !is_rate(rates.domain_bandwidth))
+    return {};
+  const std::vector<int> workers = context->executor->workers_per_domain();
+  const auto key_bytes = static_cast<double>((args.k.shape[3] + args.v.shape[3]) *
+                                             (kernels.input == kernels::Element::f32 ? 4 : 2));
+  std::vector<scheduler::Task> durations(tasks.size());
+  double total = 0;
+  for (std::size_t d = 0; d + 1 < assignment.domain_begin.size(); ++d) {
+    const double bandwidth = std::min(rates.core_bandwidth, rates.domain_bandwidth / std::max(workers[d], 1));
+    for (std::int32_t i = assignment.domain_begin[d]; i < assignment.domain_begin[d + 1]; ++i) {
+      const auto number = static_cast<std::size_t>(assignment.order[static_cast<std::size_t>(i)]);
+      const PlannedTask& task = tasks[number];
+      const std::int64_t used =
+          has_seqused_k ? seqused_k[static_cast<std::size_t>(task.batch)] : args.k.shape[2];
+      const auto keys = static_cast<double>(std::max<std::int64_t>(
+          std::min(task.split_end * kernels::kSplitKeys, used) - task.split_begin * kernels::kSplitKeys, 0));
+      const double seconds =
+          std::max(2 * cost_unit * static_cast<double>(costs[number].cost) / rates.core_flops,
+                   keys * key_bytes / bandwidth);
+      total += seconds;
+      durations[number].cost = std::llround(std::min(seconds * kTicksPerSecond, 1e15));
+    }
+  }
+  const int threads = context->executor->concurrency();
+  Prediction result;
+  result.seconds =
+      static_cast<double>(scheduler::simulate_makespan(durations, assignment, workers)) / kTicksPerSecond +
+      rates.start_seconds;
+  result.attainable_seconds = total / threads;
+  return result;
+}
+
+}  // namespace kumiko

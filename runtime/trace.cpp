@@ -1,0 +1,329 @@
+#include "runtime/trace.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace kumiko {
+namespace {
+
+constexpr std::size_t kMostRuns = std::size_t{1} << 16;
+// A gap shorter than this between two tasks is the hand-out of the next.
+constexpr std::int64_t kLeastIdle = 1000;  // ns
+
+// Tracers whose file is to be written when the process ends, and how often each file was asked for. Never
+// destroyed: they are looked at after static destructors.
+struct Registry {
+  std::mutex mutex;
+  std::vector<Tracer*> live;
+  std::vector<std::pair<std::string, int>> files;
+};
+Registry& registry() {
+  static Registry* const made = new Registry;
+  return *made;
+}
+
+void write_at_exit() {
+  const std::lock_guard lock(registry().mutex);
+  for (const Tracer* tracer : registry().live) {
+    try {
+      (void)tracer->write();
+    } catch (...) {  // no memory for the text
+    }
+  }
+}
+
+const char* phase_name(std::int16_t phase) {
+  switch (static_cast<kernels::Phase>(phase)) {
+    case kernels::Phase::queries:
+      return "pack queries";
+    case kernels::Phase::pack:
+      return "pack";
+    case kernels::Phase::scores:
+      return "scores";
+    case kernels::Phase::softmax:
+      return "softmax";
+    case kernels::Phase::values:
+      return "values";
+    case kernels::Phase::decode:
+      return "decode";
+    case kernels::Phase::merge:
+      return "merge";
+    case kernels::Phase::store:
+      return "store";
+  }
+  return "?";
+}
+
+// One event a line. Nothing of a user's is among the names, so nothing needs escaping.
+class Writer {
+ public:
+  explicit Writer(std::int64_t start) : start_(start) {}
+
+  void metadata(const char* kind, std::size_t process, long thread, const std::string& argument) {
+    open(kind, "M", process, thread);
+    text_ += ", \"args\": {" + argument + "}}";
+  }
+  void span(const std::string& name, const char* category, std::size_t process, long thread,
+            std::int64_t begin, std::int64_t end, const std::string& arguments) {
+    open(name, "X", process, thread);
+    text_ += ", \"cat\": \"" + std::string(category) + "\", \"ts\": " + microseconds(begin - start_) +
+             ", \"dur\": " + microseconds(end - begin);
+    if (!arguments.empty()) text_ += ", \"args\": {" + arguments + "}";
+    text_ += "}";
+  }
+  // A call may overlap others: an asynchronous pair.
+  void call(std::int32_t number, std::size_t process, std::int64_t begin, std::int64_t end) {
+    for (const bool is_begin : {true, false}) {
+      open("run " + std::to_string(number), is_begin ? "b" : "e", process, 0);
+      text_ += ", \"cat\": \"run\", \"id\": " + std::to_string(number) +
+               ", \"ts\": " + microseconds((is_begin ? begin : end) - start_) + "}";
+    }
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  void open(const std::string& name, const char* type, std::size_t process, long thread) {
+    text_ += text_.empty() ? "\n" : ",\n";
+    text_ += "{\"name\": \"" + name + "\", \"ph\": \"" + type + "\", \"pid\": " + std::to_string(process) +
+             ", \"tid\": " + std::to_string(thread);
+  }
+  static std::string microseconds(std::int64_t ns) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%lld.%03lld", static_cast<long long>(ns / 1000),
+                  static_cast<long long>(ns % 1000));
+    return text;
+  }
+
+  std::int64_t start_;
+  std::string text_;
+};
+
+struct Interval {
+  std::int64_t begin, end;
+};
+
+// What of the intervals, sorted by their beginning, touches another becomes one.
+std::vector<Interval> united(std::vector<Interval> intervals) {
+  std::sort(intervals.begin(), intervals.end(),
+            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+  std::vector<Interval> result;
+  for (const Interval& next : intervals) {
+    if (!result.empty() && next.begin <= result.back().end) {
+      result.back().end = std::max(result.back().end, next.end);
+    } else {
+      result.push_back(next);
+    }
+  }
+  return result;
+}
+
+// The parts of `wanted` that `taken` leaves; both united.
+std::vector<Interval> without(const std::vector<Interval>& wanted, const std::vector<Interval>& taken) {
+  std::vector<Interval> gaps;
+  std::size_t next = 0;
+  for (const Interval& whole : wanted) {
+    std::int64_t at = whole.begin;
+    while (next < taken.size() && taken[next].end <= at) ++next;
+    for (std::size_t i = next; i < taken.size() && taken[i].begin < whole.end; ++i) {
+      if (taken[i].begin > at) gaps.push_back({at, taken[i].begin});
+      at = std::max(at, taken[i].end);
+    }
+    if (at < whole.end) gaps.push_back({at, whole.end});
+  }
+  return gaps;
+}
+
+}  // namespace
+
+std::unique_ptr<Tracer> Tracer::create(const std::string& file, const scheduler::Topology& topology,
+                                       const std::vector<scheduler::Seat>& seats, std::string& error) {
+  std::string name = file;
+  {
+    const std::lock_guard lock(registry().mutex);
+    auto& files = registry().files;
+    const auto known =
+        std::find_if(files.begin(), files.end(), [&](const auto& f) { return f.first == file; });
+    if (known == files.end()) {
+      files.emplace_back(file, 1);
+    } else {
+      name += "." + std::to_string(++known->second);
+    }
+  }
+  std::unique_ptr<Tracer> tracer(new Tracer(name, topology, seats));
+  error = tracer->write();  // an empty trace shows at once whether a full one can be written
+  const std::lock_guard lock(registry().mutex);
+  if (!error.empty()) {
+    tracer->process_ = 0;  // nothing to be written
+    for (auto& [used, times] : registry().files) times -= used == file;
+    std::erase_if(registry().files, [](const auto& f) { return f.second == 0; });
+    return nullptr;
+  }
+  static const bool registered = std::atexit(write_at_exit) == 0;
+  (void)registered;
+  registry().live.push_back(tracer.get());
+  return tracer;
+}
+
+Tracer::Tracer(std::string file, const scheduler::Topology& topology,
+               const std::vector<scheduler::Seat>& seats)
+    : file_(std::move(file)),
+      domains_(topology.domains),
+      lanes_(new Lane[seats.size()]),
+      num_lanes_(seats.size()),
+      start_(now()),
+      process_(getpid()) {
+  for (std::size_t slot = 0; slot < num_lanes_; ++slot) {
+    lanes_[slot].seat = seats[slot];
+    // Not initialised: pages come with the events.
+    lanes_[slot].events = std::make_unique_for_overwrite<TraceEvent[]>(kMostEvents);
+  }
+  runs_.reserve(kMostRuns);
+}
+
+Tracer::~Tracer() {
+  {
+    const std::lock_guard lock(registry().mutex);
+    std::erase(registry().live, this);
+  }
+  try {
+    (void)write();
+  } catch (...) {  // no memory for the text
+  }
+}
+
+std::int64_t Tracer::now() noexcept {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void Tracer::add(int slot, const TraceEvent& event) noexcept {
+  Lane& lane = lanes_[static_cast<std::size_t>(slot)];
+  const std::int64_t count = lane.count.load(std::memory_order_relaxed);
+  if (count == kMostEvents) {
+    lane.dropped.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  lane.events[static_cast<std::size_t>(count)] = event;
+  lane.count.store(count + 1, std::memory_order_release);
+}
+
+void Tracer::add_run(std::int32_t run, std::int64_t begin, std::int64_t end) noexcept {
+  const std::lock_guard lock(runs_mutex_);
+  if (runs_.size() < kMostRuns) runs_.push_back({run, begin, end});
+}
+
+std::string Tracer::to_json() const {
+  Writer writer(start_);
+  std::vector<Interval> calls;
+  const std::size_t callers = domains_.size();
+  writer.metadata("process_name", callers, 0, "\"name\": \"calls\"");
+  {
+    const std::lock_guard lock(runs_mutex_);
+    for (const Run& run : runs_) {
+      writer.call(run.number, callers, run.begin, run.end);
+      calls.push_back({run.begin, run.end});
+    }
+  }
+  calls = united(std::move(calls));
+  std::int64_t dropped = 0, local = 0, remote = 0;
+  for (std::size_t d = 0; d < domains_.size(); ++d) {
+    writer.metadata("process_name", d, 0,
+                    "\"name\": \"domain " + std::to_string(d) + ", NUMA node " +
+                        std::to_string(domains_[d].numa_node) + "\"");
+    writer.metadata("process_sort_index", d, 0, "\"sort_index\": " + std::to_string(d));
+  }
+  for (std::size_t slot = 0; slot < num_lanes_; ++slot) {
+    const Lane& lane = lanes_[slot];
+    const auto process = static_cast<std::size_t>(lane.seat.domain);
+    const auto thread = static_cast<long>(slot);
+    writer.metadata("thread_name", process, thread,
+                    "\"name\": \"CPU " + std::to_string(lane.seat.os_cpu) + "\"");
+    writer.metadata("thread_sort_index", process, thread, "\"sort_index\": " + std::to_string(slot));
+    const std::int64_t count = lane.count.load(std::memory_order_acquire);
+    dropped += lane.dropped.load(std::memory_order_relaxed);
+    std::vector<Interval> busy;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const TraceEvent& event = lane.events[static_cast<std::size_t>(i)];
+      if (event.phase != TraceEvent::kTask) {
+        writer.span(phase_name(event.phase), "phase", process, thread, event.begin, event.end, "");
+        continue;
+      }
+      busy.push_back({event.begin, event.end});
+      const bool is_local = event.home == lane.seat.domain;
+      (is_local ? local : remote) += event.bytes;
+      writer.span("sequence " + std::to_string(event.batch) + ", KV head " + std::to_string(event.kv_head),
+                  "task", process, thread, event.begin, event.end,
+                  "\"run\": " + std::to_string(event.run) + ", \"task\": " + std::to_string(event.task) +
+                      ", \"" + (is_local ? "local" : "remote") + "_bytes\": " + std::to_string(event.bytes));
+    }
+    for (const Interval& gap : without(calls, united(std::move(busy)))) {
+      if (gap.end - gap.begin >= kLeastIdle)
+        writer.span("idle", "idle", process, thread, gap.begin, gap.end, "");
+    }
+  }
+  return "{\"displayTimeUnit\": \"ns\", \"otherData\": {\"local_bytes\": " + std::to_string(local) +
+         ", \"remote_bytes\": " + std::to_string(remote) +
+         ", \"dropped_events\": " + std::to_string(dropped) + "}, \"traceEvents\": [" + writer.take() +
+         "\n]}\n";
+}
+
+std::string Tracer::write() const {
+  if (getpid() != process_) return "";
+  const std::string text = to_json();
+  const std::string beside = file_ + "." + std::to_string(process_) + ".tmp";
+  std::FILE* out = std::fopen(beside.c_str(), "w");
+  if (!out) return std::string(std::strerror(errno));
+  bool done = std::fwrite(text.data(), 1, text.size(), out) == text.size();
+  int why = errno;
+  if (std::fclose(out) != 0 && done) {
+    done = false;
+    why = errno;
+  }
+  if (done && std::rename(beside.c_str(), file_.c_str()) != 0) {
+    done = false;
+    why = errno;
+  }
+  if (done) return "";
+  std::remove(beside.c_str());
+  return std::string(std::strerror(why));
+}
+
+TaskTrace::TaskTrace(Tracer* tracer, int slot, const TraceEvent& event) noexcept
+    : kernels::PhaseWatch{enter_phase}, tracer_(tracer), slot_(slot), task_(event) {
+  if (tracer_) task_.begin = since_ = Tracer::now();
+}
+
+TaskTrace::~TaskTrace() {
+  if (!tracer_) return;
+  task_.end = Tracer::now();
+  close(task_.end);
+  task_.phase = TraceEvent::kTask;
+  tracer_->add(slot_, task_);
+}
+
+void TaskTrace::enter_phase(kernels::PhaseWatch* self, kernels::Phase phase) noexcept {
+  auto& trace = *static_cast<TaskTrace*>(self);
+  const std::int64_t at = Tracer::now();
+  trace.close(at);
+  trace.since_ = at;
+  trace.phase_ = static_cast<std::int16_t>(phase);
+}
+
+void TaskTrace::close(std::int64_t at) noexcept {
+  if (phase_ == TraceEvent::kTask) return;
+  TraceEvent event = task_;
+  event.begin = since_;
+  event.end = at;
+  event.phase = phase_;
+  tracer_->add(slot_, event);
+}
+
+}  // namespace kumiko

@@ -1,0 +1,91 @@
+#include "runtime/traffic.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace kumiko {
+namespace {
+
+constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+
+// Lengths reach 2^62 where a stride is 0: sums end at the largest number rather than wrap.
+std::int64_t product(std::int64_t a, std::int64_t b) {
+  std::int64_t result = 0;
+  return __builtin_mul_overflow(a, b, &result) ? kMost : result;
+}
+
+void add(std::int64_t& sum, std::int64_t more) {
+  if (__builtin_add_overflow(sum, more, &sum)) sum = kMost;
+}
+
+std::int64_t sum_of(const std::vector<std::int64_t>& bytes) {
+  std::int64_t sum = 0;
+  for (const std::int64_t b : bytes) add(sum, b);
+  return sum;
+}
+
+}  // namespace
+
+std::int64_t Traffic::total_local() const {
+  return sum_of(local);
+}
+
+std::int64_t Traffic::total_remote() const {
+  return sum_of(remote);
+}
+
+std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
+  const kernels::HeadProblem head = plan.head(plan.args, task.batch, task.kv_head);
+  const std::int64_t first = std::max(head.begin_of(task.row_begin), task.split_begin * kernels::kSplitKeys);
+  const std::int64_t last = std::min(head.end_of(task.row_end - 1), task.split_end * kernels::kSplitKeys);
+  return product(std::max<std::int64_t>(last - first, 0),
+                 (head.head_dim + head.v_head_dim) * kernels::bytes_of(plan.kernels.input));
+}
+
+Traffic planned_traffic(const Plan::Impl& plan) {
+  Traffic traffic;
+  const scheduler::Assignment& assignment = plan.assignment;
+  if (plan.tasks.empty() || assignment.domain_begin.size() < 2) return traffic;
+  const std::size_t domains = assignment.domain_begin.size() - 1;
+  const auto heads = static_cast<std::size_t>(plan.args.q.shape[0] * plan.args.k.shape[1]);
+  const auto for_each_task = [&](auto visit) {
+    for (std::size_t d = 0; d < domains; ++d) {
+      for (std::int32_t i = assignment.domain_begin[d]; i < assignment.domain_begin[d + 1]; ++i) {
+        const PlannedTask& task = plan.tasks[static_cast<std::size_t>(assignment.order[i])];
+        visit(d, head_number(plan, task), bytes_read(plan, task));
+      }
+    }
+  };
+
+  struct Head {
+    std::int64_t most = -1;  // of one domain
+    std::int64_t here = 0;   // of the domain that is being looked at
+    std::int32_t last_reader = -1;
+    std::int32_t readers = 0;
+  };
+  std::vector<Head> seen(heads);
+  traffic.home.assign(heads, 0);
+  for_each_task([&](std::size_t domain, std::size_t number, std::int64_t bytes) {
+    Head& head = seen[number];
+    const auto reader = static_cast<std::int32_t>(domain);
+    if (head.last_reader != reader) {
+      head.here = 0;
+      head.last_reader = reader;
+      ++head.readers;
+    }
+    add(head.here, bytes);
+    if (head.here <= head.most) return;
+    head.most = head.here;
+    traffic.home[number] = reader;
+  });
+  for (const Head& head : seen) traffic.cut_heads += head.readers > 1;
+  traffic.local.assign(domains, 0);
+  traffic.remote.assign(domains, 0);
+  for_each_task([&](std::size_t domain, std::size_t number, std::int64_t bytes) {
+    const bool is_home = traffic.home[number] == static_cast<std::int32_t>(domain);
+    add((is_home ? traffic.local : traffic.remote)[domain], bytes);
+  });
+  return traffic;
+}
+
+}  // namespace kumiko

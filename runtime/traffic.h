@@ -1,0 +1,33 @@
+// What a plan's tasks read of K and V, and from where. "By plan" throughout: the policy's domains count, not
+// which worker helped out in the end; and a KV head's memory is taken to lie where most of it is read, which
+// is where a caller who places caches by domain puts it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/plan.h"
+
+namespace kumiko {
+
+struct Traffic {
+  std::vector<std::int32_t> home;    ///< [batch * kv_heads] the domain that reads most of the head
+  std::vector<std::int64_t> local;   ///< [domains] bytes its tasks read of heads at home there
+  std::vector<std::int64_t> remote;  ///< [domains] bytes its tasks read of other domains' heads
+  std::int64_t cut_heads = 0;        ///< KV heads that several domains read
+
+  std::int64_t total_local() const;
+  std::int64_t total_remote() const;
+};
+
+Traffic planned_traffic(const Plan::Impl& plan);
+
+/// Bytes of K and V that one task reads, each once.
+std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task);
+
+/// The task's number in Traffic::home.
+inline std::size_t head_number(const Plan::Impl& plan, const PlannedTask& task) {
+  return static_cast<std::size_t>(task.batch * plan.args.k.shape[1] + task.kv_head);
+}
+
+}  // namespace kumiko

@@ -1,0 +1,22 @@
+#include "scheduler/fork.h"
+
+#include <pthread.h>
+
+#include <atomic>
+
+namespace kumiko::scheduler {
+namespace {
+
+std::atomic<unsigned> g_generation{0};
+
+}  // namespace
+
+unsigned fork_generation() noexcept {
+  // Registered by the first to ask, who has nothing from before. It can fail for want of memory alone; then a
+  // fork goes unnoticed.
+  [[maybe_unused]] static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { g_generation.fetch_add(1, std::memory_order_relaxed); });
+  return g_generation.load(std::memory_order_relaxed);
+}
+
+}  // namespace kumiko::scheduler

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""What ran of each instruction set, and where: the closing lines of scripts/test.
+
+    isa_summary.py [--report ISA_REPORT] [--only WHAT] ROOT LOG...
+
+A LOG is what ctest printed, for tests run natively (HOW=LOG: run in the way HOW says), or the file an emulated test leaves in
+<build>/emulated: a first line "# HOW", then the output of GoogleTest programs. Tests are told by their parameter, a row of a kernel
+table (Rows/Gemm.X/gemm_f32_4x8_avx2) or an ISA (Isa/Sweep.X/avx2, Isa/Dtype.X/bf16_avx2), and only those that passed count. Rows under a prefix of REPLACED
+are not quite the rows themselves, and so a line of their own. Exits 1 when an ISA that runs
+here, or one that was emulated, misses a row of its tables or a test that others have. ISA_REPORT is the program that knows what this machine
+has. --only WHAT: the logs hold part of the tests, so absence is not an error.
+"""
+import argparse
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+
+# Prefix of a test: what was put for what.
+REPLACED = {"Vdpbf16psReplaced": "VDPBF16PS replaced by AVX-512 F"}
+
+
+def isas(root: Path) -> list[str]:
+    """Every instruction set the library knows, in order of preference."""
+    declared = re.search(r"kIsas\[\] = \{([^}]*)\}", (root / "kernels/cpu.h").read_text())
+    return re.findall(r"Isa::(\w+)", declared[1])
+
+
+def tables(root: Path) -> dict[str, list[tuple[str, str]]]:
+    """The rows of every kernel table as (name, ISA), whatever processor they are for."""
+    found = {}
+    for path in sorted(root.glob("kernels/*/kernels.inc")):
+        rows = re.findall(r"^KUMIKO_\w+\((\w+), (\w+),", path.read_text(), re.MULTILINE)
+        if rows:
+            found[path.parent.name] = rows
+    return found
+
+
+def results(text: str) -> dict[str, bool]:
+    """Passed or not, by the test's full name, in the output of ctest or of GoogleTest programs."""
+    if re.search(r"^Test project ", text, re.MULTILINE):
+        lines = re.findall(r"^ *\d+/\d+ Test +#\d+: (\S+) .*?( Passed |\*\*\*\S+)", text, re.MULTILINE)
+        return {name: verdict == " Passed " for name, verdict in lines if verdict != "***Skipped"}
+    lines = re.findall(r"^\[ +(OK|FAILED) +\] ([^\s,]+)", text, re.MULTILINE)
+    return {name: verdict == "OK" for verdict, name in lines}
+
+
+def read(argument: str) -> tuple[str, dict[str, bool]]:
+    """How the tests of a LOG argument were run, and their results."""
+    how, _, path = argument.rpartition("=")
+    text = Path(path).read_text(errors="replace")
+    if not how and text.startswith("# "):
+        how, _, text = text[2:].partition("\n")
+    return how or "natively", results(text)
+
+
+class Coverage:
+    """The tests with an ISA or a kernel row as parameter, by (ISA, how). A test is its name and what precedes the ISA in the parameter."""
+
+    def __init__(self, root: Path, logs: list[tuple[str, dict[str, bool]]]):
+        self.tables = tables(root)
+        self.isas = isas(root)
+        self.isa_of = {row: (isa, table) for table, rows in self.tables.items() for row, isa in rows}
+        self.passed = defaultdict(lambda: defaultdict(set))  # (isa, how) -> row or ISA -> its tests
+        self.failed = defaultdict(list)
+        self.tests_of = defaultdict(set)  # table, or "attention" -> every test
+        # One after another: a later log (another build of the same tests) must not hide an earlier one's failure.
+        for how, outcomes in logs:
+            for name, passed in outcomes.items():
+                test, _, parameter = name.rpartition("/")
+                owner = self.owner(parameter) if test else None
+                if owner is None:
+                    continue
+                isa, table, subject = owner
+                key = (test, parameter.removesuffix(subject))
+                what = REPLACED.get(test.partition("/")[0])
+                way = f"{how}, {what}" if what else how
+                self.tests_of[f"{table}, {what}" if what else table].add(key)
+                if passed:
+                    self.passed[isa, way][subject].add(key)
+                else:
+                    self.failed[isa, way].append(name)
+
+    def owner(self, parameter: str) -> tuple[str, str, str] | None:
+        """ISA, table and the row or ISA that a parameter is about."""
+        if parameter in self.isa_of:
+            return *self.isa_of[parameter], parameter
+        fits = [isa for isa in self.isas if parameter == isa or parameter.endswith("_" + isa)]
+        if not fits:
+            return None
+        isa = max(fits, key=len)
+        return isa, "attention", isa
+
+    def ways(self, isa: str) -> list[str]:
+        return [how for i, how in dict.fromkeys([*self.passed, *self.failed]) if i == isa]
+
+    def kernels(self, isa: str) -> list[tuple[str, str]]:
+        return [(row, table) for table, rows in self.tables.items() for row, of in rows if of == isa]
+
+    def counts(self, isa: str, how: str) -> str:
+        passed = self.passed[isa, how]
+        rows = [row for row, _ in self.kernels(isa)]
+        attention = "" if self.replaced(how) else f", attention in {len(passed[isa]) if isa in passed else 0} tests"
+        return (f"{sum(row in passed for row in rows)} of {len(rows)} kernels in {sum(len(passed[row]) for row in rows if row in passed)}"
+                f" tests{attention}")
+
+    @staticmethod
+    def replaced(how: str) -> str:
+        """What was put for what in this way of running, if anything."""
+        return next((what for what in REPLACED.values() if how.endswith(what)), "")
+
+    def absent(self, isa: str, how: str) -> list[str]:
+        """What others were tested for and this ISA was not. An emulated processor is too slow for some attention tests."""
+        passed = self.passed[isa, how]
+        found = []
+        what = self.replaced(how)
+        for row, table in self.kernels(isa):
+            if what:
+                table = f"{table}, {what}"
+            found += [f"{test}/{rest}{row}" for test, rest in sorted(self.tests_of[table] - passed.get(row, set()))]
+            if not self.tests_of[table]:
+                found.append(f"any test of {row}")
+        if what:
+            return found
+        if how == "natively":
+            found += [f"{test}/{rest}{isa}" for test, rest in sorted(self.tests_of["attention"] - passed.get(isa, set()))]
+        elif not passed.get(isa):
+            found.append(f"any attention test of {isa}")
+        return found
+
+
+def summary(root: Path, report: str, logs: list[tuple[str, dict[str, bool]]], only: str = "") -> tuple[list[str], bool]:
+    """The lines, and whether all is well. `report` is what isa_report printed."""
+    said = dict(re.findall(r"^(\S+) +(.*)$", report, re.MULTILINE))
+    coverage = Coverage(root, logs)
+    lines, good = [], True
+    for isa in coverage.isas:
+        ways = coverage.ways(isa)
+        here = said.get(isa, f"not run: {only or 'this build does not know it'}")
+        if here.startswith("ran") and "natively" not in ways:
+            if only:
+                lines.append(f"{isa:<11} not run natively: {only}")
+            else:
+                lines.append(f"{isa:<11} FAILED: this machine has it, and no test of it ran")
+                good = False
+        elif here.startswith("FAILED"):
+            lines.append(f"{isa:<11} {here}")
+            good = False
+        elif not here.startswith("ran") and all(coverage.replaced(how) for how in ways):
+            lines.append(f"{isa:<11} {here}")
+        for how in ways:
+            absent = [] if only and how == "natively" else coverage.absent(isa, how)
+            failed = coverage.failed[isa, how]
+            lines.append(f"{isa:<11} {'FAILED' if failed or absent else 'ran'} {how}: {coverage.counts(isa, how)}")
+            lines += [f"{'':<11} failed: {name}" for name in failed] + [f"{'':<11} not passed: {name}" for name in absent]
+            good = good and not failed and not absent
+    return lines, good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="")
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("logs", nargs="*")
+    args = parser.parse_args()
+    report, refused = "", False
+    if args.report:
+        ran = subprocess.run([args.report], capture_output=True, text=True, check=False)
+        report, refused = ran.stdout, ran.returncode != 0
+    lines, good = summary(args.root, report, [read(log) for log in args.logs], args.only)
+    print("\n".join(lines))
+    if refused:
+        print(f"{args.report} ended with status {ran.returncode}:\n{ran.stdout}{ran.stderr}")
+    return 0 if good and not refused else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

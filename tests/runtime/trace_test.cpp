@@ -1,0 +1,286 @@
+// KUMIKO_TRACE: what the file says of a run, by a JSON parser that is not ours; when it is written, and when
+// not.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/runtime/probe.h"
+
+namespace kumiko::test {
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+/// A folder of the test's own, gone with it.
+class Folder {
+ public:
+  Folder()
+      : path_(fs::path(testing::TempDir()) /
+              ("kumiko_trace_" + std::to_string(getpid()) + "_" +
+               testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::create_directory(path_);
+  }
+  ~Folder() { fs::remove_all(path_); }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+  std::set<std::string> names() const {
+    std::set<std::string> found;
+    for (const auto& entry : fs::directory_iterator(path_)) found.insert(entry.path().filename().string());
+    return found;
+  }
+
+ private:
+  fs::path path_;
+};
+
+std::string contents(const std::string& file) {
+  std::ostringstream text;
+  text << std::ifstream(file).rdbuf();
+  return text.str();
+}
+
+Context traced(const std::string& file, const std::string& executor = "openmp") {
+  ContextOptions options;
+  options.topology = "numa:2 l3:1 core:2 pu:1";
+  options.executor = executor;
+  options.trace = file;
+  Context context;
+  const Status status = Context::create(options, &context);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return context;
+}
+
+Case prefill() {
+  Case c;
+  c.batch = 2;
+  c.q_heads = 4;
+  c.kv_heads = 2;
+  c.q_len = 150;
+  c.kv_len = 700;
+  c.head_dim = c.v_head_dim = 16;
+  c.is_causal = true;
+  return c;
+}
+
+Case decode() {
+  Case c = prefill();
+  c.q_len = 1;
+  c.kv_len = 3000;
+  return c;
+}
+
+/// The spans of one category by lane, as [begin, end) in the file's microseconds.
+using Lane = std::pair<int, int>;
+struct Span {
+  double begin, end;
+  std::string name;
+  Json args;
+};
+std::map<Lane, std::vector<Span>> spans(const Json& trace, const std::string& category) {
+  std::map<Lane, std::vector<Span>> result;
+  for (const Json& event : trace.at("traceEvents")) {
+    if (event.at("ph") != "X" || event.at("cat") != category) continue;
+    const double begin = event.at("ts"), duration = event.at("dur");
+    EXPECT_GE(duration, 0);
+    result[{event.at("pid"), event.at("tid")}].push_back(
+        {begin, begin + duration, event.at("name"), event.value("args", Json::object())});
+  }
+  return result;
+}
+
+std::int64_t number_after(const std::string& text, const std::string& words) {
+  const std::size_t at = text.find(words);
+  EXPECT_NE(at, std::string::npos) << words << " in " << text;
+  return at == std::string::npos ? -1 : std::stoll(text.substr(at + words.size()));
+}
+
+TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  for (const char* executor : {"openmp", "tbb", "serial"}) {
+    Context context = traced(file + executor, executor);
+    std::map<int, std::int64_t> tasks_of_run;
+    std::int64_t bytes = 0;
+    int runs = 0;
+    for (const Case& c : {prefill(), decode()}) {
+      const Problem problem(c);
+      Plan prepared;
+      ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+      const std::string facts = prepared.explain();
+      for (int repeat = 0; repeat < 2; ++repeat) {
+        ASSERT_TRUE(prepared.run(problem.args()).ok());
+        tasks_of_run[runs++] = number_after(facts, "tasks: ");
+        const std::string memory = facts.substr(facts.find("memory: "));
+        bytes += number_after(memory, "reads ") + number_after(memory, "locally, ");
+      }
+    }
+    ASSERT_TRUE(context.write_trace().ok());
+    const Json trace = Json::parse(contents(file + executor));
+    EXPECT_EQ(trace.at("otherData").at("dropped_events"), 0);
+    EXPECT_EQ(trace.at("otherData").at("local_bytes").get<std::int64_t>() +
+                  trace.at("otherData").at("remote_bytes").get<std::int64_t>(),
+              bytes);
+
+    std::map<int, std::set<std::int64_t>> seen;
+    for (const auto& [lane, tasks] : spans(trace, "task")) {
+      EXPECT_GE(lane.first, 0);
+      EXPECT_LT(lane.first, 2) << "a process for each domain";
+      EXPECT_EQ(lane.second / 2, lane.first) << "slots 0 and 1 sit in domain 0";
+      for (std::size_t i = 0; i < tasks.size(); ++i) {
+        const int run = tasks[i].args.at("run");
+        const std::int64_t task = tasks[i].args.at("task");
+        EXPECT_TRUE(seen[run].insert(task).second) << "twice";
+        if (i == 0) continue;
+        EXPECT_GE(tasks[i].begin, tasks[i - 1].end - 0.002) << "one task at a time";
+      }
+    }
+    for (const auto& [run, count] : tasks_of_run)
+      EXPECT_EQ(static_cast<std::int64_t>(seen[run].size()), count) << executor << " run " << run;
+  }
+}
+
+TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  std::set<std::string> phases;
+  {
+    Context context = traced(file);
+    Case whole = prefill();  // keys of one split: no task but one sees a row, and writes it
+    whole.kv_len = 200;
+    for (const Case& c : {prefill(), whole, decode()}) (void)Problem(c).run(context);
+  }  // the last copy: written
+  const Json trace = Json::parse(contents(file));
+  const auto tasks = spans(trace, "task");
+  const auto inside = [](const Span& inner, const Span& outer) {
+    return inner.begin >= outer.begin - 0.002 && inner.end <= outer.end + 0.002;
+  };
+  for (const auto& [lane, list] : spans(trace, "phase")) {
+    for (const Span& phase : list) {
+      phases.insert(phase.name);
+      EXPECT_TRUE(std::any_of(tasks.at(lane).begin(), tasks.at(lane).end(), [&](const Span& task) {
+        return inside(phase, task);
+      })) << phase.name;
+    }
+  }
+  EXPECT_EQ(phases, (std::set<std::string>{"pack queries", "pack", "scores", "softmax", "values", "merge",
+                                           "store", "decode"}));
+  std::vector<std::pair<double, double>> runs;
+  std::map<int, double> begin;
+  std::set<std::string> processes, threads;
+  for (const Json& event : trace.at("traceEvents")) {
+    if (event.at("ph") == "b") begin[event.at("id")] = event.at("ts");
+    if (event.at("ph") == "e") runs.emplace_back(begin.at(event.at("id")), event.at("ts"));
+    if (event.at("name") == "process_name") processes.insert(event.at("args").at("name"));
+    if (event.at("name") == "thread_name") threads.insert(event.at("args").at("name"));
+  }
+  EXPECT_EQ(runs.size(), 3u);
+  EXPECT_EQ(processes, (std::set<std::string>{"calls", "domain 0, NUMA node 0", "domain 1, NUMA node 1"}));
+  EXPECT_EQ(threads, (std::set<std::string>{"CPU 0", "CPU 1", "CPU 2", "CPU 3"}));
+  for (const auto& [lane, list] : spans(trace, "idle")) {
+    for (const Span& idle : list) {
+      EXPECT_TRUE(std::any_of(runs.begin(), runs.end(), [&](const auto& run) {
+        return idle.begin >= run.first - 0.002 && idle.end <= run.second + 0.002;
+      })) << "idle while nobody called";
+      if (!tasks.contains(lane)) continue;
+      for (const Span& task : tasks.at(lane))
+        EXPECT_TRUE(idle.end <= task.begin + 0.002 || idle.begin >= task.end - 0.002) << "idle in a task";
+    }
+  }
+}
+
+TEST(Trace, ChangesNoBit) {
+  const Folder folder;
+  Context context = traced(folder.file("trace.json"));
+  ContextOptions plain;
+  plain.topology = "numa:2 l3:1 core:2 pu:1";
+  for (const Case& c : {prefill(), decode()}) {
+    const Problem problem(c);
+    EXPECT_TRUE(same_bits(problem.run(context), problem.run(context_of(plain))));
+  }
+}
+
+TEST(Trace, NothingIsLeftBesideTheFile) {
+  const Folder folder;
+  {
+    Context first = traced(folder.file("trace.json")), second = traced(folder.file("trace.json"));
+    EXPECT_NE(second.describe().find("trace " + folder.file("trace.json.2")), std::string::npos)
+        << second.describe();
+    EXPECT_TRUE(first.write_trace().ok());
+    EXPECT_TRUE(first.write_trace().ok());
+  }
+  EXPECT_EQ(folder.names(), (std::set<std::string>{"trace.json", "trace.json.2"}));
+  EXPECT_TRUE(Json::accept(contents(folder.file("trace.json.2"))));
+}
+
+TEST(Trace, AFileThatCannotBeWrittenIsAnErrorAtOnce) {
+  ContextOptions options;
+  options.trace = "/no/such/folder/trace.json";
+  Context context;
+  const Status status = Context::create(options, &context);
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  for (const char* word : {"trace", "/no/such/folder/trace.json", "expected"})
+    EXPECT_NE(status.message().find(word), std::string::npos) << status.message();
+  EXPECT_FALSE(context);
+}
+
+TEST(Trace, AFolderThatIsGoneIsAnErrorOfWriteTrace) {
+  Context context;
+  {
+    const Folder folder;
+    context = traced(folder.file("trace.json"));
+  }
+  const Status status = context.write_trace();
+  EXPECT_EQ(status.code(), Code::unsupported) << status.message();
+  EXPECT_NE(status.message().find("trace.json"), std::string::npos) << status.message();
+}
+
+TEST(Trace, NobodyWritesWhereNoneWasAskedFor) {
+  const Status status = context_of(ContextOptions{}).write_trace();
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  EXPECT_NE(status.message().find("KUMIKO_TRACE"), std::string::npos) << status.message();
+  EXPECT_EQ(Context().write_trace().code(), Code::invalid_argument);
+}
+
+// 2^18 events a slot: what comes later is counted.
+TEST(Trace, AFullTraceCountsWhatItDrops) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  {
+    ContextOptions options;
+    options.num_threads = 1;
+    options.trace = file;
+    Context context;
+    ASSERT_TRUE(Context::create(options, &context).ok());
+    Case c;
+    c.batch = 1024;
+    c.q_heads = c.kv_heads = 32;
+    const Problem problem(c);
+    for (int run = 0; run < 3; ++run) (void)problem.run(context);
+  }
+  const std::string text = contents(file);
+  // Each task is five events: itself, queries, decode, merge, store.
+  EXPECT_EQ(number_after(text, "\"dropped_events\": "), 3 * 1024 * 32 * 5 - (1 << 18));
+}
+
+TEST(TraceProcess, TheContextOfTheProcessIsWrittenWhenItEnds) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  const ProbeResult result = probe({"KUMIKO_TRACE=" + file}, {"one_shot=1"});
+  EXPECT_EQ(result.out.find("code 0\n"), 0u) << result.out;
+  EXPECT_EQ(result.err, "");
+  EXPECT_FALSE(spans(Json::parse(contents(file)), "task").empty());
+  const ProbeResult bad = probe({"KUMIKO_TRACE=/no/such/folder/trace.json"});
+  EXPECT_EQ(bad.out.find("code 4\n"), 0u) << bad.out;
+  EXPECT_TRUE(bad.says("KUMIKO_TRACE")) << bad.out;
+}
+
+}  // namespace
+}  // namespace kumiko::test

@@ -1,0 +1,207 @@
+// Calls from where users call: their own OpenMP regions and TBB tasks, threads that end, stacks that unwind,
+// and processes that fork.
+#include <gtest/gtest.h>
+#include <oneapi/tbb/parallel_for.h>
+
+#include <atomic>
+#include <optional>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/scheduler/deny_syscalls.h"
+
+namespace kumiko::test {
+namespace {
+
+Context two_domains(const std::string& executor) {
+  ContextOptions options;
+  options.executor = executor;
+  options.topology = "numa:2 core:2 pu:1";
+  return context_of(options);
+}
+
+Case some_case(std::uint64_t seed) {
+  Case c;
+  c.seed = seed;
+  c.q_heads = 4;
+  c.kv_heads = 2;
+  c.q_len = static_cast<std::int64_t>(1 + seed % 3 * 20);
+  c.kv_len = 600;
+  c.is_causal = true;
+  return c;
+}
+
+class UserThreads : public testing::TestWithParam<std::string> {
+ protected:
+  const Context context_ = two_domains(GetParam());
+};
+
+/// Runs a problem of its own and compares with a lone call's bits.
+class Caller {
+ public:
+  explicit Caller(const Context& context, std::uint64_t seed = 1)
+      : context_(context), problem_(some_case(seed)), want_(problem_.run(context_of("", "serial"))) {}
+  bool is_right() {
+    problem_.poison_outputs();
+    return attention_forward(context_, problem_.args()).ok() && same_bits(problem_.outcome(), want_);
+  }
+
+ private:
+  Context context_;
+  Problem problem_;
+  Outcome want_;
+};
+
+std::vector<Caller> callers(const Context& context, int count) {
+  std::vector<Caller> result;
+  for (int i = 0; i < count; ++i) result.emplace_back(context, static_cast<std::uint64_t>(i));
+  return result;
+}
+
+TEST_P(UserThreads, InsideAnOpenMpRegion) {
+  std::vector<Caller> all = callers(context_, 4);
+  std::atomic<int> wrong{0}, calls{0};
+#pragma omp parallel num_threads(4)
+  {
+#pragma omp for schedule(static, 1)
+    for (int i = 0; i < 4; ++i) {
+      for (int repeat = 0; repeat < 10; ++repeat, ++calls)
+        wrong += !all[static_cast<std::size_t>(i)].is_right();
+    }
+  }
+  EXPECT_EQ(wrong.load(), 0);
+  EXPECT_EQ(calls.load(), 40);
+}
+
+TEST_P(UserThreads, InsideTbbTasks) {
+  std::vector<Caller> all = callers(context_, 8);
+  std::atomic<int> wrong{0}, calls{0};
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    tbb::parallel_for(std::size_t{0}, all.size(), [&](std::size_t i) {
+      wrong += !all[i].is_right();
+      // A task that waits inside a task: its thread may start another caller's task meanwhile.
+      tbb::parallel_for(0, 2, [&](int) { ++calls; });
+    });
+  }
+  EXPECT_EQ(wrong.load(), 0);
+  EXPECT_EQ(calls.load(), 160);
+}
+
+TEST_P(UserThreads, TheThreadThatMadeTheContextMayEnd) {
+  Context context;
+  std::thread([&] {
+    context = two_domains(GetParam());
+    EXPECT_TRUE(Caller(context).is_right());
+  }).join();
+  for (int i = 0; i < 3; ++i) std::thread([&] { EXPECT_TRUE(Caller(context).is_right()); }).join();
+  std::thread([gone = std::move(context)]() mutable { gone = Context(); }).join();
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(Caller(two_domains(GetParam())).is_right()) << "made anew";
+}
+
+TEST_P(UserThreads, AnExceptionMayUnwindPastCallsAndContexts) {
+  struct CallsWhileUnwinding {
+    Caller& caller;
+    bool& was_right;
+    ~CallsWhileUnwinding() { was_right = caller.is_right(); }
+  };
+  for (int i = 0; i < 3; ++i) {
+    std::thread([&] {
+      Caller caller(context_);
+      bool was_right = false;
+      try {
+        const Context inner = two_domains(GetParam());
+        const CallsWhileUnwinding late{caller, was_right};
+        EXPECT_TRUE(Caller(inner).is_right());
+        throw std::runtime_error("a user's own");
+      } catch (const std::runtime_error&) {
+      }
+      EXPECT_TRUE(was_right);
+      EXPECT_TRUE(caller.is_right());
+    }).join();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Executors, UserThreads, testing::Values("openmp", "tbb", "serial"), StringName());
+
+class Forked : public UserThreads {};
+
+TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
+  std::optional<Context> context = context_;
+  const Problem problem(some_case(1));
+  ASSERT_TRUE(attention_forward(*context, problem.args()).ok());
+  std::optional<Plan> prepared(std::in_place);
+  ASSERT_TRUE(plan(*context, problem.args(), &*prepared).ok());
+  const auto child = in_child([&] {
+    const auto is_refused = [](const Status& status) {
+      return status.code() == Code::unsupported && status.message().find("fork") != std::string::npos;
+    };
+    problem.poison_outputs();
+    if (!is_refused(prepared->run(problem.args()))) return 2;
+    if (!is_refused(attention_forward(*context, problem.args()))) return 3;
+    Plan none;
+    if (!is_refused(plan(*context, problem.args(), &none)) || none) return 4;
+    DomainMemory memory;
+    if (!is_refused(context->allocate(0, 8, &memory))) return 6;
+    if (!problem.outputs_untouched()) return 5;
+    if (context->describe().empty() || prepared->explain().empty()) return 7;
+    prepared.reset();
+    context.reset();
+    return 0;
+  });
+  EXPECT_EQ(child.status, 0);
+  EXPECT_EQ(child.output, "");
+  EXPECT_TRUE(prepared->run(problem.args()).ok()) << "the parent goes on";
+}
+
+TEST_P(Forked, AChildMakesContextsOfItsOwn) {
+  const Context serial = context_of("", "serial");
+  const Problem problem(some_case(2));
+  const Outcome want = problem.run(serial);
+  ASSERT_TRUE(attention_forward(context_, problem.args()).ok());
+  for (const std::string executor : {"openmp", "tbb", "serial"}) {
+    const auto child = in_child([&] {
+      ContextOptions options;
+      options.executor = executor;
+      options.topology = "numa:2 core:2 pu:1";
+      Context own;
+      const Status status = Context::create(options, &own);
+      // oneTBB cannot be had in the child of a process that has used it, and that is said.
+      if (executor == "tbb" && !status.ok())
+        return status.code() == Code::unsupported && status.message().find("forked") != std::string::npos ? 0
+                                                                                                          : 2;
+      if (!status.ok()) return 3;
+      for (int i = 0; i < 5; ++i) {
+        problem.poison_outputs();
+        if (!attention_forward(own, problem.args()).ok()) return 4;
+        if (!same_bits(problem.outcome(), want)) return 5;
+      }
+      return 0;
+    });
+    EXPECT_EQ(child.status, 0) << executor << " in the child of a process that used " << GetParam();
+    EXPECT_EQ(child.output, "");
+  }
+}
+
+TEST(ForkedDefault, TheProcessWideContextIsMadeAnew) {
+  const Problem problem(some_case(3));
+  const Outcome want = problem.run(context_of("", "serial"));
+  ASSERT_TRUE(attention_forward(problem.args()).ok());
+  const auto child = in_child([&] {
+    for (int i = 0; i < 3; ++i) {
+      problem.poison_outputs();
+      if (!attention_forward(problem.args()).ok()) return 2;
+      if (!same_bits(problem.outcome(), want)) return 3;
+    }
+    return 0;
+  });
+  EXPECT_EQ(child.status, 0);
+  EXPECT_EQ(child.output, "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Executors, Forked, testing::Values("openmp", "tbb", "serial"), StringName());
+
+}  // namespace
+}  // namespace kumiko::test

@@ -1,0 +1,142 @@
+#include "tests/simulator/sweep.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "runtime/context.h"
+#include "runtime/plan.h"
+#include "runtime/traffic.h"
+#include "scheduler/list_schedule.h"
+#include "tests/support/random.h"
+
+namespace kumiko::test {
+namespace {
+
+std::string synthetic(int domains, int cores) {
+  return "numa:" + std::to_string(domains) + " l3:1(size=33554432) l2:" + std::to_string(cores) +
+         "(size=1048576) l1d:1(size=32768) core:1 pu:1";
+}
+
+}  // namespace
+
+std::vector<SweepMachine> sweep_machines() {
+  return {{"1x1", synthetic(1, 1), 1},
+          {"1x2", synthetic(1, 2), 2},
+          {"4x12", KUMIKO_TEST_DATA "/topologies/a64fx_fx700.xml", 48},
+          {"2x64", synthetic(2, 64), 128},
+          {"8x8", synthetic(8, 8), 64}};
+}
+
+Context planning_context(const SweepMachine& machine) {
+  ContextOptions options;
+  options.topology = machine.topology;
+  options.executor = "serial";
+  Context context;
+  const Status status = Context::create(options, &context);
+  EXPECT_TRUE(status.ok()) << status.message();
+  if (!status.ok()) return context;
+  EXPECT_EQ(context.num_threads(), machine.cores);
+  for (const kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::neon}) {
+    if (kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)) context.impl()->isa = isa;
+  }
+  return context;
+}
+
+const char* name(Phase phase) {
+  switch (phase) {
+    case Phase::decode:
+      return "decode";
+    case Phase::speculation:
+      return "decode of 5";
+    case Phase::chunk:
+      return "chunk of 512";
+    case Phase::prefill:
+      break;
+  }
+  return "prefill";
+}
+
+std::int64_t SweepProblem::q_len() const {
+  switch (phase) {
+    case Phase::decode:
+      return 1;
+    case Phase::speculation:
+      return 5;
+    case Phase::chunk:
+      return 512;
+    case Phase::prefill:
+      break;
+  }
+  return kv_len;
+}
+
+std::string SweepProblem::name() const {
+  static const char* const kVisibility[] = {"full", "causal", "window", "varlen"};
+  return "batch " + std::to_string(batch) + ", " + std::to_string(heads) + "/" + std::to_string(kv_heads) +
+         " heads, " + test::name(phase) + ", " + std::to_string(kv_len) + " keys, " +
+         kVisibility[static_cast<int>(visibility)];
+}
+
+std::vector<SweepProblem> sweep_problems() {
+  std::vector<SweepProblem> problems;
+  constexpr std::int64_t kHeads[][2] = {{1, 1},   {2, 1},  {7, 7},   {8, 1},   {8, 8},
+                                        {12, 12}, {16, 1}, {32, 32}, {32, 8},  {40, 8},
+                                        {64, 4},  {64, 8}, {71, 71}, {128, 8}, {128, 128}};
+  for (const std::int64_t batch : {1, 2, 3, 8, 17, 64}) {
+    for (const auto& [heads, kv_heads] : kHeads) {
+      for (const Phase phase : kPhases) {
+        for (const std::int64_t kv_len : {1, 100, 700, 4096, 20000, 131072}) {
+          if (phase != Phase::decode && kv_len == 1) continue;
+          if (phase == Phase::chunk && kv_len < 512) continue;
+          for (int v = 0; v < 4; ++v) {
+            const SweepProblem problem{batch, heads, kv_heads, kv_len, phase, static_cast<Visibility>(v)};
+            // Beyond some 10^5 tasks nothing is left to balance, and planning them takes seconds.
+            if (batch * heads * problem.q_len() > (std::int64_t{1} << 23)) continue;
+            problems.push_back(problem);
+          }
+        }
+      }
+    }
+  }
+  return problems;
+}
+
+SweepResult result_of(const Plan& plan) {
+  SweepResult result;
+  const Plan::Impl& impl = *plan.impl();
+  result.tasks = static_cast<std::int64_t>(impl.tasks.size());
+  result.makespan =
+      scheduler::simulate_makespan(impl.costs, impl.assignment, impl.context->executor->workers_per_domain());
+  result.bound = impl.assignment.lower_bound;
+  for (const scheduler::Task& task : impl.costs) result.costliest = std::max(result.costliest, task.cost);
+  for (const PlannedTask& task : impl.tasks) {
+    if (task.split_end - task.split_begin > 1 || task.row_end - task.row_begin > impl.tuning.min_task_rows)
+      result.may_be_cut = true;
+  }
+  result.cut_heads = planned_traffic(impl).cut_heads;
+  return result;
+}
+
+SweepResult plan_problem(const Context& context, const SweepProblem& problem) {
+  AttentionArgs args;
+  const std::int64_t q_len = problem.q_len();
+  args.q = ConstTensor::bhsd(nullptr, problem.batch, problem.heads, q_len, 128);
+  args.k = args.v = ConstTensor::bhsd(nullptr, problem.batch, problem.kv_heads, problem.kv_len, 128);
+  args.out = Tensor::bhsd(nullptr, problem.batch, problem.heads, q_len, 128);
+  args.is_causal = problem.visibility != Visibility::full;
+  if (problem.visibility == Visibility::window) args.window_left = 1024;
+  std::vector<std::int32_t> lengths;
+  if (problem.visibility == Visibility::varlen) {
+    Random random(static_cast<std::uint64_t>(problem.batch * 1000003 + problem.kv_len));
+    for (std::int64_t b = 0; b < problem.batch; ++b)
+      lengths.push_back(static_cast<std::int32_t>(random.between(1, static_cast<int>(problem.kv_len))));
+    args.seqused_k = lengths.data();
+  }
+  Plan plan;
+  const Status status = kumiko::plan(context, args, &plan);
+  EXPECT_TRUE(status.ok()) << problem.name() << ": " << status.message();
+  return status.ok() ? result_of(plan) : SweepResult{};
+}
+
+}  // namespace kumiko::test

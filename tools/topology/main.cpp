@@ -1,0 +1,125 @@
+// kumiko-topology: prints the machine as the runtime sees it, which core each thread would take, and where
+// the tasks of one attention problem would go; draws the same as SVG. Starts no threads and touches no
+// tensors.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "runtime/config.h"
+#include "tools/topology/report.h"
+
+namespace {
+
+struct Options {
+  kumiko::ContextOptions context;
+  std::int64_t batch = 1, heads = 32, kv_heads = 8, q_len = 1024, kv_len = 0, head_dim = 128, window = -1;
+  bool is_causal = false;
+  std::vector<std::int32_t> lengths;
+  std::string svg;
+};
+
+void add_options(CLI::App& app, Options& o) {
+  const CLI::Range positive(std::int64_t{1}, std::int64_t{1} << 32);
+  const auto set = [](std::string& target) { return [&](const std::string& value) { target = value; }; };
+  const std::string machine = "Machine (default: the KUMIKO_* variables, then this host)";
+  const auto add = [&](const std::string& name, std::string& target, const std::string& what) {
+    app.add_option_function<std::string>(name, set(target), what)->group(machine);
+  };
+  add("--topology", o.context.topology,
+      "hwloc XML file or synthetic description such as 'numa:4 core:12 pu:1'");
+  add("--cpus", o.context.cpus, "CPUs the runtime may use, such as 12-23,36-47");
+  add("--bind", o.context.bind, "close | spread | none");
+  add("--policy", o.context.policy, "heads_first | flat");
+  add("--executor", o.context.executor, "openmp | tbb | serial");
+  add("--isa", o.context.isa, "avx512 | avx2 | neon | reference");
+  app.add_option("--threads", o.context.num_threads, "Number of threads")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(machine);
+  const std::string problem = "Problem";
+  app.add_option("--batch", o.batch, "Sequences")->check(positive)->capture_default_str()->group(problem);
+  app.add_option("--heads", o.heads, "Query heads")->check(positive)->capture_default_str()->group(problem);
+  app.add_option("--kv-heads", o.kv_heads, "Key/value heads")
+      ->check(positive)
+      ->capture_default_str()
+      ->group(problem);
+  app.add_option("--q-len", o.q_len, "Queries a sequence")
+      ->check(positive)
+      ->capture_default_str()
+      ->group(problem);
+  app.add_option("--kv-len", o.kv_len, "Keys a sequence (default: as many as queries)")
+      ->check(positive)
+      ->group(problem);
+  app.add_option("--head-dim", o.head_dim, "Elements a head")
+      ->check(positive)
+      ->capture_default_str()
+      ->group(problem);
+  app.add_option("--window", o.window, "Keys before its own that a query sees")
+      ->check(CLI::NonNegativeNumber)
+      ->group(problem);
+  app.add_flag("--causal", o.is_causal, "Queries see no later keys")->group(problem);
+  app.add_option("--lengths", o.lengths, "Keys used of each sequence, separated by commas")
+      ->delimiter(',')
+      ->group(problem);
+  app.add_option("--svg", o.svg, "Also draw domains, cores and tasks into this file");
+}
+
+kumiko::AttentionArgs arguments(const Options& o) {
+  const std::int64_t keys = o.kv_len > 0 ? o.kv_len : o.q_len;
+  kumiko::AttentionArgs args;
+  args.q = kumiko::ConstTensor::bhsd(nullptr, o.batch, o.heads, o.q_len, o.head_dim);
+  args.k = args.v = kumiko::ConstTensor::bhsd(nullptr, o.batch, o.kv_heads, keys, o.head_dim);
+  args.out = kumiko::Tensor::bhsd(nullptr, o.batch, o.heads, o.q_len, o.head_dim);
+  args.is_causal = o.is_causal;
+  args.window_left = o.window;
+  args.seqused_k = o.lengths.empty() ? nullptr : o.lengths.data();
+  return args;
+}
+
+int fail(const std::string& message) {
+  std::cerr << "kumiko-topology: " << message << "\n";
+  return 1;
+}
+
+int run(Options options) {
+  if (!options.lengths.empty() && static_cast<std::int64_t>(options.lengths.size()) != options.batch) {
+    return fail("--lengths has " + std::to_string(options.lengths.size()) +
+                " numbers; expected one for each of " + std::to_string(options.batch) + " sequences");
+  }
+  kumiko::Config config;
+  if (const kumiko::Status s = kumiko::load_config(options.context, &config); !s.ok())
+    return fail(s.message());
+  options.context.executor = "serial";  // Seats are the same, and nobody needs to sit on them.
+  kumiko::Context context;
+  if (const kumiko::Status s = kumiko::Context::create(options.context, &context); !s.ok())
+    return fail(s.message());
+  kumiko::Plan plan;
+  if (const kumiko::Status s = kumiko::plan(context, arguments(options), &plan); !s.ok())
+    return fail(s.message());
+  const kumiko::tools::View view(context, plan, config.executor->name);
+  std::cout << kumiko::tools::text_report(view);
+  if (options.svg.empty()) return 0;
+  std::ofstream file(options.svg);
+  file << kumiko::tools::svg_picture(view);
+  file.close();
+  if (file.fail()) {
+    std::remove(options.svg.c_str());
+    return fail("--svg: '" + options.svg + "' cannot be written; expected a file in a folder that can");
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Prints what Kumiko makes of a machine and where the tasks of an attention problem would go."};
+  app.set_version_flag("--version", "kumiko " KUMIKO_VERSION);
+  Options options;
+  add_options(app, options);
+  CLI11_PARSE(app, argc, argv);
+  return run(std::move(options));
+}
