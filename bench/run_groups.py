@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run a group of bench/groups.toml and print row, value, target, met or not. `scripts/bench` builds and calls this.
 
-Every program of the group runs five times over, one process after the other, and a row's value is the median of the five:
-a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five and not the row.
+Every program of the group runs five times over (`passes` of the group, where it says so), one process after the other, and a row's
+value is the median of the five: a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five and not the row.
 Exit status: 0 when every row that this host can run gave a value (targets missed or not); 1 when an answer was wrong or a
 program failed; 2 for a group that does not exist.
 """
@@ -197,8 +197,9 @@ def main(arguments=None):
             f["absent" if reason[1] else "error"] = reason[0]
     runnable = [f for f in figures if "absent" not in f and "error" not in f]
     others = Others()
-    for n in range(PASSES):
-        say(f"pass {n + 1} of {PASSES}: {len({f['name'] for f in runnable})} benchmarks")
+    passes = groups[args.group].get("passes", PASSES)
+    for n in range(passes):
+        say(f"pass {n + 1} of {passes}: {len({f['name'] for f in runnable})} benchmarks")
         for p in programs:
             mine = [f for f in runnable if f["program"] == p and "error" not in f]
             if mine:
@@ -207,8 +208,9 @@ def main(arguments=None):
     records = [record(f) for f in figures]
     print(table(records, args.markdown))
     forced = "".join(f", {k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("KUMIKO_"))
-    print(f"\n{cpu_model()}, {max(thread_counts(host), default=1)} cores; medians of {PASSES} runs{forced}")
-    if (taken := others.cores()) > 0.05:
+    what = groups[args.group].get("where") or f"{cpu_model()}, {max(thread_counts(host), default=1)} cores"
+    print(f"\n{what}; medians of {passes} runs{forced}" if passes > 1 else f"\n{what}{forced}")
+    if passes > 1 and (taken := others.cores()) > 0.05:
         print(f"The machine was not quiet: others took {taken:.1f} cores meanwhile.")
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(records, indent=1) + "\n")

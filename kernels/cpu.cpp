@@ -2,6 +2,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#include <sys/prctl.h>
 #endif
 
 namespace kumiko::kernels {
@@ -14,6 +17,8 @@ const char* name(Isa isa) {
       return "avx512";
     case Isa::avx2:
       return "avx2";
+    case Isa::sve512:
+      return "sve512";
     case Isa::neon:
       return "neon";
     case Isa::reference:
@@ -30,6 +35,8 @@ const char* requirement(Isa isa) {
       return "AVX-512 F, BW, DQ and VL";
     case Isa::avx2:
       return "AVX2, FMA and F16C";
+    case Isa::sve512:
+      return "AArch64 with SVE, vectors of exactly 512 bits and half-precision arithmetic";
     case Isa::neon:
       return "AArch64 with Advanced SIMD";
     case Isa::reference:
@@ -55,6 +62,22 @@ bool has_f16c() {
 }
 
 }  // namespace
+#elif defined(__aarch64__) && defined(__linux__)
+namespace {
+
+// The kernels' code is for one vector length: that of the calling thread, which threads and programs it
+// starts inherit (prctl(2), PR_SVE_GET_VL: the low 16 bits hold bytes). Half precision is asked for because
+// FPCR.FZ16 and f16 arithmetic come with it; FEXPA belongs to SVE itself.
+bool has_sve512() {
+  constexpr unsigned long kHalf = 1ul << 9, kSve = 1ul << 22;  // HWCAP_FPHP and HWCAP_SVE
+  constexpr int kGetVectorLength = 51;                         // PR_SVE_GET_VL, which older headers lack
+  constexpr unsigned long kWanted = kHalf | kSve;
+  if ((getauxval(AT_HWCAP) & kWanted) != kWanted) return false;
+  const int length = prctl(kGetVectorLength);
+  return length >= 0 && (length & 0xffff) == 64;
+}
+
+}  // namespace
 #endif
 
 IsaSet host_isas() {
@@ -72,6 +95,9 @@ IsaSet host_isas() {
   }
 #elif defined(__aarch64__)
   set |= bit(Isa::neon);  // Advanced SIMD with f32 FMA belongs to the architecture
+#if defined(__linux__)
+  if (has_sve512()) set |= bit(Isa::sve512);
+#endif
 #endif
   return set;
 }

@@ -1,6 +1,7 @@
 // Instruction sets as a kernel table sees them, and what the machine at hand has of them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -8,9 +9,12 @@
 namespace kumiko::kernels {
 
 /// `reference` is plain C++ and runs everywhere: the last row of every table.
-enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2, neon = 3, avx512_bf16 = 4 };
+enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2, neon = 3, avx512_bf16 = 4, sve512 = 5 };
 /// Every ISA, preferred ones first.
-inline constexpr Isa kIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2, Isa::neon, Isa::reference};
+inline constexpr Isa kIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2,
+                                Isa::sve512,      Isa::neon,   Isa::reference};
+/// One more than the largest value: what an array by ISA needs.
+inline constexpr std::size_t kIsaValues = 6;
 /// The ISA whose rows serve where a table has none of `isa` itself: an extension brings only what it makes
 /// faster.
 constexpr Isa base_of(Isa isa) {

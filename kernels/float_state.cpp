@@ -1,4 +1,4 @@
-#include "kernels/pipelines/pipeline.h"
+#include "kernels/float_state.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -8,7 +8,7 @@ namespace kumiko::kernels {
 
 #if defined(__x86_64__)
 constexpr unsigned kDefaultMxcsr = 0x1f80;
-FloatState::FloatState() noexcept : saved_(_mm_getcsr()) {
+FloatState::FloatState(Isa) noexcept : saved_(_mm_getcsr()) {
   _mm_setcsr(kDefaultMxcsr);
 }
 FloatState::~FloatState() {
@@ -17,11 +17,12 @@ FloatState::~FloatState() {
 #elif defined(__aarch64__)
 // FPCR holds what MXCSR's upper half does (RMode, FZ, trap enables; DN too), FPSR the sticky flags. Both fit
 // in 32 bits: FPCR above bit 31 is reserved. 0 is the default state.
-FloatState::FloatState() noexcept {
+constexpr std::uint64_t kFlushF32 = 1u << 24, kFlushF16 = 1u << 19;
+FloatState::FloatState(Isa isa) noexcept {
   std::uint64_t control, status;
   asm volatile("mrs %0, fpcr" : "=r"(control));
   asm volatile("mrs %0, fpsr" : "=r"(status));
-  asm volatile("msr fpcr, %0" ::"r"(std::uint64_t{0}));
+  asm volatile("msr fpcr, %0" ::"r"(flushes_subnormals(isa) ? kFlushF32 | kFlushF16 : std::uint64_t{0}));
   saved_ = control | status << 32;
 }
 FloatState::~FloatState() {
@@ -29,7 +30,7 @@ FloatState::~FloatState() {
   asm volatile("msr fpsr, %0" ::"r"(saved_ >> 32));
 }
 #else
-FloatState::FloatState() noexcept : saved_(0) {}
+FloatState::FloatState(Isa) noexcept : saved_(0) {}
 FloatState::~FloatState() = default;
 #endif
 

@@ -36,7 +36,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const Plan::Impl& plan = run.plan;
   const PlannedTask& task = plan.tasks[static_cast<std::size_t>(number)];
   const kernels::KernelSet& kernels = plan.kernels;
-  const kernels::FloatState float_state;
+  const kernels::FloatState float_state(kernels.isa);
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
   Tracer* const tracer = plan.context->tracer.get();
   TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TraceEvent{});

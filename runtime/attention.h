@@ -179,8 +179,8 @@ struct ContextOptions {
   std::string cpus;      ///< KUMIKO_CPUS: OS CPU numbers the runtime may use, "0-11,24-35".
   std::string bind;      ///< KUMIKO_BIND: close | spread | none.
   std::string executor;  ///< KUMIKO_EXECUTOR: openmp | tbb | serial.
-  std::string isa;  ///< KUMIKO_ISA: avx512_bf16 | avx512 | avx2 | neon | reference. One the machine lacks is
-                    ///< an error.
+  std::string isa;  ///< KUMIKO_ISA: avx512_bf16 | avx512 | avx2 | sve512 | neon | reference. One the machine
+                    ///< lacks is an error.
   std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
   std::string trace;     ///< KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON.

@@ -97,8 +97,8 @@ typedef struct kumiko_context_options {
   const char* cpus;     /* KUMIKO_CPUS: OS CPU numbers, "0-11,24-35". */
   const char* bind;     /* KUMIKO_BIND: close | spread | none. */
   const char* executor; /* KUMIKO_EXECUTOR: openmp | tbb | serial. */
-  const char* isa; /* KUMIKO_ISA: avx512_bf16 | avx512 | avx2 | neon | reference. One the machine lacks is an
-                      error. */
+  const char* isa; /* KUMIKO_ISA: avx512_bf16 | avx512 | avx2 | sve512 | neon | reference. One the machine
+                      lacks is an error. */
   const char* topology; /* KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for. */
   const char* policy;   /* KUMIKO_POLICY: heads_first | flat. */
 } kumiko_context_options;

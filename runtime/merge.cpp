@@ -56,7 +56,7 @@ struct Merge {
 
 void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
   const Merge& merge = *static_cast<const Merge*>(context);
-  const kernels::FloatState float_state;
+  const kernels::FloatState float_state(merge.state.isa);
   float* scratch = reinterpret_cast<float*>(slot.scratch);
   const std::int64_t first = task * kTaskRows;
   for (std::int64_t row = first; row < std::min(first + kTaskRows, merge.rows); ++row)

@@ -21,6 +21,7 @@
 namespace kumiko::bench {
 
 void register_gemm();
+void register_panels();
 void register_softmax();
 void register_pack();
 void register_score_tile();

@@ -60,7 +60,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
 const KernelSet* kernel_set(Isa isa, Element input, Element output) {
   constexpr std::size_t kTypes = std::size(kElements);
   struct Sets {
-    KernelSet set[std::size(kIsas)][kTypes][kTypes];
+    KernelSet set[kIsaValues][kTypes][kTypes];
     Sets() {
       for (const Isa which : kIsas)
         for (const Element in : kElements)

@@ -14,6 +14,7 @@
 #include <span>
 
 #include "kernels/dot/dot.h"
+#include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
 #include "kernels/score/score.h"
@@ -195,20 +196,6 @@ const PipelineRow* find_pipeline(const char* name);
 /// lse. `scratch`: v_head_dim floats.
 void merge_partials(const KernelSet&, const HeadProblem&, const TaskRange& range, std::int64_t row,
                     std::int64_t splits, float* scratch) noexcept;
-
-/// Sets the floating-point state every kernel assumes (round to nearest, subnormals kept, exceptions masked)
-/// and restores the caller's, sticky flags included: the bits of a result must not depend on whose thread
-/// computed it.
-class FloatState {
- public:
-  FloatState() noexcept;
-  ~FloatState();
-  FloatState(const FloatState&) = delete;
-  FloatState& operator=(const FloatState&) = delete;
-
- private:
-  std::uint64_t saved_;
-};
 
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;

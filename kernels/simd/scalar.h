@@ -18,13 +18,18 @@ inline float exp2_scalar(float x) {
   return std::isnan(x) ? x : std::ldexp(p, static_cast<int>(n));
 }
 
-inline float tanh_scalar(float x) {
+/// With the given exp2.
+template <class Exp2>
+float tanh_scalar(float x, Exp2 exp2) {
   const float y = std::fabs(x), z = x * x;
   float p = kTanhPoly[4];
   for (int i = 3; i >= 0; --i) p = std::fma(p, z, kTanhPoly[i]);
   if (y < kTanhLimit) return std::fma(x * z, p, x);
-  const float e = exp2_scalar(y * kTanhExponent);
+  const float e = exp2(y * kTanhExponent);
   return std::copysign((1.0f - e) / (1.0f + e), x);
+}
+inline float tanh_scalar(float x) {
+  return tanh_scalar(x, exp2_scalar);
 }
 
 }  // namespace kumiko::kernels

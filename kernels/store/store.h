@@ -1,5 +1,6 @@
 // Output rows from accumulated states: normalised, turned from lanes to rows, rounded to the output's type.
-// Adding +0 makes every zero +0, whatever way the state took.
+// Adding +0 makes every zero +0, whatever way the state took. A step of its own: an FMA would round a product
+// below the smallest number, which is no zero before rounding, to -0.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace kumiko::kernels {
 
-/// Writes lane n of O^T as row n: rows[n][d] = round(fma(o[d][n], inverse[n], +0)) for n < rows_used, d <
+/// Writes lane n of O^T as row n: rows[n][d] = round(o[d][n] * inverse[n] + 0) for n < rows_used, d <
 /// dim. Writes nothing else.
 struct StoreTileArgs {
   const float* o;        ///< [dim][nr]
@@ -21,7 +22,7 @@ struct StoreTileArgs {
   std::int64_t rows_used;
 };
 
-/// One query stored as a row: out[d] = round(fma(o[d], inverse, +0)).
+/// One query stored as a row: out[d] = round(o[d] * inverse + 0).
 struct StoreRowArgs {
   const float* o;  ///< [dim]
   float inverse;

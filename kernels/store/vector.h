@@ -23,7 +23,7 @@ void store_tile(const StoreTileArgs& args) {
         V::transpose(x);
       }
       for (int i = 0; i < rows; ++i) {
-        x[i] = V::fma(x[i], V::set1(args.inverse[n + i]), V::zero());
+        x[i] = V::add(V::mul(x[i], V::set1(args.inverse[n + i])), V::zero());
         if (dims >= V::kLanes) {
           V::store(static_cast<T*>(args.rows[n + i]) + d, x[i]);
         } else {
@@ -39,7 +39,8 @@ void store_row(const StoreRowArgs& args) {
   T* out = static_cast<T*>(args.out);
   for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
     const std::int64_t n = args.dim - d;
-    V::store_first(out + d, n, V::fma(V::load_first(args.o + d, n), V::set1(args.inverse), V::zero()));
+    V::store_first(out + d, n,
+                   V::add(V::mul(V::load_first(args.o + d, n), V::set1(args.inverse)), V::zero()));
   }
 }
 

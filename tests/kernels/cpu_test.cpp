@@ -33,20 +33,21 @@ TEST(Cpu, ProbeAgreesWithTheCompilersProbe) {
 
 TEST(Cpu, BestIsaIsTheMostPreferredOfTheSet) {
   const IsaSet reference = bit(Isa::reference), avx2 = bit(Isa::avx2), avx512 = bit(Isa::avx512),
-               neon = bit(Isa::neon);
+               neon = bit(Isa::neon), sve512 = bit(Isa::sve512);
   EXPECT_EQ(best_isa(reference), Isa::reference);
   EXPECT_EQ(best_isa(reference | avx2), Isa::avx2);
   EXPECT_EQ(best_isa(reference | avx512), Isa::avx512);
   EXPECT_EQ(best_isa(reference | avx2 | avx512), Isa::avx512);
   EXPECT_EQ(best_isa(reference | avx2 | avx512 | bit(Isa::avx512_bf16)), Isa::avx512_bf16);
   EXPECT_EQ(best_isa(reference | neon), Isa::neon);
+  EXPECT_EQ(best_isa(reference | neon | sve512), Isa::sve512);
 }
 
 /// The ISAs that this build has kernels for.
 #if defined(__x86_64__)
 constexpr Isa kBuiltIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2, Isa::reference};
 #elif defined(__aarch64__)
-constexpr Isa kBuiltIsas[] = {Isa::neon, Isa::reference};
+constexpr Isa kBuiltIsas[] = {Isa::sve512, Isa::neon, Isa::reference};
 #else
 constexpr Isa kBuiltIsas[] = {Isa::reference};
 #endif
@@ -67,6 +68,9 @@ TEST(Lookup, GemmRowsByIsaAndWidth) {
   EXPECT_EQ(found(Isa::avx2, 16), "gemm_f32_4x16_avx2");
   EXPECT_EQ(found(Isa::avx2, 8), "gemm_f32_4x8_avx2");
 #elif defined(__aarch64__)
+  EXPECT_EQ(found(Isa::sve512, 48), "gemm_f32_8x48_sve512");
+  EXPECT_EQ(found(Isa::sve512, 32), "gemm_f32_8x32_sve512");
+  EXPECT_EQ(found(Isa::sve512, 16), "gemm_f32_8x16_sve512");
   EXPECT_EQ(found(Isa::neon, 12), "gemm_f32_8x12_neon");
   EXPECT_EQ(found(Isa::neon, 8), "gemm_f32_8x8_neon");
   EXPECT_EQ(found(Isa::neon, 4), "gemm_f32_8x4_neon");
@@ -137,6 +141,8 @@ TEST(Lookup, NamesByIsa) {
   EXPECT_STREQ(find_state(Isa::avx2)->name, "state_f32_avx2");
   EXPECT_STREQ(find_dot(Isa::avx2, Element::bf16)->name, "decode_bf16_avx2");
 #elif defined(__aarch64__)
+  EXPECT_STREQ(find_softmax(Isa::sve512)->name, "softmax_f32_sve512");
+  EXPECT_STREQ(find_dot(Isa::sve512, Element::f16)->name, "decode_f16_sve512");
   EXPECT_STREQ(find_softmax(Isa::neon)->name, "softmax_f32_neon");
   EXPECT_STREQ(find_pack(Isa::neon, Element::f32)->name, "pack_f32_neon");
   EXPECT_STREQ(find_state(Isa::neon)->name, "state_f32_neon");

@@ -10,6 +10,7 @@
 #include "kernels/pack/pack.h"
 #include "kernels/softmax/softmax.h"
 #include "tests/kernels/elements.h"
+#include "tests/kernels/exp2_model.h"
 #include "tests/kernels/pairs.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
@@ -27,12 +28,6 @@ std::size_t sz(std::int64_t n) {
 }
 std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;
-}
-
-float exp2_of(float x) {
-  float in[16] = {x}, out[16];
-  kernels::find_softmax(kernels::Isa::reference)->exp2(in, out, 8);
-  return out[0];
 }
 
 // The block's effect on one row in steps of bf16 pairs: two dims of a key, two keys of a value.
@@ -57,7 +52,7 @@ void model_row_of_pairs(const DecodeBlockArgs& a, std::int64_t r, float& m, floa
     if (sum > top) top = sum;
   }
   const float next = top * a.scale > m ? top * a.scale : m;
-  const float shift = next == -kInf ? 0.0f : next, alpha = exp2_of(m - shift);
+  const float shift = next == -kInf ? 0.0f : next, alpha = exp2_model(kernels::Isa::avx512_bf16, m - shift);
   m = next;
   l *= alpha;
   for (float& x : o) x *= alpha;
@@ -79,8 +74,8 @@ void model_row_of_pairs(const DecodeBlockArgs& a, std::int64_t r, float& m, floa
 }
 
 // The block's effect on one row, written out.
-void model_row(kernels::Element element, const DecodeBlockArgs& a, std::int64_t r, float& m, float& l,
-               std::vector<float>& o) {
+void model_row(kernels::Isa isa, kernels::Element element, const DecodeBlockArgs& a, std::int64_t r, float& m,
+               float& l, std::vector<float>& o) {
   if (a.begin[r] >= a.end[r]) return;
   std::vector<float> s;
   float top = m;
@@ -91,12 +86,12 @@ void model_row(kernels::Element element, const DecodeBlockArgs& a, std::int64_t 
     s.push_back(sum);
     if (sum > top) top = sum;
   }
-  const float shift = top == -kInf ? 0.0f : top, alpha = exp2_of(m - shift);
+  const float shift = top == -kInf ? 0.0f : top, alpha = exp2_model(isa, m - shift);
   m = top;
   l *= alpha;
   for (float& x : o) x *= alpha;
   for (std::size_t i = 0; i < s.size(); ++i) {
-    const float p = exp2_of(s[i] - shift);
+    const float p = exp2_model(isa, s[i] - shift);
     l += p;
     for (std::size_t d = 0; d < o.size(); ++d)
       o[d] = std::fma(p,
@@ -111,8 +106,7 @@ struct Shape1 {
   std::int64_t rows, kv, dim, v_dim;
 };
 
-struct Decode : ::testing::TestWithParam<DotRow> {
-  const DotRow& row = GetParam();
+struct Decode : RowTest<DotRow> {
   const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
   Random random{test_seed(61)};
 
@@ -179,7 +173,7 @@ struct Decode : ::testing::TestWithParam<DotRow> {
       if (pairs) {
         model_row_of_pairs(args, r, want_m.back(), want_l.back(), want_o.back());
       } else {
-        model_row(row.element, args, r, want_m.back(), want_l.back(), want_o.back());
+        model_row(row.isa, row.element, args, r, want_m.back(), want_l.back(), want_o.back());
       }
     }
     row.decode_block(args);

@@ -49,8 +49,7 @@ float panel_step(kernels::Element product, float first, float second) {
   return product == kernels::Element::f32 ? first : pair_of(first, second);
 }
 
-struct Gemm : ::testing::TestWithParam<GemmRow> {
-  const GemmRow& row = GetParam();
+struct Gemm : RowTest<GemmRow> {
   std::size_t mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
 
   void check(const Problem& p, Mode mode, Random& random, float special = 0.0f) {

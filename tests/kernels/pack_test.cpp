@@ -30,8 +30,7 @@ ElementOperand source(kernels::Element element, std::int64_t rows, std::int64_t 
   return src;
 }
 
-struct Pack : ::testing::TestWithParam<PackRow> {
-  const PackRow& row = GetParam();
+struct Pack : RowTest<PackRow> {
   std::int64_t mr = row.mr, lanes = row.lanes;
   Random random{test_seed(41)};
 

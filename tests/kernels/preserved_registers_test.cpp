@@ -11,6 +11,8 @@
 #endif
 
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/panels.h"
+#include "kernels/softmax/rows.h"
 #include "tests/kernels/rows.h"
 
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -23,8 +25,7 @@ constexpr const char* kRegisters[] = {"rbx", "rbp", "r12", "r13", "r14", "r15"};
 #endif
 using Registers = std::array<std::uint64_t, std::size(kRegisters)>;
 
-extern "C" void call_with_canaries(kumiko::kernels::GemmFunction function,
-                                   const kumiko::kernels::GemmArgs* args, const std::uint64_t* in,
+extern "C" void call_with_canaries(void (*function)(), const void* args, const std::uint64_t* in,
                                    std::uint64_t* out);
 
 namespace kumiko::test {
@@ -32,6 +33,10 @@ namespace {
 
 using kernels::GemmArgs;
 using kernels::GemmRow;
+using kernels::PanelArgs;
+using kernels::PanelRow;
+using kernels::RowArgs;
+using kernels::RowsRow;
 
 #if defined(__aarch64__)
 constexpr std::uint64_t kUnusualControl = 1u << 22 | 1u << 24;  // round up, flush to zero
@@ -53,6 +58,21 @@ void set_control(std::uint64_t value) {
 }
 #endif
 
+// Calls function(&args) with canaries in every register, and looks at them afterwards.
+template <class Args>
+void call_and_check(void (*function)(const Args*) noexcept, const Args& args) {
+  Registers canaries{}, found{};
+  for (std::size_t i = 0; i < canaries.size(); ++i) canaries[i] = 0xc0ffee00c0ffee00u + i;
+  const std::uint64_t before = control();
+  set_control(kUnusualControl);
+  call_with_canaries(reinterpret_cast<void (*)()>(function), &args, canaries.data(), found.data());
+  const std::uint64_t after = control();
+  set_control(before);
+  for (std::size_t i = 0; i < canaries.size(); ++i)
+    EXPECT_EQ(found[i], canaries[i]) << kRegisters[i] << std::hex << " holds " << found[i];
+  EXPECT_EQ(after, kUnusualControl) << "floating-point control";
+}
+
 struct PreservedRegisters : ::testing::TestWithParam<GemmRow> {};
 
 TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
@@ -69,24 +89,58 @@ TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
                                           << (function == row.init       ? "init"
                                               : function == row.init_max ? "init_max"
                                                                          : "accumulate"));
-        Registers canaries{}, found{};
-        for (std::size_t i = 0; i < canaries.size(); ++i) canaries[i] = 0xc0ffee00c0ffee00u + i;
-        const std::uint64_t before = control();
-        set_control(kUnusualControl);
-        call_with_canaries(function, &args, canaries.data(), found.data());
-        const std::uint64_t after = control();
-        set_control(before);
-        for (std::size_t i = 0; i < canaries.size(); ++i)
-          EXPECT_EQ(found[i], canaries[i]) << kRegisters[i] << std::hex << " holds " << found[i];
-        EXPECT_EQ(after, kUnusualControl) << "floating-point control";
+        call_and_check(function, args);
         EXPECT_EQ(c.front(), 0.125f * static_cast<float>(k) * (function == row.accumulate ? 2 : 1));
       }
     }
   }
 }
 
+struct PreservedRegistersOfPanels : ::testing::TestWithParam<PanelRow> {};
+
+TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
+  const PanelRow& row = GetParam();
+  const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
+  for (const std::int64_t k : {1, 2, 3, 9}) {
+    // 4 bytes an element are enough for every type, and these are a normal number in each.
+    const std::vector<std::uint8_t> a(12 * mr * 4, 0x3c), b(12 * nr * 4, 0x3c);
+    std::vector<std::uint32_t> c(mr * nr);
+    for (const std::int64_t m : {row.mr, row.mr - 1}) {
+      const PanelArgs args{a.data(), b.data(), c.data(), row.nr * 4, k, m, row.nr - (m < row.mr), 2};
+      for (const kernels::PanelFunction function : {row.init, row.accumulate}) {
+        SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " m " << m
+                                          << (function == row.init ? " init" : " accumulate"));
+        c.front() = 0;
+        call_and_check(function, args);
+        EXPECT_NE(c.front(), 0u) << "not run";
+      }
+    }
+  }
+}
+
+struct PreservedRegistersOfRows : ::testing::TestWithParam<RowsRow> {};
+
+TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
+  const RowsRow& row = GetParam();
+  for (const std::int64_t n : {1, 16, 130, 300}) {
+    // A row of the widest type is 4 bytes an element; a panel has 8 rows. The bytes are small in every type.
+    const std::vector<std::uint8_t> src(8 * 300 * 4, 0x01);
+    std::vector<std::uint32_t> dst(8 * 300);
+    for (const float value : {1.0f, 1e9f}) {  // rows.h: large values take another path
+      std::vector<float> values(8, value);
+      const RowArgs args{src.data(), 1200, dst.data(), 1200, 8, n, values.data(), 1.0f};
+      SCOPED_TRACE(::testing::Message() << row.name << " n " << n << " value " << value);
+      call_and_check(row.run, args);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows, ::testing::ValuesIn(host_rows(kernels::rows_rows())),
+                         RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_rows())),
                          RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPanels,
+                         ::testing::ValuesIn(host_rows(kernels::panel_rows())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -13,6 +13,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/element.h"
+#include "kernels/float_state.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/random.h"
 
@@ -48,6 +49,16 @@ std::vector<Row> host_rows(std::span<const Row> rows, kernels::Element product) 
     if (row.product == product) result.push_back(row);
   return result;
 }
+
+/// A test of one table row, in the floating-point state that kernels of its ISA assume. Models in scalar C++
+/// then flush what the kernel flushes.
+template <class Row>
+struct RowTest : ::testing::TestWithParam<Row> {
+  const Row& row = ::testing::TestWithParam<Row>::GetParam();
+
+ private:
+  kernels::FloatState state_{row.isa};
+};
 
 struct RowName {
   template <class Info>

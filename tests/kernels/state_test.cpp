@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/softmax/softmax.h"
+#include "tests/kernels/exp2_model.h"
 #include "tests/kernels/rows.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
@@ -22,23 +22,16 @@ std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }
 
-// 2^x by the row of the ISA's softmax table: the same polynomial, tested on its own in exp2_test.cpp.
-float exp2_of(float x) {
-  float in[16] = {x}, out[16];
-  kernels::find_softmax(kernels::Isa::reference)->exp2(in, out, 8);
-  return out[0];
-}
-
 struct Scalar {
   float m, l;
   std::vector<float> o;
 };
 
-Scalar merged(const Scalar& into, const Scalar& from) {
+Scalar merged(kernels::Isa isa, const Scalar& into, const Scalar& from) {
   Scalar r = into;
   r.m = std::max(into.m, from.m);
   const float shift = std::isinf(r.m) ? 0.0f : r.m;
-  const float a = exp2_of(into.m - shift), b = exp2_of(from.m - shift);
+  const float a = exp2_model(isa, into.m - shift), b = exp2_model(isa, from.m - shift);
   r.l = std::fma(from.l, b, into.l * a);
   for (std::size_t d = 0; d < r.o.size(); ++d) r.o[d] = std::fma(from.o[d], b, into.o[d] * a);
   return r;
@@ -51,8 +44,7 @@ Scalar random_state(std::int64_t dim, Random& random) {
   return s;
 }
 
-struct State : ::testing::TestWithParam<StateRow> {
-  const StateRow& row = GetParam();
+struct State : RowTest<StateRow> {
   Random random{test_seed(51)};
 };
 
@@ -61,7 +53,7 @@ TEST_P(State, MergeRowFollowsTheStatedOrder) {
     for (int repeat = 0; repeat < 12; ++repeat) {
       const Place place = kPlaces[repeat % 3];
       const Scalar into = random_state(dim, random), from = random_state(dim, random),
-                   want = merged(into, from);
+                   want = merged(row.isa, into, from);
       Operand<float> m(1, place), l(1, place), o(sz(dim), place), from_o(sz(dim), place);
       m[0] = into.m, l[0] = into.l;
       for (std::size_t d = 0; d < o.size(); ++d) o[d] = into.o[d], from_o[d] = from.o[d];
@@ -88,7 +80,7 @@ TEST_P(State, MergeTileIsMergeRowInEveryLane) {
         m[n] = into.m, l[n] = into.l, from_m[n] = from.m, from_l[n] = from.l;
         for (std::size_t d = 0; d < sz(dim); ++d)
           o[d * m.size() + n] = into.o[d], from_o[d * m.size() + n] = from.o[d];
-        want.push_back(merged(into, from));
+        want.push_back(merged(row.isa, into, from));
       }
       row.merge_tile(
           {{m.data(), l.data(), o.data()}, {from_m.data(), from_l.data(), from_o.data()}, nr, dim});

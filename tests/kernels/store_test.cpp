@@ -19,8 +19,7 @@ std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }
 
-struct Store : ::testing::TestWithParam<StoreRow> {
-  const StoreRow& row = GetParam();
+struct Store : RowTest<StoreRow> {
   Random random{test_seed(52)};
 
   // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaN, infinity,

@@ -33,6 +33,7 @@ TEST(MissingIsa, ForcedIsAnErrorThatSaysWhatIsMissing) {
   } rows[] = {{bit(Isa::reference), "avx512", "AVX-512"},
               {bit(Isa::reference), "avx2", "AVX2"},
               {bit(Isa::reference), "neon", "AArch64"},
+              {bit(Isa::reference) | bit(Isa::neon), "sve512", "SVE, vectors of exactly 512 bits"},
               {bit(Isa::reference) | bit(Isa::avx2), "avx512", "AVX-512"},
               {bit(Isa::reference) | bit(Isa::neon), "avx2", "AVX2"}};
   for (const auto& row : rows) {

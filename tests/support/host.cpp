@@ -1,6 +1,10 @@
 #include "tests/support/host.h"
 
 #include <sched.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace kumiko::test {
 
@@ -17,6 +21,12 @@ std::vector<std::string> host_isas() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.emplace_back("avx2");
 #endif
 #if defined(__aarch64__)
+  // Read off the register itself, unlike the library, which asks the system. CNTB: bytes of a vector.
+  if (const unsigned long features = getauxval(AT_HWCAP); (features & HWCAP_SVE) && (features & HWCAP_FPHP)) {
+    unsigned long bytes = 0;
+    asm(".arch_extension sve\n cntb %0" : "=r"(bytes));
+    if (bytes == 64) isas.emplace_back("sve512");
+  }
   isas.emplace_back("neon");
 #endif
   isas.emplace_back("reference");

@@ -9,8 +9,15 @@ namespace kumiko::test {
 /// Names for ContextOptions::isa that this CPU must accept, best first; the last is always "reference".
 std::vector<std::string> host_isas();
 /// Every name ContextOptions::isa knows.
-inline const std::vector<std::string> kAllIsas = {"avx512_bf16", "avx512", "avx2", "neon", "reference"};
+inline const std::vector<std::string> kAllIsas = {"avx512_bf16", "avx512", "avx2",
+                                                  "sve512",      "neon",   "reference"};
 inline const std::vector<std::string> kAllExecutors = {"openmp", "tbb", "serial"};
+
+/// Whether an ISA has arithmetic of its own: exponentials by FEXPA, subnormals taken for 0
+/// (docs/numerics.md).
+inline bool own_arithmetic(const std::string& isa) {
+  return isa == "sve512";
+}
 
 /// CPUs in this thread's affinity mask.
 int allowed_cpus();

@@ -72,5 +72,7 @@ template <class T>
 T thinned(T all, T some, T few) {
   return kThinning == 0 ? all : kThinning == 1 ? some : few;
 }
+/// Under an emulator: what threads do shows as well in fewer repeats.
+inline const bool kEmulated = kThinned && !kSanitized;
 
 }  // namespace kumiko::test

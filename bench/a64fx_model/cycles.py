@@ -1,0 +1,98 @@
+"""Cycles of a loop on A64FX by static models. docs/benchmarking.md says what they leave out.
+
+  mca     llvm-mca's model of the core as it is
+  narrow  llvm-mca with what that model has too wide: 4 instructions a cycle and 96 registers to rename to, as the chip has
+  osaca   OSACA's port model: the busiest port, or the longest chain from turn to turn
+  slots   slots.py: the decoder's choice of pipe and the reservation stations, which the others lack
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import slots
+from loops import ROOT, tool
+
+TURNS = 500
+MODELS = ("mca", "narrow", "osaca", "slots")
+JUDGED = ("mca", "narrow", "osaca")  # by the slowest of these; slots.py, our own, stands beside it
+NARROW = ["-dispatch=4", "-register-file-size=96"]
+# OSACA's table of the core was measured in f64. Other element sizes take the same pipes for the same time (Microarchitecture
+# Manual 1.8.1), so a loop is handed over as its f64 twin, and so do broadcasts and contiguous loads.
+TWINS = [
+    (re.compile(r"\b(z\d+)\.[bhsd]\b"), r"\1.d"),
+    (re.compile(r"^ld1r?[bhwd] "), "ld1d "),  # LD1R: as contiguous loads
+    (re.compile(r"^st1[bhwd] "), "st1d "),
+    (re.compile(r"^sdot (z\d+\.d),"), r"fmla \1, p0/m,"),
+]
+
+
+def total_cycles(instructions, turns, options):
+    command = [tool("llvm-mca-19"), "-mtriple=aarch64", "-mcpu=a64fx", f"-iterations={turns}", *options, "-"]
+    out = subprocess.run(command, input="\n".join(instructions) + "\n", check=True, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE).stdout
+    return int(re.search(r"^Total Cycles:\s+(\d+)$", out, re.MULTILINE)[1])
+
+
+def mca(instructions, options=()):
+    """Cycles a turn, from the second half of the turns: filling and draining the pipeline is no part of it."""
+    return (total_cycles(instructions, TURNS, options) - total_cycles(instructions, TURNS // 2, options)) / (TURNS - TURNS // 2)
+
+
+def f64_twin(instruction):
+    for pattern, to in TWINS:
+        instruction = pattern.sub(to, instruction)
+    return instruction
+
+
+def osaca(instructions):
+    """None where its table lacks an instruction of the loop."""
+    twins = [f64_twin(i) for i in instructions if not i.startswith("prfm")]  # A prefetch is a load to it, with no one to use it.
+    with tempfile.TemporaryDirectory() as folder:
+        source, report = pathlib.Path(folder) / "loop.s", pathlib.Path(folder) / "loop.yml"
+        source.write_text("\n".join(["// OSACA-BEGIN", *twins, "// OSACA-END"]) + "\n")
+        subprocess.run([sys.executable, "-m", "osaca", "--arch", "A64FX", "--ignore-unknown", "--yaml-out", report, source],
+                       check=True, stdout=subprocess.DEVNULL)
+        return read_osaca(report.read_text())
+
+
+def read_osaca(report):
+    if re.search(r"^Warnings: \[[^\]]*Unknown", report, re.MULTILINE):
+        return None
+    summary = report[report.index("\nSummary:"):]
+    ports = re.search(r"PortPressure: \{([^}]*)\}", summary)[1]
+    return max(float(v) for v in [*re.findall(r": ([\d.]+)", ports), *re.findall(r"\bLCD: ([\d.]+)", summary)])
+
+
+def analyse(loop):
+    """Cycles a unit of work, by model; None where a model does not know an instruction."""
+    turns = {"mca": mca(loop.instructions), "narrow": mca(loop.instructions, NARROW), "osaca": osaca(loop.instructions),
+             "slots": slots.cycles(loop.instructions)}
+    return {model: None if cycles is None else cycles / loop.count for model, cycles in turns.items()}
+
+
+def version():
+    """What a stored result depends on beside the loop."""
+    mca_version = subprocess.run([tool("llvm-mca-19"), "--version"], check=True, text=True, stdout=subprocess.PIPE).stdout
+    return mca_version + "".join((pathlib.Path(__file__).parent / f).read_text() for f in ("cycles.py", "slots.py"))
+
+
+def analyse_all(found, store=ROOT / ".cache" / "a64fx_model.json"):
+    """Of every loop by name. Results are kept between runs, by the loop's text and the tools."""
+    salt = version()
+    kept = json.loads(store.read_text()) if store.exists() else {}
+    keys = {name: hashlib.sha256(repr((salt, loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}
+    missing = {key: found[name] for name, key in keys.items() if key not in kept}
+    if missing:
+        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            fresh = dict(zip(missing, pool.map(analyse, missing.values())))
+        kept = {key: result for key, result in {**kept, **fresh}.items() if key in keys.values()}
+        store.parent.mkdir(exist_ok=True)
+        store.write_text(json.dumps(kept))
+    return {name: kept[key] for name, key in keys.items()}

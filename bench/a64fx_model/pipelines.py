@@ -1,0 +1,128 @@
+"""Single-core pipelines for softmax(S) V on A64FX, composed from the cycles of their loops: a phase is trips * cycles, plus what is
+stated here. Two sums are made of the same phases: `hidden`, where a phase takes the longer of its cycles and its traffic, as
+hardware prefetch of a sequential stream makes it; and `exposed`, where every byte from beyond L1 is waited for.
+"""
+
+import dataclasses
+
+M = 8                # rows of S: those of a panel that the exponentials fill
+KC = 256             # steps of k a block
+START = 40           # cycles a call of a GEMM tile: first loads (11), last multiply-adds (9), branches mispredicted (about 20)
+L2_RATES = (64, 32)  # bytes a cycle from L2 to L1: what the manual promises one core, and half of it
+L2_BYTES = 7 << 20   # of a CMG's 8 MiB, what a program gets
+MEMORY_RATE = 18     # bytes a cycle for one core: 36 GB/s at 2 GHz
+
+# Tiles of a type: columns, row of the table, code that runs once a tile. The narrow one takes what wide ones leave of a row.
+TILES = {
+    "f32": [(48, "panel_f32_8x3_unroll4", ("_load_c", "_store_c")), (32, "panel_f32_8x2", ("_load_c", "_store_c"))],
+    "f16": [(96, "panel_f16_8x3", ("_promote",)), (64, "panel_f16_8x2", ("_promote",))],
+}
+BYTES = {"f32": 4, "f16": 2}
+PEAK = {"f32": 64, "f16": 128}  # flops a cycle
+
+
+@dataclasses.dataclass
+class Phase:
+    name: str
+    cycles: float    # of its instructions, operands in L1
+    bytes: float     # that enter or leave L1
+    resident: float  # bytes of what it streams: beyond L2_BYTES they come from memory
+
+    def time(self, rate, hidden):
+        traffic = self.bytes / (rate if self.resident <= L2_BYTES else min(rate, MEMORY_RATE))
+        return max(self.cycles, traffic) if hidden else self.cycles + traffic
+
+
+def tiles_for(d, type):
+    """Tiles that cover d columns in the fewest multiply-adds a step, charging a narrow one its latency: (columns, row, pieces), ..."""
+    (wide, *_), (narrow, *_) = TILES[type]
+    counts = [(w, -(-max(0, d - w * wide) // narrow)) for w in range(-(-d // wide) + 1)]
+    w, n = min(counts, key=lambda c: (12 * c[0] + 9 * c[1], c[1]))
+    return [TILES[type][0]] * w + [TILES[type][1]] * n
+
+
+def gemm(cycles, k_total, d, type, p_from_l2=0):
+    """[M x k_total] x [k_total x d] in blocks of KC, the blocks outside: V streams past once, a block of P stays in L1."""
+    tiles, blocks = tiles_for(d, type), -(-k_total // KC)
+    work = sum(k_total * cycles[row] + blocks * (START + sum(cycles[row + piece] for piece in pieces)) for _, row, pieces in tiles)
+    streamed = k_total * (sum(columns for columns, *_ in tiles) + M * p_from_l2) * BYTES[type]
+    return Phase("gemm", work, streamed, k_total * d * BYTES[type])
+
+
+def pieces(cycles, length, d, type):
+    """The phases that the pipelines share. Scores are f32; the probabilities and V have the type."""
+    s = M * length * 4
+    return {
+        "max": Phase("row max", M * length * cycles["rows_max_f32"], s, s),
+        "exp2": Phase("exp2 + pack + sum", M * length * cycles[f"rows_exp2_panel_f32_{type}"], s, s),
+        "gemm": gemm(cycles, length, d, type),
+        "normalize": Phase("normalize", M * d * cycles["rows_multiply_f32_f32"], M * d * 4, 0),
+    }
+
+
+def two_pass(cycles, length, d, type):
+    """The maxima are known. Exponentials and packing of [M x length], which stays in L1, then the product with V [length x d]."""
+    p = pieces(cycles, length, d, type)
+    return [p["exp2"], p["gemm"]]
+
+
+def interleaved(cycles, length, d, type):
+    """Two passes over S: maxima, then exponentials of a block ahead of the product of the one before; P stays in L1."""
+    p = pieces(cycles, length, d, type)
+    return [p["max"], p["exp2"], p["gemm"], p["normalize"]]
+
+
+def three_pass(cycles, length, d, type):
+    """Maxima; all of P to the staging buffer; the product alone, with P back from L2."""
+    p = pieces(cycles, length, d, type)
+    p["exp2"].bytes += M * length * BYTES[type]
+    return [p["max"], p["exp2"], gemm(cycles, length, d, type, p_from_l2=1), p["normalize"]]
+
+
+def online(cycles, length, d, type):
+    """One pass: a block's maximum, its exponentials, its product. C is rescaled where a maximum grows, here for every block: what
+    scores in rising order cost."""
+    p = pieces(cycles, length, d, type)
+    p["max"].bytes = 0  # the block's scores stay in L1 for the exponentials
+    rescale = Phase("rescale", -(-length // KC) * p["normalize"].cycles, 0, 0)
+    return [p["max"], p["exp2"], p["gemm"], rescale, p["normalize"]]
+
+
+def estimate(shape, cycles, length, d, type):
+    phases, ideal = shape(cycles, length, d, type), 2 * M * length * d / PEAK[type]
+    sums = {"loops": sum(phase.cycles for phase in phases)}
+    for rate in L2_RATES:
+        sums[f"hidden_{rate}"] = sum(phase.time(rate, True) for phase in phases)
+        sums[f"exposed_{rate}"] = sum(phase.time(rate, False) for phase in phases)
+    return {"peak_fraction": ideal / sums["hidden_64"], **{f"fraction_{name}": ideal / s for name, s in sums.items()}}
+
+
+CASES = {
+    **{f"two_pass_f32_nc{nc}_d{d}": (two_pass, nc, d, "f32") for nc in (128, 256, 512) for d in (64, 128, 256, 512)},
+    **{f"{shape.__name__}_f16_d256_l{length}": (shape, length, 256, "f16")
+       for shape in (interleaved, three_pass, online) for length in (4096, 8192, 16384, 32768)},
+}
+
+
+def estimates(cycles):
+    """Of every case whose loops there are."""
+    result = {}
+    for name, (shape, *sizes) in CASES.items():
+        try:
+            result[name] = estimate(shape, cycles, *sizes)
+        except KeyError:
+            continue
+    return result
+
+
+def show(rows):
+    cases = [name for name in CASES if name in rows]
+    if not cases:
+        return
+    keys = ["loops", *(f"{how}_{rate}" for how in ("hidden", "exposed") for rate in L2_RATES)]
+    form = "{:<30}" + " {:>11}" * len(keys)
+    print("\n" + form.format("pipeline, % of peak", *keys))
+    for name in cases:
+        print(form.format(name, *(f"{100 * rows[name][f'fraction_{key}']:.1f}" for key in keys)))
+    print(f"\nM = {M}. hidden: a phase takes the longer of its instructions and its traffic; exposed: both, one after the other; at 64 or 32 bytes a "
+          "cycle from L2,\nand at most 18 from memory where V or S is larger than L2.")

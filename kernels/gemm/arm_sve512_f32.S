@@ -1,0 +1,45 @@
+// f32 tiles of panels.h for SVE at 512 bits (A64FX).
+//
+// All but 8x2 and 10x2 have 22 to 24 accumulators and are bound by their FMLAs: 12 cycles a step. They differ in what is left of the 32
+// registers for operands and in how far ahead these are loaded.
+#if defined(__aarch64__) && defined(__ELF__)
+.arch armv8.2-a+sve
+#include "kernels/gemm/arm_sve512_panel.inc"
+
+.macro mac acc, b, a
+  fmla z\acc\().s, p0/m, z\b\().s, z\a\().s
+.endm
+.macro broadcast reg, row
+  ld1rw {z\reg\().s}, p0/z, [x10, 4 * (\row)]
+.endm
+.macro load_vector reg, index
+  ld1w {z\reg\().s}, p0/z, [x11, \index - 8, mul vl]
+.endm
+.macro while_one mask, column
+  mov x9, 16 * \column
+  whilelt p\mask\().s, x9, x5
+.endm
+.macro load_c_one n, mask, column
+  ld1w {z\n\().s}, p\mask\()/z, [x2, \column, mul vl]
+.endm
+.macro store_c_one n, mask, column
+  st1w {z\n\().s}, p\mask, [x2, \column, mul vl]
+.endm
+
+.text
+tile_shape 8, 3, 5, 3, 4, 0
+panel_kernel panel_f32_8x3_sve512, 1, 1
+panel_kernel panel_f32_8x3_unroll4_sve512, 4, 1
+tile_shape 8, 2, 8, 4, 4, 0     // what tiles of 48 leave of a row: 16 chains take 9 cycles a step, the latency, where 8 would do
+panel_kernel panel_f32_8x2_sve512, 4, 1
+tile_shape 6, 4, 4, 4, 4, 0
+panel_kernel panel_f32_6x4_bcast_sve512, 2, 0
+tile_shape 10, 2, 8, 4, 4, 0    // two sets of B
+panel_kernel panel_f32_10x2_sve512, 4, 1
+tile_shape 11, 2, 8, 2, 4, 0
+panel_kernel panel_f32_11x2_sve512, 4, 1
+tile_shape 12, 2, 6, 2, 4, 0
+panel_kernel panel_f32_12x2_sve512, 2, 0
+panel_kernel panel_f32_12x2_swp_sve512, 2, 1
+.section .note.GNU-stack, "", %progbits
+#endif

@@ -1,0 +1,45 @@
+#include "kernels/gemm/panels.h"
+
+#define KUMIKO_PANEL(name, isa, type, mr, nr)        \
+  extern "C" {                                       \
+  void name##_init(const PanelArgs*) noexcept;       \
+  void name##_accumulate(const PanelArgs*) noexcept; \
+  }
+namespace kumiko::kernels {
+#include "kernels/gemm/panels.inc"
+#undef KUMIKO_PANEL
+
+const char* name(PanelType type) {
+  switch (type) {
+    case PanelType::f16:
+      return "f16";
+    case PanelType::mixed:
+      return "mixed";
+    case PanelType::i8:
+      return "i8";
+    case PanelType::f32:
+      break;
+  }
+  return "f32";
+}
+
+std::span<const PanelRow> panel_rows() {
+  static constexpr PanelRow kRows[] = {
+#define KUMIKO_PANEL(name, isa, type, mr, nr) \
+  {#name, Isa::isa, PanelType::type, mr, nr, name##_init, name##_accumulate},
+#include "kernels/gemm/panels.inc"
+#undef KUMIKO_PANEL
+  };
+  return kRows;
+}
+
+const PanelRow* find_panel(Isa isa, PanelType type) {
+  for (const Isa candidate : {isa, base_of(isa)}) {
+    for (const PanelRow& row : panel_rows()) {
+      if (row.isa == candidate && row.type == type) return &row;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace kumiko::kernels

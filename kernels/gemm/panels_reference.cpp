@@ -1,0 +1,125 @@
+// The spec of panels.h in plain C++.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "kernels/element.h"
+#include "kernels/gemm/panels.h"
+
+namespace kumiko::kernels {
+namespace {
+
+// f64 to f16, one rounding to nearest even.
+F16 round_to_half(double x) {
+  const std::uint64_t bits = std::bit_cast<std::uint64_t>(x), magnitude = bits & ~(std::uint64_t{1} << 63);
+  std::uint64_t half = 0;
+  if (magnitude > 0x7ff0000000000000u) {
+    half = 0x7e00u;
+  } else if (magnitude >=
+             0x40f0000000000000u) {  // 2^16 and more; what rounds up to it comes out of the next branch
+    half = 0x7c00u;
+  } else if (magnitude >= 0x3f10000000000000u) {  // 2^-14: normal
+    half =
+        (magnitude - (std::uint64_t{1008} << 52) + ((std::uint64_t{1} << 41) - 1) + (magnitude >> 42 & 1u)) >>
+        42;
+  } else {  // 2^28 has an ulp of 2^-24: the sum rounds to a multiple of the smallest subnormal
+    constexpr double kRounder = 0x1p28;
+    half = std::bit_cast<std::uint64_t>(std::bit_cast<double>(magnitude) + kRounder) -
+           std::bit_cast<std::uint64_t>(kRounder);
+  }
+  return {static_cast<std::uint16_t>(half | (bits >> 48 & 0x8000u))};
+}
+
+// a * b + c, one rounding to f16. In f64 the product is exact, and so is the sum unless one summand is 2^30
+// times the other: then the sum is far from every tie of f16, and its f64 rounding does not show.
+F16 fused(F16 a, F16 b, F16 c) {
+  return round_to_half(static_cast<double>(to_float(a)) * to_float(b) + to_float(c));
+}
+float fused(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+
+// One type's operands at row m, column n, step k.
+template <class T, int MR, int NR>
+T chain(const PanelArgs& args, int m, int n, std::int64_t first, std::int64_t end, T sum) {
+  const auto *a = static_cast<const T*>(args.a), *b = static_cast<const T*>(args.b);
+  for (std::int64_t k = first; k < end; ++k) sum = fused(a[k * MR + m], b[k * NR + n], sum);
+  return sum;
+}
+
+template <class T, int MR, int NR>
+struct Chain {  // f32 and f16
+  using C = T;
+  static C element(const PanelArgs& args, int m, int n, const C* sum) {
+    return chain<T, MR, NR>(args, m, n, 0, args.k, sum ? *sum : T{});
+  }
+};
+
+template <int MR, int NR>
+struct Mixed {
+  using C = float;
+  static C element(const PanelArgs& args, int m, int n, const C* sum) {
+    C out = sum ? *sum : 0.0f;
+    for (std::int64_t k = 0; k < args.k;) {
+      // Not k + k_block, which may be more than 2^63.
+      const std::int64_t end = k + std::min(args.k_block, args.k - k);
+      const float block = to_float(chain<F16, MR, NR>(args, m, n, k, end, F16{}));
+      out = k == 0 && !sum ? block : out + block;
+      k = end;
+    }
+    return out;
+  }
+};
+
+template <int MR, int NR>
+struct Dot {
+  using C = std::int32_t;
+  static C element(const PanelArgs& args, int m, int n, const C* sum) {
+    const auto *a = static_cast<const std::int8_t*>(args.a), *b = static_cast<const std::int8_t*>(args.b);
+    auto out = static_cast<std::uint32_t>(sum ? *sum : 0);
+    for (std::int64_t k = 0; k < (args.k + 3) / 4 * 4; ++k) {
+      const int product = a[(k / 4 * MR + m) * 4 + k % 4] * b[(k / 4 * NR + n) * 4 + k % 4];
+      out += static_cast<std::uint32_t>(product);
+    }
+    return static_cast<std::int32_t>(out);
+  }
+};
+
+template <class Type>
+void tile(const PanelArgs& args, bool accumulates) {
+  for (int m = 0; m < args.m; ++m) {
+    auto* row = reinterpret_cast<typename Type::C*>(static_cast<char*>(args.c) + m * args.ldc);
+    for (int n = 0; n < args.n; ++n) row[n] = Type::element(args, m, n, accumulates ? row + n : nullptr);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+void panel_f32_4x8_reference_init(const PanelArgs* args) noexcept {
+  tile<Chain<float, 4, 8>>(*args, false);
+}
+void panel_f32_4x8_reference_accumulate(const PanelArgs* args) noexcept {
+  tile<Chain<float, 4, 8>>(*args, true);
+}
+void panel_f16_4x8_noepi_reference_init(const PanelArgs* args) noexcept {
+  tile<Chain<F16, 4, 8>>(*args, false);
+}
+void panel_f16_4x8_noepi_reference_accumulate(const PanelArgs* args) noexcept {
+  tile<Chain<F16, 4, 8>>(*args, true);
+}
+void panel_f16_4x8_reference_init(const PanelArgs* args) noexcept {
+  tile<Mixed<4, 8>>(*args, false);
+}
+void panel_f16_4x8_reference_accumulate(const PanelArgs* args) noexcept {
+  tile<Mixed<4, 8>>(*args, true);
+}
+void panel_i8_4x8_reference_init(const PanelArgs* args) noexcept {
+  tile<Dot<4, 8>>(*args, false);
+}
+void panel_i8_4x8_reference_accumulate(const PanelArgs* args) noexcept {
+  tile<Dot<4, 8>>(*args, true);
+}
+}
+
+}  // namespace kumiko::kernels
