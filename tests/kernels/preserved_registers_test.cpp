@@ -12,6 +12,7 @@
 
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/panels.h"
+#include "kernels/softmax/rows.h"
 #include "tests/kernels/rows.h"
 
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -34,6 +35,8 @@ using kernels::GemmArgs;
 using kernels::GemmRow;
 using kernels::PanelArgs;
 using kernels::PanelRow;
+using kernels::RowArgs;
+using kernels::RowsRow;
 
 #if defined(__aarch64__)
 constexpr std::uint64_t kUnusualControl = 1u << 22 | 1u << 24;  // round up, flush to zero
@@ -115,6 +118,25 @@ TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
   }
 }
 
+struct PreservedRegistersOfRows : ::testing::TestWithParam<RowsRow> {};
+
+TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
+  const RowsRow& row = GetParam();
+  for (const std::int64_t n : {1, 16, 130, 300}) {
+    // A row of the widest type is 4 bytes an element; a panel has 8 rows. The bytes are small in every type.
+    const std::vector<std::uint8_t> src(8 * 300 * 4, 0x01);
+    std::vector<std::uint32_t> dst(8 * 300);
+    for (const float value : {1.0f, 1e9f}) {  // rows.h: large values take another path
+      std::vector<float> values(8, value);
+      const RowArgs args{src.data(), 1200, dst.data(), 1200, 8, n, values.data(), 1.0f};
+      SCOPED_TRACE(::testing::Message() << row.name << " n " << n << " value " << value);
+      call_and_check(row.run, args);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows, ::testing::ValuesIn(host_rows(kernels::rows_rows())),
+                         RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_rows())),
                          RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPanels,

@@ -39,7 +39,8 @@ void WorstError::merge(const WorstError& other) {
 
 ::testing::AssertionResult meets_error_promise(std::span<const float> out, std::span<const float> lse,
                                                const AttentionResult<double>& fp64,
-                                               const AttentionResult<float>& naive, WorstError* worst) {
+                                               const AttentionResult<float>& naive, WorstError* worst,
+                                               bool flushed) {
   if (out.size() != fp64.out.size() || (!lse.empty() && lse.size() != fp64.lse.size()))
     return ::testing::AssertionFailure() << "sizes differ: out " << out.size() << " lse " << lse.size();
   const std::size_t rows = fp64.lse.size();
@@ -73,7 +74,9 @@ void WorstError::merge(const WorstError& other) {
       // A spread that is not finite (an inf among the values) leaves the element itself as its measure; below
       // 2^-126 roundoff is absolute.
       const double size = std::max(std::isfinite(facts.spread) ? facts.spread : std::abs(want), 0x1p-126);
-      const double error = std::abs(static_cast<double>(out[n]) - want) / (kRoundoff * size);
+      const double lost = flushed ? static_cast<double>(facts.visible) * 0x1p-126 : 0.0;
+      const double error =
+          std::max(std::abs(static_cast<double>(out[n]) - want) - lost, 0.0) / (kRoundoff * size);
       if (error > g.out) g.out = error, g.worst_row = r, g.worst_column = d;
       const double naive_error = std::abs(static_cast<double>(naive.out[n]) - want) / (kRoundoff * size);
       if (std::isfinite(naive_error)) g.naive_out = std::max(g.naive_out, naive_error);

@@ -28,9 +28,12 @@ struct WorstError {
 ///   group of few elements can have a naive error of 0 by luck (one visible key: the answer is v itself): an
 ///   honest weight has been rounded four times (score, exponential, product, division), and rounding a score
 ///   of size s shifts its weight by s roundoffs.
+///
+/// `flushed`: by an ISA that takes subnormals for 0 (docs/numerics.md). Each key that a row sees may then
+/// take 2^-126 off it: that much of its value, or of a sum that it falls short of lifting to 2^-126.
 ::testing::AssertionResult meets_error_promise(std::span<const float> out, std::span<const float> lse,
                                                const AttentionResult<double>& fp64,
                                                const AttentionResult<float>& naive,
-                                               WorstError* worst = nullptr);
+                                               WorstError* worst = nullptr, bool flushed = false);
 
 }  // namespace kumiko::test

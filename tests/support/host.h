@@ -13,6 +13,12 @@ inline const std::vector<std::string> kAllIsas = {"avx512_bf16", "avx512", "avx2
                                                   "sve512",      "neon",   "reference"};
 inline const std::vector<std::string> kAllExecutors = {"openmp", "tbb", "serial"};
 
+/// Whether an ISA has arithmetic of its own: exponentials by FEXPA, subnormals taken for 0
+/// (docs/numerics.md).
+inline bool own_arithmetic(const std::string& isa) {
+  return isa == "sve512";
+}
+
 /// CPUs in this thread's affinity mask.
 int allowed_cpus();
 
