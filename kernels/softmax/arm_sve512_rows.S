@@ -384,8 +384,17 @@ begin_function \name
     .set i, i + 1
   .endr
 .endm
+// Panels of f32, or of f16 where the symbol panel_half is set: 2 bytes a lane, so that a step is half as long.
 .macro store_panel acc, i, mask
-  st1w {z\acc\().s}, \mask, [x6, \i, mul vl]
+  .if panel_half
+    fcvt z\acc\().h, p0/m, z\acc\().s
+    st1h {z\acc\().s}, \mask, [x6, \i, mul vl]
+  .else
+    st1w {z\acc\().s}, \mask, [x6, \i, mul vl]
+  .endif
+.endm
+.macro next_panel_columns columns
+  add x6, x6, 32 * \columns - 16 * \columns * panel_half
 .endm
 // what: 0 as they are, 1 rows past the last become 0, 2 exponentials, 3 the same without folding
 .macro panel_result what, count, convert, exact
@@ -427,7 +436,7 @@ begin_function \name
   store_panel %first, 0, p2
   store_panel %(first + 1), 1, p3
   add x1, x1, 4
-  add x6, x6, 128
+  next_panel_columns 4
   subs x5, x5, 4
   b.gt 5b
   b 9f
@@ -453,7 +462,7 @@ begin_function \name
     .set i, i + 1
   .endr
   next_columns
-  add x6, x6, 512
+  next_panel_columns 16
   subs x5, x5, 16
   b.ge 3b
 \label\().loop_end:
@@ -588,7 +597,7 @@ begin_function \name
   .endif
   .if \from < 3
     .if \to > 1
-      add x6, x6, 512             // part 2 stores to x6 on, part 3 to 512 bytes before
+      next_panel_columns 16       // part 2 stores to x6 on, part 3 to the 8 vectors before
     .endif
   .endif
 .endm
@@ -620,7 +629,8 @@ begin_function \name
   panel_rest 2, \convert, \exact
 .endm
 
-.macro exp2_panel name, convert, exact
+.macro exp2_panel name, convert, half, exact
+.set panel_half, \half
 begin_function \name
   save_registers
   panel_operands
@@ -630,9 +640,12 @@ begin_function \name
   ldr x16, [x0, 48]
   whilelt p1.s, xzr, x5
   ld1w {z25.s}, p1/z, [x16]
+  ld1rw {z0.s}, p0/z, [x16]
+  sel z25.s, p1, z25.s, z0.s    // absent rows: the first one's value, as its scores
   movprfx z0, z25
-  ext z0.b, z0.b, z25.b, 32     // the values of 8 rows twice
-  orr z25.d, z25.d, z0.d
+  ext z0.b, z0.b, z25.b, 32
+  ptrue p2.s, vl8
+  sel z25.s, p2, z25.s, z0.s    // the values of 8 rows twice
   prepare_values
   cbnz w17, 6f
   panel_pipeline \name, \convert, \exact
@@ -645,6 +658,7 @@ begin_function \name
 .endm
 
 .macro copy_panel name
+.set panel_half, 0
 begin_function \name
   save_registers
   panel_operands
@@ -697,6 +711,19 @@ begin_function \name
   fmax z8.s, p1/m, z8.s, z\i\().s
   add x11, x11, 16
 .endm
+.macro fold_chains fold
+  .set width, 1
+  .rept 3
+    .set chain, 0
+    .rept 4
+      .if (chain + width) < 8
+        \fold %(8 + chain), %(8 + chain + width)
+      .endif
+      .set chain, chain + 2 * width
+    .endr
+    .set width, 2 * width
+  .endr
+.endm
 .macro reduce_rows name, fold, first, reduce, is_max
 begin_function \name
   save_registers
@@ -743,17 +770,7 @@ begin_function \name
     .set chain, chain + 1
   .endr
 5:
-  .set width, 1
-  .rept 3
-    .set chain, 0
-    .rept 4
-      .if (chain + width) < 8
-        \fold %(8 + chain), %(8 + chain + width)
-      .endif
-      .set chain, chain + 2 * width
-    .endr
-    .set width, 2 * width
-  .endr
+  fold_chains \fold
   \reduce
   str s8, [x7], 4
   add x1, x1, x2
@@ -763,6 +780,58 @@ begin_function \name
   ret
 .size \name, . - \name
 .endm
+
+// Sums of the 8 rows of a panel: whole vectors hold two columns, so that lanes 8 to 15 sum up the odd ones.
+begin_function rows_panel_sum_f32_sve512
+  save_registers
+  ptrue p0.s
+  ldr x8, [x0]
+  ldp x5, x6, [x0, 32]
+  ldr x7, [x0, 48]
+  dup z8.s, 0
+  .set chain, 9
+  .rept 7
+    zero_chain %chain
+    .set chain, chain + 1
+  .endr
+  lsl x6, x6, 3
+  subs x10, x6, 128
+  b.lt 4f
+  .p2align 5
+rows_panel_sum_f32_sve512.loop.e128:
+3:
+  each load_f32, 8, p0
+  .set chain, 0
+  .rept 8
+    fold_sum %(8 + chain), %chain
+    .set chain, chain + 1
+  .endr
+  add x8, x8, 512
+  subs x10, x10, 128
+  b.ge 3b
+rows_panel_sum_f32_sve512.loop_end:
+4:
+  adds x10, x10, 128
+  b.eq 5f
+  mov x11, 0
+  .set chain, 0
+  .rept 8
+    masked_load_sum %chain
+    fold_sum %(8 + chain), %chain
+    .set chain, chain + 1
+  .endr
+5:
+  fold_chains fold_sum
+  movprfx z0, z8
+  ext z0.b, z0.b, z8.b, 32      // the odd columns
+  fadd z8.s, z8.s, z0.s
+  whilelt p1.s, xzr, x5
+  ld1w {z0.s}, p1/z, [x7]
+  fadd z8.s, z0.s, z8.s
+  st1w {z8.s}, p1, [x7]
+  restore_registers
+  ret
+.size rows_panel_sum_f32_sve512, . - rows_panel_sum_f32_sve512
 
 // ---- Rows times a number.
 .macro widen_one i
@@ -849,10 +918,14 @@ exp2_rows rows_exp2_fast_f32_f32_sve512, 0, 4, store_f32, 0
 exp2_rows rows_exp2_fast_f32_f16_sve512, 0, 2, store_f16, 0
 exp2_rows rows_exp2_fast_i32_f32_sve512, 1, 4, store_f32, 0
 exp2_rows rows_exp2_fast_i32_f16_sve512, 1, 2, store_f16, 0
-exp2_panel rows_exp2_panel_f32_f32_sve512, 0, 1
-exp2_panel rows_exp2_panel_i32_f32_sve512, 1, 1
-exp2_panel rows_exp2_fast_panel_f32_f32_sve512, 0, 0
-exp2_panel rows_exp2_fast_panel_i32_f32_sve512, 1, 0
+exp2_panel rows_exp2_panel_f32_f32_sve512, 0, 0, 1
+exp2_panel rows_exp2_panel_f32_f16_sve512, 0, 1, 1
+exp2_panel rows_exp2_panel_i32_f32_sve512, 1, 0, 1
+exp2_panel rows_exp2_panel_i32_f16_sve512, 1, 1, 1
+exp2_panel rows_exp2_fast_panel_f32_f32_sve512, 0, 0, 0
+exp2_panel rows_exp2_fast_panel_f32_f16_sve512, 0, 1, 0
+exp2_panel rows_exp2_fast_panel_i32_f32_sve512, 1, 0, 0
+exp2_panel rows_exp2_fast_panel_i32_f16_sve512, 1, 1, 0
 copy_panel rows_panel_f32_f32_sve512
 reduce_rows rows_max_f32_sve512, fold_max, copy_chain, reduce_max, 1
 reduce_rows rows_sum_f32_sve512, fold_sum, zero_chain, reduce_sum, 0

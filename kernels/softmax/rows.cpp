@@ -19,6 +19,8 @@ const char* name(RowOperation operation) {
       return "max";
     case RowOperation::sum:
       return "sum";
+    case RowOperation::panel_sum:
+      return "panel_sum";
     case RowOperation::multiply:
       return "multiply";
     case RowOperation::exp2:

@@ -5,19 +5,23 @@
 //   exp2         dst[m][n] = 2^(src[m][n] * scale - values[m])
 //   exp2_fast    the same without the polynomial: the nearest 64th root of 2
 //   *_panel      the same results as a panel of 8 rows, column-major: dst[n][8]; rows past `rows` hold any
-//   finite numbers panel        dst[n][8] = src[m][n]; rows past `rows` are 0 max          values[m] =
-//   max(values[m], src[m][0], ...) sum          values[m] = values[m] + (src[m][0] + ...) multiply dst[m][n]
-//   = round(src[m][n] * values[m] + 0), in f32 whatever the types are
+//   finite
+//                numbers
+//   panel        dst[n][8] = src[m][n]; rows past `rows` are 0
+//   max          values[m] = max(values[m], src[m][0], ...)
+//   sum          values[m] = values[m] + (src[m][0] + ...)
+//   panel_sum    values[m] = values[m] + (src[0][m] + ...) of a panel src[n][8]
+//   multiply     dst[m][n] = round(src[m][n] * values[m] + 0), in f32 whatever the types are
 //
-// Order and rounding. exp2: values[m], in log2 units, is a whole number, no smaller than the row's largest
-// score (its maximum rounded up: a power of two more or less cancels in the division by the sum). So the
-// subtraction is exact and disappears in the FMA that scales: x = src * scale - values[m] is never rounded by
-// itself. Error of exp2 1.2e-7 of the result, of exp2_fast 5.5e-3; x < -126 gives 0 (exp2) or something in
-// [0, 2^-126) (exp2_fast). A value of -inf (a row without keys) counts as 0. Not finite otherwise, or beyond
-// 2^15, where that FMA would lose x: exp2 subtracts first, with one more rounding; exp2_fast makes the row
-// NaN if it is not finite. A NaN score gives NaN (exp2), or must show as a NaN maximum (exp2_fast), as it
-// does from max. sum: lane c mod 128 adds up column c, c + 128, ...; then the 128 sums pairwise. All in the
-// state of float_state.h.
+// exp2: values[m], in log2 units, is a whole number, no smaller than the row's largest score (its maximum
+// rounded up: a power of two more or less cancels in the division by the sum). So the subtraction is exact
+// and disappears in the FMA that scales: x = src * scale - values[m] is never rounded by itself. Error of
+// exp2 1.3e-7 of the result, of exp2_fast 5.5e-3; x < -126 gives 0 (exp2) or something in [0, 2^-126)
+// (exp2_fast). -inf for a value (a row without keys) counts as 0. One that is not finite otherwise, or beyond
+// 2^15, where that FMA would lose x: exp2 subtracts first, with one more rounding; so does exp2_fast, and
+// makes the row NaN if it is not finite. A NaN score gives NaN (exp2), or must show in a value of NaN
+// (exp2_fast), as it does from max. sum: lane c mod 128 adds up columns c, c + 128, ..., then the 128 sums
+// pairwise (panel_sum: c mod 16). All of it in the state of float_state.h.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +40,7 @@ enum class RowOperation : std::uint8_t {
   panel,
   max,
   sum,
+  panel_sum,
   multiply
 };
 enum class RowType : std::uint8_t { f32, f16, i32 };

@@ -49,14 +49,14 @@ void exp2_rows(const RowArgs& args) {
   }
 }
 
-template <class S, bool kFast>
+template <class S, class T, bool kFast>
 void exp2_panel(const RowArgs& args) {
   for (std::int64_t n = 0; n < args.n; ++n) {
     for (std::int64_t m = 0; m < kPanelRows; ++m) {
-      static_cast<float*>(args.dst)[n * kPanelRows + m] =
-          m < args.rows ? exponential<kFast>(value_of(row_at<S>(args.src, args.src_stride, m)[n]), args.scale,
-                                             args.values[m])
-                        : 0.0f;
+      const float p = m < args.rows ? exponential<kFast>(value_of(row_at<S>(args.src, args.src_stride, m)[n]),
+                                                         args.scale, args.values[m])
+                                    : 0.0f;
+      from_float(p, static_cast<T*>(args.dst) + n * kPanelRows + m);
     }
   }
 }
@@ -86,10 +86,16 @@ void multiply(const RowArgs& args) {
     exp2_rows<S, F16, true>(*args);                                                  \
   }                                                                                  \
   void rows_exp2_panel_##source##_f32_reference(const RowArgs* args) noexcept {      \
-    exp2_panel<S, false>(*args);                                                     \
+    exp2_panel<S, float, false>(*args);                                              \
+  }                                                                                  \
+  void rows_exp2_panel_##source##_f16_reference(const RowArgs* args) noexcept {      \
+    exp2_panel<S, F16, false>(*args);                                                \
   }                                                                                  \
   void rows_exp2_fast_panel_##source##_f32_reference(const RowArgs* args) noexcept { \
-    exp2_panel<S, true>(*args);                                                      \
+    exp2_panel<S, float, true>(*args);                                               \
+  }                                                                                  \
+  void rows_exp2_fast_panel_##source##_f16_reference(const RowArgs* args) noexcept { \
+    exp2_panel<S, F16, true>(*args);                                                 \
   }
 
 extern "C" {
@@ -129,6 +135,19 @@ void rows_sum_f32_reference(const RowArgs* args) noexcept {
       for (int i = 0; i < 16; i += 2 * width) sums[i] += sums[i + width];
     }
     args->values[m] += sums[0];
+  }
+}
+void rows_panel_sum_f32_reference(const RowArgs* args) noexcept {
+  constexpr int kSums = 16;
+  const float* src = static_cast<const float*>(args->src);
+  for (std::int64_t m = 0; m < args->rows; ++m) {
+    float sums[kSums] = {};
+    for (std::int64_t n = 0; n < args->n; ++n) sums[n % kSums] += src[n * kPanelRows + m];
+    for (int width = 2; width < kSums; width *= 2) {
+      for (int i = 0; i < kSums; i += 2 * width)
+        for (int odd = 0; odd < 2; ++odd) sums[i + odd] += sums[i + width + odd];
+    }
+    args->values[m] += sums[0] + sums[1];
   }
 }
 void rows_multiply_f32_f32_reference(const RowArgs* args) noexcept {

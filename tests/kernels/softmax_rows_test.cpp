@@ -107,16 +107,20 @@ struct SoftmaxRows : RowTest<RowsRow> {
     SCOPED_TRACE(::testing::Message()
                  << row.name << " rows " << rows << " n " << n << " place " << static_cast<int>(place));
     const bool panel = is_panel(operation);
-    const bool stores = operation != RowOperation::max && operation != RowOperation::sum;
+    const bool stores = operation != RowOperation::max && operation != RowOperation::sum &&
+                        operation != RowOperation::panel_sum;
     const std::size_t stride = n + static_cast<std::size_t>(random.between(0, 5));
-    const Matrix src(row.source, rows, n, stride, place);
+    const bool from_panel = operation == RowOperation::panel_sum;
+    const Matrix src(row.source, from_panel ? n : rows, from_panel ? kPanelRows : n,
+                     from_panel ? kPanelRows : stride, place);
     const Matrix dst(row.target, panel ? n : rows, panel ? kPanelRows : n, panel ? kPanelRows : n + 3, place);
     Operand<float> values(rows, place);
     const float scale = row.source == RowType::i32 ? 0x1.3p-9f : random.pick({1.0f, 0.127f});
     for (std::size_t m = 0; m < rows; ++m) {
       values[m] = is_exp2(operation) ? std::ceil(40 * random.normal()) : random.normal();
       for (std::size_t i = 0; i < n; ++i)
-        src.set(m, i, is_exp2(operation) ? score(values[m], scale) : random.normal());
+        from_panel ? src.set(i, m, random.normal())
+                   : src.set(m, i, is_exp2(operation) ? score(values[m], scale) : random.normal());
       if (is_exp2(operation) && row.source == RowType::f32 && random.one_in(6)) {
         values[m] = -kInf;
         for (std::size_t i = 0; i < n; ++i) src.set(m, i, -kInf);
@@ -136,7 +140,7 @@ struct SoftmaxRows : RowTest<RowsRow> {
       double sum = before[m], size = std::abs(before[m]);
       float top = before[m];
       for (std::size_t i = 0; i < n; ++i) {
-        const float x = src.get(m, i);
+        const float x = from_panel ? src.get(i, m) : src.get(m, i);
         const float got = stores ? (panel ? dst.get(i, m) : dst.get(m, i)) : 0.0f;
         sum += x, size += std::abs(x);
         top = std::max(top, x);
@@ -157,7 +161,7 @@ struct SoftmaxRows : RowTest<RowsRow> {
       }
       if (operation == RowOperation::max) {
         ASSERT_EQ(values[m], top);
-      } else if (operation == RowOperation::sum) {
+      } else if (operation == RowOperation::sum || from_panel) {
         ASSERT_NEAR(values[m], sum, 12 * 0x1p-24 * size);
       } else {
         ASSERT_EQ(values[m], before[m]);
@@ -171,7 +175,8 @@ struct SoftmaxRows : RowTest<RowsRow> {
         }
       }
     }
-    ASSERT_TRUE(src.gaps_intact(rows, n) && values.intact());
+    ASSERT_TRUE(from_panel || src.gaps_intact(rows, n));
+    ASSERT_TRUE(values.intact());
     if (stores) {
       ASSERT_TRUE(panel || dst.gaps_intact(rows, n));
     }
@@ -297,15 +302,15 @@ TEST_P(SoftmaxRows, MaximumLetsNanThroughAndTheSumHasOneOrder) {
       row.run(&args);
       EXPECT_TRUE(std::isnan(value)) << row.name << " " << at;
     }
-  } else if (operation == RowOperation::sum) {
+  } else if (operation == RowOperation::sum || operation == RowOperation::panel_sum) {
     const RowsRow& reference =
         *kernels::find_rows(kernels::Isa::reference, operation, row.source, row.target);
     for (const std::int64_t n : {1, 15, 16, 17, 100, 127, 128, 129, 300, 1000}) {
-      std::vector<float> x(static_cast<std::size_t>(n));
+      std::vector<float> x(kPanelRows * static_cast<std::size_t>(n));
       for (float& v : x) v = random.normal() * (random.one_in(10) ? 1e6f : 1.0f);
-      float got = 0.25f, want = 0.25f;
-      const RowArgs args{x.data(), 0, nullptr, 0, 1, n, &got, 0.0f},
-          same{x.data(), 0, nullptr, 0, 1, n, &want, 0.0f};
+      std::vector<float> got(5, 0.25f), want = got;
+      const RowArgs args{x.data(), n * 4, nullptr, 0, 5, n, got.data(), 0.0f},
+          same{x.data(), n * 4, nullptr, 0, 5, n, want.data(), 0.0f};
       row.run(&args);
       reference.run(&same);
       EXPECT_EQ(got, want) << row.name << " n " << n;
