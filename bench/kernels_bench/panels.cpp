@@ -105,7 +105,7 @@ void register_panels() {
     for (const bool accumulate : {false, true}) {
       for (const std::int64_t k : {64, 256, 1024}) {
         std::vector<std::int64_t> blocks = {k};
-        if (row.type == PanelType::mixed) blocks = {32, 256};
+        if (row.type == PanelType::mixed) blocks = {32, 256, 512};
         for (const std::int64_t k_block : blocks) {
           const std::string block = row.type == PanelType::mixed ? "_kc" + std::to_string(k_block) : "";
           register_kernel(std::string(row.name) + (accumulate ? "_accumulate" : "_init") + "_k" +
