@@ -1,0 +1,27 @@
+#!/bin/bash
+# Batch job for one node of Fugaku or FX1000: pjsub -g GROUP fugaku_job.sh [PROGRAM ARGUMENTS...]
+# Without a program it runs the library's own report of instruction sets and its benchmark of attention.
+# docs/a64fx.md says why each setting. Written from the manuals; not run on the machine.
+#PJM -L "node=1"
+#PJM -L "rscgrp=small"
+#PJM -L "elapse=00:20:00"
+#PJM -x PJM_LLIO_GFSCACHE=/vol0004
+#PJM -j
+#PJM -S
+set -euo pipefail
+build=${BUILD:-$PWD/build-a64fx}
+
+# Pages to the CMG that touches them first, and large ones.
+export XOS_MMM_L_PAGING_POLICY=demand:demand:demand
+export XOS_MMM_L_HPAGE_TYPE=hugetlbfs
+# The library binds its own threads, one on each core of the job's mask (CPUs 12 to 59).
+unset OMP_PROC_BIND OMP_PLACES GOMP_CPU_AFFINITY
+export KUMIKO_ISA=sve512      # an error, not something slower, where vectors are not 512 bits
+export KUMIKO_BIND=close
+export KUMIKO_VERBOSE=1
+
+if (($# > 0)); then
+  exec "$@"
+fi
+"$build/tests/isa_report/isa_report"
+"$build/bench/attention_bench" --benchmark_filter=prefill
