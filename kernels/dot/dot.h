@@ -2,6 +2,9 @@
 // nothing is packed. Keys are transposed in registers, lanes = keys, so that each score is still one chain of
 // fused multiply-adds over head_dim in order; outputs are one chain over the keys in order. Together with the
 // same softmax steps this gives the bits of the tile pipeline (gemm.h + softmax.h) for the same block.
+//
+// Where the ISA multiplies this element in pairs (gemm.h: product bf16), q holds pairs of dims, keys count
+// from an even one of the sequence, and scores are scaled as in softmax.h.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +18,7 @@ namespace kumiko::kernels {
 
 /// One block of keys. Updates the state (m, l, O) of every row that sees one of them.
 struct DecodeBlockArgs {
-  const float* q;  ///< [rows][dim], already times scale * log2(e)
+  const float* q;  ///< [rows][steps of dim], f32: already times scale * log2(e)
   std::int64_t q_stride;
   const void* k;  ///< [kv][dim] by k_stride
   std::int64_t k_stride;
@@ -36,6 +39,7 @@ struct DecodeBlockArgs {
   /// [rows], s and kv left out; nullptr: scores stay as they are. The mask hides keys as begin and end do.
   const ScoreRowArgs* terms;
   void (*score_row)(const ScoreRowArgs&) noexcept;
+  float scale = 1.0f;  ///< product bf16 only
 };
 
 struct DotRow {

@@ -10,6 +10,16 @@
 namespace kumiko::kernels {
 namespace {
 
+/// c + a b of every element of a lane.
+template <class V>
+inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typename V::Reg c) {
+  if constexpr (elements_per_lane<V>() == 1) {
+    return V::fma(a, b, c);
+  } else {
+    return V::product(a, b, c);
+  }
+}
+
 /// Scores of R rows against kParts vectors of keys from j0 on. Keys are transposed lanes x lanes elements at
 /// a time and used out of the registers.
 template <class V, class T, int R, int kParts>
@@ -23,7 +33,7 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   }
   std::int64_t d = 0;
   if (args.kv - j0 >= kParts * V::kLanes) {
-    for (; d + V::kLanes <= args.dim; d += V::kLanes) {
+    for (; d + kElements<V> <= args.dim; d += kElements<V>) {
 #pragma GCC unroll 16
       for (int p = 0; p < kParts; ++p) {
         const T* src = static_cast<const T*>(args.k) + (j0 + p * V::kLanes) * args.k_stride + d;
@@ -39,18 +49,20 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
           x[i + 3] = V::load(rows + 3 * args.k_stride);
         }
         V::transpose(x);
+        const float* factors = q + lanes_of<V>(d);
+        asm("" : "+r"(factors));  // Or g++ shares the factors of all parts and keeps them on the stack.
 #pragma GCC unroll 16
         for (int i = 0; i < V::kLanes; ++i) {
 #pragma GCC unroll 16
           for (int r = 0; r < R; ++r)
-            sum[r][p] = V::fma(x[i], V::set1(q[r * args.q_stride + d + i]), sum[r][p]);
+            sum[r][p] = multiply_add<V>(x[i], V::set1(factors[r * args.q_stride + i]), sum[r][p]);
         }
       }
     }
   }
-  for (; d < args.dim; d += V::kLanes) {  // the rim: fewer keys or elements than a block
+  for (; d < args.dim; d += kElements<V>) {  // the rim: fewer keys or elements than a block
     const std::int64_t dims = args.dim - d;
-    const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
+    const int count = dims < kElements<V> ? static_cast<int>(lanes_of<V>(dims)) : V::kLanes;
 #pragma GCC unroll 16
     for (int p = 0; p < kParts; ++p) {
       const T* src = static_cast<const T*>(args.k) + (j0 + p * V::kLanes) * args.k_stride;
@@ -60,7 +72,7 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
       for (int i = 0; i < count; ++i) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
-          sum[r][p] = V::fma(x[i], V::set1(q[r * args.q_stride + d + i]), sum[r][p]);
+          sum[r][p] = multiply_add<V>(x[i], V::set1(q[r * args.q_stride + lanes_of<V>(d) + i]), sum[r][p]);
       }
     }
   }
@@ -79,7 +91,7 @@ void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
   constexpr std::int64_t kKeys = kParts * V::kLanes;
   const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
   const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
-  const std::int64_t blocks = (args.dim + V::kLanes - 1) / V::kLanes;
+  const std::int64_t blocks = (args.dim + kElements<V> - 1) / kElements<V>;
   RowFetcher ahead(keys, values, V::kLanes, blocks);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
@@ -107,9 +119,21 @@ void row_softmax(const DecodeBlockArgs& args, std::int64_t row) {
     V::store(s + j, V::exp2(V::sub(V::load(s + j), shift)));
 }
 
-/// O += P V and l += P over keys [j0, j1) for R rows that see all of them. N vectors of v_dim, the last of
-/// `tail` elements if partial. (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x slower.)
-template <class V, class T, int R, int N, bool kPartial>
+/// c + a b from registers. Left to itself g++ folds the load of b into every use: 10 loads for 8 products on
+/// AVX2, 5.8 cycles a key instead of 4.4 (Zen 5).
+template <class V>
+inline typename V::Reg multiply_add_loaded(typename V::Reg a, typename V::Reg b, typename V::Reg c) {
+  if constexpr (requires { V::fma_registers(a, b, c); }) {
+    return V::fma_registers(a, b, c);
+  } else {
+    return V::fma(a, b, c);
+  }
+}
+
+/// O += P V over keys [j0, j1) for R rows that see all of them. N vectors of v_dim, the last of `tail`
+/// elements if partial. kLast: the last group of dims, which also takes l += P. (Unroll pragmas: without them
+/// g++ 12 keeps the sums in memory, 2.4x slower.)
+template <class V, class T, int R, int N, bool kPartial, bool kLast>
 void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                 std::int64_t d, std::int64_t tail, RowFetcher& ahead) {
   typename V::Reg sum[R][N], weight[R];
@@ -117,7 +141,7 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   float* o = args.o + row * args.o_stride + d;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    weight[r] = V::set1(args.l[row + r]);
+    if (kLast) weight[r] = V::set1(args.l[row + r]);
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) sum[r][n] = V::load(o + r * args.o_stride + n * V::kLanes);
   }
@@ -131,54 +155,41 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const auto x = V::set1(p[r * args.score_stride + j]);
-      weight[r] = V::add(weight[r], x);
+      if (kLast) weight[r] = V::add(weight[r], x);
 #pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) sum[r][n] = V::fma(x, value[n], sum[r][n]);
+      for (int n = 0; n < N; ++n) sum[r][n] = multiply_add_loaded<V>(x, value[n], sum[r][n]);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    // The sum belongs to the row, not to one group of dims: the last group keeps it.
-    if (d + N * V::kLanes >= args.v_dim) V::store_first(args.l + row + r, 1, weight[r]);
+    if (kLast) V::store_first(args.l + row + r, 1, weight[r]);
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) V::store(o + r * args.o_stride + n * V::kLanes, sum[r][n]);
   }
 }
 
+/// What is left of v_dim, N vectors or fewer.
+template <class V, class T, int R, int N>
+void add_last_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
+                     std::int64_t d, RowFetcher& ahead) {
+  const std::int64_t tail = args.v_dim - d - (N - 1) * V::kLanes;
+  if constexpr (N > 1) {
+    if (tail <= 0) return add_last_values<V, T, R, N - 1>(args, row, j0, j1, d, ahead);
+  }
+  if (tail < V::kLanes) return add_values<V, T, R, N, true, true>(args, row, j0, j1, d, tail, ahead);
+  add_values<V, T, R, N, false, true>(args, row, j0, j1, d, tail, ahead);
+}
+
+constexpr int kValueVectors = 4;  // of v_dim a pass
+
 template <class V, class T, int R>
 void add_values(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                 RowFetcher& ahead) {
-  for (std::int64_t d = 0; d < args.v_dim; d += 4 * V::kLanes) {
-    const std::int64_t left = args.v_dim - d;
-    const std::int64_t vectors = (left + V::kLanes - 1) / V::kLanes;
-    const std::int64_t tail = left - (vectors - 1) * V::kLanes;
-    const bool partial = vectors <= 4 && tail != V::kLanes;
-    switch ((vectors < 4 ? vectors : 4) * 2 + partial) {
-      case 2:
-        add_values<V, T, R, 1, false>(args, row, j0, j1, d, tail, ahead);
-        break;
-      case 3:
-        add_values<V, T, R, 1, true>(args, row, j0, j1, d, tail, ahead);
-        break;
-      case 4:
-        add_values<V, T, R, 2, false>(args, row, j0, j1, d, tail, ahead);
-        break;
-      case 5:
-        add_values<V, T, R, 2, true>(args, row, j0, j1, d, tail, ahead);
-        break;
-      case 6:
-        add_values<V, T, R, 3, false>(args, row, j0, j1, d, tail, ahead);
-        break;
-      case 7:
-        add_values<V, T, R, 3, true>(args, row, j0, j1, d, tail, ahead);
-        break;
-      case 8:
-        add_values<V, T, R, 4, false>(args, row, j0, j1, d, tail, ahead);
-        break;
-      default:
-        add_values<V, T, R, 4, true>(args, row, j0, j1, d, tail, ahead);
-    }
-  }
+  constexpr std::int64_t kDims = kValueVectors * V::kLanes;
+  std::int64_t d = 0;
+  for (; d + kDims < args.v_dim; d += kDims)
+    add_values<V, T, R, kValueVectors, false, false>(args, row, j0, j1, d, V::kLanes, ahead);
+  add_last_values<V, T, R, kValueVectors>(args, row, j0, j1, d, ahead);
 }
 
 /// Keys [begin, end) of a row, without those its mask hides.
@@ -230,8 +241,8 @@ void add_all_values(const DecodeBlockArgs& args) {
   const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
   const RowRange next_keys(static_cast<const T*>(args.k) + args.kv * args.k_stride, args.k_stride, args.dim,
                            kNoEnd);
-  const std::int64_t passes =
-      ((args.v_dim + 4 * V::kLanes - 1) / (4 * V::kLanes)) * ((args.rows + kGroup - 1) / kGroup);
+  const std::int64_t passes = ((args.v_dim + kValueVectors * V::kLanes - 1) / (kValueVectors * V::kLanes)) *
+                              ((args.rows + kGroup - 1) / kGroup);
   RowFetcher ahead(values, next_keys, 1, passes);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kRows) {
     const std::int64_t j1 = j0 + kRows < args.kv ? j0 + kRows : args.kv;
@@ -240,7 +251,7 @@ void add_all_values(const DecodeBlockArgs& args) {
   }
 }
 
-template <class V, class T, int kValueGroup>
+template <class V, class T, int kValueRows>
 void decode_block(const DecodeBlockArgs& args) {
   for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, T, R>(args, row); });
   for (std::int64_t row = 0; row < args.rows; ++row) {
@@ -253,7 +264,7 @@ void decode_block(const DecodeBlockArgs& args) {
     }
     row_softmax<V>(args, row);
   }
-  add_all_values<V, T, kValueGroup>(args);
+  add_all_values<V, T, kValueRows>(args);
 }
 
 }  // namespace

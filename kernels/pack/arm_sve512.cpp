@@ -24,7 +24,7 @@ void pack_f32_sve512_key(const PackKeyArgs& args) noexcept {
     const std::int64_t rows = args.rows - j < kMr ? args.rows - j : kMr;
     const RowArgs panel{src + j * args.stride,
                         args.stride * kFloat,
-                        args.dst + j * args.dim,
+                        static_cast<float*>(args.dst) + j * args.dim,
                         0,
                         rows,
                         args.dim,

@@ -2,17 +2,17 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_PACK(name, isa, element, mr, lanes)  \
-  void name##_query(const PackQueryArgs&) noexcept; \
-  void name##_key(const PackKeyArgs&) noexcept;     \
+#define KUMIKO_PACK(name, isa, element, product, mr, lanes) \
+  void name##_query(const PackQueryArgs&) noexcept;         \
+  void name##_key(const PackKeyArgs&) noexcept;             \
   bool name##_value(const PackValueArgs&) noexcept;
 #include "kernels/pack/kernels.inc"
 #undef KUMIKO_PACK
 
 std::span<const PackRow> pack_rows() {
   static constexpr PackRow kRows[] = {
-#define KUMIKO_PACK(name, isa, element, mr, lanes) \
-  {#name, Isa::isa, Element::element, mr, lanes, name##_query, name##_key, name##_value},
+#define KUMIKO_PACK(name, isa, element, product, mr, lanes) \
+  {#name, Isa::isa, Element::element, Element::product, mr, lanes, name##_query, name##_key, name##_value},
 #include "kernels/pack/kernels.inc"
 #undef KUMIKO_PACK
   };

@@ -1,5 +1,8 @@
-// Copies of query, key and value rows into the panels gemm.h reads. Rows are given by stride or by pointer,
-// elements of a row are contiguous; nothing past a row's `dim` elements is read.
+// Copies of query, key and value rows into the panels gemm.h reads, in steps of 4 bytes: one f32 element, or
+// two bf16 elements that follow each other in k (of query and key rows: dims 2d and 2d + 1; of values: keys
+// 2j and 2j + 1; an absent one is 0). The pictures below are of f32; of pairs, dim and rows are half, rounded
+// up. Rows are given by stride or by pointer, elements of a row are contiguous; nothing past a row's `dim`
+// elements is read.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +19,8 @@ struct PackQueryArgs {
   std::int64_t rows_used;   ///< 1..nr
   std::int64_t nr;          ///< a multiple of the lanes
   std::int64_t dim;
-  float scale;
-  float* dst;  ///< [dim][nr]
+  float scale;  ///< product bf16: 1, -1 or 0
+  void* dst;    ///< [dim][nr]
 };
 
 /// A panels of the score product: dst[panel][d][mr] = src[panel * mr + m][d]; rows past `rows` become 0.
@@ -26,7 +29,7 @@ struct PackKeyArgs {
   std::int64_t stride;  ///< elements from one key to the next
   std::int64_t rows;
   std::int64_t dim;
-  float* dst;  ///< [ceil(rows / mr)][dim][mr]
+  void* dst;  ///< [ceil(rows / mr)][dim][mr]
 };
 
 /// A panels of the output product: dst[panel][j][mr] = src[j][panel * mr + m]; dims past `dim` become 0.
@@ -35,13 +38,14 @@ struct PackValueArgs {
   std::int64_t stride;
   std::int64_t rows;
   std::int64_t dim;
-  float* dst;  ///< [ceil(dim / mr)][rows][mr]
+  void* dst;  ///< [ceil(dim / mr)][rows][mr]
 };
 
 struct PackRow {
   const char* name;
   Isa isa;
-  Element element;  ///< of the source; panels are f32
+  Element element;  ///< of the source
+  Element product;  ///< of the panels
   int mr;
   int lanes;
   void (*query)(const PackQueryArgs&) noexcept;

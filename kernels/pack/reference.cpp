@@ -12,7 +12,7 @@ template <class T>
 void query(const PackQueryArgs& args) {
   for (std::int64_t d = 0; d < args.dim; ++d) {
     for (std::int64_t n = 0; n < args.nr; ++n) {
-      args.dst[d * args.nr + n] =
+      static_cast<float*>(args.dst)[d * args.nr + n] =
           n < args.rows_used ? to_float(static_cast<const T*>(args.rows[n])[d]) * args.scale : 0.0f;
     }
   }
@@ -25,7 +25,7 @@ void key(const PackKeyArgs& args) {
     for (std::int64_t d = 0; d < args.dim; ++d) {
       for (std::int64_t m = 0; m < kMr; ++m) {
         const std::int64_t j = panel * kMr + m;
-        args.dst[(panel * args.dim + d) * kMr + m] =
+        static_cast<float*>(args.dst)[(panel * args.dim + d) * kMr + m] =
             j < args.rows ? to_float(src[j * args.stride + d]) : 0.0f;
       }
     }
@@ -42,7 +42,7 @@ bool value(const PackValueArgs& args) {
         const std::int64_t d = panel * kMr + m;
         const float x = d < args.dim ? to_float(src[j * args.stride + d]) : 0.0f;
         finite = finite && std::isfinite(x);
-        args.dst[(panel * args.rows + j) * kMr + m] = x;
+        static_cast<float*>(args.dst)[(panel * args.rows + j) * kMr + m] = x;
       }
     }
   }

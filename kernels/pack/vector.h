@@ -8,11 +8,28 @@
 namespace kumiko::kernels {
 namespace {
 
+/// Elements that a lane holds: two where the ISA multiplies pairs (avx512_bf16.h).
+template <class V>
+constexpr int elements_per_lane() {
+  if constexpr (requires { V::kElementsPerLane; }) {
+    return V::kElementsPerLane;
+  } else {
+    return 1;
+  }
+}
+/// Elements that a vector holds, and lanes that n elements take.
+template <class V>
+inline constexpr std::int64_t kElements = elements_per_lane<V>() * V::kLanes;
+template <class V>
+constexpr std::int64_t lanes_of(std::int64_t n) {
+  return (n + elements_per_lane<V>() - 1) / elements_per_lane<V>();
+}
+
 /// Lanes x lanes block of rows[..][d..] into registers, absent rows and elements 0, transposed.
 template <class V, class RowAt>
 inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d,
                             std::int64_t dims) {
-  if (rows >= V::kLanes && dims >= V::kLanes) {
+  if (rows >= V::kLanes && dims >= kElements<V>) {
 #pragma GCC unroll 16
     for (int i = 0; i < V::kLanes; ++i) x[i] = V::load(row_at(i) + d);
   } else {
@@ -23,17 +40,24 @@ inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::
 
 template <class V, class T>
 void pack_query(const PackQueryArgs& args) {
-  const auto scale = V::set1(args.scale);
+  const auto scaled = [scale = args.scale](auto x) {
+    if constexpr (elements_per_lane<V>() == 1) {
+      return V::mul(x, V::set1(scale));
+    } else {
+      return V::times_sign(x, scale);
+    }
+  };
+  float* const dst = static_cast<float*>(args.dst);
   for (std::int64_t n = 0; n < args.nr; n += V::kLanes) {
     const void* const* rows = args.rows + n;
     const std::int64_t used = args.rows_used - n;
-    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
+    for (std::int64_t d = 0; d < args.dim; d += kElements<V>) {
       const std::int64_t dims = args.dim - d;
       typename V::Reg x[V::kLanes];
       load_transposed<V>(
           x, [&](int i) { return static_cast<const T*>(rows[i]); }, used, d, dims);
-      const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
-      for (int i = 0; i < count; ++i) V::store(args.dst + (d + i) * args.nr + n, V::mul(x[i], scale));
+      const int count = dims < kElements<V> ? static_cast<int>(lanes_of<V>(dims)) : V::kLanes;
+      for (int i = 0; i < count; ++i) V::store(dst + (lanes_of<V>(d) + i) * args.nr + n, scaled(x[i]));
     }
   }
 }
@@ -55,27 +79,29 @@ void pack_key(const PackKeyArgs& args) {
   static_assert(kTwoPanels<V> || kMr % V::kLanes == 0);
   const T* const first = static_cast<const T*>(args.src);
   const RowRange keys(first, args.stride, args.dim, kNoEnd);
-  RowFetcher ahead(keys, keys, V::kLanes, (args.dim + V::kLanes - 1) / V::kLanes);
+  RowFetcher ahead(keys, keys, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
+  const std::int64_t steps = lanes_of<V>(args.dim);
   // To the end of the last row's panel: its vectors past that row become 0.
   for (std::int64_t j = 0; panel_begin<V>(j) < args.rows; j += V::kLanes) {
     const T* src = first + j * args.stride;
     const std::int64_t rows = args.rows - j;
-    float* low = args.dst + panel_begin<V>(j) * args.dim + (j - panel_begin<V>(j));
-    float* high = low + kMr * args.dim;
+    float* low = static_cast<float*>(args.dst) + panel_begin<V>(j) * steps + (j - panel_begin<V>(j));
+    float* high = low + kMr * steps;
     const bool both = rows > kMr;  // the second panel exists only if a row falls into it
-    for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
-      const std::int64_t dims = args.dim - d;
+    for (std::int64_t d = 0; d < args.dim; d += kElements<V>) {
+      const std::int64_t dims = args.dim - d, step = lanes_of<V>(d);
       typename V::Reg x[V::kLanes];
       ahead.fetch();
       load_transposed<V>(
           x, [&](int i) { return src + i * args.stride; }, rows, d, dims);
-      const int count = dims < V::kLanes ? static_cast<int>(dims) : V::kLanes;
+      const int count = dims < kElements<V> ? static_cast<int>(lanes_of<V>(dims)) : V::kLanes;
       if constexpr (!kTwoPanels<V>) {
-        for (int i = 0; i < count; ++i) V::store(low + (d + i) * kMr, x[i]);
+        for (int i = 0; i < count; ++i) V::store(low + (step + i) * kMr, x[i]);
       } else if (both) {
-        for (int i = 0; i < count; ++i) V::store_halves(low + (d + i) * kMr, high + (d + i) * kMr, x[i]);
+        for (int i = 0; i < count; ++i)
+          V::store_halves(low + (step + i) * kMr, high + (step + i) * kMr, x[i]);
       } else {
-        for (int i = 0; i < count; ++i) V::store_first(low + (d + i) * kMr, kMr, x[i]);
+        for (int i = 0; i < count; ++i) V::store_first(low + (step + i) * kMr, kMr, x[i]);
       }
     }
   }
@@ -92,7 +118,7 @@ bool pack_value(const PackValueArgs& args) {
   for (std::int64_t d = 0; d < args.dim; d += kStep) {
     const std::int64_t dims = args.dim - d;
     const T* src = static_cast<const T*>(args.src) + d;
-    float* low = args.dst + d * args.rows;
+    float* low = static_cast<float*>(args.dst) + d * args.rows;
     float* high = low + args.rows * kMr;
     for (std::int64_t j = 0; j < args.rows; ++j, src += args.stride, low += kMr, high += kMr) {
       __builtin_prefetch(src + 32 * args.stride, 0, 3);

@@ -15,7 +15,7 @@ struct Scratch {
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
           std::int64_t v_head_dim) {
     o_stride = round_up(v_head_dim, kernels.lanes);
-    q = carver.take<float>(rows * head_dim);
+    q = carver.take<float>(rows * kernels.steps(head_dim));
     scores = carver.take<float>(rows * kBlockKeys);
     m = carver.take<float>(rows);
     l = carver.take<float>(rows);
@@ -34,6 +34,22 @@ struct Scratch {
     std::memset(o, 0, static_cast<std::size_t>(rows * o_stride) * sizeof(float));
   }
 };
+
+/// One query row in steps.
+void set_query(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float* to) {
+  const void* q = head.q_row(kernels.input, row);
+  const float scale = kernels.query_scale(head.q_scale);
+  if (kernels.product == Element::f32) {
+    for (std::int64_t d = 0; d < head.head_dim; ++d) to[d] = load_element(kernels.input, q, d) * scale;
+    return;
+  }
+  std::memset(to, 0, static_cast<std::size_t>(kernels.steps(head.head_dim)) * sizeof(float));
+  for (std::int64_t d = 0; d < head.head_dim; ++d) {
+    Bf16 x;
+    from_float(load_element(kernels.input, q, d) * scale, &x);
+    std::memcpy(reinterpret_cast<std::byte*>(to) + d * bytes_of(kernels.product), &x, sizeof x);
+  }
+}
 
 void set_terms(ScoreRowArgs& args, const HeadProblem& head, std::int64_t row, std::int64_t key) {
   args = {};
@@ -61,21 +77,22 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   Carver carver(memory);
   const Scratch s(carver, kernels, rows, head.head_dim, head.v_head_dim);
 
+  const std::int64_t steps = kernels.steps(head.head_dim);
   std::int64_t first = head.kv_len, last = 0;  // keys that some row sees
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t row = task.row_begin + r;
-    const void* q = head.q_row(kernels.input, row);
-    for (std::int64_t d = 0; d < head.head_dim; ++d)
-      s.q[r * head.head_dim + d] = load_element(kernels.input, q, d) * head.q_scale;
+    set_query(kernels, head, row, s.q + r * steps);
     if (head.begin_of(row) < head.end_of(row)) {
       first = min_of(first, head.begin_of(row));
       last = max_of(last, head.end_of(row));
     }
   }
 
+  first = first / kernels.per_step() * kernels.per_step();
+
   DecodeBlockArgs args{};
   args.q = s.q;
-  args.q_stride = head.head_dim;
+  args.q_stride = steps;
   args.k_stride = head.k_seq_stride;
   args.v_stride = head.v_seq_stride;
   args.rows = rows;
@@ -91,6 +108,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   args.o_stride = s.o_stride;
   args.terms = head.terms.any() ? s.terms : nullptr;
   args.score_row = kernels.score->row;
+  args.scale = kernels.score_scale(head.q_scale);
 
   Scratch::clear(s.total_m, s.total_l, s.total_o, rows, s.o_stride);
   for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {

@@ -31,22 +31,22 @@ struct Tile {
 struct Scratch {
   Tile* tiles;
   std::int64_t tile_count;
-  std::int64_t o_rows;  // v_head_dim rounded up to MR
-  float *keys, *values, *scores;
+  std::int64_t o_rows;            // v_head_dim rounded up to MR
+  float *keys, *values, *scores;  // panels in steps of 4 bytes (pack.h)
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
           std::int64_t v_head_dim) {
     o_rows = round_up(v_head_dim, kernels.mr);
     tile_count = (rows + kernels.max_nr - 1) / kernels.max_nr;
     tiles = carver.take<Tile>(tile_count);
-    keys = carver.take<float>(kBlockKeys * head_dim);
+    keys = carver.take<float>(kBlockKeys * kernels.steps(head_dim));
     values = carver.take<float>(kBlockKeys * o_rows);
     scores = carver.take<float>(kBlockKeys * kernels.max_nr);
     for (std::int64_t t = 0; t < tile_count; ++t) {
       Tile tile{};
       tile.used = min_of(rows - t * kernels.max_nr, kernels.max_nr);
       tile.nr = round_up(tile.used, kernels.lanes);
-      tile.q = carver.take<float>(head_dim * tile.nr);
+      tile.q = carver.take<float>(kernels.steps(head_dim) * tile.nr);
       for (TileState* state : {&tile.split, &tile.total}) {
         state->m = carver.take<float>(tile.nr);
         state->l = carver.take<float>(tile.nr);
@@ -76,7 +76,8 @@ struct Task {
       tile.total_empty = true;
       const void* rows[kMaxLanes];
       for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels.input, tile.row + r);
-      kernels.pack->query({rows, tile.used, tile.nr, head.head_dim, head.q_scale, tile.q});
+      kernels.pack->query(
+          {rows, tile.used, tile.nr, head.head_dim, kernels.query_scale(head.q_scale), tile.q});
     }
   }
 
@@ -88,9 +89,12 @@ struct Task {
         {head.v_row(kernels.input, first), head.v_seq_stride, keys, head.v_head_dim, scratch.values});
     if (!finite) {  // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements
                     // in by hand
-      const std::int64_t count = keys * scratch.o_rows;
+      const std::int64_t count = kernels.steps(keys) * kernels.per_step() * scratch.o_rows;
+      void* values = scratch.values;
       for (std::int64_t i = 0; i < count; ++i) {
-        if (!std::isfinite(scratch.values[i])) scratch.values[i] = 0.0f;
+        if (!std::isfinite(load_element(kernels.product, values, i)))
+          std::memset(element_at(kernels.product, values, i), 0,
+                      static_cast<std::size_t>(bytes_of(kernels.product)));
       }
     }
     return {first, last, finite};
@@ -100,12 +104,12 @@ struct Task {
   void score(const Tile& tile, std::int64_t at, std::int64_t from, std::int64_t to, float* block_max) const {
     if (from >= to) return;
     const GemmRow& gemm = *kernels.gemm[tile.nr / kernels.lanes - 1];
-    const std::int64_t panel = head.head_dim * kernels.mr;
+    const std::int64_t steps = kernels.steps(head.head_dim), panel = steps * kernels.mr;
     const GemmArgs args{scratch.keys + from * panel,
                         panel * static_cast<std::int64_t>(sizeof(float)),
                         tile.q,
                         scratch.scores + at * tile.nr,
-                        head.head_dim,
+                        steps,
                         to - from,
                         nullptr,
                         block_max};
@@ -139,6 +143,12 @@ struct Task {
     }
   };
 
+  /// P of row j of P^T and query n, which lies among the others of its step.
+  float probability(const Tile& tile, std::int64_t j, std::int64_t n) const {
+    const std::int64_t per = kernels.per_step();
+    return load_element(kernels.product, scratch.scores, (j / per * tile.nr + n) * per + j % per);
+  }
+
   void add_poison(const Tile& tile, const Run& run) const {
     std::int32_t begin[kMaxLanes], end[kMaxLanes];
     lane_intervals(tile, run.first, run.count, begin, end);
@@ -151,7 +161,7 @@ struct Task {
           if (j < begin[n] || j >= end[n]) continue;
           if (head.terms.has_mask && *head.mask_row(tile.row + n, run.first + j) == 0) continue;
           float& o = tile.split.o[d * tile.nr + n];
-          o = std::fma(scratch.scores[(run.at + j) * tile.nr + n], x, o);
+          o = std::fma(probability(tile, run.at + j, n), x, o);
         }
       }
     }
@@ -196,7 +206,8 @@ struct Task {
       }
     }
     float* s = scratch.scores + run.at * tile.nr;
-    kernels.score->tile({s, run.count, tile.nr, &head.terms, bias, mask, slope, position});
+    kernels.score->tile(
+        {s, run.count, tile.nr, &head.terms, bias, mask, slope, position, kernels.score_scale(head.q_scale)});
     lane_intervals(tile, run.first, run.count, begin, end);
     kernels.softmax->mask_scores({s, run.count, tile.nr, 0, begin, end, block_max});
   }
@@ -269,8 +280,9 @@ struct Task {
         tile.split.l[n] = 0.0f;
       }
     }
-    kernels.softmax->probabilities(
-        {scratch.scores, runs.count, tile.nr, block_max, tile.split.m, tile.split.l, alpha});
+    kernels.softmax->probabilities({scratch.scores, runs.count, tile.nr, block_max, tile.split.m,
+                                    tile.split.l, alpha,
+                                    head.terms.any() ? 1.0f : kernels.score_scale(head.q_scale)});
     for (std::int64_t r = 0; r < runs.size; ++r) {
       add_values(tile, block, runs.run[r], alpha);
       for (std::int64_t n = 0; n < tile.nr; ++n) alpha[n] = 1.0f;
@@ -283,14 +295,15 @@ struct Task {
   void add_values(Tile& tile, const Block& block, const Run& run, const float* alpha) const {
     const std::int64_t mr = kernels.mr;
     const GemmRow& gemm = *kernels.gemm[tile.nr / kernels.lanes - 1];
-    const GemmArgs args{scratch.values + (run.first - block.first) * mr,
-                        (block.last - block.first) * mr * static_cast<std::int64_t>(sizeof(float)),
-                        scratch.scores + run.at * tile.nr,
-                        tile.split.o,
-                        run.count,
-                        scratch.o_rows / mr,
-                        alpha,
-                        nullptr};
+    const GemmArgs args{
+        scratch.values + kernels.steps(run.first - block.first) * mr,
+        kernels.steps(block.last - block.first) * mr * static_cast<std::int64_t>(sizeof(float)),
+        scratch.scores + kernels.steps(run.at) * tile.nr,
+        tile.split.o,
+        kernels.steps(run.count),
+        scratch.o_rows / mr,
+        alpha,
+        nullptr};
     (tile.split_empty ? gemm.init : gemm.accumulate)(&args);
     tile.split_empty = false;
   }
@@ -346,7 +359,9 @@ struct Task {
 
   void run() const {
     pack_queries();
-    const std::int64_t first = head.begin_of(range.row_begin), last = head.end_of(range.row_end - 1);
+    // Keys that share a step are the same two wherever the first visible one lies.
+    const std::int64_t first = head.begin_of(range.row_begin) / kernels.per_step() * kernels.per_step(),
+                       last = head.end_of(range.row_end - 1);
     for (std::int64_t split = range.split_begin; split < range.split_end; ++split) {
       const std::int64_t from = max_of(split * kSplitKeys, first),
                          to = min_of((split + 1) * kSplitKeys, last);

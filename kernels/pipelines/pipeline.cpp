@@ -34,16 +34,17 @@ KernelSet make_set(Isa isa, Element input, Element output) {
   s.input = input;
   s.output = output;
   s.score = find_score(isa);
-  s.softmax = find_softmax(isa);
-  if (!s.softmax) return s;
   s.pack = find_pack(isa, input);
+  if (!s.pack) return s;
+  s.product = s.pack->product;
+  s.softmax = find_softmax(isa, s.product);
   s.state = find_state(isa);
   s.store = find_store(isa, output);
   s.store_partial = find_store(isa, Element::f32);
   s.dot = find_dot(isa, input);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {
-    const GemmRow* row = find_gemm(isa, Element::f32, vectors * static_cast<int>(s.lanes));
+    const GemmRow* row = find_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
     s.gemm[vectors - 1] = row;
     if (row) {
       s.mr = row->mr;

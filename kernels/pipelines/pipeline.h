@@ -30,8 +30,9 @@ inline constexpr std::int64_t kSplitKeys = 512;
 /// Everything a pipeline needs of one ISA for one pair of element types.
 struct KernelSet {
   Isa isa;
-  Element input;   ///< of q, k and v
-  Element output;  ///< of out
+  Element input;    ///< of q, k and v
+  Element output;   ///< of out
+  Element product;  ///< what the products multiply: f32, or bf16 in pairs (gemm.h)
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
@@ -43,6 +44,17 @@ struct KernelSet {
   const StoreRow* store_partial;  ///< f32 states
   const DotRow* dot;
   const GemmRow* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
+
+  /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
+  std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
+  std::int64_t steps(std::int64_t n) const { return (n + per_step() - 1) / per_step(); }
+  /// Factors of the query and of the scores that make `scale` together. A bf16 query takes its sign only.
+  float query_scale(float scale) const {
+    return product == Element::f32 || scale == 0.0f ? scale : scale > 0.0f ? 1.0f : -1.0f;
+  }
+  float score_scale(float scale) const {
+    return product == Element::f32 || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
+  }
 };
 /// Never fails for an ISA of this build; nullptr otherwise.
 const KernelSet* kernel_set(Isa isa, Element input, Element output);

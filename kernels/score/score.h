@@ -1,4 +1,5 @@
 // What changes scores between the product and the softmax, element by element, in this order:
+//   scale     s = scale * s                      product bf16 only: elsewhere the query was scaled
 //   softcap   s = softcap * tanh(s)              s came as scale / cap * q.k; softcap is in log2 units
 //   bias      s = fma(bias, log2(e), s)
 //   ALiBi     s = fma(slope, |position - j|, s)  slope in log2 units and negated (Press et al., 2022)
@@ -36,6 +37,7 @@ struct ScoreTileArgs {
   const std::uint8_t* const* mask;  ///< [nr] if has_mask
   const float* slope;               ///< [nr] if has_alibi
   const std::int32_t* position;     ///< [nr] if has_alibi, counted from the tile's first key
+  float scale = 1.0f;
 };
 
 struct ScoreRowArgs {
@@ -46,6 +48,7 @@ struct ScoreRowArgs {
   const std::uint8_t* mask;
   float slope;
   std::int32_t position;
+  float scale = 1.0f;
 };
 
 struct ScoreRow {

@@ -67,6 +67,11 @@ void with_element(Element element, Body body) {
 template <class V>
 void score_tile(const ScoreTileArgs& args) {
   const ScoreTerms& terms = *args.terms;
+  if (args.scale != 1.0f) {
+    const auto scale = V::set1(args.scale);
+    for (std::int64_t i = 0; i < args.kv * args.nr; i += V::kLanes)
+      V::store(args.s + i, V::mul(V::load(args.s + i), scale));
+  }
   if (terms.softcap != 0.0f) {
     const auto cap = V::set1(terms.softcap);
     for (std::int64_t i = 0; i < args.kv * args.nr; i += V::kLanes)
@@ -99,6 +104,11 @@ void score_tile(const ScoreTileArgs& args) {
 template <class V>
 void score_row(const ScoreRowArgs& args) {
   const ScoreTerms& terms = *args.terms;
+  if (args.scale != 1.0f) {
+    const auto scale = V::set1(args.scale);
+    for (std::int64_t j = 0; j < args.kv; j += V::kLanes)
+      V::store(args.s + j, V::mul(V::load(args.s + j), scale));
+  }
   if (terms.softcap != 0.0f) {
     const auto cap = V::set1(terms.softcap);
     for (std::int64_t j = 0; j < args.kv; j += V::kLanes)

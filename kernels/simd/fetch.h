@@ -42,16 +42,13 @@ class RowFetcher {
       at_.row += ahead * at_.stride;
       at_.rows -= ahead;
     }
+    start_row();
   }
   void fetch() {
     for (due_ += rate_; due_ >= kOne; due_ -= kOne) {
-      __builtin_prefetch(at_.row + column_, 0, 3);
-      column_ += kLine;
-      if (column_ >= at_.width) {
-        column_ = 0;
-        at_.row += at_.stride;
-        if (--at_.rows == 0) at_ = next_;
-      }
+      __builtin_prefetch(line_, 0, 3);
+      line_ += kLine;
+      if (line_ >= row_end_) end_row();
     }
   }
 
@@ -59,9 +56,20 @@ class RowFetcher {
   static constexpr std::int64_t kAhead = 16384, kLine = 64;  // bytes
   static constexpr int kFractionBits = 16;
   static constexpr std::int64_t kOne = 1 << kFractionBits;
+  void start_row() {
+    line_ = at_.row;
+    row_end_ = at_.row + at_.width;
+  }
+  void end_row() {
+    at_.row += at_.stride;
+    if (--at_.rows == 0) at_ = next_;
+    start_row();
+  }
+  // What a line takes is in four registers; the ranges are looked at once a row.
+  std::int64_t rate_, due_ = 0;  // in lines
+  const char *line_, *row_end_;
   RowRange at_;
   RowRange next_;
-  std::int64_t rate_, due_ = 0, column_ = 0;  // in lines
 };
 
 }  // namespace

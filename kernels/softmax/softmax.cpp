@@ -2,7 +2,7 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_SOFTMAX(name, isa, lanes)                  \
+#define KUMIKO_SOFTMAX(name, isa, product, lanes)         \
   void name##_mask_scores(const MaskArgs&) noexcept;      \
   void name##_probabilities(const SoftmaxArgs&) noexcept; \
   void name##_exp2(const float*, float*, std::int64_t) noexcept;
@@ -11,19 +11,19 @@ namespace kumiko::kernels {
 
 std::span<const SoftmaxRow> softmax_rows() {
   static constexpr SoftmaxRow kRows[] = {
-#define KUMIKO_SOFTMAX(name, isa, lanes) \
-  {#name, Isa::isa, lanes, name##_mask_scores, name##_probabilities, name##_exp2},
+#define KUMIKO_SOFTMAX(name, isa, product, lanes) \
+  {#name, Isa::isa, Element::product, lanes, name##_mask_scores, name##_probabilities, name##_exp2},
 #include "kernels/softmax/kernels.inc"
 #undef KUMIKO_SOFTMAX
   };
   return kRows;
 }
 
-const SoftmaxRow* find_softmax(Isa isa) {
+const SoftmaxRow* find_softmax(Isa isa, Element product) {
   for (const SoftmaxRow& row : softmax_rows()) {
-    if (row.isa == isa) return &row;
+    if (row.isa == isa && row.product == product) return &row;
   }
-  return base_of(isa) == isa ? nullptr : find_softmax(base_of(isa));
+  return base_of(isa) == isa ? nullptr : find_softmax(base_of(isa), product);
 }
 
 }  // namespace kumiko::kernels

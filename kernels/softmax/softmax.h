@@ -6,12 +6,18 @@
 // Order of arithmetic per query: m' = max(m, block_max); alpha = 2^(m - m'); l = l * alpha, then l += 2^(s_j
 // - m') for j = 0, 1, ... m' = -inf (nothing seen yet, or only -inf scores) is taken as 0 in the exponents,
 // so that such a query keeps l = 0.
+//
+// Product bf16 (gemm.h): scores still want their scale, s_j = round(s_j * scale) where s_j goes into the
+// maximum and, fused, fma(s_j, scale, -m') where it goes into an exponent; P is rounded to bf16, [ceil(kv /
+// 2)][nr] pairs of keys 2j and 2j + 1 (absent: 0) in the place of the first rows of S^T; l sums the rounded P
+// in the order of a step of gemm.h, so that weights and their sum are of the same numbers.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 
 namespace kumiko::kernels {
 
@@ -25,6 +31,7 @@ struct SoftmaxArgs {
   float* l;          ///< [nr] running sum; updated
   float* alpha;  ///< [nr] out: factor for what was accumulated under the old maximum, in [0, 1]; 1 exactly if
                  ///< m did not move
+  float scale = 1.0f;  ///< > 0; product bf16 only
 };
 
 /// Rows first <= j < first + kv of the tile: scores outside the query's [begin, end) become -inf, the others
@@ -42,6 +49,7 @@ struct MaskArgs {
 struct SoftmaxRow {
   const char* name;
   Isa isa;
+  Element product;  ///< what P is written for
   int lanes;
   void (*mask_scores)(const MaskArgs&) noexcept;
   void (*probabilities)(const SoftmaxArgs&) noexcept;
@@ -51,6 +59,6 @@ struct SoftmaxRow {
 };
 
 std::span<const SoftmaxRow> softmax_rows();
-const SoftmaxRow* find_softmax(Isa isa);
+const SoftmaxRow* find_softmax(Isa isa, Element product = Element::f32);
 
 }  // namespace kumiko::kernels

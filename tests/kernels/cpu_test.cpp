@@ -120,7 +120,14 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Elemen
 TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
   expect_full_table(score_rows(), find_score);
-  expect_full_table(softmax_rows(), find_softmax);
+  EXPECT_EQ(softmax_rows().back().isa, Isa::reference);
+  for (const SoftmaxRow& row : softmax_rows())
+    EXPECT_EQ(find_softmax(row.isa, row.product), &row) << row.name;
+  for (const Isa isa : kBuiltIsas) {
+    EXPECT_NE(find_softmax(isa), nullptr) << name(isa);
+    for (const Element element : kElements)
+      EXPECT_NE(find_softmax(isa, find_pack(isa, element)->product), nullptr) << name(isa);
+  }
   expect_full_table(pack_rows(), find_pack);
   expect_full_table(state_rows(), find_state);
   expect_full_table(store_rows(), find_store);
@@ -157,7 +164,7 @@ TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
     }
     EXPECT_EQ(row.nr % lanes, 0) << row.name;
     for (const GemmRow& other : gemm_rows()) {
-      if (other.isa != row.isa) continue;
+      if (other.isa != row.isa || other.product != row.product) continue;
       EXPECT_EQ(other.mr, row.mr) << row.name << " and " << other.name;
       if (&other > &row) {
         EXPECT_LT(other.nr, row.nr) << row.name << " and " << other.name;

@@ -7,8 +7,11 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/pack/pack.h"
+#include "kernels/softmax/softmax.h"
 #include "tests/kernels/elements.h"
 #include "tests/kernels/exp2_model.h"
+#include "tests/kernels/pairs.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
@@ -25,6 +28,49 @@ std::size_t sz(std::int64_t n) {
 }
 std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;
+}
+
+// The block's effect on one row in steps of bf16 pairs: two dims of a key, two keys of a value.
+void model_row_of_pairs(const DecodeBlockArgs& a, std::int64_t r, float& m, float& l, std::vector<float>& o) {
+  if (a.begin[r] >= a.end[r]) return;
+  const kernels::SoftmaxRow& softmax =
+      *kernels::find_softmax(kernels::Isa::avx512_bf16, kernels::Element::bf16);
+  const auto element = [](const void* data, std::int64_t i) {
+    return kernels::load_element(kernels::Element::bf16, data, i);
+  };
+  const auto seen = [&](std::int64_t j) { return j >= a.begin[r] && j < a.end[r]; };
+  std::vector<float> p(sz(round_up(a.kv, 2)), -kInf);
+  float top = -kInf;
+  for (std::int64_t j = a.begin[r]; j < a.end[r]; ++j) {
+    float sum = 0.0f;
+    for (std::int64_t d = 0; d < a.dim; d += 2) {
+      const std::int64_t at = j * a.k_stride + d;
+      const float key = pair_of(element(a.k, at), d + 1 < a.dim ? element(a.k, at + 1) : 0.0f);
+      sum = add_pair_product(key, a.q[r * a.q_stride + d / 2], sum);
+    }
+    p[sz(j)] = sum;
+    if (sum > top) top = sum;
+  }
+  const float next = top * a.scale > m ? top * a.scale : m;
+  const float shift = next == -kInf ? 0.0f : next, alpha = exp2_model(kernels::Isa::avx512_bf16, m - shift);
+  m = next;
+  l *= alpha;
+  for (float& x : o) x *= alpha;
+  for (float& x : p) {
+    float in[16] = {std::fma(x, a.scale, -shift)}, out[16];
+    softmax.exp2(in, out, 16);
+    x = out[0];
+  }
+  for (std::int64_t j = 0; j < a.kv; j += 2) {
+    const float weights = pair_of(p[sz(j)], p[sz(j + 1)]);
+    l = add_pair_product(weights, pair_of(1.0f, 1.0f), l);
+    for (std::size_t d = 0; d < o.size(); ++d) {
+      const auto value = [&](std::int64_t key) {
+        return seen(key) ? element(a.v, key * a.v_stride + static_cast<std::int64_t>(d)) : 0.0f;
+      };
+      o[d] = add_pair_product(pair_of(value(j), value(j + 1)), weights, o[d]);
+    }
+  }
 }
 
 // The block's effect on one row, written out.
@@ -61,6 +107,7 @@ struct Shape1 {
 };
 
 struct Decode : RowTest<DotRow> {
+  const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
   Random random{test_seed(61)};
 
   // hidden: some keys are outside some rows' intervals, and keys hidden from every row are NaN.
@@ -70,7 +117,8 @@ struct Decode : RowTest<DotRow> {
                  << row.name << " rows " << rows << " kv " << kv << " dim " << dim << " v_dim " << v_dim
                  << " hidden " << hidden << " started " << started);
     const Place place = random.pick({Place::front, Place::back, Place::misaligned});
-    const std::int64_t q_stride = dim + random.between(0, 2), k_stride = dim + random.between(0, 5),
+    const std::int64_t steps = pairs ? (dim + 1) / 2 : dim;
+    const std::int64_t q_stride = steps + random.between(0, 2), k_stride = dim + random.between(0, 5),
                        v_stride = v_dim + random.between(0, 5);
     const std::int64_t score_stride = round_up(kv, row.score_keys), o_stride = round_up(v_dim, row.lanes);
     const auto filled = [&](kernels::Element element, std::int64_t n, std::int64_t stride,
@@ -81,8 +129,13 @@ struct Decode : RowTest<DotRow> {
         for (std::int64_t d = 0; d < width; ++d) x.set(sz(i * stride + d), random.normal());
       return x;
     };
-    const auto q = filled(kernels::Element::f32, rows, q_stride, dim),
-               k = filled(row.element, kv, k_stride, dim), v = filled(row.element, kv, v_stride, v_dim);
+    const auto q = filled(kernels::Element::f32, rows, q_stride, steps);
+    for (std::int64_t i = 0; pairs && i < rows; ++i) {
+      for (std::int64_t d = 0; d < steps; ++d)
+        static_cast<float*>(q.data())[i * q_stride + d] =
+            pair_of(random.normal(), 2 * d + 1 < dim ? random.normal() : 0.0f);
+    }
+    const auto k = filled(row.element, kv, k_stride, dim), v = filled(row.element, kv, v_stride, v_dim);
     Operand<std::int32_t> begin(sz(rows), place), end(sz(rows), place);
     for (std::size_t r = 0; r < sz(rows); ++r) {
       begin[r] = hidden ? static_cast<std::int32_t>(random.between(0, kv)) : 0;
@@ -109,6 +162,7 @@ struct Decode : RowTest<DotRow> {
     args.rows = rows, args.dim = dim, args.v_dim = v_dim, args.kv = kv, args.begin = begin.data(),
     args.end = end.data();
     args.scores = scores.data(), args.score_stride = score_stride;
+    if (pairs) args.scale = random.pick({1.0f, 0.3f, 2.5f});
     args.m = m.data(), args.l = l.data(), args.o = o.data(), args.o_stride = o_stride;
 
     std::vector<float> want_m, want_l;
@@ -116,7 +170,11 @@ struct Decode : RowTest<DotRow> {
     for (std::int64_t r = 0; r < rows; ++r) {
       want_m.push_back(m[sz(r)]), want_l.push_back(l[sz(r)]);
       want_o.emplace_back(o.data() + r * o_stride, o.data() + r * o_stride + v_dim);
-      model_row(row.isa, row.element, args, r, want_m.back(), want_l.back(), want_o.back());
+      if (pairs) {
+        model_row_of_pairs(args, r, want_m.back(), want_l.back(), want_o.back());
+      } else {
+        model_row(row.isa, row.element, args, r, want_m.back(), want_l.back(), want_o.back());
+      }
     }
     row.decode_block(args);
     for (std::size_t r = 0; r < sz(rows); ++r) {

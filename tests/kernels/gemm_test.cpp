@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/kernels/pairs.h"
 #include "tests/kernels/rows.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
@@ -23,29 +24,14 @@ struct Problem {
   Place place;
 };
 
-float zero_if_subnormal(float x) {
-  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x;
-}
-
 // One step of the chain, a and b as they lie in the panels.
 float step(kernels::Element product, float a, float b, float sum) {
-  if (product == kernels::Element::f32) return std::fma(a, b, sum);
-  const auto half = [](float pair, int which) {
-    const auto bits = std::bit_cast<std::uint32_t>(pair);
-    return zero_if_subnormal(
-        kernels::to_float(kernels::Bf16{static_cast<std::uint16_t>(which == 1 ? bits >> 16 : bits)}));
-  };
-  sum = zero_if_subnormal(sum);
-  for (const int which : {1, 0}) sum = zero_if_subnormal(std::fma(half(a, which), half(b, which), sum));
-  return sum;
+  return product == kernels::Element::f32 ? std::fma(a, b, sum) : add_pair_product(a, b, sum);
 }
 
 // A step of the panels from two numbers; f32 holds the first only.
 float panel_step(kernels::Element product, float first, float second) {
-  if (product == kernels::Element::f32) return first;
-  kernels::Bf16 low, high;
-  kernels::from_float(first, &low), kernels::from_float(second, &high);
-  return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
+  return product == kernels::Element::f32 ? first : pair_of(first, second);
 }
 
 struct Gemm : RowTest<GemmRow> {

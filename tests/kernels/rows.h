@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 #include "kernels/float_state.h"
 #include "tests/support/guarded_buffer.h"
 
@@ -36,6 +37,15 @@ std::vector<Row> host_rows(std::span<const Row> rows) {
   std::vector<Row> result;
   for (const Row& row : rows)
     if (kernels::host_isas() & kernels::bit(row.isa)) result.push_back(row);
+  return result;
+}
+
+/// Those of them whose panels are for `product`.
+template <class Row>
+std::vector<Row> host_rows(std::span<const Row> rows, kernels::Element product) {
+  std::vector<Row> result;
+  for (const Row& row : host_rows(rows))
+    if (row.product == product) result.push_back(row);
   return result;
 }
 

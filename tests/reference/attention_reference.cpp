@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/element.h"
+#include "tests/support/tensor.h"
 
 namespace kumiko::test {
 
@@ -62,7 +63,7 @@ T with_terms(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int
 // One row. T is the type of every intermediate; out points to v_head_dim values.
 template <class T>
 void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i,
-                   std::vector<T>& score, T* out, T& lse, RowFacts& facts) {
+                   std::vector<T>& score, T* out, T& lse, RowFacts& facts, DataType weights) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   const std::int64_t head_dim = args.q.shape[3], v_head_dim = args.v.shape[3];
   const std::int64_t kv_head = h / (args.q.shape[1] / args.k.shape[1]);
@@ -98,6 +99,7 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
   T sum = 0;
   for (T& s : score) {
     s = std::exp(s - max);  // +inf - +inf and NaN: NaN
+    if (weights != DataType::f32) s = static_cast<T>(rounded(weights, static_cast<float>(s)));
     sum += s;
   }
   double max_v = 0, squares = 0;
@@ -115,7 +117,7 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
 }
 
 template <class T>
-AttentionResult<T> attention(const AttentionArgs& args) {
+AttentionResult<T> attention(const AttentionArgs& args, DataType weights = DataType::f32) {
   const auto [batch, heads, q_len, head_dim] = args.q.shape;
   const auto rows = static_cast<std::size_t>(batch * heads * q_len);
   AttentionResult<T> result{std::vector<T>(rows * static_cast<std::size_t>(args.v.shape[3])),
@@ -126,7 +128,7 @@ AttentionResult<T> attention(const AttentionArgs& args) {
     for (std::int64_t h = 0; h < heads; ++h)
       for (std::int64_t i = 0; i < q_len; ++i, ++r)
         attention_row(args, b, h, i, score, result.out.data() + r * static_cast<std::size_t>(args.v.shape[3]),
-                      result.lse[r], result.rows[r]);
+                      result.lse[r], result.rows[r], weights);
   return result;
 }
 
@@ -135,8 +137,8 @@ AttentionResult<T> attention(const AttentionArgs& args) {
 AttentionResult<double> attention_fp64(const AttentionArgs& args) {
   return attention<double>(args);
 }
-AttentionResult<float> attention_naive_f32(const AttentionArgs& args) {
-  return attention<float>(args);
+AttentionResult<float> attention_naive_f32(const AttentionArgs& args, DataType weights) {
+  return attention<float>(args, weights);
 }
 
 }  // namespace kumiko::test

@@ -42,7 +42,8 @@ struct AttentionResult {
 AttentionResult<double> attention_fp64(const AttentionArgs& args);
 
 /// The same three passes in f32 with libm's expf and plain left-to-right sums: what anyone would write first,
-/// and the yardstick of the error promise.
-AttentionResult<float> attention_naive_f32(const AttentionArgs& args);
+/// and the yardstick of the error promise. weights bf16: probabilities are rounded to bf16 before they are
+/// summed and multiplied, as matrix products of bf16 want them.
+AttentionResult<float> attention_naive_f32(const AttentionArgs& args, DataType weights = DataType::f32);
 
 }  // namespace kumiko::test

@@ -40,7 +40,7 @@ void WorstError::merge(const WorstError& other) {
 ::testing::AssertionResult meets_error_promise(std::span<const float> out, std::span<const float> lse,
                                                const AttentionResult<double>& fp64,
                                                const AttentionResult<float>& naive, WorstError* worst,
-                                               bool flushed) {
+                                               DataType weights, bool flushed) {
   if (out.size() != fp64.out.size() || (!lse.empty() && lse.size() != fp64.lse.size()))
     return ::testing::AssertionFailure() << "sizes differ: out " << out.size() << " lse " << lse.size();
   const std::size_t rows = fp64.lse.size();
@@ -83,7 +83,7 @@ void WorstError::merge(const WorstError& other) {
     }
   }
   for (const Group& g : groups) {
-    const double floor = 4 * (1 + g.max_score);
+    const double floor = 4 * (1 + g.max_score) + (weights == DataType::f32 ? 0.0 : 0x1p-9 / kRoundoff);
     if (worst != nullptr) {
       worst->merge({g.out, g.naive_out, g.lse, g.naive_lse,
                     g.rows >= 64 && g.naive_out > 0 ? g.out / g.naive_out : 0});

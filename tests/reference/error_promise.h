@@ -27,13 +27,15 @@ struct WorstError {
 ///   max error <= 2 * max error of naive + 4 * (1 + max |score|) roundoffs. The floor is there because a
 ///   group of few elements can have a naive error of 0 by luck (one visible key: the answer is v itself): an
 ///   honest weight has been rounded four times (score, exponential, product, division), and rounding a score
-///   of size s shifts its weight by s roundoffs.
+///   of size s shifts its weight by s roundoffs. weights bf16: the floor grows by a roundoff of bf16 (2^-9),
+///   for a naive weight that happens to need no rounding.
 ///
 /// `flushed`: by an ISA that takes subnormals for 0 (docs/numerics.md). Each key that a row sees may then
 /// take 2^-126 off it: that much of its value, or of a sum that it falls short of lifting to 2^-126.
 ::testing::AssertionResult meets_error_promise(std::span<const float> out, std::span<const float> lse,
                                                const AttentionResult<double>& fp64,
                                                const AttentionResult<float>& naive,
-                                               WorstError* worst = nullptr, bool flushed = false);
+                                               WorstError* worst = nullptr, DataType weights = DataType::f32,
+                                               bool flushed = false);
 
 }  // namespace kumiko::test

@@ -60,9 +60,10 @@ inline constexpr bool kSanitized = false;
 /// Fewer cases where each takes 10 to 100 times as long: under a sanitizer, and in a cross build, whose
 /// programs an emulator runs.
 #if defined(KUMIKO_TEST_EMULATED)
-inline constexpr bool kThinned = true;
+inline constexpr bool kEmulated = true;
 #else
-inline constexpr bool kThinned = kSanitized;
+inline constexpr bool kEmulated = false;
 #endif
+inline constexpr bool kThinned = kSanitized || kEmulated;
 
 }  // namespace kumiko::test

@@ -1,0 +1,63 @@
+// Avx512 with lanes of two bf16 elements where the products are taken (gemm.h: product bf16). Included only
+// by files compiled for AVX512_BF16.
+#pragma once
+
+#include "kernels/simd/avx512.h"
+
+namespace kumiko::kernels {
+namespace {
+
+struct Avx512Bf16 : Avx512 {
+  static constexpr int kElementsPerLane = 2;
+
+  /// 32 elements, two a lane. Their bits only: no instruction here looks at them as f32.
+  static Reg load(const Bf16* p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
+  static Reg load_first(const Bf16* p, std::int64_t elements) {
+    const __mmask32 first = elements >= 32 ? ~__mmask32{0} : (__mmask32{1} << elements) - 1;
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(first, p));
+  }
+  using Avx512::load;
+  using Avx512::load_first;
+
+  static Int bits(Reg x) { return _mm512_castps_si512(x); }
+  /// c + a b of both elements, in the order of gemm.h.
+  static Reg product(Reg a, Reg b, Reg c) {
+    return _mm512_dpbf16_ps(c, (__m512bh)bits(a), (__m512bh)bits(b));
+  }
+  static Reg pair_of_ones() { return _mm512_castsi512_ps(_mm512_set1_epi32(0x3f803f80)); }
+  /// Each lane's low and high, rounded to nearest even.
+  static Reg pair(Reg low, Reg high) {
+    const Int order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                       22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (Int)_mm512_cvtne2ps_pbh(high, low)));
+  }
+  /// Rounded to nearest even, lanes in order.
+  static void store_bf16(std::uint16_t* p, Reg x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+  static __mmask32 not_finite(Reg pairs) {
+    const Int exponent = _mm512_set1_epi16(0x7f80);
+    return _mm512_cmpeq_epi16_mask(_mm512_and_si512(bits(pairs), exponent), exponent);
+  }
+  /// Every element times 1, -1 or 0.
+  static Reg times_sign(Reg pairs, float sign) {
+    if (sign == 0.0f)
+      return _mm512_castsi512_ps(_mm512_maskz_mov_epi16(not_finite(pairs), _mm512_set1_epi16(0x7fc0)));
+    return _mm512_castsi512_ps(_mm512_xor_si512(bits(pairs), _mm512_set1_epi16(sign < 0 ? INT16_MIN : 0)));
+  }
+
+  /// 2^x for x <= 0 (and NaN), as near as bf16 needs: relative error 1.1e-4, 2^0 exactly 1 (Remez exchange as
+  /// in exp2.h, degree 3). The rounding that follows has 3.9e-3.
+  static Reg exp2_short(Reg x) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExp2Underflow), _CMP_NLT_UQ);
+    const Reg n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Reg f = _mm512_sub_ps(x, n);
+    Reg p = _mm512_fmadd_ps(_mm512_set1_ps(0x1.c2a218p-5f), f, _mm512_set1_ps(0x1.f00c4ep-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.62f5fap-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_scalef_ps(kept, p, n);
+  }
+};
+
+}  // namespace
+}  // namespace kumiko::kernels
