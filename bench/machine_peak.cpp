@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "bench/machine_peak/rows.h"
+#include "kernels/cpu.h"
 
 namespace kumiko::bench {
 namespace {
@@ -30,6 +31,10 @@ bool has_avx512_bf16() {
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#elif defined(__aarch64__)
+bool has_sve512() {
+  return (kernels::host_isas() & kernels::bit(kernels::Isa::sve512)) != 0;
 }
 #endif
 
@@ -88,6 +93,9 @@ std::span<const FmaRow> fma_rows() {
     {"avx512_bf16", has_avx512_bf16, kDotAvx512Bf16Flops, dot_avx512_bf16},
     {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
     {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
+#elif defined(__aarch64__)
+    {"sve512", has_sve512, kFmaSve512Flops, fma_sve512},
+    {"neon", always, kFmaNeonFlops, fma_neon},
 #endif
     {"reference", always, kFmaReferenceFlops, fma_reference},
   };
@@ -109,6 +117,9 @@ std::vector<ReadRow> host_read_rows() {
 #if defined(__x86_64__)
   if (has_avx512()) append(read_rows_avx512());
   if (has_avx2()) append(read_rows_avx2());
+#elif defined(__aarch64__)
+  if (has_sve512()) append(read_rows_sve512());
+  append(read_rows_neon());
 #endif
   append(read_rows_reference());
   return rows;

@@ -78,6 +78,17 @@ class RunGroups(unittest.TestCase):
         self.assertIsNone(by["avx512", 1]["met"])
         self.assertIn("1 of 2 targets met", text)
 
+    def test_a_group_says_how_often_it_runs(self):
+        global GROUP
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"], [{"name": f"b/avx2/t{t}/x", "speed": [7, 1, 1, 1, 1]} for t in (1, 2)])
+        every, GROUP = GROUP, GROUP.replace("[demo]", '[demo]\npasses = 1\nwhere = "A model"', 1)
+        try:
+            status, rows, text = self.run_group("demo")
+        finally:
+            GROUP = every
+        self.assertEqual((status, {r["value"] for r in rows if r["isa"] == "avx2"}), (0, {7}))
+        self.assertIn("A model", text)
+
     def test_threads_the_host_lacks(self):
         self.program("work", ["b/avx2/t1/x"], [{"name": "b/avx2/t1/x", "speed": [4] * 5}])
         status, rows, _ = self.run_group("demo")

@@ -6,7 +6,7 @@ hardware prefetch of a sequential stream makes it; and `exposed`, where every by
 import dataclasses
 
 M = 8                # rows of S: those of a panel that the exponentials fill
-KC = 256             # steps of k a block
+KC = {"f32": 256, "f16": 512}  # steps of k a block; f16 sums of 512 products are off by 3.4e-3 (docs/numerics.md)
 START = 40           # cycles a call of a GEMM tile: first loads (11), last multiply-adds (9), branches mispredicted (about 20)
 L2_RATES = (64, 32)  # bytes a cycle from L2 to L1: what the manual promises one core, and half of it
 L2_BYTES = 7 << 20   # of a CMG's 8 MiB, what a program gets
@@ -43,53 +43,59 @@ def tiles_for(d, type):
 
 def gemm(cycles, k_total, d, type, p_from_l2=0):
     """[M x k_total] x [k_total x d] in blocks of KC, the blocks outside: V streams past once, a block of P stays in L1."""
-    tiles, blocks = tiles_for(d, type), -(-k_total // KC)
+    tiles, blocks = tiles_for(d, type), -(-k_total // KC[type])
     work = sum(k_total * cycles[row] + blocks * (START + sum(cycles[row + piece] for piece in pieces)) for _, row, pieces in tiles)
     streamed = k_total * (sum(columns for columns, *_ in tiles) + M * p_from_l2) * BYTES[type]
     return Phase("gemm", work, streamed, k_total * d * BYTES[type])
 
 
-def pieces(cycles, length, d, type):
-    """The phases that the pipelines share. Scores are f32; the probabilities and V have the type."""
+def pieces(cycles, length, d, type, exp2):
+    """The phases that the pipelines share. Scores are f32; the probabilities and V have the type. Sums at the cost of an f32 panel's."""
     s = M * length * 4
     return {
         "max": Phase("row max", M * length * cycles["rows_max_f32"], s, s),
-        "exp2": Phase("exp2 + pack + sum", M * length * cycles[f"rows_exp2_panel_f32_{type}"], s, s),
+        "exp2": Phase("exp2 + pack", M * length * cycles[f"rows_{exp2}_panel_f32_{type}"], s, s),
+        "sum": Phase("row sum", M * length * cycles["rows_panel_sum_f32"], 0, 0),  # of what has just been stored
         "gemm": gemm(cycles, length, d, type),
         "normalize": Phase("normalize", M * d * cycles["rows_multiply_f32_f32"], M * d * 4, 0),
     }
 
 
-def two_pass(cycles, length, d, type):
-    """The maxima are known. Exponentials and packing of [M x length], which stays in L1, then the product with V [length x d]."""
-    p = pieces(cycles, length, d, type)
+def exp2_and_product(cycles, *sizes):
+    """What the seeds call two-pass in f32: the maxima are known, exponentials and packing of [M x length], then the product with V."""
+    p = pieces(cycles, *sizes)
     return [p["exp2"], p["gemm"]]
 
 
-def interleaved(cycles, length, d, type):
-    """Two passes over S: maxima, then exponentials of a block ahead of the product of the one before; P stays in L1."""
-    p = pieces(cycles, length, d, type)
-    return [p["max"], p["exp2"], p["gemm"], p["normalize"]]
+def two_pass(cycles, *sizes):
+    """The same with maxima, sums and division."""
+    return list(pieces(cycles, *sizes).values())
 
 
-def three_pass(cycles, length, d, type):
+def interleaved(cycles, *sizes):
+    """Maxima over S first; then exponentials of a block ahead of the product of the one before, so that P stays in L1."""
+    return list(pieces(cycles, *sizes).values())
+
+
+def three_pass(cycles, length, d, type, exp2):
     """Maxima; all of P to the staging buffer; the product alone, with P back from L2."""
-    p = pieces(cycles, length, d, type)
+    p = pieces(cycles, length, d, type, exp2)
     p["exp2"].bytes += M * length * BYTES[type]
-    return [p["max"], p["exp2"], gemm(cycles, length, d, type, p_from_l2=1), p["normalize"]]
+    p["gemm"] = gemm(cycles, length, d, type, p_from_l2=1)
+    return list(p.values())
 
 
-def online(cycles, length, d, type):
+def online(cycles, length, d, type, exp2):
     """One pass: a block's maximum, its exponentials, its product. C is rescaled where a maximum grows, here for every block: what
     scores in rising order cost."""
-    p = pieces(cycles, length, d, type)
+    p = pieces(cycles, length, d, type, exp2)
     p["max"].bytes = 0  # the block's scores stay in L1 for the exponentials
-    rescale = Phase("rescale", -(-length // KC) * p["normalize"].cycles, 0, 0)
-    return [p["max"], p["exp2"], p["gemm"], rescale, p["normalize"]]
+    rescale = Phase("rescale", -(-length // KC[type]) * p["normalize"].cycles, 0, 0)
+    return [*p.values(), rescale]
 
 
-def estimate(shape, cycles, length, d, type):
-    phases, ideal = shape(cycles, length, d, type), 2 * M * length * d / PEAK[type]
+def estimate(shape, cycles, length, d, type, exp2):
+    phases, ideal = shape(cycles, length, d, type, exp2), 2 * M * length * d / PEAK[type]
     sums = {"loops": sum(phase.cycles for phase in phases)}
     for rate in L2_RATES:
         sums[f"hidden_{rate}"] = sum(phase.time(rate, True) for phase in phases)
@@ -97,10 +103,13 @@ def estimate(shape, cycles, length, d, type):
     return {"peak_fraction": ideal / sums["hidden_64"], **{f"fraction_{name}": ideal / s for name, s in sums.items()}}
 
 
+# By name: pipeline, keys, head_dim, type, exponentials.
 CASES = {
-    **{f"two_pass_f32_nc{nc}_d{d}": (two_pass, nc, d, "f32") for nc in (128, 256, 512) for d in (64, 128, 256, 512)},
-    **{f"{shape.__name__}_f16_d256_l{length}": (shape, length, 256, "f16")
-       for shape in (interleaved, three_pass, online) for length in (4096, 8192, 16384, 32768)},
+    **{f"{shape.__name__}_f32_nc{nc}_d{d}": (shape, nc, d, "f32", "exp2")
+       for shape in (exp2_and_product, two_pass) for nc in (128, 256, 512) for d in (64, 128, 256, 512)},
+    **{f"{shape.__name__}_{kind}f16_d256_l{length}": (shape, length, 256, "f16", exp2)
+       for shape in (interleaved, three_pass, online) for kind, exp2 in (("", "exp2"), ("fast_", "exp2_fast"))
+       for length in (4096, 8192, 16384, 32768)},
 }
 
 
@@ -120,7 +129,7 @@ def show(rows):
     if not cases:
         return
     keys = ["loops", *(f"{how}_{rate}" for how in ("hidden", "exposed") for rate in L2_RATES)]
-    form = "{:<30}" + " {:>11}" * len(keys)
+    form = "{:<36}" + " {:>11}" * len(keys)
     print("\n" + form.format("pipeline, % of peak", *keys))
     for name in cases:
         print(form.format(name, *(f"{100 * rows[name][f'fraction_{key}']:.1f}" for key in keys)))

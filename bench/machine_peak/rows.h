@@ -21,6 +21,14 @@ extern const double kFmaAvx512Flops;
 void dot_avx512_bf16(std::int64_t iterations) noexcept;
 extern const double kDotAvx512Bf16Flops;
 std::span<const ReadRow> read_rows_avx512();
+#elif defined(__aarch64__)
+void fma_neon(std::int64_t iterations) noexcept;
+extern const double kFmaNeonFlops;
+std::span<const ReadRow> read_rows_neon();
+
+void fma_sve512(std::int64_t iterations) noexcept;
+extern const double kFmaSve512Flops;
+std::span<const ReadRow> read_rows_sve512();
 #endif
 
 }  // namespace kumiko::bench
