@@ -173,7 +173,7 @@ TEST_P(AllCores, SplitStatesAreInTheirDomain) {
   Plan made;
   ASSERT_TRUE(plan(context, problem.args(), &made).ok());
   ASSERT_TRUE(made.run(problem.args()).ok());
-  Plan::Impl& impl = made.impl();
+  Plan::Impl& impl = *made.impl();
   RunState* const state = impl.acquire();
   int placed = 0;
   for (const PlannedMerge& merge : impl.merges) {
