@@ -1,7 +1,7 @@
 #!/bin/bash
 # Batch job for one node of Fugaku or FX1000: pjsub -g GROUP fugaku_job.sh [PROGRAM ARGUMENTS...]
 # Without a program it runs the library's own report of instruction sets and its benchmark of attention.
-# docs/a64fx.md says why each setting. Written from the manuals; not run on the machine.
+# docs/a64fx.md says why each setting. Written from what is commonly reported; not run on the machine.
 #PJM -L "node=1"
 #PJM -L "rscgrp=small"
 #PJM -L "elapse=00:20:00"
