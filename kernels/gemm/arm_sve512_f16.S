@@ -9,20 +9,12 @@
 //   12x2_bpre     swp, B fetched to L2 4 KiB ahead
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve+fp16
+#define STEP_BYTES 2
+#define C_BITS 32
 #include "kernels/gemm/arm_sve512_panel.inc"
 
 .macro mac acc, b, a
   fmla z\acc\().h, p0/m, z\b\().h, z\a\().h
-.endm
-.macro broadcast reg, row
-  ld1rh {z\reg\().h}, p0/z, [x10, 2 * (\row)]
-.endm
-.macro load_vector reg, index
-  ld1h {z\reg\().h}, p0/z, [x11, \index - 8, mul vl]
-.endm
-.macro while_one mask, column
-  mov x9, 16 * \column
-  whilelt p\mask\().s, x9, x5
 .endm
 
 // Half of the f16 accumulator N, as f32 in T. p1 will do: where a later vector has columns, it is all true. UUNPK and stores run on pipe A
@@ -37,11 +29,8 @@
   fcvt z\t\().s, p1/m, z\t\().h
 .endm
 .macro add_c_one n, summand, mask, column
-  ld1w {z\summand\().s}, p\mask\()/z, [x2, \column, mul vl]
+  load_c_one \summand, \mask, \column
   fadd z\n\().s, z\n\().s, z\summand\().s
-.endm
-.macro store_wide_one n, mask, column
-  st1w {z\n\().s}, p\mask, [x2, \column, mul vl]
 .endm
 // Column vectors 0 .. 6 have p1 .. p7; loads and stores take no others, so vector 7 has p0.
 .macro promote n, column, to_c
@@ -54,8 +43,8 @@
     add_c_one %t, %(t + 2), %mask_low, %(2 * \column)
     add_c_one %(t + 1), %(t + 3), %mask_high, %(2 * \column + 1)
   .endif
-  store_wide_one %t, %mask_low, %(2 * \column)
-  store_wide_one %(t + 1), %mask_high, %(2 * \column + 1)
+  store_c_one %t, %mask_low, %(2 * \column)
+  store_c_one %(t + 1), %mask_high, %(2 * \column + 1)
 .endm
 .macro promote_first n, mask, column
   promote \n, \column, 0

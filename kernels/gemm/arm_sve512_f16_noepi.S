@@ -2,26 +2,12 @@
 // in f16 (docs/numerics.md says what that costs).
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve+fp16
+#define STEP_BYTES 2
+#define C_BITS 16
 #include "kernels/gemm/arm_sve512_panel.inc"
 
 .macro mac acc, b, a
   fmla z\acc\().h, p0/m, z\b\().h, z\a\().h
-.endm
-.macro broadcast reg, row
-  ld1rh {z\reg\().h}, p0/z, [x10, 2 * (\row)]
-.endm
-.macro load_vector reg, index
-  ld1h {z\reg\().h}, p0/z, [x11, \index - 8, mul vl]
-.endm
-.macro while_one mask, column
-  mov x9, 32 * \column
-  whilelt p\mask\().h, x9, x5
-.endm
-.macro load_c_one n, mask, column
-  ld1h {z\n\().h}, p\mask\()/z, [x2, \column, mul vl]
-.endm
-.macro store_c_one n, mask, column
-  st1h {z\n\().h}, p\mask, [x2, \column, mul vl]
 .endm
 
 .text

@@ -4,26 +4,15 @@
 // registers for operands and in how far ahead these are loaded.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve
+#define STEP_BYTES 4
+#define C_BITS 32
 #include "kernels/gemm/arm_sve512_panel.inc"
 
 .macro mac acc, b, a
   fmla z\acc\().s, p0/m, z\b\().s, z\a\().s
 .endm
-.macro broadcast reg, row
-  ld1rw {z\reg\().s}, p0/z, [x10, 4 * (\row)]
-.endm
 .macro load_vector reg, index
   ld1w {z\reg\().s}, p0/z, [x11, \index - 8, mul vl]
-.endm
-.macro while_one mask, column
-  mov x9, 16 * \column
-  whilelt p\mask\().s, x9, x5
-.endm
-.macro load_c_one n, mask, column
-  ld1w {z\n\().s}, p\mask\()/z, [x2, \column, mul vl]
-.endm
-.macro store_c_one n, mask, column
-  st1w {z\n\().s}, p\mask, [x2, \column, mul vl]
 .endm
 
 .text

@@ -1,26 +1,15 @@
 // int8 tile of panels.h for SVE at 512 bits (A64FX): SDOT, four products of k in one multiply-add, sums in int32. 12 cycles a step of four.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve
+#define STEP_BYTES 4
+#define C_BITS 32
 #include "kernels/gemm/arm_sve512_panel.inc"
 
 .macro mac acc, b, a
   sdot z\acc\().s, z\b\().b, z\a\().b
 .endm
-.macro broadcast reg, row
-  ld1rw {z\reg\().s}, p0/z, [x10, 4 * (\row)]
-.endm
 .macro load_vector reg, index
   ld1b {z\reg\().b}, p0/z, [x11, \index - 8, mul vl]
-.endm
-.macro while_one mask, column
-  mov x9, 16 * \column
-  whilelt p\mask\().s, x9, x5
-.endm
-.macro load_c_one n, mask, column
-  ld1w {z\n\().s}, p\mask\()/z, [x2, \column, mul vl]
-.endm
-.macro store_c_one n, mask, column
-  st1w {z\n\().s}, p\mask, [x2, \column, mul vl]
 .endm
 
 .text
