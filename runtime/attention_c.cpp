@@ -13,11 +13,9 @@
 #include <mutex>
 #include <new>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "attention.h"
+#include "runtime/convert_c.h"
 
 struct kumiko_context {
   kumiko::Context context;
@@ -34,38 +32,7 @@ namespace {
 
 using kumiko::Code;
 using kumiko::Status;
-
-static_assert(KUMIKO_OK == static_cast<int>(Code::ok));
-static_assert(KUMIKO_INVALID_ARGUMENT == static_cast<int>(Code::invalid_argument));
-static_assert(KUMIKO_UNSUPPORTED == static_cast<int>(Code::unsupported));
-static_assert(KUMIKO_OUT_OF_MEMORY == static_cast<int>(Code::out_of_memory));
-static_assert(KUMIKO_INVALID_ENVIRONMENT == static_cast<int>(Code::invalid_environment));
-static_assert(KUMIKO_INTERNAL == static_cast<int>(Code::internal));
-static_assert(KUMIKO_F32 == static_cast<int>(kumiko::DataType::f32));
-static_assert(KUMIKO_BF16 == static_cast<int>(kumiko::DataType::bf16));
-static_assert(KUMIKO_BOOLEAN == static_cast<int>(kumiko::DataType::boolean));
-static_assert(KUMIKO_F16 == static_cast<int>(kumiko::DataType::f16));
-static_assert(KUMIKO_BOTTOM_RIGHT == static_cast<int>(kumiko::CausalAlignment::bottom_right));
-static_assert(KUMIKO_TOP_LEFT == static_cast<int>(kumiko::CausalAlignment::top_left));
-static_assert(KUMIKO_PIPELINE_AUTOMATIC == static_cast<int>(kumiko::Pipeline::automatic));
-static_assert(KUMIKO_PIPELINE_ONLINE == static_cast<int>(kumiko::Pipeline::online));
-static_assert(KUMIKO_PIPELINE_DECODE == static_cast<int>(kumiko::Pipeline::decode));
-static_assert(KUMIKO_PIPELINE_TWO_PASS == static_cast<int>(kumiko::Pipeline::two_pass));
-static_assert(KUMIKO_PIPELINE_INTERLEAVED == static_cast<int>(kumiko::Pipeline::interleaved));
-static_assert(KUMIKO_PIPELINE_THREE_PASS == static_cast<int>(kumiko::Pipeline::three_pass));
-static_assert(KUMIKO_I32 == static_cast<int>(kumiko::DataType::i32));
-static_assert(sizeof(kumiko_softmax_pv_args) ==
-              sizeof(std::size_t) + 3 * sizeof(kumiko_tensor) + 2 * sizeof(void*) + 3 * 8 + 4 * 4 + 2 * 8);
-static_assert(sizeof(kumiko_fused_gemm_args) ==
-              sizeof(std::size_t) + 4 * sizeof(kumiko_tensor) + sizeof(void*) + 4 * 4 + 2 * 8);
-static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
-// No padding: a field added later can never land on bytes that an older caller left uninitialised. The sums
-// hold on LP64.
-static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
-static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
-static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 6 * sizeof(void*));
-static_assert(sizeof(kumiko_attention_args) ==
-              sizeof(std::size_t) + 6 * sizeof(kumiko_tensor) + 3 * sizeof(void*) + 3 * 8 + 6 * 4 + 3 * 8);
+using namespace kumiko::c_abi;
 
 /// Fixed, so that saying "out of memory" needs none; the longest message of the library is well below it.
 thread_local std::array<char, 1024> last_error{};
@@ -88,155 +55,6 @@ kumiko_status guarded(Body&& body) noexcept {
   } catch (...) {
     return report(Code::internal, "an unknown exception reached the C ABI");
   }
-}
-
-Status null_argument(const char* name, const char* expected) {
-  return {Code::invalid_argument, std::string(name) + " is NULL, expected " + expected};
-}
-
-Status bad_value(const std::string& name, std::int64_t value, const char* expected) {
-  return {Code::invalid_argument, name + " is " + std::to_string(value) + ", expected " + expected};
-}
-
-/// Copies a struct that may be older (shorter) or newer (longer) than ours over the defaults in `*known`.
-/// `smallest`: the end of the fields that the first release had no defaults for.
-template <class Struct>
-Status read_sized(const Struct* given, const std::string& name, const char* type, std::size_t smallest,
-                  Struct* known) {
-  static_assert(std::is_trivially_copyable_v<Struct> && offsetof(Struct, struct_size) == 0);
-  // Guards against an uninitialised struct_size; no release comes near it.
-  constexpr std::size_t largest = 4096;
-  std::size_t size = 0;
-  std::memcpy(&size, given, sizeof(size));
-  if (size < smallest || size > largest || size % alignof(Struct) != 0) {
-    return {Code::invalid_argument, name + "->struct_size is " + std::to_string(size) + ", expected sizeof(" +
-                                        type + "), " + std::to_string(sizeof(Struct)) +
-                                        " in this release; start from the _INIT macro"};
-  }
-  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  for (std::size_t i = sizeof(Struct); i < size; ++i) {
-    if (bytes[i] != 0) {
-      return {Code::unsupported, name + " sets a field at byte " + std::to_string(i) + " that kumiko " +
-                                     KUMIKO_VERSION + " does not know (its struct has " +
-                                     std::to_string(sizeof(Struct)) + " bytes)"};
-    }
-  }
-  std::memcpy(known, given, size < sizeof(Struct) ? size : sizeof(Struct));
-  return {};
-}
-
-template <class View, class Tensor>
-Status convert_tensor(const Tensor& from, const std::string& name, View* to) {
-  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_I32)
-    return bad_value(name + ".dtype", from.dtype,
-                     "KUMIKO_F32 (0), KUMIKO_BF16 (1), KUMIKO_F16 (2), for a mask KUMIKO_BOOLEAN (3), or for "
-                     "precomputed scores KUMIKO_I32 (4)");
-  if (from.reserved != 0) return bad_value(name + ".reserved", from.reserved, "0");
-  to->data = from.data;
-  to->dtype = static_cast<kumiko::DataType>(from.dtype);
-  for (std::size_t i = 0; i < 4; ++i) {
-    to->shape[i] = from.shape[i];
-    to->stride[i] = from.stride[i];
-  }
-  return {};
-}
-
-/// Scale, causality, windows and used lengths, which every struct of arguments has.
-template <class From, class To>
-Status convert_visibility(const From& from, To* to) {
-  if (from.is_causal != 0 && from.is_causal != 1) return bad_value("is_causal", from.is_causal, "0 or 1");
-  if (from.causal_alignment < KUMIKO_BOTTOM_RIGHT || from.causal_alignment > KUMIKO_TOP_LEFT) {
-    return bad_value("causal_alignment", from.causal_alignment,
-                     "KUMIKO_BOTTOM_RIGHT (0) or KUMIKO_TOP_LEFT (1)");
-  }
-  to->scale = from.scale;
-  to->is_causal = from.is_causal == 1;
-  to->causal_alignment = static_cast<kumiko::CausalAlignment>(from.causal_alignment);
-  to->window_left = from.window_left;
-  to->window_right = from.window_right;
-  to->seqused_k = from.seqused_k;
-  return {};
-}
-
-Status convert_pipeline(std::int32_t from, kumiko::Pipeline* to) {
-  if (from < KUMIKO_PIPELINE_AUTOMATIC || from > KUMIKO_PIPELINE_THREE_PASS)
-    return bad_value("pipeline", from, "a KUMIKO_PIPELINE_ value, 0 to 5");
-  *to = static_cast<kumiko::Pipeline>(from);
-  return {};
-}
-
-Status convert_args(const kumiko_attention_args* given, kumiko::AttentionArgs* to) {
-  if (given == nullptr) return null_argument("args", "a kumiko_attention_args");
-  kumiko_attention_args from = KUMIKO_ATTENTION_ARGS_INIT;
-  if (Status s =
-          read_sized(given, "args", "kumiko_attention_args", offsetof(kumiko_attention_args, lse), &from);
-      !s.ok())
-    return s;
-  if (Status s = convert_tensor(from.q, "q", &to->q); !s.ok()) return s;
-  if (Status s = convert_tensor(from.k, "k", &to->k); !s.ok()) return s;
-  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
-  if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
-  if (Status s = convert_visibility(from, to); !s.ok()) return s;
-  if (Status s = convert_pipeline(from.pipeline, &to->pipeline); !s.ok()) return s;
-  to->lse.data = from.lse;
-  for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
-  to->softcap = from.softcap;
-  if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
-  if (Status s = convert_tensor(from.bias, "bias", &to->bias); !s.ok()) return s;
-  if (Status s = convert_tensor(from.mask, "mask", &to->mask); !s.ok()) return s;
-  to->alibi_slopes = from.alibi_slopes;
-  to->alibi_batch_stride = from.alibi_batch_stride;
-  return {};
-}
-
-Status convert_args(const kumiko_softmax_pv_args* given, kumiko::SoftmaxPvArgs* to) {
-  if (given == nullptr) return null_argument("args", "a kumiko_softmax_pv_args");
-  kumiko_softmax_pv_args from = KUMIKO_SOFTMAX_PV_ARGS_INIT;
-  if (Status s =
-          read_sized(given, "args", "kumiko_softmax_pv_args", offsetof(kumiko_softmax_pv_args, lse), &from);
-      !s.ok())
-    return s;
-  if (Status s = convert_tensor(from.scores, "scores", &to->scores); !s.ok()) return s;
-  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
-  if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
-  to->lse.data = from.lse;
-  for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
-  if (Status s = convert_visibility(from, to); !s.ok()) return s;
-  return convert_pipeline(from.pipeline, &to->pipeline);
-}
-
-Status convert_args(const kumiko_fused_gemm_args* given, kumiko::FusedGemmArgs* to) {
-  if (given == nullptr) return null_argument("args", "a kumiko_fused_gemm_args");
-  kumiko_fused_gemm_args from = KUMIKO_FUSED_GEMM_ARGS_INIT;
-  if (Status s =
-          read_sized(given, "args", "kumiko_fused_gemm_args", offsetof(kumiko_fused_gemm_args, scale), &from);
-      !s.ok())
-    return s;
-  if (Status s = convert_tensor(from.q, "q", &to->q); !s.ok()) return s;
-  if (Status s = convert_tensor(from.k, "k", &to->k); !s.ok()) return s;
-  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
-  if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
-  if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
-  return convert_visibility(from, to);
-}
-
-Status convert_options(const kumiko_context_options* given, kumiko::ContextOptions* to) {
-  if (given == nullptr) return {};
-  kumiko_context_options from = KUMIKO_CONTEXT_OPTIONS_INIT;
-  if (Status s = read_sized(given, "options", "kumiko_context_options",
-                            offsetof(kumiko_context_options, cpus), &from);
-      !s.ok())
-    return s;
-  if (from.reserved != 0) return bad_value("options->reserved", from.reserved, "0");
-  const auto text = [](const char* value) { return std::string(value == nullptr ? "" : value); };
-  to->num_threads = from.num_threads;
-  to->cpus = text(from.cpus);
-  to->bind = text(from.bind);
-  to->executor = text(from.executor);
-  to->isa = text(from.isa);
-  to->topology = text(from.topology);
-  to->policy = text(from.policy);
-  return {};
 }
 
 /// Contiguous strides for the order of dimensions in memory; unsigned, since validation, not this, judges
