@@ -2,6 +2,7 @@
 // system calls: libnuma's allocators print to stderr when the kernel refuses them.
 #include "scheduler/memory.h"
 
+#include <fcntl.h>
 #include <numaif.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -34,6 +35,19 @@ bool fills_huge_page(std::size_t bytes) {
 
 std::size_t round_up(std::size_t bytes, std::size_t unit) {
   return (bytes + unit - 1) / unit * unit;
+}
+
+// Whether memory can only be near. What cannot be read counts as several nodes. Allocates nothing.
+bool has_one_node() {
+  static const bool one = [] {
+    const int file = open("/sys/devices/system/node/has_memory", O_RDONLY | O_CLOEXEC);
+    if (file < 0) return false;
+    char nodes[64];
+    const ssize_t length = read(file, nodes, sizeof nodes);
+    close(file);
+    return length > 0 && std::none_of(nodes, nodes + length, [](char c) { return c == ',' || c == '-'; });
+  }();
+  return one;
 }
 
 // Preferred, not strict: a full node falls back to the next one where a strict binding would get the process
@@ -90,10 +104,12 @@ Arena Arena::allocate(std::size_t bytes, int numa_node) noexcept {
   arena.data_ = map_aligned(size, is_huge ? kHugePage : page_bytes());
   if (arena.data_ == nullptr) return arena;
   arena.size_ = size;
-  // Where mbind is refused, the kernel merges neighbouring mappings, and one huge page would then hold the
-  // arenas of several nodes, all of it on the node of the first thread to touch any.
-  madvise(arena.data_, size, is_huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   arena.placed_ = prefer_node(arena.data_, size, numa_node);
+  // Where mbind is refused, memory is on the node of whoever touches its page first. A huge page holds the
+  // scratch of several workers, or of several arenas (the kernel merges neighbouring mappings), and one
+  // caller from another node would have all of it.
+  const bool stays_near = arena.placed_ || has_one_node();
+  madvise(arena.data_, size, is_huge && stays_near ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   return arena;
 }
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <new>
@@ -39,10 +40,19 @@ struct CacheSizes {
   std::int64_t llc;
 };
 
-// The processor's MIDR as hwloc has it from the kernel, implementer and part; false where it says nothing.
+constexpr long kFujitsu = 0x46;
+constexpr long kA64fx = 0x001;
+
+// By the register as the kernel shows it (implementer in bits 24 to 31, part in bits 4 to 15): on AArch64
+// hwloc 2.9, which Debian 12 has, does not look for a processor's name.
+bool is_host_a64fx() {
+  std::ifstream file("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1");
+  long midr = 0;
+  return file >> std::hex >> midr && (midr >> 24 & 0xff) == kFujitsu && (midr >> 4 & 0xfff) == kA64fx;
+}
+
+// By what hwloc knows of implementer and part, as recorded machines have it.
 bool is_a64fx(hwloc_topology_t topology) {
-  constexpr long kFujitsu = 0x46;
-  constexpr long kA64fx = 0x001;
   const auto matches = [](hwloc_obj_t object) {
     const char* implementer = hwloc_obj_get_info_by_name(object, "CPUImplementer");
     const char* part = hwloc_obj_get_info_by_name(object, "CPUPart");
@@ -52,7 +62,8 @@ bool is_a64fx(hwloc_topology_t topology) {
   // Machines without packages carry the processor's description at the root.
   if (matches(hwloc_get_root_obj(topology))) return true;
   hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
-  return package != nullptr && matches(package);
+  if (package != nullptr && matches(package)) return true;
+  return hwloc_topology_is_thissystem(topology) == 1 && is_host_a64fx();
 }
 
 // A64FX kernels report no caches at all: 64 KiB of L1D a core, 8 MiB of L2 a CMG (Microarchitecture Manual,
