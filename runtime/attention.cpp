@@ -8,6 +8,7 @@
 #include "runtime/plan.h"
 #include "runtime/traffic.h"
 #include "runtime/validate.h"
+#include "runtime/validate_parts.h"
 
 namespace kumiko {
 namespace {
@@ -60,6 +61,20 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   }
 }
 
+Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
+  const std::int64_t heads = args.k.shape[1];
+  const int domains = static_cast<int>(plan.context->topology.domains.size());
+  for (std::int64_t i = 0; i < args.q.shape[0] * heads; ++i) {
+    const std::int32_t domain = args.kv_domains[i];
+    if (domain < -1 || domain >= domains) {
+      return bad("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]", domain,
+                 "-1 or a domain below " + std::to_string(domains));
+    }
+    plan.kv_domains.push_back(domain);
+  }
+  return {};
+}
+
 }  // namespace
 
 Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
@@ -80,6 +95,10 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     impl->has_alibi = args.alibi_slopes != nullptr;
     impl->args.alibi_slopes = nullptr;
     impl->args.bias.data = impl->args.mask.data = nullptr;
+    if (args.kv_domains) {
+      if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
+    }
+    impl->args.kv_domains = nullptr;
     if (Status s = build_plan(*impl); !s.ok()) return s;
     if (impl->context->tracer) impl->home = planned_traffic(*impl).home;
     impl->release(impl->acquire());  // the first run finds its state ready

@@ -128,6 +128,11 @@ struct AttentionArgs {
   ConstTensor mask{};
 
   Pipeline pipeline = Pipeline::automatic;
+
+  /// Optional [batch, kv_heads]: the domain in whose memory a KV head lies (Context::allocate), -1 where it
+  /// is all the same. Its tasks go to that domain while the balance allows it. Only plan() reads it, and no
+  /// result depends on it.
+  const std::int32_t* kv_domains = nullptr;
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`

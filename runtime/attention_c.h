@@ -126,6 +126,7 @@ typedef struct kumiko_attention_args {
   kumiko_const_tensor mask;   /* optional: KUMIKO_BOOLEAN of the same shape, 0 hides the key; none: shape 0 */
   const float* alibi_slopes;  /* optional: [q_heads], or [batch, q_heads] with alibi_batch_stride */
   int64_t alibi_batch_stride; /* elements; 0: the same slopes for every sequence */
+  const int32_t* kv_domains; /* optional: [batch, kv_heads], domain in whose memory a KV head lies, -1: any */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). */
@@ -182,7 +183,7 @@ typedef struct kumiko_attention_state {
   {                                                                                                       \
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,            \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, \
-        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0                                \
+        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL                          \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

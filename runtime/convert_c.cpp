@@ -36,7 +36,7 @@ static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
 static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 6 * sizeof(void*));
 static_assert(sizeof(kumiko_attention_args) ==
-              sizeof(std::size_t) + 6 * sizeof(kumiko_tensor) + 3 * sizeof(void*) + 3 * 8 + 6 * 4 + 3 * 8);
+              sizeof(std::size_t) + 6 * sizeof(kumiko_tensor) + 4 * sizeof(void*) + 3 * 8 + 6 * 4 + 3 * 8);
 
 Status null_argument(const char* name, const char* expected) {
   return {Code::invalid_argument, std::string(name) + " is NULL, expected " + expected};
@@ -159,6 +159,7 @@ Status convert_args(const kumiko_attention_args* given, AttentionArgs* to) {
   if (Status s = convert_tensor(from.mask, "mask", &to->mask); !s.ok()) return s;
   to->alibi_slopes = from.alibi_slopes;
   to->alibi_batch_stride = from.alibi_batch_stride;
+  to->kv_domains = from.kv_domains;
   return {};
 }
 

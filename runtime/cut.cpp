@@ -229,6 +229,7 @@ class Cutter {
     scheduler::Task& cost = plan_.costs.emplace_back();
     cost.cost = merge < 0 ? block.cost : share_of(block, split_begin, split_end);
     cost.group = static_cast<std::int32_t>(b * kv_heads_ + h);
+    if (!plan_.kv_domains.empty()) cost.home = plan_.kv_domains[static_cast<std::size_t>(cost.group)];
   }
 
   /// The pieces' costs add up to the block's, so that heads of equal cost stay equal.

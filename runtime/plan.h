@@ -54,9 +54,10 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   AttentionArgs args;    ///< As planned, pointers cleared.
   bool has_seqused_k = false;
   bool has_alibi = false;
-  std::vector<std::int32_t> seqused_k;  ///< [batch] if has_seqused_k
-  kernels::KernelSet kernels{};         ///< for the planned element types; max_nr as tuned
-  float q_scale = 0.0f;                 ///< see HeadProblem
+  std::vector<std::int32_t> seqused_k;   ///< [batch] if has_seqused_k
+  std::vector<std::int32_t> kv_domains;  ///< [batch * kv_heads], or empty
+  kernels::KernelSet kernels{};          ///< for the planned element types; max_nr as tuned
+  float q_scale = 0.0f;                  ///< see HeadProblem
   float softcap_log2 = 0.0f;
   Tuning tuning{};
   std::vector<PlannedTask> tasks;

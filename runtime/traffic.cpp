@@ -79,6 +79,9 @@ Traffic planned_traffic(const Plan::Impl& plan) {
     traffic.home[number] = reader;
   });
   for (const Head& head : seen) traffic.cut_heads += head.readers > 1;
+  for (std::size_t i = 0; i < plan.kv_domains.size(); ++i) {
+    if (plan.kv_domains[i] >= 0) traffic.home[i] = plan.kv_domains[i];
+  }
   traffic.local.assign(domains, 0);
   traffic.remote.assign(domains, 0);
   for_each_task([&](std::size_t domain, std::size_t number, std::int64_t bytes) {

@@ -1,6 +1,6 @@
 // What a plan's tasks read of K and V, and from where. "By plan" throughout: the policy's domains count, not
-// which worker helped out in the end; and a KV head's memory is taken to lie where most of it is read, which
-// is where a caller who places caches by domain puts it.
+// which worker helped out in the end. A KV head's memory lies where AttentionArgs::kv_domains says; without
+// that it is taken to lie where most of it is read.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 namespace kumiko {
 
 struct Traffic {
-  std::vector<std::int32_t> home;    ///< [batch * kv_heads] the domain that reads most of the head
+  std::vector<std::int32_t>
+      home;  ///< [batch * kv_heads] kv_domains, or the domain that reads most of the head
   std::vector<std::int64_t> local;   ///< [domains] bytes its tasks read of heads at home there
   std::vector<std::int64_t> remote;  ///< [domains] bytes its tasks read of other domains' heads
   std::int64_t cut_heads = 0;        ///< KV heads that several domains read

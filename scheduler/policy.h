@@ -13,6 +13,7 @@ struct Task {
   std::int64_t cost = 0;  ///< Predicted work in any unit that is the same for all tasks of a plan.
   std::int32_t group =
       0;  ///< Tasks of one group read the same memory (one KV head): a domain should own them together.
+  std::int32_t home = -1;  ///< The domain whose memory that is, the same for all of a group; -1: any.
 };
 
 /// For each domain the tasks it takes, costliest first. A worker takes from its own domain first, then helps

@@ -2,7 +2,8 @@
 // one last-level cache and onto one NUMA node; balance comes second, but not later than kSlack.
 //
 // Groups are dealt costliest first to the domain that would be done first with them: LPT on machines of
-// unequal speed (Gonzalez, Ibarra & Sahni, 1977), a domain's speed being its number of workers.
+// unequal speed (Gonzalez, Ibarra & Sahni, 1977), a domain's speed being its number of workers. Groups whose
+// memory has a home go first, there if kSlack allows it, so that the others fill what is left.
 #include <algorithm>
 #include <numeric>
 
@@ -107,6 +108,14 @@ void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> m
   }
 }
 
+/// The domain `home`, or nullptr where that is -1 or has no workers.
+DomainLoad* find_home(std::span<DomainLoad> domains, int home) {
+  for (DomainLoad& domain : domains) {
+    if (domain.domain == home) return &domain;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain) {
@@ -131,12 +140,13 @@ Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> 
   const auto bound = static_cast<double>(makespan_bound(tasks, workers_per_domain));
   std::vector<std::int32_t> sequence;
   sequence.reserve(tasks.size());
-  for (const CostItem& group : items.first(num_groups)) {
+  const auto deal = [&](const CostItem& group, DomainLoad* home) {
     const auto members =
         std::span(groups.members)
             .subspan(groups.begin[group.index], groups.begin[group.index + 1] - groups.begin[group.index]);
     const auto cost = static_cast<double>(group.cost);
-    DomainLoad& best = least_loaded(domains, cost);
+    DomainLoad& best =
+        home && home->finish_with(cost) <= kSlack * bound ? *home : least_loaded(domains, cost);
     if (best.finish_with(cost) <= kSlack * bound || members.size() == 1) {
       best.load += cost;
       for (const std::int32_t task : members) domain_of_task[task] = best.domain;
@@ -144,6 +154,18 @@ Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> 
       deal_in_pieces(tasks, members, share_out(cost, bound, domains), domain_of_task);
     }
     sequence.insert(sequence.end(), members.begin(), members.end());
+  };
+  const auto home_of = [&](const CostItem& group) {
+    return find_home(domains, tasks[groups.members[groups.begin[group.index]]].home);
+  };
+  const bool any_home = std::any_of(tasks.begin(), tasks.end(), [](const Task& t) { return t.home >= 0; });
+  if (any_home) {
+    for (const CostItem& group : items.first(num_groups)) {
+      if (DomainLoad* home = home_of(group)) deal(group, home);
+    }
+  }
+  for (const CostItem& group : items.first(num_groups)) {
+    if (!any_home || !home_of(group)) deal(group, nullptr);
   }
   return finish_assignment(tasks, sequence, domain_of_task, workers_per_domain);
 }

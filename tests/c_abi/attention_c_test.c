@@ -192,6 +192,14 @@ static void test_terms(const kumiko_context* context) {
   args.softcap = 0.5f;
   EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
   EXPECT(memcmp(out, other, sizeof(out)) != 0);
+  {
+    int32_t domains[BATCH * Q_HEADS] = {0}; /* at least one a KV head */
+    args.kv_domains = domains;
+    EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+    domains[0] = 100000;
+    EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "kv_domains[0, 0]");
+    args.kv_domains = NULL;
+  }
   args.softcap = -1.0f;
   EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "softcap");
 }

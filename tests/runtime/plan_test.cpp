@@ -7,6 +7,7 @@
 #include <limits>
 #include <regex>
 
+#include "runtime/traffic.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 
@@ -206,6 +207,58 @@ TEST(PlanExplain, BytesReadLocallyAndRemotely) {
   EXPECT_EQ(reads_of(cut, "memory").local, 2048 * 2 * 16 * 2) << cut;
   EXPECT_EQ(reads_of(cut, "memory").remote, 2048 * 2 * 16 * 2) << cut;
   EXPECT_NE(cut.find("; 1 KV heads read by several domains"), std::string::npos) << cut;
+}
+
+TEST(PlanKvDomains, TasksGoWhereTheMemoryIs) {
+  ContextOptions options;
+  options.topology = "numa:2 core:2 pu:1";
+  options.executor = "serial";
+  const Context context = context_of(options);
+  Case c = base();
+  c.batch = 2;
+  c.q_heads = c.kv_heads = 2;
+  const Problem problem(c);
+  AttentionArgs args = problem.args();
+  const std::vector<std::int32_t> domains{1, 0, 0, 1};
+  Plan plain, placed;
+  ASSERT_TRUE(plan(context, args, &plain).ok());
+  args.kv_domains = domains.data();
+  ASSERT_TRUE(plan(context, args, &placed).ok());
+  EXPECT_EQ(planned_traffic(*placed.impl()).home, domains);
+  EXPECT_EQ(reads_of(placed.explain(), "memory").remote, 0) << placed.explain();
+  EXPECT_GT(reads_of(placed.explain(), "memory").local, 0);
+  // Memory that is all in one domain is read from the other, and explain() says so.
+  const std::vector<std::int32_t> heaped(4, 1);
+  args.kv_domains = heaped.data();
+  ASSERT_TRUE(plan(context, args, &placed).ok());
+  const std::string text = placed.explain();
+  EXPECT_EQ(reads_of(text, "domain 1").remote, 0) << text;
+  EXPECT_EQ(reads_of(text, "domain 0").local, 0) << text;
+  EXPECT_GT(reads_of(text, "domain 0").remote, 0) << text;
+  // A run needs them no more, and gives the same bits.
+  const Outcome want = problem.run(context);
+  args.kv_domains = nullptr;
+  problem.poison_outputs();
+  ASSERT_TRUE(placed.run(args).ok());
+  EXPECT_TRUE(same_bits(problem.outcome(), want));
+}
+
+TEST(PlanKvDomains, ADomainThatIsNotThereIsRefused) {
+  const Context context = context_of(ContextOptions{});
+  Case c = base();
+  c.batch = 2;
+  c.q_heads = c.kv_heads = 2;
+  const Problem problem(c);
+  AttentionArgs args = problem.args();
+  for (const std::int32_t wrong : {-2, context.num_domains()}) {
+    const std::vector<std::int32_t> domains{-1, 0, -1, wrong};
+    args.kv_domains = domains.data();
+    Plan made;
+    const Status status = plan(context, args, &made);
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    EXPECT_NE(status.message().find("kv_domains[1, 1]"), std::string::npos) << status.message();
+    EXPECT_NE(status.message().find(std::to_string(wrong)), std::string::npos) << status.message();
+  }
 }
 
 TEST(PlanExplain, NamesTheForcedPipeline) {

@@ -50,11 +50,12 @@ std::vector<Task> random_tasks(Random& random) {
   std::vector<Task> tasks;
   const std::int64_t groups = random.between(1, 20);
   const std::int64_t most = random.pick<std::int64_t>({1, 10, 100000, std::int64_t{1} << 40});
-  const bool is_sparse = random.one_in(4);
+  const bool is_sparse = random.one_in(4), has_homes = random.one_in(2);
   for (std::int64_t left = random.between(0, random.pick({3, 50, 700})); left > 0; --left) {
     const std::int64_t group = random.between(0, groups - 1);
     tasks.push_back({random.between(0, most),
-                     static_cast<std::int32_t>(is_sparse ? group * 97000001 - 1000000000 : group)});
+                     static_cast<std::int32_t>(is_sparse ? group * 97000001 - 1000000000 : group),
+                     static_cast<std::int32_t>(has_homes ? group * 7 % 11 - 1 : -1)});  // some are nowhere
   }
   return tasks;
 }
@@ -209,6 +210,36 @@ TEST(HeadsFirst, CutsNoHeadWhereHeadsDivideEvenly) {
     EXPECT_EQ(groups_cut(tasks, a), 0);
     EXPECT_LE(static_cast<double>(makespan_of(tasks, a, workers)), 1.03 * static_cast<double>(a.lower_bound));
   }
+}
+
+// Memory lies where it was put when the caches were made: lengths that change must not move a head.
+TEST(HeadsFirst, HeadsGoWhereTheirMemoryIsWhileBalanceAllows) {
+  std::vector<Task> tasks;
+  for (std::int32_t head = 0; head < 16; ++head) {
+    for (int i = 0; i < 12; ++i) tasks.push_back({100 + head / 4, head, 3 - head % 4});
+  }
+  for (const auto& [head, domains] :
+       domains_of_groups(tasks, find_policy("heads_first")->assign(tasks, std::vector<int>{3, 3, 3, 3})))
+    EXPECT_EQ(domains, std::set<int>{3 - head % 4}) << "head " << head;
+  // Heads without a home fill what those with one leave.
+  for (Task& task : tasks) task.home = task.group < 4 ? 2 : -1;
+  const auto mixed =
+      domains_of_groups(tasks, find_policy("heads_first")->assign(tasks, std::vector<int>{3, 3, 3, 3}));
+  for (const auto& [head, domains] : mixed)
+    EXPECT_EQ(domains.count(2), head < 4 ? 1u : 0u) << "head " << head;
+}
+
+TEST(HeadsFirst, BalanceComesBeforeAHome) {
+  std::vector<Task> tasks;
+  for (std::int32_t head = 0; head < 16; ++head) {
+    for (int i = 0; i < 12; ++i) tasks.push_back({100, head, 1});
+  }
+  const std::vector<int> workers{3, 3, 3, 3};
+  const Assignment a = find_policy("heads_first")->assign(tasks, workers);
+  EXPECT_LE(static_cast<double>(makespan_of(tasks, a, workers)), 1.03 * static_cast<double>(a.lower_bound));
+  int at_home = 0;
+  for (const auto& [head, domains] : domains_of_groups(tasks, a)) at_home += domains == std::set<int>{1};
+  EXPECT_EQ(at_home, 4);
 }
 
 TEST(HeadsFirst, DomainsTakeHeadsInProportionToTheirWorkers) {
