@@ -62,15 +62,19 @@ Status check_lse_of(const AttentionArgs& a) {
   return check_apart("lse", a.q.shape.data(), stride.data(), 3);
 }
 
-Status check_terms(const AttentionArgs& a) {
-  if (!std::isfinite(a.softcap) || a.softcap < 0.0f)
-    return bad("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
+Status check_score_views(const AttentionArgs& a) {
   if (given(a.bias) && a.bias.dtype > DataType::f16)
     return bad("bias.dtype", static_cast<int>(a.bias.dtype), "f32 (0), bf16 (1) or f16 (2)");
   if (given(a.mask) && a.mask.dtype != DataType::boolean)
     return bad("mask.dtype", static_cast<int>(a.mask.dtype), "boolean (3)");
   if (Status s = check_score_view("bias", a.bias, a); !s.ok()) return s;
-  if (Status s = check_score_view("mask", a.mask, a); !s.ok()) return s;
+  return check_score_view("mask", a.mask, a);
+}
+
+Status check_terms(const AttentionArgs& a) {
+  if (!std::isfinite(a.softcap) || a.softcap < 0.0f)
+    return bad("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
+  if (Status s = check_score_views(a); !s.ok()) return s;
   if (a.alibi_batch_stride != 0 && a.alibi_batch_stride < a.q.shape[1]) {
     return bad("alibi_batch_stride", a.alibi_batch_stride,
                "0, or at least q.shape[1] (q_heads), which is " + std::to_string(a.q.shape[1]));
@@ -195,6 +199,9 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   if (Status s = same_view("out", a.out, planned.out); !s.ok()) return s;
   if (Status s = same_view("bias", a.bias, planned.bias); !s.ok()) return s;
   if (Status s = same_view("mask", a.mask, planned.mask); !s.ok()) return s;
+  // A pointer alone makes a tensor given, and no pointer is planned: without a shape it would be read all the
+  // same.
+  if (Status s = check_score_views(a); !s.ok()) return s;
   if (a.lse.data) {
     if (Status s = check_lse_of(a); !s.ok()) return s;
   }

@@ -1,5 +1,6 @@
 #include "runtime/validate_parts.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace kumiko {
@@ -51,9 +52,9 @@ const char* name_of(DataType type) {
 
 bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {
   std::int64_t last = 0;
+  if (std::find(shape, shape + dims, 0) != shape + dims) return *extent = 0, true;
   for (int i = 0; i < dims; ++i) {
     std::int64_t step = 0;
-    if (shape[i] == 0) return *extent = 0, true;
     if (__builtin_mul_overflow(shape[i] - 1, stride[i], &step) || __builtin_add_overflow(last, step, &last))
       return false;
   }

@@ -2,21 +2,22 @@
 // is wrong and leaves the output parameters alone, nothing is printed, and a plan that is made runs, on
 // memory of exactly its size. Requests for memory fail as well. AddressSanitizer and
 // UndefinedBehaviorSanitizer watch the rest.
-#include <fcntl.h>
 #include <kumiko/attention_c.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <climits>
-#include <cstdio>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <regex>
 #include <string>
 
+#include "tests/fuzz/attention_problem.h"
+#include "tests/fuzz/checks.h"
 #include "tests/fuzz/failing_new.h"
-#include "tests/fuzz/problem.h"
+#include "tests/fuzz/merge_problem.h"
+#include "tests/fuzz/products_problem.h"
 
 namespace kumiko::fuzz {
 namespace {
@@ -24,68 +25,21 @@ namespace {
 // Larger requests are refused: a plan for more memory than this says so at once, and small ones come often.
 constexpr std::size_t kLargestRequest = std::size_t{4} << 20;
 
-int console = STDERR_FILENO;  // where libFuzzer's report goes; the library's own is watched
-int printed = -1;
-const Problem* current = nullptr;  // for the report of a failure
-
-[[noreturn]] void fail(const char* what, const std::string& detail) {
-  dprintf(console, "broken promise: %s\n  %s\n  last error: \"%s\"\n", what, detail.c_str(),
-          kumiko_last_error());
-  if (current) dprintf(console, "%s\n", current->describe().c_str());
-  std::abort();
-}
-void require(bool holds, const char* what, const std::string& detail = "") {
-  if (!holds) fail(what, detail);
-}
-
-bool names_an_argument(const std::string& message) {
-  static constexpr const char* kNames[] = {"q.",       "k.",          "v.",           "out.",
-                                           "lse",      "scale",       "is_causal",    "causal_alignment",
-                                           "pipeline", "window_left", "window_right", "seqused_k",
-                                           "args",     "plan",        "context",      "text",
-                                           "bytes",    "options",     "num_threads",  "cpus",
-                                           "bind",     "executor",    "isa",          "topology",
-                                           "policy"};
-  return std::any_of(std::begin(kNames), std::end(kNames),
-                     [&](const char* name) { return message.find(name) != std::string::npos; });
-}
-
-// What every status comes with.
-kumiko_status checked(kumiko_status status, const char* call) {
-  const std::string message = kumiko_last_error();
-  switch (status) {
-    case KUMIKO_OK:
-      require(message.empty(), "success leaves no error", call);
-      break;
-    case KUMIKO_INVALID_ARGUMENT:
-    case KUMIKO_UNSUPPORTED:
-      require(names_an_argument(message), "an error names the argument", call);
-      require(message.find('\n') == std::string::npos, "an error is one line", call);
-      break;
-    case KUMIKO_OUT_OF_MEMORY:
-      require(!message.empty(), "an error has a sentence", call);
-      require(FailingNew::has_refused() || message.find("split states") != std::string::npos,
-              "out of memory only when memory is short", call);
-      break;
-    default:  // the environment is empty, and nothing is to be reported to us
-      fail("a status that this call may return",
-           call + std::string(" returned ") + kumiko_status_name(status));
-  }
-  return status;
-}
+// The reference instruction set takes element by element: only small problems are repeated on it.
+constexpr Wide kMostReferenceWork = 1 << 13;
 
 class Plan {
  public:
   Plan() = default;
   Plan(const Plan&) = delete;
   ~Plan() { kumiko_plan_destroy(plan_); }
-  kumiko_status create(const kumiko_context* context, Problem& problem, long countdown) {
+  kumiko_status create(const kumiko_context* context, AttentionProblem& problem, long countdown) {
     require(plan_ == nullptr, "one plan each");
-    const kumiko_attention_args* args = problem.pass();
+    problem.pass();
     kumiko_status status;
     {
       const FailingNew failing(kLargestRequest, countdown);
-      status = kumiko_plan_create(context, args, &plan_);
+      status = kumiko_plan_create(context, problem.passed(), &plan_);
     }
     require((plan_ != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone",
             "plan_create");
@@ -113,15 +67,15 @@ void check_texts(const kumiko_plan* plan, long countdown) {
           "the workspace has a size", std::to_string(bytes));
 }
 
-// `call`: kumiko_plan_run or kumiko_attention_forward on problem.pass(). The problem owns its memory.
+// `call`: -> status, on what problem.pass() prepared. It must be safe to make.
 template <class Call>
 kumiko_status check_call(const char* name, Problem& problem, long countdown, Call call) {
   problem.poison_outputs();
-  const kumiko_attention_args* args = problem.pass();
+  problem.pass();
   kumiko_status status;
   {
     const FailingNew failing(kLargestRequest, countdown);
-    status = call(args);
+    status = call();
   }
   checked(status, name);
   if (status != KUMIKO_OK) {
@@ -129,23 +83,72 @@ kumiko_status check_call(const char* name, Problem& problem, long countdown, Cal
   } else {
     require(problem.is_runnable(), "only a sound problem runs", name);
     require(problem.outputs_written(), "a run writes its outputs and nothing else", name);
+    if (problem.is_plain())
+      require(problem.outputs_are_right(), "finite inputs give finite outputs of their size", name);
   }
   return status;
 }
 
-void fuzz_call(Input& input, const kumiko_context* context) {
-  const std::uint8_t flags = input.byte();
-  const long countdown = flags & 1 ? input.byte() : -1;
-  Problem problem(input);
-  const struct Current {
-    explicit Current(const Problem* problem) { current = problem; }
-    ~Current() { current = nullptr; }
-  } reported(&problem);
+// The problem has run, its outputs are there.
+void compare_to_reference(Problem& problem, const kumiko_context* reference) {
+  if (!problem.is_plain() || problem.work() > kMostReferenceWork) return;
+  const std::vector<double> values = problem.output_values();
+  require(check_call("on the reference", problem, -1, [&] { return problem.call(reference); }) == KUMIKO_OK,
+          "what runs once runs on the reference instruction set");
+  const std::vector<double> expected = problem.output_values();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    require(values[i] == expected[i] || std::fabs(values[i] - expected[i]) <= problem.tolerance(expected[i]),
+            "instruction sets agree",
+            std::to_string(i) + ": " + std::to_string(values[i]) + ", not " + std::to_string(expected[i]));
+  }
+}
+
+// How a problem without plans fares: softmax_pv, fused_gemm, merge_states. False where it did not run.
+bool check_once(const char* name, Problem& problem, const kumiko_context* context,
+                const kumiko_context* reference, long countdown) {
+  const auto call = [&] { return problem.call(context); };
+  if (!problem.owns_memory() && problem.is_sane()) return false;  // nobody has the memory
+  if (countdown >= 0) check_call(name, problem, countdown, call);
+  const kumiko_status status = check_call(name, problem, -1, call);
+  if (status != KUMIKO_OK) {
+    require(problem.is_faulty(), "a sound problem runs", name);
+    require(status != KUMIKO_OUT_OF_MEMORY, "a problem with memory of its own needs little", name);
+    // Strides that interleave an output's dimensions without a collision are refused as well.
+    if (!problem.is_unsupported() && !std::strstr(kumiko_last_error(), "keeps the output's elements apart"))
+      require(!problem.is_runnable(), "only an unsound problem is refused", name);
+    return false;
+  }
+  const std::vector<unsigned char> first = problem.outputs();
+  require(check_call(name, problem, -1, call) == KUMIKO_OK && problem.outputs() == first,
+          "a second call gives the same bits", name);
+  compare_to_reference(problem, reference);
+  return true;
+}
+
+void check_in_place(MergeProblem& problem, const kumiko_context* context) {
+  check_call("merge_states", problem, -1, [&] { return problem.call(context); });
+  const std::vector<double> expected = problem.output_values();
+  if (!problem.move_in_place()) return;
+  problem.pass();
+  require(checked(problem.call(context), "merge_states") == KUMIKO_OK, "a state's place may be the output's");
+  const std::vector<double> values = problem.output_values();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    require(values[i] == expected[i] || std::isnan(expected[i]), "in place gives the same bits",
+            std::to_string(i) + ": " + std::to_string(values[i]) + ", not " + std::to_string(expected[i]));
+  }
+}
+
+struct Contexts {
+  const kumiko_context *own, *other, *reference;  // `other`: of the same instruction set
+};
+
+void fuzz_attention(Input& input, const Contexts& contexts, int flags, long countdown) {
+  const kumiko_context* const context = contexts.own;
+  AttentionProblem problem(input);
+  const Reported reported(&problem);
   for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
 
-  const auto forward = [&](const kumiko_attention_args* args) {
-    return kumiko_attention_forward(context, args);
-  };
+  const auto forward = [&] { return problem.call(context); };
   if (countdown >= 0) {
     Plan short_of_memory;
     const kumiko_status status = short_of_memory.create(context, problem, countdown);
@@ -172,7 +175,7 @@ void fuzz_call(Input& input, const kumiko_context* context) {
   require(problem.is_sane(), "only a sound problem is planned");
   check_texts(plan.get(), countdown);
 
-  const auto run = [&](const kumiko_attention_args* args) { return kumiko_plan_run(plan.get(), args); };
+  const auto run = [&] { return kumiko_plan_run(plan.get(), problem.passed()); };
   if (problem.owns_memory()) {
     if (countdown >= 0) check_call("plan_run", problem, countdown, run);
     const kumiko_status ran = check_call("plan_run", problem, -1, run);
@@ -182,19 +185,51 @@ void fuzz_call(Input& input, const kumiko_context* context) {
       require(check_call("attention_forward", problem, -1, forward) == KUMIKO_OK,
               "what runs once runs again");
       require(problem.outputs() == first, "plan and forward give the same bits");
+      if (contexts.other) {
+        check_call("attention_forward", problem, -1, [&] { return problem.call(contexts.other); });
+        require(problem.outputs() == first, "another machine's seats give the same bits");
+      }
+      compare_to_reference(problem, contexts.reference);
     }
   }
   // The plan meets another problem.
-  const Problem::Planned planned = problem.planned();
+  const AttentionProblem::Planned planned = problem.planned();
   problem.add_fault(input);
   problem.pass();  // drops lengths that a larger batch would read past
   const bool is_same = problem.is_same(planned);
   if (is_same && !problem.owns_memory()) return;
   if (!problem.owns_memory()) {
-    require(checked(kumiko_plan_run(plan.get(), problem.pass()), "plan_run") == KUMIKO_INVALID_ARGUMENT,
-            "a plan refuses another problem", "plan_run");
+    require(checked(run(), "plan_run") == KUMIKO_INVALID_ARGUMENT, "a plan refuses another problem",
+            "plan_run");
   } else if (check_call("plan_run", problem, -1, run) == KUMIKO_OK) {
     require(is_same, "a plan refuses another problem");
+  }
+}
+
+template <class ProblemOfCall>
+void fuzz_once(const char* name, Input& input, const Contexts& contexts, int flags, long countdown) {
+  ProblemOfCall problem(input);
+  const Reported reported(&problem);
+  for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
+  const bool ran = check_once(name, problem, contexts.own, contexts.reference, countdown);
+  if constexpr (std::is_same_v<ProblemOfCall, MergeProblem>) {
+    if (ran && !problem.is_faulty()) check_in_place(problem, contexts.own);
+  }
+}
+
+// `what`: of 8 calls 5 are of attention.
+void fuzz_call(Input& input, const Contexts& contexts, int what) {
+  const int flags = input.byte();
+  const long countdown = flags & 1 ? input.byte() : -1;
+  switch (what % 8) {
+    case 5:
+      return fuzz_once<SoftmaxPvProblem>("softmax_pv", input, contexts, flags, countdown);
+    case 6:
+      return fuzz_once<FusedGemmProblem>("fused_gemm", input, contexts, flags, countdown);
+    case 7:
+      return fuzz_once<MergeProblem>("merge_states", input, contexts, flags, countdown);
+    default:
+      return fuzz_attention(input, contexts, flags, countdown);
   }
 }
 
@@ -209,7 +244,7 @@ bool is_small_machine(const std::string& description) {
   return product <= 8;
 }
 
-void fuzz_context(Input& input) {
+void fuzz_context(Input& input, const kumiko_context* reference) {
   static constexpr const char* kTexts[] = {"",    "close",       "spread",    "none",  "openmp",     "serial",
                                            "tbb", "avx512",      "reference", "avx2",  "flat",       "0",
                                            "0-1", "heads_first", "0-,1",      "65535", "core:2 pu:1"};
@@ -258,13 +293,18 @@ void fuzz_context(Input& input) {
     require(
         checked(kumiko_context_num_threads(context, &threads), "num_threads") == KUMIKO_OK && threads >= 1,
         "a context has threads");
-    fuzz_call(input, context);
+    const int what = input.byte();
+    fuzz_call(input, {context, nullptr, reference}, what);
   }
   kumiko_context_destroy(context);
 }
 
 void fuzz_nulls(Input& input, kumiko_context* context) {
-  Problem problem(input);
+  AttentionProblem problem(input);
+  SoftmaxPvProblem scores(input);
+  FusedGemmProblem products(input);
+  MergeProblem states(input);
+  problem.pass(), scores.pass(), products.pass(), states.pass();
   kumiko_plan* plan = nullptr;
   const char* text = nullptr;
   std::int64_t bytes = 0;
@@ -275,15 +315,24 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   refused(kumiko_context_describe(nullptr, &text), "context_describe");
   refused(kumiko_context_describe(context, nullptr), "context_describe");
   refused(kumiko_context_num_threads(nullptr, nullptr), "context_num_threads");
-  refused(kumiko_plan_create(nullptr, problem.pass(), &plan), "plan_create");
+  refused(kumiko_plan_create(nullptr, problem.passed(), &plan), "plan_create");
   refused(kumiko_plan_create(context, nullptr, &plan), "plan_create");
-  refused(kumiko_plan_create(context, problem.pass(), nullptr), "plan_create");
-  refused(kumiko_plan_run(nullptr, problem.pass()), "plan_run");
+  refused(kumiko_plan_create(context, problem.passed(), nullptr), "plan_create");
+  refused(kumiko_plan_run(nullptr, problem.passed()), "plan_run");
   refused(kumiko_plan_explain(nullptr, &text), "plan_explain");
   refused(kumiko_plan_workspace_bytes(nullptr, &bytes), "plan_workspace_bytes");
-  refused(kumiko_attention_forward(nullptr, problem.pass()), "attention_forward");
+  refused(kumiko_attention_forward(nullptr, problem.passed()), "attention_forward");
   refused(kumiko_attention_forward(context, nullptr), "attention_forward");
   refused(kumiko_attention_forward_default(nullptr), "attention_forward_default");
+  const kumiko_attention_state state = {KUMIKO_TENSOR_INIT, nullptr, {0, 0, 0}};
+  const kumiko_tensor out = KUMIKO_TENSOR_INIT;
+  refused(scores.call(nullptr), "softmax_pv");
+  refused(kumiko_softmax_pv(context, nullptr), "softmax_pv");
+  refused(products.call(nullptr), "fused_gemm");
+  refused(kumiko_fused_gemm(context, nullptr), "fused_gemm");
+  refused(states.call(nullptr), "merge_states");
+  refused(kumiko_merge_states(context, nullptr, 1, &out, nullptr, nullptr), "merge_states");
+  refused(kumiko_merge_states(context, &state, 1, nullptr, nullptr, nullptr), "merge_states");
   require(plan == nullptr && text == nullptr && bytes == 0, "an error leaves the output parameter alone");
   kumiko_context_destroy(nullptr);
   kumiko_plan_destroy(nullptr);
@@ -301,28 +350,11 @@ kumiko_context* make_context(const char* executor, const char* topology, const c
   return context;
 }
 
-// libFuzzer has put /dev/null in the place of standard output and error (-close_fd_mask=3) and kept its own
-// copies.
-void watch_output() {
-  printed = memfd_create("printed", MFD_CLOEXEC);
-  dup2(printed, STDOUT_FILENO);
-  dup2(printed, STDERR_FILENO);
-}
-
-void require_nothing_printed() {
-  std::fflush(stdout);
-  const off_t size = lseek(printed, 0, SEEK_END);
-  if (size <= 0) return;
-  std::string text(static_cast<std::size_t>(size), '\0');
-  if (pread(printed, text.data(), text.size(), 0) < 0) text = "?";
-  fail("nothing is printed", text);
-}
-
 }  // namespace
 }  // namespace kumiko::fuzz
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  kumiko::fuzz::console = dup(STDERR_FILENO);
+  kumiko::fuzz::keep_console();
   setenv("KMP_BLOCKTIME", "0", 1);  // Clang's OpenMP would spin for 200 ms after each team's end
   for (char** variable = environ; *variable;) {
     if (std::strncmp(*variable, "KUMIKO_", 7) == 0) {
@@ -344,15 +376,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       make_context("serial", "core:3 pu:1", "reference", "flat"),
       make_context("openmp", "core:2 pu:1", nullptr, "flat"),
   };
-  if (printed < 0) watch_output();
+  watch_output();
   Input input(data, size);
   const std::uint8_t what = input.byte();
   if (what < 2) {
-    fuzz_context(input);
+    fuzz_context(input, contexts[2]);
   } else if (what < 4) {
     fuzz_nulls(input, contexts[0]);
   } else {
-    fuzz_call(input, contexts[what % std::size(contexts)]);
+    const std::size_t own = what % std::size(contexts);
+    fuzz_call(input, {contexts[own], own == 2 ? nullptr : contexts[own == 0 ? 1 : 0], contexts[2]}, what / 4);
   }
   require_nothing_printed();
   return 0;

@@ -1,5 +1,5 @@
 // One call of the C ABI with memory of its own, made from the fuzzer's bytes: a sound problem first, then
-// faults. What is sound is decided here once more, in 128 bits and apart from the library.
+// faults. What is sound is decided here once more, apart from the library.
 #pragma once
 
 #include <kumiko/attention_c.h>
@@ -9,66 +9,119 @@
 #include <vector>
 
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/memory.h"
 
 namespace kumiko::fuzz {
 
 class Problem {
  public:
-  /// A small problem that the library must accept.
-  explicit Problem(Input& input);
+  Problem() = default;
   Problem(const Problem&) = delete;
+  virtual ~Problem() = default;
 
-  /// Changes one thing: a size, a stride, a pointer, an enumerator, struct_size, ...
-  void add_fault(Input& input);
+  /// Changes one thing: a size, a stride, a type, a pointer, an enumerator, struct_size, ...
+  void add_fault(Input& input) {
+    is_faulty_ = true;
+    change(input);
+  }
   bool is_faulty() const { return is_faulty_; }
+  /// No fault, and every value of the inputs is finite, or a bias of -inf.
+  bool is_plain() const { return !is_faulty_ && !has_specials_; }
 
-  /// The arguments in memory of exactly struct_size bytes, as AddressSanitizer is to see it.
-  const kumiko_attention_args* pass();
-  /// What the library must take them for: the defaults where struct_size ends before a field.
-  kumiko_attention_args seen() const;
+  /// Puts the arguments where call() takes them from, in memory of exactly their size.
+  virtual void pass() = 0;
+  virtual kumiko_status call(const kumiko_context* context) const = 0;
 
-  /// Whether the documentation allows the problem, pointers aside. Two elements of out or lse in one place
-  /// count only where owns_memory(). A run that is not to give lse does not look at its strides; a plan
-  /// always does.
-  bool is_sane(bool with_lse = true) const;
-  /// Every pointer is null, misaligned, or the start of a buffer here that holds all the tensor's elements:
-  /// run() is safe to call.
-  bool owns_memory() const;
+  /// Whether the documentation allows the problem, pointers aside. Two elements of an output in one place
+  /// count only where owns_memory().
+  virtual bool is_sane() const = 0;
+  /// Every pointer is the start of a buffer here that holds all the tensor's elements, or must be refused:
+  /// null, misaligned, too close to the end of the address space. The call is safe to make.
+  virtual bool owns_memory() const;
   /// is_sane(), owns_memory(), no pointer is missing, none shared with an output.
-  bool is_runnable() const;
+  virtual bool is_runnable() const { return is_sane() && has_memory(); }
   bool has_output() const;
-  /// What a plan keeps: all but pointers.
-  struct Planned {
-    kumiko_attention_args args;
-    std::vector<std::int32_t> lengths;
-  };
-  Planned planned() const;
-  bool is_same(const Planned& other) const;
+  /// Sound, but this call says that it cannot.
+  virtual bool is_unsupported() const { return false; }
 
   void poison_outputs();
   bool outputs_untouched() const;
-  /// Every element of out and lse was written, and nothing between them.
+  /// Every element of the outputs was written, and nothing between them.
   bool outputs_written() const;
+  /// All elements of outputs, as bytes.
+  std::vector<unsigned char> outputs() const;
+  /// What a plain problem's outputs must be: numbers, and small ones where that is known.
+  virtual bool outputs_are_right() const = 0;
+  std::vector<double> output_values() const;
+  /// How far two instruction sets may be apart in an element of about this value.
+  virtual double tolerance(double value) const = 0;
+  /// Products of sizes that a run's time goes with.
+  virtual Wide work() const = 0;
   /// For the report of a failure.
   std::string describe() const;
-  /// Bit patterns of out and lse.
-  std::vector<std::uint32_t> outputs() const;
 
- private:
+ protected:
+  /// What faults change of a tensor.
+  struct Field {
+    void* data;  ///< where the pointer is, of whatever type
+    std::int32_t *dtype, *reserved;
+    std::int64_t *shape, *stride;
+  };
+  template <class Tensor>
+  static Field field_of(Tensor& t) {
+    return {&t.data, &t.dtype, &t.reserved, t.shape, t.stride};
+  }
+  template <class Tensor>
+  static Operand operand_of(const char* name, const Tensor& t, std::size_t home, bool is_output = false) {
+    Operand o{name, t.data, t.dtype, 4, {}, {}, home, is_output};
+    std::copy(t.shape, t.shape + 4, o.shape.begin());
+    std::copy(t.stride, t.stride + 4, o.stride.begin());
+    return o;
+  }
+  static Operand lse_of(const char* name, const float* data, const std::int64_t* stride,
+                        const std::int64_t* shape, std::size_t home, bool is_output = true) {
+    return {name, data,     KUMIKO_F32, 3, {shape[0], shape[1], shape[2], 0}, lse_strides(stride, shape),
+            home, is_output};
+  }
+
+  /// One dimension of one of tensors().
+  struct Dim {
+    std::size_t tensor, dim;
+  };
+
+  virtual void change(Input& input) = 0;
+  /// The tensors whose memory a run needs: none that is not given or not wanted.
+  virtual std::vector<Operand> operands() const = 0;
+  /// All tensors, the output last.
+  virtual std::vector<Field> tensors() = 0;
+  /// Where pointers are that belong to none of tensors().
+  virtual std::vector<void*> pointers() = 0;
+  /// Which dimensions are one size.
+  virtual std::vector<std::vector<Dim>> sizes() const = 0;
+  virtual std::string describe_options() const = 0;
+
   void change_tensor(Input& input);
   void change_pointer(Input& input);
   void change_all_sizes(Input& input);
-  const std::vector<float>* buffer_at(const void* pointer) const;
-  bool owns(const void* pointer, const std::int64_t* shape, const std::int64_t* stride, int dims) const;
-  /// Marks the elements; false when two are in one place.
-  static bool mark(const std::int64_t* shape, const std::int64_t* stride, int dims, std::vector<bool>* marks);
+  /// Pointers are there, aligned, and none is shared with an output; where there is no output none counts.
+  bool has_memory() const;
+  /// No two elements of an output are in one place, as far as is known.
+  bool outputs_apart() const;
 
-  std::vector<float> q_, k_, v_, out_, lse_;
-  std::vector<std::int32_t> lengths_;
-  kumiko_attention_args args_ = KUMIKO_ATTENTION_ARGS_INIT;
-  bool has_unknown_field_ = false;
-  bool is_faulty_ = false;
-  std::vector<unsigned char> passed_;
+  Buffer& add_input(std::int64_t count, std::int32_t dtype, std::uint32_t seed) {
+    buffers_.emplace_back(count, dtype, false).fill(seed, has_specials_);
+    return buffers_.back();
+  }
+  Buffer& add_output(std::int64_t count, std::int32_t dtype) {
+    return buffers_.emplace_back(count, dtype, true);
+  }
+  const Buffer* buffer_at(const void* pointer) const;
+
+  std::vector<Buffer> buffers_;
+  bool is_faulty_ = false, has_specials_ = false;
+
+ private:
+  bool owns(const Operand& o) const;
 };
 
 }  // namespace kumiko::fuzz

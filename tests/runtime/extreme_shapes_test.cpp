@@ -163,6 +163,12 @@ TEST(ExtremeShapes, StridesThatReachNothingDoNotMatter) {
   problem.poison_outputs();
   ASSERT_TRUE(prepared.run(args).ok());
   EXPECT_TRUE(same_bits({problem.out.elements(), want.lse}, want));
+
+  args.q.shape[1] = args.out.shape[1] = 0;  // no heads, no slopes
+  args.lse.stride = {0, 0, 0};
+  args.alibi_batch_stride = kMax;
+  const Status status = attention_forward(context, args);
+  EXPECT_TRUE(status.ok()) << status.message();
 }
 
 TEST(ExtremeShapes, AnAddressFromWhichATensorWouldWrapIsRefused) {

@@ -105,6 +105,9 @@ TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
       {"pipeline", [](AttentionArgs& a) { a.pipeline = Pipeline::decode; }},
       {"seqused_k", [](AttentionArgs& a) { a.seqused_k = nullptr; }},
       {"seqused_k", [](AttentionArgs& a) { a.seqused_k = shorter; }},
+      // A shape of zeros is none, and what is planned without is run without, whatever the pointer.
+      {"bias", [](AttentionArgs& a) { a.bias.data = &shorter; }},
+      {"mask", [](AttentionArgs& a) { a.mask.data = &shorter; }},
   };
   const Context context = context_of(ContextOptions{});
   const Problem problem(base());

@@ -111,6 +111,25 @@ TEST_P(Terms, AMaskOfOnesABiasOfZerosAndSlopesOfZeroChangeNoBit) {
   }
 }
 
+// However small: scale / cap must not overflow, nor its products with q and k.
+TEST_P(Terms, ACapFarBelowTheScoresMakesThemAllEqual) {
+  Case c;
+  c.q_heads = 2, c.q_len = 9, c.kv_len = 300, c.head_dim = 20, c.v_head_dim = 12;
+  c.softcap = 1e-20f;
+  const Problem problem(c);
+  for (const Pipeline pipeline : kPipelines) {
+    const Outcome want = problem.run(context, pipeline);
+    for (const float cap :
+         {1e-30f, std::numeric_limits<float>::min(), std::numeric_limits<float>::denorm_min()}) {
+      AttentionArgs args = problem.args(pipeline);
+      args.softcap = cap;
+      problem.poison_outputs();
+      ASSERT_TRUE(attention_forward(context, args).ok());
+      EXPECT_TRUE(same_bits(problem.outcome(), want)) << cap;
+    }
+  }
+}
+
 // A plan is made before the tensors exist.
 TEST_P(Terms, PlannedWithoutPointersRunWithThem) {
   Case c = with_mask(20, 40);

@@ -1,0 +1,279 @@
+#include "tests/fuzz/attention_problem.h"
+
+namespace kumiko::fuzz {
+namespace {
+
+enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes };
+
+bool is_given(const kumiko_const_tensor& t) {
+  return t.data || t.shape[0] != 0 || t.shape[1] != 0 || t.shape[2] != 0 || t.shape[3] != 0;
+}
+
+// A tensor of scores in any strides.
+bool has_shape_of_scores(const kumiko_const_tensor& t, const kumiko_attention_args& a) {
+  return fits(t) && std::equal(t.shape, t.shape + 3, a.q.shape) && t.shape[3] == a.k.shape[2];
+}
+
+}  // namespace
+
+AttentionProblem::AttentionProblem(Input& input)
+    : SizedProblem(KUMIKO_ATTENTION_ARGS_INIT, offsetof(kumiko_attention_args, lse)) {
+  const std::int64_t batch = input.below(3), kv_heads = 1 + input.below(2),
+                     q_heads = kv_heads * input.below(4), q_len = input.pick(kQueries),
+                     kv_len = input.pick(kKeys), dim = input.pick(kDims), v_dim = input.pick(kDims);
+  const int flags = input.byte(), mask = input.byte();
+  const std::int32_t type = kTypes[mask >> 4 & 3], out_type = mask & 64 ? KUMIKO_F32 : type;
+  const int places = mask & 128 ? input.byte() : 0, terms = mask & 128 ? input.byte() : 0;
+  has_specials_ = (flags & 1) != 0;
+
+  const Layout::Order order = flags & 2 ? Layout::bshd : Layout::bhsd;
+  const int shared = (places & 16 ? 1 : 0) | (places & 32 ? 2 : 0);
+  const Layout q({batch, q_heads, q_len, dim}, order, places & 64 ? 2 : 0, places & 1 ? 3 : 0);
+  const Layout k({batch, kv_heads, kv_len, dim}, order, shared, places & 2 ? 1 : 0);
+  const Layout v({batch, kv_heads, kv_len, v_dim}, order, shared, places & 4 ? 2 : 0);
+  const Layout out({batch, q_heads, q_len, v_dim}, order, 0, places & 8 ? 3 : 0);
+  q.place(add_input(q.extent(), type, 1), type, &args_.q);
+  k.place(add_input(k.extent(), type, 2), type, &args_.k);
+  v.place(add_input(v.extent(), type, 3), type, &args_.v);
+  out.place(add_output(out.extent(), out_type), out_type, &args_.out);
+  const std::int64_t lse_step = places & 128 ? 2 : 1, rows = batch * q_heads * q_len;
+  void* const lse = add_output(rows > 0 ? (rows - 1) * lse_step + 1 : 0, KUMIKO_F32).data();
+  if (places & 128) {
+    const std::int64_t stride[3] = {q_heads * q_len * 2, q_len * 2, 2};
+    std::copy(stride, stride + 3, args_.lse_stride);
+  }
+  if (flags & 4) args_.lse = static_cast<float*>(lse);
+  draw_lengths(input, batch, (flags & 8) != 0);
+  args_.pipeline = (flags >> 4) % 6;
+  draw_visibility(input, mask);
+  draw_terms(input, terms);
+}
+
+void AttentionProblem::draw_terms(Input& input, int terms) {
+  static constexpr Layout::Order kOrders[] = {Layout::bhsd, Layout::bshd, Layout::transposed};
+  const std::array<std::int64_t, 4> scores = {args_.q.shape[0], args_.q.shape[1], args_.q.shape[2],
+                                              args_.k.shape[2]};
+  const auto layout = [&](int how) {
+    return Layout(scores, kOrders[(how >> 4) % 3], how & 15, how & 128 ? 3 : 0);
+  };
+  const int bias_how = terms & 1 ? input.byte() : 0, mask_how = terms & 2 ? input.byte() : 0;
+  const Layout bias = layout(bias_how), mask = layout(mask_how);
+  const std::int32_t bias_type = terms & 1 ? kTypes[input.below(4)] : KUMIKO_F32;
+  Buffer& biases = add_input(terms & 1 ? bias.extent() : 0, bias_type, 4);
+  if (terms & 1) {
+    if (terms & 32) biases.sprinkle(5, 3, -std::numeric_limits<double>::infinity());
+    bias.place(biases, bias_type, &args_.bias);
+  }
+  Buffer& booleans = add_input(terms & 2 ? mask.extent() : 0, KUMIKO_BOOLEAN, 6);
+  if (terms & 2) {
+    if (terms & 64) booleans.sprinkle(7, 1 + input.below(4), 0);  // few keys are seen, or none
+    mask.place(booleans, KUMIKO_BOOLEAN, &args_.mask);
+  }
+  const std::int64_t heads = args_.q.shape[1];
+  const bool is_per_sequence = (terms & 16) != 0 && heads > 0;
+  if (is_per_sequence) args_.alibi_batch_stride = heads + 1;
+  const std::int64_t slopes = heads + (args_.q.shape[0] - 1) * args_.alibi_batch_stride;
+  Buffer& alibi = add_input(terms & 4 && args_.q.shape[0] > 0 ? slopes : 0, KUMIKO_F32, 8);
+  if (terms & 4) args_.alibi_slopes = static_cast<const float*>(alibi.data());
+  static constexpr float kCaps[] = {30.0f, 0.5f, 1e-40f, 1e30f};
+  if (terms & 8) args_.softcap = input.pick(kCaps);
+  static constexpr float kScales[] = {0.25f, -1.0f, 1e-30f, 8.0f};
+  if (terms & 128) args_.scale = input.pick(kScales);
+}
+
+void AttentionProblem::change(Input& input) {
+  static constexpr std::size_t kEnds[] = {offsetof(kumiko_attention_args, lse),
+                                          offsetof(kumiko_attention_args, lse_stride),
+                                          offsetof(kumiko_attention_args, scale),
+                                          offsetof(kumiko_attention_args, causal_alignment),
+                                          offsetof(kumiko_attention_args, window_left),
+                                          offsetof(kumiko_attention_args, seqused_k),
+                                          offsetof(kumiko_attention_args, softcap),
+                                          offsetof(kumiko_attention_args, bias),
+                                          offsetof(kumiko_attention_args, mask),
+                                          offsetof(kumiko_attention_args, alibi_slopes),
+                                          offsetof(kumiko_attention_args, alibi_batch_stride),
+                                          sizeof(kumiko_attention_args) + 8,
+                                          kLargestStruct};
+  switch (input.below(7)) {
+    case 0:
+    case 1:
+      return change_terms(input);
+    case 2: {
+      if (input.one_in(2))
+        args_.pipeline = static_cast<std::int32_t>(input.number());
+      else
+        args_.lse_stride[input.below(3)] = input.number();
+      return;
+    }
+    default:
+      return change_sized(input, kEnds);
+  }
+}
+
+void AttentionProblem::change_terms(Input& input) {
+  kumiko_const_tensor& term = input.one_in(2) ? args_.bias : args_.mask;
+  switch (input.below(8)) {
+    case 0:
+      args_.softcap = input.raw<float>();
+      return;
+    case 1:
+      args_.alibi_batch_stride = input.number();
+      return;
+    case 2:
+      args_.alibi_slopes = input.one_in(2)
+                               ? nullptr
+                               : static_cast<const float*>(buffers_[input.byte() % buffers_.size()].data());
+      return;
+    case 3:
+      args_.reserved = static_cast<std::int32_t>(input.number());
+      return;
+    case 4: {  // every tensor of another type
+      const auto type = static_cast<std::int32_t>(input.below(5));
+      args_.q.dtype = args_.k.dtype = args_.v.dtype = type;
+      if (input.one_in(2)) args_.out.dtype = type;
+      return;
+    }
+    case 5:  // a pointer without a shape, or one tensor in the place of the other
+      if (input.one_in(2)) {
+        std::swap(args_.bias, args_.mask);
+      } else {
+        std::fill(term.shape, term.shape + 4, 0);
+        term.data = buffers_[input.byte() % buffers_.size()].data();
+      }
+      return;
+    case 6: {  // one element for all scores, in memory that is there or not
+      const Layout one({args_.q.shape[0], args_.q.shape[1], args_.q.shape[2], args_.k.shape[2]}, Layout::bhsd,
+                       15);
+      one.place(buffers_[input.one_in(2) ? kMask : kQ],
+                &term == &args_.mask ? static_cast<std::int32_t>(KUMIKO_BOOLEAN) : kTypes[input.below(4)],
+                &term);
+      return;
+    }
+    default:
+      term = KUMIKO_TENSOR_INIT;
+      return;
+  }
+}
+
+std::vector<Operand> AttentionProblem::operands() const {
+  const kumiko_attention_args a = seen();
+  std::vector<Operand> all = {operand_of("q", a.q, kQ), operand_of("k", a.k, kK), operand_of("v", a.v, kV)};
+  if (is_given(a.bias)) all.push_back(operand_of("bias", a.bias, kBias));
+  if (is_given(a.mask)) all.push_back(operand_of("mask", a.mask, kMask));
+  if (a.alibi_slopes)
+    all.push_back({"alibi_slopes",
+                   a.alibi_slopes,
+                   KUMIKO_F32,
+                   2,
+                   {a.q.shape[0], a.q.shape[1], 0, 0},
+                   {a.alibi_batch_stride, 1, 0, 0},
+                   kSlopes,
+                   false});
+  all.push_back(operand_of("out", a.out, kOut, true));
+  if (a.lse) all.push_back(lse_of("lse", a.lse, a.lse_stride, a.q.shape, kLse));
+  return all;
+}
+
+std::vector<Problem::Field> AttentionProblem::tensors() {
+  return {field_of(args_.q),    field_of(args_.k),    field_of(args_.v),
+          field_of(args_.bias), field_of(args_.mask), field_of(args_.out)};
+}
+
+std::vector<void*> AttentionProblem::pointers() {
+  return {&args_.lse, &args_.alibi_slopes};
+}
+
+std::vector<std::vector<Problem::Dim>> AttentionProblem::sizes() const {
+  // In the order of tensors(). A bias and a mask follow where they are given.
+  std::vector<std::vector<Dim>> all = {
+      {{0, 0}, {1, 0}, {2, 0}, {5, 0}}, {{0, 1}, {5, 1}}, {{0, 2}, {5, 2}}, {{1, 2}, {2, 2}}};
+  for (std::size_t i = 0; i < 4; ++i) {
+    if (is_given(args_.bias)) all[i].push_back({3, i});
+    if (is_given(args_.mask)) all[i].push_back({4, i});
+  }
+  all.push_back({{0, 3}, {1, 3}});
+  all.push_back({{2, 3}, {5, 3}});
+  return all;
+}
+
+bool AttentionProblem::is_sane(bool with_lse) const {
+  if (!has_sane_size()) return false;
+  const kumiko_attention_args a = seen();
+  if (!has_rows(a.q) || !has_rows(a.k) || !has_rows(a.v) || !has_rows(a.out)) return false;
+  if (!is_tensor_type(a.q.dtype) || a.k.dtype != a.q.dtype || a.v.dtype != a.q.dtype) return false;
+  if (a.out.dtype != a.q.dtype && a.out.dtype != KUMIKO_F32) return false;
+  const std::int64_t *q = a.q.shape, *k = a.k.shape, *v = a.v.shape, *out = a.out.shape;
+  if (q[3] < 1 || q[3] > 576 || v[3] < 1 || v[3] > 576) return false;
+  if (k[0] != q[0] || v[0] != q[0] || out[0] != q[0] || v[1] != k[1] || out[1] != q[1]) return false;
+  if (v[2] != k[2] || out[2] != q[2] || k[3] != q[3] || out[3] != v[3]) return false;
+  if (q[1] > 0 && (k[1] == 0 || q[1] % k[1] != 0)) return false;
+  if (with_lse && !is_empty(q, 3) && !fits(q, lse_strides(a.lse_stride, q).data(), 3)) return false;
+  if (a.pipeline < 0 || a.pipeline > 5 || !has_sane_options(a)) return false;
+  if (!std::isfinite(a.softcap) || a.softcap < 0.0f || a.reserved != 0) return false;
+  if (!is_known_type(a.bias.dtype) || a.bias.reserved != 0) return false;
+  if (!is_known_type(a.mask.dtype) || a.mask.reserved != 0) return false;
+  if (is_given(a.bias) && (!is_tensor_type(a.bias.dtype) || !has_shape_of_scores(a.bias, a))) return false;
+  if (is_given(a.mask) && (a.mask.dtype != KUMIKO_BOOLEAN || !has_shape_of_scores(a.mask, a))) return false;
+  const std::int64_t slopes[2] = {a.alibi_batch_stride, 1};
+  if (slopes[0] != 0 && slopes[0] < q[1]) return false;
+  if (!is_empty(q, 2) && extent_of(q, slopes, 2) * 4 > kMaxBytes) return false;
+  return outputs_apart();
+}
+
+bool AttentionProblem::is_runnable() const {
+  return is_sane(seen().lse != nullptr) && has_memory();
+}
+
+// Every output is an average of values below 2.
+bool AttentionProblem::outputs_are_right() const {
+  for (const Operand& o : operands()) {
+    const bool all = !o.is_output || each_element(o, [&](std::size_t at) {
+      const double value = buffers_[o.home].value(at, o.dtype);
+      return o.home == kOut ? std::fabs(value) <= 2.001 : value < 1e5;  // -inf: nothing was seen
+    });
+    if (!all) return false;
+  }
+  return true;
+}
+
+// Rounding of a score moves an output by as much in proportion: slopes and the largest scale make scores of
+// some 1000. Products of bf16 round probabilities, too.
+double AttentionProblem::tolerance(double value) const {
+  return args_.q.dtype == KUMIKO_F32 ? 5e-3 + 1e-5 * std::fabs(value) : 0.1 + 0.02 * std::fabs(value);
+}
+
+AttentionProblem::Planned AttentionProblem::planned() const {
+  Planned kept{seen(), {}};
+  if (kept.args.seqused_k) kept.lengths = lengths_;
+  kept.lengths.resize(
+      std::min(kept.lengths.size(), static_cast<std::size_t>(std::max<std::int64_t>(args_.q.shape[0], 0))));
+  for (kumiko_const_tensor* t : {&kept.args.q, &kept.args.k, &kept.args.v, &kept.args.bias, &kept.args.mask})
+    t->data = nullptr;
+  kept.args.out.data = nullptr;
+  kept.args.lse = nullptr;
+  std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // free from run to run
+  kept.args.seqused_k = kept.args.seqused_k ? lengths_.data() : nullptr;
+  static constexpr float kGiven = 0.0f;
+  kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
+  kept.args.struct_size = 0;
+  if (kept.args.scale == 0.0f) kept.args.scale = 0.0f;  // -0 is the same
+  if (kept.args.softcap == 0.0f) kept.args.softcap = 0.0f;
+  return kept;
+}
+
+bool AttentionProblem::is_same(const Planned& other) const {
+  const Planned mine = planned();
+  return std::memcmp(&mine.args, &other.args, sizeof mine.args) == 0 && mine.lengths == other.lengths;
+}
+
+std::string AttentionProblem::describe_options() const {
+  const kumiko_attention_args a = seen();
+  std::ostringstream text;
+  text << SizedProblem::describe_options() << ", pipeline " << a.pipeline << ", softcap " << a.softcap
+       << ", lse strides " << a.lse_stride[0] << ' ' << a.lse_stride[1] << ' ' << a.lse_stride[2]
+       << ", ALiBi stride " << a.alibi_batch_stride << ", reserved " << a.reserved;
+  return text.str();
+}
+
+}  // namespace kumiko::fuzz

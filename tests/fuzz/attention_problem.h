@@ -1,0 +1,44 @@
+// A call of attention, planned and run or both in one.
+#pragma once
+
+#include "tests/fuzz/sized.h"
+
+namespace kumiko::fuzz {
+
+class AttentionProblem : public SizedProblem<kumiko_attention_args> {
+ public:
+  /// A small problem that the library must accept.
+  explicit AttentionProblem(Input& input);
+
+  kumiko_status call(const kumiko_context* context) const override {
+    return kumiko_attention_forward(context, passed());
+  }
+  bool is_sane() const override { return is_sane(true); }
+  /// A run that is not to give lse does not look at its strides; a plan always does.
+  bool is_sane(bool with_lse) const;
+  bool is_runnable() const override;
+  bool outputs_are_right() const override;
+  double tolerance(double value) const override;
+
+  /// What a plan keeps: all but pointers.
+  struct Planned {
+    kumiko_attention_args args;
+    std::vector<std::int32_t> lengths;
+  };
+  Planned planned() const;
+  bool is_same(const Planned& other) const;
+
+ private:
+  void change(Input& input) override;
+  void change_terms(Input& input);
+  void draw_terms(Input& input, int terms);
+  std::vector<Operand> operands() const override;
+  std::vector<Field> tensors() override;
+  std::vector<void*> pointers() override;
+  std::vector<std::vector<Dim>> sizes() const override;
+  std::string describe_options() const override;
+  const std::int64_t* rows(const kumiko_attention_args& a) const override { return a.q.shape; }
+  std::int64_t keys(const kumiko_attention_args& a) const override { return a.k.shape[2]; }
+};
+
+}  // namespace kumiko::fuzz

@@ -1,0 +1,108 @@
+#include "tests/fuzz/checks.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+
+#include "tests/fuzz/failing_new.h"
+
+namespace kumiko::fuzz {
+namespace {
+
+int console = STDERR_FILENO;  // where libFuzzer's report goes; the library's own is watched
+int printed = -1;
+const Problem* current = nullptr;
+
+[[noreturn]] void fail(const char* what, const std::string& detail) {
+  dprintf(console, "broken promise: %s\n  %s\n  last error: \"%s\"\n", what, detail.c_str(),
+          kumiko_last_error());
+  if (current) dprintf(console, "%s\n", current->describe().c_str());
+  std::abort();
+}
+bool names_an_argument(const std::string& message) {
+  static constexpr const char* kNames[] = {"q.",           "k.",
+                                           "v.",           "out.",
+                                           "lse",          "scale",
+                                           "is_causal",    "pipeline",
+                                           "window_left",  "seqused_k",
+                                           "softcap",      "bias",
+                                           "mask",         "causal_alignment",
+                                           "scores.",      "window_right",
+                                           "states",       "count is",
+                                           "alibi_slopes", "alibi_batch_stride",
+                                           "reserved",     "args",
+                                           "plan",         "context",
+                                           "text",         "bytes",
+                                           "options",      "num_threads",
+                                           "num_domains",  "domain",
+                                           "data is",      "cpus",
+                                           "bind",         "executor",
+                                           "isa",          "topology",
+                                           "policy",       "out is"};
+  return std::any_of(std::begin(kNames), std::end(kNames),
+                     [&](const char* name) { return message.find(name) != std::string::npos; });
+}
+
+}  // namespace
+
+Reported::Reported(const Problem* problem) {
+  current = problem;
+}
+Reported::~Reported() {
+  current = nullptr;
+}
+
+void require(bool holds, const char* what, const std::string& detail) {
+  if (!holds) fail(what, detail);
+}
+
+kumiko_status checked(kumiko_status status, const char* call) {
+  const std::string message = kumiko_last_error();
+  switch (status) {
+    case KUMIKO_OK:
+      require(message.empty(), "success leaves no error", call);
+      break;
+    case KUMIKO_INVALID_ARGUMENT:
+    case KUMIKO_UNSUPPORTED:
+      require(names_an_argument(message), "an error names the argument", call);
+      require(message.find('\n') == std::string::npos, "an error is one line", call);
+      break;
+    case KUMIKO_OUT_OF_MEMORY:
+      require(!message.empty(), "an error has a sentence", call);
+      require(FailingNew::has_refused() || message.find("split states") != std::string::npos,
+              "out of memory only when memory is short", call);
+      break;
+    default:  // the environment is empty, and nothing is to be reported to us
+      fail("a status that this call may return",
+           call + std::string(" returned ") + kumiko_status_name(status));
+  }
+  return status;
+}
+
+void keep_console() {
+  console = dup(STDERR_FILENO);
+}
+
+// libFuzzer has put /dev/null in the place of standard output and error (-close_fd_mask=3) and kept its own
+// copies.
+void watch_output() {
+  if (printed >= 0) return;
+  printed = memfd_create("printed", MFD_CLOEXEC);
+  dup2(printed, STDOUT_FILENO);
+  dup2(printed, STDERR_FILENO);
+}
+
+void require_nothing_printed() {
+  std::fflush(stdout);
+  const off_t size = lseek(printed, 0, SEEK_END);
+  if (size <= 0) return;
+  std::string text(static_cast<std::size_t>(size), '\0');
+  if (pread(printed, text.data(), text.size(), 0) < 0) text = "?";
+  fail("nothing is printed", text);
+}
+
+}  // namespace kumiko::fuzz
