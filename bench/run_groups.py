@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Run a group of bench/groups.toml and print row, value, target, met or not. `scripts/bench` builds and calls this.
+"""Run a group of bench/groups.toml and print row, value, best peer's value, target, met or not. `scripts/bench` builds and calls this.
 
 Every program of the group runs five times over (`passes` of the group, where it says so), one process after the other, and a row's
 value is the median of the five: a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five and not the row.
+Where other libraries are installed (`scripts/setup peers`), they run on the problems of attention_bench after each pass (peers.py).
 Exit status: 0 when every row that this host can run gave a value (targets missed or not); 1 when an answer was wrong or a
 program failed; 2 for a group that does not exist.
 """
@@ -21,6 +22,8 @@ import sys
 import tempfile
 import time
 import tomllib
+
+import peers
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = HERE / "groups.toml"
@@ -104,8 +107,9 @@ def record(figure):
     met = None
     if value is not None and target is not None:
         met = value <= target if figure.get("at_most") else value >= target
+    peer, peer_value = peers.best(figure)
     out = {"group": figure["group"], "row": figure["row"], "isa": figure["isa"], "threads": figure["threads"], "value": value,
-           "unit": figure["unit"], "target": target, "met": met}
+           "unit": figure["unit"], "peer": peer, "peer_value": peer_value, "target": target, "met": met}
     if value is None:
         out["note"] = f"failed: {figure['error']}" if figure.get("error") else f"not run: {figure['absent']}"
     return out
@@ -117,13 +121,14 @@ def number(value):
 
 def cells(r):
     value = f"{number(r['value'])} {r['unit']}" if r["value"] is not None else r["note"]
+    peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
     target = "-" if r["target"] is None else number(r["target"])
     met = "-" if r["met"] is None else "yes" if r["met"] else "no"
-    return [r["row"], r["isa"], str(r["threads"]), value, target, met]
+    return [r["row"], r["isa"], str(r["threads"]), value, peer, target, met]
 
 
 def table(records, markdown):
-    head = ["row", "isa", "threads", "value", "target", "met"]
+    head = ["row", "isa", "threads", "value", "best peer", "target", "met"]
     lines = [cells(r) for r in records]
     if markdown:
         return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
@@ -179,6 +184,7 @@ def main(arguments=None):
     parser.add_argument("group", nargs="?", help="one of the groups below")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out, though they are installed")
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bench", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.group not in groups:
@@ -196,6 +202,7 @@ def main(arguments=None):
         if reason := why_not(f, listed, host):
             f["absent" if reason[1] else "error"] = reason[0]
     runnable = [f for f in figures if "absent" not in f and "error" not in f]
+    compared = [] if args.no_peers or not peers.python() else [f for f in runnable if f["program"] == peers.PROGRAM]
     others = Others()
     passes = groups[args.group].get("passes", PASSES)
     for n in range(passes):
@@ -204,6 +211,9 @@ def main(arguments=None):
             mine = [f for f in runnable if f["program"] == p and "error" not in f]
             if mine:
                 run_pass(args.bin, p, mine)
+        notes = peers.run_pass(args.bin, compared)
+        for note in dict.fromkeys(notes if n == 0 else []):
+            say(f"peers: {note}")
 
     records = [record(f) for f in figures]
     print(table(records, args.markdown))

@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 import unittest
 
+import peers
 import run_groups
 
 PROGRAM = """#!/usr/bin/env python3
@@ -25,6 +26,20 @@ for argument in sys.argv[1:]:
             {**r, "speed": r["speed"][n]} if "speed" in r else r for r in results]}))
 if status:
     sys.exit("went wrong")
+"""
+
+# Stands for the Python of .venv-peers: prints what is written beside it for each ISA and thread count, and keeps what it was given.
+PEERS = """#!/usr/bin/env python3
+import json, os, pathlib, sys
+here = pathlib.Path(__file__)
+_, script, library, isa, threads, names = sys.argv
+with open(here.parent / "calls", "a") as calls:
+    print(json.dumps([isa, int(threads), json.loads(names), os.environ.get("ATEN_CPU_CAPABILITY")]), file=calls)
+lines = json.loads((here.parent / "results.json").read_text())[f"{isa}/{threads}"]
+if lines is None:
+    sys.exit("went wrong")
+for line in lines:
+    print(json.dumps(line))
 """
 
 GROUP = """
@@ -50,12 +65,24 @@ class RunGroups(unittest.TestCase):
         self.program("machine_bench", ["fma/avx2/t1/x", "fma/avx2/t2/x"], [])
         groups, run_groups.GROUPS = run_groups.GROUPS, self.folder / "groups.toml"
         self.addCleanup(setattr, run_groups, "GROUPS", groups)
+        for name, value in ("VENV", self.folder / "venv"), ("PROGRAM", "work"):  # Not the peers that this machine may have.
+            self.addCleanup(setattr, peers, name, getattr(peers, name))
+            setattr(peers, name, value)
 
     def program(self, name, offered, results, status=0):
         path = self.folder / name
         path.write_text(PROGRAM)
         path.chmod(0o755)
         pathlib.Path(f"{path}.json").write_text(json.dumps([offered, results, status]))
+
+    def install_peers(self, results):
+        path = self.folder / "venv" / "bin" / "python"
+        path.parent.mkdir(parents=True)
+        path.write_text(PEERS)
+        path.chmod(0o755)
+        (path.parent / "results.json").write_text(json.dumps(results))
+        (self.folder / "venv" / "kumiko-requirements").write_text("")
+        return path.parent / "calls"
 
     def run_group(self, *arguments, benchmark="b"):
         (self.folder / "groups.toml").write_text(GROUP.replace("BENCHMARK", benchmark))
@@ -72,7 +99,7 @@ class RunGroups(unittest.TestCase):
         self.assertEqual(status, 0)
         by = {(r["isa"], r["threads"]): r for r in rows}
         self.assertEqual(by["avx2", 1], {"group": "demo", "row": "fast", "isa": "avx2", "threads": 1, "value": 4, "unit": "x",
-                                         "target": 3.0, "met": True})
+                                         "peer": None, "peer_value": None, "target": 3.0, "met": True})
         self.assertEqual((by["avx2", 2]["value"], by["avx2", 2]["met"]), (2, False))
         self.assertEqual(by["avx512", 1]["note"], "not run: host lacks avx512")
         self.assertIsNone(by["avx512", 1]["met"])
@@ -122,6 +149,54 @@ class RunGroups(unittest.TestCase):
                      [{"name": "b1/avx2/t1/x", "speed": [4] * 5}, {"name": "b2/avx2/t1/x", "speed": [5] * 5}])
         _, rows, _ = self.run_group("demo", benchmark="b*")
         self.assertEqual({r["row"]: r["value"] for r in rows if r["value"]}, {"fast: b1": 4, "fast: b2": 5})
+
+    def work_of_two(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"], [{"name": f"b/avx2/t{t}/x", "speed": [4] * 10} for t in (1, 2)])
+
+    @staticmethod
+    def peer(name, speed, benchmark="b"):
+        return {"name": benchmark, "peer": name, "ways": ["w"], "counters": {"speed": speed, "other": 99}}
+
+    def test_the_best_peer_stands_beside_our_value(self):
+        self.work_of_two()
+        calls = self.install_peers({"avx2/1": [self.peer("Slow 1", 2), self.peer("Quick 2", 5), self.peer("Quick 2", 9, "bb")],
+                                    "avx2/2": [{"name": "b", "note": "b: Slow 1: wrong answer"}]})
+        status, rows, text = self.run_group("demo")
+        self.assertEqual(status, 0)
+        by = {(r["isa"], r["threads"]): (r["value"], r["peer"], r["peer_value"]) for r in rows}
+        self.assertEqual(by, {("avx2", 1): (4, "Quick 2", 5), ("avx2", 2): (4, None, None), ("avx512", 1): (None, None, None),
+                              ("avx512", 2): (None, None, None)})
+        self.assertIn("best peer", text)
+        self.assertRegex(text, r"fast +avx2 +1 +4\.00 x +5\.00 Quick 2 +3\.00 +yes")
+        self.assertRegex(text, r"fast +avx2 +2 +4\.00 x +- +3\.00 +yes")
+        self.assertEqual(text.count("peers: b: Slow 1: wrong answer"), 1)
+        # Once a pass and thread count, kept to the instruction set of the row; after the first pass in the ways that it chose.
+        self.assertEqual([json.loads(line) for line in calls.read_text().splitlines()],
+                         [["avx2", 1, {"b": None}, "avx2"], ["avx2", 2, {"b": None}, "avx2"]]
+                         + [["avx2", 1, {"b": {"Slow 1": ["w"], "Quick 2": ["w"]}}, "avx2"], ["avx2", 2, {"b": {}}, "avx2"]] * 4)
+
+    def test_without_peers_nothing_is_started(self):
+        self.work_of_two()
+        _, rows, text = self.run_group("demo")
+        self.assertEqual({(r["peer"], r["peer_value"]) for r in rows}, {(None, None)})
+        self.assertNotIn("peers:", text)
+        calls = self.install_peers({})
+        status, rows, _ = self.run_group("demo", "--no-peers")
+        self.assertEqual((status, {r["peer"] for r in rows}), (0, {None}))
+        self.assertFalse(calls.exists())
+
+    def test_peers_that_fail_do_not_fail_the_group(self):
+        self.work_of_two()
+        self.install_peers({"avx2/1": None, "avx2/2": [self.peer("Quick 2", 5)]})
+        status, rows, text = self.run_group("demo")
+        self.assertEqual((status, [r["peer"] for r in rows if r["isa"] == "avx2"]), (0, [None, "Quick 2"]))
+        self.assertIn("peers: the peers' process ended with status 1: went wrong", text)
+
+    def test_the_best_of_peers_is_the_median_and_the_least_where_less_is_better(self):
+        figure = {"peers": {"A": [1, 9, 2], "B": [3, 3, 1]}}
+        self.assertEqual(peers.best(figure), ("B", 3))
+        self.assertEqual(peers.best({**figure, "at_most": True}), ("A", 2))
+        self.assertEqual(peers.best({}), (None, None))
 
     def test_unknown_group_lists_the_groups(self):
         status, rows, text = self.run_group("nope")

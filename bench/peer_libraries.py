@@ -1,0 +1,151 @@
+"""The peers of peers.py. ways(problem, threads) yields (what it is, make): make() returns (call, answer), where call(set) is what is
+timed and answer() reads the output of the last call. What can be prepared once for many calls is prepared in make().
+"""
+
+import os
+
+import numpy
+
+
+class PyTorch:
+    held_to_isa = True
+
+    def __init__(self):
+        import torch
+        self.torch = torch
+        torch.set_grad_enabled(False)
+        self.name = f"PyTorch {torch.__version__.split('+')[0]}"
+
+    def tensor(self, array):
+        tensor = self.torch.from_numpy(array)
+        return tensor.view(self.torch.bfloat16) if array.dtype == "u2" else tensor
+
+    def ways(self, p, threads):
+        torch = self.torch
+        q = self.tensor(p.queries())
+        sets = [[self.tensor(a) for a in p.keys_and_values(i)] for i in range(p.sets)]
+        seen, mask = p.visible(), None
+        if seen is not None:  # Additive, in the type of the scores: a boolean one would be converted in every call.
+            mask = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(torch.from_numpy(~seen), -float("inf"))
+
+        def sdpa(queries, **more):
+            out = [None]
+
+            def call(index):
+                torch.set_num_threads(threads)
+                out[0] = torch.nn.functional.scaled_dot_product_attention(queries, *sets[index], attn_mask=mask, **more)
+            return call, lambda: (out[0].contiguous().view(torch.uint16) if p.type == "bf16" else out[0].contiguous()).numpy()
+
+        yield "SDPA", lambda: sdpa(q, is_causal=bool(p.is_causal) and p.q_len > 1 and mask is None, enable_gqa=p.group > 1)
+        if p.q_len == 1 and p.group > 1 and mask is None:  # The heads that share a KV head as rows of one head.
+            yield "SDPA, grouped", lambda: sdpa(q.view(p.batch, p.kv_heads, p.group, p.head_dim))
+
+        def flex():
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+            if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":  # The code it compiles is kept to the row's instruction set too.
+                from torch._inductor import config
+                config.cpp.simdlen = 256
+            torch.set_num_threads(threads)  # Compiled in.
+            shown = torch.from_numpy(numpy.array(numpy.broadcast_to(seen, (len(seen), 1, p.q_len, p.kv_len))))
+
+            def mask_mod(b, h, i, j):
+                if p.is_causal and p.window_left >= 0 and not p.mask and not p.seqused_k:  # Cheaper than a table.
+                    return (j <= i) & (j >= i - p.window_left)
+                return shown[b if len(shown) > 1 else 0, 0, i, j]
+            # Tiles of 64: what a block mask hides is left out whole.
+            tiles = create_block_mask(mask_mod, p.batch if len(shown) > 1 else None, None, p.q_len, p.kv_len, device="cpu", BLOCK_SIZE=64)
+            compiled, out = torch.compile(flex_attention, dynamic=False), [None]
+
+            def call(index):
+                torch.set_num_threads(threads)
+                out[0] = compiled(q, *sets[index], block_mask=tiles, enable_gqa=p.group > 1)
+            return call, lambda: out[0].contiguous().numpy()
+        if mask is not None and p.type != "bf16" and p.q_len == p.kv_len:  # It leaves out what is hidden, and needs a C++ compiler.
+            yield "FlexAttention", flex
+
+
+class OnnxRuntime:
+    held_to_isa = False
+    INPUTS = {"Attention": ["query", "key", "value", "mask"],
+              "MultiHeadAttention": ["query", "key", "value", "", "", "mask"],
+              "GroupQueryAttention": ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length"]}
+
+    def __init__(self):
+        import onnxruntime
+        self.ort = onnxruntime
+        self.name = f"ONNX Runtime {onnxruntime.__version__}"
+
+    def bind(self, threads, op, sets, outputs, **attributes):
+        """call(set) of a model of one node; `sets` has a dict of arrays by name for each set, `outputs` names those of them that are."""
+        from onnx import TensorProto, helper
+        kinds = {"f4": TensorProto.FLOAT, "f2": TensorProto.FLOAT16, "i4": TensorProto.INT32}
+        inputs = [n if n in sets[0] else "" for n in self.INPUTS[op]]
+        node = helper.make_node(op, inputs, outputs, domain="" if op == "Attention" else "com.microsoft", **attributes)
+        graph = helper.make_graph([node], op, *(
+            [helper.make_tensor_value_info(n, kinds[sets[0][n].dtype.str[1:]], sets[0][n].shape) for n in names if n]
+            for names in (inputs, outputs)))
+        opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
+        options = self.ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
+        session = self.ort.InferenceSession(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(), options,
+                                            providers=["CPUExecutionProvider"])
+        bindings = []
+        for arrays in sets:
+            bindings.append(session.io_binding())
+            for names, bind in (inputs, bindings[-1].bind_input), (outputs, bindings[-1].bind_output):
+                for name in filter(None, names):
+                    bind(name, "cpu", 0, arrays[name].dtype, arrays[name].shape, arrays[name].ctypes.data)
+        return lambda index, keep=sets: session.run_with_iobinding(bindings[index])  # A binding holds addresses only.
+
+    def ways(self, p, threads):
+        if p.type == "bf16":  # Not on CPUs.
+            return
+        q, seen, scale, decode = p.queries(), p.visible(), p.head_dim ** -0.5, p.q_len == 1
+        mask = {}
+        if seen is not None:  # Not broadcast over queries.
+            mask["mask"] = numpy.where(numpy.repeat(seen, p.q_len // seen.shape[2], 2), 0, -numpy.inf).astype(q.dtype)
+        causal = int(p.is_causal and not decode and seen is None)
+        cache = [dict(zip(("key", "value"), p.keys_and_values(i))) for i in range(p.sets)]
+
+        def flat(a):  # [B, H, S, D] to [B, S, H * D]
+            return numpy.ascontiguousarray(a.transpose(0, 2, 1, 3)).reshape(a.shape[0], a.shape[2], -1)
+
+        def unflat(a, heads):
+            return numpy.ascontiguousarray(a.reshape(*a.shape[:2], heads, -1).transpose(0, 2, 1, 3))
+
+        def attention():
+            out = numpy.empty((p.batch, p.q_heads, p.q_len, p.v_head_dim), q.dtype)
+            sets = [{"query": q, "output": out, **mask, **kv} for kv in cache]
+            return self.bind(threads, "Attention", sets, ["output"], is_causal=causal, scale=scale), lambda: out
+        yield "Attention", attention
+
+        def multi_head():  # In decode the heads that share a KV head are rows of one head.
+            rows = q.reshape(p.batch, p.kv_heads, -1, p.head_dim)
+            out = numpy.empty((p.batch, rows.shape[2], p.kv_heads * p.v_head_dim), q.dtype)
+            sets = [{"query": flat(rows), "output": out, **mask, **kv} for kv in cache]
+            call = self.bind(threads, "MultiHeadAttention", sets, ["output"], num_heads=p.kv_heads, unidirectional=causal, scale=scale)
+            return call, lambda: unflat(out, p.kv_heads)
+        if p.type == "f32" and (p.group == 1 or decode and seen is None):
+            yield "MultiHeadAttention", multi_head
+
+        def group_query():
+            out = numpy.empty((p.batch, p.q_len, p.q_heads * p.v_head_dim), q.dtype)
+            same = {"query": flat(q), "output": out, "seqlens_k": numpy.full(p.batch, p.kv_len - 1, "i4"),
+                    "total_sequence_length": numpy.array([p.kv_len], "i4")}
+            sets = []
+            for kv in cache:
+                k, v = kv["key"], kv["value"]
+                if decode:  # The last key is the new one, and the present lies where the past does: a cache that is appended to.
+                    sets.append({**same, "key": flat(k[:, :, -1:]), "value": flat(v[:, :, -1:]), "past_key": k, "past_value": v,
+                                 "present_key": k, "present_value": v})
+                else:
+                    sets.append({**same, "key": flat(k), "value": flat(v), "present_key": numpy.empty_like(k),
+                                 "present_value": numpy.empty_like(v)})
+            call = self.bind(threads, "GroupQueryAttention", sets, ["output", "present_key", "present_value"], num_heads=p.q_heads,
+                             kv_num_heads=p.kv_heads, scale=scale, local_window_size=p.window_left + 1 if p.window_left >= 0 else -1)
+            return call, lambda: unflat(out, p.q_heads)
+        if p.is_causal and p.q_len in (1, p.kv_len) and not p.mask and not p.seqused_k:
+            yield "GroupQueryAttention", group_query
+
+
+PEERS = (PyTorch, OnnxRuntime)

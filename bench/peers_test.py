@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Tests the measuring half of peers.py on the real problems, with NumPy as the peer: peers_test.py <libpeer_problems.so>."""
+
+import sys
+import unittest
+
+import peers
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+LIBRARY = sys.argv.pop()
+
+
+class NumPy:
+    """One right way, one with a wrong answer and one that is not there."""
+
+    def __init__(self, name="NumPy", fault=0.0):
+        self.name, self.fault = name, fault
+
+    def ways(self, p, threads):
+        def attention(fault):
+            out = [None]
+
+            def call(index):
+                q = p.queries().reshape(p.batch, p.kv_heads, -1, p.head_dim)
+                k, v = p.keys_and_values(index)
+                scores = (q @ k.swapaxes(-1, -2) * p.head_dim ** -0.5).reshape(p.batch, p.q_heads, p.q_len, p.kv_len)
+                seen = p.visible()
+                scores = numpy.exp(scores if seen is None else numpy.where(seen, scores, -numpy.inf))
+                weights = (scores / scores.sum(-1, keepdims=True)).reshape(p.batch, p.kv_heads, -1, p.kv_len)
+                out[0] = weights @ v + fault
+            return call, lambda: out[0]
+
+        def missing():
+            raise RuntimeError("not on this machine\nand more of it")
+        yield "right", lambda: attention(self.fault)
+        yield "wrong", lambda: attention(numpy.float32(1e-2))
+        yield "missing", missing
+
+
+@unittest.skipIf(numpy is None, "no NumPy here: scripts/setup")
+class Peers(unittest.TestCase):
+    def setUp(self):
+        self.machine = peers.Machine(LIBRARY, "reference")  # Every host runs it.
+
+    def measure(self, name, *others):
+        results = list(peers.measure(self.machine, [NumPy(), *others], name, 1))
+        return [r["note"] for r in results if "note" in r], {r["peer"]: r for r in results if "peer" in r}
+
+    def test_a_right_way_is_measured_and_the_others_are_said(self):
+        for name, counters in (("embed_d32_b8_h12x12_16", {"gflops", "peak_fraction"}),
+                               ("embed_d32_b8_h12x12_128_ragged", {"gflops", "peak_fraction"}),
+                               ("decode_d64_h32x8_4096", {"gbps", "bandwidth_fraction"}),
+                               ("speedup_embed_d32_b8_h12x12_16", {"speedup"})):
+            with self.subTest(name):
+                notes, found = self.measure(name)
+                self.assertEqual(set(found["NumPy"]["ways"]), {"right"})
+                self.assertEqual(found["NumPy"]["counters"].keys(), counters)
+                self.assertTrue(all(value > 0 for value in found["NumPy"]["counters"].values()))
+                self.assertTrue(any(note.startswith(f"{name}: NumPy, wrong: wrong answer: out[0, 0, 0, 0] is ") for note in notes), notes)
+                self.assertIn(f"{name}: NumPy, missing: not on this machine", notes)
+
+    def test_a_peer_without_a_right_way_has_no_figure(self):
+        notes, found = self.measure("embed_d32_b8_h12x12_16", NumPy("Broken", numpy.float32(1)))
+        self.assertEqual(found.keys(), {"NumPy"})
+        self.assertTrue(any("Broken, right: wrong answer" in note for note in notes))
+
+    def test_a_known_way_is_taken_and_no_other_looked_at(self):
+        name = "embed_d32_b8_h12x12_16"
+        results = list(peers.measure(self.machine, [NumPy(), NumPy("Other")], name, 1, {"NumPy": ["right"]}))
+        self.assertEqual([(r.get("peer"), r.get("ways")) for r in results], [("NumPy", ["right"])])
+
+    def test_an_answer_of_another_type_or_size_is_wrong(self):
+        problem = peers.Problem(self.machine, "embed_d32_b8_h12x12_16")
+        call, answer = next(NumPy().ways(problem, 1))[1]()
+        call(0)
+        self.assertIsNone(problem.wrong(answer(), 0))
+        self.assertIn("nan", problem.wrong(answer().astype("f8"), 0))
+        self.assertIn("nan", problem.wrong(answer()[:1], 0))
+
+    def test_visible_keys_are_those_whose_flops_count(self):
+        for name in ("causal_d128_h8x8_8192_w512", "dense_d128_h8x8_4096_mask64", "embed_d32_b8_h12x12_128_ragged"):
+            p = peers.Problem(self.machine, name)
+            seen = numpy.broadcast_to(p.visible(), (p.batch, 1, p.q_len, p.kv_len))
+            self.assertEqual(int(seen.sum()) * p.q_heads * 2 * (p.head_dim + p.v_head_dim), p.work, name)
+
+    def test_types_lie_as_they_should(self):
+        for name, dtype in ("decode_d128_h32x8_4096_bf16", "u2"), ("decode_d128_h32x8_4096_f16", "f2"):
+            p = peers.Problem(self.machine, name)
+            k, v = p.keys_and_values(p.sets - 1)
+            self.assertEqual((k.dtype, v.dtype, p.queries().dtype), (dtype,) * 3)
+            self.assertEqual(p.work, k.nbytes + v.nbytes)
+
+    def test_what_is_no_case_is_left_out(self):
+        self.assertEqual(self.measure("callers8_d128_h8x8_512_and_h32x8_2048"), ([], {}))
+
+
+if __name__ == "__main__":
+    unittest.main()
