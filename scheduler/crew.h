@@ -1,10 +1,15 @@
-// Callers and workers over one set of slots: what the serial and the OpenMP executor share.
+// Callers and workers over one set of slots: what all executors share.
 //
 // A caller claims an idle slot and works on its own job; workers, each tied to one slot, take from all posted
 // jobs, oldest first, whenever their slot is idle. So a slot is what allows a thread to run, and there are
-// never more running threads than slots, however many callers. A caller that finds others at work leaves its job to
-// the workers and sleeps until it is done; where there are none (serial executor), until another caller hands its
-// slot over: slots go to the oldest sleeper, so that callers who come again and again do not starve it.
+// never more running threads than slots, however many callers. A caller that finds others at work leaves its
+// job to the workers and sleeps until it is done; where there are none (serial executor), until another
+// caller hands its slot over: slots go to the oldest sleeper, so that callers who come again and again do not
+// starve it.
+//
+// Workers either stay for the crew's life (work()) or are guests (sit_down(), serve()): another library's
+// threads, which come when they are called and may not come at all. Nobody relies on a guest: callers do not
+// leave their jobs to them, and a caller alone can finish its own.
 //
 // A job lives on its caller's stack, so nobody may look at it once the caller has left. `live_` has one bit
 // per posted job with tasks left to take; a worker first counts itself into the post's `readers` and then
@@ -25,6 +30,7 @@ namespace kumiko::scheduler {
 class Crew {
  public:
   Crew(const ExecutorOptions& options, const std::vector<Seat>& seats);
+  virtual ~Crew() = default;
 
   bool reserve(std::size_t bytes) noexcept { return slots_.reserve(bytes); }
   /// Executor::run.
@@ -33,6 +39,19 @@ class Crew {
   /// The life of the worker of slot `seat`, until stop(). At most one thread per seat.
   void work(int seat) noexcept;
   void stop() noexcept;
+
+  /// For a guest: claims `slot` if it is idle and there is something to do; it then has to serve() in it.
+  bool sit_down(int slot) noexcept;
+  /// Takes tasks of all posted jobs until none is left, and gives the slot back. A guest then looks once
+  /// more: a caller that was posting its job meanwhile may have found all slots taken and gone to sleep.
+  void serve(int slot) noexcept;
+  bool has_work() const noexcept { return live_.load() != 0; }
+  bool is_idle(int slot) const noexcept { return slots_.is_idle(slot); }
+
+ protected:
+  /// There may be work for more threads, who are wanted near this seat first: wakes some of them, each of
+  /// whom does the same.
+  virtual void rouse_some(int near_seat) noexcept;
 
  private:
   static constexpr int kMaxPosts = 64;  // Bits of live_. More callers than that wait for a post.
@@ -59,7 +78,7 @@ class Crew {
   void wait_until_done(int post, int slot) noexcept;
   // Workers.
   void drain_live(int slot) noexcept;
-  bool has_work(int seat) const noexcept;
+  bool has_work_for(int seat) const noexcept;
   // Both.
   void mark_exhausted(int post) noexcept;
   void release(int slot) noexcept;
@@ -68,7 +87,6 @@ class Crew {
   int oldest_live(Accept accept) const noexcept;
   int oldest_waiting() const noexcept;
   bool rouse(int seat) noexcept;
-  void rouse_some(int near_seat) noexcept;
 
   template <class Predicate>
   bool spin_until(Predicate is_true) const noexcept;
@@ -82,6 +100,7 @@ class Crew {
   std::atomic<std::uint64_t> next_ticket_{0};
   alignas(kLineBytes) std::atomic<int> sleepers_{0};
   std::atomic<int> workers_present_{0};
+  std::atomic<int> guests_{0};  // Seated ones.
   std::atomic<bool> stopping_{false};
 };
 

@@ -1,126 +1,330 @@
-// oneTBB's threads in an arena of their own: shares the process's TBB workers with everything else that uses
-// TBB. A caller enters the arena and spawns a helper task per further thread; beyond concurrency() the arena
-// keeps callers waiting.
+// oneTBB's threads, which the executor shares with everything else in the process that uses oneTBB: an arena
+// for each domain, with a place for each worker that may sit there. A caller takes a seat in its own domain,
+// posts its job to the crew, and sends an invitation into every arena that has none under way; the thread
+// that takes it sits down in its arena's domain, takes tasks of all posted jobs, and invites two more. An
+// invitation knows no job, so that no caller waits for one that nobody has taken up: where oneTBB has no
+// thread to spare, the caller finishes its job alone.
+//
+// Callers do not enter an arena. Once its places were taken, oneTBB would hand a caller's part to a thread of
+// the arena and leave the caller to oneTBB's scheduler, which may have it take up invitations for as long as
+// others post jobs.
 #include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/info.h>
 #include <oneapi/tbb/task_arena.h>
-#include <oneapi/tbb/task_group.h>
 #include <oneapi/tbb/task_scheduler_observer.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
 
 #include "scheduler/crew.h"
 #include "scheduler/executors.h"
 #include "scheduler/fork.h"
-#include "scheduler/visit.h"
+#include "scheduler/handover.h"
 
 namespace kumiko::scheduler {
 namespace {
 
-// Binds TBB's workers to the seat of the arena slot they take, and gives them their own mask back when they
-// leave: the next arena they work for may be anybody's. Threads of the program that enter as callers are left
-// alone.
-class Binder final : public tbb::task_scheduler_observer {
- public:
-  Binder(tbb::task_arena& arena, const std::vector<Seat>& seats)
-      : tbb::task_scheduler_observer(arena), seats_(seats), bound_(seats.size()) {
-    observe(true);
-  }
-  // Workers still in the arena are not announced to an observer that has stopped, so their masks are given
-  // back from here.
-  ~Binder() override {
-    observe(false);
-    for (Bound& bound : bound_) restore(bound);
-  }
-
-  void on_scheduler_entry(bool is_worker) override {
-    const int slot = tbb::this_task_arena::current_thread_index();
-    if (!is_worker || slot < 0 || slot >= static_cast<int>(bound_.size())) return;
-    Bound& bound = bound_[slot];
-    cpu_set_t mask;
-    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return;
-    bound.mask = mask;
-    bound.thread.store(gettid());
-    bind_this_thread(seats_[slot].os_cpu);
-  }
-  void on_scheduler_exit(bool is_worker) override {
-    const int slot = tbb::this_task_arena::current_thread_index();
-    if (!is_worker || slot < 0 || slot >= static_cast<int>(bound_.size())) return;
-    restore(bound_[slot]);
-  }
-
- private:
-  struct Bound {
-    std::atomic<pid_t> thread{0};  // 0: nobody
-    cpu_set_t mask;
-  };
-  static void restore(Bound& bound) {
-    if (const pid_t thread = bound.thread.exchange(0))
-      sched_setaffinity(thread, sizeof(bound.mask), &bound.mask);
-  }
-
-  const std::vector<Seat>& seats_;
-  std::vector<Bound> bound_;
-};
-
-// An arena of more threads than TBB may have makes it print a warning.
+// An arena of more workers than oneTBB may have makes it print a warning.
 int allowed_parallelism() {
   const std::size_t allowed = tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism);
   return static_cast<int>(std::clamp<std::size_t>(allowed, 1, 1 << 16));
 }
 
+// oneTBB's own number for the NUMA node of each domain, or `automatic` where it has none that means the
+// domain: without its library tbbbind it knows of no nodes, a node may have several domains (L3 complexes of
+// x86), and it counts the nodes that the thread may run on, which need not be ours (KUMIKO_CPUS).
+std::vector<tbb::numa_node_id> tbb_nodes(const Topology& topology) {
+  std::vector<tbb::numa_node_id> ids(topology.domains.size(), tbb::task_arena::automatic);
+  std::map<int, int> domains_on;
+  for (const Domain& domain : topology.domains) ++domains_on[domain.numa_node];
+  if (domains_on.size() < 2) return ids;
+  std::vector<tbb::numa_node_id> known;
+  try {
+    // In a thread of its own, which hwloc may bind here and there while tbbbind has it look at the
+    // processors.
+    std::thread([&] {
+      try {
+        known = tbb::info::numa_nodes();
+      } catch (const std::bad_alloc&) {
+        known.clear();
+      }
+    }).join();
+  } catch (const std::system_error&) {
+    return ids;
+  }
+  if (known.size() != domains_on.size()) return ids;
+  for (std::size_t d = 0; d < ids.size(); ++d) {
+    const auto node = domains_on.find(topology.domains[d].numa_node);
+    const tbb::numa_node_id id = known[static_cast<std::size_t>(std::distance(domains_on.begin(), node))];
+    const int cores = static_cast<int>(topology.domains[d].cores.size());
+    if (node->second == 1 && tbb::info::default_concurrency(id) >= cores) ids[d] = id;
+  }
+  return ids;
+}
+
+// A domain's arena. A worker in it has the place that its slot of the arena has, and from there takes a seat.
+class WorkerArena final : public tbb::task_scheduler_observer {
+ public:
+  WorkerArena(int workers, tbb::numa_node_id node)
+      : WorkerArena(std::make_unique<tbb::task_arena>(
+                        tbb::task_arena::constraints{}.set_numa_id(node).set_max_concurrency(workers),
+                        /*reserved for callers*/ 0),
+                    workers, node) {}
+  // Workers still in the arena are not announced to an observer that has stopped, so their masks are given
+  // back from here.
+  ~WorkerArena() override {
+    observe(false);
+    for (Place& place : places_) leave(place);
+  }
+
+  struct Place {
+    std::atomic<pid_t> thread{0};  // The one bound from here; 0: nobody.
+    cpu_set_t mask;                // Its own.
+    int bound_to = -1;             // Seat.
+    int last_seat = -1;  // Of whoever was here last: a worker that keeps its seat need not be bound again.
+  };
+  Place& place() {
+    return places_[static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % places_.size()];
+  }
+  int workers() const { return workers_; }
+  template <class Function>
+  void enqueue(Function&& function) {
+    arena_->enqueue(std::forward<Function>(function));
+  }
+
+  // Gives a worker its own mask back when it leaves: the next arena it works for may be anybody's.
+  void on_scheduler_exit(bool) override { leave(place()); }
+
+  static void bind(Place& place, int seat, int os_cpu) {
+    if (place.bound_to == seat) return;
+    if (place.thread.load(std::memory_order_relaxed) == 0) {
+      cpu_set_t mask;
+      if (sched_getaffinity(0, sizeof mask, &mask) != 0) return;
+      place.mask = mask;
+      place.thread.store(gettid());
+    }
+    place.bound_to = seat;
+    bind_this_thread(os_cpu);
+  }
+
+ private:
+  WorkerArena(std::unique_ptr<tbb::task_arena> arena, int workers, tbb::numa_node_id node)
+      : tbb::task_scheduler_observer(*arena),
+        arena_(std::move(arena)),
+        workers_(workers),
+        is_on_node_(node != tbb::task_arena::automatic),
+        places_(static_cast<std::size_t>(std::max(workers, 2))) {  // oneTBB's arenas have no fewer.
+    arena_->initialize();
+    observe(true);
+  }
+
+  // An arena on a node has bound the worker itself, to its cores, and gives back what was before.
+  void leave(Place& place) const {
+    const pid_t thread = place.thread.exchange(0);
+    place.bound_to = -1;
+    if (thread != 0 && !is_on_node_) sched_setaffinity(thread, sizeof place.mask, &place.mask);
+  }
+
+  const std::unique_ptr<tbb::task_arena> arena_;
+  const int workers_;
+  const bool is_on_node_;
+  std::vector<Place> places_;
+};
+
+// Where invitations lead. oneTBB may hold some for as long as it has no thread to spare, longer than their
+// executor lives, so what they look at first is never freed: a door is handed from executor to executor, and
+// an invitation to a former one leads nowhere.
+class Door {
+ public:
+  static Door& take() {
+    const std::lock_guard lock(g_mutex);
+    Door* door = g_idle;
+    if (door == nullptr) return *new Door;
+    g_idle = door->next_;
+    return *door;
+  }
+  /// No invitation leads anywhere from now on, and nobody is inside any more.
+  void close() noexcept {
+    epoch_.fetch_add(1);
+    for (int inside = inside_.load(); inside != 0; inside = inside_.load()) inside_.wait(inside);
+    take_over();
+    const std::lock_guard lock(g_mutex);
+    next_ = g_idle;
+    g_idle = this;
+  }
+
+  std::uint64_t epoch() const noexcept { return epoch_.load(); }
+  template <class Function>
+  void enter(std::uint64_t epoch, Function function) noexcept {
+    inside_.fetch_add(1);
+    if (epoch_.load() == epoch) {
+      take_over();
+      function();
+      hand_over();
+    }
+    inside_.fetch_sub(1);
+    inside_.notify_all();
+  }
+
+ private:
+  static std::mutex g_mutex;
+  static Door* g_idle;
+
+  alignas(kLineBytes) std::atomic<std::uint64_t> epoch_{0};
+  Door* next_ = nullptr;
+  alignas(kLineBytes) std::atomic<int> inside_{0};
+};
+constinit std::mutex Door::g_mutex;
+constinit Door* Door::g_idle = nullptr;
+
+class Guests final : public Crew {
+ public:
+  Guests(const ExecutorOptions& options, const std::vector<Seat>& seats)
+      : Crew(options, seats),
+        seats_(seats),
+        binds_(options.bind != Bind::none && options.topology.is_host),
+        halls_(options.topology.domains.size()) {
+    for (std::size_t s = 0; s < seats_.size(); ++s)
+      halls_[static_cast<std::size_t>(seats_[s].domain)].seats.push_back(static_cast<int>(s));
+    const int available = allowed_parallelism() - 1;
+    const int needed = static_cast<int>(seats_.size()) - 1;  // No job without its caller.
+    is_short_ = available <= needed;
+    may_come_ = std::min(available, needed) > 0;
+    if (!may_come_) return;
+    const std::vector<tbb::numa_node_id> nodes =
+        binds_ ? tbb_nodes(options.topology)
+               : std::vector<tbb::numa_node_id>(halls_.size(), tbb::task_arena::automatic);
+    for (std::size_t d = 0; d < halls_.size(); ++d) {
+      // A caller takes one of the domain's seats or one of another's.
+      const int workers = std::min({static_cast<int>(halls_[d].seats.size()), available, needed});
+      if (workers > 0) halls_[d].arena.emplace(workers, nodes[d]);
+    }
+    door_ = &Door::take();
+    epoch_ = door_->epoch();
+  }
+
+  ~Guests() override {
+    if (door_ != nullptr) door_->close();
+  }
+
+ private:
+  struct alignas(kLineBytes) Hall {
+    std::optional<WorkerArena> arena;  // Empty where no worker can come.
+    std::vector<int> seats;
+    alignas(kLineBytes) std::atomic<int> invited{0};  // Under way and here.
+  };
+
+  // Two other domains, those first in which nobody was invited, then two seats at home: each domain wakes
+  // itself, and none waits for another to be awake. A domain with guests gets one more, who calls the rest:
+  // its guests may be long at an older job. A limit of one thread since then holds for invitations as well,
+  // which oneTBB would make an exception for.
+  void rouse_some(int near_seat) noexcept override {
+    if (may_come_ && allowed_parallelism() > 1)
+      invite_some(static_cast<std::size_t>(seats_[static_cast<std::size_t>(near_seat)].domain));
+  }
+
+  void invite_some(std::size_t home) noexcept {
+    int elsewhere = 0;
+    for (const bool to_silent : {true, false}) {
+      for (std::size_t i = 1; i < halls_.size() && elsewhere < 2; ++i) {
+        const std::size_t d = (home + i) % halls_.size();
+        if ((halls_[d].invited.load() == 0) == to_silent) elsewhere += invite(d);
+      }
+    }
+    for (int i = 0; i < 2 && invite(home); ++i) {
+    }
+  }
+
+  bool invite(std::size_t domain) noexcept {
+    Hall& hall = halls_[domain];
+    if (!hall.arena || !count_in(hall)) return false;
+    hand_over();
+    try {
+      hall.arena->enqueue(
+          [this, door = door_, epoch = epoch_, domain] { door->enter(epoch, [&] { visit(domain); }); });
+    } catch (...) {
+      // No memory for an invitation: the tasks are done by fewer.
+      hall.invited.fetch_sub(1);
+      return false;
+    }
+    return true;
+  }
+
+  static bool count_in(Hall& hall) noexcept {
+    int invited = hall.invited.load();
+    while (invited < hall.arena->workers()) {
+      if (hall.invited.compare_exchange_weak(invited, invited + 1)) return true;
+    }
+    return false;
+  }
+
+  void visit(std::size_t domain) noexcept {
+    Hall& hall = halls_[domain];
+    WorkerArena::Place& place = hall.arena->place();
+    do {
+      for (int seat = take_seat(hall, place); seat >= 0; seat = take_seat(hall, place)) {
+        if (binds_) WorkerArena::bind(place, seat, seats_[static_cast<std::size_t>(seat)].os_cpu);
+        invite_some(domain);
+        serve(seat);
+      }
+      // Who posted a job and saw this domain fully invited left it to the guest that now looks again.
+      hall.invited.fetch_sub(1);
+    } while (has_work() && has_idle_seat(hall) && count_in(hall));
+  }
+
+  // The place's own seat; if a caller has it, the one that stood in for it last time, or any in the domain.
+  // Where oneTBB has fewer workers than there are seats, as it does when there is one for each core, it may
+  // have sent one too many to the domain that the caller sits in: then any.
+  int take_seat(Hall& hall, WorkerArena::Place& place) noexcept {
+    const auto own =
+        static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % hall.seats.size();
+    if (sit_down(hall.seats[own])) return hall.seats[own];
+    if (!has_work()) return -1;
+    if (place.last_seat >= 0 && sit_down(place.last_seat)) return place.last_seat;
+    for (const int seat : hall.seats) {
+      if (sit_down(seat)) return place.last_seat = seat;
+    }
+    if (!is_short_) return -1;
+    for (const Hall& other : halls_) {
+      for (const int seat : other.seats) {
+        if (sit_down(seat)) return place.last_seat = seat;
+      }
+    }
+    return -1;
+  }
+
+  bool has_idle_seat(const Hall& hall) const noexcept {
+    return std::any_of(hall.seats.begin(), hall.seats.end(), [this](int seat) { return is_idle(seat); });
+  }
+
+  const std::vector<Seat> seats_;
+  const bool binds_;
+  bool may_come_ = false;
+  bool is_short_ = false;
+  std::vector<Hall> halls_;
+  Door* door_ = nullptr;
+  std::uint64_t epoch_ = 0;
+};
+
 class TbbExecutor final : public Executor {
  public:
   explicit TbbExecutor(const ExecutorOptions& options)
       : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
-        slots_(options.topology, seats_),
-        arena_(std::min(concurrency(), allowed_parallelism())) {
-    // An arena of one thread still has two slots (oneTBB 2021.8) and lets two callers in. It would have no
-    // workers anyway.
-    if (arena_.max_concurrency() == 1) {
-      alone_ = std::make_unique<Crew>(options, seats_);
-      return;
-    }
-    arena_.initialize();
-    if (options.bind != Bind::none && options.topology.is_host)
-      binder_ = std::make_unique<Binder>(arena_, seats_);
-  }
+        guests_(options, seats_) {}
 
   const char* name() const override { return "tbb"; }
-  bool reserve(std::size_t bytes) override { return alone_ ? alone_->reserve(bytes) : slots_.reserve(bytes); }
-
-  bool run(const Job& job) override {
-    if (alone_) return alone_->run(job);
-    TaskBag bag(job);
-    if (bag.num_tasks() == 0) return true;
-    if (!slots_.reserve(job.scratch_bytes)) return false;
-    open_bag();
-    const auto visit = [&] { visit_bag(bag, slots_, tbb::this_task_arena::current_thread_index()); };
-    const int helpers = std::min(arena_.max_concurrency(), static_cast<int>(bag.num_tasks())) - 1;
-    arena_.execute([&] {
-      // Isolated, so that a caller who waits for its last tasks does not start on another caller's job.
-      tbb::this_task_arena::isolate([&] {
-        tbb::task_group group;
-        try {
-          for (int i = 0; i < helpers; ++i) group.run(visit);
-        } catch (...) {
-          // No memory for another helper: the tasks are done by fewer.
-        }
-        visit();
-        group.wait();
-      });
-    });
-    close_bag();
-    return true;
-  }
+  bool reserve(std::size_t bytes) override { return guests_.reserve(bytes); }
+  bool run(const Job& job) override { return guests_.run(job); }
 
  private:
-  Slots slots_;
-  tbb::task_arena arena_;
-  std::unique_ptr<Binder> binder_;
-  std::unique_ptr<Crew> alone_;
+  Guests guests_;
 };
 
 }  // namespace

@@ -63,6 +63,11 @@ bool Slots::try_claim(int slot) noexcept {
   return !owned.load() && !owned.exchange(true);
 }
 
+bool Slots::any_idle() const noexcept {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const Entry& entry) { return !entry.owned.load(); });
+}
+
 int Slots::try_claim_nearest() noexcept {
   int home = 0;
   if (!slot_of_cpu_.empty()) {

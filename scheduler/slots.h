@@ -28,6 +28,7 @@ class Slots {
   /// -1: none is idle.
   int try_claim_nearest() noexcept;
   bool is_idle(int slot) const noexcept { return !entries_[slot].owned.load(); }
+  bool any_idle() const noexcept;
   void release(int slot) noexcept { entries_[slot].owned.store(false); }
 
   /// For the owner: the slot with the newest scratch reserved for it. To be asked again before each job.

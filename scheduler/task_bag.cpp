@@ -19,12 +19,6 @@ std::int32_t TaskBag::num_tasks() const noexcept {
   return num_cursors_ == 0 ? 0 : static_cast<std::int32_t>(job_.assignment->order.size());
 }
 
-bool TaskBag::is_exhausted() const noexcept {
-  return std::all_of(cursors_, cursors_ + num_cursors_, [](const Cursor& cursor) {
-    return cursor.next.load(std::memory_order_relaxed) >= cursor.end;
-  });
-}
-
 // Relaxed: which thread takes a task orders nothing. Whoever lets threads into the bag and waits for them to
 // leave orders what the tasks read and write.
 void TaskBag::drain(const Slot& slot) noexcept {

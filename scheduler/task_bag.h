@@ -25,8 +25,6 @@ class TaskBag {
   /// Takes and runs tasks until none is left to take: the slot's own domain first, then the others in order.
   void drain(const Slot& slot) noexcept;
 
-  /// No task is left to take; some may still run.
-  bool is_exhausted() const noexcept;
   std::int32_t num_tasks() const noexcept;
 
  private:

@@ -18,5 +18,7 @@ run() {
 run /numa_test --gtest_color=no --gtest_filter='AllCores.*:*/AllCores.*'
 run /bin/busybox env KUMIKO_CPUS=12-23,36-47 /numa_test --gtest_color=no --gtest_filter='TwoCmgs.*:*/TwoCmgs.*'
 run /numa_test --gtest_color=no --gtest_filter='MbindDenied.*:*/MbindDenied.*'
+/bin/busybox rm /lib/aarch64-linux-gnu/libtbbbind*
+run /numa_test --gtest_color=no --gtest_filter='WithoutTbbbind.*'
 echo "guest: exit $failed"
 /bin/busybox poweroff -f

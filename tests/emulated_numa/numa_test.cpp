@@ -2,6 +2,7 @@
 // memory is, and that the bits are those of one thread. init.sh runs the suites, each in an environment of
 // its own.
 #include <gtest/gtest.h>
+#include <oneapi/tbb/info.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -200,7 +201,27 @@ TEST_P(AllCores, TheCallerKeepsItsAffinity) {
   EXPECT_EQ(CPU_COUNT(&after), 48);
 }
 
+// Its arenas are then each on a node of oneTBB's, which binds workers to the node beneath our binding to a
+// core, and frees them of both.
+TEST(AllCores, OneTbbKnowsTheNodesAndGivesItsThreadsBack) {
+  EXPECT_EQ(tbb::info::numa_nodes().size(), 4u);
+  for (int round = 0; round < 2; ++round) {
+    meet(*threads(48, "tbb").impl()->executor, kScratch);
+    const Context free = threads(48, "tbb", "none");
+    for (const SlotReport& report : meet(*free.impl()->executor, kScratch))
+      EXPECT_EQ(report.allowed_cpus, 48);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Executors, AllCores, testing::Values("openmp", "tbb"), Named());
+
+// init.sh has taken oneTBB's library tbbbind away.
+TEST(WithoutTbbbind, WorkersAreAtHomeAndAreGivenBack) {
+  EXPECT_EQ(tbb::info::numa_nodes().size(), 1u);
+  for (const char* bind : {"close", "spread"}) expect_everybody_at_home(threads(48, "tbb", bind));
+  const Context free = threads(48, "tbb", "none");
+  for (const SlotReport& report : meet(*free.impl()->executor, kScratch)) EXPECT_EQ(report.allowed_cpus, 48);
+}
 
 // init.sh sets KUMIKO_CPUS=12-23,36-47 for these.
 TEST(TwoCmgs, TopologyIsTheSecondAndTheFourth) {

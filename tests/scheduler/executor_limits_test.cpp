@@ -1,7 +1,10 @@
 // Executors where the process or its user is in the way: threads that cannot be had, callers inside OpenMP
-// regions of their own.
+// regions and TBB tasks of their own.
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_arena.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -10,6 +13,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <numeric>
 #include <thread>
 
@@ -122,6 +126,72 @@ TEST_P(InsideOpenMp, CallersInTheUsersOwnRegions) {
 
 INSTANTIATE_TEST_SUITE_P(Rows, InsideOpenMp, testing::Values("openmp", "tbb", "serial"),
                          [](const auto& row) { return row.param; });
+
+std::unique_ptr<Executor> two_domains(int num_threads) {
+  std::string error;
+  auto executor = find_executor("tbb")->create(
+      {test::machine("numa:2 l3:1 core:4 pu:1"), num_threads, Bind::close}, error);
+  EXPECT_NE(executor, nullptr) << error;
+  return executor;
+}
+
+// oneTBB's workers all wait in the program's own tasks, for what comes after the calls.
+TEST(InsideTbb, CallersNeedNoWorker) {
+  const tbb::global_control nine(tbb::global_control::max_allowed_parallelism, 9);
+  tbb::task_arena users(8, 0);
+  std::atomic<int> waiting{0};
+  std::atomic<int> gone{0};
+  std::atomic<bool> go{false};
+  for (int i = 0; i < 8; ++i) {
+    users.enqueue([&] {
+      ++waiting;
+      while (!go) std::this_thread::yield();
+      ++gone;
+    });
+  }
+  while (waiting < 8) std::this_thread::yield();
+  std::atomic<int> failures{0};
+  for (int round = 0; round < 3; ++round) {
+    const auto executor = two_domains(5);
+    std::vector<std::thread> callers;
+    for (int c = 0; c < 12; ++c) {
+      callers.emplace_back([&] {
+        for (int i = 0; i < 10; ++i) {
+          Count count;
+          if (!executor->run(count.job()) || count.ran != 16) ++failures;
+        }
+      });
+    }
+    for (std::thread& caller : callers) caller.join();
+  }  // And its end waits for no worker either, although some were invited.
+  EXPECT_EQ(waiting, 8);
+  EXPECT_EQ(failures, 0);
+  go = true;
+  while (gone < 8) std::this_thread::yield();
+}
+
+TEST(InsideTbb, CallersInsideTheProgramsArenas) {
+  const auto executor = two_domains(4);
+  std::atomic<int> failures{0};
+  std::atomic<int> calls{0};
+  tbb::task_arena outer(3);
+  tbb::task_arena inner(2);
+  const auto call = [&] {
+    Count count;
+    if (!executor->run(count.job()) || count.ran != 16) ++failures;
+    ++calls;
+  };
+  for (int i = 0; i < 10; ++i) {
+    outer.execute([&] {
+      tbb::parallel_for(0, 16, [&](int k) {
+        call();
+        if (k % 4 == 0) inner.execute([&] { tbb::parallel_for(0, 4, [&](int) { call(); }); });
+      });
+    });
+  }
+  EXPECT_EQ(failures, 0);
+  EXPECT_EQ(calls, 10 * (16 + 4 * 4));
+}
 
 }  // namespace
 }  // namespace kumiko::scheduler

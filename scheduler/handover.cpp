@@ -1,0 +1,24 @@
+#include "scheduler/handover.h"
+
+#include <atomic>
+#include <cstdint>
+
+#include "scheduler/task_bag.h"
+
+namespace kumiko::scheduler {
+namespace {
+
+// One for the process: memory from the heap or a stack would itself have to be handed over in sight.
+alignas(kLineBytes) std::atomic<std::uint32_t> g_turnstile{0};
+
+}  // namespace
+
+void hand_over() noexcept {
+  g_turnstile.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void take_over() noexcept {
+  g_turnstile.load(std::memory_order_acquire);
+}
+
+}  // namespace kumiko::scheduler
