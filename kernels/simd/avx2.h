@@ -134,7 +134,7 @@ struct Avx2 {
     }
   }
 
-  static void transpose(Reg (&x)[8]) {
+  [[gnu::always_inline]] static void transpose(Reg (&x)[8]) {
     Reg t[8];
 #pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {

@@ -122,7 +122,7 @@ struct Avx512 {
   // No load_transposed() as AVX2 has: 64 loads of quarters in place of 32 shuffles, store_f32 0.101 ns an
   // element against 0.057, pack_f32 query 0.080 against 0.055 (Zen 5).
   /// x[i] lane j <-> x[j] lane i.
-  static void transpose(Reg (&x)[16]) {
+  [[gnu::always_inline]] static void transpose(Reg (&x)[16]) {
     Reg t[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {

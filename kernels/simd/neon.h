@@ -107,7 +107,7 @@ struct Neon {
     return clear(y, vcltq_f32(x, set1(kExp2Underflow)));
   }
 
-  static void transpose(Reg (&x)[4]) {
+  [[gnu::always_inline]] static void transpose(Reg (&x)[4]) {
     const Reg even01 = vtrn1q_f32(x[0], x[1]), odd01 = vtrn2q_f32(x[0], x[1]);
     const Reg even23 = vtrn1q_f32(x[2], x[3]), odd23 = vtrn2q_f32(x[2], x[3]);
     x[0] = vcombine_f32(vget_low_f32(even01), vget_low_f32(even23));

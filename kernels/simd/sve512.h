@@ -94,7 +94,7 @@ struct Sve512 {
   }
 
   /// Four perfect shuffles of all 256 elements turn their indices (4 bits of row, 4 of lane) by half.
-  static void transpose(Reg (&x)[16]) {
+  [[gnu::always_inline]] static void transpose(Reg (&x)[16]) {
     Reg t[16];
     shuffle(x, t);
     shuffle(t, x);
