@@ -23,12 +23,11 @@ Status check_score_view(const char* name, const ConstTensor& view, const Attenti
 Status check_types(const AttentionArgs& a) {
   for (auto [name, view] : {std::pair{"k", &a.k}, std::pair{"v", &a.v}}) {
     if (view->dtype != a.q.dtype) {
-      return bad(std::string(name) + ".dtype", name_of(view->dtype),
-                 std::string(name_of(a.q.dtype)) + ", as in q");
+      return bad(std::string(name) + ".dtype", name_of(view->dtype), name_of(a.q.dtype) + ", as in q");
     }
   }
   if (a.out.dtype != a.q.dtype && a.out.dtype != DataType::f32) {
-    return bad("out.dtype", name_of(a.out.dtype), std::string(name_of(a.q.dtype)) + ", as in q, or f32");
+    return bad("out.dtype", name_of(a.out.dtype), name_of(a.q.dtype) + ", as in q, or f32");
   }
   return {};
 }
@@ -182,8 +181,7 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
                              bool has_seqused_k, const std::vector<std::int32_t>& seqused_k) {
   const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
     if (given.dtype != want.dtype)
-      return bad(std::string(name) + ".dtype", name_of(given.dtype),
-                 std::string("the planned ") + name_of(want.dtype));
+      return bad(std::string(name) + ".dtype", name_of(given.dtype), "the planned " + name_of(want.dtype));
     for (int i = 0; i < 4; ++i) {
       if (given.shape[i] != want.shape[i])
         return bad(element(name, "shape", i), given.shape[i], "the planned " + std::to_string(want.shape[i]));

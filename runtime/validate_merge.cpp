@@ -56,8 +56,7 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
     if (overlap(lse_span, data)) return bad("lse.data", hex(lse.data), "memory apart from " + out_name);
   }
   if (out.dtype != states[0].out.dtype && out.dtype != DataType::f32)
-    return bad("out.dtype", name_of(out.dtype),
-               std::string(name_of(states[0].out.dtype)) + ", as in the states, or f32");
+    return bad("out.dtype", name_of(out.dtype), name_of(states[0].out.dtype) + ", as in the states, or f32");
   if (overlap(out_span, lse_span)) return bad("lse.data", hex(lse.data), "memory apart from out");
   return {};
 }

@@ -45,9 +45,10 @@ std::string element(const char* name, const char* field, int i) {
   return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
 }
 
-const char* name_of(DataType type) {
-  constexpr const char* kNames[] = {"f32", "bf16", "f16", "boolean", "i32"};
-  return kNames[static_cast<int>(type)];
+std::string name_of(DataType type) {
+  constexpr std::array<const char*, 5> kNames = {"f32", "bf16", "f16", "boolean", "i32"};
+  const auto number = static_cast<std::size_t>(type);
+  return number < kNames.size() ? kNames[number] : std::to_string(static_cast<int>(type));
 }
 
 bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {

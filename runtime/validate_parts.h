@@ -17,7 +17,8 @@ Status bad(const std::string& what, std::int64_t value, const std::string& expec
 /// "q.shape[1] (heads)"
 std::string element(const char* name, const char* field, int i);
 std::string hex(const void* p);
-const char* name_of(DataType type);
+/// Its number where it has no name.
+std::string name_of(DataType type);
 
 /// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
 /// int64, an element taken as 4 bytes.

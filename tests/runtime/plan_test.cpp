@@ -97,6 +97,7 @@ TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
       {"v", [](AttentionArgs& a) { a.v.shape[3] = a.out.shape[3] = 11; }},
       {"out", [](AttentionArgs& a) { a.out.stride[0] += 1; }},
       {"q", [](AttentionArgs& a) { a.q.dtype = static_cast<DataType>(3); }},
+      {"k", [](AttentionArgs& a) { a.k.dtype = static_cast<DataType>(99); }},
       {"scale", [](AttentionArgs& a) { a.scale = 0.5f; }},
       {"is_causal", [](AttentionArgs& a) { a.is_causal = true; }},
       {"causal_alignment", [](AttentionArgs& a) { a.causal_alignment = CausalAlignment::top_left; }},
