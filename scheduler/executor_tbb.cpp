@@ -31,17 +31,20 @@
 namespace kumiko::scheduler {
 namespace {
 
+// A constant of ours: oneTBB 2021.8 only declares its own, and what takes it by reference then does not link.
+constexpr tbb::numa_node_id kAnyNode = tbb::task_arena::automatic;
+
 // An arena of more workers than oneTBB may have makes it print a warning.
 int allowed_parallelism() {
   const std::size_t allowed = tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism);
   return static_cast<int>(std::clamp<std::size_t>(allowed, 1, 1 << 16));
 }
 
-// oneTBB's own number for the NUMA node of each domain, or `automatic` where it has none that means the
+// oneTBB's own number for the NUMA node of each domain, or kAnyNode where it has none that means the
 // domain: without its library tbbbind it knows of no nodes, a node may have several domains (L3 complexes of
 // x86), and it counts the nodes that the thread may run on, which need not be ours (KUMIKO_CPUS).
 std::vector<tbb::numa_node_id> tbb_nodes(const Topology& topology) {
-  std::vector<tbb::numa_node_id> ids(topology.domains.size(), tbb::task_arena::automatic);
+  std::vector<tbb::numa_node_id> ids(topology.domains.size(), kAnyNode);
   std::map<int, int> domains_on;
   for (const Domain& domain : topology.domains) ++domains_on[domain.numa_node];
   if (domains_on.size() < 2) return ids;
@@ -119,7 +122,7 @@ class WorkerArena final : public tbb::task_scheduler_observer {
       : tbb::task_scheduler_observer(*arena),
         arena_(std::move(arena)),
         workers_(workers),
-        is_on_node_(node != tbb::task_arena::automatic),
+        is_on_node_(node != kAnyNode),
         places_(static_cast<std::size_t>(std::max(workers, 2))) {  // oneTBB's arenas have no fewer.
     arena_->initialize();
     observe(true);
@@ -199,8 +202,7 @@ class Guests final : public Crew {
     may_come_ = std::min(available, needed) > 0;
     if (!may_come_) return;
     const std::vector<tbb::numa_node_id> nodes =
-        binds_ ? tbb_nodes(options.topology)
-               : std::vector<tbb::numa_node_id>(halls_.size(), tbb::task_arena::automatic);
+        binds_ ? tbb_nodes(options.topology) : std::vector<tbb::numa_node_id>(halls_.size(), kAnyNode);
     for (std::size_t d = 0; d < halls_.size(); ++d) {
       // A caller takes one of the domain's seats or one of another's.
       const int workers = std::min({static_cast<int>(halls_[d].seats.size()), available, needed});
