@@ -130,8 +130,8 @@ struct AttentionArgs {
   Pipeline pipeline = Pipeline::automatic;
 
   /// Optional [batch, kv_heads]: the domain in whose memory a KV head lies (Context::allocate), -1 where it
-  /// is all the same. Its tasks go to that domain while the balance allows it. Only plan() reads it, and no
-  /// result depends on it.
+  /// is all the same. Under the policy heads_first its tasks go to that domain while the balance allows it.
+  /// Only plan() reads it, and no result depends on it.
   const std::int32_t* kv_domains = nullptr;
 };
 

@@ -126,7 +126,8 @@ typedef struct kumiko_attention_args {
   kumiko_const_tensor mask;   /* optional: KUMIKO_BOOLEAN of the same shape, 0 hides the key; none: shape 0 */
   const float* alibi_slopes;  /* optional: [q_heads], or [batch, q_heads] with alibi_batch_stride */
   int64_t alibi_batch_stride; /* elements; 0: the same slopes for every sequence */
-  const int32_t* kv_domains; /* optional: [batch, kv_heads], domain in whose memory a KV head lies, -1: any */
+  const int32_t* kv_domains;  /* optional: [batch, kv_heads], domain in whose memory a KV head lies, -1: any
+                                 (policy heads_first) */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). */

@@ -140,12 +140,14 @@ Status build_plan(Plan::Impl& plan) {
                                                        : static_cast<double>(a.scale);
   constexpr double kLog2e = 1.44269504088896340736;
   // Under a softcap q carries scale / softcap, and the cap brings the log2(e). Without a softmax there is
-  // none. Caps below 1e-30 leave no score that moves a probability: divided by them a scale would overflow.
-  plan.q_scale =
-      static_cast<float>(a.softcap != 0.0f ? scale / std::max(static_cast<double>(a.softcap), 1e-30)
-                         : plan.computation == Computation::fused_gemm ? scale
-                                                                       : scale * kLog2e);
-  plan.softcap_log2 = static_cast<float>(static_cast<double>(a.softcap) * kLog2e);
+  // none. Caps below 1e-30 leave no score that moves a probability, so they count as that: divided by a
+  // smaller one the scale would overflow, and where subnormals are flushed (float_state.h) a subnormal cap
+  // would be none.
+  const double cap = a.softcap != 0.0f ? std::max(static_cast<double>(a.softcap), 1e-30) : 0.0;
+  plan.q_scale = static_cast<float>(cap != 0.0                                    ? scale / cap
+                                    : plan.computation == Computation::fused_gemm ? scale
+                                                                                  : scale * kLog2e);
+  plan.softcap_log2 = static_cast<float>(cap * kLog2e);
 
   const std::int64_t rows = kv_heads > 0 ? a.q.shape[1] / kv_heads * a.q.shape[2] : 0;
   Pipeline wanted = a.pipeline != Pipeline::automatic ? a.pipeline : context.config.pipeline;

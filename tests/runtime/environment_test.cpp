@@ -167,7 +167,7 @@ TEST(Environment, CpusOutsideOpenMpsPlacesAreErrors) {
   const std::string places = "OMP_PLACES={" + cpu + "}";
   const ProbeResult inside = probe({places, "KUMIKO_CPUS=" + cpu});
   EXPECT_TRUE(inside.says("num_threads 1\n")) << inside.out;
-  if (allowed_cpus() < 2) GTEST_SKIP() << "one CPU cannot be outside";
+  if (allowed_cpus() < 2) GTEST_SKIP() << "needs a second CPU, one outside the places";
   EXPECT_TRUE(probe({places}).says("num_threads 1\n")) << "places limit the cores";
   const std::string other = std::to_string(first_allowed_cpu() + 1);
   expect_error(probe({places, "KUMIKO_CPUS=" + other}), 4, "KUMIKO_CPUS", other);

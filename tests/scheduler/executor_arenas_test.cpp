@@ -140,7 +140,7 @@ TEST(Arenas, OneDomainHasOnePlaceFewerThanSeats) {
 
 TEST(Arenas, ACallerSitsInTheDomainItRunsInAndTakesItsTasks) {
   const Topology host = split_host({1, 1});
-  if (host.domains.empty()) GTEST_SKIP() << "one core";
+  if (host.domains.empty()) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
   const auto executor = tbb_executor(host, 2);
   for (int i = 0; i < 20; ++i) {
     const int home = i % 2;
@@ -162,7 +162,7 @@ TEST(Arenas, ACallerSitsInTheDomainItRunsInAndTakesItsTasks) {
 // Within a domain too: whoever comes for the seat that the caller has takes one that is free, and its core.
 TEST(Arenas, NobodyWorksOnTheCallersCore) {
   const Topology host = split_host({2});
-  if (host.domains.empty()) GTEST_SKIP() << "one core";
+  if (host.domains.empty()) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
   const auto executor = tbb_executor(host, 2);
   for (int i = 0; i < 20; ++i) {
     std::thread([&] {
@@ -180,7 +180,7 @@ TEST(Arenas, NobodyWorksOnTheCallersCore) {
 
 TEST(Arenas, CallersOnEveryDomainAtOnce) {
   const Topology host = split_host({1, 1});
-  if (host.domains.empty()) GTEST_SKIP() << "one core";
+  if (host.domains.empty()) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
   const auto executor = tbb_executor(host, 2);
   Watch watch(*executor);
   std::atomic<int> failures{0};
