@@ -164,9 +164,7 @@ Status build_plan(Plan::Impl& plan) {
   plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;
   plan.kernels.staged_splits = plan.tuning.staged_splits;
   if (batch == 0 || rows == 0) return {};
-  if (Status s = cut_into_tasks(plan, workers); !s.ok()) return s;
-  const std::vector<int> workers_per_domain = context.executor->workers_per_domain();
-  plan.assignment = context.config.policy->assign(plan.costs, workers_per_domain);
+  if (Status s = cut_and_deal(plan, workers); !s.ok()) return s;
   place_split_states(plan);
   std::int64_t most_rows = 0;
   for (const PlannedTask& task : plan.tasks) most_rows = std::max(most_rows, task.row_end - task.row_begin);

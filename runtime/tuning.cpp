@@ -36,7 +36,6 @@ Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t h
   tuning.pipeline = kernels::find_pipeline(forced_pipeline       ? forced_pipeline
                                            : rows <= kDecodeRows ? "decode"
                                                                  : "online");
-  tuning.tasks_per_worker = 8;
   tuning.pipe_ahead = kPipeAhead;
   tuning.staged_splits = 1;
   if (std::strcmp(tuning.pipeline->name, "decode") == 0) {
@@ -91,9 +90,9 @@ std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visibl
   const std::int64_t dims = head_dim + v_head_dim;
   if (std::strcmp(pipeline.name, "decode") == 0)
     return keys * dims * std::max<std::int64_t>(rows, 4) + 64 * dims;
-  // A pair costs dims FMAs and about 16 more for its exponential; packing an element about 8; a row in and
-  // out about 32.
-  return visible * (dims + 16) + keys * dims * 8 + rows * dims * 32;
+  // A pair costs dims FMAs and about 16 more for its exponential; packing an element about 20 (Zen 5: AVX-512
+  // 27, AVX2 13); a row in and out about 32.
+  return visible * (dims + 16) + keys * dims * 20 + rows * dims * 32;
 }
 
 }  // namespace kumiko

@@ -14,8 +14,7 @@ struct Tuning {
   std::int64_t max_task_rows;  ///< Query rows a task may take: what fits the core's L2 beside a packed block
                                ///< of K and V.
   std::int64_t min_task_rows;  ///< Fewer would waste lanes.
-  std::int64_t tasks_per_worker;  ///< Aim of the cut, for balance.
-  std::int64_t pipe_ahead;        ///< See KernelSet.
+  std::int64_t pipe_ahead;     ///< See KernelSet.
   std::int64_t staged_splits;
   /// ", ..." with what is particular to the pipeline; "" where there is nothing.
   std::string describe() const;
