@@ -12,6 +12,7 @@ namespace {
 using kernels::Element;
 
 constexpr double kLog2e = 1.44269504088896340736;
+constexpr double kLeast = -1e38;        // as good as -inf for a power of 2, but not a state that saw nothing
 constexpr std::int64_t kTaskRows = 64;  // 64 KiB of outputs a task at two states of 128 floats
 
 struct Merge {
@@ -27,11 +28,17 @@ struct Merge {
   void row(std::int64_t row, float* sum, float* widened) const {
     const std::int64_t heads = out.shape[1], queries = out.shape[2];
     const std::int64_t b = row / (heads * queries), h = row / queries % heads, i = row % queries;
+    const auto lse_of = [&](std::size_t n) {
+      return states[n].lse[b * lse_strides[n][0] + h * lse_strides[n][1] + i * lse_strides[n][2]];
+    };
+    // LSEs are taken relative to their maximum: in units of log2 the largest floats would be infinite.
+    float top = -__builtin_inff();
+    for (std::size_t n = 0; n < states.size(); ++n) top = std::max(top, lse_of(n));
     float m = -__builtin_inff(), l = 0.0f;
     std::fill_n(sum, dim, 0.0f);
     for (std::size_t n = 0; n < states.size(); ++n) {
       const AttentionState& s = states[n];
-      const float lse_n = s.lse[b * lse_strides[n][0] + h * lse_strides[n][1] + i * lse_strides[n][2]];
+      const float lse_n = lse_of(n);
       if (lse_n == -__builtin_inff()) continue;
       const auto element = static_cast<Element>(s.out.dtype);
       const std::int64_t at = b * s.out.stride[0] + h * s.out.stride[1] + i * s.out.stride[2];
@@ -43,14 +50,16 @@ struct Merge {
           widened[d] = kernels::load_element(element, s.out.data, at + d);
       }
       // A normalised output is a state of sum 1 whose maximum is the LSE.
+      const double relative = static_cast<double>(lse_n) - static_cast<double>(top);
       state.merge_row(
-          {&m, &l, sum, static_cast<float>(static_cast<double>(lse_n) * kLog2e), 1.0f, values, dim});
+          {&m, &l, sum, static_cast<float>(std::max(relative * kLog2e, kLeast)), 1.0f, values, dim});
     }
     store.row({sum, kernels::inverse_sum(l), dim,
                kernels::element_at(static_cast<Element>(out.dtype), out.data,
                                    b * out.stride[0] + h * out.stride[1] + i * out.stride[2])});
     if (lse.data)
-      lse.data[b * lse_stride[0] + h * lse_stride[1] + i * lse_stride[2]] = kernels::log_sum_exp(m, l);
+      lse.data[b * lse_stride[0] + h * lse_stride[1] + i * lse_stride[2]] =
+          static_cast<float>(static_cast<double>(top) + static_cast<double>(kernels::log_sum_exp(m, l)));
   }
 };
 

@@ -82,6 +82,27 @@ TEST_P(Merge, StatesThatSawNothingAreNeutralWhateverTheyHold) {
   EXPECT_EQ(lse, -kInf);
 }
 
+// A finite LSE is none of +-inf in whatever units it is computed with.
+TEST_P(Merge, TheLargestAndTheSmallestSums) {
+  const float left[4] = {1.0f, -2.0f, 3.0f, 4.0f}, right[4] = {3.0f, 2.0f, -3.0f, 0.0f};
+  const auto view = [](const float* data) { return ConstTensor::bhsd(data, 1, 1, 1, 4); };
+  for (const float sum :
+       {std::numeric_limits<float>::max(), 2.5e38f, -2.5e38f, std::numeric_limits<float>::lowest()}) {
+    float out[4] = {}, lse = 0;
+    const AttentionState states[] = {{view(left), &sum}, {view(right), &sum}};
+    ASSERT_TRUE(merge_states(context, states, Tensor::bhsd(out, 1, 1, 1, 4), LseView{&lse}).ok());
+    for (int d = 0; d < 4; ++d) EXPECT_FLOAT_EQ(out[d], 0.5f * (left[d] + right[d])) << sum;
+    EXPECT_EQ(lse, sum) << "log(2) is below its last place";
+  }
+  // As far apart as floats are: the greater alone counts.
+  const float most = std::numeric_limits<float>::max(), least = std::numeric_limits<float>::lowest();
+  float out[4] = {}, lse = 0;
+  const AttentionState states[] = {{view(left), &least}, {view(right), &most}};
+  ASSERT_TRUE(merge_states(context, states, Tensor::bhsd(out, 1, 1, 1, 4), LseView{&lse}).ok());
+  for (int d = 0; d < 4; ++d) EXPECT_EQ(out[d], right[d]);
+  EXPECT_EQ(lse, most);
+}
+
 TEST_P(Merge, InPlaceIntoTheFirstState) {
   std::vector<float> a(3 * 5 * 8), b(a.size()), a_lse(15), b_lse(15), want(a.size()), want_lse(15);
   Random random(test_seed(95));
