@@ -144,7 +144,11 @@ struct Contexts {
 
 void fuzz_attention(Input& input, const Contexts& contexts, int flags, long countdown) {
   const kumiko_context* const context = contexts.own;
-  AttentionProblem problem(input);
+  std::int32_t num_domains = 0;
+  require(checked(kumiko_context_num_domains(context, &num_domains), "num_domains") == KUMIKO_OK &&
+              num_domains >= 1,
+          "a context has domains");
+  AttentionProblem problem(input, num_domains);
   const Reported reported(&problem);
   for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
 
@@ -185,6 +189,10 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
       require(check_call("attention_forward", problem, -1, forward) == KUMIKO_OK,
               "what runs once runs again");
       require(problem.outputs() == first, "plan and forward give the same bits");
+      problem.forget_homes();
+      require(
+          check_call("attention_forward", problem, -1, forward) == KUMIKO_OK && problem.outputs() == first,
+          "no result depends on where KV heads lie");
       if (contexts.other) {
         check_call("attention_forward", problem, -1, [&] { return problem.call(contexts.other); });
         require(problem.outputs() == first, "another machine's seats give the same bits");
@@ -195,6 +203,7 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
   // The plan meets another problem.
   const AttentionProblem::Planned planned = problem.planned();
   problem.add_fault(input);
+  problem.forget_homes();
   problem.pass();  // drops lengths that a larger batch would read past
   const bool is_same = problem.is_same(planned);
   if (is_same && !problem.owns_memory()) return;
@@ -242,6 +251,32 @@ bool is_small_machine(const std::string& description) {
        it != std::sregex_iterator(); ++it)
     product *= std::max(1.0, std::atof(it->str().c_str()));
   return product <= 8;
+}
+
+void fuzz_allocation(Input& input, const kumiko_context* context) {
+  std::int32_t num_domains = 0;
+  checked(kumiko_context_num_domains(context, &num_domains), "num_domains");
+  const auto domain = static_cast<std::int32_t>(input.one_in(4) ? input.number() : input.below(num_domains));
+  std::int64_t bytes = input.one_in(2) ? input.number() : input.byte() * 37;
+  const bool is_absurd = bytes >= std::int64_t{1} << 48;  // more than the address space: the kernel refuses
+  if (!is_absurd && bytes > 1 << 20) bytes %= 1 << 20;
+  const bool is_sane = domain >= 0 && domain < num_domains && bytes >= 1;
+  void* data = nullptr;
+  const kumiko_status status = kumiko_context_allocate(context, domain, bytes, &data);
+  if (!(is_sane && is_absurd)) checked(status, "context_allocate");
+  require((data != nullptr) == (status == KUMIKO_OK), "an error leaves the output parameter alone",
+          "context_allocate");
+  require(status == (!is_sane    ? KUMIKO_INVALID_ARGUMENT
+                     : is_absurd ? KUMIKO_OUT_OF_MEMORY
+                                 : KUMIKO_OK),
+          "a sound request is granted, and no other", "context_allocate");
+  if (!data) return;
+  auto* const memory = static_cast<unsigned char*>(data);
+  require(reinterpret_cast<std::uintptr_t>(data) % 4096 == 0, "memory starts on a page of its own");
+  require(std::all_of(memory, memory + bytes, [](unsigned char byte) { return byte == 0; }),
+          "memory is zeroed");
+  std::memset(memory, 0xa5, static_cast<std::size_t>(bytes));
+  kumiko_free(data, bytes);
 }
 
 void fuzz_context(Input& input, const kumiko_context* reference) {
@@ -293,6 +328,7 @@ void fuzz_context(Input& input, const kumiko_context* reference) {
     require(
         checked(kumiko_context_num_threads(context, &threads), "num_threads") == KUMIKO_OK && threads >= 1,
         "a context has threads");
+    fuzz_allocation(input, context);
     const int what = input.byte();
     fuzz_call(input, {context, nullptr, reference}, what);
   }
@@ -300,7 +336,7 @@ void fuzz_context(Input& input, const kumiko_context* reference) {
 }
 
 void fuzz_nulls(Input& input, kumiko_context* context) {
-  AttentionProblem problem(input);
+  AttentionProblem problem(input, 1);
   SoftmaxPvProblem scores(input);
   FusedGemmProblem products(input);
   MergeProblem states(input);
@@ -315,6 +351,11 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   refused(kumiko_context_describe(nullptr, &text), "context_describe");
   refused(kumiko_context_describe(context, nullptr), "context_describe");
   refused(kumiko_context_num_threads(nullptr, nullptr), "context_num_threads");
+  refused(kumiko_context_num_domains(nullptr, nullptr), "context_num_domains");
+  refused(kumiko_context_num_domains(context, nullptr), "context_num_domains");
+  void* memory = nullptr;
+  refused(kumiko_context_allocate(nullptr, 0, 1, &memory), "context_allocate");
+  refused(kumiko_context_allocate(context, 0, 1, nullptr), "context_allocate");
   refused(kumiko_plan_create(nullptr, problem.passed(), &plan), "plan_create");
   refused(kumiko_plan_create(context, nullptr, &plan), "plan_create");
   refused(kumiko_plan_create(context, problem.passed(), nullptr), "plan_create");
@@ -333,9 +374,11 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   refused(states.call(nullptr), "merge_states");
   refused(kumiko_merge_states(context, nullptr, 1, &out, nullptr, nullptr), "merge_states");
   refused(kumiko_merge_states(context, &state, 1, nullptr, nullptr, nullptr), "merge_states");
-  require(plan == nullptr && text == nullptr && bytes == 0, "an error leaves the output parameter alone");
+  require(plan == nullptr && text == nullptr && bytes == 0 && memory == nullptr,
+          "an error leaves the output parameter alone");
   kumiko_context_destroy(nullptr);
   kumiko_plan_destroy(nullptr);
+  kumiko_free(nullptr, 1);
 }
 
 kumiko_context* make_context(const char* executor, const char* topology, const char* isa,

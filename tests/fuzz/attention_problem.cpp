@@ -16,8 +16,9 @@ bool has_shape_of_scores(const kumiko_const_tensor& t, const kumiko_attention_ar
 
 }  // namespace
 
-AttentionProblem::AttentionProblem(Input& input)
-    : SizedProblem(KUMIKO_ATTENTION_ARGS_INIT, offsetof(kumiko_attention_args, lse)) {
+AttentionProblem::AttentionProblem(Input& input, int num_domains)
+    : SizedProblem(KUMIKO_ATTENTION_ARGS_INIT, offsetof(kumiko_attention_args, lse)),
+      num_domains_(num_domains) {
   const std::int64_t batch = input.below(3), kv_heads = 1 + input.below(2),
                      q_heads = kv_heads * input.below(4), q_len = input.pick(kQueries),
                      kv_len = input.pick(kKeys), dim = input.pick(kDims), v_dim = input.pick(kDims);
@@ -47,6 +48,10 @@ AttentionProblem::AttentionProblem(Input& input)
   args_.pipeline = (flags >> 4) % 6;
   draw_visibility(input, mask);
   draw_terms(input, terms);
+  homes_.resize(static_cast<std::size_t>(batch * kv_heads), -1);
+  if (!input.one_in(4)) return;
+  args_.kv_domains = homes_.data();
+  for (std::int32_t& home : homes_) home = input.below(num_domains + 1) - 1;
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -93,12 +98,17 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, mask),
                                           offsetof(kumiko_attention_args, alibi_slopes),
                                           offsetof(kumiko_attention_args, alibi_batch_stride),
+                                          offsetof(kumiko_attention_args, kv_domains),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
-  switch (input.below(7)) {
+  switch (input.below(8)) {
     case 0:
     case 1:
       return change_terms(input);
+    case 3:
+      args_.kv_domains = input.one_in(4) ? nullptr : homes_.data();
+      if (!homes_.empty()) homes_[input.byte() % homes_.size()] = static_cast<std::int32_t>(input.number());
+      return;
     case 2: {
       if (input.one_in(2))
         args_.pipeline = static_cast<std::int32_t>(input.number());
@@ -215,6 +225,9 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   if (!is_known_type(a.mask.dtype) || a.mask.reserved != 0) return false;
   if (is_given(a.bias) && (!is_tensor_type(a.bias.dtype) || !has_shape_of_scores(a.bias, a))) return false;
   if (is_given(a.mask) && (a.mask.dtype != KUMIKO_BOOLEAN || !has_shape_of_scores(a.mask, a))) return false;
+  for (std::int64_t i = 0; a.kv_domains && i < q[0] * k[1]; ++i) {
+    if (a.kv_domains[i] < -1 || a.kv_domains[i] >= num_domains_) return false;
+  }
   const std::int64_t slopes[2] = {a.alibi_batch_stride, 1};
   if (slopes[0] != 0 && slopes[0] < q[1]) return false;
   if (!is_empty(q, 2) && extent_of(q, slopes, 2) * 4 > kMaxBytes) return false;
@@ -256,10 +269,17 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   kept.args.seqused_k = kept.args.seqused_k ? lengths_.data() : nullptr;
   static constexpr float kGiven = 0.0f;
   kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
+  kept.args.kv_domains = nullptr;
   kept.args.struct_size = 0;
   if (kept.args.scale == 0.0f) kept.args.scale = 0.0f;  // -0 is the same
   if (kept.args.softcap == 0.0f) kept.args.softcap = 0.0f;
   return kept;
+}
+
+void AttentionProblem::drop_short_lists(kumiko_attention_args* a) const {
+  SizedProblem::drop_short_lists(a);
+  const Wide heads = static_cast<Wide>(a->q.shape[0]) * a->k.shape[1];
+  if (heads > static_cast<Wide>(homes_.size())) a->kv_domains = nullptr;
 }
 
 bool AttentionProblem::is_same(const Planned& other) const {
@@ -272,7 +292,9 @@ std::string AttentionProblem::describe_options() const {
   std::ostringstream text;
   text << SizedProblem::describe_options() << ", pipeline " << a.pipeline << ", softcap " << a.softcap
        << ", lse strides " << a.lse_stride[0] << ' ' << a.lse_stride[1] << ' ' << a.lse_stride[2]
-       << ", ALiBi stride " << a.alibi_batch_stride << ", reserved " << a.reserved;
+       << ", ALiBi stride " << a.alibi_batch_stride << ", reserved " << a.reserved << ", homes";
+  if (!a.kv_domains) text << " none";
+  for (std::size_t i = 0; a.kv_domains && i < homes_.size(); ++i) text << ' ' << homes_[i];
   return text.str();
 }
 

@@ -7,8 +7,8 @@ namespace kumiko::fuzz {
 
 class AttentionProblem : public SizedProblem<kumiko_attention_args> {
  public:
-  /// A small problem that the library must accept.
-  explicit AttentionProblem(Input& input);
+  /// A small problem that a context of so many domains must accept.
+  AttentionProblem(Input& input, int num_domains);
 
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_attention_forward(context, passed());
@@ -27,6 +27,8 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   };
   Planned planned() const;
   bool is_same(const Planned& other) const;
+  /// For contexts of other domains, and for runs, which do not look at it: no result depends on it.
+  void forget_homes() { args_.kv_domains = nullptr; }
 
  private:
   void change(Input& input) override;
@@ -39,6 +41,10 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   std::string describe_options() const override;
   const std::int64_t* rows(const kumiko_attention_args& a) const override { return a.q.shape; }
   std::int64_t keys(const kumiko_attention_args& a) const override { return a.k.shape[2]; }
+  void drop_short_lists(kumiko_attention_args* a) const override;
+
+  int num_domains_;
+  std::vector<std::int32_t> homes_;
 };
 
 }  // namespace kumiko::fuzz

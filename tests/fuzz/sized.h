@@ -20,7 +20,7 @@ class SizedProblem : public Problem {
     const std::size_t size = args_.struct_size;
     // The library may look at struct_size alone where it is absurd.
     const bool is_readable = size >= smallest_ && size <= kLargestStruct && size % alignof(Args) == 0;
-    drop_lengths(&args_);
+    drop_short_lists(&args_);
     passed_.clear();
     passed_.resize(is_readable ? size : sizeof size, 0);
     passed_.shrink_to_fit();
@@ -37,12 +37,17 @@ class SizedProblem : public Problem {
   /// [batch, q_heads, q_len] of the call, and its number of keys.
   virtual const std::int64_t* rows(const Args& args) const = 0;
   virtual std::int64_t keys(const Args& args) const = 0;
+  /// Lists have as many values as the sound problem wanted: what a fault makes of the sizes must not read
+  /// past them, and no fault of this kind can be seen by the library.
+  virtual void drop_short_lists(Args* args) const {
+    if (rows(*args)[0] > static_cast<std::int64_t>(lengths_.size())) args->seqused_k = nullptr;
+  }
 
   /// What the library must take the arguments for: the defaults where struct_size ends before a field.
   Args seen() const {
     Args args = defaults_;
     std::memcpy(static_cast<void*>(&args), &args_, std::min(args_.struct_size, sizeof args));
-    drop_lengths(&args);
+    drop_short_lists(&args);
     return args;
   }
 
@@ -136,11 +141,6 @@ class SizedProblem : public Problem {
   std::vector<std::int32_t> lengths_;
 
  private:
-  // seqused_k has as many values as the batch: no fault of this kind can be seen by the library.
-  void drop_lengths(Args* args) const {
-    if (rows(*args)[0] > static_cast<std::int64_t>(lengths_.size())) args->seqused_k = nullptr;
-  }
-
   const Args defaults_;
   const std::size_t smallest_;
   bool has_unknown_field_ = false;
