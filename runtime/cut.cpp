@@ -303,7 +303,7 @@ double unevenness(const Plan::Impl& plan, std::span<const int> workers_per_domai
   return total > 0 ? static_cast<double>(makespan) * static_cast<double>(workers) / total : 1.0;
 }
 
-/// What cut_and_deal makes.
+/// What cut_and_deal makes of a plan.
 struct Cut {
   std::vector<PlannedTask> tasks;
   std::vector<scheduler::Task> costs;
@@ -336,7 +336,10 @@ Status cut_and_deal(Plan::Impl& plan, std::int64_t workers) {
   for (const Way& way : kWays) {
     Cutter cutter(plan, workers, way);
     if (least > 0 && !cutter.has_fine_rows()) break;
-    if (Status s = cutter.run(); !s.ok()) return s;
+    if (Status s = cutter.run(); !s.ok()) {
+      if (least == 0) return s;
+      break;
+    }
     plan.assignment = plan.context->config.policy->assign(plan.costs, workers_per_domain);
     if (!cutter.has_fine_rows()) return {};
     const double uneven = unevenness(plan, workers_per_domain, workers);
