@@ -121,7 +121,8 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
 
 // How much faster `threads` threads are than one: rounds of one, all, one. `peak_speedup` is what the
 // machine's own FMA peak gains, which on virtual cores need not be `threads`: at times two of them share one
-// core of the host. A round in which it gains less than kCoresThere of that is held again, kAttempts times.
+// core of the host. A round in which it gains less than kCoresThere of that is held again, kAttempts times in
+// all.
 constexpr double kCoresThere = 0.9;
 constexpr int kAttempts = 6;
 void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {

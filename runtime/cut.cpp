@@ -134,8 +134,8 @@ class Cutter {
     }
     const std::int64_t unit = plan_.tuning.min_task_rows;
     // Rows are cut finer before keys are, for split states cost memory.
-    if (wants_fine_ && task_rows_ > unit) fine_rows_ = std::max(task_rows_ / kFinerBy / unit * unit, unit);
-    fine_keys_ = wants_fine_ && fine_rows_ == 0;
+    if (has_fine_rows()) fine_rows_ = std::max(task_rows_ / kFinerBy / unit * unit, unit);
+    fine_keys_ = wants_fine_ && !has_fine_rows();
     const std::int64_t most = count_ + (wants_fine_ ? 2 * tasks_ : 0);
     plan_.tasks.reserve(static_cast<std::size_t>(most));
     plan_.costs.reserve(static_cast<std::size_t>(most));
@@ -322,6 +322,7 @@ struct Cut {
   }
 };
 
+// What docs/planning.md promises.
 constexpr double kEvenEnough = 1.03;
 
 }  // namespace
