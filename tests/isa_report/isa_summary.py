@@ -18,10 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 
 
-# Prefix of a test: what was put for what.
-REPLACED = {"Vdpbf16psReplaced": "VDPBF16PS replaced by AVX-512 F"}
-# The tables whose rows are assembled a second time that way: intrinsics cannot be.
-REPLACED_TABLES = ("gemm",)
+# What the programs test whose names begin so; ctest has the beginning as a prefix of each of their tests.
+REPLACED = {"vdpbf16ps_replaced": "AVX512_BF16 replaced by AVX-512 F and BW"}
 
 
 def isas(root: Path) -> list[str]:
@@ -53,8 +51,13 @@ def results(text: str) -> dict[str, bool]:
     if re.search(r"^Test project ", text, re.MULTILINE):
         lines = re.findall(r"^ *\d+/\d+ Test +#\d+: (\S+) .*?( Passed |\*\*\*\S+)", text, re.MULTILINE)
         return {name: verdict == " Passed " for name, verdict in lines if verdict != "***Skipped"}
-    lines = re.findall(r"^\[ +(OK|FAILED) +\] ([^\s,]+)", text, re.MULTILINE)
-    return {name: verdict == "OK" for verdict, name in lines}
+    found, prefix = {}, ""
+    for program, verdict, name in re.findall(r"^(?:GUEST start: (\S+)|\[ +(OK|FAILED) +\] ([^\s,]+))", text, re.MULTILINE):
+        if program:
+            prefix = next((f"{beginning}/" for beginning in REPLACED if program.startswith(beginning)), "")
+        else:
+            found[prefix + name] = verdict == "OK"
+    return found
 
 
 def read(argument: str) -> tuple[str, dict[str, bool]]:
@@ -109,16 +112,14 @@ class Coverage:
     def ways(self, isa: str) -> list[str]:
         return [how for i, how in dict.fromkeys([*self.passed, *self.failed]) if i == isa]
 
-    def kernels(self, isa: str, how: str) -> list[tuple[str, str]]:
-        return [(row, table) for table, rows in self.tables.items() for row, of in rows
-                if of == isa and (not self.replaced(how) or table.startswith(REPLACED_TABLES))]
+    def kernels(self, isa: str) -> list[tuple[str, str]]:
+        return [(row, table) for table, rows in self.tables.items() for row, of in rows if of == isa]
 
     def counts(self, isa: str, how: str) -> str:
         passed = self.passed[isa, how]
-        rows = [row for row, _ in self.kernels(isa, how)]
-        attention = "" if self.replaced(how) else f", attention in {len(passed[isa]) if isa in passed else 0} tests"
+        rows = [row for row, _ in self.kernels(isa)]
         return (f"{sum(row in passed for row in rows)} of {len(rows)} kernels in {sum(len(passed[row]) for row in rows if row in passed)}"
-                f" tests{attention}")
+                f" tests, attention in {len(passed[isa]) if isa in passed else 0} tests")
 
     @staticmethod
     def replaced(how: str) -> str:
@@ -130,14 +131,12 @@ class Coverage:
         passed = self.passed[isa, how]
         found = []
         what = self.replaced(how)
-        for row, table in self.kernels(isa, how):
+        for row, table in self.kernels(isa):
             if what:
                 table = f"{table}, {what}"
             found += [f"{test}/{rest}{row}" for test, rest in sorted(self.tests_of[table] - passed.get(row, set()))]
             if not self.tests_of[table]:
                 found.append(f"any test of {row}")
-        if what:
-            return found
         if how == "natively":
             found += [f"{test}/{rest}{isa}" for test, rest in sorted(self.tests_of["attention"] - passed.get(isa, set()))]
         elif not passed.get(isa):

@@ -104,20 +104,32 @@ class Summary(unittest.TestCase):
             table.write("KUMIKO_GEMM(gemm_8_avx512_bf16, avx512_bf16, 8)\nKUMIKO_GEMM(gemm_4_avx512_bf16, avx512_bf16, 4)\n")
         return self.summary(report, [ctest_log(FULL + tests)])
 
+    REPLACED = [f"vdpbf16ps_replaced/Rows/Gemm.Chain/gemm_{mr}_avx512_bf16" for mr in (8, 4)] + ["vdpbf16ps_replaced/Isa/Dtype.Heads/bf16_avx512_bf16"]
+
     def test_rows_with_an_instruction_replaced_are_not_the_rows_themselves(self):
-        rows = [f"Vdpbf16psReplaced/Gemm.Chain/gemm_{mr}_avx512_bf16" for mr in (8, 4)]
-        text, good = self.replaced("avx512_bf16 not run: this machine lacks BF16\n" + BOTH, rows)
+        text, good = self.replaced("avx512_bf16 not run: this machine lacks BF16\n" + BOTH, self.REPLACED)
         self.assertTrue(good, text)
         self.assertIn("avx512_bf16 not run: this machine lacks BF16\n", text)
-        self.assertIn("avx512_bf16 ran natively, VDPBF16PS replaced by AVX-512 F: 2 of 2 kernels in 2 tests\n", text)
-        text, good = self.replaced("avx512_bf16 ran, largest error 1e-07\n" + BOTH, rows)
+        self.assertIn("avx512_bf16 ran natively, AVX512_BF16 replaced by AVX-512 F and BW: 2 of 2 kernels in 2 tests, attention in 1 tests\n", text)
+        text, good = self.replaced("avx512_bf16 ran, largest error 1e-07\n" + BOTH, self.REPLACED)
         self.assertFalse(good, "not a row ran as it is")
         self.assertIn("avx512_bf16 FAILED: this machine has it, and no test of it ran", text)
 
-    def test_a_row_that_is_never_run_replaced_fails(self):
-        text, good = self.replaced("avx512_bf16 not run: this machine lacks BF16\n" + BOTH, ["Vdpbf16psReplaced/Gemm.Chain/gemm_8_avx512_bf16"])
-        self.assertFalse(good)
-        self.assertIn("not passed: Vdpbf16psReplaced/Gemm.Chain/gemm_4_avx512_bf16", text)
+    def test_what_is_never_run_replaced_fails(self):
+        for missing, said in [(self.REPLACED[1], self.REPLACED[1]), (self.REPLACED[2], "any attention test of avx512_bf16")]:
+            tests = [name for name in self.REPLACED if name != missing]
+            text, good = self.replaced("avx512_bf16 not run: this machine lacks BF16\n" + BOTH, tests)
+            self.assertFalse(good)
+            self.assertIn(f"not passed: {said}", text)
+
+    def test_a_guests_replaced_rows_are_told_by_the_programs_name(self):
+        (self.root / "kernels/cpu.h").write_text(TREE["kernels/cpu.h"].replace("{Isa::", "{Isa::avx512_bf16, Isa::"))
+        guest = "GUEST start: vdpbf16ps_replaced_dtype_test\n[       OK ] Isa/Dtype.Heads/bf16_avx512_bf16 (3 ms)\nGUEST start: dtype_test\n"
+        without = [name for name in FULL if name not in AVX512]
+        text, good = self.summary(NO_AVX512, [ctest_log(without), EMULATED.replace("GUEST flags", guest + "GUEST flags")])
+        self.assertTrue(good, text)
+        self.assertIn("avx512      ran emulated by bochs: 2 of 2 kernels", text)
+        self.assertIn("avx512_bf16 ran emulated by bochs, AVX512_BF16 replaced by AVX-512 F and BW: 0 of 0 kernels in 0 tests, attention in 1 tests", text)
 
     def test_without_a_program_of_this_machine(self):
         text, good = self.summary("", [ctest_log([])], only="only the preset fuzz was run")

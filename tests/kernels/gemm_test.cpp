@@ -11,20 +11,6 @@
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
-#if defined(__x86_64__)
-// x86_avx512_bf16_replaced.S
-#define REPLACED_PROTOTYPES(nr)                                                           \
-  extern "C" {                                                                            \
-  void gemm_bf16_8x##nr##_replaced_init(const kumiko::kernels::GemmArgs*) noexcept;       \
-  void gemm_bf16_8x##nr##_replaced_init_max(const kumiko::kernels::GemmArgs*) noexcept;   \
-  void gemm_bf16_8x##nr##_replaced_accumulate(const kumiko::kernels::GemmArgs*) noexcept; \
-  }
-REPLACED_PROTOTYPES(16)
-REPLACED_PROTOTYPES(32)
-REPLACED_PROTOTYPES(48)
-#undef REPLACED_PROTOTYPES
-#endif
-
 namespace kumiko::test {
 namespace {
 
@@ -145,33 +131,6 @@ TEST_P(Gemm, SubnormalsCountOrAreZeroAsTheContractSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Gemm, ::testing::ValuesIn(host_rows(kernels::gemm_rows())), RowName());
-
-#if defined(__x86_64__)
-// The rows of avx512_bf16 with AVX-512 F instructions for VDPBF16PS, wherever those can run. The prefix tells
-// isa_summary.py that these are not the rows themselves.
-#define REPLACED_ROW(nr)                                                                         \
-  {                                                                                              \
-    "gemm_bf16_8x" #nr "_avx512_bf16", kernels::Isa::avx512_bf16, kernels::Element::bf16, 8, nr, \
-        gemm_bf16_8x##nr##_replaced_init, gemm_bf16_8x##nr##_replaced_init_max,                  \
-        gemm_bf16_8x##nr##_replaced_accumulate                                                   \
-  }
-constexpr GemmRow kReplacedRows[] = {REPLACED_ROW(48), REPLACED_ROW(32), REPLACED_ROW(16)};
-#undef REPLACED_ROW
-
-std::vector<GemmRow> host_replaced_rows() {
-  if (!(kernels::host_isas() & kernels::bit(kernels::Isa::avx512))) return {};
-  return {std::begin(kReplacedRows), std::end(kReplacedRows)};
-}
-INSTANTIATE_TEST_SUITE_P(Vdpbf16psReplaced, Gemm, ::testing::ValuesIn(host_replaced_rows()), RowName());
-
-TEST(GemmReplaced, EveryRowOfTheIsaHasItsReplacement) {
-  std::vector<std::string> rows, replaced;
-  for (const GemmRow& row : kernels::gemm_rows())
-    if (row.isa == kernels::Isa::avx512_bf16) rows.emplace_back(row.name);
-  for (const GemmRow& row : kReplacedRows) replaced.emplace_back(row.name);
-  EXPECT_EQ(replaced, rows);
-}
-#endif
 
 }  // namespace
 }  // namespace kumiko::test

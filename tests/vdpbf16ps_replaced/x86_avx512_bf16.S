@@ -1,10 +1,5 @@
-// The micro-kernels of x86_avx512_bf16.S from their own source, in which instructions of AVX-512 F stand for VDPBF16PS: run where a
-// processor, or an emulated one, has the former only, they prove everything but that instruction. gemm_test.cpp holds both to one model.
+// The micro-kernels of kernels/gemm/x86_avx512_bf16.S from their own source, in which instructions of AVX-512 F stand for VDPBF16PS.
 #if defined(__x86_64__) && defined(__ELF__)
-#define gemm_bf16_8x16_avx512_bf16 gemm_bf16_8x16_replaced
-#define gemm_bf16_8x32_avx512_bf16 gemm_bf16_8x32_replaced
-#define gemm_bf16_8x48_avx512_bf16 gemm_bf16_8x48_replaced
-
 .section .rodata
 .p2align 2
 .Lmxcsr_of_vdpbf16ps:
