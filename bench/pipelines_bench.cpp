@@ -101,7 +101,7 @@ struct ScoresAndValues {
       kernels.pack->value({&values[at * dim], dim, kernels::min_of(kBlockKeys, keys - at), dim,
                            &panels[at * kernels::round_up(dim, kernels.mr)]});
     }
-    const Tuning tuning = tune(kernels, rows, 0, dim, l2_bytes(), pipeline);
+    const Tuning tuning = tune(kernels, {}, rows, 0, dim, l2_bytes(), pipeline);
     kernels.pipe_ahead = tuning.pipe_ahead;
     kernels.staged_splits = tuning.staged_splits;
     head.out = out.data();

@@ -23,6 +23,16 @@ kernels::Element element(DataType type) {
   return static_cast<kernels::Element>(type);
 }
 
+Sight sight_of(const AttentionArgs& a) {
+  constexpr std::int64_t kWide = 4096;  // beyond that it does not matter how wide a window is
+  Sight sight{given(a.mask), 0};
+  const std::int64_t most = min_of(a.k.shape[2], kWide), right = a.is_causal ? 0 : a.window_right;
+  if (a.window_left >= 0 && right >= 0 && a.k.shape[1] > 0)
+    sight.window_rows =
+        (min_of(a.window_left, most) + min_of(right, most) + 1) * (a.q.shape[1] / a.k.shape[1]);
+  return sight;
+}
+
 /// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
 /// from one beginning, and from here on from the domain's.
 void place_split_states(Plan::Impl& plan) {
@@ -159,8 +169,9 @@ Status build_plan(Plan::Impl& plan) {
   // bf16 products want their probabilities as the softmax of a product writes them.
   const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
   plan.kernels = *kernels::kernel_set(isa, element(a.q.dtype), element(a.out.dtype));
-  plan.kernels.max_nr = tile_rows(plan.kernels, given(a.mask));
-  plan.tuning = tune(plan.kernels, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
+  const Sight sight = sight_of(a);
+  fit_tiles(plan.kernels, sight);
+  plan.tuning = tune(plan.kernels, sight, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;
   plan.kernels.staged_splits = plan.tuning.staged_splits;
   if (batch == 0 || rows == 0) return {};

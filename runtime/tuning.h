@@ -20,12 +20,18 @@ struct Tuning {
   std::string describe() const;
 };
 
-/// Queries of the widest tile. A mask is looked at tile by tile, and masks come in blocks of 64: tiles of two
-/// vectors fit them, tiles of three straddle every other border and compute a quarter more.
-std::int64_t tile_rows(const kernels::KernelSet& kernels, bool has_mask);
+/// What a row sees of its task's keys, beside what causality leaves.
+struct Sight {
+  bool has_mask = false;
+  /// Rows that lie in one window: its keys times the heads of a group. 0: there is no window.
+  std::int64_t window_rows = 0;
+};
+
+/// Tiles that compute little of what a mask or a narrow window hides.
+void fit_tiles(kernels::KernelSet& kernels, const Sight& sight);
 
 /// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.
-Tuning tune(const kernels::KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
+Tuning tune(const kernels::KernelSet& kernels, const Sight& sight, std::int64_t rows, std::int64_t head_dim,
             std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline);
 
 /// Relative time of one task, for balance: `visible` query-key pairs in `rows` rows over `keys` keys.

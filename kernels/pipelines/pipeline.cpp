@@ -49,7 +49,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
     s.gemm[vectors - 1] = row;
     if (row) {
       s.mr = row->mr;
-      s.max_nr = row->nr;
+      s.max_nr = s.strip = row->nr;
     }
   }
   return s;

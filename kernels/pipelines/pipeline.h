@@ -43,6 +43,7 @@ struct KernelSet {
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
+  std::int64_t strip;   ///< rows of a task, from its first, whose borders no tile crosses
   const ScoreRow* score;
   const SoftmaxRow* softmax;
   const PackRow* pack;

@@ -25,9 +25,11 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
     float* scores = carver.take<float>(kBlockKeys * kernels.max_nr + kSlotPadding);
     if (slots_) slots_[s].scores = scores;
   }
-  for (std::int64_t t = 0; t < tile_count_; ++t) {
+  for (std::int64_t t = 0, from = 0; t < tile_count_; ++t) {
     Tile tile{};
-    tile.used = min_of(rows - t * kernels.max_nr, kernels.max_nr);
+    tile.from = from;
+    tile.used = min_of(min_of(rows - from, kernels.strip - from % kernels.strip), kernels.max_nr);
+    from += tile.used;
     tile.nr = round_up(tile.used, kernels.lanes);
     tile.q = carver.take<float>(kernels.steps(head_dim) * tile.nr);
     for (TileState* state : {&tile.split, &tile.total}) {
@@ -47,7 +49,7 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
   range.enter(Phase::queries);
   for (std::int64_t t = 0; t < tile_count_; ++t) {
     Tile& tile = tiles_[t];
-    tile.row = range.row_begin + t * kernels_.max_nr;
+    tile.row = range.row_begin + tile.from;
     tile.total_empty = true;
     if (head.scores) continue;
     const void* rows[kMaxLanes];

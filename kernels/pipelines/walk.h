@@ -19,7 +19,8 @@ namespace kumiko::kernels {
 inline constexpr std::int64_t kMaxLanes = 64;  // of any query tile
 
 struct Tile {
-  std::int64_t row;   // first row
+  std::int64_t from;  // first row, counted from the task's
+  std::int64_t row;   // the same of the KV head's
   std::int64_t used;  // rows in it
   std::int64_t nr;    // lanes computed
   float* q;           // [head_dim][nr]
@@ -40,13 +41,14 @@ struct Block {
 /// Rows [at, at + count) of S^T are keys [first, first + count).
 struct Run {
   std::int64_t first, count, at;
+  bool unmasked;  // the mask, if any, shows every key to every query of the tile
 };
 struct Runs {
   Run run[kBlockKeys / 2 + 1];
   std::int64_t size = 0;
   std::int64_t count = 0;  // rows of S^T
-  void add(std::int64_t first, std::int64_t keys) {
-    run[size++] = {first, keys, count};
+  void add(std::int64_t first, std::int64_t keys, bool unmasked) {
+    run[size++] = {first, keys, count, unmasked};
     count += keys;
   }
 };
@@ -65,7 +67,8 @@ class Walk {
   std::size_t scratch_bytes() const { return scratch_bytes_; }
   /// Tiles of a task of that many rows.
   static std::int64_t tiles_of(const KernelSet& kernels, std::int64_t rows) {
-    return (rows + kernels.max_nr - 1) / kernels.max_nr;
+    const auto tiles = [&](std::int64_t n) { return (n + kernels.max_nr - 1) / kernels.max_nr; };
+    return rows / kernels.strip * tiles(kernels.strip) + tiles(rows % kernels.strip);
   }
 
   /// Packs the queries; the task's steps may follow.
@@ -110,7 +113,8 @@ class Walk {
   void hide(const Tile& tile, const Slot& slot, const Run& run, std::int64_t from, std::int64_t to,
             float* block_max) const;
   void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
-  void scores_with_terms(const Tile& tile, const Block& block, const Run& run, Slot& slot) const;
+  void scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
+                         Slot& slot) const;
   void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
                     Runs& runs) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;

@@ -1,4 +1,5 @@
 // The score step of the walk: a product of panels or precomputed scores, the terms, and what is hidden.
+#include <cstring>
 #include <limits>
 
 #include "kernels/pipelines/walk.h"
@@ -67,8 +68,9 @@ void Walk::load_scores(const Tile& tile, Slot& slot, bool all_visible) const {
   if (!all_visible) hide(tile, slot, run, 0, run.count, slot.block_max);
 }
 
-/// Scores of one run of panels with softcap, bias, ALiBi and mask.
-void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& run, Slot& slot) const {
+/// Scores of one run of panels with what `terms` has of softcap, bias, ALiBi and mask.
+void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
+                             Slot& slot) const {
   const std::int64_t mr = kernels_.mr, from = (run.first - block.first) / mr;
   product(tile, slot, run.at, from, from + (run.count + mr - 1) / mr, nullptr);
   const void* bias[kMaxLanes];
@@ -78,14 +80,14 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
   for (std::int64_t n = 0; n < tile.nr; ++n) {
     const std::int64_t row =
         tile.row + min_of(n, tile.used - 1);  // absent queries read what a present one reads
-    if (head_->terms.has_bias) bias[n] = head_->bias_row(row, run.first);
-    if (head_->terms.has_mask) mask[n] = head_->mask_row(row, run.first);
-    if (head_->terms.has_alibi) {
+    if (terms.has_bias) bias[n] = head_->bias_row(row, run.first);
+    if (terms.has_mask) mask[n] = head_->mask_row(row, run.first);
+    if (terms.has_alibi) {
       slope[n] = head_->slope_of(row);
       position[n] = head_->position_of(row, run.first);
     }
   }
-  kernels_.score->tile({slot.scores + run.at * tile.nr, run.count, tile.nr, &head_->terms, bias, mask, slope,
+  kernels_.score->tile({slot.scores + run.at * tile.nr, run.count, tile.nr, &terms, bias, mask, slope,
                         position, kernels_.score_scale(head_->q_scale)});
   hide(tile, slot, run, 0, run.count, slot.block_max);
 }
@@ -95,29 +97,43 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
 void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
                         std::int64_t last, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, first = block.first + lo * mr, keys = last - first;
-  std::uint8_t any[kBlockKeys] = {};
+  const std::int64_t stride = head_->terms.mask_stride;
+  std::uint8_t any[kBlockKeys] = {}, all[kBlockKeys];
+  std::memset(all, 255, sizeof all);
   const std::uint8_t* before = nullptr;
   for (std::int64_t n = 0; n < tile.used; ++n) {
     const std::uint8_t* row = head_->mask_row(tile.row + n, first);
     if (row == before) continue;  // a mask that heads or positions share
     before = row;
-    if (head_->terms.mask_stride == 1) {
-      for (std::int64_t j = 0; j < keys; ++j) any[j] |= row[j];
+    if (stride == 1) {
+      for (std::int64_t j = 0; j < keys; ++j) {
+        any[j] |= row[j];
+        all[j] = all[j] < row[j] ? all[j] : row[j];
+      }
     } else {
-      for (std::int64_t j = 0; j < keys; ++j) any[j] |= row[j * head_->terms.mask_stride];
+      for (std::int64_t j = 0; j < keys; ++j) {
+        any[j] |= row[j * stride];
+        all[j] = row[j * stride] == 0 ? 0 : all[j];
+      }
     }
   }
-  std::int64_t open = -1;
-  for (std::int64_t panel = lo; panel <= hi; ++panel) {
-    bool visible = false;
-    for (std::int64_t j = (panel - lo) * mr; panel < hi && j < min_of((panel - lo + 1) * mr, keys); ++j)
-      visible = visible || any[j] != 0;
-    if (visible && open < 0) open = panel;
-    if (!visible && open >= 0) {
-      const std::int64_t at = block.first + open * mr;
-      runs.add(at, min_of(block.first + panel * mr, last) - at);
-      open = -1;
+  enum class Sees { nothing, some, all };
+  const auto seen = [&](std::int64_t panel) {
+    std::uint8_t something = 0, everything = 255;
+    for (std::int64_t j = (panel - lo) * mr; j < min_of((panel - lo + 1) * mr, keys); ++j) {
+      something |= any[j];
+      everything = everything < all[j] ? everything : all[j];
     }
+    return something == 0 ? Sees::nothing : everything == 0 ? Sees::some : Sees::all;
+  };
+  Sees open = Sees::nothing;
+  for (std::int64_t panel = lo, begin = lo; panel <= hi; ++panel) {
+    const Sees sees = panel < hi ? seen(panel) : Sees::nothing;
+    if (sees == open) continue;
+    const std::int64_t at = block.first + begin * mr;
+    if (open != Sees::nothing) runs.add(at, min_of(block.first + panel * mr, last) - at, open == Sees::all);
+    open = sees;
+    begin = panel;
   }
 }
 
@@ -139,11 +155,23 @@ void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
   if (head_->terms.has_mask) {
     visible_runs(tile, block, panel_lo, panel_hi, hi, slot.runs);
   } else {
-    slot.runs.add(first, hi - first);
+    slot.runs.add(first, hi - first, true);
   }
   if (head_->scores) return load_scores(tile, slot, all_lo <= first && all_hi == hi);
   if (head_->terms.any()) {
-    for (std::int64_t r = 0; r < slot.runs.size; ++r) scores_with_terms(tile, block, slot.runs.run[r], slot);
+    for (std::int64_t r = 0; r < slot.runs.size; ++r) {
+      const Run& run = slot.runs.run[r];
+      ScoreTerms terms = head_->terms;
+      terms.has_mask = terms.has_mask && !run.unmasked;
+      const std::int64_t from = (run.first - block.first) / mr;
+      // The maxima that fall out of the product are those of the scores where nothing is to come.
+      const bool plain = !terms.any() && kernels_.score_scale(head_->q_scale) == 1.0f &&
+                         run.count % mr == 0 && run.first >= all_lo && run.first + run.count <= all_hi;
+      if (plain)
+        product(tile, slot, run.at, from, from + run.count / mr, slot.block_max);
+      else
+        scores_with_terms(tile, block, run, terms, slot);
+    }
     return;
   }
   // Only panels that some row does not see whole are masked.

@@ -70,22 +70,26 @@ TEST_P(Terms, RowsWhoseKeysAreAllMaskedAreZeroWithLseMinusInfinity) {
 
 // -inf in a bias is a score like any other: the weight is 0, and a row of nothing else sees nothing.
 TEST_P(Terms, ABiasOfMinusInfinityHidesAsAMaskDoes) {
-  Case c = with_mask(50, 300);
-  const Problem masked(c);
-  c.mask = TermLayout::none;
-  c.bias = TermLayout::positions;
-  const Problem biased(c);
-  for (const GuardedTensor Problem::*t : {&Problem::q, &Problem::k, &Problem::v}) {
-    const GuardedTensor &from = masked.*t, &to = biased.*t;
-    for (std::int64_t h = 0; h < from.shape()[1]; ++h)
-      for (std::int64_t s = 0; s < from.shape()[2]; ++s)
-        for (std::int64_t d = 0; d < from.shape()[3]; ++d) to.at(0, h, s, d) = from.at(0, h, s, d);
+  for (const std::int64_t mask_block : {1, 5, 32, 64}) {
+    SCOPED_TRACE(::testing::Message() << "squares of " << mask_block);
+    Case c = with_mask(50, 300);
+    c.mask_block = mask_block;
+    const Problem masked(c);
+    c.mask = TermLayout::none;
+    c.bias = TermLayout::positions;
+    const Problem biased(c);
+    for (const GuardedTensor Problem::*t : {&Problem::q, &Problem::k, &Problem::v}) {
+      const GuardedTensor &from = masked.*t, &to = biased.*t;
+      for (std::int64_t h = 0; h < from.shape()[1]; ++h)
+        for (std::int64_t s = 0; s < from.shape()[2]; ++s)
+          for (std::int64_t d = 0; d < from.shape()[3]; ++d) to.at(0, h, s, d) = from.at(0, h, s, d);
+    }
+    for (std::int64_t i = 0; i < 50; ++i)
+      for (std::int64_t j = 0; j < 300; ++j)
+        biased.bias.set(0, 0, i, j, sees(masked.args(), 0, 0, i, j) ? 0.0f : -kInf);
+    for (const Pipeline pipeline : kPipelines)
+      EXPECT_TRUE(same_bits(biased.run(context, pipeline), masked.run(context, pipeline)));
   }
-  for (std::int64_t i = 0; i < 50; ++i)
-    for (std::int64_t j = 0; j < 300; ++j)
-      biased.bias.set(0, 0, i, j, sees(masked.args(), 0, 0, i, j) ? 0.0f : -kInf);
-  for (const Pipeline pipeline : kPipelines)
-    EXPECT_TRUE(same_bits(biased.run(context, pipeline), masked.run(context, pipeline)));
 }
 
 TEST_P(Terms, AMaskOfOnesABiasOfZerosAndSlopesOfZeroChangeNoBit) {
@@ -100,14 +104,17 @@ TEST_P(Terms, AMaskOfOnesABiasOfZerosAndSlopesOfZeroChangeNoBit) {
   const std::vector<float> slopes(4, 0.0f);
   for (const Pipeline pipeline : kPipelines) {
     const Outcome want = plain.run(context, pipeline);
-    AttentionArgs args = plain.args(pipeline);
-    args.bias = problem.args().bias;
-    args.mask = problem.args().mask;
-    args.alibi_slopes = slopes.data();
-    plain.poison_outputs();
-    const Status status = attention_forward(context, args);
-    ASSERT_TRUE(status.ok()) << status.message();
-    EXPECT_TRUE(same_bits(plain.outcome(), want));
+    // Bits of `which`: mask, bias, slopes.
+    for (const int which : {1, 2, 4, 7}) {
+      AttentionArgs args = plain.args(pipeline);
+      if (which & 1) args.mask = problem.args().mask;
+      if (which & 2) args.bias = problem.args().bias;
+      if (which & 4) args.alibi_slopes = slopes.data();
+      plain.poison_outputs();
+      const Status status = attention_forward(context, args);
+      ASSERT_TRUE(status.ok()) << status.message();
+      EXPECT_TRUE(same_bits(plain.outcome(), want)) << "terms " << which;
+    }
   }
 }
 
