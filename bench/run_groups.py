@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run a group of bench/groups.toml and print row, value, best peer's value, target, met or not. `scripts/bench` builds and calls this.
 
-Every program of the group runs five times over (`passes` of the group, where it says so), one process after the other, and a row's
+Every program of the group runs five times over (--passes, or `passes` of the group, where it says so), one process after the other, and a row's
 value is the median of the five: a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five and not the row.
 Where other libraries are installed (`scripts/setup peers`), they run on the problems of attention_bench after each pass (peers.py).
 Exit status: 0 when every row that this host can run gave a value (targets missed or not); 1 when an answer was wrong or a
@@ -184,6 +184,7 @@ def main(arguments=None):
     parser.add_argument("group", nargs="?", help="one of the groups below")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--passes", type=int, metavar="N", help="runs of every program; medians are printed (default: 5, or as the group says)")
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out, though they are installed")
     parser.add_argument("--bin", type=pathlib.Path, default=HERE.parent / "build" / "bench", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -193,6 +194,8 @@ def main(arguments=None):
             say(f"  {name:<12} {len(group['rows']):>2} rows  {group['about']}")
         return 2
 
+    if args.passes is not None and args.passes < 1:
+        parser.error(f"--passes is {args.passes}, expected 1 or more")
     rows = groups[args.group]["rows"]
     programs = sorted({r["program"] for r in rows})
     listed = {p: list_benchmarks(args.bin, p) for p in programs}
@@ -204,7 +207,7 @@ def main(arguments=None):
     runnable = [f for f in figures if "absent" not in f and "error" not in f]
     compared = [] if args.no_peers or not peers.python() else [f for f in runnable if f["program"] == peers.PROGRAM]
     others = Others()
-    passes = groups[args.group].get("passes", PASSES)
+    passes = args.passes or groups[args.group].get("passes", PASSES)
     for n in range(passes):
         say(f"pass {n + 1} of {passes}: {len({f['name'] for f in runnable})} benchmarks")
         for p in programs:

@@ -116,6 +116,15 @@ class RunGroups(unittest.TestCase):
         self.assertEqual((status, {r["value"] for r in rows if r["isa"] == "avx2"}), (0, {7}))
         self.assertIn("A model", text)
 
+    def test_the_caller_may_say_how_often_it_runs(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"], [{"name": f"b/avx2/t{t}/x", "speed": [7, 4, 5, 1, 1]} for t in (1, 2)])
+        status, rows, text = self.run_group("demo", "--passes", "3")
+        self.assertEqual((status, {r["value"] for r in rows if r["isa"] == "avx2"}), (0, {5}))
+        self.assertIn("medians of 3 runs", text)
+        with self.assertRaises(SystemExit) as refused:
+            self.run_group("demo", "--passes", "0")
+        self.assertEqual(refused.exception.code, 2)
+
     def test_threads_the_host_lacks(self):
         self.program("work", ["b/avx2/t1/x"], [{"name": "b/avx2/t1/x", "speed": [4] * 5}])
         status, rows, _ = self.run_group("demo")

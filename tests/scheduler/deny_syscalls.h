@@ -10,11 +10,11 @@
 
 #include <cstddef>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <string>
 #include <vector>
+
+#include "tests/support/threads.h"
 
 namespace kumiko::test {
 
@@ -37,31 +37,17 @@ struct ChildResult {
   std::string output;  ///< What it printed, stdout and stderr.
 };
 
-/// The AddressSanitizer of GCC 12 does not take its allocator's locks around fork(), as glibc does: a child
-/// forked while another thread allocates waits for them for ever. A thread that sleeps holds none.
-inline void wait_until_other_threads_sleep() {
-#if defined(__SANITIZE_ADDRESS__)
-  const std::string self = std::to_string(gettid());
-  for (bool awake = true; awake;) {
-    awake = false;
-    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
-      if (task.path().filename() == self) continue;
-      std::ifstream file(task.path() / "stat");  // "tid (name) S ..."; none if the thread has ended
-      std::string line;
-      if (std::getline(file, line)) awake = awake || line.substr(line.rfind(')'), 3) != ") S";
-    }
-    if (awake) usleep(1000);
-  }
-#endif
-}
-
 /// `function` returns 0..125. The calling process must have one thread, or know what its child may do.
 template <class Function>
 ChildResult in_child(Function function) {
   int ends[2];
   if (pipe(ends) != 0) return {};
   std::fflush(nullptr);
-  wait_until_other_threads_sleep();
+#if defined(__SANITIZE_ADDRESS__)
+  // GCC 12's does not take its allocator's locks around fork(), as glibc does: a child forked while another
+  // thread allocates waits for them for ever. A thread that sleeps holds none.
+  all_others_come_to_rest();
+#endif
   const pid_t child = fork();
   if (child == 0) {
     dup2(ends[1], STDOUT_FILENO);

@@ -11,8 +11,6 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -57,37 +55,24 @@ TEST(ThreadsDenied, OpenMpIsRefusedWithASentenceAndSerialGoesOn) {
   EXPECT_EQ(result.output, "");
 }
 
-// Threads of this process that are asleep, its first one aside.
-int sleeping_threads() {
-  int count = 0;
-  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
-    std::ifstream stat(task.path() / "stat");
-    std::string text;
-    std::getline(stat, text);
-    const auto name_end = text.rfind(')');
-    if (name_end == std::string::npos || task.path().filename() == std::to_string(getpid())) continue;
-    count += text.compare(name_end, 3, ") S") == 0;
-  }
-  return count;
-}
-
 // A team of two has two workers and the service thread that opened their region, one of the two.
 TEST(Spin, IdleWorkersSleepAfterTheTimeThatWasSet) {
-  const auto asleep_within = [](std::chrono::microseconds spin, std::chrono::seconds patience) {
+  using std::chrono::seconds;
+  const int own = test::other_threads().count;  // of an emulator, say; asleep
+  const auto asleep_within = [own](std::chrono::microseconds spin, seconds patience) {
+    // The threads of the executor before may take their time to end.
+    EXPECT_TRUE(test::comes_to_rest([own](const auto& others) { return others.count == own; }, seconds(30)));
     std::string error;
     const ExecutorOptions options{test::machine("core:2 pu:1"), 2, Bind::none, spin};
     const auto executor = find_executor("openmp")->create(options, error);
     EXPECT_NE(executor, nullptr) << error;
     Count count;
     EXPECT_TRUE(executor->run(count.job()));
-    const auto end = std::chrono::steady_clock::now() + patience;
-    while (sleeping_threads() < 2 && std::chrono::steady_clock::now() < end)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    return sleeping_threads() >= 2;
+    return test::comes_to_rest([own](const auto& others) { return others.asleep >= own + 2; }, patience);
   };
-  EXPECT_TRUE(asleep_within(std::chrono::microseconds(0), std::chrono::seconds(60)));
-  EXPECT_TRUE(asleep_within(kDefaultSpin, std::chrono::seconds(60)));
-  EXPECT_FALSE(asleep_within(std::chrono::hours(1), std::chrono::seconds(1)));
+  EXPECT_TRUE(asleep_within(std::chrono::microseconds(0), seconds(60)));
+  EXPECT_TRUE(asleep_within(kDefaultSpin, seconds(60)));
+  EXPECT_FALSE(asleep_within(std::chrono::hours(1), seconds(1)));
 }
 
 class InsideOpenMp : public testing::TestWithParam<std::string> {};
