@@ -27,8 +27,8 @@ bool is_narrow(const Sight& sight) {
 
 void fit_tiles(kernels::KernelSet& kernels, const Sight& sight) {
   // A tile computes what any of its rows sees. Where two vectors of queries are as fast as three (16 chains
-  // of multiply-adds, 8 in flight) they waste less at the rim of a window: 512 keys, D = 128, Zen 5, 32 tiles a
-  // task, medians of four runs in turns: 0.78 of peak, with tiles of 48 0.75.
+  // of multiply-adds, 8 in flight) they waste less at the rim of a window: 512 keys, D = 128, Zen 5, 32 tiles
+  // a task, medians of four runs in turns: 0.78 of peak, with tiles of 48 0.75.
   if (is_narrow(sight) && kernels::base_of(kernels.isa) == kernels::Isa::avx512)
     kernels.max_nr = kernels.strip = 2 * kernels.lanes;
   if (!sight.has_mask) return;
