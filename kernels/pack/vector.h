@@ -77,7 +77,7 @@ void pack_key(const PackKeyArgs& args) {
   static_assert(kTwoPanels<V> || kMr % V::kLanes == 0);
   const T* const first = static_cast<const T*>(args.src);
   const RowRange keys(first, args.stride, args.dim, kNoEnd);
-  RowFetcher ahead(keys, keys, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
+  RowFetcher ahead(keys, keys, 16384, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
   const std::int64_t steps = lanes_of<V>(args.dim);
   // To the end of the last row's panel: its vectors past that row become 0.
   for (std::int64_t j = 0; panel_begin<V>(j) < args.rows; j += V::kLanes) {

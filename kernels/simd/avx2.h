@@ -51,10 +51,6 @@ struct Avx2 {
   static Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
   static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
-  static Reg fma_registers(Reg a, Reg b, Reg c) {
-    asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
-    return c;
-  }
   static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
   static float reduce_max(Reg a) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -111,6 +107,22 @@ struct Avx2 {
     return _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }
 
+  /// Within each 128-bit half: x_i lane j <-> x_j lane i.
+  [[gnu::always_inline]] static void transpose_halves(Reg& a, Reg& b, Reg& c, Reg& d) {
+    const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b)),
+                  ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b)),
+                  cd = _mm256_castps_pd(_mm256_unpacklo_ps(c, d)),
+                  cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+    a = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+    b = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+    c = _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high));
+    d = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high));
+  }
+  /// x, in a register: left to itself g++ folds a load into every use.
+  [[gnu::always_inline]] static Reg in_register(Reg x) {
+    asm("" : "+x"(x));
+    return x;
+  }
   /// x[j] lane i = row_at(i)[j]. A third of transpose()'s shuffles are loads of halves here: pack_f32 key
   /// 0.115 ns an element against 0.148, query 0.089 against 0.107 (Zen 5).
   template <class RowAt>
@@ -123,14 +135,9 @@ struct Avx2 {
         t[g] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row_at(g) + c)),
                                     _mm_loadu_ps(row_at(g + 4) + c), 1);
       }
-      const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(t[0], t[1])),
-                    b = _mm256_castps_pd(_mm256_unpackhi_ps(t[0], t[1])),
-                    d = _mm256_castps_pd(_mm256_unpacklo_ps(t[2], t[3])),
-                    e = _mm256_castps_pd(_mm256_unpackhi_ps(t[2], t[3]));
-      x[c] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, d));
-      x[c + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, d));
-      x[c + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, e));
-      x[c + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, e));
+      transpose_halves(t[0], t[1], t[2], t[3]);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) x[c + i] = t[i];
     }
   }
 

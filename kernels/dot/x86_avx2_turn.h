@@ -1,0 +1,96 @@
+// turn.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four below by a
+// broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/dot/turn.h"
+#include "kernels/simd/avx2.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// x[j] lane i = 32 bits j of half kHalf of row i.
+template <int kHalf, class T>
+[[gnu::always_inline]] inline void load_half_transposed(__m256 (&x)[4], const T* keys, std::int64_t stride) {
+  const T *above = keys, *below = keys + 4 * stride;
+  asm("" : "+r"(above), "+r"(below));  // Or g++ keeps 8 row addresses.
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto* a = reinterpret_cast<const float*>(above + i * stride);
+    const auto* b = reinterpret_cast<const float*>(below + i * stride);
+    if constexpr (kHalf == 0) {
+      x[i] = _mm256_blend_ps(_mm256_loadu_ps(a), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(b)), 0xf0);
+    } else {
+      x[i] =
+          _mm256_blend_ps(_mm256_loadu_ps(b), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(a + 4)), 0x0f);
+    }
+  }
+  Avx2::transpose_halves(x[0], x[1], x[2], x[3]);
+}
+
+template <>
+struct Turn<Avx2, float> {
+  using Tile = float;
+  static constexpr int kPieces = 2;
+  static constexpr std::int64_t kDims = 8;
+  static constexpr int kSteps = 8;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const float* keys, std::int64_t stride, float* tile, std::int64_t step) {
+    __m256 x[4];
+    load_half_transposed<kPiece>(x, keys, stride);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) Avx2::store(tile + (4 * kPiece + i) * step, x[i]);
+  }
+};
+
+/// Turned in pairs of dims, half the shuffles of single ones; a bf16 is the upper half of an f32.
+template <>
+struct Turn<Avx2, Bf16> {
+  using Tile = float;
+  static constexpr int kPieces = 2;
+  static constexpr std::int64_t kDims = 16;
+  static constexpr int kSteps = 16;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const Bf16* keys, std::int64_t stride, float* tile, std::int64_t step) {
+    __m256 x[4];
+    load_half_transposed<kPiece>(x, keys, stride);
+    float* const to = tile + 8 * kPiece * step;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m256i pair = _mm256_castps_si256(x[i]);
+      Avx2::store(to + 2 * i * step, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
+      Avx2::store(to + (2 * i + 1) * step, _mm256_and_ps(x[i], _mm256_castsi256_ps(_mm256_set1_epi32(-65536))));
+    }
+  }
+};
+
+/// Turned in pairs of dims and kept as f16: the load that multiplies widens them.
+template <>
+struct Turn<Avx2, F16> {
+  using Tile = F16;
+  static constexpr int kPieces = 2;
+  static constexpr std::int64_t kDims = 16;
+  static constexpr int kSteps = 16;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const F16* keys, std::int64_t stride, F16* tile, std::int64_t step) {
+    __m256 x[4];
+    load_half_transposed<kPiece>(x, keys, stride);
+    F16* const to = tile + 8 * kPiece * step;
+    const __m256i even_then_odd = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                                   0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m256i sorted = _mm256_permute4x64_epi64(
+          _mm256_shuffle_epi8(_mm256_castps_si256(x[i]), even_then_odd), 0xd8);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * step), _mm256_castsi256_si128(sorted));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * step), _mm256_extracti128_si256(sorted, 1));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kumiko::kernels
