@@ -1,7 +1,8 @@
 // Few query rows against one block of row-major keys and values, as in decode: bound by memory bandwidth, so
-// nothing is packed. Keys are transposed in registers, lanes = keys, so that each score is still one chain of
-// fused multiply-adds over head_dim in order; outputs are one chain over the keys in order. Together with the
-// same softmax steps this gives the bits of the tile pipeline (gemm.h + softmax.h) for the same block.
+// nothing is packed. Keys are transposed a few at a time, lanes = keys (turn.h), so that each score is still
+// one chain of fused multiply-adds over head_dim in order; outputs are one chain over the keys in order.
+// Together with the same softmax steps this gives the bits of the tile pipeline (gemm.h + softmax.h) for the
+// same block.
 //
 // Where the ISA multiplies this element in pairs (gemm.h: product bf16), q holds pairs of dims, keys count
 // from an even one of the sequence, and scores are scaled as in softmax.h.

@@ -20,8 +20,15 @@ inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typena
   }
 }
 
-/// How far keys and values are fetched ahead (fetch.h), bytes.
-constexpr std::int64_t kKeysAhead = 12288, kValuesAhead = 16384;
+/// How far keys and values are fetched ahead (fetch.h), bytes; keys of long rows further, see key_vectors().
+/// Zen 5, one thread, f32, D = 128, groups of 4 heads, shares of the read loop's bandwidth: 8 KiB 0.86, 10
+/// and 12 0.92, 14 and 16 0.89, 20 and 24 0.87.
+constexpr std::int64_t kKeysAhead = 12288;
+/// With 8 lanes every 32 rows of values are passed over eight times (D = 128, 4 query rows), the first of
+/// which must find them all: 12 KiB ahead 4.7 us for 256 f32 keys, 16 KiB 3.8. With 16 lanes twice: 16 KiB
+/// ahead are 0.03 of the bandwidth slower than 12 in products of bf16.
+template <class V>
+constexpr std::int64_t kValuesAhead = V::kLanes < 16 ? 16384 : 12288;
 
 template <class V>
 inline typename V::Reg in_register(typename V::Reg x) {
@@ -54,10 +61,10 @@ template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
 /// Whole cache lines that a piece of a block has.
 template <class V, class T>
 inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Turn<V, T>::kDims * sizeof(T)) /
-                                   (RowFetcher::kLine * Turn<V, T>::kPieces);
+                                   (RowRange::kLine * Turn<V, T>::kPieces);
 
-/// Turns the blocks at `keys`, kParts of them one below the other, into `next` (kTurn), and multiplies those in
-/// `now` (kMultiply), a piece of the one and a slice of the other at a time.
+/// Turns the blocks at `keys`, kParts of them one below the other, into `next` (kTurn), and multiplies those
+/// in `now` (kMultiply), a piece of the one and a slice of the other at a time.
 template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 [[gnu::always_inline]] inline void turn_and_multiply(const T* keys, std::int64_t stride,
                                                      typename Turn<V, T>::Tile* next, RowFetcher& ahead,
@@ -81,14 +88,15 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
   };
   [&]<int... k>(std::integer_sequence<int, k...>) __attribute__((always_inline)) {
     (slice(std::integral_constant<int, k>{}), ...);
-  }(std::make_integer_sequence<int, kSlices>{});
+  }
+  (std::make_integer_sequence<int, kSlices>{});
 }
 
 /// Scores of R rows against kParts vectors of keys from j0 on.
 template <class V, class T, int R, int kParts>
 void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
   using Block = Turn<V, T>;
-  RowFetcher ahead = fetcher;  // in registers, which a reference keeps it out of
+  RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
   const float* q = args.q + row * args.q_stride;
   typename V::Reg sum[R][kParts];
 #pragma GCC unroll 16
@@ -112,8 +120,8 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
     q += Block::kSteps;
   }
   // What the rows have beyond whole lines of whole blocks.
-  const std::int64_t row_bytes = args.dim * static_cast<std::int64_t>(sizeof(T));
-  std::int64_t lines = kParts * V::kLanes * ((row_bytes + RowFetcher::kLine - 1) / RowFetcher::kLine);
+  const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
+  std::int64_t lines = kParts * V::kLanes * keys.lines();
   for (lines -= d / Block::kDims * kParts * Block::kPieces * kPieceLines<V, T>; lines > 0; --lines)
     ahead.fetch_line();
   for (; d < args.dim; d += kElements<V>, q += V::kLanes) {  // the rim: fewer keys or elements than a block
@@ -141,9 +149,9 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
   fetcher = ahead;
 }
 
-/// Vectors of keys side by side. Enough chains to cover the FMA's latency in the time that memory takes for the
-/// keys, in registers that there are; but no more than 8 KiB of keys (D = 128): all their rows are read at once,
-/// and must have been fetched before the first is done (kKeysAhead).
+/// Vectors of keys side by side. Enough chains to cover the FMA's latency in the time that memory takes for
+/// the keys, in registers that there are; but no more than 8 KiB of keys (D = 128): all their rows are read
+/// at once, and must have been fetched before the first is done (kKeysAhead).
 template <class V, class T, int R>
 constexpr int key_vectors() {
   const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
@@ -158,7 +166,8 @@ void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
   constexpr std::int64_t kKeys = kParts * V::kLanes;
   const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
   const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
-  RowFetcher ahead(keys, values, kKeysAhead, 1, 1);
+  const std::int64_t span = kKeys * keys.width + 4096;  // at least, see key_vectors()
+  RowFetcher ahead(keys, values, span > kKeysAhead ? span : kKeysAhead, 1, 1);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
 

@@ -1,5 +1,5 @@
-// turn.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four below by a
-// broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
+// turn.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four below by
+// a broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
 #pragma once
 
 #include <type_traits>
@@ -20,10 +20,11 @@ template <int kHalf, class T>
     const auto* a = reinterpret_cast<const float*>(above + i * stride);
     const auto* b = reinterpret_cast<const float*>(below + i * stride);
     if constexpr (kHalf == 0) {
-      x[i] = _mm256_blend_ps(_mm256_loadu_ps(a), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(b)), 0xf0);
-    } else {
       x[i] =
-          _mm256_blend_ps(_mm256_loadu_ps(b), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(a + 4)), 0x0f);
+          _mm256_blend_ps(_mm256_loadu_ps(a), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(b)), 0xf0);
+    } else {
+      x[i] = _mm256_blend_ps(_mm256_loadu_ps(b), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(a + 4)),
+                             0x0f);
     }
   }
   Avx2::transpose_halves(x[0], x[1], x[2], x[3]);
@@ -62,7 +63,8 @@ struct Turn<Avx2, Bf16> {
     for (int i = 0; i < 4; ++i) {
       const __m256i pair = _mm256_castps_si256(x[i]);
       Avx2::store(to + 2 * i * step, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
-      Avx2::store(to + (2 * i + 1) * step, _mm256_and_ps(x[i], _mm256_castsi256_ps(_mm256_set1_epi32(-65536))));
+      Avx2::store(to + (2 * i + 1) * step,
+                  _mm256_and_ps(x[i], _mm256_castsi256_ps(_mm256_set1_epi32(-65536))));
     }
   }
 };
@@ -84,10 +86,11 @@ struct Turn<Avx2, F16> {
                                                    0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const __m256i sorted = _mm256_permute4x64_epi64(
-          _mm256_shuffle_epi8(_mm256_castps_si256(x[i]), even_then_odd), 0xd8);
+      const __m256i sorted =
+          _mm256_permute4x64_epi64(_mm256_shuffle_epi8(_mm256_castps_si256(x[i]), even_then_odd), 0xd8);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * step), _mm256_castsi256_si128(sorted));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * step), _mm256_extracti128_si256(sorted, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * step),
+                       _mm256_extracti128_si256(sorted, 1));
     }
   }
 };

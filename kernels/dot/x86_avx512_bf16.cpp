@@ -18,14 +18,13 @@ const std::uint16_t* probabilities_of(const DecodeBlockArgs& args, std::int64_t 
   return reinterpret_cast<const std::uint16_t*>(args.scores + row * args.score_stride);
 }
 
-void row_softmax_pairs(const DecodeBlockArgs& args, std::int64_t row, RowFetcher& ahead) {
+void row_softmax_pairs(const DecodeBlockArgs& args, std::int64_t row) {
   float* s = args.scores + row * args.score_stride;
   std::uint16_t* p = reinterpret_cast<std::uint16_t*>(s);
   const std::int32_t begin = args.begin[row], end = args.end[row];
   const auto scale = V::set1(args.terms ? 1.0f : args.scale);  // the terms have it in them
   auto top = V::set1(-__builtin_inff());
   for (std::int64_t j = 0; j < args.kv; j += V::kLanes) {
-    ahead.fetch();
     const auto x = V::keep_between(V::load(s + j), begin, end, static_cast<std::int32_t>(j));
     V::store(s + j, x);
     top = V::max(x, top);
@@ -180,7 +179,6 @@ void add_visible_pairs(const DecodeBlockArgs& args, std::int64_t row, std::int64
 
 void decode_bf16_avx512_bf16(const DecodeBlockArgs& args) noexcept {
   for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, Bf16, R>(args, row); });
-  RowFetcher between = fetcher_between<V, Bf16>(args);
   for (std::int64_t row = 0; row < args.rows; ++row) {
     if (args.begin[row] >= args.end[row]) continue;
     if (args.terms) {
@@ -190,16 +188,15 @@ void decode_bf16_avx512_bf16(const DecodeBlockArgs& args) noexcept {
       terms.scale = args.scale;
       args.score_row(terms);
     }
-    row_softmax_pairs(args, row, between);
+    row_softmax_pairs(args, row);
   }
-  constexpr std::int64_t kRows = 32;  // stay in L1 while every group of rows and dims passes over them
   const RowRange values(static_cast<const Bf16*>(args.v), args.v_stride, args.v_dim, args.kv);
   const RowRange next_keys(static_cast<const Bf16*>(args.k) + args.kv * args.k_stride, args.k_stride,
                            args.dim, kNoEnd);
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
-  RowFetcher ahead(values, next_keys, kValuesAhead, 2, passes);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kRows) {
-    const std::int64_t j1 = j0 + kRows < args.kv ? j0 + kRows : args.kv;
+  RowFetcher ahead(values, next_keys, kValuesAhead<V>, 2, passes);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
+    const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     for_row_groups<kRowGroup>(
         args.rows, [&]<int R>(std::int64_t row) { add_visible_pairs<R>(args, row, j0, j1, ahead); });
   }

@@ -71,13 +71,15 @@ constexpr std::int64_t panel_begin(std::int64_t j) {
   return kPanelVectors<V> == 1 ? j : j / V::kMr * V::kMr;
 }
 
+constexpr std::int64_t kPackAhead = 16384;  ///< bytes of keys fetched ahead
+
 template <class V, class T>
 void pack_key(const PackKeyArgs& args) {
   constexpr int kMr = V::kMr;
   static_assert(kTwoPanels<V> || kMr % V::kLanes == 0);
   const T* const first = static_cast<const T*>(args.src);
   const RowRange keys(first, args.stride, args.dim, kNoEnd);
-  RowFetcher ahead(keys, keys, 16384, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
+  RowFetcher ahead(keys, keys, kPackAhead, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
   const std::int64_t steps = lanes_of<V>(args.dim);
   // To the end of the last row's panel: its vectors past that row become 0.
   for (std::int64_t j = 0; panel_begin<V>(j) < args.rows; j += V::kLanes) {

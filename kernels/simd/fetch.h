@@ -19,23 +19,22 @@ struct RowRange {
         stride(stride_elements * static_cast<std::int64_t>(sizeof(T))),
         width(elements * static_cast<std::int64_t>(sizeof(T))),
         rows(count) {}
+  static constexpr std::int64_t kLine = 64;                           ///< bytes
+  std::int64_t lines() const { return (width + kLine - 1) / kLine; }  ///< of a row
 };
 
 /// Fetches the rows of a range ahead of their use, in the order of memory, and then the first rows of the
 /// range that is read next. The shuffles and chains of FMAs between the loads fill the schedulers, so that
-/// without it few loads are under way at a time. Figures are shares of the read loop's bandwidth (Zen 5, one
-/// thread, D = 128, groups of 4 heads): nothing fetched 0.45, each of 16 rows in step with its use 0.63 to
-/// 0.73, in order of memory 8 KiB ahead 0.59, 16 KiB 0.74 to 0.80, 32 KiB 0.69, 64 KiB 0.71; 16 KiB into L2
-/// only 0.65.
-/// One line at a time: in bursts of 4 lines 0.05 less.
+/// without it few loads are under way at a time. Shares of the read loop's bandwidth in decode (Zen 5, one
+/// thread, f32, D = 128, groups of 4 heads, other things equal): nothing fetched 0.45, each of 16 rows in
+/// step with its use 0.63 to 0.73, in the order of memory 0.74 to 0.80; into L2 only 0.65. A few lines at a
+/// time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. How far ahead is for the loop to say.
 class RowFetcher {
  public:
-  static constexpr std::int64_t kLine = 64;  ///< bytes
-  /// `steps` calls of fetch() pass over `rows` rows.
-  RowFetcher(const RowRange& range, const RowRange& next, std::int64_t bytes, std::int64_t rows, std::int64_t steps)
-      : at_(range), next_(next) {
-    const std::int64_t lines = (range.width + kLine - 1) / kLine * rows;
-    rate_ = (lines << kFractionBits) / steps;
+  /// Begins `bytes` after the range's begin. `steps` calls of fetch() pass over `rows` rows.
+  RowFetcher(const RowRange& range, const RowRange& next, std::int64_t bytes, std::int64_t rows,
+             std::int64_t steps)
+      : rate_((range.lines() * rows << kFractionBits) / steps), at_(range), next_(next) {
     const std::int64_t ahead = bytes / range.width;
     if (ahead >= range.rows) {
       at_ = next;
@@ -52,9 +51,10 @@ class RowFetcher {
   }
   [[gnu::always_inline]] void fetch_line() {
     __builtin_prefetch(line_, 0, 3);
-    line_ += kLine;
+    line_ += RowRange::kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
   }
+  /// A number that does not change: branches that are foreseen, and no account to keep.
   template <int kLines>
   [[gnu::always_inline]] void fetch_lines() {
 #pragma GCC unroll 16
