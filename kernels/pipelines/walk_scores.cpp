@@ -98,8 +98,8 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
                         std::int64_t last, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, first = block.first + lo * mr, keys = last - first;
   const std::int64_t stride = head_->terms.mask_stride;
-  std::uint8_t some[kBlockKeys] = {}, every[kBlockKeys];
-  std::memset(every, 255, sizeof every);
+  std::uint8_t seen_by_some[kBlockKeys] = {}, seen_by_all[kBlockKeys];
+  std::memset(seen_by_all, 255, sizeof seen_by_all);
   const std::uint8_t* before = nullptr;
   for (std::int64_t n = 0; n < tile.used; ++n) {
     const std::uint8_t* row = head_->mask_row(tile.row + n, first);
@@ -107,13 +107,13 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
     before = row;
     if (stride == 1) {
       for (std::int64_t j = 0; j < keys; ++j) {
-        some[j] |= row[j];
-        every[j] = every[j] < row[j] ? every[j] : row[j];
+        seen_by_some[j] |= row[j];
+        seen_by_all[j] = seen_by_all[j] < row[j] ? seen_by_all[j] : row[j];
       }
     } else {
       for (std::int64_t j = 0; j < keys; ++j) {
-        some[j] |= row[j * stride];
-        every[j] = row[j * stride] == 0 ? 0 : every[j];
+        seen_by_some[j] |= row[j * stride];
+        seen_by_all[j] = row[j * stride] == 0 ? 0 : seen_by_all[j];
       }
     }
   }
@@ -121,8 +121,8 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
   const auto seen = [&](std::int64_t panel) {
     std::uint8_t something = 0, everything = 255;
     for (std::int64_t j = (panel - lo) * mr; j < min_of((panel - lo + 1) * mr, keys); ++j) {
-      something |= some[j];
-      everything = everything < every[j] ? everything : every[j];
+      something |= seen_by_some[j];
+      everything = everything < seen_by_all[j] ? everything : seen_by_all[j];
     }
     return something == 0 ? Sees::nothing : everything == 0 ? Sees::some : Sees::all;
   };
