@@ -1,19 +1,96 @@
-#include "kernels/pack/vector.h"
+#include <cstddef>
+
+#include "kernels/pack/pack.h"
 #include "kernels/simd/sve512.h"
 #include "kernels/softmax/rows.h"
 
-extern "C" void rows_panel_f32_f32_sve512(const kumiko::kernels::RowArgs*) noexcept;
+namespace kumiko::kernels {
+namespace {
+
+/// 16 rows to columns. (Offsets are known to arm_sve512_turn.S.)
+struct TurnArgs {
+  const void* const* rows;  ///< [16], all of them readable
+  std::int64_t used;        ///< 0..16; the rows after them count as 0
+  std::int64_t dim;
+  void* dst;
+  union {
+    std::int64_t pitch;  ///< query: bytes from one dim to the next
+    void* second;        ///< key: the panel of rows 8 to 15, written to if there is one
+  };
+  float scale;  ///< query
+};
+static_assert(offsetof(TurnArgs, used) == 8 && offsetof(TurnArgs, dim) == 16 &&
+              offsetof(TurnArgs, dst) == 24 && offsetof(TurnArgs, pitch) == 32 &&
+              offsetof(TurnArgs, scale) == 40);
+
+// Known to arm_sve512_value.S.
+static_assert(offsetof(PackValueArgs, stride) == 8 && offsetof(PackValueArgs, rows) == 16 &&
+              offsetof(PackValueArgs, dim) == 24 && offsetof(PackValueArgs, dst) == 32);
+static_assert(Sve512::kMr == 8 && Sve512::kLanes == 16);
+
+}  // namespace
+}  // namespace kumiko::kernels
+
+extern "C" {
+void pack_query_f32_sve512(const kumiko::kernels::TurnArgs*) noexcept;
+void pack_query_bf16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
+void pack_query_f16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
+void pack_key_bf16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
+void pack_key_f16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
+bool pack_value_f32_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
+bool pack_value_bf16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
+bool pack_value_f16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
+void rows_panel_f32_f32_sve512(const kumiko::kernels::RowArgs*) noexcept;
+}
 
 namespace kumiko::kernels {
+namespace {
 
-KUMIKO_PACK_KERNELS(pack_bf16_sve512, Sve512, Bf16)
-KUMIKO_PACK_KERNELS(pack_f16_sve512, Sve512, F16)
+constexpr std::int64_t kLanes = Sve512::kLanes;
 
-void pack_f32_sve512_query(const PackQueryArgs& args) noexcept {
-  pack_query<Sve512, float>(args);
+void pack_query_panel(const PackQueryArgs& args, void (*turn)(const TurnArgs*) noexcept) {
+  for (std::int64_t n = 0; n < args.nr; n += kLanes) {
+    const std::int64_t left = args.rows_used - n, used = left < 0 ? 0 : left < kLanes ? left : kLanes;
+    const void* rows[kLanes];
+    for (std::int64_t i = 0; i < kLanes; ++i) rows[i] = args.rows[i < used ? n + i : 0];
+    TurnArgs turned{rows, used, args.dim, static_cast<float*>(args.dst) + n, {}, args.scale};
+    turned.pitch = args.nr * static_cast<std::int64_t>(sizeof(float));
+    turn(&turned);
+  }
 }
-bool pack_f32_sve512_value(const PackValueArgs& args) noexcept {
-  return pack_value<Sve512, float>(args);
+
+/// 16-bit elements.
+void pack_key_panels(const PackKeyArgs& args, void (*turn)(const TurnArgs*) noexcept) {
+  const auto* src = static_cast<const std::uint16_t*>(args.src);
+  for (std::int64_t j = 0; j < args.rows; j += kLanes) {
+    const std::int64_t used = args.rows - j < kLanes ? args.rows - j : kLanes;
+    const void* rows[kLanes];
+    for (std::int64_t i = 0; i < kLanes; ++i) rows[i] = src + (i < used ? j + i : j) * args.stride;
+    float* const panel = static_cast<float*>(args.dst) + j * args.dim;
+    TurnArgs turned{rows, used, args.dim, panel, {}, 1.0f};
+    turned.second = panel + Sve512::kMr * args.dim;
+    turn(&turned);
+  }
+}
+
+}  // namespace
+
+#define KUMIKO_PACK_SVE512(name, query, value)            \
+  void name##_query(const PackQueryArgs& args) noexcept { \
+    pack_query_panel(args, query);                        \
+  }                                                       \
+  bool name##_value(const PackValueArgs& args) noexcept { \
+    return value(&args);                                  \
+  }
+KUMIKO_PACK_SVE512(pack_f32_sve512, pack_query_f32_sve512, pack_value_f32_sve512)
+KUMIKO_PACK_SVE512(pack_bf16_sve512, pack_query_bf16_sve512, pack_value_bf16_sve512)
+KUMIKO_PACK_SVE512(pack_f16_sve512, pack_query_f16_sve512, pack_value_f16_sve512)
+
+void pack_bf16_sve512_key(const PackKeyArgs& args) noexcept {
+  pack_key_panels(args, pack_key_bf16_sve512);
+}
+void pack_f16_sve512_key(const PackKeyArgs& args) noexcept {
+  pack_key_panels(args, pack_key_f16_sve512);
 }
 // Panel by panel in assembly: 0.24 cycles an element in the narrow model of the core. Transposed by ZIP, 256
 // elements are 64 ZIPs and 32 stores, which all go to one pipe: 0.38 at best.

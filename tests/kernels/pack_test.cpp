@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <utility>
 
 #include "tests/kernels/elements.h"
 #include "tests/support/random.h"
@@ -106,8 +107,7 @@ TEST_P(Pack, ValuesBecomePanelsOfMrDims) {
 
 TEST_P(Pack, ValuesReportWhetherAllAreFiniteWhereverTheOneIs) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
-  for (const std::int64_t dim : {1, 3, 8, 17, 33}) {
-    constexpr std::int64_t rows = 5;
+  for (const auto& [rows, dim] : {std::pair{5, 1}, {5, 3}, {5, 8}, {5, 17}, {5, 33}, {19, 9}, {27, 16}}) {
     auto src = source(row.element, rows, dim, dim, Place::back, random);
     Operand<float> dst(sz((dim + mr - 1) / mr * mr * rows), Place::back);
     for (std::size_t i = 0; i < src.size(); ++i) {

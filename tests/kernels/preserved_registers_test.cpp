@@ -12,6 +12,7 @@
 
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/panels.h"
+#include "kernels/pack/pack.h"
 #include "kernels/softmax/rows.h"
 #include "tests/kernels/rows.h"
 
@@ -33,6 +34,10 @@ namespace {
 
 using kernels::GemmArgs;
 using kernels::GemmRow;
+using kernels::PackKeyArgs;
+using kernels::PackQueryArgs;
+using kernels::PackRow;
+using kernels::PackValueArgs;
 using kernels::PanelArgs;
 using kernels::PanelRow;
 using kernels::RowArgs;
@@ -58,9 +63,10 @@ void set_control(std::uint64_t value) {
 }
 #endif
 
-// Calls function(&args) with canaries in every register, and looks at them afterwards.
-template <class Args>
-void call_and_check(void (*function)(const Args*) noexcept, const Args& args) {
+// Calls function(&args) with canaries in every register, and looks at them afterwards. A reference is passed
+// as a pointer is.
+template <class Function, class Args>
+void call_and_check(Function* function, const Args& args) {
   Registers canaries{}, found{};
   for (std::size_t i = 0; i < canaries.size(); ++i) canaries[i] = 0xc0ffee00c0ffee00u + i;
   const std::uint64_t before = control();
@@ -135,6 +141,29 @@ TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
   }
 }
 
+struct PreservedRegistersOfPack : ::testing::TestWithParam<PackRow> {};
+
+TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
+  const PackRow& row = GetParam();
+  for (const std::int64_t count : {1, 3, 8, 16, 35}) {  // rows and elements of a row: whole blocks and rims
+    const std::vector<std::uint8_t> src(64 * 64 * 4, 0x3c);
+    const std::vector<const void*> rows(48, src.data());
+    std::vector<std::uint32_t> dst(64 * 64);
+    SCOPED_TRACE(::testing::Message() << row.name << " " << count << " of " << count);
+    const PackQueryArgs query{rows.data(), count, 48, count, 1.0f, dst.data()};
+    call_and_check(row.query, query);
+    EXPECT_NE(dst.front(), 0u) << "query not run";
+    dst.front() = 0;
+    call_and_check(row.key, PackKeyArgs{src.data(), 64, count, count, dst.data()});
+    EXPECT_NE(dst.front(), 0u) << "key not run";
+    dst.front() = 0;
+    call_and_check(row.value, PackValueArgs{src.data(), 64, count, count, dst.data()});
+    EXPECT_NE(dst.front(), 0u) << "value not run";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack, ::testing::ValuesIn(host_rows(kernels::pack_rows())),
+                         RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows, ::testing::ValuesIn(host_rows(kernels::rows_rows())),
                          RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_rows())),
