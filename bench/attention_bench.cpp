@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "bench/data_pool.h"
+#include "bench/ceilings.h"
 #include "bench/machine_peak.h"
 #include "bench/rounds.h"
 #include "bench/shapes.h"
@@ -24,11 +24,6 @@ namespace {
 
 constexpr double kWorkWindow = 30e-3;
 
-std::vector<int> cores_for(int threads) {
-  static const std::vector<int> all = allowed_cores();  // Before any affinity is narrowed.
-  return {all.begin(), all.begin() + threads};
-}
-
 // One context per ISA and thread count for the whole process, as the documentation tells users to do.
 Status context_for(const std::string& isa, int threads, Context* context) {
   static std::map<std::pair<std::string, int>, Context> contexts;
@@ -37,7 +32,7 @@ Status context_for(const std::string& isa, int threads, Context* context) {
     ContextOptions options;
     options.isa = isa;
     options.num_threads = threads;
-    for (int cpu : cores_for(threads)) {
+    for (int cpu : first_cores(threads)) {
       if (!options.cpus.empty()) options.cpus += ',';
       options.cpus += std::to_string(cpu);
     }
@@ -45,13 +40,6 @@ Status context_for(const std::string& isa, int threads, Context* context) {
   }
   *context = entry;
   return {};
-}
-
-ReadCeiling& read_ceiling(int threads) {
-  static std::map<int, std::unique_ptr<ReadCeiling>> ceilings;
-  auto& entry = ceilings[threads];
-  if (!entry) entry = std::make_unique<ReadCeiling>(std::as_bytes(data_pool()), cores_for(threads));
-  return *entry;
 }
 
 // A planned problem on one context. error() is empty while everything went right.
@@ -102,7 +90,7 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
   Workload workload(problem, by_bandwidth, row.isa, threads);
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
 
-  const std::vector<int> cpus = cores_for(threads);
+  const std::vector<int> cpus = first_cores(threads);
   const ScopedAffinity affinity(cpus);  // The caller works too: on the same cores as the ceiling's threads.
   const double work = by_bandwidth ? problem.kv_bytes() : problem.useful_flops();
   const auto ceiling = [&] {
@@ -132,7 +120,7 @@ void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int thre
   for (const Workload* w : {&one, &many}) {
     if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
   }
-  const std::vector<int> first = cores_for(1), cpus = cores_for(threads);
+  const std::vector<int> first = first_cores(1), cpus = first_cores(threads);
   const auto run = [](Workload& w, const std::vector<int>& on) {
     const ScopedAffinity affinity(on);
     return w.seconds_per_run(kWorkWindow);
@@ -206,7 +194,7 @@ void callers(benchmark::State& state, const std::string& isa, int threads) {
   constexpr int kCallers = 8, kPairs = 12;
   std::vector<std::unique_ptr<Caller>> all;
   for (int i = 0; i < kCallers; ++i) all.push_back(std::make_unique<Caller>(isa, threads));
-  const ScopedAffinity affinity(cores_for(threads));
+  const ScopedAffinity affinity(first_cores(threads));
   const auto alone = [&] {
     const double begin = now();
     for (int pair = 0; pair < kPairs; ++pair) {  // in turn: the caches see what they see with eight callers

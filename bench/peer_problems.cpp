@@ -2,24 +2,16 @@
 // library, so that a peer computes on the same bytes, is checked by the same fp64 computation and is judged
 // against the same ceilings.
 #include <algorithm>
-#include <map>
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "bench/data_pool.h"
+#include "bench/ceilings.h"
 #include "bench/machine_peak.h"
 #include "bench/rounds.h"
 #include "bench/shapes.h"
 
 namespace kumiko::bench {
 namespace {
-
-std::vector<int> cores_for(int threads) {
-  static const std::vector<int> all = allowed_cores();  // Before any affinity is narrowed.
-  return {all.begin(), all.begin() + threads};
-}
 
 const Case* find_case(const std::string& name) {
   for (const Case& c : cases()) {
@@ -99,21 +91,16 @@ KUMIKO_BENCH_API const char* kumiko_bench_check(const PeerProblem* p, int set) {
 
 /// The first `threads` allowed cores; how many were written.
 KUMIKO_BENCH_API int kumiko_bench_cores(int threads, int* cpus) {
-  const std::vector<int> cores = cores_for(threads);
+  const std::vector<int> cores = first_cores(threads);
   std::copy(cores.begin(), cores.end(), cpus);
   return static_cast<int>(cores.size());
 }
 
 /// The ceiling on those cores now: FLOP/s of `isa`, or bytes/s read. 0: the host does not run `isa`.
 KUMIKO_BENCH_API double kumiko_bench_ceiling(const char* isa, int threads, int by_bandwidth) {
-  if (by_bandwidth) {
-    static std::map<int, std::unique_ptr<ReadCeiling>> ceilings;
-    auto& entry = ceilings[threads];
-    if (!entry) entry = std::make_unique<ReadCeiling>(std::as_bytes(data_pool()), cores_for(threads));
-    return entry->bytes_per_second(kReadWindow);
-  }
+  if (by_bandwidth) return read_ceiling(threads).bytes_per_second(kReadWindow);
   const FmaRow* row = find_fma_row(isa);
-  return row != nullptr && row->host_runs() ? fma_flops(*row, cores_for(threads), kFmaWindow) : 0;
+  return row != nullptr && row->host_runs() ? fma_flops(*row, first_cores(threads), kFmaWindow) : 0;
 }
 
 }  // extern "C"

@@ -20,6 +20,7 @@ VENV = pathlib.Path(__file__).resolve().parent.parent / ".venv-peers"
 PROGRAM = "attention_bench"  # Whose problems these are.
 LIBRARY = "libpeer_problems.so"
 ROUNDS = 3  # Of one process; run_groups.py takes the median over its passes.
+STEADY, HELD_AGAIN = 1.25, 3  # A round between ceilings that differ by more is held again so often; as bench/rounds.h.
 WINDOW = 30e-3  # Seconds of back-to-back calls in a round, at least one call; as attention_bench.
 PROBE = 20e-3  # The same, three times, where a peer's ways are compared and a call takes less.
 REST = 5e-3  # A look at whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
@@ -219,9 +220,13 @@ def rates(ways, machine, threads):
     found = [([], []) for _ in ways]
     for _ in range(ROUNDS):
         for way, (rate, fraction) in zip(ways, found):
-            before = machine.ceiling(threads, p.by_bandwidth)
-            rate.append(p.work / way.seconds())
-            fraction.append(rate[-1] / (0.5 * (before + machine.ceiling(threads, p.by_bandwidth))))
+            after = machine.ceiling(threads, p.by_bandwidth)
+            for _ in range(1 + HELD_AGAIN):
+                before, seconds, after = after, way.seconds(), machine.ceiling(threads, p.by_bandwidth)
+                if max(before, after) <= STEADY * min(before, after):
+                    break
+            rate.append(p.work / seconds)
+            fraction.append(rate[-1] / (0.5 * (before + after)))
     names = ("gbps", "bandwidth_fraction") if p.by_bandwidth else ("gflops", "peak_fraction")
     return [dict(zip(names, (statistics.median(rate) * 1e-9, statistics.median(fraction)))) for rate, fraction in found]
 

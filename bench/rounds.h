@@ -11,6 +11,8 @@
 namespace kumiko::bench {
 
 inline constexpr int kRounds = 5;
+inline constexpr double kSteady = 1.25;     // Ceilings around a round may differ by so much,
+inline constexpr int kHeldAgain = 3;        // or it is held again so often.
 inline constexpr double kFmaWindow = 4e-3;  // Seconds.
 inline constexpr double kReadWindow =
     10e-3;  // 350 MB on the machine this was written on: longer than the prefetchers' memory.
@@ -44,14 +46,19 @@ struct Rounds {
 
 /// One iteration of `state` is a round: `seconds()` is the time of one run of `work` units, `ceiling()` the
 /// machine's units per second. Each round's fraction is taken against the mean of the ceilings right before
-/// and right after it.
+/// and right after it; where the two disagree the machine has changed meanwhile, and the round is held again.
 template <class Seconds, class Ceiling>
 Rounds measure_rounds(benchmark::State& state, double work, Seconds seconds, Ceiling ceiling) {
   std::vector<double> rates, ceilings, fractions;
   double before = ceiling();
   for (auto _ : state) {
-    const double time = seconds();
-    const double after = ceiling();
+    double time = seconds(), after = ceiling();
+    for (int again = 0; again < kHeldAgain && std::max(before, after) > kSteady * std::min(before, after);
+         ++again) {
+      before = after;
+      time = seconds();
+      after = ceiling();
+    }
     rates.push_back(work / time);
     ceilings.push_back(0.5 * (before + after));
     fractions.push_back(rates.back() / ceilings.back());
