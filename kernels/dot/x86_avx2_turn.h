@@ -46,51 +46,33 @@ struct Turn<Avx2, float> {
   }
 };
 
-/// Turned in pairs of dims, half the shuffles of single ones; a bf16 is the upper half of an f32.
-template <>
-struct Turn<Avx2, Bf16> {
-  using Tile = float;
+/// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
+/// stays what it is, and the load that multiplies widens it.
+template <class T>
+requires(sizeof(T) == 2) struct Turn<Avx2, T> {
+  using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
   static constexpr int kPieces = 2;
   static constexpr std::int64_t kDims = 16;
   static constexpr int kSteps = 16;
 
   template <int kPiece>
-  [[gnu::always_inline]] void piece(const Bf16* keys, std::int64_t stride, float* tile, std::int64_t step) {
+  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Tile* tile, std::int64_t step) {
     __m256 x[4];
     load_half_transposed<kPiece>(x, keys, stride);
-    float* const to = tile + 8 * kPiece * step;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const __m256i pair = _mm256_castps_si256(x[i]);
-      Avx2::store(to + 2 * i * step, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
-      Avx2::store(to + (2 * i + 1) * step,
-                  _mm256_and_ps(x[i], _mm256_castsi256_ps(_mm256_set1_epi32(-65536))));
-    }
-  }
-};
-
-/// Turned in pairs of dims and kept as f16: the load that multiplies widens them.
-template <>
-struct Turn<Avx2, F16> {
-  using Tile = F16;
-  static constexpr int kPieces = 2;
-  static constexpr std::int64_t kDims = 16;
-  static constexpr int kSteps = 16;
-
-  template <int kPiece>
-  [[gnu::always_inline]] void piece(const F16* keys, std::int64_t stride, F16* tile, std::int64_t step) {
-    __m256 x[4];
-    load_half_transposed<kPiece>(x, keys, stride);
-    F16* const to = tile + 8 * kPiece * step;
-    const __m256i even_then_odd = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
-                                                   0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const __m256i sorted =
-          _mm256_permute4x64_epi64(_mm256_shuffle_epi8(_mm256_castps_si256(x[i]), even_then_odd), 0xd8);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * step), _mm256_castsi256_si128(sorted));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * step),
-                       _mm256_extracti128_si256(sorted, 1));
+      Tile *const even = tile + (8 * kPiece + 2 * i) * step, *const odd = even + step;
+      const __m256i pairs = _mm256_castps_si256(x[i]);
+      if constexpr (std::is_same_v<T, F16>) {
+        const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                               0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+        const __m256i sorted = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(pairs, order), 0xd8);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(even), _mm256_castsi256_si128(sorted));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(odd), _mm256_extracti128_si256(sorted, 1));
+      } else {
+        Avx2::store(even, _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
+        Avx2::store(odd, _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))));
+      }
     }
   }
 };
