@@ -39,6 +39,15 @@ struct Avx2 {
     _mm_storeu_ps(low, _mm256_castps256_ps128(x));
     _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));
   }
+  static Reg load_panel_rows(const float* p, std::int64_t stride) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+  }
+  static Reg load_panel_rows(const Bf16* p, std::int64_t stride) {
+    return widen_bf16(two_rows(p, p + stride));
+  }
+  static Reg load_panel_rows(const F16* p, std::int64_t stride) {
+    return _mm256_cvtph_ps(two_rows(p, p + stride));
+  }
   static Reg load(const Bool8* p) { return widen_bool(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
   static Reg load_first(const Bool8* p, std::int64_t n) {
     alignas(16) char bytes[16] = {};
@@ -165,6 +174,11 @@ struct Avx2 {
   }
 
  private:
+  /// 4 elements of 16 bits each.
+  static __m128i two_rows(const void* low, const void* high) {
+    const __m128 first = _mm_castsi128_ps(_mm_loadl_epi64(static_cast<const __m128i*>(low)));
+    return _mm_castps_si128(_mm_loadh_pi(first, static_cast<const __m64*>(high)));
+  }
   static Reg widen_bool(__m128i x) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x));
   }

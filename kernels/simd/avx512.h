@@ -50,6 +50,18 @@ struct Avx512 {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
   }
+  /// kMr elements of row p, then as many of the next. A masked broadcast loads and blends: an insertion would
+  /// take the port of the shuffles.
+  static Reg load_panel_rows(const float* p, std::int64_t stride) {
+    return _mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), 0xff00,
+                                       _mm256_loadu_ps(p + stride));
+  }
+  static Reg load_panel_rows(const Bf16* p, std::int64_t stride) {
+    return widen_bf16(two_rows(p, p + stride));
+  }
+  static Reg load_panel_rows(const F16* p, std::int64_t stride) {
+    return _mm512_cvtph_ps(two_rows(p, p + stride));
+  }
   static Reg load(const Bool8* p) { return widen_bool(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Reg load_first(const Bool8* p, std::int64_t n) {
     return widen_bool(_mm_maskz_loadu_epi8(first(n), p));
@@ -148,10 +160,38 @@ struct Avx512 {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) gather_quarters(x[i], x[i + 4], x[i + 8], x[i + 12]);
   }
+  /// 16 lanes of 8 rows of a panel: x[i] is lane 2i of every row, then lane 2i + 1.
+  template <class RowAt>
+  [[gnu::always_inline]] static void load_panel(Reg (&x)[8], RowAt row_at) {
+    const Int interleave = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Reg a[4];  // quarters: lanes 0-3 of rows i and i + 4, lanes 4-7 of both
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        a[i] =
+            _mm512_permutex2var_ps(_mm512_castps256_ps512(_mm256_loadu_ps(row_at(i) + 8 * half)), interleave,
+                                   _mm512_castps256_ps512(_mm256_loadu_ps(row_at(i + 4) + 8 * half)));
+      }
+      transpose_quarters(a[0], a[1], a[2], a[3]);
+      x[4 * half] = _mm512_shuffle_f32x4(a[0], a[1], 0x44);
+      x[4 * half + 1] = _mm512_shuffle_f32x4(a[2], a[3], 0x44);
+      x[4 * half + 2] = _mm512_shuffle_f32x4(a[0], a[1], 0xee);
+      x[4 * half + 3] = _mm512_shuffle_f32x4(a[2], a[3], 0xee);
+    }
+  }
   /// x, in a register: left to itself g++ folds a load into every use.
   [[gnu::always_inline]] static Reg in_register(Reg x) {
     asm("" : "+v"(x));
     return x;
+  }
+
+ protected:
+  /// 8 elements of 16 bits each.
+  static __m256i two_rows(const void* low, const void* high) {
+    return _mm256_mask_broadcast_i32x4(
+        _mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(low))), 0xf0,
+        _mm_loadu_si128(static_cast<const __m128i*>(high)));
   }
 
  private:

@@ -19,6 +19,23 @@ struct Avx512Bf16 : Avx512 {
   using Avx512::load;
   using Avx512::load_first;
 
+  /// Steps of kMr dims: rows p and p + stride interleaved, then the next two.
+  static Reg load_panel_rows(const Bf16* p, std::int64_t stride) {
+    const Int even = _mm512_cvtepu16_epi32(two_rows(p, p + 2 * stride)),
+              odd = _mm512_cvtepu16_epi32(two_rows(p + stride, p + 3 * stride));
+    return _mm512_castsi512_ps(_mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+  }
+  /// The first n elements of both rows interleaved; `odd` may be nullptr, for zeros.
+  static Reg interleave_first(const Bf16* even, const Bf16* odd, std::int64_t n) {
+    const auto widened = [&](const Bf16* row) {
+      const __mmask16 first = n >= kLanes ? __mmask16{0xffff} : static_cast<__mmask16>((1u << n) - 1u);
+      return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first, row));
+    };
+    Int x = widened(even);
+    if (odd) x = _mm512_or_si512(x, _mm512_slli_epi32(widened(odd), 16));
+    return _mm512_castsi512_ps(x);
+  }
+
   static Int bits(Reg x) { return _mm512_castps_si512(x); }
   /// c + a b of both elements, in the order of gemm.h.
   static Reg product(Reg a, Reg b, Reg c) {
