@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <span>
 #include <vector>
 
+#include "runtime/row_block.h"
 #include "scheduler/list_schedule.h"
 
 namespace kumiko {
@@ -49,40 +51,6 @@ constexpr Way kWays[] = {{FineRows::halves, 8},
                          {FineRows::sixths, 20},
                          {FineRows::sixths, 30}};
 
-/// Sum of clamp(i + offset, 0, limit) for i in [first, last).
-std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t limit) {
-  const std::int64_t rise = std::clamp(-offset, first, last), flat = std::clamp(limit - offset, rise, last);
-  return (flat - rise) * (rise + flat - 1 + 2 * offset) / 2 + (last - flat) * limit;
-}
-
-/// Query-key pairs that rows [row_begin, row_end) see; rows of a query position are taken as a whole at the
-/// rim.
-std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
-  const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
-  const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
-                             sum_clamped(first, last, head.begin_offset, head.kv_len);
-  return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
-}
-
-/// A row block of one KV head before it is cut along the keys.
-struct RowBlock {
-  std::int64_t row_begin, row_end, split_begin, split_end;
-  std::int64_t cost;
-
-  std::int64_t splits() const { return split_end - split_begin; }
-};
-
-RowBlock row_block(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t row,
-                   std::int64_t end) {
-  const std::int64_t first_key = min_of(head.begin_of(row), head.kv_len),
-                     last_key = std::max(head.end_of(end - 1), first_key);
-  RowBlock block{row, end, first_key / kSplitKeys, (last_key + kSplitKeys - 1) / kSplitKeys, 0};
-  block.split_end = std::max(block.split_end, block.split_begin);
-  block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row,
-                         last_key - first_key, head.head_dim, head.v_head_dim);
-  return block;
-}
-
 /// Rows a task takes: all that fits, but fewer where that would leave workers without enough tasks; the
 /// blocks of a head are as equal as whole tiles allow.
 std::int64_t task_rows_for(const Tuning& tuning, std::int64_t heads, std::int64_t rows, std::int64_t tasks) {
@@ -124,6 +92,8 @@ class Cutter {
     wants_fine_ = workers > 1 && count_ < workers * kEnoughPieces;
   }
 
+  /// So few row blocks that they need not divide the work well.
+  bool wants_fine() const { return wants_fine_; }
   /// Rows can be cut finer than into the blocks that every head has.
   bool has_fine_rows() const { return wants_fine_ && task_rows_ > plan_.tuning.min_task_rows; }
 
@@ -234,7 +204,7 @@ class Cutter {
     const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
     std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
     if (splits == block.splits()) {
-      add_task(b, h, block, block.split_begin, block.split_end, -1);
+      add_task(b, h, block, block.split_begin, block.split_end, block.cost, -1);
       return {};
     }
     const auto merge = static_cast<std::int32_t>(plan_.merges.size());
@@ -243,8 +213,11 @@ class Cutter {
     if (!add_states(block.splits(), block.row_end - block.row_begin,
                     kernels::partial_size(plan_.args.v.shape[3]), &plan_.partial_floats))
       return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+    std::int64_t cost_before = 0;
     for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
-      add_task(b, h, block, at, at + splits, merge);
+      const std::int64_t cost = block.cost_until(at + splits);
+      add_task(b, h, block, at, at + splits, cost - cost_before, merge);
+      cost_before = cost;
       ++plan_.merges.back().tasks;
       at += splits;
       if (at == block.split_end) return {};
@@ -253,7 +226,7 @@ class Cutter {
 
   // Field by field: a struct that is filled and then copied waits for its own stores, half the time of a cut.
   void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
-                std::int64_t split_end, std::int32_t merge) {
+                std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge) {
     PlannedTask& task = plan_.tasks.emplace_back();
     task.batch = static_cast<std::int32_t>(b);
     task.kv_head = static_cast<std::int32_t>(h);
@@ -263,19 +236,9 @@ class Cutter {
     task.split_end = split_end;
     task.merge = merge;
     scheduler::Task& cost = plan_.costs.emplace_back();
-    cost.cost = merge < 0 ? block.cost : share_of(block, split_begin, split_end);
+    cost.cost = piece_cost;
     cost.group = static_cast<std::int32_t>(b * kv_heads_ + h);
     if (!plan_.kv_domains.empty()) cost.home = plan_.kv_domains[static_cast<std::size_t>(cost.group)];
-  }
-
-  /// The pieces' costs add up to the block's, so that heads of equal cost stay equal.
-  static std::int64_t share_of(const RowBlock& block, std::int64_t split_begin, std::int64_t split_end) {
-    const auto until = [&](std::int64_t split) {
-      return static_cast<std::int64_t>(static_cast<double>(block.cost) *
-                                       static_cast<double>(split - block.split_begin) /
-                                       static_cast<double>(block.splits()));
-    };
-    return until(split_end) - until(split_begin);
   }
 
   Plan::Impl& plan_;
@@ -295,12 +258,16 @@ class Cutter {
   bool single_splits_ = false;               // few splits in all: each is a piece
 };
 
-/// How long the last to finish works, as a multiple of what each would with nobody waiting.
-double unevenness(const Plan::Impl& plan, std::span<const int> workers_per_domain, std::int64_t workers) {
+/// When the last worker is done, and when all would be if nobody waited; in FMAs.
+struct Forecast {
+  double makespan, even_share;
+};
+Forecast forecast(const Plan::Impl& plan, std::span<const int> workers_per_domain, std::int64_t workers) {
   double total = 0;
   for (const scheduler::Task& task : plan.costs) total += static_cast<double>(task.cost);
   const std::int64_t makespan = scheduler::simulate_makespan(plan.costs, plan.assignment, workers_per_domain);
-  return total > 0 ? static_cast<double>(makespan) * static_cast<double>(workers) / total : 1.0;
+  return {static_cast<double>(makespan) * plan.cost_unit,
+          total / static_cast<double>(workers) * plan.cost_unit};
 }
 
 /// What cut_and_deal makes of a plan.
@@ -330,23 +297,25 @@ constexpr double kEvenEnough = 1.03;
 Status cut_and_deal(Plan::Impl& plan, std::int64_t workers) {
   const std::vector<int> workers_per_domain = plan.context->executor->workers_per_domain();
   Cut best;
-  double least = 0;
+  double soonest = 0;
+  // One way for decode: simulating would double the 17 to 50 us that a plan of 64 requests takes, and pieces
+  // of whole splits are even enough.
+  const bool is_decode = std::strcmp(plan.tuning.pipeline->name, "decode") == 0;
   // Every piece packs the keys it reads, and one of 48 rows takes half as long again for it (Zen 5, AVX-512,
   // D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1, 16 whole
   // ones 11.6, for one core then waits for the other.
   for (const Way& way : kWays) {
     Cutter cutter(plan, workers, way);
-    if (least > 0 && !cutter.has_fine_rows()) break;
     if (Status s = cutter.run(); !s.ok()) {
-      if (least == 0) return s;
+      if (soonest == 0) return s;
       break;
     }
     plan.assignment = plan.context->config.policy->assign(plan.costs, workers_per_domain);
-    if (!cutter.has_fine_rows()) return {};
-    const double uneven = unevenness(plan, workers_per_domain, workers);
-    if (uneven <= kEvenEnough) return {};
-    if (least == 0 || uneven < least) {
-      least = uneven;
+    if (is_decode || !cutter.wants_fine()) return {};
+    const Forecast cast = forecast(plan, workers_per_domain, workers);
+    if (cast.makespan <= kEvenEnough * cast.even_share) return {};
+    if (soonest == 0 || cast.makespan < soonest) {
+      soonest = cast.makespan;
       best.swap_with(plan);
     }
     Cut().swap_with(plan);

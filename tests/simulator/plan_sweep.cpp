@@ -16,8 +16,9 @@ struct Class {
 
   void add(const SweepResult& result) {
     ++plans;
-    if (result.ratio() > limit) ++(result.may_be_cut ? above : above_whole);
-    if (result.may_be_cut) worst = std::max(worst, result.ratio());
+    const double avoidable = result.may_be_cut ? result.avoidable_ratio() : 1.0;
+    if (result.ratio() > limit) ++(avoidable > limit ? above : above_whole);
+    worst = std::max(worst, avoidable);
   }
   std::string cells() const {
     char text[96];

@@ -31,21 +31,30 @@ TEST_P(Simulator, PlansAreBalanced) {
     if (!result.may_be_cut) {
       EXPECT_LE(result.makespan, result.bound + result.costliest) << why();
     } else if (result.tasks < 4 * machine.cores) {
-      EXPECT_LE(result.ratio(), 1.10) << why();
+      EXPECT_LE(result.avoidable_ratio(), 1.10) << why();
     } else {
       ++many;
-      above += result.ratio() > 1.03;
-      EXPECT_LE(result.ratio(), 1.10) << why();
+      above += result.avoidable_ratio() > 1.03;
+      EXPECT_LE(result.avoidable_ratio(), 1.05) << why();
     }
   }
   EXPECT_GT(many, kThinned ? 10 : 100) << "the sweep has lost its cases";
-  EXPECT_LE(above, many / 33 + (kThinned ? 1 : 0))
-      << "more than 3 % of the plans are above 1.03 times the bound";
+  EXPECT_LE(above, 1 + many / 1000) << "plans above 1.03 times the bound";
 }
 
 INSTANTIATE_TEST_SUITE_P(Machines, Simulator, testing::Range(0, 5), [](const auto& row) {
   return "m" + std::string(sweep_machines()[static_cast<std::size_t>(row.param)].name);
 });
+
+// 4 heads of 256 splits on 48 cores: 21.33 splits each, so that somebody has 22.
+TEST(WholeSplits, AreDealtAsEvenlyAsTheyCanBe) {
+  const Context context = planning_context(sweep_machines()[2]);
+  ASSERT_TRUE(context);
+  const SweepResult result = plan_problem(context, {1, 64, 4, 131072, Phase::decode, Visibility::full});
+  EXPECT_EQ(result.makespan, result.whole_bound);
+  EXPECT_NEAR(result.ratio(), 22 / (1024 / 48.0), 1e-3);
+  EXPECT_EQ(result.avoidable_ratio(), 1.0);
+}
 
 TEST(Heads, AreCutAcrossDomainsOnlyWhereBalanceNeedsIt) {
   const Context context = planning_context(sweep_machines()[2]);

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include "runtime/context.h"
 #include "runtime/plan.h"
@@ -16,6 +18,36 @@ namespace {
 std::string synthetic(int domains, int cores) {
   return "numa:" + std::to_string(domains) + " l3:1(size=33554432) l2:" + std::to_string(cores) +
          "(size=1048576) l1d:1(size=32768) core:1 pu:1";
+}
+
+/// Costs of the pieces that no cut makes smaller: single splits of the keys of a single tile of rows. Of
+/// tasks of several tiles none, for what cutting those costs depends on the cut.
+std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
+  std::vector<std::int64_t> pieces;
+  for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
+    const PlannedTask& task = plan.tasks[i];
+    if (task.row_end - task.row_begin > plan.tuning.min_task_rows) continue;
+    const kernels::HeadProblem head = plan.head(plan.args, task.batch, task.kv_head);
+    const auto inside = [&](std::int64_t split) {
+      return std::clamp(split * kernels::kSplitKeys, head.begin_of(task.row_begin),
+                        head.end_of(task.row_end - 1));
+    };
+    const std::int64_t keys = inside(task.split_end) - inside(task.split_begin);
+    for (std::int64_t split = task.split_begin; keys > 0 && split < task.split_end; ++split)
+      pieces.push_back(plan.costs[i].cost * (inside(split + 1) - inside(split)) / keys);
+  }
+  return pieces;
+}
+
+/// The least time in which `cores` are done with whole pieces: of the h cores + 1 largest some core has h
+/// + 1.
+std::int64_t whole_bound(std::vector<std::int64_t> pieces, int cores) {
+  std::sort(pieces.begin(), pieces.end(), std::greater<>());
+  std::int64_t bound = 0;
+  for (std::size_t h = 0; h * static_cast<std::size_t>(cores) < pieces.size(); ++h) {
+    bound = std::max(bound, static_cast<std::int64_t>(h + 1) * pieces[h * static_cast<std::size_t>(cores)]);
+  }
+  return bound;
 }
 
 }  // namespace
@@ -106,14 +138,15 @@ SweepResult result_of(const Plan& plan) {
   SweepResult result;
   const Plan::Impl& impl = *plan.impl();
   result.tasks = static_cast<std::int64_t>(impl.tasks.size());
-  result.makespan =
-      scheduler::simulate_makespan(impl.costs, impl.assignment, impl.context->executor->workers_per_domain());
+  const std::vector<int> workers = impl.context->executor->workers_per_domain();
+  result.makespan = scheduler::simulate_makespan(impl.costs, impl.assignment, workers);
   result.bound = impl.assignment.lower_bound;
   for (const scheduler::Task& task : impl.costs) result.costliest = std::max(result.costliest, task.cost);
   for (const PlannedTask& task : impl.tasks) {
     if (task.split_end - task.split_begin > 1 || task.row_end - task.row_begin > impl.tuning.min_task_rows)
       result.may_be_cut = true;
   }
+  result.whole_bound = whole_bound(whole_pieces(impl), std::accumulate(workers.begin(), workers.end(), 0));
   result.cut_heads = planned_traffic(impl).cut_heads;
   return result;
 }

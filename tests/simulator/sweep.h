@@ -41,11 +41,18 @@ struct SweepResult {
   std::int64_t makespan = 0;
   std::int64_t bound = 0;  ///< max(total / cores, costliest task)
   std::int64_t costliest = 0;
-  bool may_be_cut = false;     ///< Some task spans several splits of keys or several tiles of rows.
+  bool may_be_cut = false;  ///< Some task spans several splits of keys or several tiles of rows.
+  /// No plan ends sooner: of h cores + 1 pieces that cannot be cut, some core has h + 1.
+  std::int64_t whole_bound = 0;
   std::int64_t cut_heads = 0;  ///< KV heads read by several domains
 
-  double ratio() const {
-    return bound > 0 ? static_cast<double>(makespan) / static_cast<double>(bound) : 1.0;
+  double ratio() const { return over(bound); }
+  /// What cutting and dealing could better.
+  double avoidable_ratio() const { return over(bound > whole_bound ? bound : whole_bound); }
+
+ private:
+  double over(std::int64_t x) const {
+    return x > 0 ? static_cast<double>(makespan) / static_cast<double>(x) : 1.0;
   }
 };
 SweepResult plan_problem(const Context& context, const SweepProblem& problem);
