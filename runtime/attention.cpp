@@ -20,16 +20,16 @@ struct Run {
   std::int32_t number;  // of traced runs
 };
 
-TraceEvent describe_task(const Run& run, std::int32_t number) {
+TracedTask describe_task(const Run& run, std::int32_t number) {
   const PlannedTask& task = run.plan.tasks[static_cast<std::size_t>(number)];
-  TraceEvent event{};
-  event.bytes = bytes_read(run.plan, task);
-  event.run = run.number;
-  event.task = number;
-  event.batch = task.batch;
-  event.kv_head = task.kv_head;
-  event.home = static_cast<std::int16_t>(run.plan.home[head_number(run.plan, task)]);
-  return event;
+  TracedTask traced{};
+  traced.bytes = bytes_read(run.plan, task);
+  traced.run = run.number;
+  traced.task = number;
+  traced.batch = task.batch;
+  traced.kv_head = task.kv_head;
+  traced.home = static_cast<std::int16_t>(run.plan.home[head_number(run.plan, task)]);
+  return traced;
 }
 
 void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
@@ -40,7 +40,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const kernels::FloatState float_state(kernels.isa);
   const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
   Tracer* const tracer = plan.context->tracer.get();
-  TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TraceEvent{});
+  TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TracedTask{});
   kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0, 0, 0,
                            trace.watch()};
   if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);

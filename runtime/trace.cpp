@@ -39,8 +39,8 @@ void write_at_exit() {
   }
 }
 
-const char* phase_name(std::int16_t phase) {
-  switch (static_cast<kernels::Phase>(phase)) {
+const char* phase_name(kernels::Phase phase) {
+  switch (phase) {
     case kernels::Phase::queries:
       return "pack queries";
     case kernels::Phase::pack:
@@ -181,8 +181,9 @@ Tracer::Tracer(std::string file, const scheduler::Topology& topology,
       process_(getpid()) {
   for (std::size_t slot = 0; slot < num_lanes_; ++slot) {
     lanes_[slot].seat = seats[slot];
-    // Not initialised: pages come with the events.
-    lanes_[slot].events = std::make_unique_for_overwrite<TraceEvent[]>(kMostEvents);
+    // Not initialised: pages come with what is recorded.
+    lanes_[slot].tasks = std::make_unique_for_overwrite<TracedTask[]>(kMostTasks);
+    lanes_[slot].phases = std::make_unique_for_overwrite<std::uint64_t[]>(kMostPhases);
   }
   runs_.reserve(kMostRuns);
 }
@@ -202,17 +203,6 @@ std::int64_t Tracer::now() noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
-}
-
-void Tracer::add(int slot, const TraceEvent& event) noexcept {
-  Lane& lane = lanes_[static_cast<std::size_t>(slot)];
-  const std::int64_t count = lane.count.load(std::memory_order_relaxed);
-  if (count == kMostEvents) {
-    lane.dropped.fetch_add(1, std::memory_order_relaxed);
-    return;
-  }
-  lane.events[static_cast<std::size_t>(count)] = event;
-  lane.count.store(count + 1, std::memory_order_release);
 }
 
 void Tracer::add_run(std::int32_t run, std::int64_t begin, std::int64_t end) noexcept {
@@ -247,22 +237,26 @@ std::string Tracer::to_json() const {
     writer.metadata("thread_name", process, thread,
                     "\"name\": \"CPU " + std::to_string(lane.seat.os_cpu) + "\"");
     writer.metadata("thread_sort_index", process, thread, "\"sort_index\": " + std::to_string(slot));
-    const std::int64_t count = lane.count.load(std::memory_order_acquire);
+    const std::int64_t count = lane.num_tasks.load(std::memory_order_acquire);
     dropped += lane.dropped.load(std::memory_order_relaxed);
     std::vector<Interval> busy;
     for (std::int64_t i = 0; i < count; ++i) {
-      const TraceEvent& event = lane.events[static_cast<std::size_t>(i)];
-      if (event.phase != TraceEvent::kTask) {
-        writer.span(phase_name(event.phase), "phase", process, thread, event.begin, event.end, "");
-        continue;
+      const TracedTask& task = lane.tasks[static_cast<std::size_t>(i)];
+      const std::uint64_t* phases = &lane.phases[static_cast<std::size_t>(task.first_phase)];
+      for (std::int64_t p = 0; p < task.phases; ++p) {
+        const auto begin_of = [&](std::int64_t at) {
+          return start_ + static_cast<std::int64_t>(phases[at] >> 8);
+        };
+        writer.span(phase_name(static_cast<kernels::Phase>(phases[p] & 0xff)), "phase", process, thread,
+                    begin_of(p), p + 1 < task.phases ? begin_of(p + 1) : task.phases_end, "");
       }
-      busy.push_back({event.begin, event.end});
-      const bool is_local = event.home == lane.seat.domain;
-      (is_local ? local : remote) += event.bytes;
-      writer.span("sequence " + std::to_string(event.batch) + ", KV head " + std::to_string(event.kv_head),
-                  "task", process, thread, event.begin, event.end,
-                  "\"run\": " + std::to_string(event.run) + ", \"task\": " + std::to_string(event.task) +
-                      ", \"" + (is_local ? "local" : "remote") + "_bytes\": " + std::to_string(event.bytes));
+      busy.push_back({task.begin, task.end});
+      const bool is_local = task.home == lane.seat.domain;
+      (is_local ? local : remote) += task.bytes;
+      writer.span("sequence " + std::to_string(task.batch) + ", KV head " + std::to_string(task.kv_head),
+                  "task", process, thread, task.begin, task.end,
+                  "\"run\": " + std::to_string(task.run) + ", \"task\": " + std::to_string(task.task) +
+                      ", \"" + (is_local ? "local" : "remote") + "_bytes\": " + std::to_string(task.bytes));
     }
     for (const Interval& gap : without(calls, united(std::move(busy)))) {
       if (gap.end - gap.begin >= kLeastIdle)
@@ -296,34 +290,48 @@ std::string Tracer::write() const {
   return std::string(std::strerror(why));
 }
 
-TaskTrace::TaskTrace(Tracer* tracer, int slot, const TraceEvent& event) noexcept
-    : kernels::PhaseWatch{enter_phase}, tracer_(tracer), slot_(slot), task_(event) {
-  if (tracer_) task_.begin = since_ = Tracer::now();
+// A task that is itself dropped drops its phases.
+TaskTrace::TaskTrace(Tracer* tracer, int slot, const TracedTask& task) noexcept
+    : kernels::PhaseWatch{enter_phase},
+      lane_(tracer ? &tracer->lane(slot) : nullptr),
+      dropped_(0),
+      task_(task) {
+  if (!lane_) return;
+  start_ = tracer->start();
+  task_.first_phase = lane_->num_phases;
+  task_.phases = task_.phases_end = 0;
+  room_ = lane_->num_tasks.load(std::memory_order_relaxed) == Tracer::kMostTasks
+              ? 0
+              : Tracer::kMostPhases - lane_->num_phases;
+  task_.begin = Tracer::now();
 }
 
 TaskTrace::~TaskTrace() {
-  if (!tracer_) return;
+  if (!lane_) return;
   task_.end = Tracer::now();
-  close(task_.end);
-  task_.phase = TraceEvent::kTask;
-  tracer_->add(slot_, task_);
+  if (dropped_ == 0) task_.phases_end = task_.end;
+  lane_->num_phases += task_.phases;
+  const std::int64_t count = lane_->num_tasks.load(std::memory_order_relaxed);
+  if (count == Tracer::kMostTasks) {
+    ++dropped_;
+  } else {
+    lane_->tasks[static_cast<std::size_t>(count)] = task_;
+    lane_->num_tasks.store(count + 1, std::memory_order_release);
+  }
+  if (dropped_ > 0) lane_->dropped.fetch_add(dropped_, std::memory_order_relaxed);
 }
 
+// 8 bytes a phase, and no more than a look at the clock and a store: prefill enters one every 8 us.
 void TaskTrace::enter_phase(kernels::PhaseWatch* self, kernels::Phase phase) noexcept {
   auto& trace = *static_cast<TaskTrace*>(self);
   const std::int64_t at = Tracer::now();
-  trace.close(at);
-  trace.since_ = at;
-  trace.phase_ = static_cast<std::int16_t>(phase);
-}
-
-void TaskTrace::close(std::int64_t at) noexcept {
-  if (phase_ == TraceEvent::kTask) return;
-  TraceEvent event = task_;
-  event.begin = since_;
-  event.end = at;
-  event.phase = phase_;
-  tracer_->add(slot_, event);
+  TracedTask& task = trace.task_;
+  if (task.phases == trace.room_) {
+    if (trace.dropped_++ == 0) task.phases_end = at;
+    return;
+  }
+  trace.lane_->phases[static_cast<std::size_t>(task.first_phase + task.phases++)] =
+      static_cast<std::uint64_t>(at - trace.start_) << 8 | static_cast<std::uint64_t>(phase);
 }
 
 }  // namespace kumiko

@@ -16,20 +16,19 @@
 
 namespace kumiko {
 
-struct TraceEvent {
-  static constexpr std::int16_t kTask = -1;
-
+struct TracedTask {
   std::int64_t begin, end;  // nanoseconds of the steady clock
-  std::int64_t bytes;       // of a task: K and V it read
+  std::int64_t bytes;       // of K and V that it read
   std::int32_t run, task, batch, kv_head;
-  std::int16_t home;   // of a task: the domain whose memory that is, by plan
-  std::int16_t phase;  // kernels::Phase, or kTask
+  std::int16_t home;  // the domain whose memory that is, by plan
+  std::int64_t first_phase, phases;
+  std::int64_t phases_end;  // end, unless phases were dropped
 };
 
 class Tracer {
  public:
-  /// Events a slot keeps; what comes later is counted and dropped. 48 bytes each, touched as they come.
-  static constexpr std::int64_t kMostEvents = std::int64_t{1} << 18;
+  /// What a slot keeps, in memory that is touched as it comes; later ones are counted and dropped.
+  static constexpr std::int64_t kMostTasks = std::int64_t{1} << 16, kMostPhases = std::int64_t{1} << 20;
 
   /// nullptr and a sentence in `error` when the file cannot be written. Further tracers of a process that
   /// name the same file write FILE.2, FILE.3 and so on. Throws bad_alloc.
@@ -41,8 +40,19 @@ class Tracer {
 
   static std::int64_t now() noexcept;
 
-  /// For the thread that owns the slot.
-  void add(int slot, const TraceEvent& event) noexcept;
+  /// What the worker of one slot writes. Tasks are read by others up to `count`, phases only as those of a
+  /// task.
+  struct Lane {
+    scheduler::Seat seat;
+    std::unique_ptr<TracedTask[]> tasks;
+    std::unique_ptr<std::uint64_t[]>
+        phases;  // where each begins: nanoseconds from start() on, << 8 | kernels::Phase
+    std::int64_t num_phases = 0;
+    std::atomic<std::int64_t> num_tasks{0};
+    std::atomic<std::int64_t> dropped{0};  // tasks and phases
+  };
+  Lane& lane(int slot) noexcept { return lanes_[static_cast<std::size_t>(slot)]; }
+  std::int64_t start() const noexcept { return start_; }
 
   /// A call of run(), from begin on. Any thread.
   std::int32_t next_run() noexcept { return next_run_.fetch_add(1, std::memory_order_relaxed); }
@@ -54,12 +64,6 @@ class Tracer {
   const std::string& file() const { return file_; }
 
  private:
-  struct Lane {
-    scheduler::Seat seat;
-    std::unique_ptr<TraceEvent[]> events;
-    std::atomic<std::int64_t> count{0};  // of events that are there to be read
-    std::atomic<std::int64_t> dropped{0};
-  };
   struct Run {
     std::int32_t number;
     std::int64_t begin, end;
@@ -78,24 +82,23 @@ class Tracer {
   std::vector<Run> runs_;  // of fixed capacity
 };
 
-/// The phases of one task, while it runs in a slot.
+/// One task and its phases, while it runs in a slot.
 class TaskTrace final : public kernels::PhaseWatch {
  public:
-  /// `event`: what is known of the task. `tracer` may be nullptr: then nothing is done.
-  TaskTrace(Tracer* tracer, int slot, const TraceEvent& event) noexcept;
+  /// `task`: what is known of it. `tracer` may be nullptr: then nothing is done.
+  TaskTrace(Tracer* tracer, int slot, const TracedTask& task) noexcept;
   ~TaskTrace();
   TaskTrace(const TaskTrace&) = delete;
-  kernels::PhaseWatch* watch() noexcept { return tracer_ ? this : nullptr; }
+  kernels::PhaseWatch* watch() noexcept { return lane_ ? this : nullptr; }
 
  private:
   static void enter_phase(kernels::PhaseWatch* self, kernels::Phase phase) noexcept;
-  void close(std::int64_t at) noexcept;
 
-  Tracer* tracer_;
-  int slot_;
-  TraceEvent task_;
-  std::int64_t since_ = 0;
-  std::int16_t phase_ = TraceEvent::kTask;  // none yet
+  Tracer::Lane* lane_;
+  std::int64_t start_;
+  std::int64_t room_;     // for phases
+  std::int64_t dropped_;  // phases
+  TracedTask task_;
 };
 
 }  // namespace kumiko

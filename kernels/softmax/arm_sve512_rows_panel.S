@@ -77,7 +77,7 @@
   mov x4, 12
 .endm
 .macro next_columns
-  add x1, x1, 16
+  adds x1, x1, 16
   add x2, x2, 16
   add x3, x3, 16
   add x4, x4, 16
@@ -180,18 +180,18 @@
     quarter_load 29, 12, %(1 + \q), p0
     quarter_load 30, 13, %(1 + \q), p0
     quarter_load 31, 14, %(1 + \q), p0
-  .elseif \at == 3
+  .elseif \at == 1
     quarters 20, 21, 22, 23
     quarter_load 21, 15, %(1 + \q), p0
-  .elseif \at == 6
+  .elseif \at == 2
     halves 20, 22
-  .elseif \at == 7
+  .elseif \at == 5
     quarters 29, 30, 31, 21
-  .elseif \at == 9
+  .elseif \at == 8
     halves 29, 31
-  .elseif \at == 11
+  .elseif \at == 9
     unzip 21, 23, 20, 29
-  .elseif \at == 15
+  .elseif \at == 14
     unzip %(2 * \q - \q / 2 * 4), %(2 * \q - \q / 2 * 4 + 1), 21, 23
   .endif
 .endm
@@ -203,24 +203,24 @@
     .if \convert
       stage_convert %scores
     .endif
-  .elseif \at == 24
+  .elseif \at == 28
     stage_clamp %scores
-  .elseif \at == 26
+  .elseif \at == 32
     stage_index %(8 + \i), %scores
   .elseif \exact
     .if \at == 36
       stage_whole %between, %(8 + \i)
     .elseif \at == 37
       stage_rest %between, %scores
-    .elseif \at == 51
-      stage_expa %(8 + \i)
-    .elseif \at == 55
-      stage_poly %powers, %between
     .elseif \at == 60
+      stage_expa %(8 + \i)
+    .elseif \at == 59
+      stage_poly %powers, %between
+    .elseif \at == 67
       stage_poly_times %powers, %between
-    .elseif \at == 73
+    .elseif \at == 84
       stage_result %(8 + \i), %powers
-    .elseif \at == 88
+    .elseif \at == 86
       store_panel %(8 + \i), %(\i + \place), p0
     .endif
   .elseif \at == 47
@@ -263,22 +263,28 @@
     .endif
   .endif
 .endm
+// x1 counts up to 0, where the last 16 columns begin, and is the index of the first of four, rows from their ends: a count of its own
+// would take one of the registers that limit how far turns overlap.
 .macro panel_pipeline label, convert, exact
-  start_columns
-  subs x5, x7, 16
-  b.lt 4f
+  sub x16, x7, 16
+  .irp row, 8, 9, 10, 11, 12, 13, 14, 15
+    add x\row, x\row, x16, lsl 2
+  .endr
+  neg x1, x16
+  add x2, x1, 4
+  add x3, x1, 8
+  add x4, x1, 12
+  cmp x1, 0
+  b.gt 4f
   panel_turns 1, 1, \convert, \exact
-  subs x5, x5, 16
-  b.lt 1f
+  b.gt 1f
   panel_turns 1, 2, \convert, \exact
-  subs x5, x5, 16
-  b.lt 2f
+  b.gt 2f
   .p2align 5
 \label\().loop.e128:
 3:
   panel_turns 1, 3, \convert, \exact
-  subs x5, x5, 16
-  b.ge 3b
+  b.le 3b
 \label\().loop_end:
 2:
   panel_turns 2, 3, \convert, \exact
@@ -288,6 +294,7 @@
   panel_turns 2, 2, \convert, \exact
   panel_turns 3, 3, \convert, \exact
 4:
+  neg x5, x1                    // columns left less 16
   panel_rest 2, \convert, \exact
 .endm
 

@@ -249,7 +249,7 @@ TEST(Trace, NobodyWritesWhereNoneWasAskedFor) {
   EXPECT_EQ(Context().write_trace().code(), Code::invalid_argument);
 }
 
-// 2^18 events a slot: what comes later is counted.
+// 2^16 tasks a slot: what comes later is counted, with its phases.
 TEST(Trace, AFullTraceCountsWhatItDrops) {
   const Folder folder;
   const std::string file = folder.file("trace.json");
@@ -266,8 +266,8 @@ TEST(Trace, AFullTraceCountsWhatItDrops) {
     for (int run = 0; run < 3; ++run) (void)problem.run(context);
   }
   const std::string text = contents(file);
-  // Each task is five events: itself, queries, decode, merge, store.
-  EXPECT_EQ(number_after(text, "\"dropped_events\": "), 3 * 1024 * 32 * 5 - (1 << 18));
+  // A task and its four phases: queries, decode, merge, store.
+  EXPECT_EQ(number_after(text, "\"dropped_events\": "), (3 * 1024 * 32 - (1 << 16)) * 5);
 }
 
 TEST(TraceProcess, TheContextOfTheProcessIsWrittenWhenItEnds) {
