@@ -122,7 +122,7 @@ Status execute(Plan::Impl& plan, const AttentionArgs& args) {
   for (std::size_t m = 0; m < plan.merges.size(); ++m)
     state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
   Tracer* const tracer = plan.context->tracer.get();
-  const std::int64_t begin = tracer ? Tracer::now() : 0;
+  const std::int64_t begin = tracer ? tracer->now() : 0;
   Run run{plan, args, *state, tracer ? tracer->next_run() : 0};
   scheduler::Job job;
   job.assignment = &plan.assignment;
@@ -130,7 +130,7 @@ Status execute(Plan::Impl& plan, const AttentionArgs& args) {
   job.context = &run;
   job.scratch_bytes = plan.scratch_bytes;
   const bool done = plan.context->executor->run(job);
-  if (tracer) tracer->add_run(run.number, begin, Tracer::now());
+  if (tracer) tracer->add_run(run.number, begin, tracer->now());
   if (!done)
     return {Code::out_of_memory,
             "scratch of " + std::to_string(plan.scratch_bytes) + " bytes a core could not be allocated"};

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -64,7 +63,7 @@ const char* phase_name(kernels::Phase phase) {
 // One event a line. Nothing of a user's is among the names, so nothing needs escaping.
 class Writer {
  public:
-  explicit Writer(std::int64_t start) : start_(start) {}
+  explicit Writer(const TickClock::Scale& scale) : scale_(scale) {}
 
   void metadata(const char* kind, std::size_t process, long thread, const std::string& argument) {
     open(kind, "M", process, thread);
@@ -73,8 +72,8 @@ class Writer {
   void span(const std::string& name, const char* category, std::size_t process, long thread,
             std::int64_t begin, std::int64_t end, const std::string& arguments) {
     open(name, "X", process, thread);
-    text_ += ", \"cat\": \"" + std::string(category) + "\", \"ts\": " + microseconds(begin - start_) +
-             ", \"dur\": " + microseconds(end - begin);
+    text_ += ", \"cat\": \"" + std::string(category) + "\", \"ts\": " + microseconds(scale_.ns(begin)) +
+             ", \"dur\": " + microseconds(scale_.ns(end) - scale_.ns(begin));
     if (!arguments.empty()) text_ += ", \"args\": {" + arguments + "}";
     text_ += "}";
   }
@@ -83,7 +82,7 @@ class Writer {
     for (const bool is_begin : {true, false}) {
       open("run " + std::to_string(number), is_begin ? "b" : "e", process, 0);
       text_ += ", \"cat\": \"run\", \"id\": " + std::to_string(number) +
-               ", \"ts\": " + microseconds((is_begin ? begin : end) - start_) + "}";
+               ", \"ts\": " + microseconds(scale_.ns(is_begin ? begin : end)) + "}";
     }
   }
   std::string take() { return std::move(text_); }
@@ -101,7 +100,7 @@ class Writer {
     return text;
   }
 
-  std::int64_t start_;
+  TickClock::Scale scale_;
   std::string text_;
 };
 
@@ -177,7 +176,6 @@ Tracer::Tracer(std::string file, const scheduler::Topology& topology,
       domains_(topology.domains),
       lanes_(new Lane[seats.size()]),
       num_lanes_(seats.size()),
-      start_(now()),
       process_(getpid()) {
   for (std::size_t slot = 0; slot < num_lanes_; ++slot) {
     lanes_[slot].seat = seats[slot];
@@ -199,19 +197,14 @@ Tracer::~Tracer() {
   }
 }
 
-std::int64_t Tracer::now() noexcept {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 void Tracer::add_run(std::int32_t run, std::int64_t begin, std::int64_t end) noexcept {
   const std::lock_guard lock(runs_mutex_);
   if (runs_.size() < kMostRuns) runs_.push_back({run, begin, end});
 }
 
 std::string Tracer::to_json() const {
-  Writer writer(start_);
+  const TickClock::Scale scale(clock_);
+  Writer writer(scale);
   std::vector<Interval> calls;
   const std::size_t callers = domains_.size();
   writer.metadata("process_name", callers, 0, "\"name\": \"calls\"");
@@ -245,7 +238,7 @@ std::string Tracer::to_json() const {
       const std::uint64_t* phases = &lane.phases[static_cast<std::size_t>(task.first_phase)];
       for (std::int64_t p = 0; p < task.phases; ++p) {
         const auto begin_of = [&](std::int64_t at) {
-          return start_ + static_cast<std::int64_t>(phases[at] >> 8);
+          return start() + static_cast<std::int64_t>(phases[at] >> 8);
         };
         writer.span(phase_name(static_cast<kernels::Phase>(phases[p] & 0xff)), "phase", process, thread,
                     begin_of(p), p + 1 < task.phases ? begin_of(p + 1) : task.phases_end, "");
@@ -259,7 +252,7 @@ std::string Tracer::to_json() const {
                       ", \"" + (is_local ? "local" : "remote") + "_bytes\": " + std::to_string(task.bytes));
     }
     for (const Interval& gap : without(calls, united(std::move(busy)))) {
-      if (gap.end - gap.begin >= kLeastIdle)
+      if (scale.ns(gap.end) - scale.ns(gap.begin) >= kLeastIdle)
         writer.span("idle", "idle", process, thread, gap.begin, gap.end, "");
     }
   }
@@ -293,22 +286,22 @@ std::string Tracer::write() const {
 // A task that is itself dropped drops its phases.
 TaskTrace::TaskTrace(Tracer* tracer, int slot, const TracedTask& task) noexcept
     : kernels::PhaseWatch{enter_phase},
+      tracer_(tracer),
       lane_(tracer ? &tracer->lane(slot) : nullptr),
       dropped_(0),
       task_(task) {
   if (!lane_) return;
-  start_ = tracer->start();
   task_.first_phase = lane_->num_phases;
   task_.phases = task_.phases_end = 0;
   room_ = lane_->num_tasks.load(std::memory_order_relaxed) == Tracer::kMostTasks
               ? 0
               : Tracer::kMostPhases - lane_->num_phases;
-  task_.begin = Tracer::now();
+  task_.begin = tracer_->now();
 }
 
 TaskTrace::~TaskTrace() {
   if (!lane_) return;
-  task_.end = Tracer::now();
+  task_.end = tracer_->now();
   if (dropped_ == 0) task_.phases_end = task_.end;
   lane_->num_phases += task_.phases;
   const std::int64_t count = lane_->num_tasks.load(std::memory_order_relaxed);
@@ -324,14 +317,14 @@ TaskTrace::~TaskTrace() {
 // 8 bytes a phase, and no more than a look at the clock and a store: prefill enters one every 8 us.
 void TaskTrace::enter_phase(kernels::PhaseWatch* self, kernels::Phase phase) noexcept {
   auto& trace = *static_cast<TaskTrace*>(self);
-  const std::int64_t at = Tracer::now();
+  const std::int64_t at = trace.tracer_->now();
   TracedTask& task = trace.task_;
   if (task.phases == trace.room_) {
     if (trace.dropped_++ == 0) task.phases_end = at;
     return;
   }
   trace.lane_->phases[static_cast<std::size_t>(task.first_phase + task.phases++)] =
-      static_cast<std::uint64_t>(at - trace.start_) << 8 | static_cast<std::uint64_t>(phase);
+      static_cast<std::uint64_t>(at - trace.tracer_->start()) << 8 | static_cast<std::uint64_t>(phase);
 }
 
 }  // namespace kumiko

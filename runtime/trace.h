@@ -12,12 +12,13 @@
 
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/status.h"
+#include "runtime/ticks.h"
 #include "scheduler/topology.h"
 
 namespace kumiko {
 
 struct TracedTask {
-  std::int64_t begin, end;  // nanoseconds of the steady clock
+  std::int64_t begin, end;  // ticks, as all times here
   std::int64_t bytes;       // of K and V that it read
   std::int32_t run, task, batch, kv_head;
   std::int16_t home;  // the domain whose memory that is, by plan
@@ -38,7 +39,7 @@ class Tracer {
   ~Tracer();
   Tracer(const Tracer&) = delete;
 
-  static std::int64_t now() noexcept;
+  std::int64_t now() const noexcept { return clock_.read(); }
 
   /// What the worker of one slot writes. Tasks are read by others up to `count`, phases only as those of a
   /// task.
@@ -46,13 +47,13 @@ class Tracer {
     scheduler::Seat seat;
     std::unique_ptr<TracedTask[]> tasks;
     std::unique_ptr<std::uint64_t[]>
-        phases;  // where each begins: nanoseconds from start() on, << 8 | kernels::Phase
+        phases;  // where each begins: ticks from start() on, << 8 | kernels::Phase
     std::int64_t num_phases = 0;
     std::atomic<std::int64_t> num_tasks{0};
     std::atomic<std::int64_t> dropped{0};  // tasks and phases
   };
   Lane& lane(int slot) noexcept { return lanes_[static_cast<std::size_t>(slot)]; }
-  std::int64_t start() const noexcept { return start_; }
+  std::int64_t start() const noexcept { return clock_.first(); }
 
   /// A call of run(), from begin on. Any thread.
   std::int32_t next_run() noexcept { return next_run_.fetch_add(1, std::memory_order_relaxed); }
@@ -75,7 +76,7 @@ class Tracer {
   std::vector<scheduler::Domain> domains_;
   std::unique_ptr<Lane[]> lanes_;
   std::size_t num_lanes_;
-  std::int64_t start_;
+  TickClock clock_;
   int process_;  // a forked child does not write
   std::atomic<std::int32_t> next_run_{0};
   mutable std::mutex runs_mutex_;
@@ -94,8 +95,8 @@ class TaskTrace final : public kernels::PhaseWatch {
  private:
   static void enter_phase(kernels::PhaseWatch* self, kernels::Phase phase) noexcept;
 
+  Tracer* tracer_;
   Tracer::Lane* lane_;
-  std::int64_t start_;
   std::int64_t room_;     // for phases
   std::int64_t dropped_;  // phases
   TracedTask task_;
