@@ -6,7 +6,6 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <x86intrin.h>
 #endif
 
 namespace kumiko {
@@ -19,7 +18,7 @@ class TickClock {
 
   std::int64_t read() const noexcept {
 #if defined(__x86_64__)
-    if (counts_) return static_cast<std::int64_t>(__rdtsc());
+    if (counts_) return static_cast<std::int64_t>(__builtin_ia32_rdtsc());
 #elif defined(__aarch64__)
     if (counts_) {
       std::int64_t ticks;

@@ -50,7 +50,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, Simulator, testing::Range(0, 5), [](const aut
 TEST(WholeSplits, AreDealtAsEvenlyAsTheyCanBe) {
   const Context context = planning_context(sweep_machines()[2]);
   ASSERT_TRUE(context);
-  const SweepResult result = plan_problem(context, {1, 64, 4, 131072, Phase::decode, Visibility::full});
+  const SweepResult result = plan_problem(context, {1, 32, 4, 131072, Phase::decode, Visibility::full});
   EXPECT_EQ(result.makespan, result.whole_bound);
   EXPECT_NEAR(result.ratio(), 22 / (1024 / 48.0), 1e-3);
   EXPECT_EQ(result.avoidable_ratio(), 1.0);
