@@ -105,6 +105,16 @@ class RunGroups(unittest.TestCase):
         self.assertIsNone(by["avx512", 1]["met"])
         self.assertIn("1 of 2 targets met", text)
 
+    def test_a_value_above_its_ceiling_does_not_count(self):
+        def figure(unit, *values):
+            return {"group": "g", "row": "r", "isa": "avx2", "threads": 1, "unit": unit, "target": 0.8, "values": list(values)}
+        self.assertEqual(run_groups.record(figure("of read bandwidth", 0.5, 1.3, 1.2, 1.4, 0.7))["value"], 0.6)
+        self.assertEqual(run_groups.record(figure("of FMA peak", 1.01, 1.02, 1.0))["value"], 1.01)
+        self.assertEqual(run_groups.record(figure("x", 1.9, 2.0, 2.1))["value"], 2.0)
+        none = run_groups.record(figure("of read bandwidth", 1.3))
+        self.assertEqual((none["value"], none["met"]), (None, None))
+        self.assertIn("above its ceiling", none["note"])
+
     def test_a_group_says_how_often_it_runs(self):
         global GROUP
         self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"], [{"name": f"b/avx2/t{t}/x", "speed": [7, 1, 1, 1, 1]} for t in (1, 2)])

@@ -312,10 +312,10 @@ Status cut_and_deal(Plan::Impl& plan, std::int64_t workers) {
     }
     plan.assignment = plan.context->config.policy->assign(plan.costs, workers_per_domain);
     if (is_decode || !cutter.wants_fine()) return {};
-    const Forecast cast = forecast(plan, workers_per_domain, workers);
-    if (cast.makespan <= kEvenEnough * cast.even_share) return {};
-    if (soonest == 0 || cast.makespan < soonest) {
-      soonest = cast.makespan;
+    const Forecast ahead = forecast(plan, workers_per_domain, workers);
+    if (ahead.makespan <= kEvenEnough * ahead.even_share) return {};
+    if (soonest == 0 || ahead.makespan < soonest) {
+      soonest = ahead.makespan;
       best.swap_with(plan);
     }
     Cut().swap_with(plan);
