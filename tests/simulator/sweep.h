@@ -42,7 +42,7 @@ struct SweepResult {
   std::int64_t bound = 0;  ///< max(total / cores, costliest task)
   std::int64_t costliest = 0;
   bool may_be_cut = false;  ///< Some task spans several splits of keys or several tiles of rows.
-  /// No plan ends sooner: of h cores + 1 pieces that cannot be cut, some core has h + 1.
+  /// No plan ends sooner: of h x cores + 1 pieces that cannot be cut, some core has h + 1.
   std::int64_t whole_bound = 0;
   std::int64_t cut_heads = 0;  ///< KV heads read by several domains
 
