@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -9,11 +10,23 @@ namespace inference {
 
 struct Batcher::Request {
   std::vector<std::vector<std::int32_t>> texts;
+  Done done;
+  Clock::time_point since;
+  std::size_t taken = 0;  // texts that batches hold or have done
+  std::mutex mutex;       // of what follows
   std::vector<float> vectors;
-  std::mutex mutex;
-  std::condition_variable done;
   std::size_t left = 0;
   std::exception_ptr error;
+
+  /// Keeps the vector of a text. True for the last one.
+  bool finish(std::size_t index, std::span<const float> vector, const std::exception_ptr& failure) {
+    const std::lock_guard lock(mutex);
+    vectors.resize(texts.size() * vector.size());
+    std::copy(vector.begin(), vector.end(),
+              vectors.begin() + static_cast<std::ptrdiff_t>(index * vector.size()));
+    if (failure) error = failure;
+    return --left == 0;
+  }
 };
 
 Batcher::Batcher(const Model& model, Metrics& metrics, const BatcherOptions& options)
@@ -22,39 +35,47 @@ Batcher::Batcher(const Model& model, Metrics& metrics, const BatcherOptions& opt
 }
 
 Batcher::~Batcher() {
+  stop();
+}
+
+void Batcher::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 std::int64_t Batcher::depth() const {
   const std::lock_guard lock(mutex_);
-  return std::ssize(queue_);
+  return depth_;
 }
 
-std::vector<float> Batcher::embed(std::vector<std::vector<std::int32_t>> texts) {
+void Batcher::submit(std::vector<std::vector<std::int32_t>> texts, Done done) {
   const auto request = std::make_shared<Request>();
   request->texts = std::move(texts);
   request->left = request->texts.size();
-  request->vectors.resize(request->texts.size() * static_cast<std::size_t>(model_.config().hidden));
+  request->done = std::move(done);
+  request->since = Clock::now();
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) throw Overloaded("the server is stopping");
-    if (std::ssize(queue_) + std::ssize(request->texts) > options_.queue) {
-      throw Overloaded("the queue is full: " + std::to_string(queue_.size()) + " texts waiting, room for " +
+    if (depth_ + std::ssize(request->texts) > options_.queue) {
+      throw Overloaded("the queue is full: " + std::to_string(depth_) + " texts waiting, room for " +
                        std::to_string(options_.queue));
     }
-    const Clock::time_point now = Clock::now();
-    for (std::size_t i = 0; i < request->texts.size(); ++i) queue_.push_back({request, i, now});
+    depth_ += std::ssize(request->texts);
+    queue_.push_back(request);
   }
   changed_.notify_all();
-  std::unique_lock lock(request->mutex);
-  request->done.wait(lock, [&] { return request->left == 0; });
-  if (request->error) std::rethrow_exception(request->error);
-  return std::move(request->vectors);
+}
+
+Batcher::Clock::time_point Batcher::oldest() const {
+  Clock::time_point first = Clock::time_point::max();
+  for (const auto& request : queue_) first = std::min(first, request->since);
+  return first;
 }
 
 std::vector<Batcher::Item> Batcher::next_batch() {
@@ -62,15 +83,27 @@ std::vector<Batcher::Item> Batcher::next_batch() {
   changed_.wait(lock, [&] { return !collecting_ && (stopping_ || !queue_.empty()); });
   if (queue_.empty()) return {};  // stopping, and nothing left to do
   collecting_ = true;
-  changed_.wait_until(lock, queue_.front().since + options_.max_wait,
-                      [&] { return stopping_ || std::ssize(queue_) >= options_.max_batch; });
-  const auto count = std::min(std::ssize(queue_), options_.max_batch);
-  std::vector<Item> batch(std::make_move_iterator(queue_.begin()),
-                          std::make_move_iterator(queue_.begin() + count));
-  queue_.erase(queue_.begin(), queue_.begin() + count);
+  changed_.wait_until(lock, oldest() + options_.max_wait,
+                      [&] { return stopping_ || depth_ >= options_.max_batch; });
+  std::vector<Item> batch = take_batch();
   collecting_ = false;
   lock.unlock();
   changed_.notify_all();
+  return batch;
+}
+
+std::vector<Batcher::Item> Batcher::take_batch() {
+  std::vector<Item> batch;
+  std::int64_t tokens = 0;
+  while (!queue_.empty() && std::ssize(batch) < options_.max_batch) {
+    const std::shared_ptr<Request> request = queue_.front();
+    tokens += std::ssize(request->texts[request->taken]);
+    if (!batch.empty() && tokens > options_.max_batch_tokens) break;
+    queue_.pop_front();
+    batch.push_back({request, request->taken++});
+    if (request->taken < request->texts.size()) queue_.push_back(request);
+  }
+  depth_ -= std::ssize(batch);
   return batch;
 }
 
@@ -81,7 +114,7 @@ void Batcher::run_batch(std::vector<Item>& batch, Workspace& workspace) {
   const Clock::time_point now = Clock::now();
   for (const Item& item : batch) {
     texts.push_back(std::move(item.request->texts[item.index]));
-    waits.push_back(std::chrono::duration<double>(now - item.since).count());
+    waits.push_back(std::chrono::duration<double>(now - item.request->since).count());
   }
   std::vector<float> vectors(batch.size() * width);
   std::exception_ptr error;
@@ -92,12 +125,10 @@ void Batcher::run_batch(std::vector<Item>& batch, Workspace& workspace) {
     error = std::current_exception();
   }
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    Request& request = *batch[i].request;
-    std::copy_n(vectors.begin() + static_cast<std::ptrdiff_t>(i * width), width,
-                request.vectors.begin() + static_cast<std::ptrdiff_t>(batch[i].index * width));
-    const std::lock_guard lock(request.mutex);
-    if (error) request.error = error;
-    if (--request.left == 0) request.done.notify_all();
+    if (batch[i].request->finish(batch[i].index, std::span(vectors).subspan(i * width, width), error)) {
+      const std::shared_ptr<Request> request = std::move(batch[i].request);
+      request->done(std::move(request->vectors), request->error);
+    }
   }
 }
 

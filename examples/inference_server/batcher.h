@@ -5,6 +5,8 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -22,9 +24,11 @@ struct Overloaded : std::runtime_error {
 };
 
 struct BatcherOptions {
-  std::int64_t workers = 2;                 ///< threads; each embeds one batch at a time
-  std::int64_t max_batch = 32;              ///< texts per batch
-  std::int64_t queue = 1024;                ///< texts waiting, all requests together
+  std::int64_t workers = 2;     ///< threads; each embeds one batch at a time
+  std::int64_t max_batch = 32;  ///< texts per batch
+  std::int64_t max_batch_tokens =
+      1024;                   ///< word pieces per batch, but at least one text; bounds a worker's memory
+  std::int64_t queue = 1024;  ///< texts waiting, all requests together
   std::chrono::microseconds max_wait{500};  ///< how long the first text of a batch waits for company
 };
 
@@ -32,17 +36,23 @@ class Batcher {
  public:
   /// `model` and `metrics` must outlive the batcher.
   Batcher(const Model& model, Metrics& metrics, const BatcherOptions& options);
-  /// Embeds what is queued, then joins the workers.
-  ~Batcher();
+  ~Batcher();  ///< stop()
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  /// Unit vectors [texts.size(), hidden]; blocks until they are there. `texts` holds checked token ids.
-  /// Throws Overloaded when the queue cannot take all of them, std::runtime_error when the model failed. Any
-  /// number of threads may call.
-  std::vector<float> embed(std::vector<std::vector<std::int32_t>> texts);
+  /// Gets the unit vectors [texts, hidden], or what the model threw. Called once, on a worker thread.
+  using Done = std::function<void(std::vector<float> vectors, std::exception_ptr error)>;
 
-  std::int64_t depth() const;
+  /// Queues the texts, which hold checked token ids, at least one. A batch takes one text of each request in
+  /// turn, so that a request of one text does not wait for one of hundreds that came before. Throws
+  /// Overloaded when the queue cannot take all of them; `done` is not called then. Any number of threads may
+  /// call.
+  void submit(std::vector<std::vector<std::int32_t>> texts, Done done);
+
+  /// Embeds what is queued, then joins the workers.
+  void stop();
+
+  std::int64_t depth() const;  ///< texts waiting
   const BatcherOptions& options() const { return options_; }
 
  private:
@@ -51,10 +61,11 @@ class Batcher {
   struct Item {
     std::shared_ptr<Request> request;
     std::size_t index = 0;
-    Clock::time_point since;
   };
   void work();
   std::vector<Item> next_batch();
+  std::vector<Item> take_batch();
+  Clock::time_point oldest() const;
   void run_batch(std::vector<Item>& batch, Workspace& workspace);
 
   const Model& model_;
@@ -62,7 +73,9 @@ class Batcher {
   const BatcherOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Item> queue_;
+  std::deque<std::shared_ptr<Request>>
+      queue_;                // those with texts that no batch has taken yet; the front's turn is next
+  std::int64_t depth_ = 0;   // these texts
   bool collecting_ = false;  // one worker gathers a batch at a time, the others wait for their turn
   bool stopping_ = false;
   std::vector<std::thread> threads_;

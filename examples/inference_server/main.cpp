@@ -4,7 +4,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <iostream>
@@ -63,7 +66,7 @@ int tokenize_lines(const std::string& model) {
   return 0;
 }
 
-int serve(const std::string& model_directory, const BatcherOptions& batching, ServiceOptions http,
+int serve(const std::string& model_directory, const BatcherOptions& batching, ServiceOptions options,
           std::int64_t max_index) {
   kumiko::Context context;
   if (const kumiko::Status status = kumiko::Context::create({}, &context); !status.ok()) {
@@ -81,8 +84,8 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   Metrics metrics;
   SearchIndex index(config.hidden, max_index);
   Batcher batcher(model, metrics, batching);
-  http.isa = context.isa();
-  Service service(http, tokenizer, config, batcher, index, metrics);
+  options.isa = context.isa();
+  Service service(options, tokenizer, config, batcher, index, metrics);
   const int port = service.start();
   std::cout << "inference_server: " << config.layers << " layers, " << config.heads << " heads, attention "
             << context.isa() << " on " << context.num_threads() << " threads, linear layers OpenBLAS "
@@ -91,8 +94,19 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   wait_for_stop_signal();
   std::cout << "inference_server: draining" << std::endl;
   service.drain();
+  batcher.stop();  // nobody waits for what is left, but its answers need the service
   std::cout << "inference_server: stopped" << std::endl;
   return 0;
+}
+
+/// An option in seconds for a limit in milliseconds.
+void add_seconds(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
+                 const std::string& help) {
+  app.add_option_function<double>(
+         name, [&value](double seconds) { value = std::chrono::milliseconds(std::llround(1e3 * seconds)); },
+         help)
+      ->check(CLI::Range(0.001, 86400.0))
+      ->default_str(std::to_string(value.count() / 1000));
 }
 
 int main_checked(int argc, char** argv) {
@@ -100,38 +114,45 @@ int main_checked(int argc, char** argv) {
   std::string model;
   bool tokenize = false;
   BatcherOptions batching;
-  ServiceOptions http;
+  ServiceOptions options;
+  HttpLimits& http = options.http;
   std::int64_t max_wait_us = batching.max_wait.count();
-  std::int64_t max_index = 100'000;
+  std::int64_t max_index = 20'000;
   constexpr std::int64_t kMost = 1'000'000;
+  const auto add_count = [&app](const std::string& name, std::int64_t& value, std::int64_t least,
+                                std::int64_t most, const std::string& help) {
+    app.add_option(name, value, help)->check(CLI::Range(least, most))->capture_default_str();
+  };
   app.add_option("--model", model, "Folder with model.safetensors, config.json, vocab.txt")->required();
-  app.add_option("--port", http.port, "Port; 0 takes a free one and prints it")
+  app.add_option("--port", options.port, "Port; 0 takes a free one and prints it")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  app.add_option("--workers", batching.workers, "Threads that embed, one batch each")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
-  app.add_option("--max-batch", batching.max_batch, "Texts per batch")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  app.add_option("--max-wait-us", max_wait_us, "Longest wait of a batch for more texts, microseconds")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{10'000'000}))
-      ->capture_default_str();
-  app.add_option("--queue", batching.queue, "Texts waiting before requests get 503")
-      ->check(CLI::Range(std::int64_t{1}, kMost))
-      ->capture_default_str();
-  app.add_option("--connections", http.connections, "Connections served at once; more get 503")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  app.add_option("--max-texts", http.max_texts, "Texts per request")
-      ->check(CLI::Range(std::int64_t{1}, kMost))
-      ->capture_default_str();
-  app.add_option("--max-body", http.max_body_bytes, "Bytes per request body")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
-      ->capture_default_str();
-  app.add_option("--max-index", max_index, "Texts the index holds")
-      ->check(CLI::Range(std::int64_t{1}, 100 * kMost))
-      ->capture_default_str();
+  add_count("--workers", batching.workers, 1, 256, "Threads that embed, one batch each");
+  add_count("--max-batch", batching.max_batch, 1, 1024, "Texts per batch");
+  add_count("--max-batch-tokens", batching.max_batch_tokens, 1, kMost,
+            "Word pieces per batch, but at least one text");
+  add_count("--max-wait-us", max_wait_us, 0, 10 * kMost,
+            "Longest wait of a batch for more texts, microseconds");
+  add_count("--queue", batching.queue, 1, kMost, "Texts waiting before requests get 503");
+  add_count("--max-texts", options.max_texts, 1, kMost, "Texts per request");
+  add_count("--max-index", max_index, 1, 100 * kMost, "Texts the index holds");
+  add_count("--max-body", http.max_body, 1, 1 << 30, "Bytes per request body");
+  add_count("--max-memory", http.max_memory, 1 << 20, std::int64_t{1} << 40,
+            "Bytes of all bodies and answers that wait, before requests get 503");
+  add_count(
+      "--connections", http.connections, 1, 100'000,
+      "Connections open at once; beyond, the one idle for the longest is closed, or a request gets 503");
+  add_seconds(app, "--idle-timeout", http.idle_timeout, "Seconds a connection may wait between requests");
+  add_seconds(app, "--header-timeout", http.header_timeout, "Seconds a request's head may take to arrive");
+  add_seconds(app, "--body-timeout", http.body_timeout, "Seconds a request's body may take to arrive");
+  add_seconds(app, "--write-timeout", http.write_timeout, "Seconds a client may take to read an answer");
+  add_seconds(app, "--drain-timeout", http.drain_timeout,
+              "Seconds after SIGTERM before what is left gets 503");
+  app.add_option(
+      "--allow-host", options.access.hosts,
+      "Name that a request's Host may hold beside 127.0.0.1, localhost and [::1]; may be given again");
+  app.add_option("--allow-origin", options.access.origins,
+                 "Origin of a web page elsewhere that may ask, as https://example.org; may be given again");
   app.add_flag("--tokenize", tokenize,
                "Do not serve: read JSON strings from stdin, one a line, write their token ids");
   CLI11_PARSE(app, argc, argv);
@@ -139,8 +160,8 @@ int main_checked(int argc, char** argv) {
   use_one_blas_thread();
   batching.max_wait = std::chrono::microseconds(max_wait_us);
   // A request that cannot fit even an empty queue would be refused for ever: say so as 413, not 503.
-  http.max_texts = std::min(http.max_texts, batching.queue);
-  return serve(model, batching, http, max_index);
+  options.max_texts = std::min(options.max_texts, batching.queue);
+  return serve(model, batching, options, max_index);
 }
 
 }  // namespace

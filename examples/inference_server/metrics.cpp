@@ -84,6 +84,8 @@ std::string Metrics::prometheus(const Gauges& gauges) const {
          static_cast<double>(gauges.queue_depth), out);
   single("kumiko_queue_capacity_texts", "gauge", "Texts the queue holds before requests are refused.",
          static_cast<double>(gauges.queue_capacity), out);
+  single("kumiko_http_connections", "gauge", "Open connections.", static_cast<double>(gauges.connections),
+         out);
   single("kumiko_index_texts", "gauge", "Indexed texts.", static_cast<double>(gauges.index_size), out);
   single("kumiko_texts_total", "counter", "Embedded texts.", static_cast<double>(texts_), out);
   single("kumiko_tokens_total", "counter", "Embedded word pieces.", static_cast<double>(forward_.tokens),

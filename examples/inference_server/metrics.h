@@ -33,6 +33,7 @@ struct Gauges {
   std::int64_t queue_depth = 0;
   std::int64_t queue_capacity = 0;
   std::int64_t index_size = 0;
+  std::int64_t connections = 0;
   std::string isa;           ///< of the attention runtime
   std::string blas_kernels;  ///< of OpenBLAS
 };

@@ -1,201 +1,201 @@
 #include "service.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <chrono>
 #include <exception>
-#include <stdexcept>
+#include <memory>
+#include <utility>
 
-#include "api.h"
-#include "connection_pool.h"
 #include "linear.h"
 #include "page.h"
 
 namespace inference {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+struct Endpoint {
+  const char* path;
+  const char* methods;  // as in an Allow header; HEAD is allowed where GET is
+};
+constexpr Endpoint kEndpoints[] = {{"/", "GET"},       {"/healthz", "GET"}, {"/metrics", "GET"},
+                                   {"/embed", "POST"}, {"/search", "POST"}, {"/index", "POST, DELETE"}};
 
-// A second is many batches; a client that waits that long finds the queue drained.
-constexpr const char* kRetryAfterSeconds = "1";
+// The page holds its script and style; nothing else may run, load or be loaded by it, and no other page may
+// show it in a frame and have the reader click there.
+constexpr const char* kPagePolicy =
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src "
+    "data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-void answer_error(httplib::Response& response, int status, const std::string& message) {
-  response.status = status;
-  response.set_content(error_answer(message), "application/json");
-  if (status == 503) response.set_header("Retry-After", kRetryAfterSeconds);
+// Bytes of an f32 in an answer: sign, 9 digits, point, exponent, comma.
+constexpr std::int64_t kFloatText = 16;
+
+const Endpoint* endpoint_of(const std::string& path) {
+  const auto found = std::find_if(std::begin(kEndpoints), std::end(kEndpoints),
+                                  [&](const Endpoint& endpoint) { return endpoint.path == path; });
+  return found == std::end(kEndpoints) ? nullptr : found;
 }
 
-const char* reason(int status) {
-  switch (status) {
-    case 400:
-      return "the request is not valid HTTP";
-    case 404:
-      return "there is nothing at this path";
-    case 413:
-      return "the body is too large";
-    case 414:
-      return "the path is too long";
-    case 415:
-      return "the body has a form's Content-Type, expected application/json";
-    default:
-      return "the request cannot be answered";
+/// The answer to the exception that is being handled.
+HttpAnswer failure() {
+  try {
+    throw;
+  } catch (const ApiError& error) {
+    return error_response(error.status, error.what());
+  } catch (const Overloaded& error) {
+    return error_response(503, error.what());
+  } catch (const IndexFull& error) {
+    return error_response(507, error.what());
+  } catch (const std::exception& error) {
+    return error_response(500, error.what());
   }
 }
 
-// A page of another origin can make a browser POST forms and plain text here without asking, but not JSON.
-void require_json(const httplib::Request& request) {
-  if (!request.has_header("Content-Type")) return;
-  const std::string type = request.get_header_value("Content-Type");
-  if (type == "application/json" || type.starts_with("application/json;")) return;
-  throw ApiError(415, "Content-Type is '" + type.substr(0, 60) + "', expected application/json");
+HttpAnswer with_body(std::string body, MemoryBudget::Lease lease = {}) {
+  HttpAnswer answer;
+  answer.body = std::move(body);
+  answer.lease = std::move(lease);
+  return answer;
 }
 
-struct Counted {
-  explicit Counted(std::atomic<std::int64_t>& value) : counter(value) { ++counter; }
-  ~Counted() { --counter; }
-  std::atomic<std::int64_t>& counter;
-};
+/// Holds `bytes` for an answer. Throws ApiError 503 when there is no room.
+MemoryBudget::Lease lease_of(MemoryBudget& budget, std::int64_t bytes) {
+  MemoryBudget::Lease lease(budget);
+  if (!lease.resize(bytes)) {
+    throw ApiError(503, "the answers being sent take all memory they may: " +
+                            std::to_string(budget.capacity()) + " bytes");
+  }
+  return lease;
+}
 
 }  // namespace
 
 Service::Service(const ServiceOptions& options, const Tokenizer& tokenizer, const ModelConfig& config,
                  Batcher& batcher, SearchIndex& index, Metrics& metrics)
     : options_(options),
+      access_(options.access),
       tokenizer_(tokenizer),
       config_(config),
       batcher_(batcher),
       index_(index),
-      metrics_(metrics) {
-  http_.new_task_queue = [this] {
-    return new ConnectionPool(static_cast<std::size_t>(options_.connections));
-  };
-  http_.set_payload_max_length(static_cast<std::size_t>(options_.max_body_bytes));
-  http_.set_tcp_nodelay(true);  // small answers: Nagle would hold them back for the peer's delayed ACK, 40 ms
-  http_.set_keep_alive_max_count(1'000'000);
-  http_.set_keep_alive_timeout(2);  // a drain waits that long for idle connections
-  // httplib sets SO_REUSEPORT: a second server on the same port would silently take half of the connections.
-  http_.set_socket_options([](socket_t socket) {
-    const int yes = 1;
-    ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  });
-  add_routes();
-  add_error_answers();
-}
-
-void Service::HttpServer::raise_backlog() {
-  ::listen(svr_sock_, 512);
-}
+      metrics_(metrics),
+      http_(options.http, *this) {}
 
 int Service::start() {
-  int port = options_.port;
-  if (port == 0) {
-    port = http_.bind_to_any_port("127.0.0.1");
-  } else if (!http_.bind_to_port("127.0.0.1", port)) {
-    port = -1;
-  }
-  if (port < 0) throw std::runtime_error("cannot listen on 127.0.0.1:" + std::to_string(options_.port));
-  http_.raise_backlog();
-  listener_ = std::thread([this] { http_.listen_after_bind(); });
-  return port;
+  return http_.start(options_.port);
 }
 
 void Service::drain() {
-  draining_ = true;
-  // Connections that were accepted but not read yet get their 503 in this time; closing at once would reset
-  // them.
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  while (in_flight_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  http_.stop();
-  listener_.join();
+  http_.drain();
 }
 
-void Service::add_routes() {
-  http_.Get("/", json_route("/", false, [](const httplib::Request&) { return std::string(kPage); }));
-  http_.Get("/healthz", json_route("/healthz", false, [this](const httplib::Request&) -> std::string {
-              if (draining_) throw ApiError(503, "draining");
-              return "{\"status\":\"ok\"}";
-            }));
-  http_.Get("/metrics",
-            json_route("/metrics", false, [this](const httplib::Request&) { return metrics_text(); }));
-  http_.Post("/embed", json_route("/embed", true, [this](const httplib::Request& r) { return embed(r); }));
-  http_.Post("/search", json_route("/search", true, [this](const httplib::Request& r) { return search(r); }));
-  http_.Post("/index",
-             json_route("/index", true, [this](const httplib::Request& r) { return add_to_index(r); }));
-  http_.Delete("/index", json_route("/index", false, [this](const httplib::Request&) {
-                 index_.clear();
-                 return index_answer(0, 0);
-               }));
-  for (const char* path : {"/", "/healthz", "/metrics"}) allow_only(path, {"GET"});
-  for (const char* path : {"/embed", "/search"}) allow_only(path, {"POST"});
-  allow_only("/index", {"POST", "DELETE"});
+std::optional<HttpAnswer> Service::preflight(const HttpHead& head, const std::string& allowed) const {
+  if (head.method != "OPTIONS" || !access_.foreign_origin(head)) return std::nullopt;
+  HttpAnswer answer;
+  answer.status = 204;
+  answer.headers = {{"Access-Control-Allow-Methods", allowed},
+                    {"Access-Control-Allow-Headers", "Content-Type"}};
+  return answer;
 }
 
-httplib::Server::Handler Service::json_route(const std::string& path, bool needs_model, Handler handler) {
-  const char* type = path == "/"          ? "text/html; charset=utf-8"
-                     : path == "/metrics" ? "text/plain; version=0.0.4; charset=utf-8"
-                                          : "application/json";
-  return [=, this](const httplib::Request& request, httplib::Response& response) {
-    const Counted counted(in_flight_);
-    const Clock::time_point start = Clock::now();
-    if (draining_ || ConnectionPool::overflow()) response.set_header("Connection", "close");
-    try {
-      if (needs_model && draining_) throw ApiError(503, "the server is stopping");
-      if (needs_model && ConnectionPool::overflow()) {
-        throw ApiError(503, "all " + std::to_string(options_.connections) + " connections are busy");
+std::optional<HttpAnswer> Service::at_head(const HttpHead& head) {
+  if (auto refused = access_.refuse(head)) return refused;
+  const Endpoint* endpoint = endpoint_of(head.path);
+  if (endpoint == nullptr)
+    return error_response(404, "there is nothing at this path: " + head.path.substr(0, 100));
+  const std::string allowed = endpoint->methods;
+  const std::string method = head.method == "HEAD" ? "GET" : head.method;
+  if (allowed != method && !(allowed == "POST, DELETE" && (method == "POST" || method == "DELETE"))) {
+    if (auto answer = preflight(head, allowed)) return answer;
+    HttpAnswer answer = error_response(
+        405, head.method.substr(0, 40) + " is not allowed at " + head.path + ", expected " + allowed);
+    answer.headers.emplace_back("Allow", allowed);
+    return answer;
+  }
+  if (method == "GET") {
+    HttpAnswer answer;
+    if (head.path == "/healthz") {
+      if (http_.is_draining()) return error_response(503, "draining");
+      answer.body = "{\"status\":\"ok\"}";
+    } else if (head.path == "/metrics") {
+      answer.body = metrics_text();
+      answer.content_type = "text/plain; version=0.0.4; charset=utf-8";
+    } else {
+      answer.body = kPage;
+      answer.content_type = "text/html; charset=utf-8";
+      answer.headers.emplace_back("Content-Security-Policy", kPagePolicy);
+    }
+    return answer;
+  }
+  if (http_.is_draining()) return error_response(503, "the server is stopping");
+  if (head.overflow) {
+    return error_response(503, "all " + std::to_string(options_.http.connections) + " connections are busy");
+  }
+  return method == "POST" ? access_.refuse_body(head) : std::nullopt;
+}
+
+void Service::handle(HttpRequest request, Reply reply) {
+  try {
+    const std::string& path = request.head.path;
+    if (path == "/embed") {
+      const std::vector<std::string> texts = parse_texts(request.body, options_.max_texts);
+      embed(texts, "texts", std::ssize(texts) * (config_.hidden * kFloatText + 32), reply,
+            [this](Vectors vectors) {
+              return with_body(embed_answer(vectors.values, config_.hidden, vectors.tokens),
+                               std::move(vectors.lease));
+            });
+    } else if (path == "/search") {
+      const SearchRequest search = parse_search(request.body);
+      embed({search.query}, "query", 0, reply, [this, top_k = search.top_k](const Vectors& vectors) {
+        std::string body = search_answer(index_.search(vectors.values, top_k));
+        auto lease = lease_of(http_.memory(), std::ssize(body));  // only now is its size known
+        return with_body(std::move(body), std::move(lease));
+      });
+    } else if (request.head.method == "DELETE") {
+      index_.clear();
+      reply(with_body(index_answer(0, 0)));
+    } else {
+      std::vector<std::string> texts = parse_texts(request.body, options_.max_texts);
+      auto kept = std::make_shared<std::vector<std::string>>(texts);
+      embed(texts, "texts", 0, reply, [this, kept](const Vectors& vectors) {
+        const std::int64_t added = index_.add(*kept, vectors.values);
+        return with_body(index_answer(added, index_.size()));
+      });
+    }
+  } catch (...) {
+    reply(failure());
+  }
+}
+
+void Service::embed(const std::vector<std::string>& texts, const std::string& field,
+                    std::int64_t answer_bytes, Reply reply, Format format) {
+  auto vectors = std::make_shared<Vectors>();
+  vectors->lease = lease_of(http_.memory(), answer_bytes);
+  auto ids = tokenize(texts, field);
+  for (const auto& text : ids) vectors->tokens.push_back(std::ssize(text));
+  batcher_.submit(std::move(ids), [=, this](std::vector<float> values, std::exception_ptr error) {
+    vectors->values = std::move(values);
+    // The thread that embeds goes on with the next batch; formatting 256 vectors takes milliseconds.
+    http_.run([=] {
+      try {
+        if (error) std::rethrow_exception(error);
+        reply(format(std::move(*vectors)));
+      } catch (...) {
+        reply(failure());
       }
-      if (request.method == "POST") require_json(request);
-      response.set_content(handler(request), type);
-      response.status = 200;
-    } catch (const ApiError& error) {
-      answer_error(response, error.status, error.what());
-    } catch (const Overloaded& error) {
-      answer_error(response, 503, error.what());
-    } catch (const IndexFull& error) {
-      answer_error(response, 507, error.what());
-    } catch (const std::exception& error) {
-      answer_error(response, 500, error.what());
-    }
-    metrics_.observe_latency(path, std::chrono::duration<double>(Clock::now() - start).count());
-  };
+    });
+  });
 }
 
-void Service::allow_only(const std::string& path, const std::vector<std::string>& methods) {
-  paths_.push_back(path);
-  std::string allowed;
-  for (const std::string& method : methods) allowed += (allowed.empty() ? "" : ", ") + method;
-  const auto refuse = [path, allowed](const httplib::Request& request, httplib::Response& response) {
-    response.set_header("Allow", allowed);
-    answer_error(response, 405, request.method + " is not allowed at " + path + ", expected " + allowed);
-  };
-  const auto free = [&](const char* method) {
-    return std::find(methods.begin(), methods.end(), method) == methods.end();
-  };
-  if (free("GET")) http_.Get(path, refuse);
-  if (free("POST")) http_.Post(path, refuse);
-  if (free("PUT")) http_.Put(path, refuse);
-  if (free("PATCH")) http_.Patch(path, refuse);
-  if (free("DELETE")) http_.Delete(path, refuse);
-  if (free("OPTIONS")) http_.Options(path, refuse);
-}
-
-void Service::add_error_answers() {
-  // Errors found before a handler ran have no body yet.
-  http_.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
-    if (!response.body.empty()) return;
-    // httplib refuses forms above 8 KiB before any handler sees them.
-    if (response.status == 413 &&
-        request.get_header_value("Content-Type").starts_with("application/x-www-form-urlencoded")) {
-      response.status = 415;
-    }
-    const std::string where = response.status == 404 ? ": " + request.path.substr(0, 100) : "";
-    answer_error(response, response.status, reason(response.status) + where);
-  });
-  // Counted before the answer leaves, so that a client that has its answer also finds it in /metrics.
-  http_.set_post_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
-    const bool known = std::find(paths_.begin(), paths_.end(), request.path) != paths_.end();
-    metrics_.count_request(known ? request.path : "other", response.status);
-  });
+void Service::before_answer(const HttpHead& head, HttpAnswer& answer, double seconds) {
+  const bool known = endpoint_of(head.path) != nullptr;
+  metrics_.count_request(known ? head.path : "other", answer.status);
+  if (known) metrics_.observe_latency(head.path, seconds);
+  answer.headers.emplace_back("X-Content-Type-Options", "nosniff");
+  answer.headers.emplace_back("Cross-Origin-Resource-Policy", "same-origin");
+  if (const auto origin = access_.foreign_origin(head)) {
+    answer.headers.emplace_back("Access-Control-Allow-Origin", *origin);
+    answer.headers.emplace_back("Access-Control-Expose-Headers", "Retry-After");
+    answer.headers.emplace_back("Vary", "Origin");
+  }
 }
 
 std::vector<std::vector<std::int32_t>> Service::tokenize(const std::vector<std::string>& texts,
@@ -213,29 +213,12 @@ std::vector<std::vector<std::int32_t>> Service::tokenize(const std::vector<std::
   return ids;
 }
 
-std::string Service::embed(const httplib::Request& request) {
-  auto ids = tokenize(parse_texts(request.body, options_.max_texts), "texts");
-  std::vector<std::int64_t> tokens;
-  for (const auto& text : ids) tokens.push_back(std::ssize(text));
-  return embed_answer(batcher_.embed(std::move(ids)), config_.hidden, tokens);
-}
-
-std::string Service::add_to_index(const httplib::Request& request) {
-  const std::vector<std::string> texts = parse_texts(request.body, options_.max_texts);
-  const std::int64_t added = index_.add(texts, batcher_.embed(tokenize(texts, "texts")));
-  return index_answer(added, index_.size());
-}
-
-std::string Service::search(const httplib::Request& request) {
-  const SearchRequest search = parse_search(request.body);
-  return search_answer(index_.search(batcher_.embed(tokenize({search.query}, "query")), search.top_k));
-}
-
 std::string Service::metrics_text() const {
   Gauges gauges;
   gauges.queue_depth = batcher_.depth();
   gauges.queue_capacity = batcher_.options().queue;
   gauges.index_size = index_.size();
+  gauges.connections = http_.connections();
   gauges.isa = options_.isa;
   gauges.blas_kernels = blas_kernels();
   return metrics_.prometheus(gauges);

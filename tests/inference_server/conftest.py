@@ -16,6 +16,8 @@ from server_process import Client, ServerProcess, model_directory  # noqa: E402
 
 def pytest_addoption(parser):
     parser.addoption("--server", type=pathlib.Path, required=True, help="the built inference_server")
+    # A sanitizer's own memory comes on top of the 256 MB that the server is held to.
+    parser.addoption("--max-rss-mb", type=float, default=256, help="largest resident set in the attacks")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,16 @@
 """Overload, drain, and how the process starts and ends."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 import requests
 
+from raw_http import Raw, request
 from server_process import Client, ServerProcess, model_directory, sentences
 from support import HOLD, Background, metric, wait_until
 
@@ -35,21 +38,50 @@ def test_full_queue_is_503_and_loses_nothing(start):
     assert metric(client, "kumiko_http_requests_total", path="/embed", code="503") == 1
 
 
-def test_more_connections_than_threads_get_503_while_health_and_metrics_answer(start):
+def test_more_connections_than_allowed_get_503_while_health_and_metrics_answer(start):
     server = start("--connections", "3", *HOLD)
-    client = Client(server.url)
-    assert client.get("/healthz").status_code == 200  # holds the first of the three from here on
-    waiting = Background([lambda: Client(server.url).post("/embed", {"texts": ["a"]}) for _ in range(2)])
-    wait_until(lambda: metric(client, "kumiko_queue_texts") == 2, "both requests in the queue")
+    waiting = [Raw(server.port) for _ in range(3)]
+    for raw in waiting:
+        raw.send(request())
+    wait_until(lambda: metric(Client(server.url), "kumiko_queue_texts") == 3, "all three requests in the queue")
     for _ in range(5):
         assert_refused(Client(server.url).post("/embed", {"texts": ["b"]}), "all 3 connections are busy")
         assert Client(server.url).get("/healthz").status_code == 200
-        assert metric(Client(server.url), "kumiko_queue_texts") == 2
-    assert [r.status_code for r in waiting.results()] == [200, 200]
+        assert metric(Client(server.url), "kumiko_queue_texts") == 3
+    for raw in waiting:
+        assert raw.answer().status == 200
+        raw.close()
+
+
+def test_an_idle_connection_gives_way_to_a_new_one(start):
+    server = start("--connections", "2")
+    idle = [Client(server.url), Client(server.url)]
+    for client in idle:
+        assert client.get("/healthz").status_code == 200
+    assert_refused(Client(server.url).post("/embed", {"texts": ["a third"]}), "all 2 connections are busy")
+    time.sleep(1.2)  # for a second the next request may be on its way
+    assert len(Client(server.url).embed(["a third"])) == 1
+    assert len(idle[0].embed(["opens its connection anew"])) == 1
+
+
+def test_a_small_request_does_not_wait_for_a_large_one(start):
+    """One text of each request in turn: 200 texts that came before are not all embedded first."""
+    server = start("--workers", "1", "--max-batch", "4", "--max-wait-us", "0")
+    done = []
+
+    def ask(name, texts):
+        assert len(Client(server.url).embed(texts)) == len(texts)
+        done.append(name)
+
+    large = Background([lambda: ask("large", sentences()[:200])])
+    wait_until(lambda: metric(Client(server.url), "kumiko_texts_total") > 0, "the large request begun")
+    small = Background([lambda i=i: ask("small", [f"text {i}"]) for i in range(3)])
+    small.results(), large.results()
+    assert done == ["small"] * 3 + ["large"]
 
 
 def test_storm_of_clients_is_answered_with_200_or_503_only(start):
-    server = start("--queue", "16", "--workers", "2", "--max-batch", "4", "--connections", "16")
+    server = start("--queue", "16", "--workers", "2", "--max-batch", "4", "--connections", "12")
     texts = sentences()
 
     def storm(seed):
@@ -117,6 +149,45 @@ def test_drain_under_steady_load_breaks_no_answer(start):
     for codes in load.results():
         assert set(codes[:-1]) <= {200} and codes[-1] in (200, 503)
     assert server.wait() == 0
+
+
+def test_drain_under_overload_answers_every_request_that_was_sent(start):
+    """400 clients that never pause, more than the queue takes: whoever has sent a request has its answer."""
+    server = start("--queue", "64", "--max-batch", "8")
+    data = request(body=json.dumps({"texts": [sentences()[0]]}).encode())
+    lost, ends = [], []
+
+    def send_until_told_to_go():
+        raw = Raw(server.port)
+        with raw:
+            while raw.send(data):
+                answer = raw.answer()
+                if answer is None:
+                    lost.append(1)
+                    return
+                assert answer.status in (200, 503)
+                if answer.headers["Connection"] == "close":
+                    ends.append(answer.status)
+                    return
+
+    load = Background([send_until_told_to_go] * 400)
+    wait_until(lambda: metric(Client(server.url), "kumiko_http_requests_total", path="/embed", code="503") > 400, "overload")
+    server.terminate()
+    load.results()
+    assert server.wait() == 0
+    assert (len(lost), len(ends)) == (0, 400)
+
+
+def test_drain_does_not_wait_for_clients_that_send_or_read_nothing(start):
+    server = start("--drain-timeout", "3")
+    held = [Raw(server.port) for _ in range(90)]
+    for i, raw in enumerate(held):
+        if i % 3:
+            raw.send(request()[: 60 if i % 3 == 1 else -1])
+    server.terminate()
+    assert server.wait(timeout_s=60) == 0
+    for raw in held:
+        raw.close()
 
 
 def run(binary, *arguments, **environment):

@@ -25,6 +25,7 @@ def test_format_and_types(start):
         "kumiko_queue_wait_seconds": "histogram",
         "kumiko_queue_texts": "gauge",
         "kumiko_queue_capacity_texts": "gauge",
+        "kumiko_http_connections": "gauge",
         "kumiko_index_texts": "gauge",
         "kumiko_texts": "counter",
         "kumiko_tokens": "counter",
