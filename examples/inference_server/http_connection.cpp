@@ -273,7 +273,7 @@ asio::awaitable<bool> HttpConnection::write_answer(const HttpHead& head, HttpAns
   for (const auto& [name, value] : answer.headers) response.set(name, value);
   if (!keep_alive) response.set(http::field::connection, "close");
   if (keep_alive && version == 10) response.set(http::field::connection, "keep-alive");
-  response.content_length(answer.body.size());
+  if (answer.status != 204) response.content_length(answer.body.size());
   if (head.method != "HEAD") response.body() = std::move(answer.body);
   error_code error;
   co_await http::async_write(socket_, response, asio::redirect_error(asio::use_awaitable, error));

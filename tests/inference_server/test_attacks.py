@@ -32,7 +32,8 @@ def unharmed(victim, request):
     assert victim.process.poll() is None, "the server died:\n" + "\n".join(victim.lines)
     assert Client(victim.url).get("/healthz").status_code == 200
     assert len(Client(victim.url).embed(["still here"])[0]) == 384
-    assert peak_rss_mb(victim.process) <= request.config.getoption("--max-rss-mb")
+    peak = peak_rss_mb(victim.process)
+    assert peak <= request.config.getoption("--max-rss-mb"), f"{peak:.0f} MB resident"
 
 
 def head(*lines, end=b"\r\n"):
