@@ -5,43 +5,133 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <utility>
+
+#include "json_reader.h"
 
 namespace inference {
 namespace {
 
 using Json = nlohmann::json;
 
-// What a client sent may be megabytes; an error quotes its beginning.
-std::string quote(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > 40) text = text.substr(0, 40) + "...";
-  return text;
-}
+// The endpoints need 2 levels.
+constexpr std::size_t kMaxDepth = 8;
 
-Json parse_object(const std::string& body, std::initializer_list<std::string_view> fields) {
-  Json json;
-  try {
-    json = Json::parse(body);
-  } catch (const Json::exception& error) {
-    // Its text begins with "[json.exception.parse_error.101] ", which tells a client nothing.
-    std::string_view what = error.what();
-    if (const auto end = what.find("] "); end != std::string_view::npos) what.remove_prefix(end + 2);
-    throw ApiError(400, "the body is not JSON: " + std::string(what));
+/// What all endpoints ask of a body. A fault of its content is kept while the rest is read: a body that is no
+/// JSON at all is the greater fault.
+class RequestReader : public JsonReader {
+ public:
+  explicit RequestReader(std::initializer_list<std::string_view> fields) : fields_(fields) {}
+
+  void read(std::string_view body) {
+    try {
+      JsonReader::read(body, kMaxDepth);
+    } catch (const JsonError& error) {
+      throw ApiError(400, std::string("the body ") + error.what());
+    }
+    if (!fault_.empty()) throw ApiError(422, fault_);
   }
-  if (!json.is_object()) throw ApiError(422, "the body must be a JSON object, is " + quote(json));
-  for (const auto& [key, value] : json.items()) {
-    if (std::find(fields.begin(), fields.end(), key) != fields.end()) continue;
+
+ protected:
+  ~RequestReader() = default;
+
+  virtual void on_field(JsonValue& value) = 0;
+
+  bool seen(std::string_view field) const {
+    return std::find(seen_.begin(), seen_.end(), field) != seen_.end();
+  }
+  void fault(std::string message) {
+    if (fault_.empty()) fault_ = std::move(message);
+  }
+  std::string take_text(JsonValue& value, const std::string& name) {
+    if (value.kind != JsonValue::Kind::kString) {
+      fault("'" + name + "' must be a string, " + value.is());
+      return {};
+    }
+    if (value.text.size() > static_cast<std::size_t>(kMaxTextBytes)) {
+      throw ApiError(413, "'" + name + "' has " + std::to_string(value.text.size()) + " bytes, at most " +
+                              std::to_string(kMaxTextBytes) + " are taken");
+    }
+    return std::move(value.text);
+  }
+
+ private:
+  void on_key() override {
+    if (path().size() != 1 || !fault_.empty()) return;
+    const std::string& key = path().front().key;
+    if (seen(key)) return fault("field " + quote_json(key) + " is given twice");
+    if (std::find(fields_.begin(), fields_.end(), key) != fields_.end()) {
+      seen_.push_back(key);
+      return;
+    }
     std::string known;
-    for (std::string_view field : fields) known.append(known.empty() ? "'" : ", '").append(field).append("'");
-    throw ApiError(422, "field " + quote(key) + " is not known, expected " + known);
+    for (std::string_view field : fields_)
+      known.append(known.empty() ? "'" : ", '").append(field).append("'");
+    fault("field " + quote_json(key) + " is not known, expected " + known);
   }
-  return json;
-}
+  void on_value(JsonValue value) override {
+    if (!fault_.empty()) return;
+    if (!path().empty()) return on_field(value);
+    if (value.kind != JsonValue::Kind::kObject) fault("the body must be a JSON object, " + value.is());
+  }
 
-std::string text_member(const Json& value, const std::string& name) {
-  if (!value.is_string()) throw ApiError(422, "'" + name + "' must be a string, is " + quote(value));
-  return value.get<std::string>();
-}
+  const std::vector<std::string_view> fields_;
+  std::vector<std::string> seen_;
+  std::string fault_;
+};
+
+class TextsReader final : public RequestReader {
+ public:
+  explicit TextsReader(std::int64_t max_texts) : RequestReader({"texts"}), max_texts_(max_texts) {}
+
+  std::vector<std::string> take(std::string_view body) {
+    read(body);
+    if (!seen("texts")) throw ApiError(422, "'texts' is missing, expected an array of strings");
+    if (texts_.empty()) throw ApiError(422, "'texts' is empty, expected at least one string");
+    return std::move(texts_);
+  }
+
+ private:
+  void on_field(JsonValue& value) override {
+    if (path().size() == 1) {
+      if (value.kind != JsonValue::Kind::kArray) fault("'texts' must be an array of strings, " + value.is());
+      return;
+    }
+    const std::int64_t index = path()[1].index;
+    if (index >= max_texts_) {
+      throw ApiError(413, "'texts' has more than " + std::to_string(max_texts_) +
+                              " texts, the most that one request may have");
+    }
+    texts_.push_back(take_text(value, "texts[" + std::to_string(index) + "]"));
+  }
+
+  const std::int64_t max_texts_;
+  std::vector<std::string> texts_;
+};
+
+class SearchReader final : public RequestReader {
+ public:
+  SearchReader() : RequestReader({"query", "top_k"}) {}
+
+  SearchRequest take(std::string_view body) {
+    read(body);
+    if (!seen("query")) throw ApiError(422, "'query' is missing, expected a string");
+    return std::move(request_);
+  }
+
+ private:
+  void on_field(JsonValue& value) override {
+    if (path()[0].key == "query") {
+      request_.query = take_text(value, "query");
+    } else if (value.kind == JsonValue::Kind::kNatural && value.natural >= 1 && value.natural <= kMaxTopK) {
+      request_.top_k = static_cast<std::int64_t>(value.natural);
+    } else {
+      fault("'top_k' must be an integer in 1.." + std::to_string(kMaxTopK) + ", " + value.is());
+    }
+  }
+
+  SearchRequest request_;
+};
 
 void append_floats(std::span<const float> values, std::string& out) {
   char text[32];
@@ -55,39 +145,12 @@ void append_floats(std::span<const float> values, std::string& out) {
 
 }  // namespace
 
-std::vector<std::string> parse_texts(const std::string& body, std::int64_t max_texts) {
-  const Json json = parse_object(body, {"texts"});
-  if (!json.contains("texts")) throw ApiError(422, "'texts' is missing, expected an array of strings");
-  const Json& texts = json["texts"];
-  if (!texts.is_array()) throw ApiError(422, "'texts' must be an array of strings, is " + quote(texts));
-  if (texts.empty()) throw ApiError(422, "'texts' is empty, expected at least one string");
-  if (std::ssize(texts) > max_texts) {
-    throw ApiError(413, "'texts' has " + std::to_string(texts.size()) + " texts, at most " +
-                            std::to_string(max_texts) + " are taken in one request");
-  }
-  std::vector<std::string> out;
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    out.push_back(text_member(texts[i], "texts[" + std::to_string(i) + "]"));
-  }
-  return out;
+std::vector<std::string> parse_texts(std::string_view body, std::int64_t max_texts) {
+  return TextsReader(max_texts).take(body);
 }
 
-SearchRequest parse_search(const std::string& body) {
-  const Json json = parse_object(body, {"query", "top_k"});
-  if (!json.contains("query")) throw ApiError(422, "'query' is missing, expected a string");
-  SearchRequest request;
-  request.query = text_member(json["query"], "query");
-  if (json.contains("top_k")) {
-    const Json& top_k = json["top_k"];
-    // Compared unsigned first: 2^63 and above would wrap around to a negative number.
-    if (!top_k.is_number_integer() || (top_k.is_number_unsigned() && top_k.get<std::uint64_t>() > kMaxTopK) ||
-        top_k.get<std::int64_t>() < 1) {
-      throw ApiError(422,
-                     "'top_k' must be an integer in 1.." + std::to_string(kMaxTopK) + ", is " + quote(top_k));
-    }
-    request.top_k = top_k.get<std::int64_t>();
-  }
-  return request;
+SearchRequest parse_search(std::string_view body) {
+  return SearchReader().take(body);
 }
 
 std::string embed_answer(std::span<const float> vectors, std::int64_t width,

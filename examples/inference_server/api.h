@@ -5,6 +5,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "search_index.h"
@@ -24,13 +25,18 @@ struct SearchRequest {
 
 constexpr std::int64_t kMaxTopK = 100;
 
-/// {"texts": ["...", ...]} with 1..max_texts strings. Throws ApiError: 400 not JSON, 413 too many texts, 422
-/// anything else.
-std::vector<std::string> parse_texts(const std::string& body, std::int64_t max_texts);
+/// Of one text. The model's 256 word pieces are about 1 KiB of English; 16 KiB bound what the tokenizer is
+/// asked to do before it finds the text too long.
+constexpr std::int64_t kMaxTextBytes = 16'384;
 
-/// {"query": "...", "top_k": 1..100}; top_k may be left out. Throws ApiError: 400 not JSON, 422 anything
-/// else.
-SearchRequest parse_search(const std::string& body);
+/// {"texts": ["...", ...]} with 1..max_texts strings of at most kMaxTextBytes. Throws ApiError: 400 not JSON
+/// or deeper than 8 levels, 413 too many texts or one too long, 422 anything else. Reading stops at what is
+/// 413.
+std::vector<std::string> parse_texts(std::string_view body, std::int64_t max_texts);
+
+/// {"query": "...", "top_k": 1..100}; top_k may be left out. Throws ApiError: 400 not JSON or deeper than 8
+/// levels, 413 a query above kMaxTextBytes, 422 anything else.
+SearchRequest parse_search(std::string_view body);
 
 /// {"embeddings": [[...], ...], "dim": width, "tokens": [...]}; numbers have as many digits as an f32 needs
 /// to come back exactly.

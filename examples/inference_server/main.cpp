@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstdint>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "linear.h"
 #include "metrics.h"
 #include "model.h"
+#include "model_config.h"
 #include "search_index.h"
 #include "service.h"
 #include "tokenizer.h"
@@ -66,8 +68,23 @@ int tokenize_lines(const std::string& model) {
   return 0;
 }
 
+struct IndexOptions {
+  std::string file;  // empty: in memory only
+  std::int64_t max_texts = 20'000;
+  std::int64_t max_text_bytes = SearchIndex::kMaxTextBytes;
+};
+
+std::unique_ptr<SearchIndex> open_index(const IndexOptions& options, const std::string& model_directory,
+                                        std::int64_t width) {
+  if (options.file.empty()) {
+    return std::make_unique<SearchIndex>(width, options.max_texts, options.max_text_bytes);
+  }
+  return SearchIndex::open(options.file, model_fingerprint(model_directory), width, options.max_texts,
+                           options.max_text_bytes);
+}
+
 int serve(const std::string& model_directory, const BatcherOptions& batching, ServiceOptions options,
-          std::int64_t max_index) {
+          const IndexOptions& indexing) {
   kumiko::Context context;
   if (const kumiko::Status status = kumiko::Context::create({}, &context); !status.ok()) {
     std::cerr << "inference_server: " << status.message() << '\n';
@@ -82,14 +99,17 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
                              " pieces, config.json says " + std::to_string(config.vocab));
   }
   Metrics metrics;
-  SearchIndex index(config.hidden, max_index);
+  const std::unique_ptr<SearchIndex> index = open_index(indexing, model_directory, config.hidden);
   Batcher batcher(model, metrics, batching);
   options.isa = context.isa();
-  Service service(options, tokenizer, config, batcher, index, metrics);
+  Service service(options, tokenizer, config, batcher, *index, metrics);
   const int port = service.start();
   std::cout << "inference_server: " << config.layers << " layers, " << config.heads << " heads, attention "
             << context.isa() << " on " << context.num_threads() << " threads, linear layers OpenBLAS "
             << blas_kernels() << ", " << batching.workers << " workers\n"
+            << "inference_server: " << index->size() << " texts indexed, "
+            << (indexing.file.empty() ? "in memory only: a restart forgets them" : "kept in " + indexing.file)
+            << '\n'
             << "listening on http://127.0.0.1:" << port << std::endl;
   wait_for_stop_signal();
   std::cout << "inference_server: draining" << std::endl;
@@ -117,7 +137,7 @@ int main_checked(int argc, char** argv) {
   ServiceOptions options;
   HttpLimits& http = options.http;
   std::int64_t max_wait_us = batching.max_wait.count();
-  std::int64_t max_index = 20'000;
+  IndexOptions indexing;
   constexpr std::int64_t kMost = 1'000'000;
   const auto add_count = [&app](const std::string& name, std::int64_t& value, std::int64_t least,
                                 std::int64_t most, const std::string& help) {
@@ -135,7 +155,12 @@ int main_checked(int argc, char** argv) {
             "Longest wait of a batch for more texts, microseconds");
   add_count("--queue", batching.queue, 1, kMost, "Texts waiting before requests get 503");
   add_count("--max-texts", options.max_texts, 1, kMost, "Texts per request");
-  add_count("--max-index", max_index, 1, 100 * kMost, "Texts the index holds");
+  app.add_option(
+      "--index", indexing.file,
+      "File that keeps the index over a restart; without it the index is in memory only and empty at first");
+  add_count("--max-index", indexing.max_texts, 1, 100 * kMost, "Texts the index holds");
+  add_count("--max-index-bytes", indexing.max_text_bytes, 1, std::int64_t{1} << 40,
+            "Bytes of all texts of the index");
   add_count("--max-body", http.max_body, 1, 1 << 30, "Bytes per request body");
   add_count("--max-memory", http.max_memory, 1 << 20, std::int64_t{1} << 40,
             "Bytes of all bodies and answers that wait, before requests get 503");
@@ -161,7 +186,7 @@ int main_checked(int argc, char** argv) {
   batching.max_wait = std::chrono::microseconds(max_wait_us);
   // A request that cannot fit even an empty queue would be refused for ever: say so as 413, not 503.
   options.max_texts = std::min(options.max_texts, batching.queue);
-  return serve(model, batching, options, max_index);
+  return serve(model, batching, options, indexing);
 }
 
 }  // namespace

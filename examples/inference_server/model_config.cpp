@@ -1,56 +1,93 @@
 #include "model_config.h"
 
+#include <fcntl.h>
+#include <zlib.h>
+
 #include <algorithm>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <cstdio>
+#include <limits>
+#include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "file_io.h"
+#include "json_reader.h"
 
 namespace inference {
 namespace {
 
-using Json = nlohmann::json;
+// They have 1 KiB and 2 levels; a model of a thousand labels has a hundred KiB.
+constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{1} << 20;
+constexpr std::size_t kMaxDepth = 8;
 
-class ConfigFile {
+/// A JSON object's own members. What is nested further is read and dropped.
+class ConfigFile final : private JsonReader {
  public:
   explicit ConfigFile(const std::filesystem::path& path) : name_(path.string()) {
-    std::ifstream file(path);
-    if (!file) throw std::runtime_error(name_ + ": cannot be opened");
+    const std::string json = read_file(path, kMaxConfigBytes);
     try {
-      json_ = Json::parse(file);
-    } catch (const Json::exception& error) {
-      throw std::runtime_error(name_ + ": is not JSON: " + error.what());
+      read(json, kMaxDepth);
+    } catch (const JsonError& error) {
+      throw std::runtime_error(name_ + ": " + error.what());
     }
-    if (!json_.is_object()) throw std::runtime_error(name_ + ": must be a JSON object");
   }
 
   std::int64_t positive(const char* key) const {
-    if (!json_.contains(key) || !json_[key].is_number_integer() || json_[key].get<std::int64_t>() < 1 ||
-        json_[key].get<std::int64_t>() > (1 << 24)) {
-      fail(key, "expected an integer in 1..2^24");
-    }
-    return json_[key].get<std::int64_t>();
+    const JsonValue& value = member(key, kPositive);
+    if (value.kind != JsonValue::Kind::kNatural || value.natural < 1 || value.natural > (1 << 24))
+      fail(key, value, kPositive);
+    return static_cast<std::int64_t>(value.natural);
   }
 
   float positive_float(const char* key) const {
-    if (!json_.contains(key) || !json_[key].is_number() || json_[key].get<float>() <= 0) {
-      fail(key, "expected a number above 0");
-    }
-    return json_[key].get<float>();
+    const JsonValue& value = member(key, kPositiveFloat);
+    double real = 0;
+    if (value.kind == JsonValue::Kind::kFloat) real = value.real;
+    if (value.kind == JsonValue::Kind::kNatural) real = static_cast<double>(value.natural);
+    using Float = std::numeric_limits<float>;
+    if (real < Float::min() || real > Float::max()) fail(key, value, kPositiveFloat);
+    return static_cast<float>(real);
   }
 
-  void require(const char* key, const Json& expected) const {
-    if (!json_.contains(key) || json_[key] != expected)
-      fail(key, "this server computes only " + expected.dump());
+  void require(const char* key, const char* expected) const {
+    const std::string only = "this server computes only " + quote_json(expected);
+    const JsonValue& value = member(key, only);
+    if (value.kind != JsonValue::Kind::kString || value.text != expected) fail(key, value, only);
+  }
+
+  void require(const char* key, bool expected) const {
+    const std::string only = std::string("this server computes only ") + (expected ? "true" : "false");
+    const JsonValue& value = member(key, only);
+    if (value.kind != JsonValue::Kind::kBool || value.boolean != expected) fail(key, value, only);
   }
 
  private:
-  [[noreturn]] void fail(const char* key, const std::string& expectation) const {
-    const std::string value = json_.contains(key) ? "is " + json_[key].dump() : "is missing";
-    throw std::runtime_error(name_ + ": '" + key + "' " + value + ", " + expectation);
+  static constexpr const char* kPositive = "expected an integer in 1..2^24";
+  static constexpr const char* kPositiveFloat = "expected a number above 0 that an f32 holds";
+
+  void on_value(JsonValue value) override {
+    if (path().empty() && value.kind != JsonValue::Kind::kObject)
+      throw std::runtime_error(name_ + ": must be a JSON object, " + value.is());
+    if (path().size() != 1) return;
+    const std::string& key = path()[0].key;
+    if (!members_.emplace(key, std::move(value)).second)
+      throw std::runtime_error(name_ + ": " + quote_json(key) + " is given twice");
   }
-  std::string name_;
-  Json json_;
+
+  const JsonValue& member(const char* key, const std::string& expectation) const {
+    const auto found = members_.find(key);
+    if (found == members_.end())
+      throw std::runtime_error(name_ + ": '" + key + "' is missing, " + expectation);
+    return found->second;
+  }
+  [[noreturn]] void fail(const char* key, const JsonValue& value, const std::string& expectation) const {
+    throw std::runtime_error(name_ + ": '" + key + "' " + value.is() + ", " + expectation);
+  }
+
+  const std::string name_;
+  std::map<std::string, JsonValue> members_;
 };
 
 }  // namespace
@@ -82,6 +119,27 @@ ModelConfig ModelConfig::load(const std::filesystem::path& directory) {
   pooling.require("pooling_mode_cls_token", false);
   pooling.require("pooling_mode_max_tokens", false);
   return config;
+}
+
+std::string model_fingerprint(const std::filesystem::path& directory) {
+  std::uint64_t total = 0;
+  uLong crc = crc32_z(0, nullptr, 0);
+  std::vector<unsigned char> piece(1 << 20);
+  for (const char* name : {"model.safetensors", "vocab.txt", "config.json", "sentence_bert_config.json",
+                           "1_Pooling/config.json"}) {
+    const File file(directory / name, O_RDONLY);
+    const std::uint64_t size = file.size();
+    crc = crc32_z(crc, reinterpret_cast<const unsigned char*>(&size), sizeof size);
+    for (std::uint64_t at = 0; at < size; at += piece.size()) {
+      const std::uint64_t bytes = std::min<std::uint64_t>(piece.size(), size - at);
+      file.read(piece.data(), bytes, at);
+      crc = crc32_z(crc, piece.data(), bytes);
+    }
+    total += size;
+  }
+  char text[9];
+  std::snprintf(text, sizeof text, "%08lx", static_cast<unsigned long>(crc));
+  return std::string("crc32 ") + text + " of " + std::to_string(total) + " bytes";
 }
 
 }  // namespace inference

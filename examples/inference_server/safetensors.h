@@ -1,4 +1,4 @@
-// Reads tensors from a .safetensors file by mapping it into memory.
+// Tensors of a .safetensors file, read into memory of their own: what happens to the file later harms nobody.
 //
 // Layout: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets: [begin,
 // end]}}, then the data; offsets count from the end of the header.
@@ -8,44 +8,51 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "file_io.h"
+
 namespace inference {
+
+/// What the header says of one tensor, and where it lies in memory.
+struct TensorEntry {
+  std::string dtype;
+  std::vector<std::int64_t> shape;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  std::uint64_t place = 0;
+};
 
 class SafeTensors {
  public:
-  /// Maps and validates the whole header: JSON, dtypes, shapes, and that the tensors tile the data without
-  /// gap or overlap. Throws std::runtime_error naming the file and the tensor.
+  /// Reads the file and validates the whole header: at most 16 MiB, JSON of at most 4 nested levels, every
+  /// name once, dtypes, shapes, and that the tensors tile the data without gap or overlap. A tensor may begin
+  /// at any byte of the file; in memory each begins at a multiple of 64. Throws std::runtime_error naming the
+  /// file and the tensor.
   explicit SafeTensors(const std::filesystem::path& path);
-  ~SafeTensors();
-  SafeTensors(const SafeTensors&) = delete;
-  SafeTensors& operator=(const SafeTensors&) = delete;
 
   /// The values of tensor `name`, row-major, valid as long as this object lives. Throws std::runtime_error
-  /// when it is missing, not F32, or not of `shape`.
+  /// when it is missing, not F32, not of `shape`, or has a value that is not finite.
   std::span<const float> f32(const std::string& name, const std::vector<std::int64_t>& shape) const;
 
   std::size_t size() const { return tensors_.size(); }
 
  private:
-  struct Entry {
-    std::string dtype;
-    std::vector<std::int64_t> shape;
-    std::uint64_t begin = 0;
-    std::uint64_t end = 0;
+  struct Free {
+    void operator()(std::byte* memory) const;
   };
-  void map_file();
-  void parse_header();
-  void check_tiling(std::uint64_t data_size) const;
-  static Entry parse_entry(const std::string& where, const void* json);
+  using Order = std::vector<std::pair<const std::string*, TensorEntry*>>;
+  std::string read_header(const File& file, std::uint64_t size) const;
+  /// Every tensor in the order of the file.
+  Order check_tiling(std::uint64_t data_size);
+  void read_data(const File& file, std::uint64_t data_begin, const Order& order);
 
   std::filesystem::path path_;
-  const std::byte* bytes_ = nullptr;
-  std::uint64_t size_ = 0;
-  const std::byte* data_ = nullptr;
-  std::map<std::string, Entry> tensors_;
+  std::map<std::string, TensorEntry> tensors_;
+  std::unique_ptr<std::byte[], Free> memory_;
 };
 
 }  // namespace inference

@@ -44,6 +44,8 @@ HttpAnswer failure() {
     return error_response(503, error.what());
   } catch (const IndexFull& error) {
     return error_response(507, error.what());
+  } catch (const IndexFileError& error) {
+    return error_response(error.out_of_space() ? 507 : 500, error.what());
   } catch (const std::exception& error) {
     return error_response(500, error.what());
   }

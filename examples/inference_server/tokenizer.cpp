@@ -1,9 +1,10 @@
 #include "tokenizer.h"
 
 #include <algorithm>
-#include <fstream>
+#include <sstream>
 #include <stdexcept>
 
+#include "file_io.h"
 #include "unicode.h"
 
 namespace inference {
@@ -12,22 +13,27 @@ namespace {
 // A longer "word" (base64, a URL's tail) becomes one [UNK]: the limit of the model's tokenizer.
 constexpr std::size_t kMaxWordChars = 100;
 
+// The model's vocabulary has 226 KiB, those of 250,000 pieces some 5 MiB.
+constexpr std::uint64_t kMaxVocabBytes = std::uint64_t{16} << 20;
+
 }  // namespace
 
 Tokenizer::Tokenizer(const std::filesystem::path& vocab_txt) {
-  std::ifstream file(vocab_txt, std::ios::binary);
-  if (!file) throw std::runtime_error(vocab_txt.string() + ": cannot be opened");
+  std::istringstream file(read_file(vocab_txt, kMaxVocabBytes));
   std::string line;
   for (std::int32_t id = 0; std::getline(file, line); ++id) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (!ids_.emplace(line, id).second) {
-      throw std::runtime_error(vocab_txt.string() + ":" + std::to_string(id + 1) + ": '" + line +
-                               "' is named twice");
+    const std::string where = vocab_txt.string() + ":" + std::to_string(id + 1) + ": ";
+    std::size_t chars = 0;
+    try {
+      chars = decode_utf8(line).size();
+    } catch (const std::invalid_argument& error) {
+      throw std::runtime_error(where + error.what());
     }
-  }
-  for (const auto& [piece, id] : ids_) {
-    const std::size_t chars = decode_utf8(piece).size();
-    max_piece_chars_ = std::max(max_piece_chars_, piece.starts_with("##") ? chars - 2 : chars);
+    max_piece_chars_ = std::max(max_piece_chars_, line.starts_with("##") ? chars - 2 : chars);
+    if (!ids_.emplace(line, id).second) {
+      throw std::runtime_error(where + "'" + line.substr(0, kMaxWordChars) + "' is named twice");
+    }
   }
   for (const char* name : {"[UNK]", "[CLS]", "[SEP]"}) {
     if (id_of(name) < 0) throw std::runtime_error(vocab_txt.string() + ": has no " + name);

@@ -124,5 +124,31 @@ TEST(SearchIndex, RanksByCosineAndBreaksTiesByAge) {
   EXPECT_TRUE(index.search(std::vector<float>{1, 0}, 1).empty());
 }
 
+TEST(SearchIndex, TextsTogetherAreBounded) {
+  SearchIndex index(1, 10, 8);
+  EXPECT_EQ(index.add({"abc", "abc"}, std::vector<float>{1, 1}), 1);
+  try {
+    index.add({"defg", "hi"}, std::vector<float>{1, 1});
+    FAIL() << "added 9 bytes";
+  } catch (const IndexFull& error) {
+    EXPECT_STREQ(error.what(), "the texts of the index have 3 bytes and room for 8, the request adds 6");
+  }
+  EXPECT_EQ(index.size(), 1);
+  EXPECT_EQ(index.add({"abc", "defg", "h"}, std::vector<float>{1, 1, 1}), 2);
+  EXPECT_THROW(index.add({"i"}, std::vector<float>{1}), IndexFull);
+  index.clear();
+  EXPECT_EQ(index.add({"12345678"}, std::vector<float>{1}), 1);
+}
+
+TEST(SearchIndex, TakesNoTextOrVectorThatWouldSpoilAnAnswer) {
+  SearchIndex index(2, 10);
+  const float nan = std::nanf("");
+  EXPECT_THROW(index.add({"a", "b"}, std::vector<float>{1, 0, 0, nan}), std::invalid_argument);
+  EXPECT_THROW(index.add({"a", "b"}, std::vector<float>{1, 0, 2, 0}), std::invalid_argument);
+  EXPECT_THROW(index.add({"a", "\xc3"}, std::vector<float>{1, 0, 0, 1}), std::invalid_argument);
+  EXPECT_THROW(index.add({"a", "b"}, std::vector<float>{1, 0, 0}), std::invalid_argument);
+  EXPECT_EQ(index.size(), 0);
+}
+
 }  // namespace
 }  // namespace inference
