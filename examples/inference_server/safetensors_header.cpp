@@ -13,6 +13,8 @@ namespace {
 constexpr std::size_t kMaxDepth = 4;
 // Twice what any tensor library takes.
 constexpr std::size_t kMaxDimensions = 16;
+// Messages quote them whole.
+constexpr std::size_t kMaxNameBytes = 1024;
 constexpr std::string_view kMetadata = "__metadata__";
 
 constexpr std::array<std::pair<std::string_view, std::uint64_t>, 13> kElementSize{{{"BOOL", 1},
@@ -77,6 +79,9 @@ class HeaderReader final : public JsonReader {
 
   void begin_tensor(const JsonValue& value) {
     if (value.kind != JsonValue::Kind::kObject) fail("must be an object, " + value.is());
+    if (path()[0].key.size() > kMaxNameBytes)
+      fail("has a name of " + std::to_string(path()[0].key.size()) + " bytes, at most " +
+           std::to_string(kMaxNameBytes) + " are taken");
     if (tensors_.contains(path()[0].key)) fail("is named twice");
     entry_ = {};
     offsets_ = 0;

@@ -153,6 +153,19 @@ TEST_F(SafeTensorsTest, DeepHeadersTakeNeitherStackNorMemory) {
   }
 }
 
+TEST_F(SafeTensorsTest, LongNamesAreRefusedAndCutInTheMessage) {
+  const auto named = [&](std::size_t bytes) {
+    return message("{\"" + std::string(bytes, 'w') + R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})",
+                   "");
+  };
+  EXPECT_EQ(named(1024), "no error");
+  for (const std::size_t bytes : {1025, 4'000'000}) {
+    const std::string text = named(bytes);
+    EXPECT_TRUE(has(text, "has a name of " + std::to_string(bytes) + " bytes, at most 1024")) << text.size();
+    EXPECT_LT(text.size(), 600u);
+  }
+}
+
 TEST_F(SafeTensorsTest, HeadersAbove16MiBAreRefused) {
   const std::string most = "{}" + std::string((16 << 20) - 2, ' ');
   EXPECT_EQ(SafeTensors(write(most, "")).size(), 0u);
