@@ -45,6 +45,7 @@ void install_stop_signals() {
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);  // an index file at the limit of file sizes is an error of that request
 }
 
 void wait_for_stop_signal() {

@@ -103,13 +103,13 @@ TEST(ParseTexts, ValuesAreQuotedUpTo40Bytes) {
   }
 }
 
-TEST(ParseTexts, ATextAbove64KiBIsNamed) {
+TEST(ParseTexts, ATextThatIsTooLongIsNamed) {
   const std::string most(static_cast<std::size_t>(kMaxTextBytes), 'x');
   EXPECT_EQ(parse_texts("{\"texts\":[" + quoted(most) + "]}", 1).at(0), most);
   EXPECT_EQ(texts_answer("{\"texts\":[\"a\",\"b\",\"c\"," + quoted(most + "x") + "]}"),
-            "413 'texts[3]' has 65537 bytes, at most 65536 are taken");
+            "413 'texts[3]' has 16385 bytes, at most 16384 are taken");
   EXPECT_EQ(search_answer_to("{\"query\":" + quoted(most + "x") + "}"),
-            "413 'query' has 65537 bytes, at most 65536 are taken");
+            "413 'query' has 16385 bytes, at most 16384 are taken");
   EXPECT_EQ(parse_search("{\"query\":" + quoted(most) + "}").query, most);
 }
 
