@@ -13,7 +13,6 @@
 #include <utility>
 
 #include "batcher.h"
-#include "linear.h"
 #include "metrics.h"
 #include "model.h"
 #include "search_index.h"
@@ -82,11 +81,12 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   SearchIndex index(config.hidden, max_index);
   Batcher batcher(model, metrics, batching);
   http.isa = context.isa();
+  http.linear_kernels = model.linear_kernels();
   Service service(http, tokenizer, config, batcher, index, metrics);
   const int port = service.start();
   std::cout << "inference_server: " << config.layers << " layers, " << config.heads << " heads, attention "
-            << context.isa() << " on " << context.num_threads() << " threads, linear layers OpenBLAS "
-            << blas_kernels() << ", " << batching.workers << " workers\n"
+            << context.isa() << " on " << context.num_threads() << " threads, linear layers oneDNN "
+            << model.linear_kernels() << ", " << batching.workers << " workers\n"
             << "listening on http://127.0.0.1:" << port << std::endl;
   wait_for_stop_signal();
   std::cout << "inference_server: draining" << std::endl;
@@ -136,7 +136,6 @@ int main_checked(int argc, char** argv) {
                "Do not serve: read JSON strings from stdin, one a line, write their token ids");
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
-  use_one_blas_thread();
   batching.max_wait = std::chrono::microseconds(max_wait_us);
   // A request that cannot fit even an empty queue would be refused for ever: say so as 413, not 503.
   http.max_texts = std::min(http.max_texts, batching.queue);

@@ -4,7 +4,7 @@
 #include <mutex>
 #include <numeric>
 
-#include "linear.h"
+#include "elementwise.h"
 
 namespace inference {
 

@@ -9,7 +9,6 @@
 
 #include "api.h"
 #include "connection_pool.h"
-#include "linear.h"
 #include "page.h"
 
 namespace inference {
@@ -237,7 +236,7 @@ std::string Service::metrics_text() const {
   gauges.queue_capacity = batcher_.options().queue;
   gauges.index_size = index_.size();
   gauges.isa = options_.isa;
-  gauges.blas_kernels = blas_kernels();
+  gauges.linear_kernels = options_.linear_kernels;
   return metrics_.prometheus(gauges);
 }
 

@@ -22,7 +22,8 @@ struct ServiceOptions {
   std::int64_t connections = 64;  ///< connections served at once; more get 503
   std::int64_t max_texts = 256;   ///< texts per request
   std::int64_t max_body_bytes = 4 << 20;
-  std::string isa;  ///< named in the metrics
+  std::string isa;             ///< of attention, named in the metrics
+  std::string linear_kernels;  ///< named in the metrics
 };
 
 class Service {
