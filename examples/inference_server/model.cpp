@@ -37,10 +37,10 @@ std::vector<float> copy(std::span<const float> values) {
 Model::Model(const std::filesystem::path& directory, kumiko::Context context)
     : config_(ModelConfig::load(directory)),
       context_(std::move(context)),
-      qkv_(config_.hidden, 3 * config_.hidden, Epilogue::kNone),
-      attention_out_(config_.hidden, config_.hidden, Epilogue::kAdd),
-      up_(config_.hidden, config_.intermediate, Epilogue::kGelu),
-      down_(config_.intermediate, config_.hidden, Epilogue::kAdd) {
+      qkv_(config_.hidden, 3 * config_.hidden, Epilogue::kNone, config_.layers),
+      attention_out_(config_.hidden, config_.hidden, Epilogue::kAdd, config_.layers),
+      up_(config_.hidden, config_.intermediate, Epilogue::kGelu, config_.layers),
+      down_(config_.intermediate, config_.hidden, Epilogue::kAdd, config_.layers) {
   const SafeTensors file(directory / "model.safetensors");
   const std::int64_t hidden = config_.hidden;
   word_table_ = copy(file.f32("embeddings.word_embeddings.weight", {config_.vocab, hidden}));
@@ -122,27 +122,28 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
   float* hidden = grown(work.hidden, rows * width);
   float* qkv = grown(work.qkv, rows * 3 * width);
   float* context = grown(work.context, rows * width);
-  float* wide = grown(work.intermediate, rows * config_.intermediate);
+  float* wide = grown(work.intermediate, std::min(rows, LinearLayers::kMaxRows) * config_.intermediate);
   // Where no group fills up rows the two layouts are the same, and nothing is copied.
   const bool padded = layout.padded_rows != layout.tokens;
   float* padded_qkv = padded ? grown(work.padded_qkv, layout.padded_rows * 3 * width) : qkv;
   float* padded_context = padded ? grown(work.padded_context, layout.padded_rows * width) : context;
 
-  const auto linear = [&](const LinearLayers& layers, std::size_t index, const float* x, float* y) {
+  const auto linear = [&](const LinearLayers& layers, std::size_t index, std::int64_t count, const float* x,
+                          float* y) {
     const Stopwatch watch;
-    layers.run(index, rows, x, y);
+    layers.run(index, count, x, y);
     stats.linear_seconds += watch.seconds();
   };
-  const auto normalize = [&](const Norm& norm) {
-    layer_norm(rows, width, hidden, norm.gain.data(), norm.shift.data(), config_.layer_norm_eps);
+  const auto normalize = [&](const Norm& norm, std::int64_t count, float* x) {
+    layer_norm(count, width, x, norm.gain.data(), norm.shift.data(), config_.layer_norm_eps);
   };
 
   for (const BatchLayout::Sequence& sequence : layout.sequences) {
     embed_tokens(texts[static_cast<std::size_t>(sequence.text)], hidden + sequence.packed_row * width);
   }
-  normalize(embedding_norm_);
+  normalize(embedding_norm_, rows, hidden);
   for (std::size_t i = 0; i < norms_.size(); ++i) {
-    linear(qkv_, i, hidden, qkv);
+    linear(qkv_, i, rows, hidden, qkv);
     if (padded) {
       for (const BatchLayout::Sequence& sequence : layout.sequences) {
         std::copy_n(qkv + sequence.packed_row * 3 * width, sequence.length * 3 * width,
@@ -158,11 +159,16 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
                     context + sequence.packed_row * width);
       }
     }
-    linear(attention_out_, i, context, hidden);
-    normalize(norms_[i].attention);
-    linear(up_, i, hidden, wide);
-    linear(down_, i, wide, hidden);
-    normalize(norms_[i].output);
+    // The rest of the layer part by part: the widest buffer then has kMaxRows rows, 0.3 MB, however large the
+    // batch.
+    LinearLayers::for_each_part(rows, [&](std::int64_t first, std::int64_t count) {
+      float* x = hidden + first * width;
+      linear(attention_out_, i, count, context + first * width, x);
+      normalize(norms_[i].attention, count, x);
+      linear(up_, i, count, x, wide);
+      linear(down_, i, count, wide, x);
+      normalize(norms_[i].output, count, x);
+    });
   }
   for (const BatchLayout::Sequence& sequence : layout.sequences) {
     mean_pool_normalize(sequence.length, width, hidden + sequence.packed_row * width,

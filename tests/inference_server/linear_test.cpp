@@ -41,7 +41,7 @@ TEST(Linear, MatchesFp64ForAnyRowsAndWidths) {
     const std::vector<float> weight = normal(shape.in * shape.out, 1), bias = normal(shape.out, 2);
     const std::vector<float> other(weight.size(), 0.0f);
     for (const Epilogue epilogue : kEpilogues) {
-      LinearLayers layers(shape.in, shape.out, epilogue);
+      LinearLayers layers(shape.in, shape.out, epilogue, 2);
       layers.add(other.data(), bias.data());
       layers.add(weight.data(), bias.data());
       for (const std::int64_t rows : {1, 3, 47, 48, 49, 97, 150}) {
@@ -76,7 +76,7 @@ TEST(Linear, GeluIsWithinItsBound) {
   for (std::int64_t i = 0; i < kWidth; ++i) identity[static_cast<std::size_t>(i * kWidth + i)] = 1.0f;
   for (int i = -40 * 1024; i < 40 * 1024; ++i) x.push_back(static_cast<float>(i) / 1024);
   const std::vector<float> zero(kWidth, 0.0f);
-  LinearLayers layers(kWidth, kWidth, Epilogue::kGelu);
+  LinearLayers layers(kWidth, kWidth, Epilogue::kGelu, 1);
   layers.add(identity.data(), zero.data());
   std::vector<float> y(x.size());
   layers.run(0, std::ssize(x) / kWidth, x.data(), y.data());
@@ -93,7 +93,7 @@ TEST(Linear, ARowHasTheSameBitsAmongAnyOthers) {
     const std::vector<float> weight = normal(shape.in * shape.out, 5, 0.1f), bias = normal(shape.out, 6);
     const std::vector<float> x = normal(kRows * shape.in, 7), before = normal(kRows * shape.out, 8);
     for (const Epilogue epilogue : kEpilogues) {
-      LinearLayers layers(shape.in, shape.out, epilogue);
+      LinearLayers layers(shape.in, shape.out, epilogue, 1);
       layers.add(weight.data(), bias.data());
       std::vector<float> all = before;
       layers.run(0, kRows, x.data(), all.data());
@@ -123,7 +123,7 @@ TEST(Linear, ThreadsShareLayersAndEveryCallStaysOnItsOwn) {
   const int before = omp_get_max_threads();
   omp_set_num_threads(4);  // what a machine of 4 cores has
   const auto threads_before = threads_now();
-  LinearLayers layers(shape.in, shape.out, Epilogue::kNone);
+  LinearLayers layers(shape.in, shape.out, Epilogue::kNone, 1);
   layers.add(weight.data(), bias.data());
   std::vector<float> expected(kRows * shape.out);
   layers.run(0, kRows, x.data(), expected.data());
@@ -146,10 +146,14 @@ TEST(Linear, ThreadsShareLayersAndEveryCallStaysOnItsOwn) {
   for (const std::vector<float>& result : results) EXPECT_EQ(result, expected);
 }
 
-TEST(Linear, NamesALayerThatIsNotThere) {
-  const LinearLayers layers(4, 4, Epilogue::kNone);
+TEST(Linear, RefusesALayerThatIsNotThere) {
+  LinearLayers layers(4, 4, Epilogue::kNone, 1);
   float x[4] = {}, y[4] = {};
   EXPECT_THROW(layers.run(0, 1, x, y), std::out_of_range);
+  const float weight[16] = {}, bias[4] = {};
+  layers.add(weight, bias);
+  layers.run(0, 1, x, y);
+  EXPECT_THROW(layers.add(weight, bias), std::length_error);
 }
 
 }  // namespace
