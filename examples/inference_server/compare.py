@@ -32,7 +32,7 @@ except ModuleNotFoundError:
         import onnxruntime
     except ModuleNotFoundError:
         sys.exit("compare.py: no onnxruntime: run scripts/setup peers")
-import onnx_model  # noqa: E402
+import onnx_graph  # noqa: E402
 
 
 class OnnxRuntime:
@@ -42,7 +42,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        self.session = onnxruntime.InferenceSession(onnx_model.build(directory), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(onnx_graph.build(directory), options, providers=["CPUExecutionProvider"])
         self.tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.no_padding()
 

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <dnnl.hpp>
 #include <new>
@@ -17,8 +18,8 @@ namespace {
 
 using dnnl::memory;
 
-// Debian's oneDNN is built on OpenMP and cuts a kernel for the threads that its creator may use. The server's
-// own threads are the parallelism: one thread a call.
+// Debian's oneDNN is built on OpenMP and splits a kernel over the threads that its creator may use. The
+// server's own threads are the parallelism: one thread a call.
 class OneThread {
  public:
   OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
