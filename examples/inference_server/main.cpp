@@ -17,7 +17,6 @@
 #include <utility>
 
 #include "batcher.h"
-#include "linear.h"
 #include "metrics.h"
 #include "model.h"
 #include "model_config.h"
@@ -103,11 +102,12 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   const std::unique_ptr<SearchIndex> index = open_index(indexing, model_directory, config.hidden);
   Batcher batcher(model, metrics, batching);
   options.isa = context.isa();
+  options.linear_kernels = model.linear_kernels();
   Service service(options, tokenizer, config, batcher, *index, metrics);
   const int port = service.start();
   std::cout << "inference_server: " << config.layers << " layers, " << config.heads << " heads, attention "
-            << context.isa() << " on " << context.num_threads() << " threads, linear layers OpenBLAS "
-            << blas_kernels() << ", " << batching.workers << " workers\n"
+            << context.isa() << " on " << context.num_threads() << " threads, linear layers oneDNN "
+            << model.linear_kernels() << ", " << batching.workers << " workers\n"
             << "inference_server: " << index->size() << " texts indexed, "
             << (indexing.file.empty() ? "in memory only: a restart forgets them" : "kept in " + indexing.file)
             << '\n'
@@ -183,7 +183,6 @@ int main_checked(int argc, char** argv) {
                "Do not serve: read JSON strings from stdin, one a line, write their token ids");
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
-  use_one_blas_thread();
   batching.max_wait = std::chrono::microseconds(max_wait_us);
   // A request that cannot fit even an empty queue would be refused for ever: say so as 413, not 503.
   options.max_texts = std::min(options.max_texts, batching.queue);

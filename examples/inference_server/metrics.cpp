@@ -100,7 +100,7 @@ std::string Metrics::prometheus(const Gauges& gauges) const {
   single("kumiko_linear_seconds_total", "counter", "Part of it in linear layers.", forward_.linear_seconds,
          out);
   head("kumiko_build_info", "gauge", "Kernel sets in use.", out);
-  out += "kumiko_build_info{attention_isa=\"" + gauges.isa + "\",blas_kernels=\"" + gauges.blas_kernels +
+  out += "kumiko_build_info{attention_isa=\"" + gauges.isa + "\",linear_kernels=\"" + gauges.linear_kernels +
          "\"} 1\n";
   return out;
 }

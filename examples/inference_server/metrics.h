@@ -34,8 +34,8 @@ struct Gauges {
   std::int64_t queue_capacity = 0;
   std::int64_t index_size = 0;
   std::int64_t connections = 0;
-  std::string isa;           ///< of the attention runtime
-  std::string blas_kernels;  ///< of OpenBLAS
+  std::string isa;             ///< of the attention runtime
+  std::string linear_kernels;  ///< of oneDNN
 };
 
 class Metrics {

@@ -9,7 +9,6 @@
 #include "attention_layer.h"
 #include "batch_layout.h"
 #include "elementwise.h"
-#include "linear.h"
 
 namespace inference {
 namespace {
@@ -29,49 +28,55 @@ float* grown(std::vector<float>& buffer, std::int64_t size) {
   return buffer.data();
 }
 
+std::vector<float> copy(std::span<const float> values) {
+  return {values.begin(), values.end()};
+}
+
 }  // namespace
 
 Model::Model(const std::filesystem::path& directory, kumiko::Context context)
     : config_(ModelConfig::load(directory)),
-      file_(directory / "model.safetensors"),
-      context_(std::move(context)) {
+      context_(std::move(context)),
+      qkv_(config_.hidden, 3 * config_.hidden, Epilogue::kNone, config_.layers),
+      attention_out_(config_.hidden, config_.hidden, Epilogue::kAdd, config_.layers),
+      up_(config_.hidden, config_.intermediate, Epilogue::kGelu, config_.layers),
+      down_(config_.intermediate, config_.hidden, Epilogue::kAdd, config_.layers) {
+  const SafeTensors file(directory / "model.safetensors");
   const std::int64_t hidden = config_.hidden;
-  word_table_ = tensor("embeddings.word_embeddings.weight", {config_.vocab, hidden});
-  position_table_ = tensor("embeddings.position_embeddings.weight", {config_.max_positions, hidden});
-  type_table_ = tensor("embeddings.token_type_embeddings.weight", {config_.type_vocab, hidden});
-  embedding_norm_ = norm("embeddings.LayerNorm");
-  for (std::int64_t i = 0; i < config_.layers; ++i) layers_.push_back(load_layer(i));
+  word_table_ = copy(file.f32("embeddings.word_embeddings.weight", {config_.vocab, hidden}));
+  position_table_ = copy(file.f32("embeddings.position_embeddings.weight", {config_.max_positions, hidden}));
+  type_table_ = copy(file.f32("embeddings.token_type_embeddings.weight", {config_.type_vocab, hidden}));
+  embedding_norm_ = load_norm(file, "embeddings.LayerNorm");
+  for (std::int64_t i = 0; i < config_.layers; ++i) load_layer(file, i);
 }
 
-const float* Model::tensor(const std::string& name, const std::vector<std::int64_t>& shape) const {
-  return file_.f32(name, shape).data();
+Model::Norm Model::load_norm(const SafeTensors& file, const std::string& name) const {
+  return {copy(file.f32(name + ".weight", {config_.hidden})),
+          copy(file.f32(name + ".bias", {config_.hidden}))};
 }
 
-Model::Norm Model::norm(const std::string& name) const {
-  return {tensor(name + ".weight", {config_.hidden}), tensor(name + ".bias", {config_.hidden})};
-}
-
-Model::Layer Model::load_layer(std::int64_t index) const {
+void Model::load_layer(const SafeTensors& file, std::int64_t index) {
   const std::string prefix = "encoder.layer." + std::to_string(index) + ".";
   const std::int64_t hidden = config_.hidden;
   const std::int64_t wide = config_.intermediate;
-  Layer layer{};
+  const auto dense = [&](const std::string& name, std::int64_t in, std::int64_t out, LinearLayers& layers) {
+    layers.add(file.f32(prefix + name + ".dense.weight", {out, in}).data(),
+               file.f32(prefix + name + ".dense.bias", {out}).data());
+  };
+  std::vector<float> weight, bias;
   for (const char* part : {"query", "key", "value"}) {
     const std::string name = prefix + "attention.self." + part;
-    const float* weight = tensor(name + ".weight", {hidden, hidden});
-    const float* bias = tensor(name + ".bias", {hidden});
-    layer.qkv_weight.insert(layer.qkv_weight.end(), weight, weight + hidden * hidden);
-    layer.qkv_bias.insert(layer.qkv_bias.end(), bias, bias + hidden);
+    const std::span<const float> w = file.f32(name + ".weight", {hidden, hidden});
+    const std::span<const float> b = file.f32(name + ".bias", {hidden});
+    weight.insert(weight.end(), w.begin(), w.end());
+    bias.insert(bias.end(), b.begin(), b.end());
   }
-  layer.out_weight = tensor(prefix + "attention.output.dense.weight", {hidden, hidden});
-  layer.out_bias = tensor(prefix + "attention.output.dense.bias", {hidden});
-  layer.attention_norm = norm(prefix + "attention.output.LayerNorm");
-  layer.up_weight = tensor(prefix + "intermediate.dense.weight", {wide, hidden});
-  layer.up_bias = tensor(prefix + "intermediate.dense.bias", {wide});
-  layer.down_weight = tensor(prefix + "output.dense.weight", {hidden, wide});
-  layer.down_bias = tensor(prefix + "output.dense.bias", {hidden});
-  layer.output_norm = norm(prefix + "output.LayerNorm");
-  return layer;
+  qkv_.add(weight.data(), bias.data());
+  dense("attention.output", hidden, hidden, attention_out_);
+  dense("intermediate", hidden, wide, up_);
+  dense("output", wide, hidden, down_);
+  norms_.push_back(
+      {load_norm(file, prefix + "attention.output.LayerNorm"), load_norm(file, prefix + "output.LayerNorm")});
 }
 
 void Model::check_ids(std::span<const std::vector<std::int32_t>> texts) const {
@@ -92,10 +97,10 @@ void Model::check_ids(std::span<const std::vector<std::int32_t>> texts) const {
 void Model::embed_tokens(std::span<const std::int32_t> ids, float* rows) const {
   const std::int64_t hidden = config_.hidden;
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    float* row = rows + static_cast<std::int64_t>(i) * hidden;
-    add_bias(hidden, word_table_ + ids[i] * hidden, position_table_ + static_cast<std::int64_t>(i) * hidden,
-             row);
-    add_bias(hidden, row, type_table_, row);  // one text: every token is of type 0
+    const std::int64_t at = static_cast<std::int64_t>(i) * hidden;
+    add_three(hidden, word_table_.data() + ids[i] * hidden, position_table_.data() + at,
+              type_table_.data(),  // one text: every token is of type 0
+              rows + at);
   }
 }
 
@@ -113,54 +118,57 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
   stats.attention_seconds += total.seconds();  // planning
 
   const std::int64_t width = config_.hidden;
-  const std::int64_t rows = round_up_rows(layout.tokens);
+  const std::int64_t rows = layout.tokens;
   float* hidden = grown(work.hidden, rows * width);
-  float* packed = grown(work.packed, rows * 3 * width);
+  float* qkv = grown(work.qkv, rows * 3 * width);
   float* context = grown(work.context, rows * width);
-  float* wide = grown(work.intermediate, rows * config_.intermediate);
-  float* padded_qkv = grown(work.padded_qkv, layout.padded_rows * 3 * width);
-  float* padded_out = grown(work.padded_out, layout.padded_rows * width);
-  // The rows that fill up the last tile are multiplied like the others: they must hold numbers, not what a
-  // past batch left.
-  std::fill(hidden + layout.tokens * width, hidden + rows * width, 0.0f);
-  std::fill(context + layout.tokens * width, context + rows * width, 0.0f);
+  float* wide = grown(work.intermediate, std::min(rows, LinearLayers::kMaxRows) * config_.intermediate);
+  // Where no group fills up rows the two layouts are the same, and nothing is copied.
+  const bool padded = layout.padded_rows != layout.tokens;
+  float* padded_qkv = padded ? grown(work.padded_qkv, layout.padded_rows * 3 * width) : qkv;
+  float* padded_context = padded ? grown(work.padded_context, layout.padded_rows * width) : context;
 
-  const auto timed_linear = [&](std::int64_t in, std::int64_t out, const float* x, const float* weight,
-                                float* y) {
+  const auto linear = [&](const LinearLayers& layers, std::size_t index, std::int64_t count, const float* x,
+                          float* y) {
     const Stopwatch watch;
-    linear(rows, in, out, x, weight, y);
+    layers.run(index, count, x, y);
     stats.linear_seconds += watch.seconds();
+  };
+  const auto normalize = [&](const Norm& norm, std::int64_t count, float* x) {
+    layer_norm(count, width, x, norm.gain.data(), norm.shift.data(), config_.layer_norm_eps);
   };
 
   for (const BatchLayout::Sequence& sequence : layout.sequences) {
     embed_tokens(texts[static_cast<std::size_t>(sequence.text)], hidden + sequence.packed_row * width);
   }
-  add_layer_norm(layout.tokens, width, hidden, nullptr, nullptr, embedding_norm_.gain, embedding_norm_.shift,
-                 config_.layer_norm_eps);
-  for (const Layer& layer : layers_) {
-    timed_linear(width, 3 * width, hidden, layer.qkv_weight.data(), packed);
-    for (const BatchLayout::Sequence& sequence :
-         layout.sequences) {  // the bias has to be added anyway: do it on the way
-      for (std::int64_t i = 0; i < sequence.length; ++i) {
-        add_bias(3 * width, packed + (sequence.packed_row + i) * 3 * width, layer.qkv_bias.data(),
-                 padded_qkv + (sequence.padded_row + i) * 3 * width);
+  normalize(embedding_norm_, rows, hidden);
+  for (std::size_t i = 0; i < norms_.size(); ++i) {
+    linear(qkv_, i, rows, hidden, qkv);
+    if (padded) {
+      for (const BatchLayout::Sequence& sequence : layout.sequences) {
+        std::copy_n(qkv + sequence.packed_row * 3 * width, sequence.length * 3 * width,
+                    padded_qkv + sequence.padded_row * 3 * width);
       }
     }
     const Stopwatch watch;
-    attention.run(padded_qkv, padded_out);
+    attention.run(padded_qkv, padded_context);
     stats.attention_seconds += watch.seconds();
-    for (const BatchLayout::Sequence& sequence : layout.sequences) {
-      std::copy_n(padded_out + sequence.padded_row * width, sequence.length * width,
-                  context + sequence.packed_row * width);
+    if (padded) {
+      for (const BatchLayout::Sequence& sequence : layout.sequences) {
+        std::copy_n(padded_context + sequence.padded_row * width, sequence.length * width,
+                    context + sequence.packed_row * width);
+      }
     }
-    timed_linear(width, width, context, layer.out_weight, packed);
-    add_layer_norm(rows, width, hidden, packed, layer.out_bias, layer.attention_norm.gain,
-                   layer.attention_norm.shift, config_.layer_norm_eps);
-    timed_linear(width, config_.intermediate, hidden, layer.up_weight, wide);
-    add_gelu(rows, config_.intermediate, wide, layer.up_bias);
-    timed_linear(config_.intermediate, width, wide, layer.down_weight, packed);
-    add_layer_norm(rows, width, hidden, packed, layer.down_bias, layer.output_norm.gain,
-                   layer.output_norm.shift, config_.layer_norm_eps);
+    // The rest of the layer part by part: the widest buffer then has kMaxRows rows, 0.3 MB, however large the
+    // batch.
+    LinearLayers::for_each_part(rows, [&](std::int64_t first, std::int64_t count) {
+      float* x = hidden + first * width;
+      linear(attention_out_, i, count, context + first * width, x);
+      normalize(norms_[i].attention, count, x);
+      linear(up_, i, count, x, wide);
+      linear(down_, i, count, wide, x);
+      normalize(norms_[i].output, count, x);
+    });
   }
   for (const BatchLayout::Sequence& sequence : layout.sequences) {
     mean_pool_normalize(sequence.length, width, hidden + sequence.packed_row * width,

@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "linear.h"
 #include "model_config.h"
 #include "safetensors.h"
 
@@ -25,15 +27,19 @@ struct ForwardStats {
 
 /// Buffers of one worker thread. They grow to the largest batch seen and stay.
 struct Workspace {
-  std::vector<float> hidden, packed, context, padded_qkv, padded_out, intermediate;
+  std::vector<float> hidden, qkv, context, padded_qkv, padded_context, intermediate;
 };
 
 class Model {
  public:
-  /// Maps `directory`/model.safetensors. Throws std::runtime_error naming file and tensor or key.
+  /// Reads `directory`/model.safetensors and packs the weights. Keeps nothing of the file. Throws
+  /// std::runtime_error naming file and tensor or key.
   Model(const std::filesystem::path& directory, kumiko::Context context);
 
   const ModelConfig& config() const { return config_; }
+
+  /// Name of the kernels of the linear layers: "brgconv_1x1:avx512_core", "jit_1x1:avx2", ...
+  const std::string& linear_kernels() const { return up_.kernels(); }
 
   /// vectors[i, :] = unit vector of texts[i]; vectors is [texts.size(), hidden]. Every text has 1..max_tokens
   /// ids. Any number of threads may call at once, each with its own workspace. Throws std::invalid_argument
@@ -43,31 +49,23 @@ class Model {
 
  private:
   struct Norm {
-    const float* gain;
-    const float* shift;
+    std::vector<float> gain, shift;
   };
-  struct Layer {
-    std::vector<float> qkv_weight,
-        qkv_bias;  // [3 * hidden, hidden], [3 * hidden]: one product instead of three
-    const float *out_weight, *out_bias;
-    const float *up_weight, *up_bias;
-    const float *down_weight, *down_bias;
-    Norm attention_norm, output_norm;
+  struct Norms {
+    Norm attention, output;
   };
-  const float* tensor(const std::string& name, const std::vector<std::int64_t>& shape) const;
-  Norm norm(const std::string& name) const;
-  Layer load_layer(std::int64_t index) const;
+  Norm load_norm(const SafeTensors& file, const std::string& name) const;
+  void load_layer(const SafeTensors& file, std::int64_t index);
   void check_ids(std::span<const std::vector<std::int32_t>> texts) const;
   void embed_tokens(std::span<const std::int32_t> ids, float* rows) const;
 
   ModelConfig config_;
-  SafeTensors file_;
   kumiko::Context context_;
-  const float* word_table_ = nullptr;
-  const float* position_table_ = nullptr;
-  const float* type_table_ = nullptr;
-  Norm embedding_norm_{};
-  std::vector<Layer> layers_;
+  std::vector<float> word_table_, position_table_, type_table_;
+  Norm embedding_norm_;
+  // Every layer's products; q, k and v are one.
+  LinearLayers qkv_, attention_out_, up_, down_;
+  std::vector<Norms> norms_;
 };
 
 }  // namespace inference

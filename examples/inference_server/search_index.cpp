@@ -6,7 +6,7 @@
 #include <numeric>
 #include <utility>
 
-#include "linear.h"
+#include "elementwise.h"
 #include "unicode.h"
 
 namespace inference {

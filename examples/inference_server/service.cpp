@@ -5,7 +5,6 @@
 #include <memory>
 #include <utility>
 
-#include "linear.h"
 #include "page.h"
 
 namespace inference {
@@ -222,7 +221,7 @@ std::string Service::metrics_text() const {
   gauges.index_size = index_.size();
   gauges.connections = http_.connections();
   gauges.isa = options_.isa;
-  gauges.blas_kernels = blas_kernels();
+  gauges.linear_kernels = options_.linear_kernels;
   return metrics_.prometheus(gauges);
 }
 

@@ -22,7 +22,8 @@ struct ServiceOptions {
   std::int64_t max_texts = 256;  ///< texts per request
   HttpLimits http;
   AccessOptions access;
-  std::string isa;  ///< named in the metrics
+  std::string isa;             ///< of attention, named in the metrics
+  std::string linear_kernels;  ///< named in the metrics
 };
 
 class Service final : public HttpApp {
