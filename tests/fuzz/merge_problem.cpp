@@ -178,7 +178,7 @@ bool MergeProblem::outputs_are_right() const {
 }
 
 double MergeProblem::tolerance(double value) const {
-  return (out_.dtype == KUMIKO_F32 ? 1e-4 : 0.02) + 1e-5 * std::fabs(value);
+  return 1e-4 + (1e-5 + step_of(out_.dtype)) * std::fabs(value);
 }
 
 bool MergeProblem::move_in_place() {
