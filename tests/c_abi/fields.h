@@ -141,7 +141,7 @@ class Fields {
     add_c(
         name + ".reserved", [tensor](C& a) { tensor(a).reserved = 1; }, given);
   }
-  /// What all structs of arguments have, but for fused_gemm's, which has no lse.
+  /// What all structs of arguments have.
   void add_visibility() {
     const auto causal = [](auto& a) { a.is_causal = true; };
     add("scale", [](auto& a) { a.scale = 0.25f; });
@@ -152,6 +152,7 @@ class Fields {
     add("window_right", [](auto& a) { a.window_right = 1; });
     add("seqused_k", [](auto& a) { a.seqused_k = memory().lengths; });
   }
+  /// All but fused_gemm's struct.
   void add_lse() {
     const auto given = [](auto& a) {
       constexpr std::int64_t kStride[3] = {40, 7, 2};

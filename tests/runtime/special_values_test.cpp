@@ -113,6 +113,7 @@ TEST_P(SpecialValues, AnInfiniteValueInAMasksSecondRunKeepsItsOwnProbability) {
         problem.k.at(0, h, j, 0) = -1000.0f;  // exp(-1000 / sqrt(20)) is 0
     for (const std::int64_t j : {96, 100, 127}) {
       for (const float bad : {kInf, -kInf, kNan}) {
+        if (!taken()) continue;
         SCOPED_TRACE(::testing::Message() << c << " v[0, 1, " << j << ", 3] = " << bad);
         problem.v.at(0, 1, j, 3) = bad;
         ASSERT_NO_FATAL_FAILURE(check(problem));
