@@ -254,9 +254,9 @@ bool AttentionProblem::outputs_are_right() const {
 // some 1000. Products of bf16 take exponentials with a relative error of 1.1e-4 and round them by 2^-9
 // (docs/numerics.md, bf16 products): with weights that are wrong by e in proportion an average of values
 // below 2 moves by e times their distance from it, 4 at most, and the log of their sum by e.
-double AttentionProblem::tolerance(double value) const {
+double AttentionProblem::tolerance(double value, std::int32_t dtype) const {
   const double weights = args_.q.dtype == KUMIKO_BF16 ? 4 * (0x1p-9 + 1.1e-4) : 0.0;
-  return 5e-3 + weights + (1e-5 + step_of(args_.out.dtype)) * std::fabs(value);
+  return 5e-3 + weights + (1e-5 + step_of(dtype)) * std::fabs(value);
 }
 
 AttentionProblem::Planned AttentionProblem::planned() const {

@@ -102,8 +102,8 @@ bool SoftmaxPvProblem::outputs_are_right() const {
   return true;
 }
 
-double SoftmaxPvProblem::tolerance(double value) const {
-  return 1e-3 + (1e-5 + step_of(args_.out.dtype)) * std::fabs(value);
+double SoftmaxPvProblem::tolerance(double value, std::int32_t dtype) const {
+  return 1e-3 + (1e-5 + step_of(dtype)) * std::fabs(value);
 }
 
 std::string SoftmaxPvProblem::describe_options() const {
@@ -200,8 +200,8 @@ bool FusedGemmProblem::outputs_are_right() const {
   });
 }
 
-double FusedGemmProblem::tolerance(double value) const {
-  return 1e-5 * bound() + step_of(args_.out.dtype) * std::fabs(value);
+double FusedGemmProblem::tolerance(double value, std::int32_t dtype) const {
+  return 1e-5 * bound() + step_of(dtype) * std::fabs(value);
 }
 
 }  // namespace kumiko::fuzz
