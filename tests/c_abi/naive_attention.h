@@ -34,6 +34,11 @@ static inline double naive_element(const naive_shape* s, const float* q, const f
   return end > 0 ? result / sum : 0.0;
 }
 
+/* The larger of two distances, or NaN once there was one: fmax would forget it. */
+static inline double naive_worst(double worst, double distance) {
+  return isnan(worst) || distance <= worst ? worst : distance;
+}
+
 /* Repeatable values in [-1, 1): Numerical Recipes' linear congruential generator. */
 static void naive_fill(float* data, int64_t count, uint32_t seed) {
   uint32_t state = seed;

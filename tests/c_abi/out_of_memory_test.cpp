@@ -18,6 +18,21 @@
 
 namespace {
 
+// While set, whoever computes a row makes way for other threads after it. A run then has the others come in
+// the middle of it on a machine of one CPU, too, where it would end before anyone else is let run.
+std::atomic<bool> rows_make_way{false};
+
+}  // namespace
+
+// A row's log-sum-exp takes one log2, and the library is linked with --wrap=log2.
+extern "C" double __real_log2(double x);
+extern "C" double __wrap_log2(double x) {
+  if (rows_make_way) std::this_thread::yield();
+  return __real_log2(x);
+}
+
+namespace {
+
 using namespace kumiko::test;
 
 // What is refused.
@@ -236,8 +251,10 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
   std::vector<std::unique_ptr<Problem>> problems;
   for (int caller = 0; caller < kCallers; ++caller) problems.push_back(std::make_unique<Problem>());
   const std::vector<std::uint32_t> want = expected_bits();
-  std::atomic<int> refused{0}, wrong{0}, ran{0};
+  std::atomic<int> wrong{0}, ran{0};
+  rows_make_way = true;
   for (long allowed = 0; allowed < 4; ++allowed) {  // a state takes four requests
+    std::atomic<int> refused{0};
     // On a busy machine callers may pass each other: on until two have met.
     for (int round = 0; round < 20 || (refused == 0 && round < 500); ++round) {
       kumiko_plan* plan = nullptr;
@@ -266,10 +283,11 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
       EXPECT_EQ(problems[0]->bits(), want);
       kumiko_plan_destroy(plan);
     }
+    EXPECT_GT(refused, 0) << "no two callers ever met with " << allowed << " requests: the test says nothing";
   }
+  rows_make_way = false;
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(ran, 0);
-  EXPECT_GT(refused, 0) << "no two callers ever met: the test says nothing";
   expect_usable(context);
   kumiko_context_destroy(context);
 }

@@ -56,8 +56,9 @@ static double softmax_distance(double scale) {
       sum += p;
       for (int d = 0; d < V_DIM; ++d) result[d] += p * (double)v[j * V_DIM + d];
     }
-    worst = fmax(worst, fabs(log(sum) - (double)lse[row]));
-    for (int d = 0; d < V_DIM; ++d) worst = fmax(worst, fabs(result[d] / sum - (double)out[row * V_DIM + d]));
+    worst = naive_worst(worst, fabs(log(sum) - (double)lse[row]));
+    for (int d = 0; d < V_DIM; ++d)
+      worst = naive_worst(worst, fabs(result[d] / sum - (double)out[row * V_DIM + d]));
   }
   return worst;
 }
@@ -94,7 +95,7 @@ static void test_fused_gemm(const kumiko_context* context) {
         for (int c = 0; c < DIM; ++c) score += (double)q[row * DIM + c] * (double)k[j * DIM + c];
         sum += 0.5 * score * (double)v[j * V_DIM + d];
       }
-      worst = fmax(worst, fabs(sum - (double)out[row * V_DIM + d]));
+      worst = naive_worst(worst, fabs(sum - (double)out[row * V_DIM + d]));
     }
   }
   EXPECT(worst < 1e-5);

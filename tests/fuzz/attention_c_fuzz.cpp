@@ -96,8 +96,10 @@ void compare_to_reference(Problem& problem, const kumiko_context* reference) {
   require(check_call("on the reference", problem, -1, [&] { return problem.call(reference); }) == KUMIKO_OK,
           "what runs once runs on the reference instruction set");
   const std::vector<double> expected = problem.output_values();
+  const std::vector<std::int32_t> types = problem.output_types();
   for (std::size_t i = 0; i < values.size(); ++i) {
-    require(values[i] == expected[i] || std::fabs(values[i] - expected[i]) <= problem.tolerance(expected[i]),
+    require(values[i] == expected[i] ||
+                std::fabs(values[i] - expected[i]) <= problem.tolerance(expected[i], types[i]),
             "instruction sets agree",
             std::to_string(i) + ": " + std::to_string(values[i]) + ", not " + std::to_string(expected[i]));
   }

@@ -251,9 +251,12 @@ bool AttentionProblem::outputs_are_right() const {
 }
 
 // Rounding of a score moves an output by as much in proportion: slopes and the largest scale make scores of
-// some 1000. Products of bf16 round probabilities, too.
-double AttentionProblem::tolerance(double value) const {
-  return args_.q.dtype == KUMIKO_F32 ? 5e-3 + 1e-5 * std::fabs(value) : 0.1 + 0.02 * std::fabs(value);
+// some 1000. Products of bf16 take exponentials with a relative error of 1.1e-4 and round them by 2^-9
+// (docs/numerics.md, bf16 products): with weights that are wrong by e in proportion an average of values
+// below 2 moves by e times their distance from it, 4 at most, and the log of their sum by e.
+double AttentionProblem::tolerance(double value, std::int32_t dtype) const {
+  const double weights = args_.q.dtype == KUMIKO_BF16 ? 4 * (0x1p-9 + 1.1e-4) : 0.0;
+  return 5e-3 + weights + (1e-5 + step_of(dtype)) * std::fabs(value);
 }
 
 AttentionProblem::Planned AttentionProblem::planned() const {

@@ -18,7 +18,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   bool is_sane(bool with_lse) const;
   bool is_runnable() const override;
   bool outputs_are_right() const override;
-  double tolerance(double value) const override;
+  double tolerance(double value, std::int32_t dtype) const override;
 
   /// What a plan keeps: all but pointers.
   struct Planned {

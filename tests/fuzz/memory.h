@@ -27,6 +27,11 @@ int bytes_of(std::int32_t dtype);
 inline bool is_tensor_type(std::int32_t dtype) {
   return dtype >= KUMIKO_F32 && dtype <= KUMIKO_F16;
 }
+/// The distance of neighbouring values of a type, relative to the larger: two results that are right before
+/// they are rounded to it may round to neighbours. 0 for f32, where the tolerances have it.
+inline double step_of(std::int32_t dtype) {
+  return dtype == KUMIKO_BF16 ? 0x1p-7 : dtype == KUMIKO_F16 ? 0x1p-10 : 0.0;
+}
 inline bool is_known_type(std::int32_t dtype) {
   return dtype >= KUMIKO_F32 && dtype <= KUMIKO_I32;
 }

@@ -177,8 +177,8 @@ bool MergeProblem::outputs_are_right() const {
   return true;
 }
 
-double MergeProblem::tolerance(double value) const {
-  return (out_.dtype == KUMIKO_F32 ? 1e-4 : 0.02) + 1e-5 * std::fabs(value);
+double MergeProblem::tolerance(double value, std::int32_t dtype) const {
+  return 1e-4 + (1e-5 + step_of(dtype)) * std::fabs(value);
 }
 
 bool MergeProblem::move_in_place() {

@@ -17,7 +17,7 @@ class MergeProblem : public Problem {
   /// Not where an output is in a state's place: sound, but what is unwritten cannot be seen there.
   bool owns_memory() const override;
   bool outputs_are_right() const override;
-  double tolerance(double value) const override;
+  double tolerance(double value, std::int32_t dtype) const override;
   Wide work() const override;
 
   /// Puts the first state's values into the outputs and makes these the state's place. False where their

@@ -143,6 +143,18 @@ std::vector<double> Problem::output_values() const {
   return values;
 }
 
+std::vector<std::int32_t> Problem::output_types() const {
+  std::vector<std::int32_t> types;
+  for (const Operand& o : operands()) {
+    if (!o.is_output) continue;
+    each_element(o, [&](std::size_t) {
+      types.push_back(o.dtype);
+      return true;
+    });
+  }
+  return types;
+}
+
 std::string Problem::describe() const {
   std::ostringstream text;
   for (const Operand& o : operands()) {

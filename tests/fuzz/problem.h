@@ -53,8 +53,10 @@ class Problem {
   /// What a plain problem's outputs must be: numbers, and small ones where that is known.
   virtual bool outputs_are_right() const = 0;
   std::vector<double> output_values() const;
-  /// How far two instruction sets may be apart in an element of about this value.
-  virtual double tolerance(double value) const = 0;
+  /// The type of each.
+  std::vector<std::int32_t> output_types() const;
+  /// How far two instruction sets may be apart in an element of about this value and of this type.
+  virtual double tolerance(double value, std::int32_t dtype) const = 0;
   /// Products of sizes that a run's time goes with.
   virtual Wide work() const = 0;
   /// For the report of a failure.

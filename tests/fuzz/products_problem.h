@@ -15,7 +15,7 @@ class SoftmaxPvProblem : public SizedProblem<kumiko_softmax_pv_args> {
   bool is_sane() const override;
   bool is_unsupported() const override { return seen().pipeline == KUMIKO_PIPELINE_DECODE; }
   bool outputs_are_right() const override;
-  double tolerance(double value) const override;
+  double tolerance(double value, std::int32_t dtype) const override;
 
  private:
   void change(Input& input) override;
@@ -37,7 +37,7 @@ class FusedGemmProblem : public SizedProblem<kumiko_fused_gemm_args> {
   }
   bool is_sane() const override;
   bool outputs_are_right() const override;
-  double tolerance(double value) const override;
+  double tolerance(double value, std::int32_t dtype) const override;
 
  private:
   void change(Input& input) override;

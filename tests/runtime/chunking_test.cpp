@@ -23,6 +23,13 @@ struct Chunking : ::testing::TestWithParam<std::string> {
     const auto used = static_cast<std::int32_t>(last);
     args.q.data = static_cast<const float*>(args.q.data) + first * args.q.stride[2];
     args.q.shape[2] = last - first;
+    for (ConstTensor* term : {&args.bias, &args.mask}) {
+      if (!term->data) continue;
+      const std::int64_t bytes = term->dtype == DataType::f32 ? 4 : term->dtype == DataType::boolean ? 1 : 2;
+      term->data = static_cast<const char*>(term->data) + first * term->stride[2] * bytes;
+      term->shape[2] = last - first;
+      if (!cache) term->shape[3] = last;
+    }
     if (cache) {
       args.seqused_k = &used;
     } else {
@@ -73,6 +80,33 @@ TEST_P(Chunking, AnyChunksEqualOnePrefill) {
     for (std::int64_t first = 0; first < c.q_len;) {
       const std::int64_t last =
           std::min(c.q_len, first + (random.one_in(3) ? random.between(1, 8) : random.between(9, 300)));
+      const Pipeline pipeline = kPipelines[random.between(0, std::size(kPipelines) - 1)];
+      SCOPED_TRACE(::testing::Message() << GetParam() << " " << c << " rows " << first << ".." << last
+                                        << " pipeline " << static_cast<int>(pipeline));
+      ASSERT_TRUE(same_bits(chunk(problem, first, last, random.one_in(2), pipeline),
+                            rows(whole, c.q_heads, c.q_len, c.v_head_dim, first, last)));
+      first = last;
+    }
+  }
+}
+
+// What changes a score goes by the positions of its query and its key, wherever a chunk begins.
+TEST_P(Chunking, AnyChunksEqualOnePrefillWithTerms) {
+  Random random(test_seed(73));
+  // Bits: softcap, bias, ALiBi, mask.
+  for (const int terms : {1, 2, 4, 8, 15}) {
+    if (terms < 15 && terms != thinned(terms, terms, 4)) continue;
+    Case c = tokens(thinned(600, 600, 270), 4, 2, 12);
+    c.seed = 300 + static_cast<std::uint64_t>(terms);
+    if (terms & 1) c.softcap = 2.0f;
+    if (terms & 2) c.bias = TermLayout::heads, c.bias_type = terms == 2 ? DataType::f32 : DataType::bf16;
+    if (terms & 4) c.alibi = 1;
+    if (terms & 8) c.mask = terms == 8 ? TermLayout::positions : TermLayout::full, c.mask_block = 24;
+    const Problem problem(c);
+    const Outcome whole = problem.run(context);
+    for (std::int64_t first = 0; first < c.q_len;) {
+      const std::int64_t last =
+          std::min(c.q_len, first + (random.one_in(3) ? random.between(1, 8) : random.between(9, 200)));
       const Pipeline pipeline = kPipelines[random.between(0, std::size(kPipelines) - 1)];
       SCOPED_TRACE(::testing::Message() << GetParam() << " " << c << " rows " << first << ".." << last
                                         << " pipeline " << static_cast<int>(pipeline));

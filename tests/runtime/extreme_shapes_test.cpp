@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "runtime/plan.h"
+#include "runtime/validate.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
@@ -81,6 +82,57 @@ TEST(ExtremeShapes, StridesThatReachBeyondTheAddressSpaceAreRefusedByName) {
   AttentionArgs args = problem(2, 2, 2, 2, 2, 8);
   args.lse.stride = {power(62), 2, 1};
   expect_refused(args, Code::invalid_argument, "lse.stride");
+}
+
+TEST(ExtremeShapes, SlopesThatReachBeyondTheAddressSpaceAreRefusedByName) {
+  AttentionArgs args = problem(2, 2, 2, 1, 1, 8);
+  for (const std::int64_t stride : {power(61) - 1, power(61), power(62), kMax}) {
+    args.alibi_batch_stride = stride;
+    expect_refused(args, Code::invalid_argument, "alibi_batch_stride is " + std::to_string(stride));
+  }
+  args.alibi_batch_stride = power(61) - 3;  // the last slope is the last float below 2^63 bytes
+  EXPECT_TRUE(plan_only(args).ok()) << plan_only(args).message();
+  args = problem(1, 2, 2, 1, 1, 8);
+  args.alibi_batch_stride = kMax;  // there is no second sequence
+  EXPECT_TRUE(plan_only(args).ok()) << plan_only(args).message();
+}
+
+// Strides of 0 keep the extents small: the number of elements alone is too large. No memory is looked at.
+TEST(ExtremeShapes, ProductsOfSizesFrom2To61OnAreRefusedByName) {
+  auto* const somewhere = reinterpret_cast<float*>(std::uintptr_t{1} << 40);
+  const auto apart = [&](int n) { return somewhere + power(36) * n; };
+  const auto expanded = [](const void* data, std::array<std::int64_t, 4> shape, DataType type) {
+    return ConstTensor{data, shape, {0, 0, 0, shape[3] == 1 ? 0 : 1}, type};
+  };
+  for (const int heads_bits : {0, 1, 2, 3, 4, 5}) {  // 2^60 to 2^65 scores
+    const std::int64_t heads = power(heads_bits), rows = power(30), keys = power(30);
+    const bool fits = heads_bits == 0;
+    const Tensor out = Tensor::bhsd(apart(0), 1, heads, rows, 1);
+    const ConstTensor v = expanded(apart(1), {1, 1, keys, 1}, DataType::f32);
+    const auto expect = [&](const Status& status, const std::string& name) {
+      EXPECT_EQ(status.ok(), fits) << status.message();
+      if (!fits) {
+        EXPECT_EQ(status.message().find(name + ".shape is a product"), 0u) << status.message();
+      }
+    };
+    SoftmaxPvArgs pv{.scores = expanded(apart(2), {1, heads, rows, keys}, DataType::f32), .v = v, .out = out};
+    expect(validate_softmax_pv(pv), "scores");
+    AttentionArgs args{
+        .q = expanded(apart(2), {1, heads, rows, 1}, DataType::f32), .k = v, .v = v, .out = out};
+    args.mask = expanded(apart(3), {1, heads, rows, keys}, DataType::boolean);
+    args.mask.stride = {};
+    expect(validate_problem(args), "mask");
+    args.mask = {};
+    args.bias = expanded(apart(3), {1, heads, rows, keys}, DataType::bf16);
+    expect(validate_problem(args), "bias");
+  }
+  // The largest product that fits, and the next one.
+  for (const std::int64_t last : {4, 5}) {
+    AttentionArgs only_q;
+    only_q.q = expanded(apart(0), {kLongest, 1 << 28, 1, last}, DataType::f32);
+    const std::string message = validate_problem(only_q).message();
+    EXPECT_EQ(message.find("q.shape is a product") == 0, last == 5) << message;
+  }
 }
 
 // 2^45 tasks, and 2^31 of them: more than numbers of 32 bits and than any memory.

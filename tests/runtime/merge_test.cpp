@@ -1,8 +1,10 @@
 // merge_states: attention over cut keys, merged, against attention over all of them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <span>
 
 #include "tests/runtime/case.h"
@@ -101,6 +103,37 @@ TEST_P(Merge, TheLargestAndTheSmallestSums) {
   ASSERT_TRUE(merge_states(context, states, Tensor::bhsd(out, 1, 1, 1, 4), LseView{&lse}).ok());
   for (int d = 0; d < 4; ++d) EXPECT_EQ(out[d], right[d]);
   EXPECT_EQ(lse, most);
+}
+
+// "In the order given", to the bit: f32 sums of which each order gives another number, weights of exactly 1.
+TEST_P(Merge, ThreeAndMoreStatesMergeInTheOrderGiven) {
+  const float values[] = {1e8f, 1.0f, -1e8f, 3.0f}, same = 0.25f;
+  for (const std::size_t count : {3, 4}) {
+    std::vector<std::size_t> order(count);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    do {
+      std::vector<AttentionState> states;
+      float sum = 0.0f, out = 0.0f;
+      for (const std::size_t n : order) {
+        states.push_back({ConstTensor::bhsd(&values[n], 1, 1, 1, 1), &same});
+        sum += values[n];
+      }
+      ASSERT_TRUE(merge_states(context, states, Tensor::bhsd(&out, 1, 1, 1, 1)).ok());
+      EXPECT_EQ(out, sum * (1.0f / static_cast<float>(count)))
+          << count << " states from number " << order[0] << ", then " << order[1] << ", then " << order[2];
+    } while (std::next_permutation(order.begin(), order.end()));
+  }
+  // Weights of 0.7 * 2^-24: one at a time they are lost beside a weight of 1, together they are not.
+  const float most = 0.0f, least = -24.5f * 0.6931472f, one = 1.0f;
+  const AttentionState top{ConstTensor::bhsd(&one, 1, 1, 1, 1), &most},
+      small{ConstTensor::bhsd(&one, 1, 1, 1, 1), &least};
+  const auto lse_of = [&](const std::vector<AttentionState>& states) {
+    float out = 0, lse = -1;
+    EXPECT_TRUE(merge_states(context, states, Tensor::bhsd(&out, 1, 1, 1, 1), LseView{&lse}).ok());
+    return lse;
+  };
+  EXPECT_EQ(lse_of({top, small, small}), 0.0f);
+  EXPECT_FLOAT_EQ(lse_of({small, small, top}), 0x1p-23f);
 }
 
 TEST_P(Merge, InPlaceIntoTheFirstState) {

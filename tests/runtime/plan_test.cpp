@@ -88,6 +88,7 @@ struct Change {
 
 TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
   static const std::int32_t shorter[] = {50, 29};
+  static const float slopes[8] = {};
   const Change changes[] = {
       {"q", [](AttentionArgs& a) { a.q.shape[2] = a.out.shape[2] = 19; }},
       {"q", [](AttentionArgs& a) { a.q.stride[0] = 0; }},
@@ -98,6 +99,11 @@ TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
       {"out", [](AttentionArgs& a) { a.out.stride[0] += 1; }},
       {"q", [](AttentionArgs& a) { a.q.dtype = static_cast<DataType>(3); }},
       {"k", [](AttentionArgs& a) { a.k.dtype = static_cast<DataType>(99); }},
+      {"v", [](AttentionArgs& a) { a.v.dtype = DataType::f16; }},
+      {"out", [](AttentionArgs& a) { a.out.dtype = DataType::bf16; }},
+      {"softcap", [](AttentionArgs& a) { a.softcap = 2.0f; }},
+      {"alibi_slopes", [](AttentionArgs& a) { a.alibi_slopes = slopes; }},
+      {"alibi_batch_stride", [](AttentionArgs& a) { a.alibi_batch_stride = 4; }},
       {"scale", [](AttentionArgs& a) { a.scale = 0.5f; }},
       {"is_causal", [](AttentionArgs& a) { a.is_causal = true; }},
       {"causal_alignment", [](AttentionArgs& a) { a.causal_alignment = CausalAlignment::top_left; }},

@@ -95,6 +95,54 @@ TEST_P(SpecialValues, BadValuesPastBlocksAndSplits) {
   }
 }
 
+// What a mask leaves of a block is computed run by run, and values that are not finite come in by hand, each
+// with the probability of its own key: here 0 for all keys of the first run.
+TEST_P(SpecialValues, AnInfiniteValueInAMasksSecondRunKeepsItsOwnProbability) {
+  for (const std::int64_t q_len : {1, 3, 50}) {
+    Case c = causal(q_len, 200);
+    c.is_causal = false;
+    c.mask = TermLayout::positions;
+    const Problem problem(c);
+    problem.mask.fill([](std::int64_t, std::int64_t, std::int64_t, std::int64_t j) {
+      return j < 32 || (j >= 96 && j < 128) ? 1.0f : 0.0f;
+    });
+    problem.q.fill(1.0f);
+    problem.k.fill(0.0f);
+    for (std::int64_t h = 0; h < c.kv_heads; ++h)
+      for (std::int64_t j = 0; j < 32; ++j)
+        problem.k.at(0, h, j, 0) = -1000.0f;  // exp(-1000 / sqrt(20)) is 0
+    for (const std::int64_t j : {96, 100, 127}) {
+      for (const float bad : {kInf, -kInf, kNan}) {
+        if (!taken()) continue;
+        SCOPED_TRACE(::testing::Message() << c << " v[0, 1, " << j << ", 3] = " << bad);
+        problem.v.at(0, 1, j, 3) = bad;
+        ASSERT_NO_FATAL_FAILURE(check(problem));
+        problem.v.at(0, 1, j, 3) = 0.5f;
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(SpecialValues, BadValuesOfFiniteKeysUnderMasksOfSeveralRuns) {
+  for (const std::int64_t q_len : {1, 3, 50, 130}) {
+    for (const std::int64_t mask_block : {3, 16, 40}) {
+      Case c = causal(q_len, 600);
+      c.mask = mask_block == 16 ? TermLayout::full : TermLayout::positions;
+      c.mask_block = mask_block;
+      for (const float bad : {kNan, kInf, -kInf}) {
+        if (!taken()) continue;
+        SCOPED_TRACE(::testing::Message() << c << " v = " << bad);
+        const Problem problem(c);
+        for (const std::int64_t j : {5, 70, 131, 255, 256, 300, 470, 540, 599})
+          problem.v.at(0, j % 2, j, j % 12) = bad;
+        ASSERT_NO_FATAL_FAILURE(check(problem));
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(SpecialValues, OneBadQueryReachesItsRowAlone) {
   for (const std::int64_t q_len : {1, 3, 50, 130}) {
     const Case c = causal(q_len, 130);

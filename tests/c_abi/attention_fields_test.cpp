@@ -1,0 +1,156 @@
+// Every field of the arguments of attention, through both interfaces: forward, plan, explain and run.
+#include "tests/c_abi/fields.h"
+
+namespace kumiko::test {
+namespace {
+
+using AttentionFields = Fields<AttentionArgs, kumiko_attention_args>;
+
+// A field that is added makes the binding below it wrong: give it a row in the table, then its name here.
+#define C_FIELDS                                                                                         \
+  struct_size, q, k, v, out, lse, lse_stride, scale, is_causal, causal_alignment, pipeline, window_left, \
+      window_right, seqused_k, softcap, reserved, bias, mask, alibi_slopes, alibi_batch_stride, kv_domains
+#define CPP_FIELDS                                                                                      \
+  q, k, v, out, lse, scale, is_causal, causal_alignment, window_left, window_right, seqused_k, softcap, \
+      bias, alibi_slopes, alibi_batch_stride, mask, pipeline, kv_domains
+#define NAMES_OF(...) #__VA_ARGS__
+#define NAMES(fields) NAMES_OF(fields)
+
+[[maybe_unused]] void each_struct_has_these_fields() {
+  { [[maybe_unused]] const auto& [C_FIELDS] = kumiko_attention_args{}; }
+  { [[maybe_unused]] const auto& [CPP_FIELDS] = AttentionArgs{}; }
+  {  // Fields::add_tensor() has these.
+    [[maybe_unused]] const auto& [data, dtype, reserved, shape, stride] = kumiko_tensor{};
+  }
+  { [[maybe_unused]] const auto& [data, dtype, reserved, shape, stride] = kumiko_const_tensor{}; }
+  { [[maybe_unused]] const auto& [data, shape, stride, dtype] = Tensor{}; }
+}
+
+// Two sequences of 4 query heads over 2 KV heads, 3 queries, 5 keys, gaps after every row, head and sequence.
+template <class Args>
+void place_operands(Args& a) {
+  place(a.q, memory().q, {2, 4, 3, 8}, {200, 40, 9, 1});
+  place(a.k, memory().k, {2, 2, 5, 8}, {150, 60, 10, 1});
+  place(a.v, memory().v, {2, 2, 5, 6}, {120, 50, 8, 1});
+  place(a.out, memory().out, {2, 4, 3, 6}, {160, 30, 7, 1});
+}
+
+const AttentionFields& table() {
+  static const AttentionFields fields = [] {
+    AttentionFields f;
+    const auto none = [](auto&) {};
+    f.add_tensor(
+        "q", KUMIKO_BF16, true, [](auto& a) -> auto& { return a.q; }, none);
+    f.add_tensor(
+        "k", KUMIKO_BF16, true, [](auto& a) -> auto& { return a.k; }, none);
+    f.add_tensor(
+        "v", KUMIKO_BF16, true, [](auto& a) -> auto& { return a.v; }, none);
+    f.add_tensor(
+        "out", KUMIKO_BF16, true, [](auto& a) -> auto& { return a.out; }, none);
+    f.add("q.dtype and the others'", [](auto& a) {
+      set(a.q.dtype, KUMIKO_BF16), set(a.k.dtype, KUMIKO_BF16), set(a.v.dtype, KUMIKO_BF16);
+      set(a.out.dtype, KUMIKO_BF16);
+    });
+    f.add_lse();
+    f.add_visibility();
+    f.add("pipeline", [](auto& a) { set(a.pipeline, KUMIKO_PIPELINE_THREE_PASS); });
+    f.add("softcap", [](auto& a) { a.softcap = 0.5f; });
+    f.add_tensor(
+        "bias", KUMIKO_F16, false, [](auto& a) -> auto& { return a.bias; },
+        [](auto& a) {
+          place(a.bias, memory().bias, {2, 4, 3, 5}, {80, 20, 6, 1});
+        });
+    const auto mask = [](auto& a) {
+      place(a.mask, memory().mask, {2, 4, 3, 5}, {90, 22, 6, 1});
+      set(a.mask.dtype, KUMIKO_BOOLEAN);
+    };
+    f.add_tensor(
+        "mask", KUMIKO_F32, true, [](auto& a) -> auto& { return a.mask; }, mask);
+    const auto slopes = [](auto& a) { a.alibi_slopes = static_cast<const float*>(memory().slopes.data()); };
+    f.add("alibi_slopes", slopes);
+    f.add(
+        "alibi_batch_stride", [](auto& a) { a.alibi_batch_stride = 9; }, slopes);
+    f.add("kv_domains", [](auto& a) { a.kv_domains = memory().homes; });
+    f.add_c(
+        "reserved", [](auto& a) { a.reserved = 1; }, none);
+    f.add_c(
+        "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_attention_args, lse); },
+        [](auto& a) { a.is_causal = true; });
+    return f;
+  }();
+  return fields;
+}
+
+// Two domains, so that kv_domains counts.
+struct AttentionFieldsTest : testing::Test {
+  Context cpp_context;
+  kumiko_context* c_context = nullptr;
+  AttentionArgs cpp;
+  kumiko_attention_args c = KUMIKO_ATTENTION_ARGS_INIT;
+
+  void SetUp() override {
+    constexpr const char* kMachine = "numa:2 core:1 pu:1";
+    ContextOptions options;
+    options.executor = "serial";
+    options.topology = kMachine;
+    ASSERT_TRUE(Context::create(options, &cpp_context).ok());
+    kumiko_context_options c_options = KUMIKO_CONTEXT_OPTIONS_INIT;
+    c_options.executor = "serial";
+    c_options.topology = kMachine;
+    ASSERT_EQ(kumiko_context_create(&c_options, &c_context), KUMIKO_OK);
+    place_operands(cpp);
+    place_operands(c);
+  }
+  void TearDown() override { kumiko_context_destroy(c_context); }
+
+  auto see_cpp() const {
+    return [this](const AttentionArgs& a) {
+      clear_outputs();
+      Seen seen = seen_of(attention_forward(cpp_context, a));
+      Plan plan;
+      const Status planned = kumiko::plan(cpp_context, a, &plan);
+      seen.text = planned.ok() ? plan.explain() : planned.message();
+      if (planned.ok()) {
+        clear_outputs();
+        const Seen run = seen_of(plan.run(a));
+        EXPECT_TRUE(run.message == seen.message && run.out == seen.out && run.lse == seen.lse);
+      }
+      return seen;
+    };
+  }
+  auto see_c() const {
+    return [this](const kumiko_attention_args& a) {
+      clear_outputs();
+      Seen seen = seen_of(kumiko_attention_forward(c_context, &a));
+      kumiko_plan* plan = nullptr;
+      const char* text = nullptr;
+      if (kumiko_plan_create(c_context, &a, &plan) != KUMIKO_OK) {
+        seen.text = kumiko_last_error();
+        return seen;
+      }
+      EXPECT_EQ(kumiko_plan_explain(plan, &text), KUMIKO_OK);
+      seen.text = text;
+      clear_outputs();
+      const Seen run = seen_of(kumiko_plan_run(plan, &a));
+      EXPECT_TRUE(run.message == seen.message && run.out == seen.out && run.lse == seen.lse);
+      kumiko_plan_destroy(plan);
+      return seen;
+    };
+  }
+};
+
+TEST_F(AttentionFieldsTest, EachHasARow) {
+  expect_a_row_for_each(NAMES(C_FIELDS), table());
+  expect_a_row_for_each(NAMES(CPP_FIELDS), table());
+}
+
+TEST_F(AttentionFieldsTest, EachCountsInC) {
+  expect_each_field_counts(table(), cpp, c, see_cpp(), see_c());
+}
+
+TEST_F(AttentionFieldsTest, AllTogetherGiveTheSameBits) {
+  expect_all_fields_together(table(), cpp, c, see_cpp(), see_c());
+}
+
+}  // namespace
+}  // namespace kumiko::test

@@ -1,0 +1,40 @@
+#include "tests/c_abi/fields.h"
+
+namespace kumiko::test {
+
+Memory::Memory() {
+  // A mask is bytes: about half of them 0.
+  auto* const bytes = static_cast<unsigned char*>(mask.data());
+  for (std::size_t i = 0; i < 4 * mask.words().size(); ++i) bytes[i] &= bytes[i] >> 3;
+}
+
+Memory& memory() {
+  static Memory all;
+  return all;
+}
+
+std::ostream& operator<<(std::ostream& os, const Seen& seen) {
+  return os << "status " << seen.code << " \"" << seen.message << "\"\n" << seen.text;
+}
+
+void clear_outputs() {
+  memory().out.clear();
+  memory().lse.clear();
+}
+
+namespace {
+
+Seen with_outputs(int code, std::string message) {
+  return {code, std::move(message), {}, memory().out.words(), memory().lse.words()};
+}
+
+}  // namespace
+
+Seen seen_of(const Status& status) {
+  return with_outputs(static_cast<int>(status.code()), status.message());
+}
+Seen seen_of(kumiko_status status) {
+  return with_outputs(status, kumiko_last_error());
+}
+
+}  // namespace kumiko::test
