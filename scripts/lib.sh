@@ -15,10 +15,21 @@ run_logged() {
   shift
   mkdir -p "$(dirname "$log")"
   if ! "$@" >"$log" 2>&1; then
-    tail -n 40 "$log" >&2
-    printf 'failed: %s (all of it in %s)\n' "$*" "$log" >&2
+    show_failure "$log" "$*"
     return 1
   fi
+}
+
+# show_failure LOG WHAT
+show_failure() {
+  tail -n 40 "$1" >&2
+  printf 'failed: %s (all of it in %s)\n' "$2" "$1" >&2
+}
+
+# run_phase LABEL LOG COMMAND...: as run_logged, but says what it does (scripts/phases.sh).
+run_phase() {
+  start_phase "$@"
+  finish_phases
 }
 
 # cross_builds: the machine on which AArch64 is another architecture.

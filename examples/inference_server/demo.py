@@ -5,18 +5,23 @@ scripts/demo builds the server and runs this. Exit code 0: everything was as it 
 
 import argparse
 import json
+import multiprocessing
+import os
 import pathlib
+import shlex
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from reference_model import ReferenceModel
-from server_process import DATA, Client, ServerProcess, model_directory, sentences
+from server_process import DATA, Client, ServerProcess, cpu_count, model_directory, sentences
 
 MIN_COSINE = 0.99999
+CHECKED_AT_ONCE = 16  # texts of one fp64 forward: some 200 rows for each matrix of weights
 
 
 def say(text: str) -> None:
@@ -28,14 +33,14 @@ class Progress:
 
     def __init__(self, label: str, total: int):
         self.label, self.total, self.done = label, total, 0
-        self.terminal = sys.stdout.isatty()
+        self.terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self.lock = threading.Lock()
 
-    def step(self) -> None:
+    def step(self, count: int = 1) -> None:
         with self.lock:
-            self.done += 1
+            before = 100 * self.done // self.total
+            self.done += count
             percent = 100 * self.done // self.total
-            before = 100 * (self.done - 1) // self.total
             if percent == before:
                 return
             filled = 30 * self.done // self.total
@@ -86,16 +91,43 @@ def send_all(url: str, texts: list[str], clients: int, rounds: int) -> tuple[lis
     return vectors, latencies, time.perf_counter() - start
 
 
-def worst_cosine(vectors: list[list[np.ndarray]], texts: list[str]) -> tuple[float, str]:
+class Reference:
+    """fp64 vectors by one process per CPU, forked before there are threads: they share the parent's weights."""
+
+    model: ReferenceModel
+
+    def __init__(self, texts: list[str]):
+        Reference.model = ReferenceModel(model_directory())
+        self.chunks = [texts[i : i + CHECKED_AT_ONCE] for i in range(0, len(texts), CHECKED_AT_ONCE)]
+        self.pool = multiprocessing.get_context("fork").Pool(min(cpu_count(), len(self.chunks)))
+
+    def vectors(self) -> Iterator[np.ndarray]:
+        """[texts, hidden] of each chunk of texts, in order."""
+        return self.pool.imap(Reference._vectors, self.chunks)
+
+    @staticmethod
+    def _vectors(texts: list[str]) -> np.ndarray:
+        return Reference.model.embed_all(texts)
+
+    def __enter__(self) -> "Reference":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.terminate()
+
+
+def worst_cosine(vectors: list[list[np.ndarray]], texts: list[str], reference: Reference) -> tuple[float, str]:
     """Smallest cosine between a served vector and the fp64 one of the same text, and that text."""
-    reference = ReferenceModel(model_directory())
     progress = Progress("fp64 check", len(texts))
     worst = (2.0, "")
-    for text, served in zip(texts, vectors, strict=True):
-        expected = reference.embed(text)
-        for vector in served:
-            worst = min(worst, (float(vector @ expected / np.linalg.norm(vector)), text))
-        progress.step()
+    for expected in reference.vectors():
+        first = progress.done
+        for i, unit in enumerate(expected, first):
+            for served in vectors[i]:
+                worst = min(worst, (float(served @ unit / np.linalg.norm(served)), texts[i]))
+        progress.step(len(expected))
+    if progress.done != len(texts):
+        raise RuntimeError(f"{progress.done} of {len(texts)} sentences were checked")
     return worst
 
 
@@ -117,6 +149,12 @@ def metric_values(client: Client) -> dict[str, float]:
     return {s.name: s.value for family in families for s in family.samples if not s.labels}
 
 
+def relative(path: pathlib.Path) -> str:
+    """As it is typed in the current folder."""
+    path, here = path.absolute(), pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", type=pathlib.Path, required=True, help="the built inference_server")
@@ -127,7 +165,7 @@ def main() -> int:
     failures = []
 
     say("starting the server")
-    with ServerProcess(options.server) as server:
+    with Reference(texts) as reference, ServerProcess(options.server) as server:
         for line in server.lines:
             print(f"   {line}")
         client = Client(server.url)
@@ -136,7 +174,7 @@ def main() -> int:
         values = metric_values(client)
 
         say("checking every vector against an fp64 forward of the same model")
-        cosine, text = worst_cosine(vectors, texts)
+        cosine, text = worst_cosine(vectors, texts, reference)
         print(f"   worst 1 - cosine: {1 - cosine:.1e} ({text})")
         if cosine < MIN_COSINE:
             failures.append(f"cosine {cosine:.9f} is below {MIN_COSINE}")
@@ -172,6 +210,8 @@ def main() -> int:
         f"demo: OK: {len(latencies)} requests at {len(latencies) / seconds:.0f}/s, every vector within cosine {MIN_COSINE} of fp64, "
         "every query answered right"
     )
+    command = [relative(options.server), "--model", relative(model_directory()), "--port", "8080"]
+    print(f"Next, its page: type\n   {shlex.join(command)}\nand open http://127.0.0.1:8080")
     return 0
 
 

@@ -45,6 +45,12 @@ def test_all_example_sentences_match_fp64(client, reference):
     assert worst >= 0.99999
 
 
+def test_the_reference_is_the_same_for_a_text_alone_and_among_others(reference):
+    together = reference.embed_all(TEXTS)
+    for text, vector in zip(TEXTS, together, strict=True):
+        np.testing.assert_allclose(reference.embed(text), vector, rtol=0, atol=1e-13)
+
+
 def test_vectors_have_unit_length_and_the_answer_says_what_it_holds(client, reference):
     texts = ["one", "two words", "three little words"]
     answer = client.post("/embed", {"texts": texts}).json()
