@@ -104,7 +104,6 @@ const std::vector<Case>& cases() {
       of_type(DataType::bf16, decode(1, 128, 32, 8, 16384)),
       of_type(DataType::f16, decode(1, 128, 32, 8, 16384)),
       bshd(dense(128, 8, 8, 4096)),
-      bshd(causal(128, 32, 8, 2048)),
       bshd(decode(1, 128, 32, 8, 4096)),
       bshd(of_type(DataType::bf16, decode(1, 128, 32, 8, 4096))),
       embed(32, 12, 128, {9, 14, 22, 31, 40, 63, 90, 128}),
