@@ -1,12 +1,16 @@
 #include "bench/data_pool.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <fstream>
+#include <set>
 #include <stdexcept>
+#include <string>
+
+#include "bench/machine_peak.h"
 
 namespace kumiko::bench {
 namespace {
@@ -21,6 +25,27 @@ std::span<std::byte> map_pages(std::size_t bytes) {
   // Advice: without it the figures are those of 4 KiB pages, ceiling included.
   madvise(memory, bytes, MADV_HUGEPAGE);
   return {static_cast<std::byte*>(memory), bytes};
+}
+
+// Bytes of the level 3 caches of the cores that we may run on; 0 where the system does not say. The C
+// library's figure is that of a whole socket: 384 MiB on a virtual machine that has 32 MiB of them.
+std::size_t last_level_caches() {
+  std::size_t sum = 0;
+  std::set<std::string> seen;
+  for (const int cpu : allowed_cores()) {
+    for (int index = 0; index < 8; ++index) {
+      const std::string folder =
+          "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/cache/index" + std::to_string(index) + "/";
+      int level = 0;
+      std::size_t kib = 0;
+      std::string sharers;
+      std::ifstream(folder + "level") >> level;
+      std::ifstream(folder + "size") >> kib;
+      std::ifstream(folder + "shared_cpu_list") >> sharers;
+      if (level == 3 && seen.insert(sharers).second) sum += kib << 10;
+    }
+  }
+  return sum;
 }
 
 std::span<const float> make_pool() {
@@ -41,8 +66,8 @@ std::span<const std::byte> make_narrow_pool(DataType type) {
 }  // namespace
 
 std::size_t bytes_beyond_caches() {
-  const long last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return std::max(std::size_t{256} << 20, 8 * static_cast<std::size_t>(std::max(0L, last_level)));
+  static const std::size_t bytes = std::max(std::size_t{256} << 20, 8 * last_level_caches());
+  return bytes;
 }
 
 Pages::Pages(std::size_t bytes) : memory_(map_pages(bytes)) {}

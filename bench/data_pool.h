@@ -30,8 +30,8 @@ class Random {
   std::uint64_t state_;
 };
 
-/// 256 MiB, or 8 times the last-level cache if that is more: what is read in turns over so much comes from
-/// memory.
+/// 256 MiB, or 8 times the last-level caches of the cores that we may run on if that is more: what is read in
+/// turns over so much comes from memory.
 std::size_t bytes_beyond_caches();
 
 /// Memory of whole huge pages, in huge pages where the kernel gives them; zeros at first.
