@@ -246,7 +246,7 @@ void register_all() {
       benchmark::RegisterBenchmark(name.c_str(), callers, std::string(row.isa), all)
           ->UseManualTime()
           ->Unit(benchmark::kMillisecond)
-          ->Iterations(kRounds);
+          ->Iterations(kCallRounds);
     }
     const bool bf16_only = std::string(row.isa) == "avx512_bf16";  // what its other types run is avx512's
     for (const Case& c : cases()) {
@@ -256,12 +256,12 @@ void register_all() {
         benchmark::RegisterBenchmark((c.shape.name + suffix).c_str(), attention, c, row, t)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond)
-            ->Iterations(slow ? 1 : kRounds);
+            ->Iterations(slow ? 1 : kCallRounds);
         if (t == 1 || slow) continue;
         benchmark::RegisterBenchmark(("speedup_" + c.shape.name + suffix).c_str(), speedup, c, row, t)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond)
-            ->Iterations(kRounds);
+            ->Iterations(kCallRounds);
       }
     }
   }

@@ -138,7 +138,7 @@ KUMIKO_BENCH_API int kumiko_bench_on_cpu_clock(int threads) {
 /// What a measurement consists of (rounds.h): rounds, how often one is held again, how far its ceilings may
 /// be apart, and the seconds of calls in it.
 KUMIKO_BENCH_API void kumiko_bench_rules(int* rounds, int* held_again, double* steady, double* window) {
-  *rounds = kRounds;
+  *rounds = kCallRounds;
   *held_again = kHeldAgain;
   *steady = kSteady;
   *window = kWorkWindow;

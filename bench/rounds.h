@@ -11,6 +11,7 @@
 namespace kumiko::bench {
 
 inline constexpr int kRounds = 5;
+inline constexpr int kCallRounds = 3;  // Of whole attention calls, ours and peers': many take a second.
 inline constexpr double kWorkWindow = 30e-3;  // Seconds of an attention call's runs in a round.
 inline constexpr double kSteady = 1.25;       // Ceilings around a round may differ by so much,
 inline constexpr int kHeldAgain = 3;          // or it is held again so often.
