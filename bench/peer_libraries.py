@@ -185,7 +185,7 @@ class OpenVino:
             assert array.flags.c_contiguous
             return ov.Tensor(array, list(array.shape), kind)
 
-        def sdpa(q, dtype):
+        def sdpa(q, dtype, hint):
             def turned(node):  # The plugin takes transpositions around the operator into it.
                 return self.ops.transpose(node, numpy.array([0, 2, 1, 3])) if p.bshd else node
             cache = [[lying(a) for a in p.keys_and_values(i)] for i in range(p.sets)]
@@ -195,7 +195,7 @@ class OpenVino:
             node = self.ops.scaled_dot_product_attention(*(turned(x) for x in inputs[:3]), *inputs[3:],
                                                          causal=bool(p.is_causal) and not decode and mask is None)
             model = self.core.compile_model(ov.Model([turned(node)], inputs), "CPU", {
-                "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": kind,
+                "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": hint,
                 "PERFORMANCE_HINT": "LATENCY"})
             out = numpy.empty((*arrays[0].shape[:3], p.v_head_dim), dtype)
             requests = []
@@ -209,10 +209,13 @@ class OpenVino:
         q = p.queries()
         if p.type == "bf16" and seen is not None:
             return  # NumPy has no bf16 to write a mask in; no row has both.
-        if p.group == 1:
-            yield "SDPA", lambda: sdpa(q, q.dtype)
-        elif decode and seen is None and not p.bshd:  # The heads that share a KV head as rows of one head.
-            yield "SDPA, grouped", lambda: sdpa(q.reshape(p.batch, p.kv_heads, p.group, p.head_dim), q.dtype)
+        # The precision that it may compute in: in f16 its sums err by more than the type makes them.
+        for hint, what in [(kind, "SDPA"), (ov.Type.f32, "SDPA, hint f32")][:1 if p.type == "f32" else 2]:
+            if p.group == 1:
+                yield what, lambda hint=hint: sdpa(q, q.dtype, hint)
+            elif decode and seen is None and not p.bshd:  # The heads that share a KV head as rows of one head.
+                rows = q.reshape(p.batch, p.kv_heads, p.group, p.head_dim)
+                yield f"{what}, grouped", lambda rows=rows, hint=hint: sdpa(rows, q.dtype, hint)
 
 
 class Vllm:
