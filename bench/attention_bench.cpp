@@ -22,8 +22,6 @@
 namespace kumiko::bench {
 namespace {
 
-constexpr double kWorkWindow = 30e-3;
-
 // One context per ISA and thread count for the whole process, as the documentation tells users to do.
 Status context_for(const std::string& isa, int threads, Context* context) {
   static std::map<std::pair<std::string, int>, Context> contexts;
@@ -45,32 +43,33 @@ Status context_for(const std::string& isa, int threads, Context* context) {
 // A planned problem on one context. error() is empty while everything went right.
 class Workload {
  public:
-  Workload(Problem& problem, bool rotate, const std::string& isa, int threads)
-      : problem_(problem), sets_(rotate ? problem.sets() : 1) {
+  Workload(Problem& problem, const std::string& isa, int threads) : problem_(problem) {
     Context context;
     note(context_for(isa, threads, &context));
     if (error_.empty() && context.isa() != isa) error_ = "context runs " + context.isa() + " and not " + isa;
     if (error_.empty()) note(plan(context, problem_.args(0), &plan_));
-    problem_.poison();
-    run_once();
     verify();
   }
 
   const std::string& error() const { return error_; }
 
-  /// Mean seconds of a run over about `window` seconds of back-to-back runs, by `clock`.
-  double seconds_per_run(double window, double (*clock)() = now) {
-    return seconds_per_call(window, clock, [this] { run_once(); });
+  /// Mean seconds of a run over about `window` seconds of back-to-back runs.
+  double seconds_per_run(double window, Clock clock) {
+    return seconds_per_call(
+        window, [clock] { return seconds_on(clock); }, [this] { run_once(); });
   }
 
+  /// Runs once more, over an output of NaNs, and checks every row.
   void verify() {
+    problem_.poison();
+    run_once();
     if (error_.empty()) error_ = problem_.check(set_);
   }
 
  private:
   void run_once() {
     if (!error_.empty()) return;
-    set_ = (set_ + 1) % sets_;
+    set_ = (set_ + 1) % problem_.sets();
     note(plan_.run(problem_.args(set_)));
   }
   void note(const Status& status) {
@@ -78,61 +77,66 @@ class Workload {
   }
 
   Problem& problem_;
-  int sets_;
   int set_ = 0;
   Plan plan_;
   std::string error_;
 };
 
+// The problem of `c`, kept until another is asked for: a shape's benchmarks follow each other. Its pages are
+// touched, because the last benchmark may be seconds ago.
+Problem& problem_of(const Case& c) {
+  static std::unique_ptr<Problem> last;
+  if (!last || last->shape().name != c.shape.name) {
+    last.reset();
+    last = std::make_unique<Problem>(c.shape, c.limit == Limit::bandwidth ? bytes_beyond_caches() : 0);
+  }
+  last->touch();
+  return *last;
+}
+
 void attention(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
-  Problem problem(c.shape);
+  Problem& problem = problem_of(c);
   const bool by_bandwidth = c.limit == Limit::bandwidth;
-  Workload workload(problem, by_bandwidth, row.isa, threads);
+  Workload workload(problem, row.isa, threads);
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
 
   const std::vector<int> cpus = first_cores(threads);
   const ScopedAffinity affinity(cpus);  // The caller works too: on the same cores as the ceiling's threads.
   const double work = by_bandwidth ? problem.kv_bytes() : problem.useful_flops();
   const auto ceiling = [&] {
-    return by_bandwidth ? read_ceiling(threads).bytes_per_second(kReadWindow)
-                        : fma_flops(row, cpus, kFmaWindow);
+    return by_bandwidth ? read_ceiling(threads, problem.cache())
+                        : fma_flops(row, cpus, kFmaWindow, clock_of(threads));
   };
-  // One thread is the caller, who does it all: by the clock that the ceilings are measured by, which stands
-  // still while another process has the core.
-  double (*const clock)() = threads == 1 ? thread_seconds : now;
   const Rounds rounds = measure_rounds(
-      state, work, [&] { return workload.seconds_per_run(kWorkWindow, clock); }, ceiling);
+      state, work, [&] { return workload.seconds_per_run(kWorkWindow, clock_of(threads)); }, ceiling);
   workload.verify();
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
   by_bandwidth ? report_bandwidth(state, rounds) : report_compute(state, rounds);
 }
 
-// How much faster `threads` threads are than one: rounds of one, all, one. `peak_speedup` is what the
-// machine's own FMA peak gains, which on virtual cores need not be `threads`: at times two of them share one
-// core of the host. A round in which it gains less than kCoresThere of that is held again, kAttempts times in
-// all.
-constexpr double kCoresThere = 0.9;
-constexpr int kAttempts = 6;
+// How much faster `threads` threads are than one: rounds of one, all, one, in wall time. `peak_speedup` is
+// what the machine's own FMA peak gains; a round in which the cores were not there is held again
+// (ceilings.h).
 void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
-  Problem problem(c.shape);
-  const bool by_bandwidth = c.limit == Limit::bandwidth;
-  Workload one(problem, by_bandwidth, row.isa, 1), many(problem, by_bandwidth, row.isa, threads);
+  Problem& problem = problem_of(c);
+  Workload one(problem, row.isa, 1), many(problem, row.isa, threads);
   for (const Workload* w : {&one, &many}) {
     if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
   }
   const std::vector<int> first = first_cores(1), cpus = first_cores(threads);
   const auto run = [](Workload& w, const std::vector<int>& on) {
     const ScopedAffinity affinity(on);
-    return w.seconds_per_run(kWorkWindow);
+    return w.seconds_per_run(kWorkWindow, Clock::wall);
   };
   std::vector<double> speedups, peaks;
   double before = run(one, first);
   for (auto _ : state) {
     double seconds = 0, speedup = 0, peak = 0;
-    for (int attempt = 0; attempt < kAttempts && peak < kCoresThere * threads; ++attempt) {
-      const double peak_one = fma_flops(row, first, kFmaWindow);
+    CoreGain gain(row, threads);
+    for (int attempt = 0; attempt < kGainAttempts && !cores_there(peak, threads); ++attempt) {
+      gain.begin();
       seconds = run(many, cpus);
-      peak = fma_flops(row, cpus, kFmaWindow) / peak_one;
+      peak = gain.end();
       const double after = run(one, first);
       speedup = 0.5 * (before + after) / seconds;
       before = after;
@@ -142,7 +146,6 @@ void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int thre
     state.SetIterationTime(seconds);
   }
   one.verify();
-  many.seconds_per_run(0);  // The output in memory was `one`'s.
   many.verify();
   for (const Workload* w : {&one, &many}) {
     if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
@@ -152,7 +155,8 @@ void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int thre
 }
 
 // What a server does: a prefill of 512 tokens and a decode step over 2048 keys in turn, by one caller and by
-// eight at once on one context. The counter is the eight's throughput over the one's.
+// eight at once on one context. The counter is the eight's throughput over the one's, in wall time.
+constexpr int kCallers = 8;
 class Caller {
  public:
   Caller(const std::string& isa, int threads)
@@ -171,11 +175,12 @@ class Caller {
                  .kv_len = 2048,
                  .head_dim = 128,
                  .v_head_dim = 128,
-                 .is_causal = true}),
-        work_{{prefill_, false, isa, threads}, {decode_, true, isa, threads}} {}
+                 .is_causal = true},
+                bytes_beyond_caches() / kCallers),
+        work_{{prefill_, isa, threads}, {decode_, isa, threads}} {}
   Caller(const Caller&) = delete;
   void run(int pairs, int first) {
-    for (int i = 0; i < 2 * pairs; ++i) work_[(first + i) % 2].seconds_per_run(0);
+    for (int i = 0; i < 2 * pairs; ++i) work_[(first + i) % 2].seconds_per_run(0, Clock::wall);
   }
   std::string error() {
     for (Workload& w : work_) {
@@ -191,7 +196,7 @@ class Caller {
 };
 
 void callers(benchmark::State& state, const std::string& isa, int threads) {
-  constexpr int kCallers = 8, kPairs = 12;
+  constexpr int kPairs = 12;
   std::vector<std::unique_ptr<Caller>> all;
   for (int i = 0; i < kCallers; ++i) all.push_back(std::make_unique<Caller>(isa, threads));
   const ScopedAffinity affinity(first_cores(threads));
@@ -241,7 +246,7 @@ void register_all() {
       benchmark::RegisterBenchmark(name.c_str(), callers, std::string(row.isa), all)
           ->UseManualTime()
           ->Unit(benchmark::kMillisecond)
-          ->Iterations(kRounds);
+          ->Iterations(kCallRounds);
     }
     const bool bf16_only = std::string(row.isa) == "avx512_bf16";  // what its other types run is avx512's
     for (const Case& c : cases()) {
@@ -251,12 +256,12 @@ void register_all() {
         benchmark::RegisterBenchmark((c.shape.name + suffix).c_str(), attention, c, row, t)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond)
-            ->Iterations(slow ? 1 : kRounds);
+            ->Iterations(slow ? 1 : kCallRounds);
         if (t == 1 || slow) continue;
         benchmark::RegisterBenchmark(("speedup_" + c.shape.name + suffix).c_str(), speedup, c, row, t)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond)
-            ->Iterations(kRounds);
+            ->Iterations(kCallRounds);
       }
     }
   }

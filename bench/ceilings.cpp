@@ -2,9 +2,6 @@
 
 #include <map>
 #include <memory>
-#include <span>
-
-#include "bench/data_pool.h"
 
 namespace kumiko::bench {
 
@@ -13,11 +10,20 @@ std::vector<int> first_cores(int threads) {
   return {all.begin(), all.begin() + threads};
 }
 
-ReadCeiling& read_ceiling(int threads) {
+double read_ceiling(int threads, std::span<const std::byte> buffer) {
   static std::map<int, std::unique_ptr<ReadCeiling>> ceilings;
   auto& entry = ceilings[threads];
-  if (!entry) entry = std::make_unique<ReadCeiling>(std::as_bytes(data_pool()), first_cores(threads));
-  return *entry;
+  if (!entry) entry = std::make_unique<ReadCeiling>(buffer, first_cores(threads), clock_of(threads));
+  entry->read_from(buffer);
+  return entry->bytes_per_second(kReadWindow);
+}
+
+void CoreGain::begin() {
+  one_ = fma_flops(row_, first_cores(1), kFmaWindow, Clock::wall);
+}
+
+double CoreGain::end() const {
+  return fma_flops(row_, first_cores(threads_), kFmaWindow, Clock::wall) / one_;
 }
 
 }  // namespace kumiko::bench

@@ -1,4 +1,4 @@
-// The memory that every benchmark reads.
+// The memory that benchmarks read.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -30,19 +30,36 @@ class Random {
   std::uint64_t state_;
 };
 
-/// Random f32 values, uniform in [-2, 2): scores then have a standard deviation of 4/3 and a softmax is far
-/// from flat. One buffer for the whole process, at least 256 MiB and 8 times the last-level cache, in huge
-/// pages where the kernel gives them: the keys and values of every problem lie in it, and the read ceiling is
-/// measured over the same pages.
+/// 256 MiB, or 8 times the last-level caches of the cores that we may run on if that is more: what is read in
+/// turns over so much comes from memory.
+std::size_t bytes_beyond_caches();
+
+/// Memory of whole huge pages, in huge pages where the kernel gives them; zeros at first.
+class Pages {
+ public:
+  explicit Pages(std::size_t bytes);
+  ~Pages();
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+  std::byte* data() const { return memory_.data(); }
+  /// Reads a byte of every page.
+  void touch() const;
+
+ private:
+  std::span<std::byte> memory_;
+};
+
+/// Random f32 values, uniform in [-2, 2). One buffer of bytes_beyond_caches() for the whole process, in huge
+/// pages where the kernel gives them: what the kernels' own benchmarks read.
 std::span<const float> data_pool();
 
-/// The same values rounded to `type`, as many as the f32 pool has (half the bytes for 16-bit types).
+/// As many bytes of the same values rounded to `type`.
 std::span<const std::byte> data_pool(DataType type);
 
 constexpr std::int64_t bytes_of(DataType type) {
   return type == DataType::f32 ? 4 : 2;
 }
-/// Rounds to nearest even and back. For ordinary values, not for NaN, overflow or subnormal results.
+/// Rounds to nearest even. Not for NaN, overflow or a bf16 that is subnormal. And back, of everything.
 void store_rounded(DataType type, float x, std::byte* to);
 float load_widened(DataType type, const std::byte* from);
 

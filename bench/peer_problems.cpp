@@ -2,6 +2,7 @@
 // library, so that a peer computes on the same bytes, is checked by the same fp64 computation and is judged
 // against the same ceilings.
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ const Case* find_case(const std::string& name) {
   return nullptr;
 }
 
+std::unique_ptr<CoreGain> gain;
+
 }  // namespace
 
 extern "C" {
@@ -31,23 +34,24 @@ struct PeerProblem {
   std::int64_t batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;
   std::int64_t is_causal, window_left, by_bandwidth;
   std::int64_t type;  ///< 0: f32, 1: bf16, 2: f16.
+  std::int64_t bshd;  ///< Tensors lie [batch][len][heads][dim].
   std::int64_t sets;
   double work;      ///< Bytes with by_bandwidth, else FLOP.
-  void* q;          ///< [batch][q_heads][q_len][head_dim]
+  void* q;          ///< [batch][q_heads][q_len][head_dim] or as bshd says, as the others.
   void* out;        ///< [batch][q_heads][q_len][v_head_dim]
   void* mask;       ///< Null, or [q_len][kv_len] of a byte each, 0: hidden.
   void* seqused_k;  ///< Null, or int32 per batch.
   void* impl;
 };
 
-/// 0: there is no such case. The problem stays to the end of the process.
+/// 0: there is no such case.
 KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
   const Case* c = find_case(name);
   if (c == nullptr) return 0;
   const Shape& s = c->shape;
-  auto* problem = new Problem(s);
-  const AttentionArgs a = problem->args(0);
   const bool by_bandwidth = c->limit == Limit::bandwidth;
+  auto* problem = new Problem(s, by_bandwidth ? bytes_beyond_caches() : 0);
+  const AttentionArgs a = problem->args(0);
   *p = {s.batch,
         s.q_heads,
         s.kv_heads,
@@ -61,7 +65,8 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
         s.type == DataType::f32    ? 0
         : s.type == DataType::bf16 ? 1
                                    : 2,
-        by_bandwidth ? problem->sets() : 1,
+        s.bshd,
+        problem->sets(),
         by_bandwidth ? problem->kv_bytes() : problem->useful_flops(),
         const_cast<void*>(a.q.data),
         a.out.data,
@@ -69,6 +74,10 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
         const_cast<std::int32_t*>(a.seqused_k),
         problem};
   return 1;
+}
+
+KUMIKO_BENCH_API void kumiko_bench_close(PeerProblem* p) {
+  delete static_cast<Problem*>(p->impl);
 }
 
 /// [batch][kv_heads][kv_len][head_dim] and [...][v_head_dim] of one of the sets.
@@ -96,11 +105,43 @@ KUMIKO_BENCH_API int kumiko_bench_cores(int threads, int* cpus) {
   return static_cast<int>(cores.size());
 }
 
-/// The ceiling on those cores now: FLOP/s of `isa`, or bytes/s read. 0: the host does not run `isa`.
-KUMIKO_BENCH_API double kumiko_bench_ceiling(const char* isa, int threads, int by_bandwidth) {
-  if (by_bandwidth) return read_ceiling(threads).bytes_per_second(kReadWindow);
+/// 1: this host runs `isa`.
+KUMIKO_BENCH_API int kumiko_bench_runs(const char* isa) {
   const FmaRow* row = find_fma_row(isa);
-  return row != nullptr && row->host_runs() ? fma_flops(*row, first_cores(threads), kFmaWindow) : 0;
+  return row != nullptr && row->host_runs();
+}
+
+/// The problem's ceiling on those cores now: bytes/s read from its keys and values, or FLOP/s of `isa`, which
+/// the host runs.
+KUMIKO_BENCH_API double kumiko_bench_ceiling(const PeerProblem* p, const char* isa, int threads) {
+  if (p->by_bandwidth) return read_ceiling(threads, static_cast<const Problem*>(p->impl)->cache());
+  return fma_flops(*find_fma_row(isa), first_cores(threads), kFmaWindow, clock_of(threads));
+}
+
+/// As CoreGain of ceilings.h: begin before the workload; end after it returns 1 where the round counts.
+KUMIKO_BENCH_API void kumiko_bench_gain_begin(const char* isa, int threads) {
+  gain = std::make_unique<CoreGain>(*find_fma_row(isa), threads);
+  gain->begin();
+}
+KUMIKO_BENCH_API int kumiko_bench_gain_end(int threads) {
+  return cores_there(gain->end(), threads);
+}
+KUMIKO_BENCH_API int kumiko_bench_gain_attempts() {
+  return kGainAttempts;
+}
+
+/// 1: one thread's calls are timed in CPU time of the process, and 0: in wall time.
+KUMIKO_BENCH_API int kumiko_bench_on_cpu_clock(int threads) {
+  return clock_of(threads) == Clock::cpu;
+}
+
+/// What a measurement consists of (rounds.h): rounds, how often one is held again, how far its ceilings may
+/// be apart, and the seconds of calls in it.
+KUMIKO_BENCH_API void kumiko_bench_rules(int* rounds, int* held_again, double* steady, double* window) {
+  *rounds = kCallRounds;
+  *held_again = kHeldAgain;
+  *steady = kSteady;
+  *window = kWorkWindow;
 }
 
 }  // extern "C"

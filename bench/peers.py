@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What other libraries reach on the problems of attention_bench: PyTorch's SDPA and ONNX Runtime, where `scripts/setup peers` put
-them into .venv-peers.
+"""What other libraries reach on the problems of attention_bench: those of peer_libraries.py, where `scripts/setup peers` put them.
 
-run_groups.py calls `run_pass`, which starts this file again with that environment's Python, one process per ISA and thread count.
-There peer_problems.cpp, loaded as a library, gives shapes, data, the fp64 check and the ceilings, all of them attention_bench's own.
-A peer may have several ways to compute a problem; ways with a wrong answer are dropped, and the fastest of the others is measured.
+run_groups.py calls `run_pass`, which starts this file again with the Python of each of their environments, one process per ISA and
+thread count. There peer_problems.cpp, loaded as a library, gives shapes, data, the check, the ceilings and the rules of a
+measurement, all of them attention_bench's own. A peer may have several ways to compute a problem; ways with a wrong answer are
+dropped, and the fastest of the others is measured.
 """
 
 import ctypes
@@ -16,14 +16,13 @@ import subprocess
 import sys
 import time
 
-VENV = pathlib.Path(__file__).resolve().parent.parent / ".venv-peers"
+# By the name in peer_libraries.PEERS: vLLM's extension is bound to the PyTorch that it was built with.
+VENVS = {name: pathlib.Path(__file__).resolve().parent.parent / name for name in (".venv-peers", ".venv-peers-vllm")}
 PROGRAM = "attention_bench"  # Whose problems these are.
 LIBRARY = "libpeer_problems.so"
-ROUNDS = 3  # Of one process; run_groups.py takes the median over its passes.
-STEADY, HELD_AGAIN = 1.25, 3  # A round between ceilings that differ by more is held again so often; as bench/rounds.h.
-WINDOW = 30e-3  # Seconds of back-to-back calls in a round, at least one call; as attention_bench.
-PROBE = 20e-3  # The same, three times, where a peer's ways are compared and a call takes less.
+PROBE = 20e-3  # Seconds of calls, three times, where a peer's ways are compared and a call takes less.
 REST = 5e-3  # A look at whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
+LOOK = 100e-6  # A look at a clock costs up to 1 us: calls between two looks take this long at least, as in rounds.h.
 # What keeps PyTorch (its own code, oneDNN's and MKL's) to the instruction set of a row. On a row of the host's best nothing does.
 HELD = {"avx2": {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
 
@@ -32,75 +31,106 @@ COMPILING = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # No pool of processes that 
 
 # --- Called by run_groups.py: the standard library only.
 
-def python():
-    """The interpreter that has the peers; None where they are not installed."""
-    return VENV / "bin" / "python" if (VENV / "kumiko-requirements").exists() else None
+def pythons():
+    """The interpreters that have peers, by environment; none where they are not installed."""
+    return {name: venv / "bin" / "python" for name, venv in VENVS.items() if (venv / "kumiko-requirements").exists()}
 
 
 def run_pass(directory, figures):
     """Measures the peers on figures of PROGRAM, appending to figure["peers"][name]; returns sentences on what they cannot do."""
-    notes = []
-    todo = {}
+    notes, todo = [], {}
     for f in figures:
         todo.setdefault((f["isa"], f["threads"]), []).append(f)
-    for (isa, threads), group in todo.items():
-        names = {f["name"].split("/")[0]: f.get("ways") for f in group}  # What the first pass chose, by peer, is not sought again.
-        done = subprocess.run([python(), __file__, directory / LIBRARY, isa, str(threads), json.dumps(names)], text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **COMPILING, **HELD.get(isa, {})})
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            notes.append(f"the peers' process ended with status {done.returncode}: {last}")
-        for line in done.stdout.splitlines():
-            result = json.loads(line)
-            if "note" in result:
-                notes.append(result["note"])
-                continue
-            for f in group:
-                if f["name"].split("/")[0] == result["name"] and f["counter"] in result["counters"]:
-                    value = result["counters"][f["counter"]] * f.get("scale", 1)
-                    f.setdefault("peers", {}).setdefault(result["peer"], []).append(value)
-                    f.setdefault("ways", {})[result["peer"]] = result["ways"]
-        for f in group if done.returncode == 0 else []:
-            f.setdefault("ways", {})
+    for environment, python in pythons().items():
+        for (isa, threads), group in todo.items():
+            # The ways that an earlier pass chose, by peer, are not sought again; who has none, because it failed, tries again.
+            names = {f["name"].split("/")[0]: f.get("ways", {}) for f in group}
+            while names:
+                done = subprocess.run([python, __file__, directory / LIBRARY, environment, isa, str(threads), json.dumps(names)],
+                                      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                      env={**os.environ, **COMPILING, **HELD.get(isa, {})})
+                for line in done.stdout.splitlines():
+                    if line.startswith("{"):  # What a library prints is not ours.
+                        take(json.loads(line), group, names, notes)
+                if done.returncode == 0 or not names:
+                    break
+                # It ended in the first of those that are left: the others go on without it.
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                failed = next(iter(names))
+                del names[failed]
+                notes.append(f"{failed}/{isa}/t{threads}: the process of {environment} ended with status {done.returncode}: {last}")
     return notes
 
 
-def best(figure):
-    """(name, value) of the best peer, (None, None) without one."""
-    medians = [(statistics.median(values), name) for name, values in figure.get("peers", {}).items()]
+def take(result, group, names, notes):
+    """One line of a peers' process: a note, that a benchmark is done, or a peer's figures."""
+    if "note" in result:
+        notes.append(result["note"])
+    elif "done" in result:
+        names.pop(result["done"], None)
+    else:
+        for f in group:
+            if f["name"].split("/")[0] == result["name"] and f["counter"] in result["counters"]:
+                value = result["counters"][f["counter"]] * f.get("scale", 1)
+                f.setdefault("peers", {}).setdefault(result["peer"], []).append(value)
+                f.setdefault("ways", {})[result["peer"]] = result["ways"]
+
+
+def best(figure, credible=lambda values: values):
+    """(name, value) of the best peer, (None, None) without one; `credible` leaves out passes that do not count."""
+    medians = [(statistics.median(values), name) for name, found in figure.get("peers", {}).items() if (values := credible(found))]
     if not medians:
         return None, None
     value, name = min(medians) if figure.get("at_most") else max(medians)
     return name, value
 
 
-# --- In .venv-peers: problems and ceilings, from peer_problems.cpp.
+# --- In an environment of the peers: problems and ceilings, from peer_problems.cpp.
 
 class Fields(ctypes.Structure):
     _fields_ = ([(name, ctypes.c_int64) for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "head_dim", "v_head_dim",
-                                                      "is_causal", "window_left", "by_bandwidth", "type", "sets")]
+                                                      "is_causal", "window_left", "by_bandwidth", "type", "bshd",
+                                                      "sets")]
                 + [("work", ctypes.c_double)] + [(name, ctypes.c_void_p) for name in ("q", "out", "mask", "seqused_k", "impl")])
 
 
 class Machine:
-    """The ceilings of bench/machine_peak.h on the first `threads` cores."""
+    """The ceilings of bench/machine_peak.h on the first `threads` cores, and the rules of bench/rounds.h."""
 
     def __init__(self, library, isa):
         self.library = ctypes.CDLL(str(library))
         self.library.kumiko_bench_ceiling.restype = ctypes.c_double
         self.library.kumiko_bench_check.restype = ctypes.c_char_p
         self.isa = isa
+        rounds, held_again, steady, window = ctypes.c_int(), ctypes.c_int(), ctypes.c_double(), ctypes.c_double()
+        self.library.kumiko_bench_rules(*map(ctypes.byref, (rounds, held_again, steady, window)))
+        self.rounds, self.held_again, self.steady, self.window = rounds.value, held_again.value, steady.value, window.value
+        self.gain_attempts = self.library.kumiko_bench_gain_attempts()
+
+    def runs(self, isa):
+        return bool(self.library.kumiko_bench_runs(isa.encode()))
 
     def cores(self, threads):
         cpus = (ctypes.c_int * threads)()
         return set(cpus[:self.library.kumiko_bench_cores(threads, cpus)])
 
-    def ceiling(self, threads, by_bandwidth, isa=None):
-        return self.library.kumiko_bench_ceiling((isa or self.isa).encode(), threads, int(by_bandwidth))
+    def clock(self, threads):
+        """CPU time of the process, its helper threads included, or wall time: what attention_bench takes for so many threads."""
+        return time.process_time if self.library.kumiko_bench_on_cpu_clock(threads) else time.perf_counter
+
+    def ceiling(self, problem, threads):
+        return self.library.kumiko_bench_ceiling(ctypes.byref(problem.fields), self.isa.encode(), threads)
+
+    def gain_begin(self, threads):
+        self.library.kumiko_bench_gain_begin(self.isa.encode(), threads)
+
+    def gain_counts(self, threads):
+        """After the workload: were the cores there?"""
+        return bool(self.library.kumiko_bench_gain_end(threads))
 
 
 class Problem:
-    """A case of bench/shapes.cpp; tensors are NumPy arrays over its memory, which stays to the end of the process; bf16 as uint16."""
+    """A case of bench/shapes.cpp; tensors are NumPy arrays [batch, heads, len, dim] over its memory, as it lies; bf16 as uint16."""
 
     def __init__(self, machine, name):
         self.library, self.fields = machine.library, Fields()
@@ -119,14 +149,23 @@ class Problem:
             count *= n
         return numpy.frombuffer((ctypes.c_uint8 * count).from_address(address), dtype).reshape(shape)
 
+    def close(self):
+        """After that nothing may look at its arrays."""
+        self.library.kumiko_bench_close(ctypes.byref(self.fields))
+
+    def tensor(self, address, heads, length, dim):
+        if self.bshd:
+            return self.array(address, self.batch, length, heads, dim).transpose(0, 2, 1, 3)
+        return self.array(address, self.batch, heads, length, dim)
+
     def queries(self):
-        return self.array(self.q, self.batch, self.q_heads, self.q_len, self.head_dim)
+        return self.tensor(self.q, self.q_heads, self.q_len, self.head_dim)
 
     def keys_and_values(self, index):
         k, v = ctypes.c_void_p(), ctypes.c_void_p()
         self.library.kumiko_bench_set(ctypes.byref(self.fields), index, ctypes.byref(k), ctypes.byref(v))
-        return (self.array(k.value, self.batch, self.kv_heads, self.kv_len, self.head_dim),
-                self.array(v.value, self.batch, self.kv_heads, self.kv_len, self.v_head_dim))
+        return (self.tensor(k.value, self.kv_heads, self.kv_len, self.head_dim),
+                self.tensor(v.value, self.kv_heads, self.kv_len, self.v_head_dim))
 
     def visible(self):
         """None where is_causal says it all; else [batch or 1, 1, q_len or 1, kv_len] of bool."""
@@ -147,9 +186,9 @@ class Problem:
         return seen
 
     def wrong(self, answer, index):
-        """None, or a sentence; `answer` is the output over the set `index` in any shape that holds its elements in order."""
+        """None, or a sentence; `answer` is the output over the set `index`, [batch, heads, len, dim] or with heads and rows as one."""
         self.library.kumiko_bench_poison(ctypes.byref(self.fields))
-        out = self.array(self.out, self.batch, self.q_heads, self.q_len, self.v_head_dim)
+        out = self.tensor(self.out, self.q_heads, self.q_len, self.v_head_dim)
         if answer.size == out.size and answer.dtype == out.dtype:
             out[...] = answer.reshape(out.shape)
         return self.library.kumiko_bench_check(ctypes.byref(self.fields), index).decode() or None
@@ -167,10 +206,11 @@ def rest():
 
 
 class Way:
-    """A peer's fastest right way to compute a problem with so many threads; `call` is None where it has none."""
+    """A peer's fastest right way to compute a problem with so many threads by `clock`; `call` is None where it has none."""
 
-    def __init__(self, peer, problem, machine, threads, known=None):
-        self.problem, self.cpus, self.notes, self.index, self.call = problem, machine.cores(threads), [], 0, None
+    def __init__(self, peer, problem, machine, threads, clock, known=None):
+        self.problem, self.cpus, self.clock, self.window = problem, machine.cores(threads), clock, machine.window
+        self.notes, self.index, self.call = [], 0, None
         fastest = None
         for what, make in peer.ways(problem, threads):
             if known not in (None, what):
@@ -195,21 +235,32 @@ class Way:
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self.cpus)
         try:
-            calls, begin = 0, time.perf_counter()
+            calls, batch = 0, 1
+            begin = last = self.clock()
             while True:
-                self.index = (self.index + 1) % self.problem.sets
-                call(self.index)
-                calls += 1
-                if (spent := time.perf_counter() - begin) >= window:
-                    return spent / calls
+                for _ in range(batch):
+                    self.index = (self.index + 1) % self.problem.sets
+                    call(self.index)
+                calls += batch
+                now = self.clock()
+                if now - begin >= window:
+                    return (now - begin) / calls
+                if now - last < LOOK:
+                    batch *= 2
+                last = now
         finally:
             rest()
             os.sched_setaffinity(0, before)
 
     def seconds(self):
-        return self.time(self.call, WINDOW)
+        return self.time(self.call, self.window)
 
     def wrong(self):
+        """Of one more call, over what is left of the one before made NaN where that is the same memory."""
+        before = self.answer()
+        if before.flags.writeable:
+            before.view(f"u{before.itemsize}")[...] = 2 ** (8 * before.itemsize) - 1
+        self.index = (self.index + 1) % self.problem.sets
         self.call(self.index)
         return self.problem.wrong(self.answer(), self.index)
 
@@ -218,12 +269,12 @@ def rates(ways, machine, threads):
     """Counters of attention_bench for each of `ways`, measured in turns."""
     p = ways[0].problem
     found = [([], []) for _ in ways]
-    for _ in range(ROUNDS):
+    for _ in range(machine.rounds):
         for way, (rate, fraction) in zip(ways, found):
-            after = machine.ceiling(threads, p.by_bandwidth)
-            for _ in range(1 + HELD_AGAIN):
-                before, seconds, after = after, way.seconds(), machine.ceiling(threads, p.by_bandwidth)
-                if max(before, after) <= STEADY * min(before, after):
+            after = machine.ceiling(p, threads)
+            for _ in range(1 + machine.held_again):
+                before, seconds, after = after, way.seconds(), machine.ceiling(p, threads)
+                if max(before, after) <= machine.steady * min(before, after):
                     break
             rate.append(p.work / seconds)
             fraction.append(rate[-1] / (0.5 * (before + after)))
@@ -231,36 +282,48 @@ def rates(ways, machine, threads):
     return [dict(zip(names, (statistics.median(rate) * 1e-9, statistics.median(fraction)))) for rate, fraction in found]
 
 
-def speedups(ones, manies):
+def speedups(ones, manies, machine, threads):
     ratios = [[] for _ in ones]
-    for _ in range(ROUNDS):
+    for _ in range(machine.rounds):
         for one, many, ratio in zip(ones, manies, ratios):
             before = one.seconds()
-            seconds = many.seconds()
-            ratio.append(0.5 * (before + one.seconds()) / seconds)
+            for _ in range(machine.gain_attempts):
+                machine.gain_begin(threads)
+                seconds = many.seconds()
+                counts = machine.gain_counts(threads)
+                after = one.seconds()
+                speedup, before = 0.5 * (before + after) / seconds, after
+                if counts:
+                    break
+            ratio.append(speedup)
     return [{"speedup": statistics.median(ratio)} for ratio in ratios]
 
 
 def measure(machine, peers, name, threads, known=None):
-    """Yields what to print of one benchmark; `known` names the ways to take: for each peer one by thread count."""
+    """Yields what to print of one benchmark; `known` names the ways to take: for each peer one by thread count. Who is not in it seeks."""
     is_speedup = name.startswith("speedup_")
     try:
         problem = Problem(machine, name.removeprefix("speedup_"))
     except KeyError:
         return  # Nothing that a peer could do.
-    counts = (1, threads) if is_speedup else (threads,)
+    try:
+        yield from measure_problem(machine, peers, problem, name, (1, threads) if is_speedup else (threads,), known or {})
+    finally:
+        problem.close()
+
+
+def measure_problem(machine, peers, problem, name, counts, known):
+    clock = machine.clock(counts[-1])
     chosen = []
     for peer in peers:
-        if known is not None and peer.name not in known:
-            continue
-        ways = [Way(peer, problem, machine, n, known and known[peer.name][i]) for i, n in enumerate(counts)]
+        ways = [Way(peer, problem, machine, n, clock, peer.name in known and known[peer.name][i] or None) for i, n in enumerate(counts)]
         yield from ({"name": name, "note": f"{name}: {note}"} for way in ways for note in way.notes)
         if all(way.call for way in ways):
             chosen.append((peer, *ways))
     if not chosen:
         return
     columns = list(zip(*chosen))
-    counters = speedups(columns[1], columns[2]) if is_speedup else rates(columns[1], machine, threads)
+    counters = speedups(columns[1], columns[2], machine, counts[-1]) if len(counts) == 2 else rates(columns[1], machine, counts[-1])
     for (peer, *ways), found in zip(chosen, counters):
         if wrong := next(filter(None, (way.wrong() for way in ways)), None):
             yield {"name": name, "note": f"{name}: {peer.name}, {ways[-1].what}: {wrong}"}
@@ -268,21 +331,22 @@ def measure(machine, peers, name, threads, known=None):
             yield {"name": name, "peer": peer.name, "ways": [way.what for way in ways], "counters": found}
 
 
-def main(library, isa, threads, names):
+def main(library, environment, isa, threads, names):
     machine, threads = Machine(library, isa), int(threads)
     os.sched_setaffinity(0, machine.cores(threads))  # The peers' threads inherit it.
     import peer_libraries
-    lesser = isa == "avx2" and machine.ceiling(1, False, "avx512") > 0
+    lesser = isa == "avx2" and machine.runs("avx512")
     peers = []
-    for peer in peer_libraries.PEERS:
+    for peer in peer_libraries.PEERS[environment]:
         try:
             if peer.held_to_isa or not lesser:
-                peers.append(peer())
-        except ImportError as error:
+                peers.append(peer(isa))
+        except Exception as error:  # A library that does not load.
             print(json.dumps({"note": f"{peer.__name__}: {error}"}), flush=True)
     for name, known in json.loads(names).items():
         for result in measure(machine, peers, name, threads, known):
             print(json.dumps(result), flush=True)
+        print(json.dumps({"done": name}), flush=True)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ void judge(benchmark::State& state, kernels::Isa isa, double flops, Run run, Poi
   if (!right()) return state.SkipWithError("wrong answer");
   report_compute(state, measure_rounds(
                             state, flops, [&] { return seconds_per_call(kWindow, thread_seconds, run); },
-                            [&] { return fma_flops(*peak, first_core(), kFmaWindow); }));
+                            [&] { return fma_flops(*peak, first_core(), kFmaWindow, Clock::cpu); }));
   if (!right()) state.SkipWithError("wrong answer after the measurement");
 }
 
@@ -257,7 +257,7 @@ void softmax_pv_phases(benchmark::State& state, kernels::Isa isa, Rows rows, std
   std::vector<double> scores, exp2, gemm, normalize, fractions;
   for (auto _ : state) {
     std::vector<double> gemm_here;
-    const double before = fma_flops(*peak, first_core(), kFmaWindow);
+    const double before = fma_flops(*peak, first_core(), kFmaWindow, Clock::cpu);
     const double seconds = seconds_per_call(kWindow, thread_seconds, [&] {
       Phases run;
       run_phases(data, &run);
@@ -266,7 +266,7 @@ void softmax_pv_phases(benchmark::State& state, kernels::Isa isa, Rows rows, std
       gemm_here.push_back(run.gemm);
       normalize.push_back(run.normalize);
     });
-    const double after = fma_flops(*peak, first_core(), kFmaWindow);
+    const double after = fma_flops(*peak, first_core(), kFmaWindow, Clock::cpu);
     gemm.push_back(median(gemm_here));
     fractions.push_back(data.flops() / gemm.back() / (0.5 * (before + after)));
     state.SetIterationTime(seconds);

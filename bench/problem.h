@@ -5,8 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
+
+#include "bench/data_pool.h"
 
 namespace kumiko::bench {
 
@@ -18,16 +22,37 @@ struct Shape {
   DataType type = DataType::f32;          ///< Of every tensor.
   std::int64_t window_left = -1;          ///< As in AttentionArgs.
   std::int64_t mask_block = 0;            ///< > 0: a boolean mask, half of its squares of this size hidden.
+  bool bshd = false;  ///< Tensors lie [batch, seq, heads, dim], not [batch, heads, seq, dim].
 };
 
+/// What is computed in place of the definition: the faults that the check must see (answers_test.cpp).
+struct Fault {
+  double scale = 1;              ///< Times softmax_scale.
+  std::int64_t kv_head = -1;     ///< In this head of every sequence
+  std::int64_t dropped_key = 0;  ///< this key counts as hidden.
+  bool rounds_weights = false;   ///< No fault but the noise that is allowed: weights rounded to the type.
+};
+
+/// A row of the answer in fp64, and how far each element may be from it (answers.cpp).
+struct Row {
+  std::int64_t batch, head, row;
+  std::span<const double> want, tolerance;
+};
+
+/// Keys, values and queries are made so that every key, every row and the scale show in the answer
+/// (problem.cpp): random data average out what a single one of 16384 keys contributes.
 class Problem {
  public:
-  explicit Problem(const Shape& shape);
+  /// Keys and values are laid out as often as fills `cache_bytes`, at least once. Run after run over the
+  /// sets, a decode step finds its cache line in memory and not in a cache that the previous step filled.
+  explicit Problem(const Shape& shape, std::size_t cache_bytes = 0);
 
-  /// The keys and values lie in sets() copies' worth of the pool. Run after run over the sets, a decode step
-  /// finds its cache line in memory and not in a cache that the previous step filled.
+  const Shape& shape() const { return shape_; }
   int sets() const { return sets_; }
   AttentionArgs args(int set) const;
+  /// The keys and values of all sets: what a decode row reads and its ceiling is measured over.
+  std::span<const std::byte> cache() const;
+  void touch() const { cache_.touch(); }
 
   /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not
   /// count.
@@ -37,22 +62,47 @@ class Problem {
 
   /// Makes every output NaN, so that a row that a run leaves out is seen.
   void poison();
-  /// Compares sampled output rows of a run over `set` with an fp64 computation of the definition. "" or a
-  /// sentence.
+  /// Compares every row of a run over `set` with answer(). "" or a sentence.
   std::string check(int set) const;
 
+  /// Calls `visit` with every row of the answer over `set`, from several threads at once, those of a KV head
+  /// in one of them; a KV head's rows end where it returns false.
+  void answer(int set, const Fault& fault, const std::function<bool(const Row&)>& visit) const;
+  /// The same row from the definition and the bytes alone.
+  std::vector<double> defined_row(int set, std::int64_t batch, std::int64_t head, std::int64_t row) const;
+
+  /// Elements from the start of the tensor to those of a row of q, or of out with v_head_dim.
+  std::int64_t row_at(std::int64_t batch, std::int64_t head, std::int64_t row, std::int64_t dim) const;
+  std::byte* out() { return out_.data(); }
+
  private:
+  void fill(int set);
+  void make_mask();
+  void answer_head(int set, const Fault& fault, std::int64_t batch, std::int64_t kv_head,
+                   const std::function<bool(const Row&)>& visit) const;
   std::int64_t used(std::int64_t batch) const;
   bool sees(std::int64_t batch, std::int64_t row, std::int64_t key) const;
   std::int64_t visible(std::int64_t batch, std::int64_t row) const;
-  std::vector<double> expected_row(int set, std::int64_t batch, std::int64_t head, std::int64_t row) const;
+  std::int64_t key_at(std::int64_t batch, std::int64_t kv_head, std::int64_t key, std::int64_t dim) const;
+  std::uint8_t kind(int set, std::int64_t batch, std::int64_t kv_head, std::int64_t key) const;
+  std::byte* keys(int set) const { return cache_.data() + static_cast<std::size_t>(set) * set_bytes_; }
+  std::byte* values(int set) const { return keys(set) + value_offset_; }
 
   Shape shape_;
+  std::size_t value_offset_ = 0, set_bytes_ = 0;
   int sets_ = 1;
-  std::size_t set_elements_ = 0;
-  std::vector<std::uint8_t> mask_;  ///< [q_len][kv_len], shared by batch and heads
+  Pages cache_;
+  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key]: which of the rows of kinds a key has.
+  std::vector<double> kind_keys_;    ///< [kind][head_dim], as they are in memory
+  std::vector<std::uint8_t> mask_;   ///< [q_len][kv_len], shared by batch and heads
   std::vector<std::byte> q_;
   std::vector<std::byte> out_;
 };
+
+/// Key vectors that a problem has: few, so that the answer of every row is known in little time.
+inline constexpr std::int64_t kKinds = 16;
+
+/// The distance to `x` that rounding it to `type` may cause: half a unit in the last place.
+double half_ulp(DataType type, double x);
 
 }  // namespace kumiko::bench

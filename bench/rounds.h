@@ -11,11 +11,10 @@
 namespace kumiko::bench {
 
 inline constexpr int kRounds = 5;
-inline constexpr double kSteady = 1.25;     // Ceilings around a round may differ by so much,
-inline constexpr int kHeldAgain = 3;        // or it is held again so often.
-inline constexpr double kFmaWindow = 4e-3;  // Seconds.
-inline constexpr double kReadWindow =
-    10e-3;  // 350 MB on the machine this was written on: longer than the prefetchers' memory.
+inline constexpr int kCallRounds = 3;  // Of whole attention calls, ours and peers': many take a second.
+inline constexpr double kWorkWindow = 30e-3;  // Seconds of an attention call's runs in a round.
+inline constexpr double kSteady = 1.25;       // Ceilings around a round may differ by so much,
+inline constexpr int kHeldAgain = 3;          // or it is held again so often.
 
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -23,10 +22,11 @@ inline double median(std::vector<double> values) {
   return n == 0 ? 0 : n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-/// Mean seconds of a call of `run` over about `window` seconds of back-to-back calls, by `clock`: now for
-/// what a user waits, thread_seconds for single-threaded code whose cost on the core is asked for.
-template <class Run>
-double seconds_per_call(double window, double (*clock)(), Run run) {
+/// Mean seconds of a call of `run` over about `window` seconds of back-to-back calls, by `clock()`: now for
+/// what a user waits, a clock of CPU time for code of one thread, which stands still while another process
+/// has the core.
+template <class Clock, class Run>
+double seconds_per_call(double window, Clock clock, Run run) {
   const double begin = clock();
   double end = begin;
   std::int64_t calls = 0, batch = 1;

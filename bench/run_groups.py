@@ -9,6 +9,7 @@ program failed; 2 for a group that does not exist.
 """
 
 import argparse
+import datetime
 import fnmatch
 import json
 import os
@@ -24,6 +25,7 @@ import time
 import tomllib
 
 import peers
+import results
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = HERE / "groups.toml"
@@ -100,52 +102,52 @@ def run_pass(directory, program, figures):
             f["values"].append(mine[0][f["counter"]] * f.get("scale", 1))
 
 
-ABOVE_CEILING = 1.1
+ABOVE_CEILING = 1.02
 
 
-def credible(figure):
-    """The passes' values without those of a fraction of a ceiling that are a tenth above it: they met the ceiling in a slow moment."""
+def credible(figure, values):
+    """Passes whose fraction is no further above its ceiling than noise: the others met the ceiling in a slow moment."""
     if figure["unit"] not in ("of FMA peak", "of bf16-dot peak", "of read bandwidth"):
-        return figure["values"]
-    return [v for v in figure["values"] if v <= ABOVE_CEILING]
+        return values
+    return [v for v in values if v <= ABOVE_CEILING]
+
+
+def credible_of_peer(figure, values):
+    """The same where nobody can be above the ceiling. A peer may multiply with instructions that a row's peak does not count."""
+    return credible(figure, values) if figure["unit"] == "of read bandwidth" else values
 
 
 def record(figure):
-    """The figure as the JSON file holds it; `note` only where there is no value."""
-    if figure["values"] and not credible(figure):
+    """The figure as the JSON file holds it; `note` where there is no value or a pass does not count, `left_out` with the latter."""
+    counted = credible(figure, figure["values"])
+    left_out = len(figure["values"]) - len(counted)
+    if figure["values"] and not counted:
         figure.setdefault("error", "every pass was above its ceiling, which was measured in a slow moment")
-    value = statistics.median(credible(figure)) if credible(figure) and not figure.get("error") else None
+    value = statistics.median(counted) if counted and not figure.get("error") else None
     target = figure.get("target")
     met = None
     if value is not None and target is not None:
         met = value <= target if figure.get("at_most") else value >= target
-    peer, peer_value = peers.best(figure)
+    peer, peer_value = peers.best(figure, lambda values: credible_of_peer(figure, values))
     out = {"group": figure["group"], "row": figure["row"], "isa": figure["isa"], "threads": figure["threads"], "value": value,
            "unit": figure["unit"], "peer": peer, "peer_value": peer_value, "target": target, "met": met}
+    if figure.get("peers"):  # All that were measured: medians, and how many passes they are of.
+        out["peers"] = {name: {"value": statistics.median(counts), "passes": len(counts)} for name, values in figure["peers"].items()
+                        if (counts := credible_of_peer(figure, values))}
     if value is None:
         out["note"] = f"failed: {figure['error']}" if figure.get("error") else f"not run: {figure['absent']}"
+    elif left_out:
+        out["left_out"] = left_out
+        out["note"] = f"{left_out} of {len(figure['values'])} passes left out: above their ceiling"
     return out
 
 
-def number(value):
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def cells(r):
-    value = f"{number(r['value'])} {r['unit']}" if r["value"] is not None else r["note"]
-    peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
-    target = "-" if r["target"] is None else number(r["target"])
-    met = "-" if r["met"] is None else "yes" if r["met"] else "no"
-    return [r["row"], r["isa"], str(r["threads"]), value, peer, target, met]
-
-
 def table(records, markdown):
-    head = ["row", "isa", "threads", "value", "best peer", "target", "met"]
-    lines = [cells(r) for r in records]
     if markdown:
-        return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in [head, *lines])
+        return results.markdown(records)
+    lines = [results.HEAD, *map(results.cells, records)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(results.HEAD))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
 
 
 def cpu_model():
@@ -156,6 +158,16 @@ def cpu_model():
     except OSError:
         pass
     return platform.machine()
+
+
+def commit():
+    """What is checked out, by its hash; "+" where files of it are changed."""
+    git = ["git", "-C", str(HERE)]
+    done = subprocess.run([*git, "rev-parse", "HEAD"], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if done.returncode != 0:
+        return "unknown"
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], text=True, stdout=subprocess.PIPE).stdout
+    return done.stdout.strip() + ("+" if changed else "")
 
 
 class Others:
@@ -195,6 +207,7 @@ def main(arguments=None):
                                      epilog="groups: " + "; ".join(f"{g} - {v['about']}" for g, v in groups.items()))
     parser.add_argument("group", nargs="?", help="one of the groups below")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
+    parser.add_argument("--record", metavar="HOST", help="also write the rows to results/HOST.json, by a name such as zen5-2core, and all that is made from it")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--passes", type=int, metavar="N", help="runs of every program; medians are printed (default: 5, or as the group says)")
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out, though they are installed")
@@ -206,6 +219,8 @@ def main(arguments=None):
             say(f"  {name:<12} {len(group['rows']):>2} rows  {group['about']}")
         return 2
 
+    if args.record is not None and not re.fullmatch(results.HOST, args.record):
+        parser.error(f"--record is {args.record!r}, expected a name of a-z, 0-9 and -, such as zen5-2core")
     if args.passes is not None and args.passes < 1:
         parser.error(f"--passes is {args.passes}, expected 1 or more")
     rows = groups[args.group]["rows"]
@@ -217,8 +232,8 @@ def main(arguments=None):
         if reason := why_not(f, listed, host):
             f["absent" if reason[1] else "error"] = reason[0]
     runnable = [f for f in figures if "absent" not in f and "error" not in f]
-    compared = [] if args.no_peers or not peers.python() else [f for f in runnable if f["program"] == peers.PROGRAM]
-    others = Others()
+    compared = [] if args.no_peers or not peers.pythons() else [f for f in runnable if f["program"] == peers.PROGRAM]
+    others, began, said = Others(), time.monotonic(), set()
     passes = args.passes or groups[args.group].get("passes", PASSES)
     for n in range(passes):
         say(f"pass {n + 1} of {passes}: {len({f['name'] for f in runnable})} benchmarks")
@@ -226,19 +241,25 @@ def main(arguments=None):
             mine = [f for f in runnable if f["program"] == p and "error" not in f]
             if mine:
                 run_pass(args.bin, p, mine)
-        notes = peers.run_pass(args.bin, compared)
-        for note in dict.fromkeys(notes if n == 0 else []):
-            say(f"peers: {note}")
+        for note in peers.run_pass(args.bin, compared):
+            if note not in said:
+                say(f"peers: {note}")
+            said.add(note)
 
     records = [record(f) for f in figures]
     print(table(records, args.markdown))
     forced = "".join(f", {k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("KUMIKO_"))
     what = groups[args.group].get("where") or f"{cpu_model()}, {max(thread_counts(host), default=1)} cores"
     print(f"\n{what}; medians of {passes} runs{forced}" if passes > 1 else f"\n{what}{forced}")
-    if passes > 1 and (taken := others.cores()) > 0.05:
+    taken = others.cores()
+    if passes > 1 and taken > 0.05:
         print(f"The machine was not quiet: others took {taken:.1f} cores meanwhile.")
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(records, indent=1) + "\n")
+    if args.record:
+        results.record(args.record, args.group, {
+            "cpu": cpu_model(), "cores": max(thread_counts(host), default=1), "date": datetime.date.today().isoformat(), "commit": commit(),
+            "passes": passes, "minutes": round((time.monotonic() - began) / 60, 1), "others_took_cores": round(taken, 2), "rows": records})
     judged = [r for r in records if r["met"] is not None]
     failed = [r for r in records if r.get("note", "").startswith("failed")]
     say(f"scripts/bench {args.group}: {sum(r['met'] for r in judged)} of {len(judged)} targets met"

@@ -9,6 +9,7 @@ import tempfile
 import unittest
 
 import peers
+import results
 import run_groups
 
 PROGRAM = """#!/usr/bin/env python3
@@ -32,7 +33,7 @@ if status:
 PEERS = """#!/usr/bin/env python3
 import json, os, pathlib, sys
 here = pathlib.Path(__file__)
-_, script, library, isa, threads, names = sys.argv
+_, script, library, environment, isa, threads, names = sys.argv
 with open(here.parent / "calls", "a") as calls:
     print(json.dumps([isa, int(threads), json.loads(names), os.environ.get("ATEN_CPU_CAPABILITY")]), file=calls)
 lines = json.loads((here.parent / "results.json").read_text())[f"{isa}/{threads}"]
@@ -40,6 +41,8 @@ if lines is None:
     sys.exit("went wrong")
 for line in lines:
     print(json.dumps(line))
+for name in json.loads(names):
+    print(json.dumps({"done": name}))
 """
 
 GROUP = """
@@ -65,7 +68,7 @@ class RunGroups(unittest.TestCase):
         self.program("machine_bench", ["fma/avx2/t1/x", "fma/avx2/t2/x"], [])
         groups, run_groups.GROUPS = run_groups.GROUPS, self.folder / "groups.toml"
         self.addCleanup(setattr, run_groups, "GROUPS", groups)
-        for name, value in ("VENV", self.folder / "venv"), ("PROGRAM", "work"):  # Not the peers that this machine may have.
+        for name, value in ("VENVS", {"venv": self.folder / "venv"}), ("PROGRAM", "work"):  # Not the peers that this machine may have.
             self.addCleanup(setattr, peers, name, getattr(peers, name))
             setattr(peers, name, value)
 
@@ -111,9 +114,19 @@ class RunGroups(unittest.TestCase):
         self.assertEqual(run_groups.record(figure("of read bandwidth", 0.5, 1.3, 1.2, 1.4, 0.7))["value"], 0.6)
         self.assertEqual(run_groups.record(figure("of FMA peak", 1.01, 1.02, 1.0))["value"], 1.01)
         self.assertEqual(run_groups.record(figure("x", 1.9, 2.0, 2.1))["value"], 2.0)
+        some = run_groups.record(figure("of read bandwidth", 0.5, 1.03, 1.24, 1.02))
+        self.assertEqual((some["value"], some["left_out"], some["note"]), (0.76, 2, "2 of 4 passes left out: above their ceiling"))
+        self.assertIn("0.76 of read bandwidth (2 of 4 passes left out: above their ceiling)", run_groups.table([some], False))
         none = run_groups.record(figure("of read bandwidth", 1.3))
         self.assertEqual((none["value"], none["met"]), (None, None))
         self.assertIn("above its ceiling", none["note"])
+
+    def test_a_peer_above_the_read_ceiling_does_not_count_either(self):
+        figure = {"group": "g", "row": "r", "isa": "avx2", "threads": 1, "values": [0.5], "peers": {"A": [0.4, 1.3, 0.6], "B": [1.1]}}
+        read = run_groups.record({**figure, "unit": "of read bandwidth"})
+        self.assertEqual((read["peer"], read["peer_value"], read["peers"]), ("A", 0.5, {"A": {"value": 0.5, "passes": 2}}))
+        # More than this instruction set's peak is no error of a ceiling: it may use another.
+        self.assertEqual(run_groups.record({**figure, "unit": "of FMA peak"})["peer"], "B")
 
     def test_a_group_says_how_often_it_runs(self):
         global GROUP
@@ -191,7 +204,7 @@ class RunGroups(unittest.TestCase):
         self.assertEqual(text.count("peers: b: Slow 1: wrong answer"), 1)
         # Once a pass and thread count, kept to the instruction set of the row; after the first pass in the ways that it chose.
         self.assertEqual([json.loads(line) for line in calls.read_text().splitlines()],
-                         [["avx2", 1, {"b": None}, "avx2"], ["avx2", 2, {"b": None}, "avx2"]]
+                         [["avx2", 1, {"b": {}}, "avx2"], ["avx2", 2, {"b": {}}, "avx2"]]
                          + [["avx2", 1, {"b": {"Slow 1": ["w"], "Quick 2": ["w"]}}, "avx2"], ["avx2", 2, {"b": {}}, "avx2"]] * 4)
 
     def test_without_peers_nothing_is_started(self):
@@ -209,7 +222,38 @@ class RunGroups(unittest.TestCase):
         self.install_peers({"avx2/1": None, "avx2/2": [self.peer("Quick 2", 5)]})
         status, rows, text = self.run_group("demo")
         self.assertEqual((status, [r["peer"] for r in rows if r["isa"] == "avx2"]), (0, [None, "Quick 2"]))
-        self.assertIn("peers: the peers' process ended with status 1: went wrong", text)
+        self.assertIn("peers: b/avx2/t1: the process of venv ended with status 1: went wrong", text)
+
+    def test_what_ends_the_peers_process_does_not_take_the_others_with_it(self):
+        self.program("work", ["b1/avx2/t1/x", "b2/avx2/t1/x", "b3/avx2/t1/x"],
+                     [{"name": f"b{n}/avx2/t1/x", "speed": [4] * 10} for n in (1, 2, 3)])
+        calls = self.install_peers({"avx2/1": [self.peer("Quick 2", 5, f"b{n}") for n in (1, 2, 3)]})
+        python = calls.parent / "python"
+        python.write_text(python.read_text().replace("for line in lines:", """for name in list(json.loads(names)):
+    if name == "b2":
+        os.abort()
+    print(json.dumps(lines[int(name[1]) - 1]), flush=True)
+    print(json.dumps({"done": name}), flush=True)
+for line in []:"""))
+        _, rows, text = self.run_group("demo", "--passes", "2", benchmark="b*")
+        self.assertEqual({r["row"]: r["peer"] for r in rows if r["isa"] == "avx2" and r["value"]},
+                         {"fast: b1": "Quick 2", "fast: b2": None, "fast: b3": "Quick 2"})
+        self.assertEqual(text.count("peers: b2/avx2/t1: the process of venv ended with status -6"), 1)
+        self.assertEqual(sum("b2" in line for line in calls.read_text().splitlines()), 2)  # Tried again in the second pass.
+
+    def test_a_run_is_recorded_with_what_it_was(self):
+        self.work_of_two()
+        root, results.ROOT = results.ROOT, self.folder
+        recorded, results.record.__defaults__ = results.record.__defaults__, (self.folder,)
+        self.addCleanup(setattr, results, "ROOT", root)
+        self.addCleanup(setattr, results.record, "__defaults__", recorded)
+        status, rows, _ = self.run_group("demo", "--passes", "2", "--record", "host-1")
+        run = json.loads((self.folder / "results/host-1.json").read_text())["groups"]["demo"]
+        self.assertEqual((status, run["rows"], run["passes"]), (0, rows, 2))
+        self.assertRegex(run["date"], r"^\d{4}-\d\d-\d\d$")
+        self.assertIn("medians of 2 passes", (self.folder / "docs/results.md").read_text())
+        with self.assertRaises(SystemExit):
+            self.run_group("demo", "--record", "My Host")
 
     def test_the_best_of_peers_is_the_median_and_the_least_where_less_is_better(self):
         figure = {"peers": {"A": [1, 9, 2], "B": [3, 3, 1]}}

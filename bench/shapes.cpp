@@ -51,6 +51,13 @@ Case block_masked(std::int64_t dim, std::int64_t heads, std::int64_t len) {
   return c;
 }
 
+// Tensors lie [batch, seq, heads, head_dim].
+Case bshd(Case c) {
+  c.shape.bshd = true;
+  c.shape.name += "_bshd";
+  return c;
+}
+
 Case of_type(DataType type, Case c) {
   c.shape.type = type;
   c.shape.name += type == DataType::bf16 ? "_bf16" : "_f16";
@@ -96,6 +103,9 @@ const std::vector<Case>& cases() {
       of_type(DataType::f16, decode(1, 128, 32, 8, 4096)),
       of_type(DataType::bf16, decode(1, 128, 32, 8, 16384)),
       of_type(DataType::f16, decode(1, 128, 32, 8, 16384)),
+      bshd(dense(128, 8, 8, 4096)),
+      bshd(decode(1, 128, 32, 8, 4096)),
+      bshd(of_type(DataType::bf16, decode(1, 128, 32, 8, 4096))),
       embed(32, 12, 128, {9, 14, 22, 31, 40, 63, 90, 128}),
   };
   return table;

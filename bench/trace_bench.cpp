@@ -24,7 +24,7 @@ void traced(benchmark::State& state, const Case& c, int threads) {
   std::string error;
   std::vector<double> ratios;
   {
-    Problem problem(c.shape);
+    Problem problem(c.shape, c.limit == Limit::bandwidth ? bytes_beyond_caches() : 0);
     Context contexts[2];
     Plan plans[2];
     for (int with = 0; with < 2; ++with) {
@@ -38,7 +38,7 @@ void traced(benchmark::State& state, const Case& c, int threads) {
     int set = 0;
     const auto seconds = [&](int with) {
       return seconds_per_call(kWindow, now, [&] {
-        set = (set + 1) % (c.limit == Limit::bandwidth ? problem.sets() : 1);
+        set = (set + 1) % problem.sets();
         if (const Status s = plans[with].run(problem.args(set)); !s.ok()) error = s.message();
       });
     };

@@ -63,7 +63,8 @@ def show(found, rows):
         cells = [f"{c[key]:.3f}" if (key := f"cycles_{model}") in c else "-" for model in cycles.MODELS]
         bound, peak = (f"{c['bound']:.2f}", f"{100 * c['peak_fraction']:.1f}") if "bound" in c else ("-", "-")
         print(form.format(name, loop.unit, bound, *cells, peak))
-    print("\nCycles a step of k (unit k), an element (e) or a tile of C (t); bound: the multiply-adds alone.")
+    print("\nCycles a step of k (unit k), an element (e) or a tile of C (t); bound: the multiply-adds alone. % peak: by the slowest of "
+          f"{', '.join(cycles.JUDGED)};\n{cycles.WHY_NOT_SLOTS}")
     pipelines.show(rows)
 
 

@@ -2,9 +2,12 @@
 """Tests of the A64FX model: what it reads out of a disassembly, what the cycle models say of loops whose cycles are known by hand, and
 how pipelines are composed. Needs the tools that the model needs."""
 
+import contextlib
+import io
 import pathlib
 import re
 import tempfile
+import tomllib
 import unittest
 
 import cycles
@@ -122,6 +125,22 @@ class Pipelines(unittest.TestCase):
         phase = pipelines.Phase("x", 10, 1800, 8 << 20)
         self.assertEqual(phase.time(64, True), 100)
         self.assertEqual(phase.time(64, False), 110)
+
+    def test_what_is_assumed_stands_under_the_table(self):
+        rows = pipelines.estimates(self.CYCLES)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            pipelines.show(rows)
+        for text in (f"START = {pipelines.START} cycles", f"KC = {pipelines.KC['f32']} keys", f"{pipelines.KC['f16']} in f16",
+                     f"{pipelines.MEMORY_RATE} bytes a cycle from memory", f"{pipelines.L2_BYTES >> 20} MiB of L2"):
+            self.assertIn(text, out.getvalue())
+
+    def test_the_group_names_what_it_assumes(self):
+        where = tomllib.loads((loops.ROOT / "bench/groups.toml").read_text())["a64fx"]["where"]
+        for number in (pipelines.START, *pipelines.KC.values(), pipelines.L2_RATES[0], pipelines.MEMORY_RATE):
+            self.assertRegex(where, rf"\b{number}\b")
+        for model in (*cycles.JUDGED, "slots"):
+            self.assertIn(model, where)
 
     def test_a_case_without_its_loops_is_left_out(self):
         self.assertEqual([name for name in pipelines.estimates(self.CYCLES) if "f32" not in name], [])

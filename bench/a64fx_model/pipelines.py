@@ -124,6 +124,13 @@ def estimates(cycles):
     return result
 
 
+def assumptions():
+    """The numbers that are typed in above, in words: no model gives them."""
+    return (f"START = {START} cycles to fill and drain a GEMM tile at each call (11 of first loads, 9 of last multiply-adds, about 20 of mispredicted "
+            f"branches);\nblocks of KC = {KC['f32']} keys in f32 and {KC['f16']} in f16; {' or '.join(map(str, L2_RATES))} bytes a cycle from L2 to L1; "
+            f"{MEMORY_RATE} bytes a cycle from memory for one core (36 GB/s at 2 GHz);\n{L2_BYTES >> 20} MiB of L2 for a program")
+
+
 def show(rows):
     cases = [name for name in CASES if name in rows]
     if not cases:
@@ -133,5 +140,6 @@ def show(rows):
     print("\n" + form.format("pipeline, % of peak", *keys))
     for name in cases:
         print(form.format(name, *(f"{100 * rows[name][f'fraction_{key}']:.1f}" for key in keys)))
-    print(f"\nM = {M}. hidden: a phase takes the longer of its instructions and its traffic; exposed: both, one after the other; at 64 or 32 bytes a "
+    print("\nAssumed, not modelled or measured: " + assumptions() + ".")
+    print(f"M = {M}. hidden: a phase takes the longer of its instructions and its traffic; exposed: both, one after the other; at 64 or 32 bytes a "
           "cycle from L2,\nand at most 18 from memory where V or S is larger than L2.")

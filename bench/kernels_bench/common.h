@@ -117,7 +117,7 @@ void judge_flops(benchmark::State& state, kernels::Isa isa, double flops, Run ru
   report_compute(state,
                  measure_rounds(
                      state, flops, [&] { return seconds_per_call(kKernelWindow, thread_seconds, run); },
-                     [&] { return fma_flops(*peak, first_core(), kFmaWindow); }));
+                     [&] { return fma_flops(*peak, first_core(), kFmaWindow, Clock::cpu); }));
 }
 
 /// Reports nanoseconds per element.

@@ -74,7 +74,8 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
       }
     }
   }
-  static ReadCeiling ceiling(std::as_bytes(data_pool()), first_core());
+  static ReadCeiling ceiling(pool, first_core(), Clock::cpu);
+  ceiling.read_from(pool);
   std::int64_t block = 0;
   const auto run = [&] {
     block = (block + 1) % blocks;

@@ -1,0 +1,114 @@
+// The check that every figure stands behind, checked: of every problem of shapes.cpp the right answer passes,
+// and an answer with a key left out, another scale, two rows changed places or a row of another call is
+// called wrong.
+//
+// "Right" is fp64 with the weights rounded as the type allows and the result rounded to the type, so that a
+// fault has to show beside all the noise that is permitted.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "bench/shapes.h"
+
+namespace kumiko::bench {
+namespace {
+
+int failures = 0;
+
+void expect(bool holds, const Shape& shape, const std::string& what) {
+  if (holds) return;
+  ++failures;
+  std::printf("%s: %s\n", shape.name.c_str(), what.c_str());
+}
+
+// Writes the answer over `set` with `fault` into the problem's output; of a fault in one head that head's
+// rows.
+void write(Problem& problem, int set, const Fault& fault) {
+  const Shape& s = problem.shape();
+  problem.answer(set, fault, [&](const Row& row) {
+    if (fault.kv_head >= 0 && row.head / (s.q_heads / s.kv_heads) != fault.kv_head) return false;
+    const std::int64_t at = problem.row_at(row.batch, row.head, row.row, s.v_head_dim);
+    for (std::int64_t d = 0; d < s.v_head_dim; ++d)
+      store_rounded(s.type, static_cast<float>(row.want[static_cast<std::size_t>(d)]),
+                    problem.out() + (at + d) * bytes_of(s.type));
+    return true;
+  });
+}
+
+void check_case(const Case& c) {
+  const Shape& s = c.shape;
+  const bool rotates = c.limit == Limit::bandwidth;
+  Problem problem(s, rotates ? 2 * static_cast<std::size_t>(Problem(s).kv_bytes()) : 0);
+  const int set = problem.sets() - 1;
+
+  // The answer is the definition's.
+  std::mutex mutex;
+  Random random(1);
+  std::vector<std::int64_t> sampled = {0, s.batch * s.q_heads * s.q_len - 1};
+  for (int i = 0; i < 6; ++i) sampled.push_back(random.below(s.batch * s.q_heads * s.q_len));
+  double furthest = 0;
+  problem.answer(set, {}, [&](const Row& row) {
+    const std::int64_t index = (row.batch * s.q_heads + row.head) * s.q_len + row.row;
+    if (std::find(sampled.begin(), sampled.end(), index) == sampled.end()) return true;
+    const std::vector<double> defined = problem.defined_row(set, row.batch, row.head, row.row);
+    const std::lock_guard lock(mutex);
+    for (std::size_t d = 0; d < defined.size(); ++d)
+      furthest = std::max(furthest, std::abs(defined[d] - row.want[d]));
+    return true;
+  });
+  expect(furthest < 1e-11, s, "differs from the definition by " + std::to_string(furthest));
+
+  write(problem, set, {.rounds_weights = true});
+  const std::string right = problem.check(set);
+  expect(right.empty(), s, "the right answer is called: " + right);
+  const std::vector<std::byte> whole(
+      problem.out(), problem.out() + s.batch * s.q_heads * s.q_len * s.v_head_dim * bytes_of(s.type));
+  const std::int64_t row_bytes = s.v_head_dim * bytes_of(s.type);
+  const auto row = [&](std::int64_t b, std::int64_t h, std::int64_t i) {
+    return problem.out() + problem.row_at(b, h, i, s.v_head_dim) * bytes_of(s.type);
+  };
+
+  const std::int64_t b = s.batch - 1, h = s.q_heads > 1, i = s.q_len - 1;
+  if (s.q_heads > 1) {
+    std::swap_ranges(row(b, h, i), row(b, h, i) + row_bytes, row(b, h - 1, i));
+    expect(!problem.check(set).empty(), s, "rows of two heads changed places, unseen");
+    std::copy(whole.begin(), whole.end(), problem.out());
+  }
+  if (s.q_len > 1) {
+    std::swap_ranges(row(b, 0, i / 2), row(b, 0, i / 2) + row_bytes, row(b, 0, i / 2 + 1));
+    expect(!problem.check(set).empty(), s, "neighbouring rows changed places, unseen");
+    std::copy(whole.begin(), whole.end(), problem.out());
+  }
+  if (rotates) {  // A decode step finds the answer of the one before.
+    write(problem, 0, {.rounds_weights = true});
+    const std::vector<std::byte> stale(row(b, h, i), row(b, h, i) + row_bytes);
+    std::copy(whole.begin(), whole.end(), problem.out());
+    std::copy(stale.begin(), stale.end(), row(b, h, i));
+    expect(!problem.check(set).empty(), s, "a row of the set before, unseen");
+    std::copy(whole.begin(), whole.end(), problem.out());
+  }
+  std::fill(row(b, h, i), row(b, h, i) + row_bytes, std::byte{0xff});  // The others, a row that nobody wrote.
+  expect(!problem.check(set).empty(), s, "a row that was not written, unseen");
+
+  write(problem, set, {.scale = 1.01, .rounds_weights = true});
+  expect(!problem.check(set).empty(), s, "a scale of 1.01, unseen");
+  const std::int64_t used = s.seqused_k.empty() ? s.kv_len : s.seqused_k[static_cast<std::size_t>(b)];
+  for (const std::int64_t key : {used - 1, used / 2, random.below(used)}) {
+    std::copy(whole.begin(), whole.end(), problem.out());
+    write(problem, set, {.kv_head = 0, .dropped_key = key, .rounds_weights = true});
+    expect(!problem.check(set).empty(), s, "key " + std::to_string(key) + " left out, unseen");
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::bench
+
+int main() {
+  using namespace kumiko::bench;
+  for (const Case& c : cases()) check_case(c);
+  std::printf("%zu problems, %d failures\n", cases().size(), failures);
+  return failures != 0;
+}

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Tables and the plot of what `scripts/bench GROUP --record HOST` wrote to results/HOST.json:
+
+    results.py          writes docs/results.md, docs/results.svg and what stands between the markers of README.md
+    results.py --check  says which of them differ from results/*.json, and exits with 1 if one does
+
+README shows the newest run of the group `limits`; docs/results.md has every row of every run. The plot needs matplotlib.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HOST = r"[a-z0-9]+(-[a-z0-9]+)*"
+GROUP = "limits"  # Of README and the plot.
+BEGIN, END = "<!-- results: bench/results.py writes what is between these lines -->", "<!-- end of results -->"
+HEAD = ["row", "isa", "threads", "value", "best peer", "target", "met"]
+FRACTIONS = {"of FMA peak": "FMA peak", "of bf16-dot peak": "bf16-dot peak", "of read bandwidth": "read bandwidth"}
+# The rows of the short table, by title, on the best instruction set that has them.
+SHORT = ("dense prefill, D128, 8 heads, 4096", "causal prefill, D128, 8 heads, 4096", "window of 512, causal, D128, 8 heads, 8192",
+         "boolean mask, half of the 64 x 64 squares hidden, D128, 8 heads, 4096", "bf16 dense prefill, D128, 8 heads, 4096",
+         "decode, D128, GQA 32/8, 16384 keys", "bf16 decode, D128, GQA 32/8, 16384 keys", "f16 decode, D128, GQA 32/8, 16384 keys",
+         "decode, D128, batch 8, GQA 32/8, 2048 keys", "embedding model: batch 8, 12 heads, 128 x 128, D32")
+BEST_FIRST = ("avx512_bf16", "avx512", "avx2", "sve512", "neon", "reference")
+
+
+def number(value):
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def cells(r):
+    note = r.get("note", "")
+    value = note if r["value"] is None else f"{number(r['value'])} {r['unit']}" + (f" ({note})" if note else "")
+    peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
+    target = "-" if r["target"] is None else number(r["target"])
+    met = "-" if r["met"] is None else "yes" if r["met"] else "no"
+    return [r["row"], r["isa"], str(r["threads"]), value, peer, target, met]
+
+
+def markdown(rows, head=HEAD, line=cells):
+    return "\n".join("| " + " | ".join(texts) + " |" for texts in [head, ["---"] * len(head), *map(line, rows)])
+
+
+def load(folder):
+    """{host: {group: run}}, hosts by name."""
+    return {path.stem: json.loads(path.read_text())["groups"] for path in sorted(folder.glob("*.json"))}
+
+
+def record(host, group, run, root=ROOT):
+    """Replaces the run of `group` in results/HOST.json and writes what is made from it."""
+    path = root / "results" / f"{host}.json"
+    groups = json.loads(path.read_text())["groups"] if path.exists() else {}
+    groups[group] = run
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"host": host, "groups": groups}, indent=1) + "\n")
+    write(root)
+
+
+def best_isa(rows):
+    """Of the same row and thread count the one on the best instruction set; only rows with a value."""
+    chosen = {}
+    for r in rows:
+        if r["value"] is None:
+            continue
+        key = r["row"], r["threads"]
+        if key not in chosen or BEST_FIRST.index(r["isa"]) < BEST_FIRST.index(chosen[key]["isa"]):
+            chosen[key] = r
+    return list(chosen.values())
+
+
+def span(values):
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def where(host, run):
+    made = f"{host} ({run['cpu']}, {run['cores']} cores), {run['date']}, commit {run['commit'][:7]}, medians of {run['passes']} passes"
+    if run.get("others_took_cores", 0) > 0.05:
+        made += f", while others took {run['others_took_cores']} cores"
+    return made
+
+
+def claims(rows):
+    """What the rows say, in a sentence or two."""
+    said = []
+    for unit, what in FRACTIONS.items():
+        for threads in sorted({r["threads"] for r in rows if r["unit"] == unit}):
+            values = [r["value"] for r in rows if r["unit"] == unit and r["threads"] == threads and r["value"] is not None]
+            if values:
+                said.append(f"{span(values)} of {what} on {threads} thread{'s' if threads > 1 else ''} ({len(values)} rows)")
+    pairs = [r for r in rows if r["value"] is not None and r["peer_value"] is not None]
+    ahead = sum(r["value"] > r["peer_value"] for r in pairs)
+    judged = [r for r in rows if r["met"] is not None]
+    return (f"All rows: {'; '.join(said)}. Ahead of the best peer in {ahead} of {len(pairs)} rows that one was measured on; "
+            f"{sum(r['met'] for r in judged)} of {len(judged)} targets met.")
+
+
+def newest(hosts):
+    """(host, run) of GROUP; None without one."""
+    return max(((host, groups[GROUP]) for host, groups in hosts.items() if GROUP in groups), key=lambda x: x[1]["date"], default=None)
+
+
+def short(hosts):
+    """What README has between its markers."""
+    host, run = newest(hosts)
+    rows = [r for r in best_isa(run["rows"]) if r["row"] in SHORT]
+
+    def line(r):
+        peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
+        return [r["row"], r["isa"], str(r["threads"]), f"{number(r['value'])} {r['unit']}", peer]
+    return "\n".join([
+        "![Kumiko and the best other library, as fractions of what the machine can do](docs/results.svg)", "",
+        markdown(rows, ["row", "isa", "threads", "Kumiko", "best peer"], line), "", f"{where(host, run)}.", claims(run["rows"])])
+
+
+def page(hosts):
+    """docs/results.md."""
+    parts = ["# Results", "", "Written by bench/results.py from results/*.json: do not edit. [benchmarking.md](benchmarking.md) says how a row is made, and",
+             "`scripts/bench GROUP --record HOST` makes all of them anew.", "", "![Kumiko and the best other library](results.svg)"]
+    for host, groups in hosts.items():
+        for group, run in groups.items():
+            parts += ["", f"## {host}: `scripts/bench {group}`", "", f"{where(host, run)}.", claims(run["rows"])]
+            parts += ["", run["note"]] if "note" in run else []
+            parts += ["", markdown(run["rows"])]
+    return "\n".join(parts) + "\n"
+
+
+def plot(hosts):
+    """SVG of the newest run: a line a row, ours and the best peer's fraction of the ceiling."""
+    import matplotlib
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+    host, run = newest(hosts)
+    rows = [r for r in best_isa(run["rows"]) if r["unit"] in FRACTIONS]
+    with matplotlib.rc_context({"svg.hashsalt": "kumiko", "svg.fonttype": "none", "font.size": 8}):
+        figure, axes = pyplot.subplots(figsize=(9, 0.22 * len(rows) + 1.1), layout="constrained")
+        at = [-n for n in range(len(rows))]
+        titles = [f"{r['row']}{'' if r['threads'] == 1 else ', ' + str(r['threads']) + ' threads'} [{r['isa']}]" for r in rows]
+        titles = [t.replace("boolean mask, half of the 64 x 64 squares hidden", "block mask") for t in titles]
+        with_peer = [(y, r) for y, r in zip(at, rows) if r["peer_value"] is not None]
+        axes.hlines([y for y, _ in with_peer], [r["peer_value"] for _, r in with_peer], [r["value"] for _, r in with_peer], color="#bbbbbb", lw=2)
+        axes.plot([r["peer_value"] for _, r in with_peer], [y for y, _ in with_peer], "o", color="#d95f02", label="best other library")
+        axes.plot([r["value"] for r in rows], at, "o", color="#1b6ca8", label="Kumiko")
+        axes.axvline(1, color="black", lw=0.8, ls=":")
+        axes.set(yticks=at, yticklabels=titles, xlim=(0, 1.05), xlabel=f"{host}: fraction of the row's ceiling, which is FMA or bf16-dot peak (prefill) or read bandwidth (decode)")
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+    return out.getvalue().decode()
+
+
+def generated(root):
+    """What each file must hold, by path. README only where it has the markers."""
+    hosts = load(root / "results")
+    files = {root / "docs" / "results.md": page(hosts)}
+    if newest(hosts):
+        files[root / "docs" / "results.svg"] = plot(hosts)
+    readme = root / "README.md"
+    text = readme.read_text() if readme.exists() else ""
+    if BEGIN in text or END in text:
+        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+            raise ValueError(f"README.md: expected one line {BEGIN!r} and after it one line {END!r}")
+        head, rest = text.split(BEGIN)
+        files[readme] = f"{head}{BEGIN}\n{short(hosts)}\n{END}{rest.split(END)[1]}"
+    return files
+
+
+def write(root=ROOT):
+    for path, text in generated(root).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def stale(root=ROOT):
+    """The files that differ from what results/*.json says."""
+    return [str(path.relative_to(root)) for path, text in generated(root).items() if not path.exists() or path.read_text() != text]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    if not parser.parse_args().check:
+        return write()
+    for path in (differing := stale()):
+        print(f"{path} differs from results/*.json: run bench/results.py", file=sys.stderr)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Tests that the committed tables and the plot are what results/*.json says, and how they are made. Needs matplotlib."""
+
+import json
+import pathlib
+import tempfile
+import unittest
+
+import results
+
+
+def row(title="decode", isa="avx512", value=0.8, unit="of read bandwidth", **more):
+    return {"group": "limits", "row": title, "isa": isa, "threads": 1, "value": value, "unit": unit, "peer": "Other 1", "peer_value": 0.5,
+            "target": 0.9, "met": False, **more}
+
+
+def run(*rows, date="2026-01-02"):
+    return {"cpu": "a processor", "cores": 2, "date": date, "commit": "0123456789", "passes": 3, "rows": list(rows)}
+
+
+class Committed(unittest.TestCase):
+    def test_what_is_committed_is_what_was_recorded(self):
+        self.assertEqual(results.stale(), [], "run bench/results.py")
+
+    def test_every_row_of_the_short_table_is_recorded(self):
+        _, newest = results.newest(results.load(results.ROOT / "results"))
+        self.assertEqual(set(results.SHORT) - {r["row"] for r in newest["rows"]}, set())
+
+
+class Made(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+
+    def readme(self, text):
+        (self.root / "README.md").write_text(text)
+
+    def test_a_record_is_written_with_all_that_is_made_from_it(self):
+        self.readme(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+        title = results.SHORT[0]
+        results.record("host-1", "limits", run(row(title, value=0.834)), self.root)
+        results.record("host-1", "spine", run(row("of the spine")), self.root)
+        self.assertEqual(json.loads((self.root / "results/host-1.json").read_text())["groups"].keys(), {"limits", "spine"})
+        self.assertEqual(results.stale(self.root), [])
+        readme = (self.root / "README.md").read_text()
+        self.assertTrue(readme.startswith(f"before\n{results.BEGIN}\n!["))
+        self.assertTrue(readme.endswith(f"\n{results.END}\nafter\n"))
+        self.assertIn(f"| {title} | avx512 | 1 | 0.83 of read bandwidth | 0.50 Other 1 |", readme)
+        self.assertNotIn("old", readme)
+        page = (self.root / "docs/results.md").read_text()
+        self.assertIn("host-1 (a processor, 2 cores), 2026-01-02, commit 0123456, medians of 3 passes.", page)
+        self.assertIn("| of the spine | avx512 | 1 | 0.80 of read bandwidth | 0.50 Other 1 | 0.90 | no |", page)
+
+    def test_a_changed_figure_is_seen_in_every_file(self):
+        self.readme(f"{results.BEGIN}\n{results.END}\n")
+        results.record("host", "limits", run(row(results.SHORT[0])), self.root)
+        file = self.root / "results/host.json"
+        file.write_text(file.read_text().replace("0.8", "0.7"))
+        self.assertEqual(results.stale(self.root), ["docs/results.md", "docs/results.svg", "README.md"])
+
+    def test_readme_without_markers_is_left_alone_and_with_one_refused(self):
+        self.readme("words\n")
+        results.record("host", "limits", run(row()), self.root)
+        self.assertEqual((self.root / "README.md").read_text(), "words\n")
+        for text in (results.BEGIN, f"{results.END}\n{results.BEGIN}"):
+            self.readme(text)
+            with self.assertRaisesRegex(ValueError, "README.md: expected one line"):
+                results.write(self.root)
+
+    def test_the_newest_run_is_shown(self):
+        hosts = {"a": {"limits": run(row(), date="2026-01-02")}, "b": {"limits": run(row(), date="2026-02-01")}, "c": {"spine": run(row())}}
+        self.assertEqual(results.newest(hosts)[0], "b")
+        self.assertIsNone(results.newest({"c": {"spine": run(row())}}))
+
+    def test_the_best_instruction_set_that_has_a_value_is_shown(self):
+        rows = [row(isa="avx2", value=0.6), row(isa="avx512", value=None), row("other", isa="avx2"), row("other", isa="avx512_bf16")]
+        self.assertEqual([(r["row"], r["isa"]) for r in results.best_isa(rows)], [("decode", "avx2"), ("other", "avx512_bf16")])
+
+    def test_claims_are_those_of_the_rows(self):
+        text = results.claims([row(value=0.51), row(value=0.904, met=True), row(value=0.4), row(value=None, met=None), row(unit="of FMA peak")])
+        self.assertIn("0.80 of FMA peak on 1 thread (1 rows); 0.40 to 0.90 of read bandwidth on 1 thread (3 rows)", text)
+        self.assertIn("Ahead of the best peer in 3 of 4 rows that one was measured on; 1 of 4 targets met.", text)
+
+    def test_what_was_left_out_is_said(self):
+        self.assertEqual(results.cells(row(note="1 of 3 passes left out: above their ceiling"))[3],
+                         "0.80 of read bandwidth (1 of 3 passes left out: above their ceiling)")
+        self.assertEqual(results.cells(row(value=None, note="not run: host lacks avx512"))[3], "not run: host lacks avx512")
+
+
+if __name__ == "__main__":
+    unittest.main()
