@@ -1,5 +1,5 @@
-// Crew, by interleavings: that no wake-up is lost, no slot is lost, nobody looks at a job that is gone, and
-// whoever waits longest is first.
+// Crew, by interleavings: that no wake-up is lost, no slot is lost, no slot is idle while there is work,
+// nobody looks at a job that is gone, and whoever waits longest is first.
 #include "tests/scheduler/interleaving.h"
 // After the header that its atomics come from.
 #include "scheduler/crew.h"
@@ -20,11 +20,11 @@ Topology machine_of(int cores) {
 // A crew whose guests, if it has any, are called and come back as those of executor_tbb.cpp.
 class GuestCrew final : public Crew {
  public:
-  GuestCrew(int slots, bool has_guests)
+  GuestCrew(int slots, int guests)
       : Crew({machine_of(slots), slots, Bind::none, std::chrono::microseconds(0)},
              seat_workers(machine_of(slots), slots, Bind::none)),
         slots_(slots),
-        has_guests_(has_guests) {}
+        guests_(guests) {}
 
   void visit_until_over() {
     for (;;) {
@@ -34,7 +34,10 @@ class GuestCrew final : public Crew {
       if (sent == 0 || !sent_.compare_exchange_strong(sent, sent - 1)) continue;
       do {
         for (int slot = 0; slot < slots_; ++slot) {
-          while (sit_down(slot)) serve(slot);
+          while (sit_down(slot)) {
+            rouse_some(slot);
+            serve(slot);
+          }
         }
         invited_.fetch_sub(1);
       } while (has_work() && any_idle() && count_in());
@@ -55,18 +58,18 @@ class GuestCrew final : public Crew {
 
  private:
   void rouse_some(int near_seat) noexcept override {
-    if (!has_guests_) return Crew::rouse_some(near_seat);
+    if (guests_ == 0) return Crew::rouse_some(near_seat);
     if (!count_in()) return;
     sent_.fetch_add(1);
     sent_.notify_one();
   }
   bool count_in() noexcept {
     int invited = invited_.load();
-    return invited < slots_ && invited_.compare_exchange_strong(invited, invited + 1);
+    return invited < guests_ && invited_.compare_exchange_strong(invited, invited + 1);
   }
 
   const int slots_;
-  const bool has_guests_;
+  const int guests_;
   std::atomic<int> invited_{0};  // Under way and here.
   std::atomic<int> sent_{0};     // Under way.
   std::atomic<bool> over_{false};
@@ -75,20 +78,28 @@ class GuestCrew final : public Crew {
 struct Cast {
   int slots, callers, calls, tasks;
   enum { nobody, workers, guests } helpers = nobody;
+  int num_guests = 0;  // 0: one for each slot
 
   friend void PrintTo(const Cast& cast, std::ostream* out) {
     *out << cast.slots << " slots, " << cast.callers << " callers, " << cast.calls << " calls of "
-         << cast.tasks << " tasks, helpers " << cast.helpers;
+         << cast.tasks << " tasks, helpers " << cast.helpers << " " << cast.num_guests;
   }
 };
 
+Assignment one_list(int tasks) {
+  Assignment assignment;
+  assignment.domain_begin = {0, tasks};
+  assignment.order.resize(static_cast<std::size_t>(tasks));
+  std::iota(assignment.order.begin(), assignment.order.end(), 0);
+  return assignment;
+}
+
 struct Play {
   explicit Play(const Cast& who)
-      : cast(who), crew(cast.slots, cast.helpers == Cast::guests), working(cast.slots) {
-    assignment.domain_begin = {0, cast.tasks};
-    assignment.order.resize(static_cast<std::size_t>(cast.tasks));
-    std::iota(assignment.order.begin(), assignment.order.end(), 0);
-  }
+      : cast(who),
+        crew(cast.slots, cast.helpers == Cast::guests ? num_helpers() : 0),
+        assignment(one_list(cast.tasks)),
+        working(static_cast<std::size_t>(cast.slots)) {}
 
   struct Call {
     Play& play;
@@ -113,6 +124,15 @@ struct Play {
       for (const int times : call.times_run) faults += times != 1;
       Interleaving::step();
     }
+    end_of_caller();
+  }
+
+  int num_helpers() const {
+    if (cast.helpers == Cast::nobody) return 0;
+    return cast.num_guests > 0 ? cast.num_guests : cast.slots;
+  }
+
+  void end_of_caller() {
     if (++callers_gone < cast.callers) return;
     if (cast.helpers == Cast::workers) crew.stop();
     if (cast.helpers == Cast::guests) crew.end_visits();
@@ -121,11 +141,15 @@ struct Play {
   std::string run(std::uint64_t seed) {
     Interleaving interleaving(seed);
     for (int c = 0; c < cast.callers; ++c) interleaving.add([this] { caller(); });
-    for (int slot = 0; slot < cast.slots && cast.helpers != Cast::nobody; ++slot) {
+    add_helpers(interleaving);
+    return interleaving.run();
+  }
+
+  void add_helpers(Interleaving& interleaving) {
+    for (int slot = 0; slot < num_helpers(); ++slot) {
       interleaving.add(
           [this, slot] { cast.helpers == Cast::workers ? crew.work(slot) : crew.visit_until_over(); });
     }
-    return interleaving.run();
   }
 
   const Cast cast;
@@ -156,6 +180,118 @@ INSTANTIATE_TEST_SUITE_P(Casts, Interleavings,
                                          Cast{2, 1, 3, 2, Cast::workers}, Cast{2, 3, 2, 2, Cast::workers},
                                          Cast{5, 2, 2, 6, Cast::workers}, Cast{1, 3, 2, 1, Cast::guests},
                                          Cast{2, 3, 2, 2, Cast::guests}, Cast{3, 2, 2, 4, Cast::guests}));
+
+// Tasks that wait for each other, and `calls` of the callers have jobs that are soon over: whatever slots
+// those leave are wanted.
+struct Meeting {
+  static void body(void* context, std::int32_t, const Slot&) noexcept {
+    auto& meeting = *static_cast<Meeting*>(context);
+    const int present = meeting.present.fetch_add(1) + 1;
+    if (present == meeting.parties) meeting.present.notify_all();
+    for (int seen = present; seen < meeting.parties; seen = meeting.present.load())
+      meeting.present.wait(seen);
+  }
+  int parties;
+  std::atomic<int> present{0};
+};
+
+class SideBySide : public testing::TestWithParam<Cast> {};
+
+TEST_P(SideBySide, NoSlotIsIdleWhileThereIsWork) {
+  for (int i = 0; i < test::sweep_size(4000); ++i) {
+    const std::uint64_t seed = test::test_seed(6000) + static_cast<std::uint64_t>(i);
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const Cast& cast = GetParam();
+    Play play(cast);
+    Meeting meeting{cast.slots};
+    Interleaving interleaving(seed);
+    const auto call = [&](int tasks, auto body) {
+      const Assignment assignment = one_list(tasks);
+      play.crew.run({&assignment, body, &meeting, 0});
+      play.end_of_caller();
+    };
+    // Each of the others brings one task, the last of them the rest.
+    const int others = cast.callers - cast.calls;
+    for (int c = 1; c <= others; ++c) {
+      const int tasks = c < others ? 1 : cast.slots - c + 1;
+      interleaving.add([&, tasks] { call(tasks, Meeting::body); });
+    }
+    for (int c = 0; c < cast.calls; ++c) {
+      interleaving.add(
+          [&] { call(1, [](void*, std::int32_t, const Slot&) noexcept { Interleaving::step(); }); });
+    }
+    play.add_helpers(interleaving);
+    ASSERT_EQ(interleaving.run(), "");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Casts, SideBySide,
+                         testing::Values(Cast{1, 2, 1, 1}, Cast{2, 3, 1, 1}, Cast{3, 4, 1, 1},
+                                         Cast{2, 3, 1, 1, Cast::workers}, Cast{3, 2, 1, 1, Cast::workers},
+                                         Cast{8, 2, 1, 1, Cast::workers}, Cast{3, 3, 1, 1, Cast::workers},
+                                         Cast{2, 2, 1, 1, Cast::guests}, Cast{2, 3, 1, 1, Cast::guests},
+                                         Cast{3, 3, 1, 1, Cast::guests}, Cast{4, 3, 1, 1, Cast::guests},
+                                         Cast{2, 3, 2, 1, Cast::guests, 1}, Cast{2, 5, 4, 1, Cast::guests, 1},
+                                         Cast{3, 4, 2, 1, Cast::guests, 2}));
+
+// The first caller lets the second and then the third fall asleep, and calls again at once. The second lets
+// that call fall asleep, too.
+TEST(Waiting, WhoeverWaitsLongestIsFirst) {
+  for (int i = 0; i < test::sweep_size(1000); ++i) {
+    const std::uint64_t seed = test::test_seed(7000) + static_cast<std::uint64_t>(i);
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Play play({1, 1, 1, 1});
+    struct Queue {
+      std::vector<int> order;
+      bool is_third_wanted = false;
+    } queue;
+    struct Turn {
+      Queue& queue;
+      int number;
+      static void body(void* context, std::int32_t, const Slot&) noexcept {
+        const Turn& turn = *static_cast<Turn*>(context);
+        turn.queue.order.push_back(turn.number);
+        if (turn.number > 2) return;
+        if (turn.number == 1) {
+          while (Interleaving::asleep() < 1) Interleaving::step();
+          turn.queue.is_third_wanted = true;
+        }
+        while (Interleaving::asleep() < 2) Interleaving::step();
+      }
+    };
+    const auto call = [&](int number) {
+      const Assignment assignment = one_list(1);
+      Turn turn{queue, number};
+      play.crew.run({&assignment, Turn::body, &turn, 0});
+    };
+    Interleaving interleaving(seed);
+    interleaving.add([&] {
+      call(1);
+      call(4);
+    });
+    interleaving.add([&] {
+      while (queue.order.empty()) Interleaving::step();
+      call(2);
+    });
+    interleaving.add([&] {
+      while (!queue.is_third_wanted) Interleaving::step();
+      call(3);
+    });
+    ASSERT_EQ(interleaving.run(), "");
+    ASSERT_EQ(queue.order, (std::vector<int>{1, 2, 3, 4}));
+  }
+}
+
+// More callers than there are posts.
+TEST(Waiting, WhoeverWaitsForAPostIsWoken) {
+  for (int i = 0; i < test::sweep_size(100); ++i) {
+    const std::uint64_t seed = test::test_seed(8000) + static_cast<std::uint64_t>(i);
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Play play({2, 70, 1, 1, i % 2 == 0 ? Cast::workers : Cast::nobody});
+    ASSERT_EQ(play.run(seed), "");
+    ASSERT_EQ(play.faults, 0);
+  }
+}
 
 }  // namespace
 }  // namespace kumiko::scheduler
