@@ -196,6 +196,69 @@ TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
   }
 }
 
+// Of a call by one thread on a machine of four slots: three lanes have nothing but its length, and the one
+// that works is idle from the call to its first task, between tasks, and from the last one to the end.
+TEST(Trace, EveryMomentOfACallIsATaskOrIdle) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  {
+    Context context = traced(file, "serial");
+    for (int call = 0; call < 2; ++call) (void)Problem(prefill()).run(context);
+  }
+  const Json trace = Json::parse(contents(file));
+  std::map<int, std::pair<double, double>> calls;
+  std::set<Lane> lanes;
+  for (const Json& event : trace.at("traceEvents")) {
+    if (event.at("ph") == "b") calls[event.at("id")].first = event.at("ts");
+    if (event.at("ph") == "e") calls[event.at("id")].second = event.at("ts");
+    if (event.at("name") == "thread_name") lanes.emplace(event.at("pid"), event.at("tid"));
+  }
+  ASSERT_EQ(calls.size(), 2u);
+  ASSERT_EQ(lanes.size(), 4u);
+  auto tasks = spans(trace, "task"), idle = spans(trace, "idle");
+  EXPECT_EQ(tasks.size(), 1u);
+  for (const Lane& lane : lanes) {
+    for (const auto& [number, call] : calls) {
+      double covered = 0;
+      int in_call = 0;
+      for (const auto* spans : {&tasks[lane], &idle[lane]}) {
+        for (const Span& span : *spans) {
+          if (span.begin < call.first - 0.002 || span.end > call.second + 0.002) continue;
+          covered += span.end - span.begin;
+          ++in_call;
+        }
+      }
+      // Less than 1 us between two spans is the hand-out of the next task.
+      EXPECT_NEAR(covered, call.second - call.first, 1.003 * (in_call + 1)) << "slot " << lane.second;
+    }
+    EXPECT_TRUE(lane.second == 0 || !idle[lane].empty()) << "slot " << lane.second;
+  }
+}
+
+// What a worker of one domain reads of a head at home in the other is remote, however the plan had it.
+TEST(Trace, BytesOfHeadsAtHomeElsewhereAreRemote) {
+  const Folder folder;
+  const Problem problem(prefill());
+  AttentionArgs args = problem.args();
+  const auto bytes = [&](const std::vector<std::int32_t>& homes) {
+    const std::string file = folder.file("trace" + std::to_string(homes[0]) + std::to_string(homes[1]));
+    {
+      Context context = traced(file, "serial");  // One caller, in the first slot, of domain 0.
+      args.kv_domains = homes.data();
+      EXPECT_TRUE(attention_forward(context, args).ok());
+    }
+    const Json data = Json::parse(contents(file)).at("otherData");
+    return std::pair<std::int64_t, std::int64_t>(data.at("local_bytes"), data.at("remote_bytes"));
+  };
+  const auto [all, none] = bytes({0, 0, 0, 0});
+  EXPECT_GT(all, 0);
+  EXPECT_EQ(none, 0);
+  EXPECT_EQ(bytes({1, 1, 1, 1}), std::pair(std::int64_t{0}, all));
+  const auto [here, there] = bytes({0, 1, 1, 1});  // Heads of equal lengths.
+  EXPECT_EQ(here, all / 4);
+  EXPECT_EQ(there, all - all / 4);
+}
+
 TEST(Trace, ChangesNoBit) {
   const Folder folder;
   Context context = traced(folder.file("trace.json"));

@@ -34,6 +34,7 @@ TEST_P(Parallel, WorkersSitOnTheirSeatsAndTheCallerStaysWhereItWas) {
       EXPECT_EQ(meeting.present.load(), n);
       EXPECT_EQ(meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
       EXPECT_EQ(meeting.wrong_mask.load(), 0);
+      EXPECT_EQ(meeting.blocks_faults.load(), 0) << "faults stay where they happen, and profilers work";
       // oneTBB's workers belong to the whole process, so their masks are its owner's business.
       EXPECT_TRUE(GetParam() != "openmp" || meeting.takes_signals.load() == 0);
       ASSERT_EQ(sched_getaffinity(0, sizeof after, &after), 0);
@@ -56,6 +57,7 @@ TEST_P(Parallel, EveryWorkerComes) {
       ASSERT_TRUE(executor->run({&assignment, Meeting::body, &meeting, 0}));
       EXPECT_EQ(meeting.present.load(), n);
       ASSERT_EQ(meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
+      EXPECT_EQ(meeting.wrong_mask.load(), 0) << "bound to a CPU of a machine that is not here";
     }
   }
 }

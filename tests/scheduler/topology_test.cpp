@@ -123,6 +123,10 @@ TEST(Topology, SeveralNodesBesideACore) {
   };
   EXPECT_EQ(nodes("pack:1 [numa(memory=4GB)] [numa(memory=1GB)] l3:1 core:2 pu:1"), std::vector<int>{0});
   EXPECT_EQ(nodes("pack:1 [numa(memory=0)] [numa(memory=1GB)] l3:1 core:2 pu:1"), std::vector<int>{1});
+  // The node of the whole machine, where a package's own has nothing.
+  const std::vector<int> shared = nodes("[numa(memory=4GB)] pack:2 [numa(memory=0)] l3:1 core:2 pu:1");
+  ASSERT_EQ(shared.size(), 2u);
+  EXPECT_EQ(shared[0], shared[1]);
 }
 
 TEST(Topology, FugakuNodeFromXml) {
@@ -293,17 +297,35 @@ TEST(Topology, CpuThatDoesNotExistIsNamed) {
   EXPECT_NE(refusal("", {-1}).find("CPU -1 "), std::string::npos);
 }
 
+std::vector<int> cpus_of_a_process(const std::string& environment, const std::string& argument = "") {
+  std::FILE* pipe = popen((environment + " " + KUMIKO_HOST_CPUS_PROBE + " " + argument).c_str(), "r");
+  std::vector<int> cpus;
+  if (pipe == nullptr) return cpus;
+  for (int cpu; std::fscanf(pipe, "%d", &cpu) == 1;) cpus.push_back(cpu);
+  EXPECT_EQ(pclose(pipe), 0) << environment;
+  return cpus;
+}
+
 // libgomp binds the main thread to one place when the program starts; the machine is still all places.
 TEST(Topology, OmpProcBindDoesNotShrinkTheHost) {
   for (const char* environment :
        {"OMP_PROC_BIND=false", "OMP_PROC_BIND=close", "OMP_PROC_BIND=spread OMP_PLACES=threads"}) {
-    std::FILE* pipe = popen((std::string(environment) + " " + KUMIKO_HOST_CPUS_PROBE).c_str(), "r");
-    ASSERT_NE(pipe, nullptr);
-    std::vector<int> cpus;
-    for (int cpu; std::fscanf(pipe, "%d", &cpu) == 1;) cpus.push_back(cpu);
-    EXPECT_EQ(pclose(pipe), 0) << environment;
-    EXPECT_EQ(cpus, cpus_of(machine(""))) << environment;
+    EXPECT_EQ(cpus_of_a_process(environment), cpus_of(machine(""))) << environment;
   }
+}
+
+// But a thread that was bound elsewhere since is bound by its program, and that counts.
+TEST(Topology, OmpPlacesDoNotMoveTheHost) {
+  const int first = allowed_here().front(), last = allowed_here().back();
+  if (first == last) GTEST_SKIP() << "needs two CPUs, one that is no place of libgomp's";
+  const std::string places = "OMP_PROC_BIND=close OMP_PLACES={" + std::to_string(first) + "}";
+  EXPECT_EQ(cpus_of_a_process(places), std::vector<int>{first});
+  EXPECT_EQ(cpus_of_a_process(places, std::to_string(last)), std::vector<int>{last});
+}
+
+// hwloc's own environment stands in for the host, and then no affinity mask is of that machine.
+TEST(Topology, HwlocsEnvironmentIsAnotherMachine) {
+  EXPECT_EQ(cpus_of_a_process("HWLOC_SYNTHETIC='numa:1 core:1500 pu:1'"), range(0, 1500));
 }
 
 TEST(CpuList, Parses) {
