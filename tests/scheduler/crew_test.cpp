@@ -79,11 +79,14 @@ struct Cast {
   int slots, callers, calls, tasks;
   enum { nobody, workers, guests } helpers = nobody;
   int num_guests = 0;  // 0: one for each slot
+};
 
-  friend void PrintTo(const Cast& cast, std::ostream* out) {
-    *out << cast.slots << " slots, " << cast.callers << " callers, " << cast.calls << " calls of "
-         << cast.tasks << " tasks, helpers " << cast.helpers << " " << cast.num_guests;
-  }
+const auto kName = [](const auto& row) {
+  const Cast& cast = row.param;
+  const char* const helpers[] = {"nobody", "workers", "guests"};
+  return "slots" + std::to_string(cast.slots) + "_callers" + std::to_string(cast.callers) + "_calls" +
+         std::to_string(cast.calls) + "_tasks" + std::to_string(cast.tasks) + "_" + helpers[cast.helpers] +
+         (cast.num_guests > 0 ? std::to_string(cast.num_guests) : "");
 };
 
 Assignment one_list(int tasks) {
@@ -179,7 +182,8 @@ INSTANTIATE_TEST_SUITE_P(Casts, Interleavings,
                                          Cast{2, 4, 1, 2}, Cast{1, 2, 1, 1, Cast::workers},
                                          Cast{2, 1, 3, 2, Cast::workers}, Cast{2, 3, 2, 2, Cast::workers},
                                          Cast{5, 2, 2, 6, Cast::workers}, Cast{1, 3, 2, 1, Cast::guests},
-                                         Cast{2, 3, 2, 2, Cast::guests}, Cast{3, 2, 2, 4, Cast::guests}));
+                                         Cast{2, 3, 2, 2, Cast::guests}, Cast{3, 2, 2, 4, Cast::guests}),
+                         kName);
 
 // Tasks that wait for each other, and `calls` of the callers have jobs that are soon over: whatever slots
 // those leave are wanted.
@@ -232,7 +236,8 @@ INSTANTIATE_TEST_SUITE_P(Casts, SideBySide,
                                          Cast{2, 2, 1, 1, Cast::guests}, Cast{2, 3, 1, 1, Cast::guests},
                                          Cast{3, 3, 1, 1, Cast::guests}, Cast{4, 3, 1, 1, Cast::guests},
                                          Cast{2, 3, 2, 1, Cast::guests, 1}, Cast{2, 5, 4, 1, Cast::guests, 1},
-                                         Cast{3, 4, 2, 1, Cast::guests, 2}));
+                                         Cast{3, 4, 2, 1, Cast::guests, 2}),
+                         kName);
 
 // The first caller lets the second and then the third fall asleep, and calls again at once. The second lets
 // that call fall asleep, too.
