@@ -9,11 +9,13 @@ namespace {
 
 using test::Interleaving;
 
+// Cores in two domains by turns.
 Topology machine_of(int cores) {
   Topology topology;
   topology.is_host = false;
-  topology.domains.emplace_back();
-  for (int cpu = 0; cpu < cores; ++cpu) topology.domains[0].cores.push_back({cpu});
+  topology.domains.resize(cores > 1 ? 2 : 1);
+  for (int cpu = 0; cpu < cores; ++cpu)
+    topology.domains[static_cast<std::size_t>(cpu) % topology.domains.size()].cores.push_back({cpu});
   return topology;
 }
 
@@ -65,7 +67,10 @@ class GuestCrew final : public Crew {
   }
   bool count_in() noexcept {
     int invited = invited_.load();
-    return invited < guests_ && invited_.compare_exchange_strong(invited, invited + 1);
+    while (invited < guests_) {
+      if (invited_.compare_exchange_strong(invited, invited + 1)) return true;
+    }
+    return false;
   }
 
   const int slots_;
@@ -235,8 +240,8 @@ INSTANTIATE_TEST_SUITE_P(Casts, SideBySide,
                                          Cast{8, 2, 1, 1, Cast::workers}, Cast{3, 3, 1, 1, Cast::workers},
                                          Cast{2, 2, 1, 1, Cast::guests}, Cast{2, 3, 1, 1, Cast::guests},
                                          Cast{3, 3, 1, 1, Cast::guests}, Cast{4, 3, 1, 1, Cast::guests},
-                                         Cast{2, 3, 2, 1, Cast::guests, 1}, Cast{2, 5, 4, 1, Cast::guests, 1},
-                                         Cast{3, 4, 2, 1, Cast::guests, 2}),
+                                         Cast{2, 3, 2, 1, Cast::guests, 1},
+                                         Cast{2, 5, 4, 1, Cast::guests, 1}),
                          kName);
 
 // The first caller lets the second and then the third fall asleep, and calls again at once. The second lets
