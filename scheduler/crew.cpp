@@ -211,7 +211,9 @@ void Crew::release(int slot) noexcept {
       if (guests_.load() > 0) {
         slots_.release(slot);
         ring(posts_[post]);
-        return;
+        // Who still waits takes the slot or tells the next. Who left before the slot was free does neither.
+        if (posts_[post].grant.load() == kNoSlot || !slots_.try_claim(slot)) return;
+        continue;
       }
       int none = kNoSlot;
       if (!posts_[post].grant.compare_exchange_strong(none, slot)) continue;

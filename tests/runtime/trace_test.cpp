@@ -3,12 +3,16 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
@@ -194,6 +198,84 @@ TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
         EXPECT_TRUE(idle.end <= task.begin + 0.002 || idle.begin >= task.end - 0.002) << "idle in a task";
     }
   }
+}
+
+// A long call and short ones beside it, with pauses: lanes are idle before their first task, between tasks,
+// after the last, and two of the four slots all the time.
+TEST(Trace, EveryMomentOfACallIsATaskOrIdle) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  {
+    Context context = traced(file, "serial");
+    std::atomic<bool> done{false};
+    std::thread other([&] {
+      Case large = prefill();
+      large.q_len = 600;
+      large.kv_len = 3000;
+      const Problem problem(large);
+      (void)problem.run(context);
+      done = true;
+    });
+    const Problem problem(prefill());
+    do {
+      (void)problem.run(context);
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    } while (!done);
+    other.join();
+  }
+  const Json trace = Json::parse(contents(file));
+  std::map<int, double> begin;
+  std::vector<std::pair<double, double>> calls;
+  std::set<Lane> lanes;
+  for (const Json& event : trace.at("traceEvents")) {
+    if (event.at("ph") == "b") begin[event.at("id")] = event.at("ts");
+    if (event.at("ph") == "e") calls.emplace_back(begin.at(event.at("id")), event.at("ts"));
+    if (event.at("name") == "thread_name") lanes.emplace(event.at("pid"), event.at("tid"));
+  }
+  ASSERT_GE(calls.size(), 2u);
+  ASSERT_EQ(lanes.size(), 4u);
+  std::sort(calls.begin(), calls.end());
+  double length = 0, until = 0;  // of all calls together
+  for (const auto& [from, to] : calls) {
+    length += std::max(to - std::max(from, until), 0.0);
+    until = std::max(until, to);
+  }
+  auto tasks = spans(trace, "task"), idle = spans(trace, "idle");
+  for (const Lane& lane : lanes) {
+    double covered = 0;
+    for (const auto* list : {&tasks[lane], &idle[lane]}) {
+      for (const Span& span : *list) covered += span.end - span.begin;
+    }
+    // Less than 1 us between two spans, or at a call's end, is none.
+    const auto gaps = static_cast<double>(tasks[lane].size() + idle[lane].size() + calls.size());
+    EXPECT_LE(covered, length + 0.003 * gaps) << "slot " << lane.second;
+    EXPECT_GE(covered, length - 1.003 * gaps) << "slot " << lane.second;
+    EXPECT_FALSE(lane.second > 1 && idle[lane].empty()) << "slot " << lane.second;
+  }
+}
+
+// What a worker of one domain reads of a head at home in the other is remote, however the plan had it.
+TEST(Trace, BytesOfHeadsAtHomeElsewhereAreRemote) {
+  const Folder folder;
+  const Problem problem(prefill());
+  AttentionArgs args = problem.args();
+  const auto bytes = [&](const std::vector<std::int32_t>& homes) {
+    const std::string file = folder.file("trace" + std::to_string(homes[0]) + std::to_string(homes[1]));
+    {
+      Context context = traced(file, "serial");  // One caller, in the first slot, of domain 0.
+      args.kv_domains = homes.data();
+      EXPECT_TRUE(attention_forward(context, args).ok());
+    }
+    const Json data = Json::parse(contents(file)).at("otherData");
+    return std::pair<std::int64_t, std::int64_t>(data.at("local_bytes"), data.at("remote_bytes"));
+  };
+  const auto [all, none] = bytes({0, 0, 0, 0});
+  EXPECT_GT(all, 0);
+  EXPECT_EQ(none, 0);
+  EXPECT_EQ(bytes({1, 1, 1, 1}), std::pair(std::int64_t{0}, all));
+  const auto [here, there] = bytes({0, 1, 1, 1});  // Heads of equal lengths.
+  EXPECT_EQ(here, all / 4);
+  EXPECT_EQ(there, all - all / 4);
 }
 
 TEST(Trace, ChangesNoBit) {

@@ -27,6 +27,15 @@ TEST(ArenaPool, GivesBackTheSmallestThatFits) {
   EXPECT_NE(third.data(), large_data);
 }
 
+TEST(ArenaPool, TheSmallestThatFitsInWhateverOrderTheyCame) {
+  ArenaPool pool(-1);
+  Arena small = pool.take(1 << 14), large = pool.take(1 << 20);
+  const std::byte* const small_data = small.data();
+  pool.give(std::move(small));
+  pool.give(std::move(large));
+  EXPECT_EQ(pool.take(1 << 14).data(), small_data);
+}
+
 TEST(ArenaPool, OneThatIsTooSmallIsNotGiven) {
   ArenaPool pool(-1);
   pool.give(pool.take(1 << 14));
@@ -52,7 +61,7 @@ TEST(ArenaPool, ShortMemoryIsAnEmptyArena) {
   ArenaPool pool(-1);
   EXPECT_EQ(pool.take(std::size_t{1} << 62).data(), nullptr);
   pool.give(Arena());
-  EXPECT_NE(pool.take(1).data(), nullptr);
+  EXPECT_NE(pool.take(0).data(), nullptr);
 }
 
 }  // namespace

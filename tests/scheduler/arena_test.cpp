@@ -1,9 +1,12 @@
 // Arenas, and what is left of them where the kernel refuses placement.
 #include <gtest/gtest.h>
+#include <numaif.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -60,6 +63,30 @@ TEST(Arena, HugeOnesStartOnAHugePage) {
 TEST(Arena, PlacedExactlyWhereTheNoteSaysNothing) {
   EXPECT_EQ(Arena::allocate(1 << 16, first_node()).placed(), placement_note().empty()) << placement_note();
   EXPECT_FALSE(Arena::allocate(1 << 16, -1).placed());
+}
+
+// As the kernel tells, whatever the arena says of itself. Where it refuses a mapping of the test's own it
+// must have refused the arena's.
+TEST(Arena, TheKernelHasItPlacedFromEndToEnd) {
+  const int node = first_node();
+  const unsigned long wanted = 1UL << node;
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  void* own = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(own, MAP_FAILED);
+  const bool is_allowed = mbind(own, page, MPOL_PREFERRED, &wanted, 65, 0) == 0;
+  munmap(own, page);
+  for (const std::size_t bytes : {page, 10 * page, std::size_t{5} << 20}) {
+    const Arena arena = Arena::allocate(bytes, node);
+    ASSERT_EQ(arena.placed(), is_allowed);
+    if (!is_allowed) continue;
+    for (const std::size_t at : {std::size_t{0}, arena.size() / 2, arena.size() - 1}) {
+      int mode = -1;
+      std::array<unsigned long, 16> nodes{};
+      ASSERT_EQ(get_mempolicy(&mode, nodes.data(), 1024, arena.data() + at, MPOL_F_ADDR), 0);
+      EXPECT_EQ(mode, MPOL_PREFERRED);
+      EXPECT_EQ(nodes[0], wanted) << at << " of " << bytes;
+    }
+  }
 }
 
 TEST(Arena, NodeThatDoesNotExistLeavesPlainMemory) {

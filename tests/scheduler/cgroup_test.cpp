@@ -114,6 +114,22 @@ TEST_F(Cgroup, NonsenseIsNoLimit) {
   }
 }
 
+TEST_F(Cgroup, LinesThatSayNothingArePassedOver) {
+  write("proc/self/cgroup", "garbage\n:\n\n0::/box/\n");
+  write("sys/fs/cgroup/box/cpu.max", "300000 100000\n");
+  EXPECT_EQ(limit(), 3);
+}
+
+TEST_F(Cgroup, MoreCpusThanThereCanBeIsNoLimit) {
+  write("proc/self/cgroup", "0::/\n");
+  write("sys/fs/cgroup/cpu.max", "1048576 1");
+  EXPECT_EQ(limit(), 1 << 20);
+  for (const char* text : {"1048577 1", "4294967297 1", "9223372036854775807 1"}) {
+    write("sys/fs/cgroup/cpu.max", text);
+    EXPECT_EQ(limit(), 0) << text;
+  }
+}
+
 TEST(CgroupHost, AnswersForThisProcess) {
   EXPECT_GE(cgroup_cpu_limit(), 0);
 }

@@ -230,6 +230,26 @@ TEST(Arenas, ALimitOfOneThreadLeavesTheJobToItsCaller) {
   EXPECT_EQ(gathering.gave_up, 0) << "the limit is gone, and not all came back";
 }
 
+// As many threads as seats, the caller among them: oneTBB sends one too many to some domain, who sits down in
+// the other. Sizes differ, so that an arena's size tells whose it is.
+TEST(Arenas, OneTooManyTakesASeatElsewhere) {
+  const std::vector<int> sizes = {3, 2};
+  const tbb::global_control five(tbb::global_control::max_allowed_parallelism, 5);
+  const auto executor = tbb_executor(machine("numa:2 l3:1 core:3 pu:1"), 5);
+  ASSERT_EQ(executor->workers_per_domain(), sizes);
+  int elsewhere = 0;
+  for (int i = 0; i < 30; ++i) {
+    Gathering gathering(*executor);
+    ASSERT_TRUE(executor->run(gathering.job()));
+    ASSERT_EQ(gathering.gave_up, 0);
+    for (const Gathering::Guest& guest : gathering.guests) {
+      if (guest.is_caller) continue;
+      elsewhere += guest.arena_places != sizes[static_cast<std::size_t>(guest.slot.domain)];
+    }
+  }
+  EXPECT_GT(elsewhere, 0);
+}
+
 TEST(Arenas, MadeUnderALimitTheyHaveNoMorePlacesThanItAllows) {
   const tbb::global_control three(tbb::global_control::max_allowed_parallelism, 3);
   const auto executor = tbb_executor(machine(kTwoDomains), 8);

@@ -1,10 +1,12 @@
 // Executors where the process or its user is in the way: threads that cannot be had, callers inside OpenMP
 // regions and TBB tasks of their own.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <omp.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,6 +20,54 @@
 #include "scheduler/executor.h"
 #include "tests/scheduler/deny_syscalls.h"
 #include "tests/scheduler/machines.h"
+
+namespace {
+
+// How many threads may live beside those that were there before; and how many do.
+constexpr int kNoLimit = 1 << 20;
+std::atomic<int> g_most_threads{kNoLimit};
+std::atomic<int> g_threads{0};
+
+struct Start {
+  void* (*function)(void*);
+  void* argument;
+};
+
+void* counted(void* context) {
+  const Start start = *static_cast<Start*>(context);
+  delete static_cast<Start*>(context);
+  void* const result = start.function(start.argument);
+  --g_threads;
+  return result;
+}
+
+}  // namespace
+
+// In the place of the C library's, for libgomp and std::thread as well: as RLIMIT_NPROC or a container's
+// limit of processes would, it refuses the thread that is one too many and no other.
+extern "C" __attribute__((visibility("default"))) int pthread_create(pthread_t* thread,
+                                                                     const pthread_attr_t* attributes,
+                                                                     void* (*function)(void*),
+                                                                     void* argument) {
+  using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+  static const auto create = reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"));
+  if (++g_threads > g_most_threads) {
+    --g_threads;
+    return EAGAIN;
+  }
+  auto* const start = new Start{function, argument};
+  const int threads = g_threads;
+  const int error = create(thread, attributes, counted, start);
+  if (error != 0) {
+    --g_threads;
+    delete start;
+  }
+  // Time to end for one that does not stay: those that are asked for at once are to be there at once.
+  if (g_most_threads < kNoLimit) {
+    for (int ms = 0; ms < 20 && g_threads == threads; ++ms) usleep(1000);
+  }
+  return error;
+}
 
 namespace kumiko::scheduler {
 namespace {
@@ -53,6 +103,31 @@ TEST(ThreadsDenied, OpenMpIsRefusedWithASentenceAndSerialGoesOn) {
   });
   EXPECT_EQ(result.status, 0);
   EXPECT_EQ(result.output, "");
+}
+
+// n workers are n threads beside the caller's: of any fewer the last one is missing. libgomp would end the
+// process.
+TEST(ThreadsDenied, OpenMpIsRefusedForTheLastThreadAsForTheFirst) {
+  const Topology topology = test::machine("core:4 pu:1");
+  for (int most = 0; most <= 4; ++most) {
+    const auto result = test::in_child([&] {
+      g_threads = 0;
+      g_most_threads = most;
+      std::string error;
+      auto executor = find_executor("openmp")->create({topology, 4, Bind::none}, error);
+      if ((executor != nullptr) != (most == 4)) return 2;
+      if (executor == nullptr && error.find("4 threads cannot be had") == std::string::npos) return 3;
+      if (executor == nullptr && g_threads != 0) return 4;
+      // What is left suffices for a smaller one.
+      if (most == 3) executor = find_executor("openmp")->create({topology, 3, Bind::none}, error);
+      Count count;
+      if (most >= 3 && (executor == nullptr || !executor->run(count.job()) || count.ran != 16)) return 5;
+      return 0;
+    });
+    EXPECT_EQ(result.status, 0) << most << " threads allowed; 2: created or not, 3: message, 4: threads left "
+                                << "behind, 5: no run with as many as there are";
+    EXPECT_EQ(result.output, "");
+  }
 }
 
 // A team of two has two workers and the service thread that opened their region, one of the two.

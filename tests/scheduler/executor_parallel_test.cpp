@@ -34,6 +34,7 @@ TEST_P(Parallel, WorkersSitOnTheirSeatsAndTheCallerStaysWhereItWas) {
       EXPECT_EQ(meeting.present.load(), n);
       EXPECT_EQ(meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
       EXPECT_EQ(meeting.wrong_mask.load(), 0);
+      EXPECT_EQ(meeting.blocks_faults.load(), 0) << "faults stay where they happen, and profilers work";
       // oneTBB's workers belong to the whole process, so their masks are its owner's business.
       EXPECT_TRUE(GetParam() != "openmp" || meeting.takes_signals.load() == 0);
       ASSERT_EQ(sched_getaffinity(0, sizeof after, &after), 0);
@@ -56,6 +57,7 @@ TEST_P(Parallel, EveryWorkerComes) {
       ASSERT_TRUE(executor->run({&assignment, Meeting::body, &meeting, 0}));
       EXPECT_EQ(meeting.present.load(), n);
       ASSERT_EQ(meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
+      EXPECT_EQ(meeting.wrong_mask.load(), 0) << "bound to a CPU of a machine that is not here";
     }
   }
 }
@@ -63,34 +65,69 @@ TEST_P(Parallel, EveryWorkerComes) {
 INSTANTIATE_TEST_SUITE_P(Rows, Parallel, testing::Values("openmp", "tbb"),
                          [](const auto& row) { return row.param; });
 
-// A bound executor's TBB workers are back where they were once it is gone, and serve the next arena unbound.
+// The threads other than the caller's that took tasks of the executor, as many as its seats allow: each task
+// waits for all.
+std::vector<pid_t> guests_of(Executor& executor, std::size_t domains) {
+  struct Guests {
+    Meeting meeting;
+    std::vector<pid_t> threads;
+    static void body(void* context, std::int32_t task, const Slot& slot) noexcept {
+      auto& guests = *static_cast<Guests*>(context);
+      guests.threads[static_cast<std::size_t>(task)] = gettid();
+      Meeting::body(&guests.meeting, task, slot);
+    }
+  };
+  const int n = executor.concurrency();
+  Guests guests{{&executor, true, n}, std::vector<pid_t>(static_cast<std::size_t>(n))};
+  const Assignment assignment = test::one_task_each(n, domains);
+  EXPECT_TRUE(executor.run({&assignment, Guests::body, &guests, 0}));
+  EXPECT_EQ(guests.meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
+  EXPECT_EQ(guests.meeting.wrong_mask.load(), 0);
+  std::erase(guests.threads, gettid());
+  return guests.threads;
+}
+
+bool all_have_mask(const std::vector<pid_t>& threads, const cpu_set_t& expected) {
+  return std::all_of(threads.begin(), threads.end(), [&](pid_t thread) {
+    cpu_set_t mask;
+    return sched_getaffinity(thread, sizeof mask, &mask) == 0 && CPU_EQUAL(&mask, &expected);
+  });
+}
+
+// A bound executor's TBB workers are back where they were once it is gone, even those that its end finds in
+// its arenas.
 TEST(ParallelTbb, WorkersGetTheirMasksBack) {
   const Topology host = machine("");
-  const int n = std::min(host.num_cores(), 4);
-  const Assignment assignment = test::one_task_each(n, host.domains.size());
-  static cpu_set_t expected;
-  static std::atomic<int> wrong;
-  ASSERT_EQ(sched_getaffinity(0, sizeof expected, &expected), 0);
-  wrong = 0;
-  for (int i = 0; i < 5; ++i) {
+  if (host.num_cores() < 2) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  for (int i = 0; i < 50; ++i) {
     std::string error;
-    {
-      auto bound = find_executor("tbb")->create({host, n, Bind::close}, error);
-      ASSERT_NE(bound, nullptr) << error;
-      Meeting meeting{bound.get(), true, n};
-      ASSERT_TRUE(bound->run({&assignment, Meeting::body, &meeting, 0}));
-      EXPECT_EQ(meeting.wrong_mask.load(), 0);
-    }
-    auto free = find_executor("tbb")->create({host, n, Bind::none}, error);
-    ASSERT_NE(free, nullptr) << error;
-    const auto body = [](void*, std::int32_t, const Slot&) noexcept {
-      cpu_set_t mask;
-      sched_getaffinity(0, sizeof mask, &mask);
-      if (!CPU_EQUAL(&mask, &expected)) ++wrong;
-    };
-    ASSERT_TRUE(free->run({&assignment, body, nullptr, 0}));
+    auto bound = find_executor("tbb")->create({host, std::min(host.num_cores(), 4), Bind::close}, error);
+    ASSERT_NE(bound, nullptr) << error;
+    const std::vector<pid_t> guests = guests_of(*bound, host.domains.size());
+    ASSERT_FALSE(guests.empty());
+    bound.reset();
+    ASSERT_TRUE(all_have_mask(guests, before)) << "round " << i;
   }
-  EXPECT_EQ(wrong.load(), 0);
+}
+
+// And while it lives, once they leave: the next arena they work for may be anybody's.
+TEST(ParallelTbb, WorkersThatLeaveGetTheirMasksBack) {
+  const Topology host = machine("");
+  if (host.num_cores() < 2) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  std::string error;
+  const auto bound = find_executor("tbb")->create({host, std::min(host.num_cores(), 4), Bind::close}, error);
+  ASSERT_NE(bound, nullptr) << error;
+  for (int i = 0; i < 3; ++i) {
+    const std::vector<pid_t> guests = guests_of(*bound, host.domains.size());
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!all_have_mask(guests, before) && std::chrono::steady_clock::now() < give_up)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ASSERT_TRUE(all_have_mask(guests, before)) << "bound for a minute after the last task";
+  }
 }
 
 }  // namespace

@@ -120,18 +120,29 @@ struct Meeting {
   std::atomic<int> gave_up{0};
   std::atomic<int> wrong_mask{0};
   std::atomic<int> takes_signals{0};
+  std::atomic<int> blocks_faults{0};
+  cpu_set_t callers_mask = own_mask();
+
+  static cpu_set_t own_mask() {
+    cpu_set_t mask;
+    CPU_ZERO(&mask);
+    sched_getaffinity(0, sizeof mask, &mask);
+    return mask;
+  }
 
   static void body(void* context, std::int32_t, const Slot& slot) noexcept {
     auto& meeting = *static_cast<Meeting*>(context);
     if (gettid() != meeting.caller) {
-      cpu_set_t mask;
-      CPU_ZERO(&mask);
-      sched_getaffinity(0, sizeof mask, &mask);
+      const cpu_set_t mask = own_mask();
       const int cpu = meeting.executor->seats()[slot.index].os_cpu;
-      if (meeting.is_bound && (CPU_COUNT(&mask) != 1 || !CPU_ISSET(cpu, &mask))) ++meeting.wrong_mask;
+      const bool is_right = meeting.is_bound ? CPU_COUNT(&mask) == 1 && CPU_ISSET(cpu, &mask)
+                                             : CPU_EQUAL(&mask, &meeting.callers_mask);
+      if (!is_right) ++meeting.wrong_mask;
       sigset_t blocked;
       pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
       if (!sigismember(&blocked, SIGTERM)) ++meeting.takes_signals;
+      for (const int kept : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF})
+        meeting.blocks_faults += sigismember(&blocked, kept);
     }
     ++meeting.present;
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);

@@ -278,6 +278,117 @@ TEST(HeadsFirst, CutsFewerHeadsThanFlat) {
   EXPECT_GT(groups_cut(tasks, find_policy("flat")->assign(tasks, workers)), 100);
 }
 
+// `count` tasks of cost 1 each.
+void add_group(std::vector<Task>& tasks, std::int32_t group, int count) {
+  for (int i = 0; i < count; ++i) tasks.push_back({1, group});
+}
+
+std::map<int, std::int64_t> cost_in_domains(const std::vector<Task>& tasks, const Assignment& a, int group) {
+  std::map<int, std::int64_t> cost;
+  for (std::size_t d = 0; d + 1 < a.domain_begin.size(); ++d) {
+    for (int i = a.domain_begin[d]; i < a.domain_begin[d + 1]; ++i) {
+      if (tasks[a.order[i]].group == group) cost[static_cast<int>(d)] += tasks[a.order[i]].cost;
+    }
+  }
+  return cost;
+}
+
+// Room for 10, 20 and 40 is left when a group of 50 comes: the two roomiest take it, and no third.
+TEST(HeadsFirst, AGroupThatIsCutGoesToTheFewestDomainsWithRoom) {
+  std::vector<Task> tasks = {{90, 0}, {80, 1}, {60, 2}};
+  add_group(tasks, 3, 50);
+  add_group(tasks, 4, 20);
+  const Assignment a = find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1, 1});
+  EXPECT_EQ(a.lower_bound, 100);
+  EXPECT_EQ(cost_in_domains(tasks, a, 3), (std::map<int, std::int64_t>{{1, 10}, {2, 40}}));
+  EXPECT_EQ(cost_in_domains(tasks, a, 4), (std::map<int, std::int64_t>{{0, 10}, {1, 10}}));
+}
+
+TEST(HeadsFirst, AGroupGoesWhereItWouldBeDoneFirst) {
+  std::vector<Task> tasks;
+  for (int group = 0; group < 9; ++group) tasks.push_back({10, group});
+  const Assignment a = find_policy("heads_first")->assign(tasks, std::vector<int>{2, 3, 4});
+  EXPECT_EQ(a.domain_begin, (std::vector<std::int32_t>{0, 2, 5, 9}));
+}
+
+TEST(HeadsFirst, AGroupIsNotCutForThreePercent) {
+  std::vector<Task> tasks;
+  add_group(tasks, 0, 103);
+  add_group(tasks, 1, 97);
+  EXPECT_EQ(groups_cut(tasks, find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1})), 0);
+  add_group(tasks, 0, 1);
+  tasks.erase(std::find_if(tasks.begin(), tasks.end(), [](const Task& task) { return task.group == 1; }));
+  EXPECT_EQ(groups_cut(tasks, find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1})), 1);
+}
+
+TEST(HeadsFirst, CostlyGroupsAreDealtBeforeCheapOnes) {
+  std::vector<Task> tasks;
+  add_group(tasks, 0, 10);
+  add_group(tasks, 1, 10);
+  add_group(tasks, 2, 20);
+  EXPECT_EQ(groups_cut(tasks, find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1})), 0);
+}
+
+TEST(HeadsFirst, EachPieceOfAGroupHasCostlyAndCheapTasks) {
+  const std::vector<Task> tasks = {{1, 0}, {1, 0}, {1, 0}, {1, 0}, {4, 0}};
+  const Assignment a = find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1});
+  EXPECT_EQ(cost_in_domains(tasks, a, 0), (std::map<int, std::int64_t>{{0, 4}, {1, 4}}));
+}
+
+// A home is a domain's number, not its place among those with workers; one without workers is none.
+TEST(HeadsFirst, HomesAreDomainsOfTheMachine) {
+  const std::vector<Task> tasks = {{10, 0, 2}, {10, 1, 1}, {10, 2, 0}, {10, 3, 1}};
+  const Assignment a = find_policy("heads_first")->assign(tasks, std::vector<int>{0, 2, 2});
+  EXPECT_EQ(domains_of_groups(tasks, a),
+            (std::map<int, std::set<int>>{{0, {2}}, {1, {1}}, {2, {2}}, {3, {1}}}));
+}
+
+TEST(HeadsFirst, ANegativeCostIsNone) {
+  const std::vector<Task> tasks = {{-50, 0}, {60, 0}, {50, 1}};
+  const Assignment a = find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1});
+  EXPECT_EQ(domains_of_groups(tasks, a), (std::map<int, std::set<int>>{{0, {0}}, {1, {1}}}));
+}
+
+TEST(Flat, CostlyTasksAreDealtBeforeCheapOnes) {
+  const std::vector<Task> tasks = {{1, 0}, {1, 0}, {2, 0}};
+  const Assignment a = find_policy("flat")->assign(tasks, std::vector<int>{1, 1});
+  EXPECT_EQ(a.order, (std::vector<std::int32_t>{2, 0, 1}));
+  EXPECT_EQ(a.domain_begin, (std::vector<std::int32_t>{0, 1, 3}));
+}
+
+TEST(LeastLoaded, TheFirstOfThoseDoneFirst) {
+  const std::vector<int> workers = {1, 2, 0, 1};
+  std::vector<DomainLoad> domains = loads_of(workers);
+  ASSERT_EQ(domains.size(), 3u);
+  domains[0].load = 5;
+  domains[1].load = 2;
+  domains[2].load = 1;
+  EXPECT_EQ(least_loaded(domains, 6).domain, 1) << "11, 8 halved, 7";
+  EXPECT_EQ(least_loaded(domains, 0).domain, 1) << "5, 2 halved, 1: the first of equals";
+  EXPECT_EQ(least_loaded(std::span(domains).first(1), 1).domain, 0);
+  domains[1].load = 100;
+  EXPECT_EQ(least_loaded(domains, 1).domain, 3);
+}
+
+// Two workers and one: equals in time by number, and who has no more of its own takes the next domain's.
+TEST(SimulateSchedule, SaysWhoDoesWhatWhen) {
+  const std::vector<Task> tasks = {{5, 0}, {5, 0}, {5, 0}, {2, 0}, {1, 0}, {1, 0}};
+  const std::vector<int> workers = {2, 1};
+  const Assignment assignment{{0, 1, 2, 3, 4, 5}, {0, 3, 6}, 0};
+  std::vector<std::vector<std::int64_t>> rows;
+  for (const SimulatedTask& row : simulate_schedule(tasks, assignment, workers))
+    rows.push_back({row.task, row.worker, row.begin, row.end});
+  EXPECT_EQ(rows, (std::vector<std::vector<std::int64_t>>{
+                      {0, 0, 0, 5}, {1, 1, 0, 5}, {3, 2, 0, 2}, {4, 2, 2, 3}, {5, 2, 3, 4}, {2, 2, 4, 9}}));
+  const std::vector<Task> equals(4, {5, 0});
+  const Assignment one_list{{0, 1, 2, 3}, {0, 4}, 0};
+  rows.clear();
+  for (const SimulatedTask& row : simulate_schedule(equals, one_list, std::vector<int>{3}))
+    rows.push_back({row.task, row.worker, row.begin, row.end});
+  EXPECT_EQ(rows, (std::vector<std::vector<std::int64_t>>{
+                      {0, 0, 0, 5}, {1, 1, 0, 5}, {2, 2, 0, 5}, {3, 0, 5, 10}}));
+}
+
 TEST(SortCostliestFirst, IsStableAndExact) {
   for (int i = 0; i < test::sweep_size(200); ++i) {
     const std::uint64_t seed = test::test_seed(3000) + static_cast<std::uint64_t>(i);

@@ -104,6 +104,31 @@ TEST(Topology, NumberingThatAlternatesBetweenSockets) {
   EXPECT_EQ(cpus_of(t.domains[1]), (std::vector<int>{1, 3}));
 }
 
+// Domains are in the order of the operating system's nodes, whatever order the cores come in.
+TEST(Topology, NodesThatAreNumberedTheOtherWayRound) {
+  const Topology t = machine("pack:2 [numa(indexes=3,1)] l3:1 core:2 pu:1");
+  ASSERT_EQ(t.domains.size(), 2u);
+  EXPECT_EQ(t.domains[0].numa_node, 1);
+  EXPECT_EQ(cpus_of(t.domains[0]), (std::vector<int>{2, 3}));
+  EXPECT_EQ(t.domains[1].numa_node, 3);
+  EXPECT_EQ(cpus_of(t.domains[1]), (std::vector<int>{0, 1}));
+}
+
+// DRAM and HBM side by side, as on a Xeon Max: the first is a core's own. One without memory is nobody's.
+TEST(Topology, SeveralNodesBesideACore) {
+  const auto nodes = [](const std::string& description) {
+    std::vector<int> found;
+    for (const Domain& domain : machine(description).domains) found.push_back(domain.numa_node);
+    return found;
+  };
+  EXPECT_EQ(nodes("pack:1 [numa(memory=4GB)] [numa(memory=1GB)] l3:1 core:2 pu:1"), std::vector<int>{0});
+  EXPECT_EQ(nodes("pack:1 [numa(memory=0)] [numa(memory=1GB)] l3:1 core:2 pu:1"), std::vector<int>{1});
+  // The node of the whole machine, where a package's own has nothing.
+  const std::vector<int> shared = nodes("[numa(memory=4GB)] pack:2 [numa(memory=0)] l3:1 core:2 pu:1");
+  ASSERT_EQ(shared.size(), 2u);
+  EXPECT_EQ(shared[0], shared[1]);
+}
+
 TEST(Topology, FugakuNodeFromXml) {
   const Topology t = machine(KUMIKO_TEST_DATA "/topologies/a64fx_fugaku.xml");
   ASSERT_EQ(t.domains.size(), 4u);
@@ -272,17 +297,35 @@ TEST(Topology, CpuThatDoesNotExistIsNamed) {
   EXPECT_NE(refusal("", {-1}).find("CPU -1 "), std::string::npos);
 }
 
+std::vector<int> cpus_of_a_process(const std::string& environment, const std::string& argument = "") {
+  std::FILE* pipe = popen((environment + " " + KUMIKO_HOST_CPUS_PROBE + " " + argument).c_str(), "r");
+  std::vector<int> cpus;
+  if (pipe == nullptr) return cpus;
+  for (int cpu; std::fscanf(pipe, "%d", &cpu) == 1;) cpus.push_back(cpu);
+  EXPECT_EQ(pclose(pipe), 0) << environment;
+  return cpus;
+}
+
 // libgomp binds the main thread to one place when the program starts; the machine is still all places.
 TEST(Topology, OmpProcBindDoesNotShrinkTheHost) {
   for (const char* environment :
        {"OMP_PROC_BIND=false", "OMP_PROC_BIND=close", "OMP_PROC_BIND=spread OMP_PLACES=threads"}) {
-    std::FILE* pipe = popen((std::string(environment) + " " + KUMIKO_HOST_CPUS_PROBE).c_str(), "r");
-    ASSERT_NE(pipe, nullptr);
-    std::vector<int> cpus;
-    for (int cpu; std::fscanf(pipe, "%d", &cpu) == 1;) cpus.push_back(cpu);
-    EXPECT_EQ(pclose(pipe), 0) << environment;
-    EXPECT_EQ(cpus, cpus_of(machine(""))) << environment;
+    EXPECT_EQ(cpus_of_a_process(environment), cpus_of(machine(""))) << environment;
   }
+}
+
+// But a thread that was bound elsewhere since is bound by its program, and that counts.
+TEST(Topology, OmpPlacesDoNotMoveTheHost) {
+  const int first = allowed_here().front(), last = allowed_here().back();
+  if (first == last) GTEST_SKIP() << "needs two CPUs, one that is no place of libgomp's";
+  const std::string places = "OMP_PROC_BIND=close OMP_PLACES={" + std::to_string(first) + "}";
+  EXPECT_EQ(cpus_of_a_process(places), std::vector<int>{first});
+  EXPECT_EQ(cpus_of_a_process(places, std::to_string(last)), std::vector<int>{last});
+}
+
+// hwloc's own environment stands in for the host, and then no affinity mask is of that machine.
+TEST(Topology, HwlocsEnvironmentIsAnotherMachine) {
+  EXPECT_EQ(cpus_of_a_process("HWLOC_SYNTHETIC='numa:1 core:1500 pu:1'"), range(0, 1500));
 }
 
 TEST(CpuList, Parses) {
@@ -322,15 +365,20 @@ std::vector<int> domains_of(const std::vector<Seat>& seats) {
   return domains;
 }
 
+std::vector<int> cpus_of(const std::vector<Seat>& seats) {
+  std::vector<int> cpus;
+  for (const Seat& seat : seats) cpus.push_back(seat.os_cpu);
+  return cpus;
+}
+
 TEST(Seats, CloseFillsADomainBeforeTheNextAndSpreadTakesTurns) {
   const Topology t = machine("numa:3 l3:1 core:3 pu:1", {0, 1, 2, 3, 6, 7, 8});  // 3, 1 and 3 cores
   EXPECT_EQ(domains_of(seat_workers(t, 7, Bind::close)), (std::vector<int>{0, 0, 0, 1, 2, 2, 2}));
   EXPECT_EQ(domains_of(seat_workers(t, 5, Bind::none)), (std::vector<int>{0, 0, 0, 1, 2}));
   const std::vector<Seat> spread = seat_workers(t, 7, Bind::spread);
   EXPECT_EQ(domains_of(spread), (std::vector<int>{0, 1, 2, 0, 2, 0, 2}));
-  std::set<int> cpus;
-  for (const Seat& seat : spread) cpus.insert(seat.os_cpu);
-  EXPECT_EQ(cpus.size(), 7u);
+  EXPECT_EQ(cpus_of(spread), (std::vector<int>{0, 3, 6, 1, 7, 2, 8}));
+  EXPECT_EQ(cpus_of(seat_workers(t, 7, Bind::close)), (std::vector<int>{0, 1, 2, 3, 6, 7, 8}));
 }
 
 TEST(Seats, WrapAround) {
