@@ -1,0 +1,26 @@
+"""The lists of mutants fit the sources of today: a change of the library that moves a line has to move its mutant."""
+
+import unittest
+
+import mutants
+
+
+class Lists(unittest.TestCase):
+    def test_every_mutant_has_its_place(self):
+        self.assertEqual(list(mutants.faults(mutants.load())), [])
+
+    def test_faults_are_found(self):
+        good = mutants.load()[0]
+        change = lambda **fields: mutants.Mutant(**{**good.__dict__, **fields})  # noqa: E731
+        for bad, part in [
+            (change(find="no such line"), "stands 0 times"),
+            (change(find=good.replace or "x", replace=good.replace or "x"), "changes nothing"),
+            (change(killed_by="", equivalent=""), "killed_by or equivalent"),
+            (change(equivalent="because"), "killed_by or equivalent"),
+        ]:
+            self.assertIn(part, "\n".join(mutants.faults([bad])))
+        self.assertIn("stands twice", "\n".join(mutants.faults([good, good])))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,42 @@
+"""The lists of one-line changes: tests/mutations/*.toml, read and checked."""
+
+import dataclasses
+import pathlib
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LISTS = pathlib.Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    id: str
+    file: str  # from the root of the project
+    find: str  # stands once in the file, and becomes:
+    replace: str
+    killed_by: str = ""  # start of a ctest name, and after a colon a filter of GoogleTest
+    equivalent: str = ""  # why no test can see the change
+
+    def source(self, root=ROOT):
+        return (root / self.file).read_text()
+
+
+def load():
+    """All mutants, by list and place. Raises TypeError for a field that is not known or missing."""
+    return [Mutant(**entry) for path in sorted(LISTS.glob("*.toml")) for entry in tomllib.loads(path.read_text())["mutant"]]
+
+
+def faults(mutants):
+    """What is wrong with the lists, a line each."""
+    seen = set()
+    for mutant in mutants:
+        if mutant.id in seen:
+            yield f"{mutant.id}: stands twice"
+        seen.add(mutant.id)
+        if bool(mutant.killed_by) == bool(mutant.equivalent):
+            yield f"{mutant.id}: needs killed_by or equivalent, and not both"
+        if mutant.find == mutant.replace:
+            yield f"{mutant.id}: changes nothing"
+        count = mutant.source().count(mutant.find)
+        if count != 1:
+            yield f"{mutant.id}: '{mutant.find}' stands {count} times in {mutant.file}, expected once"
