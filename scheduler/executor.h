@@ -59,8 +59,8 @@ class Executor {
 
   /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the
   /// assignment's order. Does not allocate once reserve(job.scratch_bytes) has succeeded (oneTBB allocates
-  /// its own few bytes per invitation). The calling thread's affinity and floating-point state are unchanged on
-  /// return. false: nothing was reserved and memory is short, no task has run.
+  /// its own few bytes per invitation). The calling thread's affinity and floating-point state are unchanged
+  /// on return. false: nothing was reserved and memory is short, no task has run.
   virtual bool run(const Job& job) = 0;
 
  protected:

@@ -1,6 +1,7 @@
 // One register tile with a leading dimension: C[m][n] (+)= sum_k A[k][m] * B[k][n], of four types.
 //
-//   A: one panel, k-major      B: one panel, k-major      C: m <= MR rows, ldc bytes apart, of n <= NR columns
+//   A: one panel, k-major      B: one panel, k-major      C: m <= MR rows, ldc bytes apart, of n <= NR
+//   columns
 //      k |a0 a1 .. aMR-1|         k |b0 b1 ..   bNR-1|       |c00 c01 ..   |........
 //        |...           |           |...             |       |c10 ..       |........
 //

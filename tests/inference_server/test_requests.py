@@ -171,3 +171,36 @@ def test_index_skips_what_it_knows_and_can_be_cleared(start):
     cleared = client.session.delete(client.url + "/index", timeout=60)
     assert (cleared.status_code, cleared.json()) == (200, {"added": 0, "size": 0})
     assert client.search("one") == []
+
+
+def test_pages_and_names_that_were_allowed_may_ask(start):
+    client = Client(start("--allow-origin", "https://notes.example", "--allow-host", "Search.Example").url)
+    page = {"Origin": "https://notes.example", "Host": "search.example:8080"}
+    asked = client.session.options(client.url + "/embed", headers={**page, "Access-Control-Request-Method": "POST"}, timeout=60)
+    assert asked.status_code == 204 and asked.content == b""
+    assert asked.headers["Access-Control-Allow-Origin"] == "https://notes.example"
+    assert "POST" in asked.headers["Access-Control-Allow-Methods"]
+    assert "Content-Type" in asked.headers["Access-Control-Allow-Headers"]
+    answer = post_raw(client, "/embed", b'{"texts": ["a"]}', {**JSON, **page})
+    assert answer.status_code == 200
+    assert (answer.headers["Access-Control-Allow-Origin"], answer.headers["Vary"]) == ("https://notes.example", "Origin")
+    other = post_raw(client, "/embed", b'{"texts": ["a"]}', {**JSON, **page, "Origin": "http://notes.example"})
+    assert_error(other, 403, "http://notes.example", "--allow-origin")
+    assert "Access-Control-Allow-Origin" not in other.headers
+    assert_error(client.session.get(client.url + "/", headers={"Host": "other.example"}, timeout=60), 421, "other.example", "--allow-host")
+
+
+def test_answers_of_the_page_carry_its_policy(client):
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    for response in (page, client.get("/metrics"), client.get("/nothing")):
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_head_is_get_without_a_body(client):
+    for path in ("/", "/healthz", "/metrics"):
+        answer = client.session.head(client.url + path, timeout=60)
+        assert answer.status_code == 200 and answer.content == b"" and int(answer.headers["Content-Length"]) > 0
+    assert client.session.head(client.url + "/embed", timeout=60).status_code == 405

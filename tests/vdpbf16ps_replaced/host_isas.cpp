@@ -1,5 +1,5 @@
-// Programs of this folder take every machine with AVX-512 for one with AVX512_BF16. The linker puts these in place of the library's
-// and the tests' own probe (--wrap).
+// Programs of this folder take every machine with AVX-512 for one with AVX512_BF16. The linker puts these in
+// place of the library's and the tests' own probe (--wrap).
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -22,6 +22,7 @@ std::vector<std::string> wrapped_host_isas() asm("__wrap__ZN6kumiko4test9host_is
 std::vector<std::string> wrapped_host_isas() {
   std::vector<std::string> has = real_host_isas();
   const bool lacks = std::find(has.begin(), has.end(), "avx512_bf16") == has.end();
-  if (lacks && std::find(has.begin(), has.end(), "avx512") != has.end()) has.insert(has.begin(), "avx512_bf16");
+  if (lacks && std::find(has.begin(), has.end(), "avx512") != has.end())
+    has.insert(has.begin(), "avx512_bf16");
   return has;
 }

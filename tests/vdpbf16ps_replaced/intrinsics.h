@@ -1,14 +1,15 @@
-// Included before everything else in the C++ kernels of avx512_bf16, which are then compiled without that instruction set: its three
-// intrinsics as AVX-512 F and BW compute them, bit for bit (Intel SDM, volume 2: VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16). Another one used there
-// would not compile.
+// Included before everything else in the C++ kernels of avx512_bf16, which are then compiled without that
+// instruction set: its three intrinsics as AVX-512 F and BW compute them, bit for bit (Intel SDM, volume 2:
+// VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16). Another one used there would not compile.
 #pragma once
 
 #include <immintrin.h>
 
 namespace kumiko::test {
 
-/// sum + a b, the second elements' product before the first's, one rounding each; whatever MXCSR says, to nearest even, subnormal
-/// operands and results as 0. One block: no compiler moves arithmetic over the change of MXCSR.
+/// sum + a b, the second elements' product before the first's, one rounding each; whatever MXCSR says, to
+/// nearest even, subnormal operands and results as 0. One block: no compiler moves arithmetic over the change
+/// of MXCSR.
 inline __m512 dpbf16(__m512 sum, __m512bh a, __m512bh b) {
   const auto first = [](__m512bh x) { return _mm512_slli_epi32((__m512i)x, 16); };
   const auto second = [](__m512bh x) { return _mm512_and_si512((__m512i)x, _mm512_set1_epi32(-65536)); };
@@ -20,7 +21,8 @@ inline __m512 dpbf16(__m512 sum, __m512bh a, __m512bh b) {
   return sum;
 }
 
-/// To nearest even, in the low half of each lane. A subnormal becomes 0 of its sign, a NaN stays one and is quiet.
+/// To nearest even, in the low half of each lane. A subnormal becomes 0 of its sign, a NaN stays one and is
+/// quiet.
 inline __m512i bf16_of(__m512 x) {
   const __m512i bits = _mm512_castps_si512(x), high = _mm512_srli_epi32(bits, 16);
   const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
