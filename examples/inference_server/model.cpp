@@ -60,8 +60,9 @@ void Model::load_layer(const SafeTensors& file, std::int64_t index) {
   const std::int64_t hidden = config_.hidden;
   const std::int64_t wide = config_.intermediate;
   const auto dense = [&](const std::string& name, std::int64_t in, std::int64_t out, LinearLayers& layers) {
-    layers.add(file.f32(prefix + name + ".dense.weight", {out, in}).data(),
-               file.f32(prefix + name + ".dense.bias", {out}).data());
+    const std::span<const float> weight = file.f32(prefix + name + ".dense.weight", {out, in});
+    const std::span<const float> bias = file.f32(prefix + name + ".dense.bias", {out});
+    layers.add(weight.data(), bias.data());
   };
   std::vector<float> weight, bias;
   for (const char* part : {"query", "key", "value"}) {
