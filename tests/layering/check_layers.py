@@ -26,7 +26,7 @@ PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/statu
 # System header -> the files (or folders, with a slash) that may include it.
 HEADER_OWNERS = [
     (re.compile(r"hwloc(\.h|/.*)"), ("scheduler/topology_hwloc.cpp",)),
-    (re.compile(r"numa(if)?\.h"), ("scheduler/memory.cpp", "tests/")),
+    (re.compile(r"numa(if)?\.h"), ("scheduler/memory.cpp", "tests/emulated_numa/", "tests/scheduler/")),
     (re.compile(r"omp\.h"), ("scheduler/executor_openmp.cpp", "scheduler/topology_hwloc.cpp", "examples/", "tests/", "bench/")),
     (re.compile(r"(oneapi/)?tbb(\.h|/.*)"), ("scheduler/executor_tbb.cpp", "tests/", "bench/")),
     (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),
