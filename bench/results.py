@@ -12,6 +12,7 @@ import io
 import json
 import pathlib
 import sys
+import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOST = r"[a-z0-9]+(-[a-z0-9]+)*"
@@ -23,7 +24,7 @@ FRACTIONS = {"of FMA peak": "FMA peak", "of bf16-dot peak": "bf16-dot peak", "of
 SHORT = ("dense prefill, D128, 8 heads, 4096", "causal prefill, D128, 8 heads, 4096", "window of 512, causal, D128, 8 heads, 8192",
          "boolean mask, half of the 64 x 64 squares hidden, D128, 8 heads, 4096", "bf16 dense prefill, D128, 8 heads, 4096",
          "decode, D128, GQA 32/8, 16384 keys", "bf16 decode, D128, GQA 32/8, 16384 keys", "f16 decode, D128, GQA 32/8, 16384 keys",
-         "decode, D128, batch 8, GQA 32/8, 2048 keys", "embedding model: batch 8, 12 heads, 128 x 128, D32")
+         "embedding model: batch 8, 12 heads, 128 x 128, D32")
 BEST_FIRST = ("avx512_bf16", "avx512", "avx2", "sve512", "neon", "reference")
 
 
@@ -98,6 +99,11 @@ def claims(rows):
             f"{sum(r['met'] for r in judged)} of {len(judged)} targets met.")
 
 
+def title(row):
+    """As short as fits beside figures."""
+    return row["row"].replace("boolean mask, half of the 64 x 64 squares hidden", "block mask")
+
+
 def newest(hosts):
     """(host, run) of GROUP; None without one."""
     return max(((host, groups[GROUP]) for host, groups in hosts.items() if GROUP in groups), key=lambda x: x[1]["date"], default=None)
@@ -110,10 +116,11 @@ def short(hosts):
 
     def line(r):
         peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
-        return [r["row"], r["isa"], str(r["threads"]), f"{number(r['value'])} {r['unit']}", peer]
+        return [title(r), r["isa"], str(r["threads"]), f"{number(r['value'])} {r['unit']}", peer]
+    said = f"{where(host, run)}. {claims(run['rows'])} {run.get('note', '')}".strip()
     return "\n".join([
         "![Kumiko and the best other library, as fractions of what the machine can do](docs/results.svg)", "",
-        markdown(rows, ["row", "isa", "threads", "Kumiko", "best peer"], line), "", f"{where(host, run)}.", claims(run["rows"])])
+        markdown(rows, ["row", "isa", "threads", "Kumiko", "best peer"], line), "", textwrap.fill(said, 118)])
 
 
 def page(hosts):
@@ -138,8 +145,7 @@ def plot(hosts):
     with matplotlib.rc_context({"svg.hashsalt": "kumiko", "svg.fonttype": "none", "font.size": 8}):
         figure, axes = pyplot.subplots(figsize=(9, 0.22 * len(rows) + 1.1), layout="constrained")
         at = [-n for n in range(len(rows))]
-        titles = [f"{r['row']}{'' if r['threads'] == 1 else ', ' + str(r['threads']) + ' threads'} [{r['isa']}]" for r in rows]
-        titles = [t.replace("boolean mask, half of the 64 x 64 squares hidden", "block mask") for t in titles]
+        titles = [f"{title(r)}{'' if r['threads'] == 1 else ', ' + str(r['threads']) + ' threads'} [{r['isa']}]" for r in rows]
         with_peer = [(y, r) for y, r in zip(at, rows) if r["peer_value"] is not None]
         axes.hlines([y for y, _ in with_peer], [r["peer_value"] for _, r in with_peer], [r["value"] for _, r in with_peer], color="#bbbbbb", lw=2)
         axes.plot([r["peer_value"] for _, r in with_peer], [y for y, _ in with_peer], "o", color="#d95f02", label="best other library")
