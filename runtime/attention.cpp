@@ -67,8 +67,8 @@ Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
   for (std::int64_t i = 0; i < args.q.shape[0] * heads; ++i) {
     const std::int32_t domain = args.kv_domains[i];
     if (domain < -1 || domain >= domains) {
-      return bad("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]", domain,
-                 "-1 or a domain below " + std::to_string(domains));
+      return invalid("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]",
+                     domain, "-1 or a domain below " + std::to_string(domains));
     }
     plan.kv_domains.push_back(domain);
   }

@@ -21,8 +21,8 @@ struct Merge {
   const Tensor& out;
   const LseView& lse;
   std::array<std::int64_t, 3> lse_stride;
-  const kernels::StateRow& state;
-  const kernels::StoreRow& store;
+  const kernels::StateKernel& state;
+  const kernels::StoreKernel& store;
   std::int64_t rows, dim;
 
   void row(std::int64_t row, float* sum, float* widened) const {

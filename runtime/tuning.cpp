@@ -19,19 +19,19 @@ constexpr std::int64_t kMaxStagedSplits = 16;
 namespace {
 
 // Such windows are not much longer than a task has rows.
-bool is_narrow(const Sight& sight) {
-  return sight.window_rows > 0 && sight.window_rows <= 1024;
+bool is_narrow(const Visibility& visibility) {
+  return visibility.window_rows > 0 && visibility.window_rows <= 1024;
 }
 
 }  // namespace
 
-void fit_tiles(kernels::KernelSet& kernels, const Sight& sight) {
+void fit_tiles(kernels::KernelSet& kernels, const Visibility& visibility) {
   // A tile computes what any of its rows sees. Where two vectors of queries are as fast as three (16 chains
   // of multiply-adds, 8 in flight) they waste less at the rim of a window: 512 keys, D = 128, Zen 5, 32 tiles
   // a task, medians of four runs in turns: 0.78 of peak, with tiles of 48 0.75.
-  if (is_narrow(sight) && kernels::base_of(kernels.isa) == kernels::Isa::avx512)
+  if (is_narrow(visibility) && kernels::base_of(kernels.isa) == kernels::Isa::avx512)
     kernels.max_nr = kernels.strip = 2 * kernels.lanes;
-  if (!sight.has_mask) return;
+  if (!visibility.has_mask) return;
   // A mask is looked at tile by tile, and masks come in blocks of 64: tiles that straddled their borders
   // would compute up to a quarter more. What full tiles leave of a block is a tile too, and one of a single
   // vector is slow (Zen 5: 0.8 of peak with AVX-512, 0.54 with AVX2): 32 + 32 instead of 48 + 16. 24 + 24 +
@@ -52,8 +52,9 @@ void fit_tiles(kernels::KernelSet& kernels, const Sight& sight) {
 // What two_pass and three_pass keep of probabilities costs rows of a task, and so packing; interleaved has
 // one slot more to hold and gains nothing from it: out-of-order execution reaches over a few hundred
 // instructions, not over a tile.
-Tuning tune(const kernels::KernelSet& kernels, const Sight& sight, std::int64_t rows, std::int64_t head_dim,
-            std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline) {
+Tuning tune(const kernels::KernelSet& kernels, const Visibility& visibility, std::int64_t rows,
+            std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
+            const char* forced_pipeline) {
   Tuning tuning{};
   tuning.pipeline = kernels::find_pipeline(forced_pipeline       ? forced_pipeline
                                            : rows <= kDecodeRows ? "decode"
@@ -82,7 +83,7 @@ Tuning tune(const kernels::KernelSet& kernels, const Sight& sight, std::int64_t 
   // A packed element is used by the rows that see it, with a mask or a window perhaps half of them (Zen 5, D
   // = 128, half of the squares of 64 hidden, AVX-512: 0.77 of peak with 512 rows, 0.77 with 768, 0.81 with
   // 1024).
-  const bool in_part = sight.has_mask || is_narrow(sight);
+  const bool in_part = visibility.has_mask || is_narrow(visibility);
   const std::int64_t most_rows = (in_part ? 2 : 1) * kMaxTiles * kernels.max_nr;
   std::int64_t task_rows = kernels.strip;
   while (task_rows < most_rows &&

@@ -1,4 +1,4 @@
-// decode: few rows, keys and values read once, in place. See dot.h for why its bits are those of `online`.
+// decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
 #include <cstring>
 
 #include "kernels/pipelines/pipeline.h"
@@ -131,7 +131,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
       args.k = head.k_row(kernels.input, from);
       args.v = head.v_row(kernels.input, from);
       args.kv = to - from;
-      kernels.dot->decode_block(args);
+      kernels.decode->decode_block(args);
     }
     task.enter(Phase::merge);
     for (std::int64_t r = 0; r < rows; ++r) {

@@ -42,10 +42,10 @@ KernelSet make_set(Isa isa, Element input, Element output) {
   s.state = find_state(isa);
   s.store = find_store(isa, output);
   s.store_partial = find_store(isa, Element::f32);
-  s.dot = find_dot(isa, input);
+  s.decode = find_decode(isa, input);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {
-    const GemmRow* row = find_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
+    const GemmKernel* row = find_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
     s.gemm[vectors - 1] = row;
     if (row) {
       s.mr = row->mr;

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/dot/dot.h"
+#include "kernels/decode/decode.h"
 #include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
@@ -44,15 +44,15 @@ struct KernelSet {
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
   std::int64_t strip;   ///< rows of a task, from its first, whose borders no tile crosses
-  const ScoreRow* score;
-  const SoftmaxRow* softmax;
-  const PackRow* pack;
-  const StateRow* state;
-  const StoreRow* store;          ///< output rows
-  const StoreRow* store_partial;  ///< f32 states
-  const DotRow* dot;
-  const GemmRow* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
-  const ScoreTileRow* score_tile;
+  const ScoreKernel* score;
+  const SoftmaxKernel* softmax;
+  const PackKernel* pack;
+  const StateKernel* state;
+  const StoreKernel* store;          ///< output rows
+  const StoreKernel* store_partial;  ///< f32 states
+  const DecodeKernel* decode;
+  const GemmKernel* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
+  const ScoreTileKernel* score_tile;
   std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
 

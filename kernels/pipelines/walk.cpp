@@ -131,7 +131,7 @@ void Walk::exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const 
 }
 
 void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
-  const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
+  const GemmKernel& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
   if (slot.runs.size > 0) range_->enter(Phase::values);
   for (std::int64_t r = 0; r < slot.runs.size; ++r) {
     const Run& run = slot.runs.run[r];

@@ -46,7 +46,7 @@ struct MaskArgs {
   float* block_max;
 };
 
-struct SoftmaxRow {
+struct SoftmaxKernel {
   const char* name;
   Isa isa;
   Element product;  ///< what P is written for
@@ -58,7 +58,7 @@ struct SoftmaxRow {
   void (*exp2)(const float* x, float* y, std::int64_t n) noexcept;
 };
 
-std::span<const SoftmaxRow> softmax_rows();
-const SoftmaxRow* find_softmax(Isa isa, Element product = Element::f32);
+std::span<const SoftmaxKernel> softmax_kernels();
+const SoftmaxKernel* find_softmax(Isa isa, Element product = Element::f32);
 
 }  // namespace kumiko::kernels

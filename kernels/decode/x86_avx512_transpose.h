@@ -1,17 +1,17 @@
-// turn.h for AVX-512: four pieces of four rows each, turned within their 128-bit quarters, then four that
-// gather one quarter of every row.
+// transpose.h for AVX-512: four pieces of four rows each, turned within their 128-bit quarters, then four
+// that gather one quarter of every row.
 #pragma once
 
 #include <type_traits>
 
-#include "kernels/dot/turn.h"
+#include "kernels/decode/transpose.h"
 #include "kernels/simd/avx512.h"
 
 namespace kumiko::kernels {
 namespace {
 
 /// The pieces; `finish` takes step i, i + 4, i + 8 and i + 12 of a block of 32-bit elements.
-struct QuarterTurn {
+struct QuarterTranspose {
   static constexpr int kPieces = 8;
   __m512 x[16];
 
@@ -37,21 +37,21 @@ struct QuarterTurn {
 /// f32, and pairs where they are multiplied as such.
 template <class V, class T>
 requires std::is_base_of_v<Avx512, V>
-struct Turn<V, T> : QuarterTurn {
+struct Transpose<V, T> : QuarterTranspose {
   using Tile = float;
   static constexpr std::int64_t kDims = kElements<V>;
   static constexpr int kSteps = 16;
 
   template <int kPiece>
   [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, float* tile, std::int64_t step) {
-    QuarterTurn::piece<kPiece>(keys, stride, [&](int i, __m512 y) { V::store(tile + i * step, y); });
+    QuarterTranspose::piece<kPiece>(keys, stride, [&](int i, __m512 y) { V::store(tile + i * step, y); });
   }
 };
 
 /// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
 /// stays what it is, and the load that multiplies widens it.
 template <class T>
-requires(sizeof(T) == 2) struct Turn<Avx512, T> : QuarterTurn {
+requires(sizeof(T) == 2) struct Transpose<Avx512, T> : QuarterTranspose {
   using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
   static constexpr std::int64_t kDims = 32;
   static constexpr int kSteps = 32;
@@ -72,7 +72,7 @@ requires(sizeof(T) == 2) struct Turn<Avx512, T> : QuarterTurn {
         Avx512::store(odd, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))));
       }
     };
-    QuarterTurn::piece<kPiece>(keys, stride, finish);
+    QuarterTranspose::piece<kPiece>(keys, stride, finish);
   }
 };
 

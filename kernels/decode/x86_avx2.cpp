@@ -1,5 +1,5 @@
-#include "kernels/dot/vector.h"
-#include "kernels/dot/x86_avx2_turn.h"
+#include "kernels/decode/vector.h"
+#include "kernels/decode/x86_avx2_transpose.h"
 
 namespace kumiko::kernels {
 

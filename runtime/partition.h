@@ -10,6 +10,6 @@ namespace kumiko {
 /// Fills tasks, costs, merges and partial_floats of a plan that is complete up to its tuning, for `workers`
 /// threads, and deals the tasks to domains (assignment). Errors: unsupported (more tasks than kMaxTasks),
 /// out_of_memory (split states that no address space holds).
-Status cut_and_deal(Plan::Impl& plan, std::int64_t workers);
+Status partition_and_assign(Plan::Impl& plan, std::int64_t workers);
 
 }  // namespace kumiko

@@ -1,6 +1,6 @@
-// Every decode row against a scalar walk in the order of kernels/dot/dot.h, bit for bit, keys and values
-// ending on guard pages.
-#include "kernels/dot/dot.h"
+// Every decode row against a scalar walk in the order of kernels/decode/decode.h, bit for bit, keys and
+// values ending on guard pages.
+#include "kernels/decode/decode.h"
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ namespace kumiko::test {
 namespace {
 
 using kernels::DecodeBlockArgs;
-using kernels::DotRow;
+using kernels::DecodeKernel;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -33,7 +33,7 @@ std::int64_t round_up(std::int64_t x, std::int64_t to) {
 // The block's effect on one row in steps of bf16 pairs: two dims of a key, two keys of a value.
 void model_row_of_pairs(const DecodeBlockArgs& a, std::int64_t r, float& m, float& l, std::vector<float>& o) {
   if (a.begin[r] >= a.end[r]) return;
-  const kernels::SoftmaxRow& softmax =
+  const kernels::SoftmaxKernel& softmax =
       *kernels::find_softmax(kernels::Isa::avx512_bf16, kernels::Element::bf16);
   const auto element = [](const void* data, std::int64_t i) {
     return kernels::load_element(kernels::Element::bf16, data, i);
@@ -106,7 +106,7 @@ struct Shape1 {
   std::int64_t rows, kv, dim, v_dim;
 };
 
-struct Decode : RowTest<DotRow> {
+struct Decode : RowTest<DecodeKernel> {
   const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
   Random random{test_seed(61)};
 
@@ -212,7 +212,7 @@ TEST_P(Decode, HiddenKeysTouchNoRowThatDoesNotSeeThem) {
               true, random.one_in(2)));
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Decode, ::testing::ValuesIn(host_rows(kernels::dot_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, Decode, ::testing::ValuesIn(host_rows(kernels::decode_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -1,4 +1,4 @@
-// Query panels, and key panels of 16-bit elements, for SVE at 512 bits (A64FX): 16 rows turned to columns. Contract: TurnArgs in
+// Query panels, and key panels of 16-bit elements, for SVE at 512 bits (A64FX): 16 rows turned to columns. Contract: TransposeArgs in
 // arm_sve512.cpp.
 //
 // A turn takes 16 rows of 4 elements of 32 bits: f32, or pairs of 16-bit ones. Each row's 4 are loaded into all four quarters of a
@@ -6,7 +6,7 @@
 // 64 elements, where ZIPs of whole rows would be 64 for 256, on one pipe alone. One turn is finished while the next is loaded and joined.
 //
 // What limits a turn is how far it overlaps with those beside it: 96 registers to rename to. So stores go to offsets from one place, and
-// one register counts. The order within one_turn is the best of 430 that were tried, cycles an element in the narrow model of the core:
+// one register counts. The order within one_transpose is the best of 430 that were tried, cycles an element in the narrow model of the core:
 // query f32 0.250 (others 0.259 to 0.32), query f16 0.203, key f16 0.242; not overlapped 0.35, 0.30, 0.34.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve+fp16
@@ -122,7 +122,7 @@
 .endm
 
 // What stands in z0, z4, z16 and z20 to its end, while the next rows are loaded and joined there (next).
-.macro one_turn type, finish, whole, next
+.macro one_transpose type, finish, whole, next
   uzp1 z24.s, z0.s, z4.s
   uzp2 z25.s, z0.s, z4.s
   .if \next
@@ -174,19 +174,19 @@
   .p2align 5
 \label:
 1:
-  one_turn \type, \finish, \whole, 1
+  one_transpose \type, \finish, \whole, 1
   adds x17, x17, \width
   b.le 1b
 \end:
 4:
-  one_turn \type, \finish, \whole, 0
+  one_transpose \type, \finish, \whole, 0
 2:
   mov x19, \width
   subs x19, x19, x17            // elements that are left
   b.eq 9f
   whilelt p1.\bits, xzr, x19
   first_rows \type, p1
-  one_turn \type, \finish, 0, 0
+  one_transpose \type, \finish, 0, 0
 .endm
 
 .macro turn name, mark, type, width, bits, finish

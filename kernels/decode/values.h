@@ -1,10 +1,10 @@
-// Outputs of dot.h for any vector type of kernels/simd: O += P V and l += P.
+// Outputs of decode.h for any vector type of kernels/simd: O += P V and l += P.
 #pragma once
 
 #include <utility>
 
-#include "kernels/dot/dot.h"
-#include "kernels/dot/scores.h"
+#include "kernels/decode/decode.h"
+#include "kernels/decode/scores.h"
 #include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {

@@ -1,9 +1,9 @@
-// dot.h for any vector type of kernels/simd. Included once by each ISA's file.
+// decode.h for any vector type of kernels/simd. Included once by each ISA's file.
 #pragma once
 
-#include "kernels/dot/dot.h"
-#include "kernels/dot/scores.h"
-#include "kernels/dot/values.h"
+#include "kernels/decode/decode.h"
+#include "kernels/decode/scores.h"
+#include "kernels/decode/values.h"
 
 namespace kumiko::kernels {
 namespace {

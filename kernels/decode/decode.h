@@ -1,8 +1,8 @@
 // Few query rows against one block of row-major keys and values, as in decode: bound by memory bandwidth, so
-// nothing is packed. Keys are transposed a few at a time, lanes = keys (turn.h), so that each score is still
-// one chain of fused multiply-adds over head_dim in order; outputs are one chain over the keys in order.
-// Together with the same softmax steps this gives the bits of the tile pipeline (gemm.h + softmax.h) for the
-// same block.
+// nothing is packed. Keys are transposed a few at a time, lanes = keys (transpose.h), so that each score is
+// still one chain of fused multiply-adds over head_dim in order; outputs are one chain over the keys in
+// order. Together with the same softmax steps this gives the bits of the tile pipeline (gemm.h + softmax.h)
+// for the same block.
 //
 // Where the ISA multiplies this element in pairs (gemm.h: product bf16), q holds pairs of dims, keys count
 // from an even one of the sequence, and scores are scaled as in softmax.h.
@@ -43,7 +43,7 @@ struct DecodeBlockArgs {
   float scale = 1.0f;  ///< product bf16 only
 };
 
-struct DotRow {
+struct DecodeKernel {
   const char* name;
   Isa isa;
   Element element;  ///< of keys and values
@@ -52,7 +52,7 @@ struct DotRow {
   void (*decode_block)(const DecodeBlockArgs&) noexcept;
 };
 
-std::span<const DotRow> dot_rows();
-const DotRow* find_dot(Isa isa, Element element);
+std::span<const DecodeKernel> decode_kernels();
+const DecodeKernel* find_decode(Isa isa, Element element);
 
 }  // namespace kumiko::kernels

@@ -1,4 +1,4 @@
-#include "kernels/dot/vector.h"
+#include "kernels/decode/vector.h"
 #include "kernels/simd/sve512.h"
 
 namespace kumiko::kernels {

@@ -1,8 +1,8 @@
-// The spec of dot.h in plain C++.
+// The spec of decode.h in plain C++.
 #include <cmath>
 #include <limits>
 
-#include "kernels/dot/dot.h"
+#include "kernels/decode/decode.h"
 #include "kernels/simd/scalar.h"
 
 namespace kumiko::kernels {

@@ -1,10 +1,10 @@
-// turn.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four below by
-// a broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
+// transpose.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four
+// below by a broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
 #pragma once
 
 #include <type_traits>
 
-#include "kernels/dot/turn.h"
+#include "kernels/decode/transpose.h"
 #include "kernels/simd/avx2.h"
 
 namespace kumiko::kernels {
@@ -31,7 +31,7 @@ template <int kHalf, class T>
 }
 
 template <>
-struct Turn<Avx2, float> {
+struct Transpose<Avx2, float> {
   using Tile = float;
   static constexpr int kPieces = 2;
   static constexpr std::int64_t kDims = 8;
@@ -49,7 +49,7 @@ struct Turn<Avx2, float> {
 /// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
 /// stays what it is, and the load that multiplies widens it.
 template <class T>
-requires(sizeof(T) == 2) struct Turn<Avx2, T> {
+requires(sizeof(T) == 2) struct Transpose<Avx2, T> {
   using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
   static constexpr int kPieces = 2;
   static constexpr std::int64_t kDims = 16;

@@ -1,4 +1,4 @@
-#include "runtime/cut.h"
+#include "runtime/partition.h"
 
 #include <algorithm>
 #include <cmath>
@@ -75,9 +75,9 @@ bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::
          *floats <= kAddressSpace / static_cast<std::int64_t>(sizeof(float));
 }
 
-class Cutter {
+class Partitioner {
  public:
-  Cutter(Plan::Impl& plan, std::int64_t workers, const Way& way)
+  Partitioner(Plan::Impl& plan, std::int64_t workers, const Way& way)
       : plan_(plan),
         workers_(workers),
         tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
@@ -270,7 +270,7 @@ Forecast forecast(const Plan::Impl& plan, std::span<const int> workers_per_domai
           total / static_cast<double>(workers) * plan.cost_unit};
 }
 
-/// What cut_and_deal makes of a plan.
+/// What partition_and_assign makes of a plan.
 struct Cut {
   std::vector<PlannedTask> tasks;
   std::vector<scheduler::Task> costs;
@@ -294,7 +294,7 @@ constexpr double kEvenEnough = 1.03;
 
 }  // namespace
 
-Status cut_and_deal(Plan::Impl& plan, std::int64_t workers) {
+Status partition_and_assign(Plan::Impl& plan, std::int64_t workers) {
   const std::vector<int> workers_per_domain = plan.context->executor->workers_per_domain();
   Cut best;
   double soonest = 0;
@@ -305,13 +305,13 @@ Status cut_and_deal(Plan::Impl& plan, std::int64_t workers) {
   // D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1, 16 whole
   // ones 11.6, for one core then waits for the other.
   for (const Way& way : kWays) {
-    Cutter cutter(plan, workers, way);
-    if (Status s = cutter.run(); !s.ok()) {
+    Partitioner partitioner(plan, workers, way);
+    if (Status s = partitioner.run(); !s.ok()) {
       if (soonest == 0) return s;
       break;
     }
     plan.assignment = plan.context->config.policy->assign(plan.costs, workers_per_domain);
-    if (is_decode || !cutter.wants_fine()) return {};
+    if (is_decode || !partitioner.wants_fine()) return {};
     const Forecast ahead = forecast(plan, workers_per_domain, workers);
     if (ahead.makespan <= kEvenEnough * ahead.even_share) return {};
     if (soonest == 0 || ahead.makespan < soonest) {

@@ -4,7 +4,7 @@
 // multiplied, shuffles and products took turns (Zen 5, AVX-512, f32, 4 rows, in L2: 2.5 us for 256 keys, in
 // pieces 1.9).
 //
-// Specialised where an ISA has a better way than the one below: x86_avx2_turn.h, x86_avx512_turn.h.
+// Specialised where an ISA has a better way than the one below: x86_avx2_transpose.h, x86_avx512_transpose.h.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace kumiko::kernels {
 namespace {
 
 template <class V, class T>
-struct Turn {
+struct Transpose {
   using Tile = float;  ///< its elements; V::load makes a vector of V::kLanes keys of them
   static constexpr int kPieces = 1;
   static constexpr std::int64_t kDims = kElements<V>;

@@ -7,12 +7,12 @@
 // caller hands its slot over: slots go to the oldest sleeper, so that callers who come again and again do not
 // starve it.
 //
-// Workers either stay for the crew's life (work()) or are guests (sit_down(), serve()): another library's
-// threads, which come when they are called and may not come at all. Nobody relies on a guest: callers do not
-// leave their jobs to them, and a caller alone can finish its own.
+// Workers either stay for the pool's life (work()) or are foreign (claim_seat(), serve()): another
+// library's threads, which come when they are called and may not come at all. Nobody relies on one: callers
+// do not leave their jobs to them, and a caller alone can finish its own.
 //
 // A job lives on its caller's stack, so nobody may look at it once the caller has left. `live_` has one bit
-// per posted job with tasks left to take; a worker first counts itself into the post's `readers` and then
+// per posted job with tasks left to take; a worker first counts itself into the job slot's `readers` and then
 // looks at the bit; the caller first sees the bit cleared and then waits for `readers` to become 0. One of
 // the two always sees the other. Everything here that decides about sleeping is such a pair of "announce,
 // then look", which is why these atomics are sequentially consistent.
@@ -27,10 +27,10 @@
 
 namespace kumiko::scheduler {
 
-class Crew {
+class WorkerPool {
  public:
-  Crew(const ExecutorOptions& options, const std::vector<Seat>& seats);
-  virtual ~Crew() = default;
+  WorkerPool(const ExecutorOptions& options, const std::vector<Seat>& seats);
+  virtual ~WorkerPool() = default;
 
   bool reserve(std::size_t bytes) noexcept { return slots_.reserve(bytes); }
   /// Executor::run.
@@ -40,10 +40,11 @@ class Crew {
   void work(int seat) noexcept;
   void stop() noexcept;
 
-  /// For a guest: claims `slot` if it is idle and there is something to do; it then has to serve() in it.
-  bool sit_down(int slot) noexcept;
-  /// Takes tasks of all posted jobs until none is left, and gives the slot back. A guest then looks once
-  /// more: a caller that was posting its job meanwhile may have found all slots taken and gone to sleep.
+  /// For a foreign worker: claims `slot` if it is idle and there is something to do; it then has to serve()
+  /// in it.
+  bool claim_seat(int slot) noexcept;
+  /// Takes tasks of all posted jobs until none is left, and gives the slot back. A foreign worker then looks
+  /// once more: a caller that was posting its job meanwhile may have found all slots taken and gone to sleep.
   void serve(int slot) noexcept;
   bool has_work() const noexcept { return live_.load() != 0; }
   bool is_idle(int slot) const noexcept { return slots_.is_idle(slot); }
@@ -51,42 +52,42 @@ class Crew {
  protected:
   /// There may be work for more threads, who are wanted near this seat first: wakes some of them, each of
   /// whom does the same.
-  virtual void rouse_some(int near_seat) noexcept;
+  virtual void wake_some(int near_seat) noexcept;
 
  private:
-  static constexpr int kMaxPosts = 64;  // Bits of live_. More callers than that wait for a post.
-  static constexpr int kNoSlot = -1;    // As a Post's grant: the caller has no slot and would take one.
+  static constexpr int kMaxJobSlots = 64;  // Bits of live_. More callers than that wait for one.
+  static constexpr int kNoSlot = -1;       // As a JobSlot's grant: the caller has no slot and would take one.
   static constexpr int kNotWaiting = -2;
 
-  struct alignas(kLineBytes) Post {
+  struct alignas(kLineBytes) JobSlot {
     std::atomic<TaskBag*> bag{nullptr};
     std::atomic<std::uint64_t> ticket{0};  // Rises with the time of posting.
     std::atomic<int> grant{kNotWaiting};   // A slot handed to the caller, already claimed for it.
     alignas(kLineBytes) std::atomic<int> readers{0};
-    std::atomic<std::uint32_t> bell{0};  // Rung when the caller should look around.
+    std::atomic<std::uint32_t> wake_count{0};  // Raised when the caller should look around.
   };
-  enum Mood : int { kAbsent, kAwake, kAsleep };
+  enum WorkerState : int { kAbsent, kAwake, kAsleep };
   struct alignas(kLineBytes) Worker {
-    std::atomic<int> mood{kAbsent};
+    std::atomic<int> state{kAbsent};
   };
 
   // Callers.
-  int take_post() noexcept;
-  void publish(int post, TaskBag& bag) noexcept;
-  bool is_done(int post) const noexcept;
-  int wait_for_slot(int post) noexcept;
-  void wait_until_done(int post, int slot) noexcept;
+  int take_job_slot() noexcept;
+  void publish(int job_slot, TaskBag& bag) noexcept;
+  bool is_done(int job_slot) const noexcept;
+  int wait_for_slot(int job_slot) noexcept;
+  void wait_until_done(int job_slot, int slot) noexcept;
   // Workers.
   void drain_live(int slot) noexcept;
   bool has_work_for(int seat) const noexcept;
   // Both.
-  void mark_exhausted(int post) noexcept;
+  void mark_exhausted(int job_slot) noexcept;
   void release(int slot) noexcept;
-  void ring(Post& post) noexcept;
+  void wake(JobSlot& job_slot) noexcept;
   template <class Accept>
   int oldest_live(Accept accept) const noexcept;
   int oldest_waiting() const noexcept;
-  bool rouse(int seat) noexcept;
+  bool wake_worker(int seat) noexcept;
 
   template <class Predicate>
   bool spin_until(Predicate is_true) const noexcept;
@@ -94,13 +95,13 @@ class Crew {
   Slots slots_;
   const std::chrono::microseconds spin_;
   std::vector<Worker> workers_;
-  std::unique_ptr<Post[]> posts_;
+  std::unique_ptr<JobSlot[]> job_slots_;
   alignas(kLineBytes) std::atomic<std::uint64_t> live_{0};
-  alignas(kLineBytes) std::atomic<std::uint64_t> free_posts_{~std::uint64_t{0}};
+  alignas(kLineBytes) std::atomic<std::uint64_t> free_job_slots_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> next_ticket_{0};
   alignas(kLineBytes) std::atomic<int> sleepers_{0};
   std::atomic<int> workers_present_{0};
-  std::atomic<int> guests_{0};  // Seated ones.
+  std::atomic<int> foreign_workers_{0};  // Seated ones.
   std::atomic<bool> stopping_{false};
 };
 

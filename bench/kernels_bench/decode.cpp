@@ -1,4 +1,4 @@
-#include "kernels/dot/dot.h"
+#include "kernels/decode/decode.h"
 
 #include <cmath>
 #include <limits>
@@ -13,7 +13,7 @@ constexpr std::int64_t kKeys = 256, kDim = 128;
 constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
 
 // Block after block of K and V through the whole pool, as a decode step reads a cache larger than the caches.
-void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int64_t rows) {
+void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std::int64_t rows) {
   const DataType type = static_cast<DataType>(row.element);
   const std::int64_t bytes = kBlock * bytes_of(type);  // of K, and of V
   const std::span<const std::byte> pool = data_pool(type);
@@ -91,8 +91,8 @@ void decode_block(benchmark::State& state, const kernels::DotRow& row, std::int6
 
 }  // namespace
 
-void register_dot() {
-  for (const kernels::DotRow& row : kernels::dot_rows()) {
+void register_decode() {
+  for (const kernels::DecodeKernel& row : kernels::decode_kernels()) {
     for (std::int64_t rows : {1, 4, 8}) {  // Query heads of a group: MHA, GQA 4 and 8.
       register_kernel(std::string(row.name) + "_rows" + std::to_string(rows), row.isa,
                       [&row, rows](benchmark::State& state) { decode_block(state, row, rows); });

@@ -1,10 +1,10 @@
-// Scores of dot.h for any vector type of kernels/simd.
+// Scores of decode.h for any vector type of kernels/simd.
 #pragma once
 
 #include <utility>
 
-#include "kernels/dot/dot.h"
-#include "kernels/dot/turn.h"
+#include "kernels/decode/decode.h"
+#include "kernels/decode/transpose.h"
 #include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {
@@ -60,18 +60,18 @@ template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
 
 /// Whole cache lines that a piece of a block has.
 template <class V, class T>
-inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Turn<V, T>::kDims * sizeof(T)) /
-                                   (RowRange::kLine * Turn<V, T>::kPieces);
+inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Transpose<V, T>::kDims * sizeof(T)) /
+                                   (RowRange::kLine * Transpose<V, T>::kPieces);
 
 /// Turns the blocks at `keys`, kParts of them one below the other, into `next` (kTurn), and multiplies those
 /// in `now` (kMultiply), a piece of the one and a slice of the other at a time.
 template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 [[gnu::always_inline]] inline void turn_and_multiply(const T* keys, std::int64_t stride,
-                                                     typename Turn<V, T>::Tile* next, RowFetcher& ahead,
+                                                     typename Transpose<V, T>::Tile* next, RowFetcher& ahead,
                                                      typename V::Reg (&sum)[R][kParts],
-                                                     const typename Turn<V, T>::Tile* now, const float* q,
-                                                     std::int64_t q_stride) {
-  using Block = Turn<V, T>;
+                                                     const typename Transpose<V, T>::Tile* now,
+                                                     const float* q, std::int64_t q_stride) {
+  using Block = Transpose<V, T>;
   constexpr int kSlices = kParts * Block::kPieces;
   Block block;
   const auto slice = [&]<int k>(std::integral_constant<int, k>) __attribute__((always_inline)) {
@@ -95,7 +95,7 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 /// Scores of R rows against kParts vectors of keys from j0 on.
 template <class V, class T, int R, int kParts>
 void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
-  using Block = Turn<V, T>;
+  using Block = Transpose<V, T>;
   RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
   const float* q = args.q + row * args.q_stride;
   typename V::Reg sum[R][kParts];

@@ -1,8 +1,8 @@
-// Crew, by interleavings: that no wake-up is lost, no slot is lost, no slot is idle while there is work,
-// nobody looks at a job that is gone, and whoever waits longest is first.
+// WorkerPool, by interleavings: that no wake-up is lost, no slot is lost, no slot is idle while there is
+// work, nobody looks at a job that is gone, and whoever waits longest is first.
 #include "tests/scheduler/interleaving.h"
 // After the header that its atomics come from.
-#include "scheduler/crew.h"
+#include "scheduler/worker_pool.h"
 
 namespace kumiko::scheduler {
 namespace {
@@ -19,14 +19,14 @@ Topology machine_of(int cores) {
   return topology;
 }
 
-// A crew whose guests, if it has any, are called and come back as those of executor_tbb.cpp.
-class GuestCrew final : public Crew {
+// A pool whose foreign workers, if it has any, are called and come back as those of executor_tbb.cpp.
+class ForeignPool final : public WorkerPool {
  public:
-  GuestCrew(int slots, int guests)
-      : Crew({machine_of(slots), slots, Bind::none, std::chrono::microseconds(0)},
-             seat_workers(machine_of(slots), slots, Bind::none)),
+  ForeignPool(int slots, int foreign)
+      : WorkerPool({machine_of(slots), slots, Bind::none, std::chrono::microseconds(0)},
+                   seat_workers(machine_of(slots), slots, Bind::none)),
         slots_(slots),
-        guests_(guests) {}
+        foreign_workers_(foreign) {}
 
   void visit_until_over() {
     for (;;) {
@@ -36,8 +36,8 @@ class GuestCrew final : public Crew {
       if (sent == 0 || !sent_.compare_exchange_strong(sent, sent - 1)) continue;
       do {
         for (int slot = 0; slot < slots_; ++slot) {
-          while (sit_down(slot)) {
-            rouse_some(slot);
+          while (claim_seat(slot)) {
+            wake_some(slot);
             serve(slot);
           }
         }
@@ -47,7 +47,7 @@ class GuestCrew final : public Crew {
   }
   void end_visits() {
     over_.store(true);
-    sent_.fetch_add(2 * slots_);  // A guest takes at most one that says so.
+    sent_.fetch_add(2 * slots_);  // A foreign worker takes at most one that says so.
     sent_.notify_all();
   }
 
@@ -59,22 +59,22 @@ class GuestCrew final : public Crew {
   }
 
  private:
-  void rouse_some(int near_seat) noexcept override {
-    if (guests_ == 0) return Crew::rouse_some(near_seat);
+  void wake_some(int near_seat) noexcept override {
+    if (foreign_workers_ == 0) return WorkerPool::wake_some(near_seat);
     if (!count_in()) return;
     sent_.fetch_add(1);
     sent_.notify_one();
   }
   bool count_in() noexcept {
     int invited = invited_.load();
-    while (invited < guests_) {
+    while (invited < foreign_workers_) {
       if (invited_.compare_exchange_strong(invited, invited + 1)) return true;
     }
     return false;
   }
 
   const int slots_;
-  const int guests_;
+  const int foreign_workers_;
   std::atomic<int> invited_{0};  // Under way and here.
   std::atomic<int> sent_{0};     // Under way.
   std::atomic<bool> over_{false};
@@ -82,13 +82,13 @@ class GuestCrew final : public Crew {
 
 struct Cast {
   int slots, callers, calls, tasks;
-  enum { nobody, workers, guests } helpers = nobody;
+  enum { nobody, workers, foreign } helpers = nobody;
   int num_guests = 0;  // 0: one for each slot
 };
 
 const auto kName = [](const auto& row) {
   const Cast& cast = row.param;
-  const char* const helpers[] = {"nobody", "workers", "guests"};
+  const char* const helpers[] = {"nobody", "workers", "foreign"};
   return "slots" + std::to_string(cast.slots) + "_callers" + std::to_string(cast.callers) + "_calls" +
          std::to_string(cast.calls) + "_tasks" + std::to_string(cast.tasks) + "_" + helpers[cast.helpers] +
          (cast.num_guests > 0 ? std::to_string(cast.num_guests) : "");
@@ -105,7 +105,7 @@ Assignment one_list(int tasks) {
 struct Play {
   explicit Play(const Cast& who)
       : cast(who),
-        crew(cast.slots, cast.helpers == Cast::guests ? num_helpers() : 0),
+        pool(cast.slots, cast.helpers == Cast::foreign ? num_helpers() : 0),
         assignment(one_list(cast.tasks)),
         working(static_cast<std::size_t>(cast.slots)) {}
 
@@ -126,7 +126,7 @@ struct Play {
     for (int i = 0; i < cast.calls; ++i) {
       Call call{*this, std::vector<int>(static_cast<std::size_t>(cast.tasks), 0)};
       Job job{&assignment, Call::body, &call, 0};
-      crew.run(job);
+      pool.run(job);
       // Who looks at the job from now on ends the process by a segmentation fault.
       job.assignment = nullptr;
       for (const int times : call.times_run) faults += times != 1;
@@ -142,8 +142,8 @@ struct Play {
 
   void end_of_caller() {
     if (++callers_gone < cast.callers) return;
-    if (cast.helpers == Cast::workers) crew.stop();
-    if (cast.helpers == Cast::guests) crew.end_visits();
+    if (cast.helpers == Cast::workers) pool.stop();
+    if (cast.helpers == Cast::foreign) pool.end_visits();
   }
 
   std::string run(std::uint64_t seed) {
@@ -156,12 +156,12 @@ struct Play {
   void add_helpers(Interleaving& interleaving) {
     for (int slot = 0; slot < num_helpers(); ++slot) {
       interleaving.add(
-          [this, slot] { cast.helpers == Cast::workers ? crew.work(slot) : crew.visit_until_over(); });
+          [this, slot] { cast.helpers == Cast::workers ? pool.work(slot) : pool.visit_until_over(); });
     }
   }
 
   const Cast cast;
-  GuestCrew crew;
+  ForeignPool pool;
   Assignment assignment;
   std::vector<int> working;  // Tasks in each slot.
   int faults = 0;
@@ -177,8 +177,8 @@ TEST_P(Interleavings, EveryCallEndsAndEverySlotComesBack) {
     Play play(GetParam());
     ASSERT_EQ(play.run(seed), "");
     ASSERT_EQ(play.faults, 0) << "a slot shared, or a task not run once when its caller went on";
-    ASSERT_FALSE(play.crew.has_work());
-    for (int slot = 0; slot < GetParam().slots; ++slot) ASSERT_TRUE(play.crew.is_idle(slot)) << slot;
+    ASSERT_FALSE(play.pool.has_work());
+    for (int slot = 0; slot < GetParam().slots; ++slot) ASSERT_TRUE(play.pool.is_idle(slot)) << slot;
   }
 }
 
@@ -186,8 +186,8 @@ INSTANTIATE_TEST_SUITE_P(Casts, Interleavings,
                          testing::Values(Cast{1, 2, 1, 1}, Cast{1, 3, 2, 2}, Cast{2, 3, 2, 1},
                                          Cast{2, 4, 1, 2}, Cast{1, 2, 1, 1, Cast::workers},
                                          Cast{2, 1, 3, 2, Cast::workers}, Cast{2, 3, 2, 2, Cast::workers},
-                                         Cast{5, 2, 2, 6, Cast::workers}, Cast{1, 3, 2, 1, Cast::guests},
-                                         Cast{2, 3, 2, 2, Cast::guests}, Cast{3, 2, 2, 4, Cast::guests}),
+                                         Cast{5, 2, 2, 6, Cast::workers}, Cast{1, 3, 2, 1, Cast::foreign},
+                                         Cast{2, 3, 2, 2, Cast::foreign}, Cast{3, 2, 2, 4, Cast::foreign}),
                          kName);
 
 // Tasks that wait for each other, and `calls` of the callers have jobs that are soon over: whatever slots
@@ -216,7 +216,7 @@ TEST_P(SideBySide, NoSlotIsIdleWhileThereIsWork) {
     Interleaving interleaving(seed);
     const auto call = [&](int tasks, auto body) {
       const Assignment assignment = one_list(tasks);
-      play.crew.run({&assignment, body, &meeting, 0});
+      play.pool.run({&assignment, body, &meeting, 0});
       play.end_of_caller();
     };
     // Each of the others brings one task, the last of them the rest.
@@ -238,10 +238,10 @@ INSTANTIATE_TEST_SUITE_P(Casts, SideBySide,
                          testing::Values(Cast{1, 2, 1, 1}, Cast{2, 3, 1, 1}, Cast{3, 4, 1, 1},
                                          Cast{2, 3, 1, 1, Cast::workers}, Cast{3, 2, 1, 1, Cast::workers},
                                          Cast{8, 2, 1, 1, Cast::workers}, Cast{3, 3, 1, 1, Cast::workers},
-                                         Cast{2, 2, 1, 1, Cast::guests}, Cast{2, 3, 1, 1, Cast::guests},
-                                         Cast{3, 3, 1, 1, Cast::guests}, Cast{4, 3, 1, 1, Cast::guests},
-                                         Cast{2, 3, 2, 1, Cast::guests, 1},
-                                         Cast{2, 5, 4, 1, Cast::guests, 1}),
+                                         Cast{2, 2, 1, 1, Cast::foreign}, Cast{2, 3, 1, 1, Cast::foreign},
+                                         Cast{3, 3, 1, 1, Cast::foreign}, Cast{4, 3, 1, 1, Cast::foreign},
+                                         Cast{2, 3, 2, 1, Cast::foreign, 1},
+                                         Cast{2, 5, 4, 1, Cast::foreign, 1}),
                          kName);
 
 // The first caller lets the second and then the third fall asleep, and calls again at once. The second lets
@@ -251,12 +251,12 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
     const std::uint64_t seed = test::test_seed(7000) + static_cast<std::uint64_t>(i);
     SCOPED_TRACE("seed " + std::to_string(seed));
     Play play({1, 1, 1, 1});
-    if (i % 2 == 0) play.crew.serve(0);  // A guest who found nothing and has gone.
+    if (i % 2 == 0) play.pool.serve(0);  // A foreign worker who found nothing and has gone.
     struct Queue {
       std::vector<int> order;
       bool is_third_wanted = false;
     } queue;
-    struct Turn {
+    struct Transpose {
       Queue& queue;
       int number;
       static void body(void* context, std::int32_t, const Slot&) noexcept {
@@ -272,8 +272,8 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
     };
     const auto call = [&](int number) {
       const Assignment assignment = one_list(1);
-      Turn turn{queue, number};
-      play.crew.run({&assignment, Turn::body, &turn, 0});
+      Transpose turn{queue, number};
+      play.pool.run({&assignment, Turn::body, &turn, 0});
     };
     Interleaving interleaving(seed);
     interleaving.add([&] {
@@ -293,7 +293,7 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
   }
 }
 
-// More callers than there are posts.
+// More callers than there are job slots.
 TEST(Waiting, WhoeverWaitsForAPostIsWoken) {
   for (int i = 0; i < test::sweep_size(100); ++i) {
     const std::uint64_t seed = test::test_seed(8000) + static_cast<std::uint64_t>(i);

@@ -2,8 +2,8 @@
 // x86_avx512.cpp, which widens every element.
 #include <type_traits>
 
-#include "kernels/dot/vector.h"
-#include "kernels/dot/x86_avx512_turn.h"
+#include "kernels/decode/vector.h"
+#include "kernels/decode/x86_avx512_transpose.h"
 #include "kernels/simd/avx512_bf16.h"
 
 namespace kumiko::kernels {
