@@ -189,6 +189,7 @@ struct ContextOptions {
   std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
   std::string trace;     ///< KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON.
+  std::string tuning;    ///< KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it.
 };
 
 /// Zeroed memory on the NUMA node of one domain, for what that domain's cores are to read again and again: a

@@ -119,6 +119,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
   if (!config->policy) return policy.error(names_of(scheduler::policies()));
   config->topology_setting = find_setting("topology", options.topology, "KUMIKO_TOPOLOGY");
   config->trace_setting = find_setting("trace", options.trace, "KUMIKO_TRACE");
+  config->tuning_setting = find_setting("tuning", options.tuning, "KUMIKO_TUNING");
   return {};
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <span>
 #include <vector>
 
@@ -300,7 +299,7 @@ Status partition_and_assign(Plan::Impl& plan, std::int64_t workers) {
   double soonest = 0;
   // One way for decode: simulating would double the 17 to 50 us that a plan of 64 requests takes, and pieces
   // of whole splits are even enough.
-  const bool is_decode = std::strcmp(plan.tuning.pipeline->name, "decode") == 0;
+  const bool is_decode = plan.tuning.pipeline->traits.in_place;
   // Every piece packs the keys it reads, and one of 48 rows takes half as long again for it (Zen 5, AVX-512,
   // D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1, 16 whole
   // ones 11.6, for one core then waits for the other.

@@ -170,9 +170,9 @@ Status build_plan(Plan::Impl& plan) {
   const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
   plan.kernels = *kernels::kernel_set(isa, element(a.q.dtype), element(a.out.dtype));
   const Visibility visibility = visibility_of(a);
-  fit_tiles(plan.kernels, visibility);
-  plan.tuning = tune(plan.kernels, visibility, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
-  plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;
+  fit_kernels(context.core, visibility, &plan.kernels);
+  plan.tuning = tune(context.core, plan.kernels, visibility, rows, a.q.shape[3], a.v.shape[3], l2,
+                     pipeline_name(wanted));
   plan.kernels.staged_splits = plan.tuning.staged_splits;
   if (batch == 0 || rows == 0) return {};
   if (Status s = partition_and_assign(plan, workers); !s.ok()) return s;
@@ -257,7 +257,8 @@ std::string Plan::Impl::explain() const {
       ", elements " + kernels::element_name(kernels.input) +
       (kernels.output == kernels.input ? "" : std::string(" to ") + kernels::element_name(kernels.output)) +
       ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) +
-      ", up to " + std::to_string(task_rows) + " query rows a task" + tuning.describe() + "\n";
+      ", up to " + std::to_string(task_rows) + " query rows a task" + tuning.describe() + ", tuning " +
+      context->core.source + "\n";
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;

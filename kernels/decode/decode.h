@@ -17,6 +17,14 @@
 
 namespace kumiko::kernels {
 
+/// How far rows are fetched ahead of their use, in bytes of rows (fetch.h). What is best differs by core:
+/// runtime/core_tuning.inc.
+struct FetchDistances {
+  std::int64_t keys;    ///< into L1
+  std::int64_t values;  ///< into L1; at least that of keys
+  std::int64_t l2;      ///< beyond either, into L2; 0: not at all
+};
+
 /// One block of keys. Updates the state (m, l, O) of every row that sees one of them.
 struct DecodeBlockArgs {
   const float* q;  ///< [rows][steps of dim], f32: already times scale * log2(e)
@@ -41,6 +49,7 @@ struct DecodeBlockArgs {
   const ScoreRowArgs* terms;
   void (*score_row)(const ScoreRowArgs&) noexcept;
   float scale = 1.0f;  ///< product bf16 only
+  FetchDistances fetch{12288, 12288, 0};
 };
 
 struct DecodeKernel {

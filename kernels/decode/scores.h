@@ -20,16 +20,6 @@ inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typena
   }
 }
 
-/// How far keys and values are fetched ahead (fetch.h), bytes; keys of long rows further, see key_vectors().
-/// Zen 5, one thread, f32, D = 128, groups of 4 heads, shares of the read loop's bandwidth: 8 KiB 0.86, 10
-/// and 12 0.92, 14 and 16 0.89, 20 and 24 0.87.
-constexpr std::int64_t kKeysAhead = 12288;
-/// With 8 lanes every 32 rows of values are passed over eight times (D = 128, 4 query rows), the first of
-/// which must find them all: 12 KiB ahead 4.7 us for 256 f32 keys, 16 KiB 3.8. With 16 lanes twice: 16 KiB
-/// ahead are 0.03 of the bandwidth slower than 12 in products of bf16.
-template <class V>
-constexpr std::int64_t kValuesAhead = V::kLanes < 16 ? 16384 : 12288;
-
 template <class V>
 inline typename V::Reg in_register(typename V::Reg x) {
   if constexpr (requires { V::in_register(x); }) {
@@ -151,7 +141,7 @@ void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, 
 
 /// Vectors of keys side by side. Enough chains to cover the FMA's latency in the time that memory takes for
 /// the keys, in registers that there are; but no more than 8 KiB of keys (D = 128): all their rows are read
-/// at once, and must have been fetched before the first is done (kKeysAhead).
+/// at once, and must have been fetched before the first is done (FetchDistances).
 template <class V, class T, int R>
 constexpr int key_vectors() {
   const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
@@ -167,7 +157,7 @@ void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
   const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
   const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
   const std::int64_t span = kKeys * keys.width + 4096;  // at least, see key_vectors()
-  RowFetcher ahead(keys, values, span > kKeysAhead ? span : kKeysAhead, 1, 1);
+  RowFetcher ahead(keys, values, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
 

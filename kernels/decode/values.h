@@ -134,7 +134,7 @@ void add_all_values(const DecodeBlockArgs& args) {
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
-  RowFetcher ahead(values, next_keys, kValuesAhead<V>, 1, passes);
+  RowFetcher ahead(values, next_keys, args.fetch.values, 1, passes, args.fetch.l2);
   const std::int64_t lines = values.lines();
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;

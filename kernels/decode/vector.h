@@ -12,8 +12,9 @@ namespace {
 template <class V, class T>
 RowFetcher fetcher_between(const DecodeBlockArgs& args) {
   const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
-  const std::int64_t rows = (kValuesAhead<V> - kKeysAhead) / values.width;
-  return RowFetcher(values, values, kKeysAhead, rows, args.rows * ((args.kv + V::kLanes - 1) / V::kLanes));
+  const std::int64_t rows = (args.fetch.values - args.fetch.keys) / values.width;
+  return RowFetcher(values, values, args.fetch.keys, rows,
+                    args.rows * ((args.kv + V::kLanes - 1) / V::kLanes), args.fetch.l2);
 }
 
 /// Scores of one row into probabilities, with the row's maximum, sum and output scaled to the new maximum.

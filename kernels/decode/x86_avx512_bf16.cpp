@@ -194,7 +194,7 @@ void decode_bf16_avx512_bf16(const DecodeBlockArgs& args) noexcept {
   const RowRange next_keys(static_cast<const Bf16*>(args.k) + args.kv * args.k_stride, args.k_stride,
                            args.dim, kNoEnd);
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
-  RowFetcher ahead(values, next_keys, kValuesAhead<V>, 2, passes);
+  RowFetcher ahead(values, next_keys, args.fetch.values, 2, passes, args.fetch.l2);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     for_row_groups<kRowGroup>(

@@ -110,6 +110,7 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   args.terms = head.terms.any() ? s.terms : nullptr;
   args.score_row = kernels.score->row;
   args.scale = kernels.score_scale(head.q_scale);
+  args.fetch = kernels.fetch;
 
   Scratch::clear(s.total_m, s.total_l, s.total_o, rows, s.o_stride);
   for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {
