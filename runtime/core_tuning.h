@@ -8,7 +8,6 @@
 #include "kernels/core.h"
 #include "kernels/cpu.h"
 #include "kernels/decode/decode.h"
-#include "runtime/attention.h"
 
 namespace kumiko {
 

@@ -111,6 +111,13 @@ void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
   args.score_row = kernels.score->row;
   args.scale = kernels.score_scale(head.q_scale);
   args.fetch = kernels.fetch;
+  // Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
+  // meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
+  // adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128).
+  constexpr std::int64_t kApartAhead = 16384;
+  const auto are_apart = [](std::int64_t stride, std::int64_t dim) { return stride != dim; };
+  if (are_apart(head.k_seq_stride, head.head_dim) || are_apart(head.v_seq_stride, head.v_head_dim))
+    args.fetch.l2 = max_of(args.fetch.l2, kApartAhead);
 
   Scratch::clear(s.total_m, s.total_l, s.total_o, rows, s.o_stride);
   for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {

@@ -2,6 +2,7 @@
 #include "runtime/core_tuning.h"
 
 #include <gtest/gtest.h>
+#include <kumiko/attention.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -9,7 +10,6 @@
 #include <set>
 
 #include "kernels/softmax/softmax.h"
-#include "runtime/attention.h"
 #include "tests/support/bits.h"
 #include "tests/support/random.h"
 
