@@ -30,8 +30,8 @@ struct RowRange {
 /// step with its use 0.63 to 0.73, in the order of memory 0.74 to 0.80; into L2 only 0.65. A few lines at a
 /// time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. How far ahead is for the caller to say.
 ///
-/// Each line also asks for the one some rows further on, into L2 (`l2_bytes` of rows; 0: for itself again,
-/// which costs nothing): where L1's few miss buffers are the limit, L2's take over (docs/tuning.md).
+/// With `l2_bytes` each line also asks for the one so many bytes of rows further on, into L2: where L1's few
+/// miss buffers are the limit, L2's take over (docs/tuning.md).
 class RowFetcher {
  public:
   /// Begins `bytes` after the range's begin. `steps` calls of fetch() pass over `rows` rows.
@@ -56,7 +56,7 @@ class RowFetcher {
     for (due_ += rate_; due_ >= kOne; due_ -= kOne) fetch_line();
   }
   [[gnu::always_inline]] void fetch_line() {
-    __builtin_prefetch(line_ + l2_ahead_, 0, 2);
+    if (__builtin_expect(l2_ahead_ != 0, 0)) __builtin_prefetch(line_ + l2_ahead_, 0, 2);
     __builtin_prefetch(line_, 0, 3);
     line_ += RowRange::kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
