@@ -225,6 +225,8 @@ class KUMIKO_API DomainMemory {
 class KUMIKO_API Context {
  public:
   Context() = default;
+  /// The same runtime: copies of one another, or both empty.
+  friend bool operator==(const Context&, const Context&) = default;
   /// Errors: invalid_argument or invalid_environment (a value that does not parse), unsupported (a forced
   /// choice that cannot be had), out_of_memory. `*context` is untouched on error.
   static Status create(const ContextOptions& options, Context* context);
@@ -247,9 +249,9 @@ class KUMIKO_API Context {
   Status allocate(int domain, std::int64_t bytes, DomainMemory* memory) const;
 
   struct Impl;
-  const std::shared_ptr<Impl>& impl() const { return impl_; }
 
  private:
+  friend struct Internals;  // of the library
   std::shared_ptr<Impl> impl_;
 };
 
@@ -288,10 +290,9 @@ class KUMIKO_API Plan {
   std::int64_t workspace_bytes() const;
 
   struct Impl;
-  const std::shared_ptr<Impl>& impl() const { return impl_; }  ///< For the library's own tests and tools.
 
  private:
-  friend KUMIKO_API Status plan(const Context&, const AttentionArgs&, Plan*);
+  friend struct Internals;
   std::shared_ptr<Impl> impl_;
 };
 

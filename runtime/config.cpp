@@ -37,13 +37,6 @@ Status load_num_threads(const ContextOptions& options, Config* config) {
   return {};
 }
 
-std::string isa_names() {
-  std::string names;
-  for (const kernels::Isa isa : kernels::kIsas)
-    names += (names.empty() ? "" : " | ") + std::string(name(isa));
-  return names;
-}
-
 Status load_isa(const ContextOptions& options, Config* config) {
   const Setting setting = find_setting("isa", options.isa, "KUMIKO_ISA");
   if (!setting.is_set()) return {};
@@ -150,6 +143,13 @@ Status load_rest(Config* config) {
 }
 
 }  // namespace
+
+std::string isa_names() {
+  std::string names;
+  for (const kernels::Isa isa : kernels::kIsas)
+    names += (names.empty() ? "" : " | ") + std::string(name(isa));
+  return names;
+}
 
 const char* bind_name(scheduler::Bind bind) {
   switch (bind) {

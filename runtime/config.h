@@ -43,6 +43,9 @@ struct Config {
 
 Status load_config(const ContextOptions& options, Config* config);
 
+/// "avx512_bf16 | avx512 | ...": what the option and KUMIKO_ISA may say.
+std::string isa_names();
+
 const char* bind_name(scheduler::Bind bind);
 /// Those that can be forced.
 inline constexpr Pipeline kPipelines[] = {Pipeline::online, Pipeline::decode, Pipeline::two_pass,

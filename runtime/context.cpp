@@ -116,7 +116,7 @@ Status forked_error() {
 }
 
 std::string Context::Impl::describe() const {
-  std::string text = "isa " + std::string(kernels::name(isa)) + ", tuning " + core.source + "\n";
+  std::string text = "isa " + std::string(kernels::name(isa)) + "\ntuning " + core.source + "\n";
   text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " +
           bind_name(*config.bind) + "\n";
   text += "threads " + std::to_string(executor->concurrency()) + " of " +

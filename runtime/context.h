@@ -36,6 +36,20 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   std::string describe() const;
 };
 
+/// What stands behind the handles that a user holds.
+struct Internals {
+  template <class Handle>
+  static auto& of(Handle& handle) {
+    return handle.impl_;
+  }
+};
+inline const std::shared_ptr<Context::Impl>& impl_of(const Context& context) {
+  return Internals::of(context);
+}
+inline const std::shared_ptr<Plan::Impl>& impl_of(const Plan& plan) {
+  return Internals::of(plan);
+}
+
 /// The error of every call in a child on a context of its parent.
 Status forked_error();
 
