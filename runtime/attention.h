@@ -208,7 +208,7 @@ class KUMIKO_API DomainMemory {
   /// the thread that first writes to it.
   bool is_placed() const { return is_placed_; }
 
-  /// Gives the memory up to whoever calls free() with it and with the size() it had.
+  /// Gives the memory up: the caller now owns it and calls free() with it and with its size().
   void* release() noexcept;
   static void free(void* data, std::int64_t bytes) noexcept;
 

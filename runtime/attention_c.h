@@ -207,7 +207,7 @@ KUMIKO_C_API const char* kumiko_version(void);
  * Valid until this thread's next such call. */
 KUMIKO_C_API const char* kumiko_last_error(void);
 
-/* The name of a status, "invalid_argument"; "unknown" for a number that is none. */
+/* The name of a status, "invalid_argument"; "unknown" for any other number. */
 KUMIKO_C_API const char* kumiko_status_name(kumiko_status status);
 
 /* Views of contiguous f32 memory laid out [batch, heads, seq, dim] (bhsd) or [batch, seq, heads, dim] (bshd).

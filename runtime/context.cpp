@@ -32,7 +32,7 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   auto topology = scheduler::discover_topology(config.topology_setting.value, config.cpus, why);
   if (!topology) {
     if (why.starts_with("cpus: ") && config.cpus_setting.is_set())
-      return config.cpus_setting.error("CPUs to be had (" + why.substr(6) + ")");
+      return config.cpus_setting.error("CPUs that can be used (" + why.substr(6) + ")");
     if (config.topology_setting.is_set())
       return config.topology_setting.error("an hwloc synthetic description or XML file (" + why + ")");
     return {Code::internal, why};

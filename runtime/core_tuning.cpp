@@ -72,7 +72,7 @@ CoreTuning core_tuning(kernels::Core core, kernels::Isa isa) {
 }
 
 bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, std::string* why) {
-  // One that is no tuning, a device perhaps, shall not fill the memory.
+  // A path to something else, such as a device, must not fill the memory.
   constexpr std::size_t kMostBytes = 65536;
   std::ifstream in(file, std::ios::binary);
   std::string content(kMostBytes + 1, '\0');

@@ -43,7 +43,7 @@ bool WorkerPool::run(const Job& job) noexcept {
   TaskBag bag(job);
   if (bag.num_tasks() == 0) return true;
   if (!slots_.reserve(job.scratch_bytes)) return false;
-  // The job slot first: whoever sleeps for one must not hold a seat that a posted job needs.
+  // The job slot first: a caller that sleeps for one must not hold a seat that a posted job needs.
   const int job_slot = take_job_slot();
   // In a crowd callers leave the work to the workers, each bound to its core: two callers on slots of their
   // own are often put on one core while another idles (8 callers on 2 cores kept them 74 % busy, and 97 %

@@ -50,13 +50,13 @@ class WorkerPool {
   bool is_idle(int slot) const noexcept { return slots_.is_idle(slot); }
 
  protected:
-  /// There may be work for more threads, who are wanted near this seat first: wakes some of them, each of
-  /// whom does the same.
+  /// There may be work for more threads: wakes some, the ones near this seat first. Each of them does the
+  /// same.
   virtual void wake_some(int near_seat) noexcept;
 
  private:
   static constexpr int kMaxJobSlots = 64;  // Bits of live_. More callers than that wait for one.
-  static constexpr int kNoSlot = -1;       // As a JobSlot's grant: the caller has no slot and would take one.
+  static constexpr int kNoSlot = -1;       // As a JobSlot's grant: the caller has no slot and waits for one.
   static constexpr int kNotWaiting = -2;
 
   struct alignas(kLineBytes) JobSlot {

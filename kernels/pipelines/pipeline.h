@@ -89,7 +89,7 @@ struct HeadProblem {
   float q_scale;            ///< folded into q: softmax scale * log2(e), or scale / softcap
   bool has_softmax = true;  ///< false: out = (scores) V, and hidden scores are 0
   /// Scores that were computed before, instead of q, k and head_dim; times q_scale they are in log2 units.
-  /// They and the want of a softmax need f32 products.
+  /// Precomputed scores, and problems without a softmax, need f32 products.
   const void* scores = nullptr;
   bool integer_scores = false;  ///< int32, else f32
   std::int64_t scores_head_stride = 0, scores_seq_stride = 0;

@@ -157,7 +157,7 @@ float Walk::probability(const Tile& tile, const Slot& slot, std::int64_t j, std:
   return load_element(kernels_.product, slot.scores, (j / per * tile.nr + n) * per + j % per);
 }
 
-/// What scores still want when they are exponentiated: terms and precomputed ones have theirs.
+/// Factor of the scores that exponentiate() applies. Terms and precomputed scores have it in them already.
 float Walk::score_scale() const {
   return head_->terms.any() || head_->scores ? 1.0f : kernels_.score_scale(head_->q_scale);
 }

@@ -61,7 +61,7 @@ class RowFetcher {
     line_ += RowRange::kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
   }
-  /// A number that does not change: branches that are foreseen, and no account to keep.
+  /// A constant number of lines: its branches are predicted, and nothing is counted.
   template <int kLines>
   [[gnu::always_inline]] void fetch_lines() {
 #pragma GCC unroll 16

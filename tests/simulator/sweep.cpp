@@ -39,8 +39,8 @@ std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
   return pieces;
 }
 
-/// No time in which `cores` are done with whole pieces is shorter: some core has h + 1 of the h x cores + 1
-/// largest.
+/// The shortest time in which `cores` can do pieces that are not cut: some core has h + 1 of the h x cores +
+/// 1 largest.
 std::int64_t whole_bound(std::vector<std::int64_t> pieces, int cores) {
   std::sort(pieces.begin(), pieces.end(), std::greater<>());
   std::int64_t bound = 0;
