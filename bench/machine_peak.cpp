@@ -99,7 +99,7 @@ double seconds_on(Clock clock) {
 std::span<const FmaRow> fma_rows() {
   static const FmaRow rows[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", has_avx512_bf16, kDotAvx512Bf16Flops, dot_avx512_bf16},
+    {"avx512_bf16", has_avx512_bf16, kDotAvx512Bf16Flops, decode_avx512_bf16},
     {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
     {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
 #elif defined(__aarch64__)

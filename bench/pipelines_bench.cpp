@@ -101,8 +101,9 @@ struct ScoresAndValues {
       kernels.pack->value({&values[at * dim], dim, kernels::min_of(kBlockKeys, keys - at), dim,
                            &panels[at * kernels::round_up(dim, kernels.mr)]});
     }
-    const Tuning tuning = tune(kernels, {}, rows, 0, dim, l2_bytes(), pipeline);
-    kernels.pipe_ahead = tuning.pipe_ahead;
+    const CoreTuning core = core_tuning(kernels::host_core(), isa);
+    fit_kernels(core, {}, &kernels);
+    const Tuning tuning = tune(core, kernels, {}, rows, 0, dim, l2_bytes(), pipeline);
     kernels.staged_splits = tuning.staged_splits;
     head.out = out.data();
     head.v = values.data();

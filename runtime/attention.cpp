@@ -67,8 +67,8 @@ Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
   for (std::int64_t i = 0; i < args.q.shape[0] * heads; ++i) {
     const std::int32_t domain = args.kv_domains[i];
     if (domain < -1 || domain >= domains) {
-      return bad("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]", domain,
-                 "-1 or a domain below " + std::to_string(domains));
+      return invalid("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]",
+                     domain, "-1 or a domain below " + std::to_string(domains));
     }
     plan.kv_domains.push_back(domain);
   }
@@ -77,38 +77,51 @@ Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
 
 }  // namespace
 
+namespace {
+
+/// `args` are a valid problem.
+Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
+  auto impl = std::make_shared<Plan::Impl>();
+  impl->context = impl_of(context);
+  impl->args = args;
+  impl->has_seqused_k = args.seqused_k != nullptr;
+  if (args.seqused_k) impl->seqused_k.assign(args.seqused_k, args.seqused_k + args.q.shape[0]);
+  impl->args.q.data = impl->args.k.data = impl->args.v.data = nullptr;
+  impl->args.out.data = nullptr;
+  impl->args.lse.data = nullptr;
+  impl->args.seqused_k = nullptr;
+  impl->has_alibi = args.alibi_slopes != nullptr;
+  impl->args.alibi_slopes = nullptr;
+  impl->args.bias.data = impl->args.mask.data = nullptr;
+  if (args.kv_domains) {
+    if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
+  }
+  impl->args.kv_domains = nullptr;
+  if (Status s = build_plan(*impl); !s.ok()) return s;
+  if (impl->context->tracer) impl->home = planned_traffic(*impl).home;
+  impl->release(impl->acquire());  // the first run finds its state ready
+  // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
+  if (!impl->context->executor->reserve(impl->scratch_bytes)) {
+    return {Code::out_of_memory,
+            "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
+  }
+  *made = std::move(impl);
+  return {};
+}
+
+Status validate_context(const Context& context) {
+  if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+  return impl_of(context)->is_from_before_fork() ? forked_error() : Status{};
+}
+
+}  // namespace
+
 Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
   return guarded([&]() -> Status {
     if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
-    if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
-    if (context.impl()->is_from_before_fork()) return forked_error();
+    if (Status s = validate_context(context); !s.ok()) return s;
     if (Status s = validate_problem(args); !s.ok()) return s;
-    auto impl = std::make_shared<Plan::Impl>();
-    impl->context = context.impl();
-    impl->args = args;
-    impl->has_seqused_k = args.seqused_k != nullptr;
-    if (args.seqused_k) impl->seqused_k.assign(args.seqused_k, args.seqused_k + args.q.shape[0]);
-    impl->args.q.data = impl->args.k.data = impl->args.v.data = nullptr;
-    impl->args.out.data = nullptr;
-    impl->args.lse.data = nullptr;
-    impl->args.seqused_k = nullptr;
-    impl->has_alibi = args.alibi_slopes != nullptr;
-    impl->args.alibi_slopes = nullptr;
-    impl->args.bias.data = impl->args.mask.data = nullptr;
-    if (args.kv_domains) {
-      if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
-    }
-    impl->args.kv_domains = nullptr;
-    if (Status s = build_plan(*impl); !s.ok()) return s;
-    if (impl->context->tracer) impl->home = planned_traffic(*impl).home;
-    impl->release(impl->acquire());  // the first run finds its state ready
-    // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
-    if (!impl->context->executor->reserve(impl->scratch_bytes)) {
-      return {Code::out_of_memory,
-              "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
-    }
-    plan->impl_ = std::move(impl);
-    return {};
+    return make_plan(context, args, &Internals::of(*plan));
   });
 }
 
@@ -164,9 +177,10 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
   return guarded([&]() -> Status {
     if (Status s = validate_problem(args); !s.ok()) return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
-    Plan once;
-    if (Status s = plan(context, args, &once); !s.ok()) return s;
-    return once.run(args);
+    if (Status s = validate_context(context); !s.ok()) return s;
+    std::shared_ptr<Plan::Impl> once;
+    if (Status s = make_plan(context, args, &once); !s.ok()) return s;
+    return execute(*once, args);
   });
 }
 
@@ -177,7 +191,7 @@ Status attention_forward(const AttentionArgs& args) {
   static std::atomic<const Context*> made{nullptr};
   static std::mutex making;
   return guarded([&]() -> Status {
-    const auto usable = [](const Context* kept) { return kept && !kept->impl()->is_from_before_fork(); };
+    const auto usable = [](const Context* kept) { return kept && !impl_of(*kept)->is_from_before_fork(); };
     const Context* context = made.load(std::memory_order_acquire);
     if (!usable(context)) {
       const std::lock_guard lock(making);

@@ -189,6 +189,7 @@ struct ContextOptions {
   std::string topology;  ///< KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for.
   std::string policy;    ///< KUMIKO_POLICY: heads_first | flat.
   std::string trace;     ///< KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON.
+  std::string tuning;    ///< KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it.
 };
 
 /// Zeroed memory on the NUMA node of one domain, for what that domain's cores are to read again and again: a
@@ -207,7 +208,7 @@ class KUMIKO_API DomainMemory {
   /// the thread that first writes to it.
   bool is_placed() const { return is_placed_; }
 
-  /// Gives the memory up to whoever calls free() with it and with the size() it had.
+  /// Gives the memory up: the caller now owns it and calls free() with it and with its size().
   void* release() noexcept;
   static void free(void* data, std::int64_t bytes) noexcept;
 
@@ -224,6 +225,8 @@ class KUMIKO_API DomainMemory {
 class KUMIKO_API Context {
  public:
   Context() = default;
+  /// The same runtime: copies of one another, or both empty.
+  friend bool operator==(const Context&, const Context&) = default;
   /// Errors: invalid_argument or invalid_environment (a value that does not parse), unsupported (a forced
   /// choice that cannot be had), out_of_memory. `*context` is untouched on error.
   static Status create(const ContextOptions& options, Context* context);
@@ -246,9 +249,9 @@ class KUMIKO_API Context {
   Status allocate(int domain, std::int64_t bytes, DomainMemory* memory) const;
 
   struct Impl;
-  const std::shared_ptr<Impl>& impl() const { return impl_; }
 
  private:
+  friend struct Internals;  // of the library
   std::shared_ptr<Impl> impl_;
 };
 
@@ -287,10 +290,9 @@ class KUMIKO_API Plan {
   std::int64_t workspace_bytes() const;
 
   struct Impl;
-  const std::shared_ptr<Impl>& impl() const { return impl_; }  ///< For the library's own tests and tools.
 
  private:
-  friend KUMIKO_API Status plan(const Context&, const AttentionArgs&, Plan*);
+  friend struct Internals;
   std::shared_ptr<Impl> impl_;
 };
 

@@ -101,6 +101,8 @@ typedef struct kumiko_context_options {
                       lacks is an error. */
   const char* topology; /* KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for. */
   const char* policy;   /* KUMIKO_POLICY: heads_first | flat. */
+  const char* trace;    /* KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON. */
+  const char* tuning;   /* KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it. */
 } kumiko_context_options;
 
 /* One attention call (kumiko::AttentionArgs). `out` and `lse` may not overlap the inputs or each other. */
@@ -179,7 +181,7 @@ typedef struct kumiko_attention_state {
     }                                    \
   }
 #define KUMIKO_CONTEXT_OPTIONS_INIT \
-  { sizeof(kumiko_context_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
+  { sizeof(kumiko_context_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 #define KUMIKO_ATTENTION_ARGS_INIT                                                                        \
   {                                                                                                       \
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,            \
@@ -205,7 +207,7 @@ KUMIKO_C_API const char* kumiko_version(void);
  * Valid until this thread's next such call. */
 KUMIKO_C_API const char* kumiko_last_error(void);
 
-/* The name of a status, "invalid_argument"; "unknown" for a number that is none. */
+/* The name of a status, "invalid_argument"; "unknown" for any other number. */
 KUMIKO_C_API const char* kumiko_status_name(kumiko_status status);
 
 /* Views of contiguous f32 memory laid out [batch, heads, seq, dim] (bhsd) or [batch, seq, heads, dim] (bshd).

@@ -37,13 +37,6 @@ Status load_num_threads(const ContextOptions& options, Config* config) {
   return {};
 }
 
-std::string isa_names() {
-  std::string names;
-  for (const kernels::Isa isa : kernels::kIsas)
-    names += (names.empty() ? "" : " | ") + std::string(name(isa));
-  return names;
-}
-
 Status load_isa(const ContextOptions& options, Config* config) {
   const Setting setting = find_setting("isa", options.isa, "KUMIKO_ISA");
   if (!setting.is_set()) return {};
@@ -119,6 +112,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
   if (!config->policy) return policy.error(names_of(scheduler::policies()));
   config->topology_setting = find_setting("topology", options.topology, "KUMIKO_TOPOLOGY");
   config->trace_setting = find_setting("trace", options.trace, "KUMIKO_TRACE");
+  config->tuning_setting = find_setting("tuning", options.tuning, "KUMIKO_TUNING");
   return {};
 }
 
@@ -149,6 +143,13 @@ Status load_rest(Config* config) {
 }
 
 }  // namespace
+
+std::string isa_names() {
+  std::string names;
+  for (const kernels::Isa isa : kernels::kIsas)
+    names += (names.empty() ? "" : " | ") + std::string(name(isa));
+  return names;
+}
 
 const char* bind_name(scheduler::Bind bind) {
   switch (bind) {

@@ -34,14 +34,17 @@ struct Config {
   const scheduler::ExecutorRow* executor = nullptr;  ///< never null after load
   const scheduler::PolicyRow* policy = nullptr;      ///< never null after load
   std::optional<kernels::Isa> isa;
-  Setting num_threads_setting, cpus_setting, topology_setting,
-      trace_setting;  ///< For errors that only the machine can tell.
+  Setting num_threads_setting, cpus_setting, topology_setting, trace_setting,
+      tuning_setting;  ///< For errors that only the machine can tell.
   Pipeline pipeline = Pipeline::automatic;
   bool verbose = false;
   std::chrono::microseconds spin = scheduler::kDefaultSpin;
 };
 
 Status load_config(const ContextOptions& options, Config* config);
+
+/// "avx512_bf16 | avx512 | ...": what the option and KUMIKO_ISA may say.
+std::string isa_names();
 
 const char* bind_name(scheduler::Bind bind);
 /// Those that can be forced.

@@ -32,13 +32,17 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   auto topology = scheduler::discover_topology(config.topology_setting.value, config.cpus, why);
   if (!topology) {
     if (why.starts_with("cpus: ") && config.cpus_setting.is_set())
-      return config.cpus_setting.error("CPUs to be had (" + why.substr(6) + ")");
+      return config.cpus_setting.error("CPUs that can be used (" + why.substr(6) + ")");
     if (config.topology_setting.is_set())
       return config.topology_setting.error("an hwloc synthetic description or XML file (" + why + ")");
     return {Code::internal, why};
   }
   impl->topology = std::move(*topology);
   impl->isa = config.isa ? *config.isa : kernels::best_isa(kernels::host_isas());
+  impl->core = core_tuning(kernels::host_core(), impl->isa);
+  if (config.tuning_setting.is_set() &&
+      !read_tuning(config.tuning_setting.value, impl->isa, &impl->core, &why))
+    return config.tuning_setting.error("a file of kumiko-tune (" + why + ")");
   impl->cgroup_limit = scheduler::cgroup_cpu_limit();
 
   scheduler::ExecutorOptions executor;
@@ -112,7 +116,7 @@ Status forked_error() {
 }
 
 std::string Context::Impl::describe() const {
-  std::string text = "isa " + std::string(kernels::name(isa)) + "\n";
+  std::string text = "isa " + std::string(kernels::name(isa)) + "\ntuning " + core.source + "\n";
   text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " +
           bind_name(*config.bind) + "\n";
   text += "threads " + std::to_string(executor->concurrency()) + " of " +

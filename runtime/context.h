@@ -7,6 +7,7 @@
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/attention.h"
 #include "runtime/config.h"
+#include "runtime/core_tuning.h"
 #include "runtime/trace.h"
 #include "scheduler/arena_pool.h"
 #include "scheduler/executor.h"
@@ -18,6 +19,7 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   Config config;
   scheduler::Topology topology;
   kernels::Isa isa = kernels::Isa::reference;
+  CoreTuning core;                 ///< for `isa`
   int cgroup_limit = 0;            ///< CPUs; 0: none
   std::unique_ptr<Tracer> tracer;  ///< nullptr: not wanted
   std::unique_ptr<scheduler::Executor> executor;
@@ -33,6 +35,20 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   }
   std::string describe() const;
 };
+
+/// What stands behind the handles that a user holds.
+struct Internals {
+  template <class Handle>
+  static auto& of(Handle& handle) {
+    return handle.impl_;
+  }
+};
+inline const std::shared_ptr<Context::Impl>& impl_of(const Context& context) {
+  return Internals::of(context);
+}
+inline const std::shared_ptr<Plan::Impl>& impl_of(const Plan& plan) {
+  return Internals::of(plan);
+}
 
 /// The error of every call in a child on a context of its parent.
 Status forked_error();

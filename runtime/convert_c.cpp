@@ -34,7 +34,7 @@ static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(v
 // hold on LP64.
 static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
-static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 6 * sizeof(void*));
+static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 8 * sizeof(void*));
 static_assert(sizeof(kumiko_attention_args) ==
               sizeof(std::size_t) + 6 * sizeof(kumiko_tensor) + 4 * sizeof(void*) + 3 * 8 + 6 * 4 + 3 * 8);
 
@@ -206,6 +206,8 @@ Status convert_options(const kumiko_context_options* given, ContextOptions* to) 
   to->isa = text(from.isa);
   to->topology = text(from.topology);
   to->policy = text(from.policy);
+  to->trace = text(from.trace);
+  to->tuning = text(from.tuning);
   return {};
 }
 

@@ -21,8 +21,8 @@ struct Merge {
   const Tensor& out;
   const LseView& lse;
   std::array<std::int64_t, 3> lse_stride;
-  const kernels::StateRow& state;
-  const kernels::StoreRow& store;
+  const kernels::StateKernel& state;
+  const kernels::StoreKernel& store;
   std::int64_t rows, dim;
 
   void row(std::int64_t row, float* sum, float* widened) const {
@@ -79,7 +79,7 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
   return guarded([&]() -> Status {
     if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
     if (Status s = validate_merge(states, out, lse); !s.ok()) return s;
-    const Context::Impl& runtime = *context.impl();
+    const Context::Impl& runtime = *impl_of(context);
     const std::int64_t rows = out.shape[0] * out.shape[1] * out.shape[2];
     if (rows == 0) return {};
     Merge merge{states,

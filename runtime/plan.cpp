@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "runtime/cut.h"
+#include "runtime/partition.h"
 #include "runtime/traffic.h"
 #include "runtime/validate.h"
 #include "scheduler/list_schedule.h"
@@ -23,14 +23,14 @@ kernels::Element element(DataType type) {
   return static_cast<kernels::Element>(type);
 }
 
-Sight sight_of(const AttentionArgs& a) {
+Visibility visibility_of(const AttentionArgs& a) {
   constexpr std::int64_t kWide = 4096;  // beyond that it does not matter how wide a window is
-  Sight sight{given(a.mask), 0};
+  Visibility visibility{is_present(a.mask), 0};
   const std::int64_t most = min_of(a.k.shape[2], kWide), right = a.is_causal ? 0 : a.window_right;
   if (a.window_left >= 0 && right >= 0 && a.k.shape[1] > 0)
-    sight.window_rows =
+    visibility.window_rows =
         (min_of(a.window_left, most) + min_of(right, most) + 1) * (a.q.shape[1] / a.k.shape[1]);
-  return sight;
+  return visibility;
 }
 
 /// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
@@ -120,7 +120,7 @@ void Plan::Impl::set_terms(kernels::HeadProblem& head, const AttentionArgs& a, s
   if (has_alibi && a.alibi_slopes)
     head.alibi_slopes = a.alibi_slopes + batch * a.alibi_batch_stride + first_head;
   if (a.k.shape[2] == 0) return;  // Nothing is read, and strides of empty tensors may be anything.
-  if (given(a.bias)) {
+  if (is_present(a.bias)) {
     head.terms.has_bias = true;
     head.terms.bias_element = element(a.bias.dtype);
     head.terms.bias_stride = a.bias.stride[3];
@@ -129,7 +129,7 @@ void Plan::Impl::set_terms(kernels::HeadProblem& head, const AttentionArgs& a, s
     head.bias_head_stride = a.bias.stride[1];
     head.bias_seq_stride = a.bias.stride[2];
   }
-  if (given(a.mask)) {
+  if (is_present(a.mask)) {
     head.terms.has_mask = true;
     head.terms.mask_stride = a.mask.stride[3];
     if (a.mask.data) {
@@ -169,13 +169,13 @@ Status build_plan(Plan::Impl& plan) {
   // bf16 products want their probabilities as the softmax of a product writes them.
   const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
   plan.kernels = *kernels::kernel_set(isa, element(a.q.dtype), element(a.out.dtype));
-  const Sight sight = sight_of(a);
-  fit_tiles(plan.kernels, sight);
-  plan.tuning = tune(plan.kernels, sight, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
-  plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;
+  const Visibility visibility = visibility_of(a);
+  fit_kernels(context.core, visibility, &plan.kernels);
+  plan.tuning = tune(context.core, plan.kernels, visibility, rows, a.q.shape[3], a.v.shape[3], l2,
+                     pipeline_name(wanted));
   plan.kernels.staged_splits = plan.tuning.staged_splits;
   if (batch == 0 || rows == 0) return {};
-  if (Status s = cut_and_deal(plan, workers); !s.ok()) return s;
+  if (Status s = partition_and_assign(plan, workers); !s.ok()) return s;
   place_split_states(plan);
   std::int64_t most_rows = 0;
   for (const PlannedTask& task : plan.tasks) most_rows = std::max(most_rows, task.row_end - task.row_begin);
@@ -257,7 +257,8 @@ std::string Plan::Impl::explain() const {
       ", elements " + kernels::element_name(kernels.input) +
       (kernels.output == kernels.input ? "" : std::string(" to ") + kernels::element_name(kernels.output)) +
       ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) +
-      ", up to " + std::to_string(task_rows) + " query rows a task" + tuning.describe() + "\n";
+      ", up to " + std::to_string(task_rows) + " query rows a task" + tuning.describe() + ", tuning " +
+      context->core.source + "\n";
   text += "tasks: " + std::to_string(tasks.size()) + ", " + std::to_string(merges.size()) +
           " row blocks split along the keys\n";
   const auto& begin = assignment.domain_begin;

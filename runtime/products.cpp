@@ -22,7 +22,7 @@ void set_visibility(const Args& from, AttentionArgs* to) {
 Status run_once(const Context& context, const AttentionArgs& args, Computation computation,
                 const ConstTensor& scores) {
   Plan::Impl plan;
-  plan.context = context.impl();
+  plan.context = impl_of(context);
   plan.computation = computation;
   plan.scores = scores;
   plan.args = args;
@@ -42,7 +42,7 @@ Status softmax_pv(const Context& context, const SoftmaxPvArgs& args) {
   return guarded([&]() -> Status {
     if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
     if (Status s = validate_softmax_pv(args); !s.ok()) return s;
-    if (args.pipeline == Pipeline::automatic && context.impl()->config.pipeline == Pipeline::decode) {
+    if (args.pipeline == Pipeline::automatic && impl_of(context)->config.pipeline == Pipeline::decode) {
       return {Code::unsupported,
               "KUMIKO_PIPELINE is \"decode\", which makes its scores itself; expected automatic or another "
               "pipeline for softmax_pv"};

@@ -33,8 +33,8 @@ RowBlock row_block(const Plan::Impl& plan, const kernels::HeadProblem& head, std
   block.last_key = std::max(head.end_of(end - 1), block.first_key);
   block.split_begin = block.first_key / kSplitKeys;
   block.split_end = std::max((block.last_key + kSplitKeys - 1) / kSplitKeys, block.split_begin);
-  block.cost = task_cost(*plan.tuning.pipeline, visible_pairs(head, row, end), end - row,
-                         block.last_key - block.first_key, head.head_dim, head.v_head_dim);
+  block.cost = plan.tuning.pipeline->cost({visible_pairs(head, row, end), end - row,
+                                           block.last_key - block.first_key, head.head_dim, head.v_head_dim});
   return block;
 }
 

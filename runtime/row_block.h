@@ -12,7 +12,7 @@ struct RowBlock {
   std::int64_t row_begin, row_end;
   std::int64_t first_key, last_key;     ///< [first_key, last_key): seen by some row
   std::int64_t split_begin, split_end;  ///< the splits that these keys lie in
-  std::int64_t cost;                    ///< in FMAs (task_cost); scaled by the Cutter
+  std::int64_t cost;                    ///< in FMAs (PipelineRow::cost); scaled by the Partitioner
 
   std::int64_t splits() const { return split_end - split_begin; }
   /// Of the splits before `split`: in proportion to the keys, for the first and the last split may have few.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/pipelines/pipeline.h"
+#include "runtime/core_tuning.h"
 
 namespace kumiko {
 
@@ -21,21 +22,18 @@ struct Tuning {
 };
 
 /// What a row sees of its task's keys, beside what causality leaves.
-struct Sight {
+struct Visibility {
   bool has_mask = false;
   /// Rows that lie in one window: its keys times the heads of a group. 0: there is no window.
   std::int64_t window_rows = 0;
 };
 
-/// Tiles that compute little of what a mask or a narrow window hides.
-void fit_tiles(kernels::KernelSet& kernels, const Sight& sight);
+/// The core's tiles and distances, and tiles that compute little of what a mask or a narrow window hides.
+void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels);
 
 /// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.
-Tuning tune(const kernels::KernelSet& kernels, const Sight& sight, std::int64_t rows, std::int64_t head_dim,
-            std::int64_t v_head_dim, std::int64_t l2_bytes, const char* forced_pipeline);
-
-/// Relative time of one task, for balance: `visible` query-key pairs in `rows` rows over `keys` keys.
-std::int64_t task_cost(const kernels::PipelineRow& pipeline, std::int64_t visible, std::int64_t rows,
-                       std::int64_t keys, std::int64_t head_dim, std::int64_t v_head_dim);
+Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Visibility& visibility,
+            std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
+            const char* forced_pipeline);
 
 }  // namespace kumiko

@@ -12,7 +12,7 @@ namespace {
 
 /// [batch, q_heads, q_len, kv_len] in any strides.
 Status check_score_view(const char* name, const ConstTensor& view, const AttentionArgs& a) {
-  if (!given(view)) return {};
+  if (!is_present(view)) return {};
   if (Status s = check_extent(name, view); !s.ok()) return s;
   for (int i = 0; i < 3; ++i) {
     if (Status s = check_equal(name, i, view.shape[i], "q.shape", a.q.shape[i]); !s.ok()) return s;
@@ -23,18 +23,18 @@ Status check_score_view(const char* name, const ConstTensor& view, const Attenti
 Status check_types(const AttentionArgs& a) {
   for (auto [name, view] : {std::pair{"k", &a.k}, std::pair{"v", &a.v}}) {
     if (view->dtype != a.q.dtype) {
-      return bad(std::string(name) + ".dtype", name_of(view->dtype), name_of(a.q.dtype) + ", as in q");
+      return invalid(std::string(name) + ".dtype", name_of(view->dtype), name_of(a.q.dtype) + ", as in q");
     }
   }
   if (a.out.dtype != a.q.dtype && a.out.dtype != DataType::f32) {
-    return bad("out.dtype", name_of(a.out.dtype), name_of(a.q.dtype) + ", as in q, or f32");
+    return invalid("out.dtype", name_of(a.out.dtype), name_of(a.q.dtype) + ", as in q, or f32");
   }
   return {};
 }
 
 Status check_shapes(const AttentionArgs& a) {
   for (auto [name, dim] : {std::pair{"q", a.q.shape[3]}, std::pair{"v", a.v.shape[3]}}) {
-    if (dim < 1 || dim > kMaxHeadDim) return bad(element(name, "shape", 3), dim, "1..576");
+    if (dim < 1 || dim > kMaxHeadDim) return invalid(element(name, "shape", 3), dim, "1..576");
   }
   if (Status s = check_equal("k", 0, a.k.shape[0], "q.shape[0]", a.q.shape[0]); !s.ok()) return s;
   if (Status s = check_equal("k", 3, a.k.shape[3], "q.shape[3]", a.q.shape[3]); !s.ok()) return s;
@@ -47,8 +47,8 @@ Status check_shapes(const AttentionArgs& a) {
   if (Status s = check_equal("out", 3, a.out.shape[3], "v.shape[3]", a.v.shape[3]); !s.ok()) return s;
   const std::int64_t q_heads = a.q.shape[1], kv_heads = a.k.shape[1];
   if (q_heads > 0 && (kv_heads == 0 || q_heads % kv_heads != 0)) {
-    return bad(element("k", "shape", 1), kv_heads,
-               "a divisor of q.shape[1] (q_heads), which is " + std::to_string(q_heads));
+    return invalid(element("k", "shape", 1), kv_heads,
+                   "a divisor of q.shape[1] (q_heads), which is " + std::to_string(q_heads));
   }
   return {};
 }
@@ -62,26 +62,26 @@ Status check_lse_of(const AttentionArgs& a) {
 }
 
 Status check_score_views(const AttentionArgs& a) {
-  if (given(a.bias) && a.bias.dtype > DataType::f16)
-    return bad("bias.dtype", static_cast<int>(a.bias.dtype), "f32 (0), bf16 (1) or f16 (2)");
-  if (given(a.mask) && a.mask.dtype != DataType::boolean)
-    return bad("mask.dtype", static_cast<int>(a.mask.dtype), "boolean (3)");
+  if (is_present(a.bias) && a.bias.dtype > DataType::f16)
+    return invalid("bias.dtype", static_cast<int>(a.bias.dtype), "f32 (0), bf16 (1) or f16 (2)");
+  if (is_present(a.mask) && a.mask.dtype != DataType::boolean)
+    return invalid("mask.dtype", static_cast<int>(a.mask.dtype), "boolean (3)");
   if (Status s = check_score_view("bias", a.bias, a); !s.ok()) return s;
   return check_score_view("mask", a.mask, a);
 }
 
 Status check_terms(const AttentionArgs& a) {
   if (!std::isfinite(a.softcap) || a.softcap < 0.0f)
-    return bad("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
+    return invalid("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
   if (Status s = check_score_views(a); !s.ok()) return s;
   if (a.alibi_batch_stride != 0 && a.alibi_batch_stride < a.q.shape[1]) {
-    return bad("alibi_batch_stride", a.alibi_batch_stride,
-               "0, or at least q.shape[1] (q_heads), which is " + std::to_string(a.q.shape[1]));
+    return invalid("alibi_batch_stride", a.alibi_batch_stride,
+                   "0, or at least q.shape[1] (q_heads), which is " + std::to_string(a.q.shape[1]));
   }
   const std::int64_t shape[2] = {a.q.shape[0], a.q.shape[1]}, stride[2] = {a.alibi_batch_stride, 1};
   std::int64_t extent = 0;
   if (!extent_of(shape, stride, 2, &extent)) {
-    return bad("alibi_batch_stride", a.alibi_batch_stride, "slopes that fit in the address space");
+    return invalid("alibi_batch_stride", a.alibi_batch_stride, "slopes that fit in the address space");
   }
   return {};
 }
@@ -99,10 +99,10 @@ Status check_pipeline(Pipeline pipeline) {
   std::string names = "automatic (0)";
   for (const Pipeline p : kPipelines)
     names += std::string(", ") + pipeline_name(p) + " (" + std::to_string(static_cast<int>(p)) + ")";
-  return bad("pipeline", static_cast<int>(pipeline), names);
+  return invalid("pipeline", static_cast<int>(pipeline), names);
 }
 
-bool given(const ConstTensor& view) {
+bool is_present(const ConstTensor& view) {
   constexpr std::array<std::int64_t, 4> kNone{};
   return view.data != nullptr || view.shape != kNone;
 }
@@ -142,11 +142,12 @@ Status validate_pointers(const AttentionArgs& a) {
   if (Status s = check_pointer("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
   if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
   if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
-  const Span bias = given(a.bias) ? span_of(a.bias) : Span{}, mask = given(a.mask) ? span_of(a.mask) : Span{};
-  if (given(a.bias)) {
+  const Span bias = is_present(a.bias) ? span_of(a.bias) : Span{},
+             mask = is_present(a.mask) ? span_of(a.mask) : Span{};
+  if (is_present(a.bias)) {
     if (Status s = check_pointer("bias", a.bias.data, bias, a.bias.dtype); !s.ok()) return s;
   }
-  if (given(a.mask)) {
+  if (is_present(a.mask)) {
     if (Status s = check_pointer("mask", a.mask.data, mask, a.mask.dtype); !s.ok()) return s;
   }
   const std::int64_t slopes_shape[2] = {a.q.shape[0], a.q.shape[1]},
@@ -169,11 +170,11 @@ Status validate_pointers(const AttentionArgs& a) {
   for (const Named& input : {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias},
                              Named{"mask", mask}, Named{"alibi_slopes", slopes}}) {
     if (overlap(out, input.span))
-      return bad("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
+      return invalid("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
     if (overlap(lse, input.span))
-      return bad("lse.data", hex(a.lse.data), std::string("memory apart from ") + input.name);
+      return invalid("lse.data", hex(a.lse.data), std::string("memory apart from ") + input.name);
   }
-  if (overlap(out, lse)) return bad("lse.data", hex(a.lse.data), "memory apart from out");
+  if (overlap(out, lse)) return invalid("lse.data", hex(a.lse.data), "memory apart from out");
   return {};
 }
 
@@ -181,13 +182,15 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
                              bool has_seqused_k, const std::vector<std::int32_t>& seqused_k) {
   const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
     if (given.dtype != want.dtype)
-      return bad(std::string(name) + ".dtype", name_of(given.dtype), "the planned " + name_of(want.dtype));
+      return invalid(std::string(name) + ".dtype", name_of(given.dtype),
+                     "the planned " + name_of(want.dtype));
     for (int i = 0; i < 4; ++i) {
       if (given.shape[i] != want.shape[i])
-        return bad(element(name, "shape", i), given.shape[i], "the planned " + std::to_string(want.shape[i]));
+        return invalid(element(name, "shape", i), given.shape[i],
+                       "the planned " + std::to_string(want.shape[i]));
       if (given.stride[i] != want.stride[i])
-        return bad(element(name, "stride", i), given.stride[i],
-                   "the planned " + std::to_string(want.stride[i]));
+        return invalid(element(name, "stride", i), given.stride[i],
+                       "the planned " + std::to_string(want.stride[i]));
     }
     return {};
   };
@@ -204,34 +207,35 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
     if (Status s = check_lse_of(a); !s.ok()) return s;
   }
   if (a.softcap != planned.softcap)
-    return bad("softcap", std::to_string(a.softcap), "the planned " + std::to_string(planned.softcap));
+    return invalid("softcap", std::to_string(a.softcap), "the planned " + std::to_string(planned.softcap));
   if ((a.alibi_slopes != nullptr) != has_alibi) {
-    return bad("alibi_slopes", a.alibi_slopes ? "given" : "null",
-               has_alibi ? "given, as planned" : "null, as planned");
+    return invalid("alibi_slopes", a.alibi_slopes ? "given" : "null",
+                   has_alibi ? "given, as planned" : "null, as planned");
   }
   if (a.alibi_batch_stride != planned.alibi_batch_stride) {
-    return bad("alibi_batch_stride", a.alibi_batch_stride,
-               "the planned " + std::to_string(planned.alibi_batch_stride));
+    return invalid("alibi_batch_stride", a.alibi_batch_stride,
+                   "the planned " + std::to_string(planned.alibi_batch_stride));
   }
   if (!(a.scale == planned.scale))
-    return bad("scale", std::to_string(a.scale), "the planned " + std::to_string(planned.scale));
+    return invalid("scale", std::to_string(a.scale), "the planned " + std::to_string(planned.scale));
   if (a.is_causal != planned.is_causal)
-    return bad("is_causal", a.is_causal, "the planned " + std::to_string(planned.is_causal));
+    return invalid("is_causal", a.is_causal, "the planned " + std::to_string(planned.is_causal));
   if (a.causal_alignment != planned.causal_alignment)
-    return bad("causal_alignment", static_cast<int>(a.causal_alignment), "the planned one");
+    return invalid("causal_alignment", static_cast<int>(a.causal_alignment), "the planned one");
   if (a.window_left != planned.window_left)
-    return bad("window_left", a.window_left, "the planned " + std::to_string(planned.window_left));
+    return invalid("window_left", a.window_left, "the planned " + std::to_string(planned.window_left));
   if (a.window_right != planned.window_right)
-    return bad("window_right", a.window_right, "the planned " + std::to_string(planned.window_right));
-  if (a.pipeline != planned.pipeline) return bad("pipeline", static_cast<int>(a.pipeline), "the planned one");
+    return invalid("window_right", a.window_right, "the planned " + std::to_string(planned.window_right));
+  if (a.pipeline != planned.pipeline)
+    return invalid("pipeline", static_cast<int>(a.pipeline), "the planned one");
   if ((a.seqused_k != nullptr) != has_seqused_k) {
-    return bad("seqused_k", a.seqused_k ? "given" : "null",
-               has_seqused_k ? "given, as planned" : "null, as planned");
+    return invalid("seqused_k", a.seqused_k ? "given" : "null",
+                   has_seqused_k ? "given, as planned" : "null, as planned");
   }
   for (std::size_t b = 0; b < seqused_k.size(); ++b) {
     if (a.seqused_k[b] != seqused_k[b]) {
-      return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
-                 "the planned " + std::to_string(seqused_k[b]));
+      return invalid("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
+                     "the planned " + std::to_string(seqused_k[b]));
     }
   }
   return {};

@@ -26,7 +26,7 @@ Status check_pipeline(Pipeline pipeline);
 Status validate_softmax_pv(const SoftmaxPvArgs& args);
 
 /// Whether an optional tensor is there.
-bool given(const ConstTensor& view);
+bool is_present(const ConstTensor& view);
 
 /// The arguments of merge_states, pointers and all.
 Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse);

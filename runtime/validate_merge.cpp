@@ -7,10 +7,10 @@
 namespace kumiko {
 
 Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse) {
-  if (states.empty()) return bad("states", "empty", "at least one state");
+  if (states.empty()) return invalid("states", "empty", "at least one state");
   if (Status s = check_view("out", out); !s.ok()) return s;
   if (out.shape[3] < 1 || out.shape[3] > kMaxHeadDim)
-    return bad(element("out", "shape", 3), out.shape[3], "1..576");
+    return invalid(element("out", "shape", 3), out.shape[3], "1..576");
   std::int64_t count = 0;
   const auto dense_lse = lse_strides(lse.stride, out.shape);
   if (Status s = check_lse("lse", dense_lse, out.shape.data()); !s.ok()) return s;
@@ -35,7 +35,7 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
         return s;
     }
     if (state.out.dtype != states[0].out.dtype)
-      return bad(out_name + ".dtype", name_of(state.out.dtype), "that of states[0].out");
+      return invalid(out_name + ".dtype", name_of(state.out.dtype), "that of states[0].out");
     const auto stride = lse_strides(state.lse_stride, out.shape);
     if (Status s = check_lse(lse_name.c_str(), stride, out.shape.data()); !s.ok()) return s;
     const Span data = span_of(state.out),
@@ -47,17 +47,18 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
         state.out.data == out.data && state.out.stride == out.stride && state.out.dtype == out.dtype;
     const bool same_lse = state.lse == lse.data && stride == dense_lse;
     if (!same_out && overlap(out_span, data))
-      return bad("out.data", hex(out.data),
-                 "that of " + out_name + " with its strides and type, or memory apart from it");
+      return invalid("out.data", hex(out.data),
+                     "that of " + out_name + " with its strides and type, or memory apart from it");
     if (!same_lse && overlap(lse_span, sums))
-      return bad("lse.data", hex(lse.data),
-                 "that of " + lse_name + " with its strides, or memory apart from it");
-    if (overlap(out_span, sums)) return bad("out.data", hex(out.data), "memory apart from " + lse_name);
-    if (overlap(lse_span, data)) return bad("lse.data", hex(lse.data), "memory apart from " + out_name);
+      return invalid("lse.data", hex(lse.data),
+                     "that of " + lse_name + " with its strides, or memory apart from it");
+    if (overlap(out_span, sums)) return invalid("out.data", hex(out.data), "memory apart from " + lse_name);
+    if (overlap(lse_span, data)) return invalid("lse.data", hex(lse.data), "memory apart from " + out_name);
   }
   if (out.dtype != states[0].out.dtype && out.dtype != DataType::f32)
-    return bad("out.dtype", name_of(out.dtype), name_of(states[0].out.dtype) + ", as in the states, or f32");
-  if (overlap(out_span, lse_span)) return bad("lse.data", hex(lse.data), "memory apart from out");
+    return invalid("out.dtype", name_of(out.dtype),
+                   name_of(states[0].out.dtype) + ", as in the states, or f32");
+  if (overlap(out_span, lse_span)) return invalid("lse.data", hex(lse.data), "memory apart from out");
   return {};
 }
 

@@ -34,11 +34,11 @@ int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int d
 
 }  // namespace
 
-Status bad(const std::string& what, const std::string& value, const std::string& expected) {
+Status invalid(const std::string& what, const std::string& value, const std::string& expected) {
   return {Code::invalid_argument, what + " is " + value + "; expected " + expected};
 }
-Status bad(const std::string& what, std::int64_t value, const std::string& expected) {
-  return bad(what, std::to_string(value), expected);
+Status invalid(const std::string& what, std::int64_t value, const std::string& expected) {
+  return invalid(what, std::to_string(value), expected);
 }
 
 std::string element(const char* name, const char* field, int i) {
@@ -80,7 +80,7 @@ bool count_of(const std::int64_t* shape, int dims, std::int64_t* count) {
 
 Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected) {
   if (value == expected) return {};
-  return bad(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
+  return invalid(element(name, "shape", dim), value, std::to_string(expected) + ", as in " + other);
 }
 
 bool empty(const std::array<std::int64_t, 4>& shape) {
@@ -90,25 +90,25 @@ bool empty(const std::array<std::int64_t, 4>& shape) {
 Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims) {
   const int i = overlapping_dim(shape, stride, dims);
   if (i < 0) return {};
-  return bad(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
+  return invalid(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
 }
 
 Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape) {
   std::int64_t count = 0, extent = 0;
   if (!count_of(shape, 3, &count) || count == 0) return {};
   for (int i = 0; i < 3; ++i) {
-    if (stride[i] < 0) return bad(element(name, "stride", i), stride[i], "0 or more");
+    if (stride[i] < 0) return invalid(element(name, "stride", i), stride[i], "0 or more");
   }
   if (!extent_of(shape, stride.data(), 3, &extent)) {
-    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
-               "a tensor that fits in the address space");
+    return invalid(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
+                   "a tensor that fits in the address space");
   }
   return {};
 }
 
 Status check_scale(float scale, const char* expected) {
   if (std::isfinite(scale)) return {};
-  return bad("scale", std::isnan(scale) ? "NaN" : scale > 0 ? "inf" : "-inf", expected);
+  return invalid("scale", std::isnan(scale) ? "NaN" : scale > 0 ? "inf" : "-inf", expected);
 }
 
 Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims,
@@ -131,13 +131,13 @@ std::string hex(const void* p) {
 
 Status check_pointer(const char* name, const void* data, const Span& span, DataType type) {
   if (span.empty()) return {};
-  if (!data) return bad(std::string(name) + ".data", "null", "a tensor");
+  if (!data) return invalid(std::string(name) + ".data", "null", "a tensor");
   const std::int64_t bytes = bytes_of(type);
   if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) != 0)
-    return bad(std::string(name) + ".data", hex(data),
-               "an address aligned to " + std::to_string(bytes) + " bytes");
+    return invalid(std::string(name) + ".data", hex(data),
+                   "an address aligned to " + std::to_string(bytes) + " bytes");
   if (span.end < span.begin)
-    return bad(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
+    return invalid(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
   return {};
 }
 

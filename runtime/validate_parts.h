@@ -12,8 +12,8 @@
 
 namespace kumiko {
 
-Status bad(const std::string& what, const std::string& value, const std::string& expected);
-Status bad(const std::string& what, std::int64_t value, const std::string& expected);
+Status invalid(const std::string& what, const std::string& value, const std::string& expected);
+Status invalid(const std::string& what, std::int64_t value, const std::string& expected);
 /// "q.shape[1] (heads)"
 std::string element(const char* name, const char* field, int i);
 std::string hex(const void* p);
@@ -37,20 +37,20 @@ template <class View>
 Status check_extent(const char* name, const View& view) {
   for (int i = 0; i < 4; ++i) {
     if (view.shape[i] < 0 || view.shape[i] > std::numeric_limits<std::int32_t>::max())
-      return bad(element(name, "shape", i), view.shape[i], "0..2147483647");
+      return invalid(element(name, "shape", i), view.shape[i], "0..2147483647");
   }
   std::int64_t count = 0, extent = 0;
   if (!count_of(view.shape.data(), 4, &count)) {
-    return bad(std::string(name) + ".shape", "a product beyond 2^63 bytes",
-               "a tensor that fits in the address space");
+    return invalid(std::string(name) + ".shape", "a product beyond 2^63 bytes",
+                   "a tensor that fits in the address space");
   }
   if (count == 0) return {};
   for (int i = 0; i < 4; ++i) {
-    if (view.stride[i] < 0) return bad(element(name, "stride", i), view.stride[i], "0 or more");
+    if (view.stride[i] < 0) return invalid(element(name, "stride", i), view.stride[i], "0 or more");
   }
   if (!extent_of(view.shape.data(), view.stride.data(), 4, &extent)) {
-    return bad(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
-               "a tensor that fits in the address space");
+    return invalid(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
+                   "a tensor that fits in the address space");
   }
   return {};
 }
@@ -60,29 +60,31 @@ template <class View>
 Status check_rows(const char* name, const View& view) {
   if (Status s = check_extent(name, view); !s.ok()) return s;
   if (view.stride[3] != 1 && view.shape[3] > 1 && !empty(view.shape))
-    return bad(element(name, "stride", 3), view.stride[3], "1");
+    return invalid(element(name, "stride", 3), view.stride[3], "1");
   return {};
 }
 template <class View>
 Status check_view(const char* name, const View& view) {
   if (view.dtype > DataType::f16)
-    return bad(std::string(name) + ".dtype", static_cast<int>(view.dtype), "f32 (0), bf16 (1) or f16 (2)");
+    return invalid(std::string(name) + ".dtype", static_cast<int>(view.dtype),
+                   "f32 (0), bf16 (1) or f16 (2)");
   return check_rows(name, view);
 }
 
 /// Windows, alignment and used lengths: any struct of arguments that has them.
 template <class Args>
 Status check_visibility(const Args& a, std::int64_t batch, std::int64_t kv_len) {
-  if (a.window_left < -1) return bad("window_left", a.window_left, "-1 (unlimited) or more");
-  if (a.window_right < -1) return bad("window_right", a.window_right, "-1 (unlimited) or more");
+  if (a.window_left < -1) return invalid("window_left", a.window_left, "-1 (unlimited) or more");
+  if (a.window_right < -1) return invalid("window_right", a.window_right, "-1 (unlimited) or more");
   if (a.causal_alignment != CausalAlignment::bottom_right &&
       a.causal_alignment != CausalAlignment::top_left) {
-    return bad("causal_alignment", static_cast<int>(a.causal_alignment), "bottom_right (0) or top_left (1)");
+    return invalid("causal_alignment", static_cast<int>(a.causal_alignment),
+                   "bottom_right (0) or top_left (1)");
   }
   for (std::int64_t b = 0; a.seqused_k && b < batch; ++b) {
     if (a.seqused_k[b] < 0 || a.seqused_k[b] > kv_len) {
-      return bad("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
-                 "0.." + std::to_string(kv_len) + " (kv_len)");
+      return invalid("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
+                     "0.." + std::to_string(kv_len) + " (kv_len)");
     }
   }
   return {};

@@ -10,7 +10,7 @@ namespace {
 Status check_shapes(const SoftmaxPvArgs& a) {
   const auto& scores = a.scores.shape;
   if (a.v.shape[3] < 1 || a.v.shape[3] > kMaxHeadDim)
-    return bad(element("v", "shape", 3), a.v.shape[3], "1..576");
+    return invalid(element("v", "shape", 3), a.v.shape[3], "1..576");
   if (Status s = check_equal("v", 0, a.v.shape[0], "scores.shape[0]", scores[0]); !s.ok()) return s;
   if (Status s = check_equal("v", 2, a.v.shape[2], "scores.shape[3] (kv_len)", scores[3]); !s.ok()) return s;
   for (int i = 0; i < 3; ++i) {
@@ -18,17 +18,17 @@ Status check_shapes(const SoftmaxPvArgs& a) {
   }
   if (Status s = check_equal("out", 3, a.out.shape[3], "v.shape[3]", a.v.shape[3]); !s.ok()) return s;
   if (scores[1] > 0 && (a.v.shape[1] == 0 || scores[1] % a.v.shape[1] != 0)) {
-    return bad(element("v", "shape", 1), a.v.shape[1],
-               "a divisor of scores.shape[1] (q_heads), which is " + std::to_string(scores[1]));
+    return invalid(element("v", "shape", 1), a.v.shape[1],
+                   "a divisor of scores.shape[1] (q_heads), which is " + std::to_string(scores[1]));
   }
   return {};
 }
 
 Status check_types(const SoftmaxPvArgs& a) {
   if (a.scores.dtype != DataType::f32 && a.scores.dtype != DataType::i32)
-    return bad("scores.dtype", static_cast<int>(a.scores.dtype), "f32 (0) or i32 (4)");
+    return invalid("scores.dtype", static_cast<int>(a.scores.dtype), "f32 (0) or i32 (4)");
   if (a.out.dtype != a.v.dtype && a.out.dtype != DataType::f32)
-    return bad("out.dtype", name_of(a.out.dtype), std::string(name_of(a.v.dtype)) + ", as in v, or f32");
+    return invalid("out.dtype", name_of(a.out.dtype), std::string(name_of(a.v.dtype)) + ", as in v, or f32");
   return {};
 }
 
@@ -41,11 +41,11 @@ Status check_memory(const SoftmaxPvArgs& a, const std::array<std::int64_t, 3>& l
   const Span lse =
       a.lse.data ? span_of(a.lse.data, a.out.shape.data(), lse_stride.data(), 3, DataType::f32) : Span{};
   if (Status s = check_pointer("lse", a.lse.data, lse, DataType::f32); !s.ok()) return s;
-  if (overlap(out, scores)) return bad("out.data", hex(a.out.data), "memory apart from scores");
-  if (overlap(out, v)) return bad("out.data", hex(a.out.data), "memory apart from v");
-  if (overlap(lse, scores)) return bad("lse.data", hex(a.lse.data), "memory apart from scores");
-  if (overlap(lse, v)) return bad("lse.data", hex(a.lse.data), "memory apart from v");
-  if (overlap(out, lse)) return bad("lse.data", hex(a.lse.data), "memory apart from out");
+  if (overlap(out, scores)) return invalid("out.data", hex(a.out.data), "memory apart from scores");
+  if (overlap(out, v)) return invalid("out.data", hex(a.out.data), "memory apart from v");
+  if (overlap(lse, scores)) return invalid("lse.data", hex(a.lse.data), "memory apart from scores");
+  if (overlap(lse, v)) return invalid("lse.data", hex(a.lse.data), "memory apart from v");
+  if (overlap(out, lse)) return invalid("lse.data", hex(a.lse.data), "memory apart from out");
   return {};
 }
 

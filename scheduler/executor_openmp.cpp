@@ -13,8 +13,8 @@
 #include <system_error>
 #include <thread>
 
-#include "scheduler/crew.h"
 #include "scheduler/executors.h"
+#include "scheduler/worker_pool.h"
 
 namespace kumiko::scheduler {
 namespace {
@@ -70,7 +70,7 @@ class OpenMpExecutor final : public Executor {
   explicit OpenMpExecutor(const ExecutorOptions& options)
       : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
         is_bound_(options.bind != Bind::none && options.topology.is_host),
-        crew_(options, seats_) {
+        pool_(options, seats_) {
     if (concurrency() == 1) return;
     require_threads(concurrency());
     const std::lock_guard lock(g_start_mutex);
@@ -82,7 +82,7 @@ class OpenMpExecutor final : public Executor {
 
   ~OpenMpExecutor() override {
     if (!service_.joinable()) return;
-    crew_.stop();
+    pool_.stop();
     service_.join();
     // The region has ended, so all have left; reading the count makes that visible to ThreadSanitizer as
     // well.
@@ -90,8 +90,8 @@ class OpenMpExecutor final : public Executor {
   }
 
   const char* name() const override { return "openmp"; }
-  bool reserve(std::size_t bytes) override { return crew_.reserve(bytes); }
-  bool run(const Job& job) override { return crew_.run(job); }
+  bool reserve(std::size_t bytes) override { return pool_.reserve(bytes); }
+  bool run(const Job& job) override { return pool_.run(job); }
 
  private:
   static void open_team(int size) {
@@ -107,12 +107,12 @@ class OpenMpExecutor final : public Executor {
     team_size_.store(team_size);
     arrived_.fetch_add(1);
     arrived_.notify_all();
-    crew_.work(seat);
+    pool_.work(seat);
     left_.fetch_add(1, std::memory_order_release);
   }
 
   const bool is_bound_;
-  Crew crew_;
+  WorkerPool pool_;
   std::atomic<int> team_size_{0};
   std::atomic<int> arrived_{0};
   std::atomic<int> left_{0};

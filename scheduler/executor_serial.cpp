@@ -1,6 +1,6 @@
 // No threads of its own: callers run their jobs themselves, concurrency() of them at a time.
-#include "scheduler/crew.h"
 #include "scheduler/executors.h"
+#include "scheduler/worker_pool.h"
 
 namespace kumiko::scheduler {
 namespace {
@@ -9,14 +9,14 @@ class SerialExecutor final : public Executor {
  public:
   explicit SerialExecutor(const ExecutorOptions& options)
       : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
-        crew_(options, seats_) {}
+        pool_(options, seats_) {}
 
   const char* name() const override { return "serial"; }
-  bool reserve(std::size_t bytes) override { return crew_.reserve(bytes); }
-  bool run(const Job& job) override { return crew_.run(job); }
+  bool reserve(std::size_t bytes) override { return pool_.reserve(bytes); }
+  bool run(const Job& job) override { return pool_.run(job); }
 
  private:
-  Crew crew_;
+  WorkerPool pool_;
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 // oneTBB's threads, which the executor shares with everything else in the process that uses oneTBB: an arena
 // for each domain, with a place for each worker that may sit there. A caller takes a seat in its own domain,
-// posts its job to the crew, and sends an invitation into every arena that has none under way; the thread
+// posts its job to the pool, and sends an invitation into every arena that has none under way; the thread
 // that takes it sits down in its arena's domain, takes tasks of all posted jobs, and invites two more. An
 // invitation knows no job, so that no caller waits for one that nobody has taken up: where oneTBB has no
 // thread to spare, the caller finishes its job alone.
@@ -23,10 +23,10 @@
 #include <system_error>
 #include <thread>
 
-#include "scheduler/crew.h"
 #include "scheduler/executors.h"
 #include "scheduler/fork.h"
 #include "scheduler/handover.h"
+#include "scheduler/worker_pool.h"
 
 namespace kumiko::scheduler {
 namespace {
@@ -142,16 +142,16 @@ class WorkerArena final : public tbb::task_scheduler_observer {
 };
 
 // Where invitations lead. oneTBB may hold some for as long as it has no thread to spare, longer than their
-// executor lives, so what they look at first is never freed: a door is handed from executor to executor, and
+// executor lives, so what they look at first is never freed: a gate is handed from executor to executor, and
 // an invitation to a former one leads nowhere.
-class Door {
+class EpochGate {
  public:
-  static Door& take() {
+  static EpochGate& take() {
     const std::lock_guard lock(g_mutex);
-    Door* door = g_idle;
-    if (door == nullptr) return *new Door;
-    g_idle = door->next_;
-    return *door;
+    EpochGate* gate = g_idle;
+    if (gate == nullptr) return *new EpochGate;
+    g_idle = gate->next_;
+    return *gate;
   }
   /// No invitation leads anywhere from now on, and nobody is inside any more.
   void close() noexcept {
@@ -178,56 +178,57 @@ class Door {
 
  private:
   static std::mutex g_mutex;
-  static Door* g_idle;
+  static EpochGate* g_idle;
 
   alignas(kLineBytes) std::atomic<std::uint64_t> epoch_{0};
-  Door* next_ = nullptr;
+  EpochGate* next_ = nullptr;
   alignas(kLineBytes) std::atomic<int> inside_{0};
 };
-constinit std::mutex Door::g_mutex;
-constinit Door* Door::g_idle = nullptr;
+constinit std::mutex EpochGate::g_mutex;
+constinit EpochGate* EpochGate::g_idle = nullptr;
 
-class Guests final : public Crew {
+class ForeignWorkerPool final : public WorkerPool {
  public:
-  Guests(const ExecutorOptions& options, const std::vector<Seat>& seats)
-      : Crew(options, seats),
+  ForeignWorkerPool(const ExecutorOptions& options, const std::vector<Seat>& seats)
+      : WorkerPool(options, seats),
         seats_(seats),
         binds_(options.bind != Bind::none && options.topology.is_host),
-        halls_(options.topology.domains.size()) {
+        domain_arenas_(options.topology.domains.size()) {
     for (std::size_t s = 0; s < seats_.size(); ++s)
-      halls_[static_cast<std::size_t>(seats_[s].domain)].seats.push_back(static_cast<int>(s));
+      domain_arenas_[static_cast<std::size_t>(seats_[s].domain)].seats.push_back(static_cast<int>(s));
     const int available = allowed_parallelism() - 1;
     const int needed = static_cast<int>(seats_.size()) - 1;  // No job without its caller.
     is_short_ = available <= needed;
     may_come_ = std::min(available, needed) > 0;
     if (!may_come_) return;
     const std::vector<tbb::numa_node_id> nodes =
-        binds_ ? tbb_nodes(options.topology) : std::vector<tbb::numa_node_id>(halls_.size(), kAnyNode);
-    for (std::size_t d = 0; d < halls_.size(); ++d) {
+        binds_ ? tbb_nodes(options.topology)
+               : std::vector<tbb::numa_node_id>(domain_arenas_.size(), kAnyNode);
+    for (std::size_t d = 0; d < domain_arenas_.size(); ++d) {
       // A caller takes one of the domain's seats or one of another's.
-      const int workers = std::min({static_cast<int>(halls_[d].seats.size()), available, needed});
-      if (workers > 0) halls_[d].arena.emplace(workers, nodes[d]);
+      const int workers = std::min({static_cast<int>(domain_arenas_[d].seats.size()), available, needed});
+      if (workers > 0) domain_arenas_[d].arena.emplace(workers, nodes[d]);
     }
-    door_ = &Door::take();
-    epoch_ = door_->epoch();
+    gate_ = &EpochGate::take();
+    epoch_ = gate_->epoch();
   }
 
-  ~Guests() override {
-    if (door_ != nullptr) door_->close();
+  ~ForeignWorkerPool() override {
+    if (gate_ != nullptr) gate_->close();
   }
 
  private:
-  struct alignas(kLineBytes) Hall {
+  struct alignas(kLineBytes) DomainArena {
     std::optional<WorkerArena> arena;  // Empty where no worker can come.
     std::vector<int> seats;
     alignas(kLineBytes) std::atomic<int> invited{0};  // Under way and here.
   };
 
   // Two other domains, those first in which nobody was invited, then two seats at home: each domain wakes
-  // itself, and none waits for another to be awake. A domain with guests gets one more, who calls the rest:
-  // its guests may be long at an older job. A limit of one thread since then holds for invitations as well,
-  // which oneTBB would make an exception for.
-  void rouse_some(int near_seat) noexcept override {
+  // itself, and none waits for another to be awake. A domain with foreign workers gets one more, who calls
+  // the rest: they may be long at an older job. A limit of one thread since then holds for invitations as
+  // well, which oneTBB would make an exception for.
+  void wake_some(int near_seat) noexcept override {
     if (may_come_ && allowed_parallelism() > 1)
       invite_some(static_cast<std::size_t>(seats_[static_cast<std::size_t>(near_seat)].domain));
   }
@@ -235,9 +236,9 @@ class Guests final : public Crew {
   void invite_some(std::size_t home) noexcept {
     int elsewhere = 0;
     for (const bool to_silent : {true, false}) {
-      for (std::size_t i = 1; i < halls_.size() && elsewhere < 2; ++i) {
-        const std::size_t d = (home + i) % halls_.size();
-        if ((halls_[d].invited.load() == 0) == to_silent) elsewhere += invite(d);
+      for (std::size_t i = 1; i < domain_arenas_.size() && elsewhere < 2; ++i) {
+        const std::size_t d = (home + i) % domain_arenas_.size();
+        if ((domain_arenas_[d].invited.load() == 0) == to_silent) elsewhere += invite(d);
       }
     }
     for (int i = 0; i < 2 && invite(home); ++i) {
@@ -245,73 +246,74 @@ class Guests final : public Crew {
   }
 
   bool invite(std::size_t domain) noexcept {
-    Hall& hall = halls_[domain];
-    if (!hall.arena || !count_in(hall)) return false;
+    DomainArena& home_arena = domain_arenas_[domain];
+    if (!home_arena.arena || !count_in(home_arena)) return false;
     hand_over();
     try {
-      hall.arena->enqueue(
-          [this, door = door_, epoch = epoch_, domain] { door->enter(epoch, [&] { visit(domain); }); });
+      home_arena.arena->enqueue(
+          [this, gate = gate_, epoch = epoch_, domain] { gate->enter(epoch, [&] { visit(domain); }); });
     } catch (...) {
       // No memory for an invitation: the tasks are done by fewer.
-      hall.invited.fetch_sub(1);
+      home_arena.invited.fetch_sub(1);
       return false;
     }
     return true;
   }
 
-  static bool count_in(Hall& hall) noexcept {
-    int invited = hall.invited.load();
-    while (invited < hall.arena->workers()) {
-      if (hall.invited.compare_exchange_weak(invited, invited + 1)) return true;
+  static bool count_in(DomainArena& home_arena) noexcept {
+    int invited = home_arena.invited.load();
+    while (invited < home_arena.arena->workers()) {
+      if (home_arena.invited.compare_exchange_weak(invited, invited + 1)) return true;
     }
     return false;
   }
 
   void visit(std::size_t domain) noexcept {
-    Hall& hall = halls_[domain];
-    WorkerArena::Place& place = hall.arena->place();
+    DomainArena& home_arena = domain_arenas_[domain];
+    WorkerArena::Place& place = home_arena.arena->place();
     do {
-      for (int seat = take_seat(hall, place); seat >= 0; seat = take_seat(hall, place)) {
+      for (int seat = take_seat(home_arena, place); seat >= 0; seat = take_seat(home_arena, place)) {
         if (binds_) WorkerArena::bind(place, seat, seats_[static_cast<std::size_t>(seat)].os_cpu);
         invite_some(domain);
         serve(seat);
       }
-      // Who posted a job and saw this domain fully invited left it to the guest that now looks again.
-      hall.invited.fetch_sub(1);
-    } while (has_work() && has_idle_seat(hall) && count_in(hall));
+      // Who posted a job and saw this domain fully invited left it to the worker that now looks again.
+      home_arena.invited.fetch_sub(1);
+    } while (has_work() && has_idle_seat(home_arena) && count_in(home_arena));
   }
 
   // The place's own seat; if a caller has it, the one that stood in for it last time, or any in the domain.
   // Where oneTBB has fewer workers than there are seats, as it does when there is one for each core, it may
   // have sent one too many to the domain that the caller sits in: then any.
-  int take_seat(Hall& hall, WorkerArena::Place& place) noexcept {
+  int take_seat(DomainArena& home_arena, WorkerArena::Place& place) noexcept {
     const auto own =
-        static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % hall.seats.size();
-    if (sit_down(hall.seats[own])) return hall.seats[own];
+        static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % home_arena.seats.size();
+    if (claim_seat(home_arena.seats[own])) return home_arena.seats[own];
     if (!has_work()) return -1;
-    if (place.last_seat >= 0 && sit_down(place.last_seat)) return place.last_seat;
-    for (const int seat : hall.seats) {
-      if (sit_down(seat)) return place.last_seat = seat;
+    if (place.last_seat >= 0 && claim_seat(place.last_seat)) return place.last_seat;
+    for (const int seat : home_arena.seats) {
+      if (claim_seat(seat)) return place.last_seat = seat;
     }
     if (!is_short_) return -1;
-    for (const Hall& other : halls_) {
+    for (const DomainArena& other : domain_arenas_) {
       for (const int seat : other.seats) {
-        if (sit_down(seat)) return place.last_seat = seat;
+        if (claim_seat(seat)) return place.last_seat = seat;
       }
     }
     return -1;
   }
 
-  bool has_idle_seat(const Hall& hall) const noexcept {
-    return std::any_of(hall.seats.begin(), hall.seats.end(), [this](int seat) { return is_idle(seat); });
+  bool has_idle_seat(const DomainArena& home_arena) const noexcept {
+    return std::any_of(home_arena.seats.begin(), home_arena.seats.end(),
+                       [this](int seat) { return is_idle(seat); });
   }
 
   const std::vector<Seat> seats_;
   const bool binds_;
   bool may_come_ = false;
   bool is_short_ = false;
-  std::vector<Hall> halls_;
-  Door* door_ = nullptr;
+  std::vector<DomainArena> domain_arenas_;
+  EpochGate* gate_ = nullptr;
   std::uint64_t epoch_ = 0;
 };
 
@@ -319,14 +321,14 @@ class TbbExecutor final : public Executor {
  public:
   explicit TbbExecutor(const ExecutorOptions& options)
       : Executor(options.topology, seat_workers(options.topology, options.num_threads, options.bind)),
-        guests_(options, seats_) {}
+        pool_(options, seats_) {}
 
   const char* name() const override { return "tbb"; }
-  bool reserve(std::size_t bytes) override { return guests_.reserve(bytes); }
-  bool run(const Job& job) override { return guests_.run(job); }
+  bool reserve(std::size_t bytes) override { return pool_.reserve(bytes); }
+  bool run(const Job& job) override { return pool_.run(job); }
 
  private:
-  Guests guests_;
+  ForeignWorkerPool pool_;
 };
 
 }  // namespace

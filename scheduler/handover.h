@@ -1,6 +1,6 @@
-// A foreign library orders its threads' memory by itself, but out of ThreadSanitizer's sight. So whoever
-// gives it something to do hands over first and whoever it lets do it takes over, and once more on the way
-// back, by one atomic addition.
+// A foreign library orders its threads' memory by itself, but out of ThreadSanitizer's sight. So the
+// thread that gives it something to do hands over first, and the thread that does it takes over, and once
+// more on the way back, by one atomic addition.
 #pragma once
 
 namespace kumiko::scheduler {

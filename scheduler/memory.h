@@ -24,7 +24,8 @@ class Arena {
   /// 0: more than any address space holds.
   static std::size_t size_for(std::size_t bytes) noexcept;
 
-  /// Gives the memory up to whoever calls free() with it and with the bytes it was allocated for.
+  /// Gives the memory up: the caller now owns it and calls free() with it and with the bytes it was allocated
+  /// for.
   std::byte* release() noexcept;
   static void free(std::byte* data, std::size_t bytes) noexcept;
 

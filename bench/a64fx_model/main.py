@@ -23,7 +23,7 @@ import pipelines  # noqa: E402
 # What a GEMM family's best row is looked for in.
 FAMILIES = {
     "f32": r"panel_f32_.*",
-    "mixed": r"panel_f16_(?!.*noepi).*",
+    "f16_blocked": r"panel_f16_(?!.*noepi).*",
     "f16": r"panel_f16_.*noepi.*",
     "i8": r"panel_i8_.*",
     "attention": r"gemm_f32_.*",

@@ -27,7 +27,7 @@ void register_pack();
 void register_score_tile();
 void register_state();
 void register_store();
-void register_dot();
+void register_decode();
 
 constexpr double kKernelWindow = 6e-3;
 

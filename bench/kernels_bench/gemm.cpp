@@ -16,16 +16,16 @@ double product(kernels::Element element, float a, float b) {
 
 struct Form {
   const char* name;
-  kernels::GemmFunction kernels::GemmRow::*function;
+  kernels::GemmFunction kernels::GemmKernel::*function;
   bool accumulates, takes_max;
 };
 constexpr Form kForms[] = {
-    {"init", &kernels::GemmRow::init, false, false},
-    {"init_max", &kernels::GemmRow::init_max, false, true},
-    {"accumulate", &kernels::GemmRow::accumulate, true, false},
+    {"init", &kernels::GemmKernel::init, false, false},
+    {"init_max", &kernels::GemmKernel::init_max, false, true},
+    {"accumulate", &kernels::GemmKernel::accumulate, true, false},
 };
 
-void gemm(benchmark::State& state, const kernels::GemmRow& row, const Form& form, std::int64_t k) {
+void gemm(benchmark::State& state, const kernels::GemmKernel& row, const Form& form, std::int64_t k) {
   const std::int64_t panels = kRows / row.mr, nr = row.nr;
   Floats a(kRows * k, 1), b(k * nr, 2), c(kRows * nr, 3), before(kRows * nr, 3), scale(nr, 4), top(nr, 5);
   const bool pairs = row.product == kernels::Element::bf16;
@@ -54,7 +54,7 @@ void gemm(benchmark::State& state, const kernels::GemmRow& row, const Form& form
 }  // namespace
 
 void register_gemm() {
-  for (const kernels::GemmRow& row : kernels::gemm_rows()) {
+  for (const kernels::GemmKernel& row : kernels::gemm_kernels()) {
     for (const Form& form : kForms) {
       for (std::int64_t k : {64, 128, 256}) {
         register_kernel(std::string(row.name) + "_" + form.name + "_k" + std::to_string(k), row.isa,

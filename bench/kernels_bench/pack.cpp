@@ -14,7 +14,7 @@ bool holds(float step, kernels::Element product, At at) {
   return std::bit_cast<std::uint32_t>(step) == std::bit_cast<std::uint32_t>(want);
 }
 
-void query(benchmark::State& state, const kernels::PackRow& row) {
+void query(benchmark::State& state, const kernels::PackKernel& row) {
   const std::int64_t nr = row.lanes;
   Elements src(row.element, nr * kDim);
   Floats dst(nr * kDim, 2);
@@ -34,7 +34,7 @@ void query(benchmark::State& state, const kernels::PackRow& row) {
   judge_elements(state, static_cast<double>(nr * kDim), [&] { row.query(args); });
 }
 
-void key(benchmark::State& state, const kernels::PackRow& row) {
+void key(benchmark::State& state, const kernels::PackKernel& row) {
   Elements src(row.element, kKeys * kDim);
   Floats dst(kKeys * kDim, 2);
   const kernels::PackKeyArgs args = {src.data(), kDim, kKeys, kDim, dst.data()};
@@ -50,7 +50,7 @@ void key(benchmark::State& state, const kernels::PackRow& row) {
   judge_elements(state, static_cast<double>(kKeys * kDim), [&] { row.key(args); });
 }
 
-void value(benchmark::State& state, const kernels::PackRow& row) {
+void value(benchmark::State& state, const kernels::PackKernel& row) {
   Elements src(row.element, kKeys * kDim);
   Floats dst(kKeys * kDim, 2);
   const kernels::PackValueArgs args = {src.data(), kDim, kKeys, kDim, dst.data()};
@@ -70,7 +70,7 @@ void value(benchmark::State& state, const kernels::PackRow& row) {
 }  // namespace
 
 void register_pack() {
-  for (const kernels::PackRow& row : kernels::pack_rows()) {
+  for (const kernels::PackKernel& row : kernels::pack_kernels()) {
     const std::string name = row.name;
     register_kernel(name + "_query", row.isa, [&row](benchmark::State& state) { query(state, row); });
     register_kernel(name + "_key", row.isa, [&row](benchmark::State& state) { key(state, row); });

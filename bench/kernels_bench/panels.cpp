@@ -10,7 +10,7 @@ namespace {
 
 using kernels::F16;
 using kernels::PanelArgs;
-using kernels::PanelRow;
+using kernels::PanelKernel;
 using kernels::PanelType;
 
 /// The numbers of Floats as they lie in a panel of `type`, and what they are once rounded to it. A normal
@@ -55,10 +55,10 @@ double tolerance(const PanelArgs& args, PanelType type) {
   if (type == PanelType::i8) return 0;
   if (type == PanelType::f32) return 0x1p-24 * std::sqrt(k);
   return 0x1p-11 *
-         std::sqrt(type == PanelType::mixed ? static_cast<double>(std::min(args.k, args.k_block)) : k);
+         std::sqrt(type == PanelType::f16_blocked ? static_cast<double>(std::min(args.k, args.k_block)) : k);
 }
 
-void panel(benchmark::State& state, const PanelRow& row, std::int64_t k, std::int64_t k_block,
+void panel(benchmark::State& state, const PanelKernel& row, std::int64_t k, std::int64_t k_block,
            bool accumulate) {
   const kernels::FloatState float_state(row.isa);
   const Values a(row.type, row.mr, k, 1), b(row.type, row.nr, k, 2);
@@ -101,13 +101,13 @@ void panel(benchmark::State& state, const PanelRow& row, std::int64_t k, std::in
 }  // namespace
 
 void register_panels() {
-  for (const PanelRow& row : kernels::panel_rows()) {
+  for (const PanelKernel& row : kernels::panel_kernels()) {
     for (const bool accumulate : {false, true}) {
       for (const std::int64_t k : {64, 256, 1024}) {
         std::vector<std::int64_t> blocks = {k};
-        if (row.type == PanelType::mixed) blocks = {32, 256, 512};
+        if (row.type == PanelType::f16_blocked) blocks = {32, 256, 512};
         for (const std::int64_t k_block : blocks) {
-          const std::string block = row.type == PanelType::mixed ? "_kc" + std::to_string(k_block) : "";
+          const std::string block = row.type == PanelType::f16_blocked ? "_kc" + std::to_string(k_block) : "";
           register_kernel(std::string(row.name) + (accumulate ? "_accumulate" : "_init") + "_k" +
                               std::to_string(k) + block,
                           row.isa, [&row, k, k_block, accumulate](benchmark::State& state) {

@@ -10,7 +10,7 @@ namespace {
 constexpr std::int64_t kKeys = 256, kVectors = 3;
 
 // Rows of scores as they lie in a tensor: one block of keys out of rows four times as long.
-void load_f32(benchmark::State& state, const kernels::ScoreTileRow& row) {
+void load_f32(benchmark::State& state, const kernels::ScoreTileKernel& row) {
   const std::int64_t nr = kVectors * row.lanes, stride = 4 * kKeys + 64;
   Floats scores(nr * stride, 1), s(kKeys * nr), top(nr);
   top.fill(-1e30f);
@@ -33,7 +33,7 @@ void load_f32(benchmark::State& state, const kernels::ScoreTileRow& row) {
 }  // namespace
 
 void register_score_tile() {
-  for (const kernels::ScoreTileRow& row : kernels::score_tile_rows()) {
+  for (const kernels::ScoreTileKernel& row : kernels::score_tile_kernels()) {
     register_kernel(std::string(row.name) + "_load_f32", row.isa,
                     [&row](benchmark::State& state) { load_f32(state, row); });
   }

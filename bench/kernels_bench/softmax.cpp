@@ -12,7 +12,7 @@ constexpr std::int64_t kKeys = 256;
 
 // Scores become probabilities in place, so a second call sees values in (0, 1]: the work does not depend on
 // them.
-void probabilities(benchmark::State& state, const kernels::SoftmaxRow& row) {
+void probabilities(benchmark::State& state, const kernels::SoftmaxKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats s(kKeys * nr, 1), scores(kKeys * nr, 1), top(nr), m(nr), l(nr), alpha(nr);
   m.fill(-std::numeric_limits<float>::infinity());
@@ -36,7 +36,7 @@ void probabilities(benchmark::State& state, const kernels::SoftmaxRow& row) {
   judge_elements(state, static_cast<double>(kKeys * nr), [&] { row.probabilities(args); });
 }
 
-void mask_scores(benchmark::State& state, const kernels::SoftmaxRow& row) {
+void mask_scores(benchmark::State& state, const kernels::SoftmaxKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats s(kKeys * nr, 1), scores(kKeys * nr, 1), top(nr);
   top.fill(-std::numeric_limits<float>::infinity());
@@ -57,7 +57,7 @@ void mask_scores(benchmark::State& state, const kernels::SoftmaxRow& row) {
   judge_elements(state, static_cast<double>(kKeys * nr), [&] { row.mask_scores(args); });
 }
 
-void exp2(benchmark::State& state, const kernels::SoftmaxRow& row) {
+void exp2(benchmark::State& state, const kernels::SoftmaxKernel& row) {
   constexpr std::int64_t kCount = 4096;
   Floats x(kCount), y(kCount);
   for (std::int64_t i = 0; i < kCount; ++i) x[i] = -10.0f * std::abs(x[i]);
@@ -73,7 +73,7 @@ void exp2(benchmark::State& state, const kernels::SoftmaxRow& row) {
 }  // namespace
 
 void register_softmax() {
-  for (const kernels::SoftmaxRow& row : kernels::softmax_rows()) {
+  for (const kernels::SoftmaxKernel& row : kernels::softmax_kernels()) {
     const std::string name = row.name;
     register_kernel(name + "_probabilities", row.isa,
                     [&row](benchmark::State& state) { probabilities(state, row); });

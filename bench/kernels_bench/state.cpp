@@ -11,7 +11,7 @@ constexpr std::int64_t kDim = 128;
 
 // m of both sides equal from the second call on at the latest: factors 1, and l and O grow without leaving
 // f32 (a round makes some 10^5 calls of +l, and nothing of the time depends on the values).
-void merge_tile(benchmark::State& state, const kernels::StateRow& row) {
+void merge_tile(benchmark::State& state, const kernels::StateKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats m(nr, 1), l(nr, 2), o(nr * kDim, 3), m2(nr, 4), l2(nr, 5), o2(nr * kDim, 6);
   Floats old_m(nr, 1), old_l(nr, 2), old_o(nr * kDim, 3);
@@ -33,7 +33,7 @@ void merge_tile(benchmark::State& state, const kernels::StateRow& row) {
   judge_elements(state, static_cast<double>(nr * kDim), [&] { row.merge_tile(args); });
 }
 
-void merge_row(benchmark::State& state, const kernels::StateRow& row) {
+void merge_row(benchmark::State& state, const kernels::StateKernel& row) {
   float m = 1.0f, l = 2.0f;
   Floats o(kDim, 1), o2(kDim, 2), old(kDim, 1);
   const kernels::MergeRowArgs args = {&m, &l, o.data(), 0.0f, 4.0f, o2.data(), kDim};
@@ -48,7 +48,7 @@ void merge_row(benchmark::State& state, const kernels::StateRow& row) {
 }  // namespace
 
 void register_state() {
-  for (const kernels::StateRow& row : kernels::state_rows()) {
+  for (const kernels::StateKernel& row : kernels::state_kernels()) {
     const std::string name = row.name;
     register_kernel(name + "_merge_tile", row.isa,
                     [&row](benchmark::State& state) { merge_tile(state, row); });

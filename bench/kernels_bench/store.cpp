@@ -13,7 +13,7 @@ float rounded(kernels::Element element, float x) {
   return load_widened(static_cast<DataType>(element), memory);
 }
 
-void tile(benchmark::State& state, const kernels::StoreRow& row) {
+void tile(benchmark::State& state, const kernels::StoreKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats o(nr * kDim, 1), inverse(nr, 2);
   inverse.fill(0.75f);
@@ -32,7 +32,7 @@ void tile(benchmark::State& state, const kernels::StoreRow& row) {
   judge_elements(state, static_cast<double>(nr * kDim), [&] { row.tile(args); });
 }
 
-void one_row(benchmark::State& state, const kernels::StoreRow& row) {
+void one_row(benchmark::State& state, const kernels::StoreKernel& row) {
   Floats o(kDim, 1);
   Elements out(row.element, kDim, 2);
   const kernels::StoreRowArgs args = {o.data(), 0.75f, kDim, out.data()};
@@ -46,7 +46,7 @@ void one_row(benchmark::State& state, const kernels::StoreRow& row) {
 }  // namespace
 
 void register_store() {
-  for (const kernels::StoreRow& row : kernels::store_rows()) {
+  for (const kernels::StoreKernel& row : kernels::store_kernels()) {
     const std::string name = row.name;
     register_kernel(name + "_tile", row.isa, [&row](benchmark::State& state) { tile(state, row); });
     register_kernel(name + "_row", row.isa, [&row](benchmark::State& state) { one_row(state, row); });

@@ -103,7 +103,7 @@ void SafeTensors::read_data(const File& file, std::uint64_t data_begin, const Or
   try {
     memory_.reset(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t(kAlignment))));
   } catch (const std::bad_alloc&) {
-    throw FileError(path_, "needs " + std::to_string(bytes) + " bytes of memory, which are not to be had");
+    throw FileError(path_, "needs " + std::to_string(bytes) + " bytes of memory, more than can be allocated");
   }
   for (const auto& [key, entry] : order) {
     file.read(memory_.get() + entry->place, entry->end - entry->begin, data_begin + entry->begin);

@@ -48,7 +48,7 @@ class SearchIndex {
 
   /// Adds the texts that are not there yet and returns how many those were. vectors: [texts.size(), width],
   /// each value in -1..1. Throws IndexFull, IndexFileError, or std::invalid_argument for a text that is not
-  /// UTF-8 or a vector that is none; then nothing was added.
+  /// UTF-8 or a vector with NaN or infinity; then nothing was added.
   std::int64_t add(const std::vector<std::string>& texts, std::span<const float> vectors);
   /// The `top_k` nearest to `query` [width], best first; of equal scores the earlier text first.
   std::vector<Hit> search(std::span<const float> query, std::int64_t top_k) const;

@@ -10,8 +10,8 @@ namespace kumiko::kernels {
 #include "kernels/gemm/kernels.inc"
 #undef KUMIKO_GEMM
 
-std::span<const GemmRow> gemm_rows() {
-  static constexpr GemmRow kRows[] = {
+std::span<const GemmKernel> gemm_kernels() {
+  static constexpr GemmKernel kRows[] = {
 #define KUMIKO_GEMM(name, isa, product, mr, nr) \
   {#name, Isa::isa, Element::product, mr, nr, name##_init, name##_init_max, name##_accumulate},
 #include "kernels/gemm/kernels.inc"
@@ -20,8 +20,8 @@ std::span<const GemmRow> gemm_rows() {
   return kRows;
 }
 
-const GemmRow* find_gemm(Isa isa, Element product, int nr) {
-  for (const GemmRow& row : gemm_rows()) {
+const GemmKernel* find_gemm(Isa isa, Element product, int nr) {
+  for (const GemmKernel& row : gemm_kernels()) {
     if (row.isa == isa && row.product == product && row.nr == nr) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_gemm(base_of(isa), product, nr);

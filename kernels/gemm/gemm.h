@@ -47,7 +47,7 @@ static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) =
 
 using GemmFunction = void (*)(const GemmArgs*) noexcept;
 
-struct GemmRow {
+struct GemmKernel {
   const char* name;
   Isa isa;
   Element product;  ///< What A and B hold.
@@ -60,8 +60,8 @@ struct GemmRow {
 
 /// Every row built in, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ...
 /// times the lanes of a vector.
-std::span<const GemmRow> gemm_rows();
+std::span<const GemmKernel> gemm_kernels();
 /// The row of `isa`, or of its base, with that NR; nullptr when there is none.
-const GemmRow* find_gemm(Isa isa, Element product, int nr);
+const GemmKernel* find_gemm(Isa isa, Element product, int nr);
 
 }  // namespace kumiko::kernels

@@ -13,8 +13,8 @@ const char* name(PanelType type) {
   switch (type) {
     case PanelType::f16:
       return "f16";
-    case PanelType::mixed:
-      return "mixed";
+    case PanelType::f16_blocked:
+      return "f16_blocked";
     case PanelType::i8:
       return "i8";
     case PanelType::f32:
@@ -23,8 +23,8 @@ const char* name(PanelType type) {
   return "f32";
 }
 
-std::span<const PanelRow> panel_rows() {
-  static constexpr PanelRow kRows[] = {
+std::span<const PanelKernel> panel_kernels() {
+  static constexpr PanelKernel kRows[] = {
 #define KUMIKO_PANEL(name, isa, type, mr, nr) \
   {#name, Isa::isa, PanelType::type, mr, nr, name##_init, name##_accumulate},
 #include "kernels/gemm/panels.inc"
@@ -33,9 +33,9 @@ std::span<const PanelRow> panel_rows() {
   return kRows;
 }
 
-const PanelRow* find_panel(Isa isa, PanelType type) {
+const PanelKernel* find_panel(Isa isa, PanelType type) {
   for (const Isa candidate : {isa, base_of(isa)}) {
-    for (const PanelRow& row : panel_rows()) {
+    for (const PanelKernel& row : panel_kernels()) {
       if (row.isa == candidate && row.type == type) return &row;
     }
   }

@@ -13,7 +13,8 @@
 //   f32    Each C element is one chain of fused multiply-adds over k = 0, 1, ... from +0 (init) or from C
 //          (accumulate), every step rounded to f32.
 //   f16    The same, every step rounded to f16; A, B and C are f16.
-//   mixed  A and B are f16, C is f32. Blocks of k_block steps (the last one may be shorter): each is a chain
+//   f16_blocked
+//          A and B are f16, C is f32. Blocks of k_block steps (the last one may be shorter): each is a chain
 //          of f16 steps from +0, whose sum is widened, which is exact. init: C is the first block's sum, and
 //          C = round(C + sum) for each other one; accumulate: C = round(C + sum) for all.
 //   i8     A and B are int8, C is int32: sums modulo 2^32. k counts bytes, which lie in groups of four:
@@ -31,7 +32,7 @@
 
 namespace kumiko::kernels {
 
-enum class PanelType : std::uint8_t { f32, f16, mixed, i8 };
+enum class PanelType : std::uint8_t { f32, f16, f16_blocked, i8 };
 const char* name(PanelType type);
 
 /// Operands of one tile. Any alignment of an element works; b and c are faster at 64 bytes.
@@ -44,7 +45,7 @@ struct PanelArgs {
   std::int64_t k;
   std::int64_t m;
   std::int64_t n;
-  std::int64_t k_block;  ///< mixed only: steps of k from one promotion to the next.
+  std::int64_t k_block;  ///< f16_blocked only: steps of k from one promotion to the next.
 };
 static_assert(offsetof(PanelArgs, b) == 8 && offsetof(PanelArgs, c) == 16 && offsetof(PanelArgs, ldc) == 24 &&
               offsetof(PanelArgs, k) == 32 && offsetof(PanelArgs, m) == 40 && offsetof(PanelArgs, n) == 48 &&
@@ -52,7 +53,7 @@ static_assert(offsetof(PanelArgs, b) == 8 && offsetof(PanelArgs, c) == 16 && off
 
 using PanelFunction = void (*)(const PanelArgs*) noexcept;
 
-struct PanelRow {
+struct PanelKernel {
   const char* name;
   Isa isa;
   PanelType type;
@@ -64,8 +65,8 @@ struct PanelRow {
 
 /// Every row built in. An ISA has any number of rows of a type, the preferred one first; the reference has
 /// all types.
-std::span<const PanelRow> panel_rows();
+std::span<const PanelKernel> panel_kernels();
 /// The first row of `isa`, or of its base, with that type; nullptr when there is none.
-const PanelRow* find_panel(Isa isa, PanelType type);
+const PanelKernel* find_panel(Isa isa, PanelType type);
 
 }  // namespace kumiko::kernels

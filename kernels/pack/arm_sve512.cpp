@@ -7,8 +7,8 @@
 namespace kumiko::kernels {
 namespace {
 
-/// 16 rows to columns. (Offsets are known to arm_sve512_turn.S.)
-struct TurnArgs {
+/// 16 rows to columns. (Offsets are known to arm_sve512_transpose.S.)
+struct TransposeArgs {
   const void* const* rows;  ///< [16], all of them readable
   std::int64_t used;        ///< 0..16; the rows after them count as 0
   std::int64_t dim;
@@ -19,9 +19,9 @@ struct TurnArgs {
   };
   float scale;  ///< query
 };
-static_assert(offsetof(TurnArgs, used) == 8 && offsetof(TurnArgs, dim) == 16 &&
-              offsetof(TurnArgs, dst) == 24 && offsetof(TurnArgs, pitch) == 32 &&
-              offsetof(TurnArgs, scale) == 40);
+static_assert(offsetof(TransposeArgs, used) == 8 && offsetof(TransposeArgs, dim) == 16 &&
+              offsetof(TransposeArgs, dst) == 24 && offsetof(TransposeArgs, pitch) == 32 &&
+              offsetof(TransposeArgs, scale) == 40);
 
 // Known to arm_sve512_value.S.
 static_assert(offsetof(PackValueArgs, stride) == 8 && offsetof(PackValueArgs, rows) == 16 &&
@@ -32,11 +32,11 @@ static_assert(Sve512::kMr == 8 && Sve512::kLanes == 16);
 }  // namespace kumiko::kernels
 
 extern "C" {
-void pack_query_f32_sve512(const kumiko::kernels::TurnArgs*) noexcept;
-void pack_query_bf16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
-void pack_query_f16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
-void pack_key_bf16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
-void pack_key_f16_sve512(const kumiko::kernels::TurnArgs*) noexcept;
+void pack_query_f32_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
+void pack_query_bf16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
+void pack_query_f16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
+void pack_key_bf16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
+void pack_key_f16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
 bool pack_value_f32_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
 bool pack_value_bf16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
 bool pack_value_f16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
@@ -48,26 +48,26 @@ namespace {
 
 constexpr std::int64_t kLanes = Sve512::kLanes;
 
-void pack_query_panel(const PackQueryArgs& args, void (*turn)(const TurnArgs*) noexcept) {
+void pack_query_panel(const PackQueryArgs& args, void (*turn)(const TransposeArgs*) noexcept) {
   for (std::int64_t n = 0; n < args.nr; n += kLanes) {
     const std::int64_t left = args.rows_used - n, used = left < 0 ? 0 : left < kLanes ? left : kLanes;
     const void* rows[kLanes];
     for (std::int64_t i = 0; i < kLanes; ++i) rows[i] = args.rows[i < used ? n + i : 0];
-    TurnArgs turned{rows, used, args.dim, static_cast<float*>(args.dst) + n, {}, args.scale};
+    TransposeArgs turned{rows, used, args.dim, static_cast<float*>(args.dst) + n, {}, args.scale};
     turned.pitch = args.nr * static_cast<std::int64_t>(sizeof(float));
     turn(&turned);
   }
 }
 
 /// 16-bit elements.
-void pack_key_panels(const PackKeyArgs& args, void (*turn)(const TurnArgs*) noexcept) {
+void pack_key_panels(const PackKeyArgs& args, void (*turn)(const TransposeArgs*) noexcept) {
   const auto* src = static_cast<const std::uint16_t*>(args.src);
   for (std::int64_t j = 0; j < args.rows; j += kLanes) {
     const std::int64_t used = args.rows - j < kLanes ? args.rows - j : kLanes;
     const void* rows[kLanes];
     for (std::int64_t i = 0; i < kLanes; ++i) rows[i] = src + (i < used ? j + i : j) * args.stride;
     float* const panel = static_cast<float*>(args.dst) + j * args.dim;
-    TurnArgs turned{rows, used, args.dim, panel, {}, 1.0f};
+    TransposeArgs turned{rows, used, args.dim, panel, {}, 1.0f};
     turned.second = panel + Sve512::kMr * args.dim;
     turn(&turned);
   }

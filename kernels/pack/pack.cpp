@@ -9,8 +9,8 @@ namespace kumiko::kernels {
 #include "kernels/pack/kernels.inc"
 #undef KUMIKO_PACK
 
-std::span<const PackRow> pack_rows() {
-  static constexpr PackRow kRows[] = {
+std::span<const PackKernel> pack_kernels() {
+  static constexpr PackKernel kRows[] = {
 #define KUMIKO_PACK(name, isa, element, product, mr, lanes) \
   {#name, Isa::isa, Element::element, Element::product, mr, lanes, name##_query, name##_key, name##_value},
 #include "kernels/pack/kernels.inc"
@@ -19,8 +19,8 @@ std::span<const PackRow> pack_rows() {
   return kRows;
 }
 
-const PackRow* find_pack(Isa isa, Element element) {
-  for (const PackRow& row : pack_rows()) {
+const PackKernel* find_pack(Isa isa, Element element) {
+  for (const PackKernel& row : pack_kernels()) {
     if (row.isa == isa && row.element == element) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_pack(base_of(isa), element);

@@ -41,7 +41,7 @@ struct PackValueArgs {
   void* dst;  ///< [ceil(dim / mr)][rows][mr]
 };
 
-struct PackRow {
+struct PackKernel {
   const char* name;
   Isa isa;
   Element element;  ///< of the source
@@ -54,7 +54,7 @@ struct PackRow {
   bool (*value)(const PackValueArgs&) noexcept;
 };
 
-std::span<const PackRow> pack_rows();
-const PackRow* find_pack(Isa isa, Element element);
+std::span<const PackKernel> pack_kernels();
+const PackKernel* find_pack(Isa isa, Element element);
 
 }  // namespace kumiko::kernels

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/dot/dot.h"
+#include "kernels/decode/decode.h"
 #include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
@@ -44,17 +44,18 @@ struct KernelSet {
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
   std::int64_t strip;   ///< rows of a task, from its first, whose borders no tile crosses
-  const ScoreRow* score;
-  const SoftmaxRow* softmax;
-  const PackRow* pack;
-  const StateRow* state;
-  const StoreRow* store;          ///< output rows
-  const StoreRow* store_partial;  ///< f32 states
-  const DotRow* dot;
-  const GemmRow* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
-  const ScoreTileRow* score_tile;
-  std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
-  std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
+  const ScoreKernel* score;
+  const SoftmaxKernel* softmax;
+  const PackKernel* pack;
+  const StateKernel* state;
+  const StoreKernel* store;          ///< output rows
+  const StoreKernel* store_partial;  ///< f32 states
+  const DecodeKernel* decode;
+  const GemmKernel* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
+  const ScoreTileKernel* score_tile;
+  std::int64_t pipe_ahead = 1;            ///< interleaved: steps that the producer is before the consumer
+  std::int64_t staged_splits = 1;         ///< three_pass: splits in a super-block
+  FetchDistances fetch{12288, 12288, 0};  ///< decode
 
   /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
@@ -88,7 +89,7 @@ struct HeadProblem {
   float q_scale;            ///< folded into q: softmax scale * log2(e), or scale / softcap
   bool has_softmax = true;  ///< false: out = (scores) V, and hidden scores are 0
   /// Scores that were computed before, instead of q, k and head_dim; times q_scale they are in log2 units.
-  /// They and the want of a softmax need f32 products.
+  /// Precomputed scores, and problems without a softmax, need f32 products.
   const void* scores = nullptr;
   bool integer_scores = false;  ///< int32, else f32
   std::int64_t scores_head_stride = 0, scores_seq_stride = 0;
@@ -182,8 +183,27 @@ constexpr std::int64_t partial_size(std::int64_t v_head_dim) {
   return v_head_dim + 2;
 }
 
+/// Relative time of one task, for balance: `visible` query-key pairs in `rows` rows over `keys` keys.
+struct TaskSize {
+  std::int64_t visible, rows, keys, head_dim, v_head_dim;
+};
+std::int64_t tile_cost(const TaskSize& task);
+std::int64_t in_place_cost(const TaskSize& task);
+
+/// How a pipeline meets its operands, as far as a plan must know.
+struct PipelineTraits {
+  /// K and V are read where they lie, row by row, and the pipeline makes its own scores.
+  bool in_place = false;
+  /// No tile leaves probabilities behind: only the packed block must stay in the L2.
+  bool streams_tiles = false;
+  bool uses_ring = false;     ///< KernelSet::pipe_ahead
+  bool uses_staging = false;  ///< KernelSet::staged_splits
+};
+
 struct PipelineRow {
   const char* name;
+  PipelineTraits traits;
+  std::int64_t (*cost)(const TaskSize&);
   /// Bytes of scratch for tasks of at most `rows` rows; the scratch must be 64-byte aligned.
   std::size_t (*scratch_bytes)(const KernelSet&, std::int64_t rows, std::int64_t head_dim,
                                std::int64_t v_head_dim);

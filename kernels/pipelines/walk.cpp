@@ -131,7 +131,7 @@ void Walk::exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const 
 }
 
 void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
-  const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
+  const GemmKernel& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
   if (slot.runs.size > 0) range_->enter(Phase::values);
   for (std::int64_t r = 0; r < slot.runs.size; ++r) {
     const Run& run = slot.runs.run[r];
@@ -157,7 +157,7 @@ float Walk::probability(const Tile& tile, const Slot& slot, std::int64_t j, std:
   return load_element(kernels_.product, slot.scores, (j / per * tile.nr + n) * per + j % per);
 }
 
-/// What scores still want when they are exponentiated: terms and precomputed ones have theirs.
+/// Factor of the scores that exponentiate() applies. Terms and precomputed scores have it in them already.
 float Walk::score_scale() const {
   return head_->terms.any() || head_->scores ? 1.0f : kernels_.score_scale(head_->q_scale);
 }

@@ -10,7 +10,7 @@ namespace kumiko::kernels {
 void Walk::product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
                    float* block_max) const {
   if (from >= to) return;
-  const GemmRow& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
+  const GemmKernel& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
   const std::int64_t steps = kernels_.steps(head_->head_dim), panel = steps * kernels_.mr;
   const GemmArgs args{keys_ + from * panel,
                       panel * static_cast<std::int64_t>(sizeof(float)),

@@ -9,8 +9,8 @@ namespace kumiko::kernels {
 #include "kernels/score/kernels.inc"
 #undef KUMIKO_SCORE
 
-std::span<const ScoreRow> score_rows() {
-  static constexpr ScoreRow kRows[] = {
+std::span<const ScoreKernel> score_kernels() {
+  static constexpr ScoreKernel kRows[] = {
 #define KUMIKO_SCORE(name, isa, lanes) {#name, Isa::isa, lanes, name##_tile, name##_row, name##_tanh},
 #include "kernels/score/kernels.inc"
 #undef KUMIKO_SCORE
@@ -18,8 +18,8 @@ std::span<const ScoreRow> score_rows() {
   return kRows;
 }
 
-const ScoreRow* find_score(Isa isa) {
-  for (const ScoreRow& row : score_rows()) {
+const ScoreKernel* find_score(Isa isa) {
+  for (const ScoreKernel& row : score_kernels()) {
     if (row.isa == isa) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_score(base_of(isa));

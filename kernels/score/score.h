@@ -51,7 +51,7 @@ struct ScoreRowArgs {
   float scale = 1.0f;
 };
 
-struct ScoreRow {
+struct ScoreKernel {
   const char* name;
   Isa isa;
   int lanes;
@@ -61,7 +61,7 @@ struct ScoreRow {
   void (*tanh)(const float* x, float* y, std::int64_t n) noexcept;
 };
 
-std::span<const ScoreRow> score_rows();
-const ScoreRow* find_score(Isa isa);
+std::span<const ScoreKernel> score_kernels();
+const ScoreKernel* find_score(Isa isa);
 
 }  // namespace kumiko::kernels

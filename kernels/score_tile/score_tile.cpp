@@ -9,8 +9,8 @@ namespace kumiko::kernels {
 #include "kernels/score_tile/kernels.inc"
 #undef KUMIKO_SCORE_TILE
 
-std::span<const ScoreTileRow> score_tile_rows() {
-  static constexpr ScoreTileRow kRows[] = {
+std::span<const ScoreTileKernel> score_tile_kernels() {
+  static constexpr ScoreTileKernel kRows[] = {
 #define KUMIKO_SCORE_TILE(name, isa, lanes) \
   {#name, Isa::isa, lanes, name##_load_f32, name##_load_i32, name##_zero_hidden},
 #include "kernels/score_tile/kernels.inc"
@@ -19,11 +19,11 @@ std::span<const ScoreTileRow> score_tile_rows() {
   return kRows;
 }
 
-const ScoreTileRow* find_score_tile(Isa isa) {
-  for (const ScoreTileRow& row : score_tile_rows()) {
+const ScoreTileKernel* find_score_tile(Isa isa) {
+  for (const ScoreTileKernel& row : score_tile_kernels()) {
     if (row.isa == isa) return &row;
   }
-  return base_of(isa) == isa ? &score_tile_rows().back() : find_score_tile(base_of(isa));
+  return base_of(isa) == isa ? &score_tile_kernels().back() : find_score_tile(base_of(isa));
 }
 
 }  // namespace kumiko::kernels

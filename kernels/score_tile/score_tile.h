@@ -27,7 +27,7 @@ struct LoadScoresArgs {
   float* block_max;  ///< [nr]
 };
 
-struct ScoreTileRow {
+struct ScoreTileKernel {
   const char* name;
   Isa isa;
   int lanes;
@@ -37,8 +37,8 @@ struct ScoreTileRow {
   void (*zero_hidden)(const MaskArgs&) noexcept;
 };
 
-std::span<const ScoreTileRow> score_tile_rows();
+std::span<const ScoreTileKernel> score_tile_kernels();
 /// The row of `isa` or of its base, and for an ISA that has none the reference row, which takes any nr.
-const ScoreTileRow* find_score_tile(Isa isa);
+const ScoreTileKernel* find_score_tile(Isa isa);
 
 }  // namespace kumiko::kernels

@@ -28,13 +28,19 @@ struct RowRange {
 /// without it few loads are under way at a time. Shares of the read loop's bandwidth in decode (Zen 5, one
 /// thread, f32, D = 128, groups of 4 heads, other things equal): nothing fetched 0.45, each of 16 rows in
 /// step with its use 0.63 to 0.73, in the order of memory 0.74 to 0.80; into L2 only 0.65. A few lines at a
-/// time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. How far ahead is for the loop to say.
+/// time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. How far ahead is for the caller to say.
+///
+/// With `l2_bytes` each line also asks for the one so many bytes of rows further on, into L2: where L1's few
+/// miss buffers are the limit, L2's take over (docs/tuning.md).
 class RowFetcher {
  public:
   /// Begins `bytes` after the range's begin. `steps` calls of fetch() pass over `rows` rows.
   RowFetcher(const RowRange& range, const RowRange& next, std::int64_t bytes, std::int64_t rows,
-             std::int64_t steps)
-      : rate_((range.lines() * rows << kFractionBits) / steps), at_(range), next_(next) {
+             std::int64_t steps, std::int64_t l2_bytes = 0)
+      : rate_((range.lines() * rows << kFractionBits) / steps),
+        l2_ahead_(l2_bytes / range.width * range.stride),
+        at_(range),
+        next_(next) {
     const std::int64_t ahead = bytes / range.width;
     if (ahead >= range.rows) {
       at_ = next;
@@ -50,11 +56,12 @@ class RowFetcher {
     for (due_ += rate_; due_ >= kOne; due_ -= kOne) fetch_line();
   }
   [[gnu::always_inline]] void fetch_line() {
+    if (__builtin_expect(l2_ahead_ != 0, 0)) __builtin_prefetch(line_ + l2_ahead_, 0, 2);
     __builtin_prefetch(line_, 0, 3);
     line_ += RowRange::kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
   }
-  /// A number that does not change: branches that are foreseen, and no account to keep.
+  /// A constant number of lines: its branches are predicted, and nothing is counted.
   template <int kLines>
   [[gnu::always_inline]] void fetch_lines() {
 #pragma GCC unroll 16
@@ -73,8 +80,9 @@ class RowFetcher {
     if (--at_.rows == 0) at_ = next_;
     start_row();
   }
-  // What a line takes is in four registers; the ranges are looked at once a row.
+  // What a line takes is in five registers; the ranges are looked at once a row.
   std::int64_t rate_, due_ = 0;  // in lines
+  std::int64_t l2_ahead_;        // bytes, a whole number of rows
   const char *line_, *row_end_;
   RowRange at_;
   RowRange next_;

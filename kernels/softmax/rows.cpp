@@ -29,8 +29,8 @@ const char* name(RowOperation operation) {
   return "exp2";
 }
 
-std::span<const RowsRow> rows_rows() {
-  static constexpr RowsRow kRows[] = {
+std::span<const RowSoftmaxKernel> row_softmax_kernels() {
+  static constexpr RowSoftmaxKernel kRows[] = {
 #define KUMIKO_ROWS(name, isa, operation, source, target) \
   {#name, Isa::isa, RowOperation::operation, RowType::source, RowType::target, name},
 #include "kernels/softmax/rows.inc"
@@ -39,9 +39,9 @@ std::span<const RowsRow> rows_rows() {
   return kRows;
 }
 
-const RowsRow* find_rows(Isa isa, RowOperation operation, RowType source, RowType target) {
+const RowSoftmaxKernel* find_rows(Isa isa, RowOperation operation, RowType source, RowType target) {
   for (const Isa candidate : {isa, base_of(isa), Isa::reference}) {
-    for (const RowsRow& row : rows_rows()) {
+    for (const RowSoftmaxKernel& row : row_softmax_kernels()) {
       if (row.isa == candidate && row.operation == operation && row.source == source && row.target == target)
         return &row;
     }

@@ -63,7 +63,7 @@ static_assert(offsetof(RowArgs, src_stride) == 8 && offsetof(RowArgs, dst) == 16
               offsetof(RowArgs, n) == 40 && offsetof(RowArgs, values) == 48 &&
               offsetof(RowArgs, scale) == 56);
 
-struct RowsRow {
+struct RowSoftmaxKernel {
   const char* name;
   Isa isa;
   RowOperation operation;
@@ -72,8 +72,8 @@ struct RowsRow {
   void (*run)(const RowArgs*) noexcept;
 };
 
-std::span<const RowsRow> rows_rows();
+std::span<const RowSoftmaxKernel> row_softmax_kernels();
 /// The row of `isa`, else the reference's; nullptr where the operation has no such types.
-const RowsRow* find_rows(Isa isa, RowOperation operation, RowType source, RowType target);
+const RowSoftmaxKernel* find_rows(Isa isa, RowOperation operation, RowType source, RowType target);
 
 }  // namespace kumiko::kernels

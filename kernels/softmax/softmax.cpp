@@ -9,8 +9,8 @@ namespace kumiko::kernels {
 #include "kernels/softmax/kernels.inc"
 #undef KUMIKO_SOFTMAX
 
-std::span<const SoftmaxRow> softmax_rows() {
-  static constexpr SoftmaxRow kRows[] = {
+std::span<const SoftmaxKernel> softmax_kernels() {
+  static constexpr SoftmaxKernel kRows[] = {
 #define KUMIKO_SOFTMAX(name, isa, product, lanes) \
   {#name, Isa::isa, Element::product, lanes, name##_mask_scores, name##_probabilities, name##_exp2},
 #include "kernels/softmax/kernels.inc"
@@ -19,8 +19,8 @@ std::span<const SoftmaxRow> softmax_rows() {
   return kRows;
 }
 
-const SoftmaxRow* find_softmax(Isa isa, Element product) {
-  for (const SoftmaxRow& row : softmax_rows()) {
+const SoftmaxKernel* find_softmax(Isa isa, Element product) {
+  for (const SoftmaxKernel& row : softmax_kernels()) {
     if (row.isa == isa && row.product == product) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_softmax(base_of(isa), product);

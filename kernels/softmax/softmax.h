@@ -7,7 +7,7 @@
 // - m') for j = 0, 1, ... m' = -inf (nothing seen yet, or only -inf scores) is taken as 0 in the exponents,
 // so that such a query keeps l = 0.
 //
-// Product bf16 (gemm.h): scores still want their scale, s_j = round(s_j * scale) where s_j goes into the
+// Product bf16 (gemm.h): scores are not scaled yet, s_j = round(s_j * scale) where s_j goes into the
 // maximum and, fused, fma(s_j, scale, -m') where it goes into an exponent; P is rounded to bf16, [ceil(kv /
 // 2)][nr] pairs of keys 2j and 2j + 1 (absent: 0) in the place of the first rows of S^T; l sums the rounded P
 // in the order of a step of gemm.h, so that weights and their sum are of the same numbers.
@@ -46,7 +46,7 @@ struct MaskArgs {
   float* block_max;
 };
 
-struct SoftmaxRow {
+struct SoftmaxKernel {
   const char* name;
   Isa isa;
   Element product;  ///< what P is written for
@@ -58,7 +58,7 @@ struct SoftmaxRow {
   void (*exp2)(const float* x, float* y, std::int64_t n) noexcept;
 };
 
-std::span<const SoftmaxRow> softmax_rows();
-const SoftmaxRow* find_softmax(Isa isa, Element product = Element::f32);
+std::span<const SoftmaxKernel> softmax_kernels();
+const SoftmaxKernel* find_softmax(Isa isa, Element product = Element::f32);
 
 }  // namespace kumiko::kernels

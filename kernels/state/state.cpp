@@ -10,8 +10,8 @@ namespace kumiko::kernels {
 #include "kernels/state/kernels.inc"
 #undef KUMIKO_STATE
 
-std::span<const StateRow> state_rows() {
-  static constexpr StateRow kRows[] = {
+std::span<const StateKernel> state_kernels() {
+  static constexpr StateKernel kRows[] = {
 #define KUMIKO_STATE(name, isa, lanes) {#name, Isa::isa, lanes, name##_merge_tile, name##_merge_row},
 #include "kernels/state/kernels.inc"
 #undef KUMIKO_STATE
@@ -19,8 +19,8 @@ std::span<const StateRow> state_rows() {
   return kRows;
 }
 
-const StateRow* find_state(Isa isa) {
-  for (const StateRow& row : state_rows()) {
+const StateKernel* find_state(Isa isa) {
+  for (const StateKernel& row : state_kernels()) {
     if (row.isa == isa) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_state(base_of(isa));

@@ -39,7 +39,7 @@ struct MergeRowArgs {
   std::int64_t dim;
 };
 
-struct StateRow {
+struct StateKernel {
   const char* name;
   Isa isa;
   int lanes;
@@ -47,8 +47,8 @@ struct StateRow {
   void (*merge_row)(const MergeRowArgs&) noexcept;
 };
 
-std::span<const StateRow> state_rows();
-const StateRow* find_state(Isa isa);
+std::span<const StateKernel> state_kernels();
+const StateKernel* find_state(Isa isa);
 
 /// 1 / l, and 0 for a query that saw nothing (l == 0), so that its output is 0. NaN stays NaN.
 inline float inverse_sum(float l) {

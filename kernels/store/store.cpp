@@ -8,8 +8,8 @@ namespace kumiko::kernels {
 #include "kernels/store/kernels.inc"
 #undef KUMIKO_STORE
 
-std::span<const StoreRow> store_rows() {
-  static constexpr StoreRow kRows[] = {
+std::span<const StoreKernel> store_kernels() {
+  static constexpr StoreKernel kRows[] = {
 #define KUMIKO_STORE(name, isa, element, lanes) \
   {#name, Isa::isa, Element::element, lanes, name##_tile, name##_row},
 #include "kernels/store/kernels.inc"
@@ -18,8 +18,8 @@ std::span<const StoreRow> store_rows() {
   return kRows;
 }
 
-const StoreRow* find_store(Isa isa, Element element) {
-  for (const StoreRow& row : store_rows()) {
+const StoreKernel* find_store(Isa isa, Element element) {
+  for (const StoreKernel& row : store_kernels()) {
     if (row.isa == isa && row.element == element) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_store(base_of(isa), element);

@@ -30,7 +30,7 @@ struct StoreRowArgs {
   void* out;
 };
 
-struct StoreRow {
+struct StoreKernel {
   const char* name;
   Isa isa;
   Element element;  ///< of the rows written
@@ -39,7 +39,7 @@ struct StoreRow {
   void (*row)(const StoreRowArgs&) noexcept;
 };
 
-std::span<const StoreRow> store_rows();
-const StoreRow* find_store(Isa isa, Element element);
+std::span<const StoreKernel> store_kernels();
+const StoreKernel* find_store(Isa isa, Element element);
 
 }  // namespace kumiko::kernels

@@ -7,16 +7,15 @@ namespace {
 using OptionFields = Fields<ContextOptions, kumiko_context_options>;
 
 // A field that is added makes the binding below it wrong: give it a row in the table, then its name here.
-#define C_OPTIONS struct_size, num_threads, reserved, cpus, bind, executor, isa, topology, policy
-#define CPP_OPTIONS num_threads, cpus, bind, executor, isa, topology, policy
+#define C_OPTIONS \
+  struct_size, num_threads, reserved, cpus, bind, executor, isa, topology, policy, trace, tuning
+#define CPP_OPTIONS num_threads, cpus, bind, executor, isa, topology, policy, trace, tuning
 #define NAMES_OF(...) #__VA_ARGS__
 #define NAMES(fields) NAMES_OF(fields)
 
 [[maybe_unused]] void each_struct_has_these_fields() {
   { [[maybe_unused]] const auto& [C_OPTIONS] = kumiko_context_options{}; }
-  {  // A trace is asked for in C by the environment alone.
-    [[maybe_unused]] const auto& [CPP_OPTIONS, trace] = ContextOptions{};
-  }
+  { [[maybe_unused]] const auto& [CPP_OPTIONS] = ContextOptions{}; }
 }
 
 const OptionFields& table() {
@@ -32,6 +31,8 @@ const OptionFields& table() {
     f.add("isa", [](auto& o) { o.isa = "reference"; });
     f.add("topology", machine);
     f.add("policy", [](auto& o) { o.policy = "flat"; });
+    f.add_refused("trace", [](auto& o) { o.trace = "/nowhere/trace.json"; });
+    f.add_refused("tuning", [](auto& o) { o.tuning = "/nowhere/core.tuning"; });
     f.add_c(
         "reserved", [](auto& o) { o.reserved = 1; }, machine);
     f.add_c(

@@ -60,8 +60,8 @@ void expect_domains(const scheduler::Topology& topology, const std::vector<int>&
 /// Every slot had a thread of its own on its own core, and its scratch is on that core's node, twice: scratch
 /// grows.
 void expect_everybody_at_home(const Context& context) {
-  scheduler::Executor& executor = *context.impl()->executor;
-  const scheduler::Topology& topology = context.impl()->topology;
+  scheduler::Executor& executor = *impl_of(context)->executor;
+  const scheduler::Topology& topology = impl_of(context)->topology;
   for (const std::size_t bytes : {kScratch, 3 * kScratch}) {
     int callers = 0;
     const std::vector<SlotReport> reports = meet(executor, bytes);
@@ -137,7 +137,7 @@ TEST(AllCores, ATestThatLooksAtTheWrongNodeFails) {
 TEST(AllCores, TopologyIsFourDomainsOfTwelveCores) {
   const Context context = context_of(ContextOptions{});
   EXPECT_EQ(context.num_threads(), 48);
-  expect_domains(context.impl()->topology, {0, 1, 2, 3});
+  expect_domains(impl_of(context)->topology, {0, 1, 2, 3});
   EXPECT_TRUE(says(context.describe(), "placement per NUMA node\n")) << context.describe();
   EXPECT_FALSE(says(explained(context), "warning")) << explained(context);
 }
@@ -176,7 +176,7 @@ TEST_P(AllCores, SplitStatesAreInTheirDomain) {
   Plan made;
   ASSERT_TRUE(plan(context, problem.args(), &made).ok());
   ASSERT_TRUE(made.run(problem.args()).ok());
-  Plan::Impl& impl = *made.impl();
+  Plan::Impl& impl = *impl_of(made);
   RunState* const state = impl.acquire();
   int placed = 0;
   for (const PlannedMerge& merge : impl.merges) {
@@ -206,9 +206,9 @@ TEST_P(AllCores, TheCallerKeepsItsAffinity) {
 TEST(AllCores, OneTbbKnowsTheNodesAndGivesItsThreadsBack) {
   EXPECT_EQ(tbb::info::numa_nodes().size(), 4u);
   for (int round = 0; round < 2; ++round) {
-    meet(*threads(48, "tbb").impl()->executor, kScratch);
+    meet(*impl_of(threads(48, "tbb"))->executor, kScratch);
     const Context free = threads(48, "tbb", "none");
-    for (const SlotReport& report : meet(*free.impl()->executor, kScratch))
+    for (const SlotReport& report : meet(*impl_of(free)->executor, kScratch))
       EXPECT_EQ(report.allowed_cpus, 48);
   }
 }
@@ -220,14 +220,15 @@ TEST(WithoutTbbbind, WorkersAreAtHomeAndAreGivenBack) {
   EXPECT_EQ(tbb::info::numa_nodes().size(), 1u);
   for (const char* bind : {"close", "spread"}) expect_everybody_at_home(threads(48, "tbb", bind));
   const Context free = threads(48, "tbb", "none");
-  for (const SlotReport& report : meet(*free.impl()->executor, kScratch)) EXPECT_EQ(report.allowed_cpus, 48);
+  for (const SlotReport& report : meet(*impl_of(free)->executor, kScratch))
+    EXPECT_EQ(report.allowed_cpus, 48);
 }
 
 // init.sh sets KUMIKO_CPUS=12-23,36-47 for these.
 TEST(TwoCmgs, TopologyIsTheSecondAndTheFourth) {
   const Context context = context_of(ContextOptions{});
   EXPECT_EQ(context.num_threads(), 24);
-  expect_domains(context.impl()->topology, {1, 3});
+  expect_domains(impl_of(context)->topology, {1, 3});
 }
 
 class TwoCmgs : public testing::TestWithParam<std::string> {};
@@ -268,7 +269,7 @@ TEST_P(MbindDenied, TheOwnersTouchPlacesScratch) {
   const Context context = threads(48, GetParam());
   const std::size_t bytes = kScratch;
   // A caller bound to nothing may run anywhere, so its scratch is left out.
-  const std::vector<SlotReport> reports = meet(*context.impl()->executor, bytes);
+  const std::vector<SlotReport> reports = meet(*impl_of(context)->executor, bytes);
   for (const SlotReport& report : reports) {
     if (report.is_caller) continue;
     EXPECT_TRUE(report.is_on_seat);

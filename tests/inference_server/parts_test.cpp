@@ -89,7 +89,7 @@ TEST(Elementwise, PoolingAveragesAndNormalises) {
   EXPECT_EQ(out, nothing);  // no direction: zeros, not NaN
 }
 
-TEST(Elementwise, DotsOfRowsMatchFp64AtAnyWidth) {
+TEST(Elementwise, DecodesOfRowsMatchFp64AtAnyWidth) {
   std::mt19937 random(6);
   std::normal_distribution<float> normal;
   for (const std::int64_t width : {1, 15, 16, 17, 384, 385}) {

@@ -72,7 +72,7 @@ class Install(unittest.TestCase):
         self.assertIn("kumiko::attention_forward", exported)
         self.assertIn("kumiko_attention_forward", exported)
         for inner in ("kumiko::kernels", "kumiko::scheduler", "::Impl::"):
-            # Weak symbols of templates over inner types are the standard library's visibility, not ours.
+            # Weak symbols of templates over inner types are the standard library's, not ours.
             strong = [line for line in exported.splitlines() if inner in line and line.split()[1] in "TBDR"]
             self.assertEqual(strong, [])
 

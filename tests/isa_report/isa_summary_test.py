@@ -149,11 +149,11 @@ class Summary(unittest.TestCase):
         self.assertTrue(good, text)
 
     def test_a_table_without_any_test_fails(self):
-        (self.root / "kernels/dot").mkdir()
-        (self.root / "kernels/dot/kernels.inc").write_text("KUMIKO_DOT(dot_avx2, avx2, 8)\n")
+        (self.root / "kernels/decode").mkdir()
+        (self.root / "kernels/decode/kernels.inc").write_text("KUMIKO_DECODE(decode_avx2, avx2, 8)\n")
         text, good = self.summary(BOTH, [ctest_log(FULL)])
         self.assertFalse(good)
-        self.assertIn("not passed: any test of dot_avx2", text)
+        self.assertIn("not passed: any test of decode_avx2", text)
 
     def test_an_isa_of_this_machine_that_no_test_touched_fails(self):
         text, good = self.summary(BOTH, [ctest_log([name for name in FULL if name not in AVX512])])

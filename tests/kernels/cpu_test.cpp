@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/dot/dot.h"
+#include "kernels/decode/decode.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
 #include "kernels/score/score.h"
@@ -54,7 +54,7 @@ constexpr Isa kBuiltIsas[] = {Isa::reference};
 
 TEST(Lookup, GemmRowsByIsaAndWidth) {
   const auto found = [](Isa isa, int nr, Element product = Element::f32) {
-    const GemmRow* row = find_gemm(isa, product, nr);
+    const GemmKernel* row = find_gemm(isa, product, nr);
     return std::string(row != nullptr ? row->name : "none");
   };
 #if defined(__x86_64__)
@@ -118,20 +118,20 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Elemen
 }
 
 TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
-  EXPECT_EQ(gemm_rows().back().isa, Isa::reference);
-  expect_full_table(score_rows(), find_score);
-  EXPECT_EQ(softmax_rows().back().isa, Isa::reference);
-  for (const SoftmaxRow& row : softmax_rows())
+  EXPECT_EQ(gemm_kernels().back().isa, Isa::reference);
+  expect_full_table(score_kernels(), find_score);
+  EXPECT_EQ(softmax_kernels().back().isa, Isa::reference);
+  for (const SoftmaxKernel& row : softmax_kernels())
     EXPECT_EQ(find_softmax(row.isa, row.product), &row) << row.name;
   for (const Isa isa : kBuiltIsas) {
     EXPECT_NE(find_softmax(isa), nullptr) << name(isa);
     for (const Element element : kElements)
       EXPECT_NE(find_softmax(isa, find_pack(isa, element)->product), nullptr) << name(isa);
   }
-  expect_full_table(pack_rows(), find_pack);
-  expect_full_table(state_rows(), find_state);
-  expect_full_table(store_rows(), find_store);
-  expect_full_table(dot_rows(), find_dot);
+  expect_full_table(pack_kernels(), find_pack);
+  expect_full_table(state_kernels(), find_state);
+  expect_full_table(store_kernels(), find_store);
+  expect_full_table(decode_kernels(), find_decode);
 }
 
 TEST(Lookup, NamesByIsa) {
@@ -139,31 +139,31 @@ TEST(Lookup, NamesByIsa) {
   EXPECT_STREQ(find_softmax(Isa::avx512)->name, "softmax_f32_avx512");
   EXPECT_STREQ(find_pack(Isa::avx512, Element::f32)->name, "pack_f32_avx512");
   EXPECT_STREQ(find_state(Isa::avx2)->name, "state_f32_avx2");
-  EXPECT_STREQ(find_dot(Isa::avx2, Element::bf16)->name, "decode_bf16_avx2");
+  EXPECT_STREQ(find_decode(Isa::avx2, Element::bf16)->name, "decode_bf16_avx2");
 #elif defined(__aarch64__)
   EXPECT_STREQ(find_softmax(Isa::sve512)->name, "softmax_f32_sve512");
-  EXPECT_STREQ(find_dot(Isa::sve512, Element::f16)->name, "decode_f16_sve512");
+  EXPECT_STREQ(find_decode(Isa::sve512, Element::f16)->name, "decode_f16_sve512");
   EXPECT_STREQ(find_softmax(Isa::neon)->name, "softmax_f32_neon");
   EXPECT_STREQ(find_pack(Isa::neon, Element::f32)->name, "pack_f32_neon");
   EXPECT_STREQ(find_state(Isa::neon)->name, "state_f32_neon");
-  EXPECT_STREQ(find_dot(Isa::neon, Element::bf16)->name, "decode_bf16_neon");
+  EXPECT_STREQ(find_decode(Isa::neon, Element::bf16)->name, "decode_bf16_neon");
 #endif
-  EXPECT_STREQ(find_dot(Isa::reference, Element::f32)->name, "decode_f32_reference");
+  EXPECT_STREQ(find_decode(Isa::reference, Element::f32)->name, "decode_f32_reference");
 }
 
 TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
-  for (const GemmRow& row : gemm_rows()) {
+  for (const GemmKernel& row : gemm_kernels()) {
     const int lanes = find_softmax(row.isa)->lanes;
     EXPECT_EQ(find_state(row.isa)->lanes, lanes);
     for (const Element element : kElements) {
       EXPECT_EQ(find_pack(row.isa, element)->mr, row.mr);
       EXPECT_EQ(find_pack(row.isa, element)->lanes, lanes);
       EXPECT_EQ(find_store(row.isa, element)->lanes, lanes);
-      EXPECT_EQ(find_dot(row.isa, element)->lanes, lanes);
-      EXPECT_EQ(find_dot(row.isa, element)->score_keys % lanes, 0);
+      EXPECT_EQ(find_decode(row.isa, element)->lanes, lanes);
+      EXPECT_EQ(find_decode(row.isa, element)->score_keys % lanes, 0);
     }
     EXPECT_EQ(row.nr % lanes, 0) << row.name;
-    for (const GemmRow& other : gemm_rows()) {
+    for (const GemmKernel& other : gemm_kernels()) {
       if (other.isa != row.isa || other.product != row.product) continue;
       EXPECT_EQ(other.mr, row.mr) << row.name << " and " << other.name;
       if (&other > &row) {

@@ -17,14 +17,14 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::SoftmaxRow;
+using kernels::SoftmaxKernel;
 
 // The bounds stated in kernels/simd/exp2.h.
 double stated_ulp(kernels::Isa isa) {
   return uses_fexpa(isa) ? 1.09 : 1.01;
 }
 
-struct Exp2 : RowTest<SoftmaxRow> {
+struct Exp2 : RowTest<SoftmaxKernel> {
   std::vector<float> eval(std::vector<float> x) const {
     const std::size_t n = x.size();
     x.resize((n + 15) / 16 * 16, 0.0f);
@@ -47,7 +47,7 @@ double ulp_error(float got, double want) {
 struct Sweep {
   double worst = 0;
   float witness = 0;
-  void run(const SoftmaxRow& row, std::uint32_t first, std::uint32_t last, std::uint32_t step) {
+  void run(const SoftmaxKernel& row, std::uint32_t first, std::uint32_t last, std::uint32_t step) {
     constexpr std::uint32_t kChunk = 4096;
     std::vector<float> x(kChunk), y(kChunk);
     for (std::uint64_t at = first; at <= last; at += std::uint64_t{kChunk} * step) {
@@ -114,7 +114,7 @@ TEST_P(Exp2, NeverExceedsOneAndEqualsTheModelBitForBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Exp2,
-                         ::testing::ValuesIn(host_rows(kernels::softmax_rows(), kernels::Element::f32)),
+                         ::testing::ValuesIn(host_rows(kernels::softmax_kernels(), kernels::Element::f32)),
                          RowName());
 
 }  // namespace

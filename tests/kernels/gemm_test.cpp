@@ -15,7 +15,7 @@ namespace kumiko::test {
 namespace {
 
 using kernels::GemmArgs;
-using kernels::GemmRow;
+using kernels::GemmKernel;
 
 enum class Mode { init, init_max, accumulate };
 
@@ -35,7 +35,7 @@ float panel_step(kernels::Element product, float first, float second) {
   return product == kernels::Element::f32 ? first : pair_of(first, second);
 }
 
-struct Gemm : RowTest<GemmRow> {
+struct Gemm : RowTest<GemmKernel> {
   std::size_t mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
 
   void check(const Problem& p, Mode mode, Random& random, float special = 0.0f) {
@@ -130,7 +130,7 @@ TEST_P(Gemm, SubnormalsCountOrAreZeroAsTheContractSays) {
         ASSERT_NO_FATAL_FAILURE(check({k, 2, 0, Place::back, a, b}, mode, random));
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Gemm, ::testing::ValuesIn(host_rows(kernels::gemm_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, Gemm, ::testing::ValuesIn(host_rows(kernels::gemm_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

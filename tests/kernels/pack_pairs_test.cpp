@@ -13,7 +13,7 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::PackRow;
+using kernels::PackKernel;
 
 constexpr std::int64_t kDims[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80, 129};
 
@@ -32,8 +32,8 @@ ElementOperand source(std::int64_t rows, std::int64_t dim, std::int64_t stride, 
   return src;
 }
 
-struct PackPairs : ::testing::TestWithParam<PackRow> {
-  const PackRow& row = GetParam();
+struct PackPairs : ::testing::TestWithParam<PackKernel> {
+  const PackKernel& row = GetParam();
   std::int64_t mr = row.mr;
   Random random{test_seed(47)};
 
@@ -156,7 +156,7 @@ TEST_P(PackPairs, ValuesReportWhetherAllAreFiniteWhereverTheOneIs) {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(PackPairs);  // a machine without bf16 products has no row
 INSTANTIATE_TEST_SUITE_P(Rows, PackPairs,
-                         ::testing::ValuesIn(host_rows(kernels::pack_rows(), kernels::Element::bf16)),
+                         ::testing::ValuesIn(host_rows(kernels::pack_kernels(), kernels::Element::bf16)),
                          RowName());
 
 }  // namespace

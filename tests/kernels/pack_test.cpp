@@ -13,7 +13,7 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::PackRow;
+using kernels::PackKernel;
 
 constexpr std::int64_t kDims[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 80, 129};
 
@@ -31,7 +31,7 @@ ElementOperand source(kernels::Element element, std::int64_t rows, std::int64_t 
   return src;
 }
 
-struct Pack : RowTest<PackRow> {
+struct Pack : RowTest<PackKernel> {
   std::int64_t mr = row.mr, lanes = row.lanes;
   Random random{test_seed(41)};
 
@@ -127,7 +127,7 @@ TEST_P(Pack, ValuesReportWhetherAllAreFiniteWhereverTheOneIs) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Pack,
-                         ::testing::ValuesIn(host_rows(kernels::pack_rows(), kernels::Element::f32)),
+                         ::testing::ValuesIn(host_rows(kernels::pack_kernels(), kernels::Element::f32)),
                          RowName());
 
 }  // namespace

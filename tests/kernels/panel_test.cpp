@@ -18,7 +18,7 @@ namespace {
 using kernels::F16;
 using kernels::Isa;
 using kernels::PanelArgs;
-using kernels::PanelRow;
+using kernels::PanelKernel;
 using kernels::PanelType;
 using kernels::to_float;
 
@@ -96,8 +96,8 @@ void set(float x, std::int32_t* to) {
   *to = static_cast<std::int32_t>(x * 1e8f);
 }
 
-struct Panel : ::testing::TestWithParam<PanelRow> {
-  const PanelRow& row = GetParam();
+struct Panel : ::testing::TestWithParam<PanelKernel> {
+  const PanelKernel& row = GetParam();
   std::int64_t mr = row.mr, nr = row.nr;
   std::int64_t group = row.type == PanelType::i8 ? 4 : 1;
   bool can_flush = kernels::flushes_subnormals(row.isa);
@@ -196,7 +196,7 @@ struct Panel : ::testing::TestWithParam<PanelRow> {
         return check<float, float>(p, random);
       case PanelType::f16:
         return check<F16, F16>(p, random);
-      case PanelType::mixed:
+      case PanelType::f16_blocked:
         return check<F16, float>(p, random);
       case PanelType::i8:
         return check<std::int8_t, std::int32_t>(p, random);
@@ -276,7 +276,7 @@ TEST_P(Panel, SubnormalsInfinitiesAndOverflow) {
 // Sums that pass 2^31 wrap, and -128 * -128 counts four times a group.
 TEST(Panels, Int8SumsWrap) {
   constexpr std::int64_t kSteps = 4 * 33000;
-  for (const PanelRow& row : host_rows(kernels::panel_rows())) {
+  for (const PanelKernel& row : host_rows(kernels::panel_kernels())) {
     if (row.type != PanelType::i8) continue;
     const std::vector<std::int8_t> a(static_cast<std::size_t>(kSteps * row.mr), -128),
         b(static_cast<std::size_t>(kSteps * row.nr), -128);
@@ -289,8 +289,8 @@ TEST(Panels, Int8SumsWrap) {
 }
 
 TEST(Panels, EveryTypeIsFoundOnEveryIsaThatHasIt) {
-  for (const PanelType type : {PanelType::f32, PanelType::f16, PanelType::mixed, PanelType::i8}) {
-    const PanelRow* row = find_panel(Isa::reference, type);
+  for (const PanelType type : {PanelType::f32, PanelType::f16, PanelType::f16_blocked, PanelType::i8}) {
+    const PanelKernel* row = find_panel(Isa::reference, type);
     ASSERT_NE(row, nullptr) << name(type);
     EXPECT_EQ(row->type, type);
 #if defined(__aarch64__)
@@ -301,7 +301,7 @@ TEST(Panels, EveryTypeIsFoundOnEveryIsaThatHasIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Panel, ::testing::ValuesIn(host_rows(kernels::panel_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, Panel, ::testing::ValuesIn(host_rows(kernels::panel_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -33,15 +33,15 @@ namespace kumiko::test {
 namespace {
 
 using kernels::GemmArgs;
-using kernels::GemmRow;
+using kernels::GemmKernel;
+using kernels::PackKernel;
 using kernels::PackKeyArgs;
 using kernels::PackQueryArgs;
-using kernels::PackRow;
 using kernels::PackValueArgs;
 using kernels::PanelArgs;
-using kernels::PanelRow;
+using kernels::PanelKernel;
 using kernels::RowArgs;
-using kernels::RowsRow;
+using kernels::RowSoftmaxKernel;
 
 #if defined(__aarch64__)
 constexpr std::uint64_t kUnusualControl = 1u << 22 | 1u << 24;  // round up, flush to zero
@@ -79,10 +79,10 @@ void call_and_check(Function* function, const Args& args) {
   EXPECT_EQ(after, kUnusualControl) << "floating-point control";
 }
 
-struct PreservedRegisters : ::testing::TestWithParam<GemmRow> {};
+struct PreservedRegisters : ::testing::TestWithParam<GemmKernel> {};
 
 TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
-  const GemmRow& row = GetParam();
+  const GemmKernel& row = GetParam();
   for (const std::int64_t k : {1, 2, 3, 9}) {
     for (const std::int64_t panels : {1, 2}) {
       const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
@@ -102,10 +102,10 @@ TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
   }
 }
 
-struct PreservedRegistersOfPanels : ::testing::TestWithParam<PanelRow> {};
+struct PreservedRegistersOfPanels : ::testing::TestWithParam<PanelKernel> {};
 
 TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
-  const PanelRow& row = GetParam();
+  const PanelKernel& row = GetParam();
   const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
   for (const std::int64_t k : {1, 2, 3, 9}) {
     // 4 bytes an element are enough for every type, and these are a normal number in each.
@@ -124,10 +124,10 @@ TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
   }
 }
 
-struct PreservedRegistersOfRows : ::testing::TestWithParam<RowsRow> {};
+struct PreservedRegistersOfRows : ::testing::TestWithParam<RowSoftmaxKernel> {};
 
 TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
-  const RowsRow& row = GetParam();
+  const RowSoftmaxKernel& row = GetParam();
   for (const std::int64_t n : {1, 16, 130, 300}) {
     // A row of the widest type is 4 bytes an element; a panel has 8 rows. The bytes are small in every type.
     const std::vector<std::uint8_t> src(8 * 300 * 4, 0x01);
@@ -141,10 +141,10 @@ TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
   }
 }
 
-struct PreservedRegistersOfPack : ::testing::TestWithParam<PackRow> {};
+struct PreservedRegistersOfPack : ::testing::TestWithParam<PackKernel> {};
 
 TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
-  const PackRow& row = GetParam();
+  const PackKernel& row = GetParam();
   for (const std::int64_t count : {1, 3, 8, 16, 35}) {  // rows and elements of a row: whole blocks and rims
     const std::vector<std::uint8_t> src(64 * 64 * 4, 0x3c);
     const std::vector<const void*> rows(48, src.data());
@@ -162,14 +162,14 @@ TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack, ::testing::ValuesIn(host_rows(kernels::pack_rows())),
-                         RowName());
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows, ::testing::ValuesIn(host_rows(kernels::rows_rows())),
-                         RowName());
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_rows())),
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack,
+                         ::testing::ValuesIn(host_rows(kernels::pack_kernels())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows,
+                         ::testing::ValuesIn(host_rows(kernels::row_softmax_kernels())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_kernels())),
                          RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPanels,
-                         ::testing::ValuesIn(host_rows(kernels::panel_rows())), RowName());
+                         ::testing::ValuesIn(host_rows(kernels::panel_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -15,7 +15,7 @@ namespace kumiko::test {
 namespace {
 
 using kernels::Element;
-using kernels::ScoreRow;
+using kernels::ScoreKernel;
 using kernels::ScoreTerms;
 
 std::size_t sz(std::int64_t n) {
@@ -34,7 +34,7 @@ float model(kernels::Isa isa, const ScoreTerms& terms, float s, const void* bias
   return s;
 }
 
-struct Score : RowTest<ScoreRow> {
+struct Score : RowTest<ScoreKernel> {
   Random random{test_seed(91)};
 
   // Bias and mask of one query: `keys` elements `stride` apart, ending flush against the guard page.
@@ -161,7 +161,7 @@ TEST_P(Score, TanhAtTheEdges) {
     EXPECT_TRUE(same_value(y[i], want[i])) << x[i] << " gave " << y[i];
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Score, ::testing::ValuesIn(host_rows(kernels::score_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, Score, ::testing::ValuesIn(host_rows(kernels::score_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -11,13 +11,13 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::ScoreTileRow;
+using kernels::ScoreTileKernel;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-struct ScoreTile : ::testing::TestWithParam<ScoreTileRow> {
-  const ScoreTileRow& row = GetParam();
+struct ScoreTile : ::testing::TestWithParam<ScoreTileKernel> {
+  const ScoreTileKernel& row = GetParam();
   Random random{test_seed(131)};
 
   float value(float*) { return random.one_in(30) ? kNan : random.one_in(30) ? -kInf : 3 * random.normal(); }
@@ -98,7 +98,7 @@ TEST_P(ScoreTile, HiddenScoresBecomeZeroAndNoOthersChange) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, ScoreTile, ::testing::ValuesIn(host_rows(kernels::score_tile_rows())),
+INSTANTIATE_TEST_SUITE_P(Rows, ScoreTile, ::testing::ValuesIn(host_rows(kernels::score_tile_kernels())),
                          RowName());
 
 }  // namespace

@@ -13,12 +13,12 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::SoftmaxRow;
+using kernels::SoftmaxKernel;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-struct SoftmaxPairs : ::testing::TestWithParam<SoftmaxRow> {
-  const SoftmaxRow& row = GetParam();
+struct SoftmaxPairs : ::testing::TestWithParam<SoftmaxKernel> {
+  const SoftmaxKernel& row = GetParam();
   float exp2(float x) const {
     float in[16] = {x}, out[16];
     row.exp2(in, out, 16);
@@ -56,7 +56,7 @@ TEST_P(SoftmaxPairs, ExponentialIsExactAtWholeNumbersUnderflowsToZeroAndKeepsNan
 
 TEST_P(SoftmaxPairs, TilesEqualTheScalarWalk) {
   Random random(test_seed(37));
-  const SoftmaxRow& reference = *kernels::find_softmax(kernels::Isa::reference);
+  const SoftmaxKernel& reference = *kernels::find_softmax(kernels::Isa::reference);
   for (std::size_t vectors = 1; vectors <= 3; ++vectors) {
     for (const std::size_t kv : {1u, 2u, 3u, 8u, 65u, 256u}) {
       for (const Place place : kPlaces) {
@@ -114,7 +114,7 @@ TEST_P(SoftmaxPairs, TilesEqualTheScalarWalk) {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SoftmaxPairs);  // a machine without bf16 products has no row
 INSTANTIATE_TEST_SUITE_P(Rows, SoftmaxPairs,
-                         ::testing::ValuesIn(host_rows(kernels::softmax_rows(), kernels::Element::bf16)),
+                         ::testing::ValuesIn(host_rows(kernels::softmax_kernels(), kernels::Element::bf16)),
                          RowName());
 
 }  // namespace

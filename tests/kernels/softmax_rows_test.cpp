@@ -20,7 +20,7 @@ namespace {
 
 using kernels::RowArgs;
 using kernels::RowOperation;
-using kernels::RowsRow;
+using kernels::RowSoftmaxKernel;
 using kernels::RowType;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -87,7 +87,7 @@ class Matrix {
   Operand<std::uint16_t> narrow_;
 };
 
-struct SoftmaxRows : RowTest<RowsRow> {
+struct SoftmaxRows : RowTest<RowSoftmaxKernel> {
   RowOperation operation = row.operation;
   Random random{test_seed(35)};
 
@@ -194,7 +194,8 @@ TEST_P(SoftmaxRows, EveryTailAndRowCount) {
 }
 
 // One row through the operation; where that is a panel, its first column.
-std::vector<float> one_row(const RowsRow& row, const std::vector<float>& x, float value, float scale = 1.0f) {
+std::vector<float> one_row(const RowSoftmaxKernel& row, const std::vector<float>& x, float value,
+                           float scale = 1.0f) {
   const Matrix src(row.source, 1, x.size(), x.size(), Place::back);
   const bool panel = is_panel(row.operation);
   const Matrix dst(row.target, panel ? x.size() : 1, panel ? kPanelRows : x.size(),
@@ -303,7 +304,7 @@ TEST_P(SoftmaxRows, MaximumLetsNanThroughAndTheSumHasOneOrder) {
       EXPECT_TRUE(std::isnan(value)) << row.name << " " << at;
     }
   } else if (operation == RowOperation::sum || operation == RowOperation::panel_sum) {
-    const RowsRow& reference =
+    const RowSoftmaxKernel& reference =
         *kernels::find_rows(kernels::Isa::reference, operation, row.source, row.target);
     for (const std::int64_t n : {1, 15, 16, 17, 100, 127, 128, 129, 300, 1000}) {
       std::vector<float> x(kPanelRows * static_cast<std::size_t>(n));
@@ -318,7 +319,8 @@ TEST_P(SoftmaxRows, MaximumLetsNanThroughAndTheSumHasOneOrder) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, SoftmaxRows, ::testing::ValuesIn(host_rows(kernels::rows_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, SoftmaxRows, ::testing::ValuesIn(host_rows(kernels::row_softmax_kernels())),
+                         RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -15,12 +15,12 @@ namespace {
 
 using kernels::MaskArgs;
 using kernels::SoftmaxArgs;
-using kernels::SoftmaxRow;
+using kernels::SoftmaxKernel;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-struct Softmax : RowTest<SoftmaxRow> {};
+struct Softmax : RowTest<SoftmaxKernel> {};
 
 TEST_P(Softmax, MaskHidesExactlyWhatIsOutsideTheInterval) {
   Random random(test_seed(31));
@@ -191,7 +191,7 @@ TEST_P(Softmax, ProbabilitiesAgreeWithDouble) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Softmax,
-                         ::testing::ValuesIn(host_rows(kernels::softmax_rows(), kernels::Element::f32)),
+                         ::testing::ValuesIn(host_rows(kernels::softmax_kernels(), kernels::Element::f32)),
                          RowName());
 
 }  // namespace

@@ -14,7 +14,7 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::StateRow;
+using kernels::StateKernel;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -44,7 +44,7 @@ Scalar random_state(std::int64_t dim, Random& random) {
   return s;
 }
 
-struct State : RowTest<StateRow> {
+struct State : RowTest<StateKernel> {
   Random random{test_seed(51)};
 };
 
@@ -115,7 +115,7 @@ TEST_P(State, MergingAnEmptyStateOnEitherSideChangesNoBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, State, ::testing::ValuesIn(host_rows(kernels::state_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, State, ::testing::ValuesIn(host_rows(kernels::state_kernels())), RowName());
 
 TEST(LogSumExp, IsNaturalAndExactAtTheEdges) {
   EXPECT_EQ(kernels::log_sum_exp(-kInf, 0.0f), -kInf);

@@ -13,13 +13,13 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::StoreRow;
+using kernels::StoreKernel;
 
 std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }
 
-struct Store : RowTest<StoreRow> {
+struct Store : RowTest<StoreKernel> {
   Random random{test_seed(52)};
 
   // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaN, infinity,
@@ -76,7 +76,7 @@ TEST_P(Store, RowScalesAndRounds) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Store, ::testing::ValuesIn(host_rows(kernels::store_rows())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, Store, ::testing::ValuesIn(host_rows(kernels::store_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -2,7 +2,7 @@
 """Tries one-line changes of the library and says for each which test noticed:
 
     tests/mutations/run.py                   all of tests/mutations/*.toml, in a copy of the sources under --folder
-    tests/mutations/run.py 'crew_.*' convert-drops-scale
+    tests/mutations/run.py 'pool_.*' convert-drops-scale
 
 Each mutant is built into the programs of the tests it names, and these are run; a test that fails, or takes longer than
 --timeout, has killed it. Ends with the survivors, and status 1 if there are any. Takes 10 to 30 s a mutant.

@@ -77,8 +77,8 @@ TEST_P(Allocation, RunsAtTheSameTimeAllocateNothingOnceThereIsAStateForEach) {
   }
   constexpr int kCallers = 4;
   std::vector<RunState*> states;
-  for (int n = 0; n < kCallers; ++n) states.push_back(prepared.impl()->acquire());
-  for (RunState* state : states) prepared.impl()->release(state);
+  for (int n = 0; n < kCallers; ++n) states.push_back(impl_of(prepared)->acquire());
+  for (RunState* state : states) impl_of(prepared)->release(state);
   std::latch ready(kCallers + 1), go(1), done(kCallers), leave(1);
   std::vector<std::thread> threads;
   std::atomic<int> failed{0};

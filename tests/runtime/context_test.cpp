@@ -22,7 +22,7 @@ void expect_error(const ContextOptions& options, Code code, const std::string& n
   EXPECT_NE(status.message().find(value), std::string::npos)
       << status.message() << " does not give " << value;
   EXPECT_NE(status.message().find("expected"), std::string::npos) << status.message();
-  EXPECT_EQ(context.impl(), before.impl()) << "*context must be untouched on error";
+  EXPECT_TRUE(context == before) << "*context must be untouched on error";
 }
 
 TEST(Context, DefaultsAreTheBestIsaAndAtMostTheAllowedCpus) {
@@ -160,7 +160,7 @@ TEST(Context, MemoryThatCannotBeHadIsAnErrorAndChangesNothing) {
 TEST(Context, CopiesShareOneRuntime) {
   const Context context = context_of(ContextOptions{});
   const Context copy = context;
-  EXPECT_EQ(copy.impl(), context.impl());
+  EXPECT_TRUE(copy == context);
   Case c;
   c.q_len = 3;
   c.kv_len = 9;

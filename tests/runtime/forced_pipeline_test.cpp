@@ -102,7 +102,7 @@ TEST_P(ForcedPipeline, IsTheOnePlanned) {
       for (const std::int64_t q_len : {1, 70}) {
         const Problem problem(of_rows(q_len));
         Plan::Impl plan;
-        plan.context = context.impl();
+        plan.context = impl_of(context);
         plan.computation = computation;
         plan.args = problem.args();
         ASSERT_TRUE(build_plan(plan).ok());

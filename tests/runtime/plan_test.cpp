@@ -234,7 +234,7 @@ TEST(PlanKvDomains, TasksGoWhereTheMemoryIs) {
   ASSERT_TRUE(plan(context, args, &plain).ok());
   args.kv_domains = domains.data();
   ASSERT_TRUE(plan(context, args, &placed).ok());
-  EXPECT_EQ(planned_traffic(*placed.impl()).home, domains);
+  EXPECT_EQ(planned_traffic(*impl_of(placed)).home, domains);
   EXPECT_EQ(reads_of(placed.explain(), "memory").remote, 0) << placed.explain();
   EXPECT_GT(reads_of(placed.explain(), "memory").local, 0);
   // Memory that is all in one domain is read from the other, and explain() says so.

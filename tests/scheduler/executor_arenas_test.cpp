@@ -59,7 +59,7 @@ void run_on(int cpu) {
 
 // One task for each seat, given to the seat's domain. Each waits for all, so that every thread takes one.
 struct Gathering {
-  struct Guest {
+  struct Participant {
     bool is_caller = false;
     int task_domain = -1;
     Slot slot;
@@ -75,8 +75,8 @@ struct Gathering {
     for (std::size_t d = 0; d < workers.size(); ++d) {
       assignment.domain_begin.push_back(assignment.domain_begin.back() + workers[d]);
       for (int i = 0; i < workers[d]; ++i) {
-        assignment.order.push_back(static_cast<int>(guests.size()));
-        guests.emplace_back().task_domain = static_cast<int>(d);
+        assignment.order.push_back(static_cast<int>(participants.size()));
+        participants.emplace_back().task_domain = static_cast<int>(d);
       }
     }
   }
@@ -84,17 +84,17 @@ struct Gathering {
 
   static void body(void* context, std::int32_t task, const Slot& slot) noexcept {
     auto& gathering = *static_cast<Gathering*>(context);
-    Guest& guest = gathering.guests[static_cast<std::size_t>(task)];
-    guest.is_caller = gettid() == gathering.caller;
-    guest.slot = slot;
-    guest.arena_places = tbb::this_task_arena::max_concurrency();
-    guest.arena_index = tbb::this_task_arena::current_thread_index();
+    Participant& participant = gathering.participants[static_cast<std::size_t>(task)];
+    participant.is_caller = gettid() == gathering.caller;
+    participant.slot = slot;
+    participant.arena_places = tbb::this_task_arena::max_concurrency();
+    participant.arena_index = tbb::this_task_arena::current_thread_index();
     cpu_set_t mask;
-    if (sched_getaffinity(0, sizeof mask, &mask) == 0) guest.allowed_cpus = CPU_COUNT(&mask);
-    guest.cpu = sched_getcpu();
+    if (sched_getaffinity(0, sizeof mask, &mask) == 0) participant.allowed_cpus = CPU_COUNT(&mask);
+    participant.cpu = sched_getcpu();
     ++gathering.present;
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (gathering.present < static_cast<int>(gathering.guests.size())) {
+    while (gathering.present < static_cast<int>(gathering.participants.size())) {
       if (std::chrono::steady_clock::now() > give_up) {
         ++gathering.gave_up;
         return;
@@ -104,7 +104,7 @@ struct Gathering {
   }
 
   const pid_t caller = gettid();
-  std::vector<Guest> guests;
+  std::vector<Participant> participants;
   Assignment assignment;
   std::atomic<int> present{0};
   std::atomic<int> gave_up{0};
@@ -119,11 +119,11 @@ TEST(Arenas, ADomainsTasksGoToTheWorkersOfItsOwnArena) {
     Gathering gathering(*executor);
     ASSERT_TRUE(executor->run(gathering.job()));
     ASSERT_EQ(gathering.gave_up, 0);
-    for (const Gathering::Guest& guest : gathering.guests) {
-      EXPECT_EQ(guest.task_domain, guest.slot.domain);
-      if (guest.is_caller) continue;
-      EXPECT_EQ(guest.arena_places, sizes[static_cast<std::size_t>(guest.slot.domain)]);
-      EXPECT_LT(guest.arena_index, std::max(guest.arena_places, 2));
+    for (const Gathering::Participant& participant : gathering.participants) {
+      EXPECT_EQ(participant.task_domain, participant.slot.domain);
+      if (participant.is_caller) continue;
+      EXPECT_EQ(participant.arena_places, sizes[static_cast<std::size_t>(participant.slot.domain)]);
+      EXPECT_LT(participant.arena_index, std::max(participant.arena_places, 2));
     }
   }
 }
@@ -134,13 +134,14 @@ TEST(Arenas, OneDomainHasOnePlaceFewerThanSeats) {
   Gathering gathering(*executor);
   ASSERT_TRUE(executor->run(gathering.job()));
   ASSERT_EQ(gathering.gave_up, 0);
-  for (const Gathering::Guest& guest : gathering.guests)
-    EXPECT_TRUE(guest.is_caller || guest.arena_places == 3) << guest.arena_places;
+  for (const Gathering::Participant& participant : gathering.participants)
+    EXPECT_TRUE(participant.is_caller || participant.arena_places == 3) << participant.arena_places;
 }
 
 TEST(Arenas, ACallerSitsInTheDomainItRunsInAndTakesItsTasks) {
   const Topology host = split_host({1, 1});
-  if (host.domains.empty()) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  if (host.domains.empty())
+    GTEST_SKIP() << "needs two cores, one for the caller and one for a foreign worker";
   const auto executor = tbb_executor(host, 2);
   for (int i = 0; i < 20; ++i) {
     const int home = i % 2;
@@ -149,11 +150,12 @@ TEST(Arenas, ACallerSitsInTheDomainItRunsInAndTakesItsTasks) {
       Gathering gathering(*executor);
       ASSERT_TRUE(executor->run(gathering.job()));
       ASSERT_EQ(gathering.gave_up, 0);
-      for (const Gathering::Guest& guest : gathering.guests) {
-        EXPECT_EQ(guest.is_caller, guest.slot.domain == home);
-        EXPECT_EQ(guest.task_domain, guest.slot.domain);
-        EXPECT_EQ(guest.cpu, executor->seats()[static_cast<std::size_t>(guest.slot.index)].os_cpu);
-        EXPECT_EQ(guest.allowed_cpus, 1);
+      for (const Gathering::Participant& participant : gathering.participants) {
+        EXPECT_EQ(participant.is_caller, participant.slot.domain == home);
+        EXPECT_EQ(participant.task_domain, participant.slot.domain);
+        EXPECT_EQ(participant.cpu,
+                  executor->seats()[static_cast<std::size_t>(participant.slot.index)].os_cpu);
+        EXPECT_EQ(participant.allowed_cpus, 1);
       }
     }).join();
   }
@@ -162,7 +164,8 @@ TEST(Arenas, ACallerSitsInTheDomainItRunsInAndTakesItsTasks) {
 // Within a domain too: whoever comes for the seat that the caller has takes one that is free, and its core.
 TEST(Arenas, NobodyWorksOnTheCallersCore) {
   const Topology host = split_host({2});
-  if (host.domains.empty()) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  if (host.domains.empty())
+    GTEST_SKIP() << "needs two cores, one for the caller and one for a foreign worker";
   const auto executor = tbb_executor(host, 2);
   for (int i = 0; i < 20; ++i) {
     std::thread([&] {
@@ -170,9 +173,10 @@ TEST(Arenas, NobodyWorksOnTheCallersCore) {
       Gathering gathering(*executor);
       ASSERT_TRUE(executor->run(gathering.job()));
       ASSERT_EQ(gathering.gave_up, 0);
-      for (const Gathering::Guest& guest : gathering.guests) {
-        EXPECT_EQ(guest.is_caller, guest.slot.index == i % 2);
-        EXPECT_EQ(guest.cpu, executor->seats()[static_cast<std::size_t>(guest.slot.index)].os_cpu);
+      for (const Gathering::Participant& participant : gathering.participants) {
+        EXPECT_EQ(participant.is_caller, participant.slot.index == i % 2);
+        EXPECT_EQ(participant.cpu,
+                  executor->seats()[static_cast<std::size_t>(participant.slot.index)].os_cpu);
       }
     }).join();
   }
@@ -180,7 +184,8 @@ TEST(Arenas, NobodyWorksOnTheCallersCore) {
 
 TEST(Arenas, CallersOnEveryDomainAtOnce) {
   const Topology host = split_host({1, 1});
-  if (host.domains.empty()) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  if (host.domains.empty())
+    GTEST_SKIP() << "needs two cores, one for the caller and one for a foreign worker";
   const auto executor = tbb_executor(host, 2);
   Watch watch(*executor);
   std::atomic<int> failures{0};
@@ -242,9 +247,9 @@ TEST(Arenas, OneTooManyTakesASeatElsewhere) {
     Gathering gathering(*executor);
     ASSERT_TRUE(executor->run(gathering.job()));
     ASSERT_EQ(gathering.gave_up, 0);
-    for (const Gathering::Guest& guest : gathering.guests) {
-      if (guest.is_caller) continue;
-      elsewhere += guest.arena_places != sizes[static_cast<std::size_t>(guest.slot.domain)];
+    for (const Gathering::Participant& participant : gathering.participants) {
+      if (participant.is_caller) continue;
+      elsewhere += participant.arena_places != sizes[static_cast<std::size_t>(participant.slot.domain)];
     }
   }
   EXPECT_GT(elsewhere, 0);

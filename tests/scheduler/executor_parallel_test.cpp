@@ -67,24 +67,24 @@ INSTANTIATE_TEST_SUITE_P(Rows, Parallel, testing::Values("openmp", "tbb"),
 
 // The threads other than the caller's that took tasks of the executor, as many as its seats allow: each task
 // waits for all.
-std::vector<pid_t> guests_of(Executor& executor, std::size_t domains) {
-  struct Guests {
+std::vector<pid_t> helpers_of(Executor& executor, std::size_t domains) {
+  struct Helpers {
     Meeting meeting;
     std::vector<pid_t> threads;
     static void body(void* context, std::int32_t task, const Slot& slot) noexcept {
-      auto& guests = *static_cast<Guests*>(context);
-      guests.threads[static_cast<std::size_t>(task)] = gettid();
-      Meeting::body(&guests.meeting, task, slot);
+      auto& helpers = *static_cast<Helpers*>(context);
+      helpers.threads[static_cast<std::size_t>(task)] = gettid();
+      Meeting::body(&helpers.meeting, task, slot);
     }
   };
   const int n = executor.concurrency();
-  Guests guests{{&executor, true, n}, std::vector<pid_t>(static_cast<std::size_t>(n))};
+  Helpers helpers{{&executor, true, n}, std::vector<pid_t>(static_cast<std::size_t>(n))};
   const Assignment assignment = test::one_task_each(n, domains);
-  EXPECT_TRUE(executor.run({&assignment, Guests::body, &guests, 0}));
-  EXPECT_EQ(guests.meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
-  EXPECT_EQ(guests.meeting.wrong_mask.load(), 0);
-  std::erase(guests.threads, gettid());
-  return guests.threads;
+  EXPECT_TRUE(executor.run({&assignment, Helpers::body, &helpers, 0}));
+  EXPECT_EQ(helpers.meeting.gave_up.load(), 0) << "fewer than " << n << " threads came";
+  EXPECT_EQ(helpers.meeting.wrong_mask.load(), 0);
+  std::erase(helpers.threads, gettid());
+  return helpers.threads;
 }
 
 bool all_have_mask(const std::vector<pid_t>& threads, const cpu_set_t& expected) {
@@ -98,35 +98,37 @@ bool all_have_mask(const std::vector<pid_t>& threads, const cpu_set_t& expected)
 // its arenas.
 TEST(ParallelTbb, WorkersGetTheirMasksBack) {
   const Topology host = machine("");
-  if (host.num_cores() < 2) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  if (host.num_cores() < 2)
+    GTEST_SKIP() << "needs two cores, one for the caller and one for a foreign worker";
   cpu_set_t before;
   ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
   for (int i = 0; i < 50; ++i) {
     std::string error;
     auto bound = find_executor("tbb")->create({host, std::min(host.num_cores(), 4), Bind::close}, error);
     ASSERT_NE(bound, nullptr) << error;
-    const std::vector<pid_t> guests = guests_of(*bound, host.domains.size());
-    ASSERT_FALSE(guests.empty());
+    const std::vector<pid_t> helpers = helpers_of(*bound, host.domains.size());
+    ASSERT_FALSE(helpers.empty());
     bound.reset();
-    ASSERT_TRUE(all_have_mask(guests, before)) << "round " << i;
+    ASSERT_TRUE(all_have_mask(helpers, before)) << "round " << i;
   }
 }
 
 // And while it lives, once they leave: the next arena they work for may be anybody's.
 TEST(ParallelTbb, WorkersThatLeaveGetTheirMasksBack) {
   const Topology host = machine("");
-  if (host.num_cores() < 2) GTEST_SKIP() << "needs two cores, one for the caller and one for a guest";
+  if (host.num_cores() < 2)
+    GTEST_SKIP() << "needs two cores, one for the caller and one for a foreign worker";
   cpu_set_t before;
   ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
   std::string error;
   const auto bound = find_executor("tbb")->create({host, std::min(host.num_cores(), 4), Bind::close}, error);
   ASSERT_NE(bound, nullptr) << error;
   for (int i = 0; i < 3; ++i) {
-    const std::vector<pid_t> guests = guests_of(*bound, host.domains.size());
+    const std::vector<pid_t> helpers = helpers_of(*bound, host.domains.size());
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (!all_have_mask(guests, before) && std::chrono::steady_clock::now() < give_up)
+    while (!all_have_mask(helpers, before) && std::chrono::steady_clock::now() < give_up)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    ASSERT_TRUE(all_have_mask(guests, before)) << "bound for a minute after the last task";
+    ASSERT_TRUE(all_have_mask(helpers, before)) << "bound for a minute after the last task";
   }
 }
 

@@ -67,14 +67,14 @@ std::int64_t slow_makespan(const std::vector<Task>& tasks, const Assignment& a,
     std::int64_t free_at;
     int home;
   };
-  std::vector<Worker> crew;
+  std::vector<Worker> pool;
   for (std::size_t d = 0; d < workers.size(); ++d)
-    crew.insert(crew.end(), static_cast<std::size_t>(workers[d]), {0, static_cast<int>(d)});
+    pool.insert(pool.end(), static_cast<std::size_t>(workers[d]), {0, static_cast<int>(d)});
   std::vector<std::int32_t> next(a.domain_begin.begin(), a.domain_begin.end() - 1);
   std::int64_t makespan = 0;
   for (std::size_t done = 0; done < tasks.size(); ++done) {
     auto& worker =
-        *std::min_element(crew.begin(), crew.end(), [](auto& x, auto& y) { return x.free_at < y.free_at; });
+        *std::min_element(pool.begin(), pool.end(), [](auto& x, auto& y) { return x.free_at < y.free_at; });
     std::size_t d = static_cast<std::size_t>(worker.home);
     while (next[d] == a.domain_begin[d + 1]) d = (d + 1) % workers.size();
     worker.free_at += tasks[a.order[next[d]++]].cost;

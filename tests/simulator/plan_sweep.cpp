@@ -31,9 +31,9 @@ struct Class {
 
 int main() {
   std::printf(
-      "| machine | queries | plans with 4 tasks a core | worst | above 1.03 | above, of whole pieces | other "
+      "| machine | queries | plans with 4 tasks a core | worst | above 1.03 | above, indivisible | other "
       "plans "
-      "| worst | above 1.10 | above, of whole pieces |\n|---|---|---|---|---|---|---|---|---|---|\n");
+      "| worst | above 1.10 | above, indivisible |\n|---|---|---|---|---|---|---|---|---|---|\n");
   const std::vector<SweepProblem> problems = sweep_problems();
   for (const SweepMachine& machine : sweep_machines()) {
     const kumiko::Context context = planning_context(machine);

@@ -39,8 +39,8 @@ std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
   return pieces;
 }
 
-/// No time in which `cores` are done with whole pieces is shorter: some core has h + 1 of the h x cores + 1
-/// largest.
+/// The shortest time in which `cores` can do pieces that are not cut: some core has h + 1 of the h x cores +
+/// 1 largest.
 std::int64_t whole_bound(std::vector<std::int64_t> pieces, int cores) {
   std::sort(pieces.begin(), pieces.end(), std::greater<>());
   std::int64_t bound = 0;
@@ -70,7 +70,7 @@ Context planning_context(const SweepMachine& machine) {
   if (!status.ok()) return context;
   EXPECT_EQ(context.num_threads(), machine.cores);
   for (const kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::neon}) {
-    if (kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)) context.impl()->isa = isa;
+    if (kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)) impl_of(context)->isa = isa;
   }
   return context;
 }
@@ -136,7 +136,7 @@ std::vector<SweepProblem> sweep_problems() {
 
 SweepResult result_of(const Plan& plan) {
   SweepResult result;
-  const Plan::Impl& impl = *plan.impl();
+  const Plan::Impl& impl = *impl_of(plan);
   result.tasks = static_cast<std::int64_t>(impl.tasks.size());
   const std::vector<int> workers = impl.context->executor->workers_per_domain();
   result.makespan = scheduler::simulate_makespan(impl.costs, impl.assignment, workers);

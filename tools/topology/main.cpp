@@ -36,7 +36,7 @@ void add_options(CLI::App& app, Options& o) {
   add("--bind", o.context.bind, "close | spread | none");
   add("--policy", o.context.policy, "heads_first | flat");
   add("--executor", o.context.executor, "openmp | tbb | serial");
-  add("--isa", o.context.isa, "avx512 | avx2 | neon | reference");
+  add("--isa", o.context.isa, kumiko::isa_names());
   app.add_option("--threads", o.context.num_threads, "Number of threads")
       ->check(CLI::Range(1, 1 << 20))
       ->group(machine);

@@ -75,7 +75,7 @@ std::string balance_lines(const View& view) {
 }  // namespace
 
 View::View(const Context& of, const Plan& planned, std::string executor_name)
-    : context(*of.impl()), plan(*planned.impl()), executor(std::move(executor_name)) {
+    : context(*impl_of(of)), plan(*impl_of(planned)), executor(std::move(executor_name)) {
   workers_per_domain = context.executor->workers_per_domain();
   int first_worker = 0;
   for (std::size_t d = 0; d < context.topology.domains.size(); ++d) {

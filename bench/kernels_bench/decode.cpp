@@ -1,0 +1,103 @@
+#include "kernels/decode/decode.h"
+
+#include <cmath>
+#include <limits>
+
+#include "bench/kernels_bench/common.h"
+#include "kernels/pack/pack.h"
+
+namespace kumiko::bench {
+namespace {
+
+constexpr std::int64_t kKeys = 256, kDim = 128;
+constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
+
+// Block after block of K and V through the whole pool, as a decode step reads a cache larger than the caches.
+void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std::int64_t rows) {
+  const DataType type = static_cast<DataType>(row.element);
+  const std::int64_t bytes = kBlock * bytes_of(type);  // of K, and of V
+  const std::span<const std::byte> pool = data_pool(type);
+  const std::int64_t blocks = static_cast<std::int64_t>(pool.size()) / 2 / bytes;
+  const std::byte* keys = pool.data();
+  const std::byte* values = keys + blocks * bytes;
+  const auto element = [type](const std::byte* at, std::int64_t i) {
+    return load_widened(type, at + i * bytes_of(type));
+  };
+  Floats q(rows * kDim), scores(rows * kKeys), m(rows), l(rows), o(rows * kDim);
+  const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
+  Floats steps(rows * kDim);  // the query as the kernel takes it
+  for (std::int64_t i = 0; i < rows * kDim; ++i)
+    q[i] = pairs ? of_pair(pair_of(0.1f * q[i], 0), 0) : 0.1f * q[i];
+  for (std::int64_t i = 0; i < rows * kDim; ++i) {
+    if (!pairs) steps[i] = q[i];
+    if (pairs && i % 2 == 0) steps[i / 2] = pair_of(q[i], q[i + 1]);
+  }
+  const std::vector<std::int32_t> begin(static_cast<std::size_t>(rows), 0);
+  const std::vector<std::int32_t> end(static_cast<std::size_t>(rows), kKeys);
+  m.fill(-std::numeric_limits<float>::infinity());
+  l.fill(0.0f);
+  o.fill(0.0f);
+  kernels::DecodeBlockArgs args{};
+  args.q = steps.data();
+  args.q_stride = pairs ? kDim / 2 : kDim;
+  args.k_stride = args.v_stride = args.dim = args.v_dim = args.o_stride = kDim;
+  args.k = keys;
+  args.v = values;
+  args.rows = rows;
+  args.kv = args.score_stride = kKeys;
+  args.begin = begin.data();
+  args.end = end.data();
+  args.scores = scores.data();
+  args.m = m.data();
+  args.l = l.data();
+  args.o = o.data();
+  row.decode_block(args);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::vector<double> s(kKeys), want(kDim, 0.0);
+    double top = -1e300, sum = 0;
+    for (std::int64_t j = 0; j < kKeys; ++j) {
+      double dot = 0;
+      for (std::int64_t d = 0; d < kDim; ++d)
+        dot += static_cast<double>(q[r * kDim + d]) * element(keys, j * kDim + d);
+      s[static_cast<std::size_t>(j)] = dot;
+      top = std::max(top, dot);
+    }
+    for (std::int64_t j = 0; j < kKeys; ++j) {
+      const double p = std::exp2(s[static_cast<std::size_t>(j)] - top);
+      sum += p;
+      for (std::int64_t d = 0; d < kDim; ++d)
+        want[static_cast<std::size_t>(d)] += p * element(values, j * kDim + d);
+    }
+    for (std::int64_t d = 0; d < kDim; ++d) {
+      if (!close(o[r * kDim + d] / l[r], want[static_cast<std::size_t>(d)] / sum, pairs ? 4e-3 : 1e-5)) {
+        return state.SkipWithError("wrong answer");
+      }
+    }
+  }
+  static ReadCeiling ceiling(pool, first_core(), Clock::cpu);
+  ceiling.read_from(pool);
+  std::int64_t block = 0;
+  const auto run = [&] {
+    block = (block + 1) % blocks;
+    args.k = keys + block * bytes;
+    args.v = values + block * bytes;
+    row.decode_block(args);
+  };
+  report_bandwidth(state, measure_rounds(
+                              state, 2.0 * static_cast<double>(bytes),
+                              [&] { return seconds_per_call(30e-3, thread_seconds, run); },
+                              [&] { return ceiling.bytes_per_second(kReadWindow); }));
+}
+
+}  // namespace
+
+void register_decode() {
+  for (const kernels::DecodeKernel& row : kernels::decode_kernels()) {
+    for (std::int64_t rows : {1, 4, 8}) {  // Query heads of a group: MHA, GQA 4 and 8.
+      register_kernel(std::string(row.name) + "_rows" + std::to_string(rows), row.isa,
+                      [&row, rows](benchmark::State& state) { decode_block(state, row, rows); });
+    }
+  }
+}
+
+}  // namespace kumiko::bench

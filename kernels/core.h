@@ -1,0 +1,35 @@
+// The kind of core this runs on, where it matters for speed: caches, miss buffers and ports differ among
+// processors with the same instruction set.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace kumiko::kernels {
+
+enum class Core : std::uint8_t {
+  generic,  ///< Any other.
+  zen2,
+  zen3,
+  zen4,
+  zen5,
+  skylake_x,  ///< And Cascade Lake, Cooper Lake.
+  ice_lake,   ///< Servers, from Ice Lake to Emerald Rapids.
+  a64fx,
+  neoverse,  ///< N1, N2, V1, V2.
+  apple,
+};
+inline constexpr Core kCores[] = {Core::generic,   Core::zen2,     Core::zen3,  Core::zen4,     Core::zen5,
+                                  Core::skylake_x, Core::ice_lake, Core::a64fx, Core::neoverse, Core::apple};
+
+const char* name(Core core);
+
+enum class Vendor : std::uint8_t { other, amd, intel };
+/// By family and model as displayed (AMD APM volume 3, CPUID Fn0000_0001_EAX; Intel SDM volume 2A, CPUID).
+Core core_of(Vendor vendor, unsigned family, unsigned model);
+/// By the main ID register (Arm ARM, MIDR_EL1: implementer in bits 24-31, part in bits 4-15).
+Core core_of(std::uint64_t midr);
+/// That of the processor this runs on.
+Core host_core();
+
+}  // namespace kumiko::kernels

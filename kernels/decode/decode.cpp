@@ -1,0 +1,26 @@
+#include "kernels/decode/decode.h"
+
+namespace kumiko::kernels {
+
+#define KUMIKO_DECODE(name, isa, element, lanes, score_keys) void name(const DecodeBlockArgs&) noexcept;
+#include "kernels/decode/kernels.inc"
+#undef KUMIKO_DECODE
+
+std::span<const DecodeKernel> decode_kernels() {
+  static constexpr DecodeKernel kRows[] = {
+#define KUMIKO_DECODE(name, isa, element, lanes, score_keys) \
+  {#name, Isa::isa, Element::element, lanes, score_keys, name},
+#include "kernels/decode/kernels.inc"
+#undef KUMIKO_DECODE
+  };
+  return kRows;
+}
+
+const DecodeKernel* find_decode(Isa isa, Element element) {
+  for (const DecodeKernel& row : decode_kernels()) {
+    if (row.isa == isa && row.element == element) return &row;
+  }
+  return base_of(isa) == isa ? nullptr : find_decode(base_of(isa), element);
+}
+
+}  // namespace kumiko::kernels

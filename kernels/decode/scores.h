@@ -1,0 +1,165 @@
+// Scores of decode.h for any vector type of kernels/simd.
+#pragma once
+
+#include <utility>
+
+#include "kernels/decode/decode.h"
+#include "kernels/decode/transpose.h"
+#include "kernels/simd/fetch.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// c + a b of every element of a lane.
+template <class V>
+inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typename V::Reg c) {
+  if constexpr (elements_per_lane<V>() == 1) {
+    return V::fma(a, b, c);
+  } else {
+    return V::product(a, b, c);
+  }
+}
+
+template <class V>
+inline typename V::Reg in_register(typename V::Reg x) {
+  if constexpr (requires { V::in_register(x); }) {
+    return V::in_register(x);
+  } else {
+    return x;
+  }
+}
+
+/// Steps [kFirst, kLast) of a tile into the sums of R rows.
+template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
+[[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts], const Tile* tile,
+                                                 const float* q, std::int64_t q_stride) {
+#pragma GCC unroll 16
+  for (int i = kFirst; i < kLast; ++i) {
+    typename V::Reg x[kParts];
+#pragma GCC unroll 16
+    for (int p = 0; p < kParts; ++p) x[p] = in_register<V>(V::load(tile + (i * kParts + p) * V::kLanes));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      auto factor = V::set1(q[r * q_stride + i]);
+      if constexpr (kParts > 1) factor = in_register<V>(factor);
+#pragma GCC unroll 16
+      for (int p = 0; p < kParts; ++p) sum[r][p] = multiply_add<V>(x[p], factor, sum[r][p]);
+    }
+  }
+}
+
+/// Whole cache lines that a piece of a block has.
+template <class V, class T>
+inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Transpose<V, T>::kDims * sizeof(T)) /
+                                   (RowRange::kLine * Transpose<V, T>::kPieces);
+
+/// Turns the blocks at `keys`, kParts of them one below the other, into `next` (kTurn), and multiplies those
+/// in `now` (kMultiply), a piece of the one and a slice of the other at a time.
+template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
+[[gnu::always_inline]] inline void turn_and_multiply(const T* keys, std::int64_t stride,
+                                                     typename Transpose<V, T>::Tile* next, RowFetcher& ahead,
+                                                     typename V::Reg (&sum)[R][kParts],
+                                                     const typename Transpose<V, T>::Tile* now,
+                                                     const float* q, std::int64_t q_stride) {
+  using Block = Transpose<V, T>;
+  constexpr int kSlices = kParts * Block::kPieces;
+  Block block;
+  const auto slice = [&]<int k>(std::integral_constant<int, k>) __attribute__((always_inline)) {
+    constexpr int kPart = k / Block::kPieces;
+    if constexpr (kTurn) {
+      ahead.fetch_lines<kPieceLines<V, T>>();
+      block.template piece<k % Block::kPieces>(keys + kPart * V::kLanes * stride, stride,
+                                               next + kPart * V::kLanes, kParts * V::kLanes);
+    }
+    if constexpr (kMultiply) {
+      multiply_keys<V, typename Block::Tile, R, kParts, k * Block::kSteps / kSlices,
+                    (k + 1) * Block::kSteps / kSlices>(sum, now, q, q_stride);
+    }
+  };
+  [&]<int... k>(std::integer_sequence<int, k...>) __attribute__((always_inline)) {
+    (slice(std::integral_constant<int, k>{}), ...);
+  }
+  (std::make_integer_sequence<int, kSlices>{});
+}
+
+/// Scores of R rows against kParts vectors of keys from j0 on.
+template <class V, class T, int R, int kParts>
+void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
+  using Block = Transpose<V, T>;
+  RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
+  const float* q = args.q + row * args.q_stride;
+  typename V::Reg sum[R][kParts];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kParts; ++p) sum[r][p] = V::zero();
+  }
+  std::int64_t d = 0;
+  if (args.kv - j0 >= kParts * V::kLanes && args.dim >= Block::kDims) {
+    alignas(64) typename Block::Tile tiles[2][Block::kSteps * kParts * V::kLanes];
+    typename Block::Tile *now = tiles[0], *next = tiles[1];
+    const T* keys = static_cast<const T*>(args.k) + j0 * args.k_stride;
+    turn_and_multiply<V, T, R, kParts, true, false>(keys, args.k_stride, now, ahead, sum, now, q, 0);
+    for (d = Block::kDims; d + Block::kDims <= args.dim; d += Block::kDims) {
+      turn_and_multiply<V, T, R, kParts, true, true>(keys + d, args.k_stride, next, ahead, sum, now, q,
+                                                     args.q_stride);
+      q += Block::kSteps;
+      std::swap(now, next);
+    }
+    turn_and_multiply<V, T, R, kParts, false, true>(keys, 0, next, ahead, sum, now, q, args.q_stride);
+    q += Block::kSteps;
+  }
+  // What the rows have beyond whole lines of whole blocks.
+  const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
+  std::int64_t lines = kParts * V::kLanes * keys.lines();
+  for (lines -= d / Block::kDims * kParts * Block::kPieces * kPieceLines<V, T>; lines > 0; --lines)
+    ahead.fetch_line();
+  for (; d < args.dim; d += kElements<V>, q += V::kLanes) {  // the rim: fewer keys or elements than a block
+    const std::int64_t dims = args.dim - d;
+    const int count = dims < kElements<V> ? static_cast<int>(lanes_of<V>(dims)) : V::kLanes;
+#pragma GCC unroll 16
+    for (int p = 0; p < kParts; ++p) {
+      const T* src = static_cast<const T*>(args.k) + (j0 + p * V::kLanes) * args.k_stride;
+      typename V::Reg x[V::kLanes];
+      load_transposed<V>(
+          x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - p * V::kLanes, d, dims);
+      for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+          sum[r][p] = multiply_add<V>(x[i], V::set1(q[r * args.q_stride + i]), sum[r][p]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float* out = args.scores + (row + r) * args.score_stride + j0;
+#pragma GCC unroll 16
+    for (int p = 0; p < kParts; ++p) V::store(out + p * V::kLanes, sum[r][p]);
+  }
+  fetcher = ahead;
+}
+
+/// Vectors of keys side by side. Enough chains to cover the FMA's latency in the time that memory takes for
+/// the keys, in registers that there are; but no more than 8 KiB of keys (D = 128): all their rows are read
+/// at once, and must have been fetched before the first is done (FetchDistances).
+template <class V, class T, int R>
+constexpr int key_vectors() {
+  const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
+  const int by_registers = R == 1 ? 4 : R <= 4 ? 2 : 1;
+  const int parts = by_span < by_registers ? by_span : by_registers;
+  return parts < 1 ? 1 : parts;
+}
+
+template <class V, class T, int R>
+void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
+  constexpr int kParts = key_vectors<V, T, R>();
+  constexpr std::int64_t kKeys = kParts * V::kLanes;
+  const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
+  const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
+  const std::int64_t span = kKeys * keys.width + 4096;  // at least, see key_vectors()
+  RowFetcher ahead(keys, values, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
+}
+
+}  // namespace
+}  // namespace kumiko::kernels

@@ -1,0 +1,81 @@
+// transpose.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four
+// below by a broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/decode/transpose.h"
+#include "kernels/simd/avx2.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// x[j] lane i = 32 bits j of half kHalf of row i.
+template <int kHalf, class T>
+[[gnu::always_inline]] inline void load_half_transposed(__m256 (&x)[4], const T* keys, std::int64_t stride) {
+  const T *above = keys, *below = keys + 4 * stride;
+  asm("" : "+r"(above), "+r"(below));  // Or g++ keeps 8 row addresses.
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto* a = reinterpret_cast<const float*>(above + i * stride);
+    const auto* b = reinterpret_cast<const float*>(below + i * stride);
+    if constexpr (kHalf == 0) {
+      x[i] =
+          _mm256_blend_ps(_mm256_loadu_ps(a), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(b)), 0xf0);
+    } else {
+      x[i] = _mm256_blend_ps(_mm256_loadu_ps(b), _mm256_broadcast_ps(reinterpret_cast<const __m128*>(a + 4)),
+                             0x0f);
+    }
+  }
+  Avx2::transpose_halves(x[0], x[1], x[2], x[3]);
+}
+
+template <>
+struct Transpose<Avx2, float> {
+  using Tile = float;
+  static constexpr int kPieces = 2;
+  static constexpr std::int64_t kDims = 8;
+  static constexpr int kSteps = 8;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const float* keys, std::int64_t stride, float* tile, std::int64_t step) {
+    __m256 x[4];
+    load_half_transposed<kPiece>(x, keys, stride);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) Avx2::store(tile + (4 * kPiece + i) * step, x[i]);
+  }
+};
+
+/// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
+/// stays what it is, and the load that multiplies widens it.
+template <class T>
+requires(sizeof(T) == 2) struct Transpose<Avx2, T> {
+  using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
+  static constexpr int kPieces = 2;
+  static constexpr std::int64_t kDims = 16;
+  static constexpr int kSteps = 16;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Tile* tile, std::int64_t step) {
+    __m256 x[4];
+    load_half_transposed<kPiece>(x, keys, stride);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      Tile *const even = tile + (8 * kPiece + 2 * i) * step, *const odd = even + step;
+      const __m256i pairs = _mm256_castps_si256(x[i]);
+      if constexpr (std::is_same_v<T, F16>) {
+        const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                               0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+        const __m256i sorted = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(pairs, order), 0xd8);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(even), _mm256_castsi256_si128(sorted));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(odd), _mm256_extracti128_si256(sorted, 1));
+      } else {
+        Avx2::store(even, _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
+        Avx2::store(odd, _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))));
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kumiko::kernels

@@ -1,0 +1,18 @@
+#include "kernels/decode/vector.h"
+#include "kernels/decode/x86_avx512_transpose.h"
+
+namespace kumiko::kernels {
+
+// 4 rows x 4 vectors of values = 16 sums + 4 weights of 32
+// registers.
+void decode_f32_avx512(const DecodeBlockArgs& args) noexcept {
+  decode_block<Avx512, float, 4, 4>(args);
+}
+void decode_bf16_avx512(const DecodeBlockArgs& args) noexcept {
+  decode_block<Avx512, Bf16, 4, 4>(args);
+}
+void decode_f16_avx512(const DecodeBlockArgs& args) noexcept {
+  decode_block<Avx512, F16, 4, 4>(args);
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,80 @@
+// transpose.h for AVX-512: four pieces of four rows each, turned within their 128-bit quarters, then four
+// that gather one quarter of every row.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/decode/transpose.h"
+#include "kernels/simd/avx512.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// The pieces; `finish` takes step i, i + 4, i + 8 and i + 12 of a block of 32-bit elements.
+struct QuarterTranspose {
+  static constexpr int kPieces = 8;
+  __m512 x[16];
+
+  template <int kPiece, class T, class Finish>
+  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Finish finish) {
+    if constexpr (kPiece < 4) {
+      const T* rows = keys + 4 * kPiece * stride;
+      asm("" : "+r"(rows));  // Or g++ keeps 16 row addresses, most of them in vector registers.
+      __m512* const to = x + 4 * kPiece;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) to[i] = Avx512::load(reinterpret_cast<const float*>(rows + i * stride));
+      Avx512::transpose_quarters(to[0], to[1], to[2], to[3]);
+    } else {
+      constexpr int kColumn = kPiece - 4;
+      __m512 y[4] = {x[kColumn], x[kColumn + 4], x[kColumn + 8], x[kColumn + 12]};
+      Avx512::gather_quarters(y[0], y[1], y[2], y[3]);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) finish(kColumn + 4 * i, y[i]);
+    }
+  }
+};
+
+/// f32, and pairs where they are multiplied as such.
+template <class V, class T>
+requires std::is_base_of_v<Avx512, V>
+struct Transpose<V, T> : QuarterTranspose {
+  using Tile = float;
+  static constexpr std::int64_t kDims = kElements<V>;
+  static constexpr int kSteps = 16;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, float* tile, std::int64_t step) {
+    QuarterTranspose::piece<kPiece>(keys, stride, [&](int i, __m512 y) { V::store(tile + i * step, y); });
+  }
+};
+
+/// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
+/// stays what it is, and the load that multiplies widens it.
+template <class T>
+requires(sizeof(T) == 2) struct Transpose<Avx512, T> : QuarterTranspose {
+  using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
+  static constexpr std::int64_t kDims = 32;
+  static constexpr int kSteps = 32;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Tile* tile, std::int64_t step) {
+    const auto finish = [&](int i, __m512 y) __attribute__((always_inline)) {
+      Tile *const even = tile + 2 * i * step, *const odd = even + step;
+      const __m512i pairs = _mm512_castps_si512(y);
+      if constexpr (std::is_same_v<T, F16>) {
+        const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
+                                               30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        const __m512i sorted = _mm512_permutexvar_epi16(order, pairs);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm512_castsi512_si256(sorted));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm512_extracti64x4_epi64(sorted, 1));
+      } else {
+        Avx512::store(even, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
+        Avx512::store(odd, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))));
+      }
+    };
+    QuarterTranspose::piece<kPiece>(keys, stride, finish);
+  }
+};
+
+}  // namespace
+}  // namespace kumiko::kernels

@@ -1,0 +1,54 @@
+// What plans choose by on one kind of core: a row of core_tuning.inc, or a file that kumiko-tune measured.
+// None of it changes a bit of a result.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/core.h"
+#include "kernels/cpu.h"
+#include "kernels/decode/decode.h"
+
+namespace kumiko {
+
+struct CoreTuning {
+  std::int64_t decode_rows;  ///< Up to so many rows of a KV head, K and V are read in place.
+  std::int64_t
+      tile_vectors;  ///< Vectors of queries in the widest tile; no more than the ISA has kernels for.
+  std::int64_t narrow_tile_vectors;  ///< The same where a window of at most 1024 rows moves through a task.
+  std::int64_t task_tiles;           ///< Of a task; twice as many where rows see part of the keys they pack.
+  std::int64_t pipe_ahead;           ///< interleaved: tiles that the producer is before the consumer.
+  std::int64_t keys_ahead;    ///< Bytes of keys and of values that decode fetches ahead into L1, and what it
+  std::int64_t values_ahead;  ///< fetches beyond that into L2 (kernels::FetchDistances).
+  std::int64_t l2_ahead;
+  std::string source;  ///< "zen5 (measured)", or the file.
+
+  kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead}; }
+};
+
+/// The table's row for this core and ISA; for a core without one, the generic row of the ISA.
+CoreTuning core_tuning(kernels::Core core, kernels::Isa isa);
+
+/// One number of a tuning: its name in files, where it is, what it may be.
+struct TuningField {
+  const char* name;
+  std::int64_t CoreTuning::*value;
+  std::int64_t least, most;
+};
+inline constexpr TuningField kTuningFields[] = {
+    {"decode_rows", &CoreTuning::decode_rows, 0, 64},
+    {"tile_vectors", &CoreTuning::tile_vectors, 1, 3},
+    {"narrow_tile_vectors", &CoreTuning::narrow_tile_vectors, 1, 3},
+    {"task_tiles", &CoreTuning::task_tiles, 4, 256},
+    {"pipe_ahead", &CoreTuning::pipe_ahead, 1, 16},
+    {"keys_ahead", &CoreTuning::keys_ahead, 0, 1 << 20},
+    {"values_ahead", &CoreTuning::values_ahead, 0, 1 << 20},
+    {"l2_ahead", &CoreTuning::l2_ahead, 0, 1 << 20},
+};
+
+/// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. Fields and ISAs that
+/// it does not name keep the table's. On failure `why` says what is wrong with which line, and `tuning` is as
+/// before.
+bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, std::string* why);
+
+}  // namespace kumiko

@@ -1,0 +1,202 @@
+// The tuning table, files that stand in for it, and that no number in either changes a bit of a result.
+#include "runtime/core_tuning.h"
+
+#include <gtest/gtest.h>
+#include <kumiko/attention.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "kernels/softmax/softmax.h"
+#include "tests/support/bits.h"
+#include "tests/support/random.h"
+
+namespace kumiko {
+namespace {
+
+using kernels::Core;
+using kernels::Isa;
+
+/// A file of the test's own, gone at its end.
+class File {
+ public:
+  explicit File(const std::string& content)
+      : path_(std::filesystem::temp_directory_path() /
+              ("kumiko-tuning-" + std::to_string(getpid()) + "-" + std::to_string(++count_))) {
+    std::ofstream(path_) << content;
+  }
+  ~File() { std::filesystem::remove(path_); }
+  std::string path() const { return path_; }
+
+ private:
+  static inline int count_ = 0;
+  std::filesystem::path path_;
+};
+
+TEST(CoreTuning, EveryCoreAndIsaHasNumbersWithinTheirRange) {
+  for (const Core core : kernels::kCores) {
+    for (const Isa isa : kernels::kIsas) {
+      const CoreTuning tuning = core_tuning(core, isa);
+      for (const TuningField& field : kTuningFields) {
+        EXPECT_GE(tuning.*field.value, field.least) << name(core) << " " << name(isa) << " " << field.name;
+        EXPECT_LE(tuning.*field.value, field.most) << name(core) << " " << name(isa) << " " << field.name;
+      }
+      EXPECT_GE(tuning.values_ahead, tuning.keys_ahead) << name(core) << " " << name(isa);
+      EXPECT_FALSE(tuning.source.empty());
+    }
+  }
+}
+
+TEST(CoreTuning, ACoreTakesItsOwnRowOrTheGenericOne) {
+  EXPECT_EQ(core_tuning(Core::zen5, Isa::avx512).source, "zen5 (measured)");
+  EXPECT_EQ(core_tuning(Core::zen5, Isa::avx512_bf16).source, "zen5 (measured)");
+  EXPECT_EQ(core_tuning(Core::zen3, Isa::avx2).l2_ahead, 32768);
+  EXPECT_EQ(core_tuning(Core::zen3, Isa::avx512).source, "generic (not measured)");
+  EXPECT_EQ(core_tuning(Core::apple, Isa::reference).source, "generic (not measured)");
+}
+
+TEST(CoreTuning, AFileChangesWhatItNamesForItsIsa) {
+  const File file(
+      "# a comment\n"
+      "[avx512]\n"
+      "decode_rows = 4\t# another\r\n"
+      "\n"
+      "  keys_ahead=0\n"
+      "[avx2]\n"
+      "decode_rows = 12");
+  CoreTuning tuning = core_tuning(Core::zen5, Isa::avx512), before = tuning;
+  std::string why;
+  ASSERT_TRUE(read_tuning(file.path(), Isa::avx512_bf16, &tuning, &why)) << why;
+  EXPECT_EQ(tuning.decode_rows, 4);
+  EXPECT_EQ(tuning.keys_ahead, 0);
+  EXPECT_EQ(tuning.values_ahead, before.values_ahead);
+  EXPECT_EQ(tuning.source, file.path());
+  ASSERT_TRUE(read_tuning(file.path(), Isa::avx2, &before, &why)) << why;
+  EXPECT_EQ(before.decode_rows, 12);
+}
+
+TEST(CoreTuning, AWrongLineIsNamedAndChangesNothing) {
+  const std::pair<const char*, const char*> rows[] = {
+      {"decode_rows = 4", "line 1 is \"decode_rows = 4\"; expected [isa] before it"},
+      {"[avx2]\n\ndecode_rows 4", "line 3 is \"decode_rows 4\"; expected [isa] or name = number"},
+      {"[avx2]\nrows = 4", "line 2 is \"rows = 4\"; expected one of decode_rows | "},
+      {"[avx2]\ndecode_rows = 65", "line 2 is \"decode_rows = 65\"; expected 0..64"},
+      {"[avx2]\ndecode_rows = -1", "expected 0..64"},
+      {"[avx2]\ndecode_rows = 4x", "expected 0..64"},
+      {"[avx2]\ndecode_rows =", "expected 0..64"},
+      {"[avx2]\nkeys_ahead = 99999999999999999999", "expected 0..1048576"},
+      {"[avx3]\n", "line 1 is \"[avx3]\"; expected the name of an instruction set"},
+      {"[avx2\n", "line 1 is \"[avx2\"; expected the name of an instruction set"},
+      {"[neon]\ntask_tiles = 3", "expected 4..256"},  // of another ISA than the one asked for
+  };
+  for (const auto& [content, want] : rows) {
+    const File file(content);
+    CoreTuning tuning = core_tuning(Core::generic, Isa::avx2);
+    std::string why;
+    EXPECT_FALSE(read_tuning(file.path(), Isa::avx2, &tuning, &why)) << content;
+    EXPECT_NE(why.find(want), std::string::npos) << why;
+    EXPECT_EQ(tuning.source, "generic (not measured)");
+    EXPECT_EQ(tuning.decode_rows, 8);
+  }
+  CoreTuning tuning = core_tuning(Core::generic, Isa::avx2);
+  std::string why;
+  EXPECT_FALSE(read_tuning("/nowhere/tuning", Isa::avx2, &tuning, &why));
+  EXPECT_EQ(why, "it cannot be read");
+  EXPECT_FALSE(read_tuning("/", Isa::avx2, &tuning, &why));
+  EXPECT_EQ(why, "it cannot be read");
+  EXPECT_FALSE(read_tuning("/dev/zero", Isa::avx2, &tuning, &why));
+  EXPECT_EQ(why, "it has more than 64 KiB");
+}
+
+TEST(CoreTuning, ContextAndPlanSayWhichIsInUse) {
+  const File file("[reference]\ndecode_rows = 0\n");
+  ContextOptions options;
+  options.executor = "serial";
+  options.isa = "reference";
+  Context plain, tuned;
+  ASSERT_TRUE(Context::create(options, &plain).ok());
+  options.tuning = file.path();
+  ASSERT_TRUE(Context::create(options, &tuned).ok());
+  EXPECT_NE(plain.describe().find("tuning generic (not measured)\n"), std::string::npos) << plain.describe();
+  EXPECT_NE(tuned.describe().find("tuning " + file.path() + "\n"), std::string::npos) << tuned.describe();
+  AttentionArgs args;
+  args.q = args.k = args.v = ConstTensor::bhsd(nullptr, 1, 1, 1, 8);
+  args.out = Tensor::bhsd(nullptr, 1, 1, 1, 8);
+  for (const auto& [context, pipeline] :
+       {std::pair{&plain, "pipeline: decode"}, std::pair{&tuned, "pipeline: online"}}) {
+    Plan planned;
+    ASSERT_TRUE(plan(*context, args, &planned).ok());
+    EXPECT_NE(planned.explain().find(pipeline), std::string::npos) << planned.explain();
+    EXPECT_NE(planned.explain().find(", tuning "), std::string::npos) << planned.explain();
+  }
+  EXPECT_NE(tuned.describe(), plain.describe());
+}
+
+TEST(CoreTuning, AFileThatIsWrongIsAnErrorOfTheContext) {
+  const File file("[avx2]\ntask_tiles = 1\n");
+  ContextOptions options;
+  options.executor = "serial";
+  options.tuning = file.path();
+  Context context;
+  const Status status = Context::create(options, &context);
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  EXPECT_EQ(status.message(),
+            "tuning is \"" + file.path() +
+                "\"; expected a file of kumiko-tune (line 2 is \"task_tiles = 1\"; expected 4..256)");
+  EXPECT_FALSE(context);
+}
+
+/// Prefill with a window and decode of two lengths, in every pipeline that can.
+std::vector<float> outputs(const Context& context) {
+  constexpr std::int64_t kHeads = 4, kKvHeads = 2, kKeys = 700, kDim = 40;
+  test::Random random(7);
+  std::vector<float> data(static_cast<std::size_t>(kHeads * kKeys * kDim) * 3);
+  for (float& x : data) x = random.normal();
+  const float* const q = data.data();
+  const float *const k = q + kHeads * kKeys * kDim, *const v = k + kKvHeads * kKeys * kDim;
+  std::vector<float> all;
+  for (const std::int64_t queries : {std::int64_t{1}, std::int64_t{5}, std::int64_t{300}}) {
+    for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode,
+                                    Pipeline::two_pass, Pipeline::interleaved, Pipeline::three_pass}) {
+      AttentionArgs args;
+      std::vector<float> out(static_cast<std::size_t>(kHeads * queries * kDim));
+      args.q = ConstTensor::bhsd(q, 1, kHeads, queries, kDim);
+      args.k = ConstTensor::bhsd(k, 1, kKvHeads, kKeys, kDim);
+      args.v = ConstTensor::bhsd(v, 1, kKvHeads, kKeys, kDim);
+      args.out = Tensor::bhsd(out.data(), 1, kHeads, queries, kDim);
+      args.is_causal = true;
+      args.window_left = 200;
+      args.pipeline = pipeline;
+      EXPECT_TRUE(attention_forward(context, args).ok());
+      all.insert(all.end(), out.begin(), out.end());
+    }
+  }
+  return all;
+}
+
+TEST(CoreTuning, NoNumberChangesABit) {
+  for (const Isa isa : kernels::kIsas) {
+    if (!(kernels::host_isas() & bit(isa)) || !kernels::find_softmax(isa)) continue;
+    ContextOptions options;
+    options.executor = "serial";
+    options.isa = name(isa);
+    Context plain;
+    ASSERT_TRUE(Context::create(options, &plain).ok());
+    const std::vector<float> want = outputs(plain);
+    for (const TuningField& field : kTuningFields) {
+      for (const std::int64_t value : {field.least, field.most}) {
+        const File file("[" + std::string(name(kernels::base_of(isa))) + "]\n" + field.name + " = " +
+                        std::to_string(value) + "\n");
+        options.tuning = file.path();
+        Context tuned;
+        ASSERT_TRUE(Context::create(options, &tuned).ok());
+        EXPECT_TRUE(test::same_bits(outputs(tuned), want)) << name(isa) << " " << field.name << " " << value;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kumiko

@@ -1,0 +1,44 @@
+// The search: one number of the tuning after another, each candidate against the number in force.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu.h"
+#include "runtime/core_tuning.h"
+#include "tools/tune/workload.h"
+
+namespace kumiko::tune {
+
+struct Effort {
+  double window = 10e-3;  ///< Seconds of calls for one measurement.
+  int rounds = 9;         ///< In each, every candidate is measured once on every workload.
+  std::size_t cache_bytes = std::size_t{256} << 20;  ///< Of keys and values, so that decode reads memory.
+};
+
+/// What one number was set to, and why.
+struct Finding {
+  const TuningField* field;
+  std::int64_t before, after;
+  double gain;  ///< Time with `before` over time with `after`: the median over rounds of the workloads' mean.
+};
+
+struct Result {
+  CoreTuning tuning;
+  std::vector<Finding> findings;
+};
+
+/// "decode_rows: 3 of 8" with how far all is, 0 to 1.
+using Progress = std::function<void(const std::string& what, double done)>;
+
+/// Starts from `tuning`. A number is changed only where that is 2 % faster or more. Errors: those of Context,
+/// plan and run; internal if a candidate changes a bit of an answer.
+Status search(kernels::Isa isa, const CoreTuning& tuning, const Effort& effort, const Progress& progress,
+              Result* result);
+
+/// A section of a file for KUMIKO_TUNING.
+std::string section(kernels::Isa isa, const Result& result);
+
+}  // namespace kumiko::tune

@@ -1,0 +1,98 @@
+#include "tools/tune/workload.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace kumiko::tune {
+namespace {
+
+std::size_t bytes_of(DataType type) {
+  return type == DataType::f32 ? 4 : 2;
+}
+
+/// Values in [-1, 1) that every type holds exactly: eighths.
+void fill(DataType type, std::span<std::byte> to) {
+  std::uint64_t state = 0x9e3779b97f4a7c15u;
+  for (std::size_t at = 0; at < to.size(); at += bytes_of(type)) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    const float x = static_cast<float>(static_cast<int>(state >> 60) - 8) / 8.0f;
+    if (type == DataType::f32) {
+      std::memcpy(&to[at], &x, sizeof x);
+      continue;
+    }
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    // f16: 5 bits of exponent, biased by 15 instead of 127; 10 of fraction.
+    const std::uint32_t half =
+        x == 0.0f ? 0
+                  : (bits >> 16 & 0x8000u) | (((bits >> 23 & 0xffu) - 112u) << 10) | (bits >> 13 & 0x3ffu);
+    const auto narrow = static_cast<std::uint16_t>(type == DataType::bf16 ? bits >> 16 : half);
+    std::memcpy(&to[at], &narrow, sizeof narrow);
+  }
+}
+
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+}  // namespace
+
+Workload::Workload(const Shape& shape, std::size_t cache_bytes) : shape_(shape) {
+  const auto bytes = [&](std::int64_t heads, std::int64_t rows) {
+    return static_cast<std::size_t>(heads * rows * shape.head_dim) * bytes_of(shape.type);
+  };
+  kv_bytes_ = bytes(shape.kv_heads, shape.kv_len);
+  copies_ = std::max<std::size_t>(1, cache_bytes / (2 * kv_bytes_));
+  q_.resize(bytes(shape.q_heads, shape.q_len));
+  out_.resize(q_.size());
+  cache_.resize(2 * kv_bytes_ * copies_);
+  fill(shape.type, q_);
+  fill(shape.type, std::span(cache_).first(2 * kv_bytes_));
+  for (std::size_t copy = 1; copy < copies_; ++copy)
+    std::memcpy(&cache_[2 * kv_bytes_ * copy], cache_.data(), 2 * kv_bytes_);
+}
+
+AttentionArgs Workload::args(Pipeline pipeline, std::size_t copy) const {
+  const Shape& s = shape_;
+  const auto bhsd = [&](const std::byte* data, std::int64_t heads, std::int64_t rows) {
+    ConstTensor tensor = ConstTensor::bhsd(reinterpret_cast<const float*>(data), 1, heads, rows, s.head_dim);
+    tensor.dtype = s.type;
+    return tensor;
+  };
+  AttentionArgs args;
+  const std::byte* const keys = cache_.data() + 2 * kv_bytes_ * copy;
+  args.q = bhsd(q_.data(), s.q_heads, s.q_len);
+  args.k = bhsd(keys, s.kv_heads, s.kv_len);
+  args.v = bhsd(keys + kv_bytes_, s.kv_heads, s.kv_len);
+  args.out = Tensor::bhsd(reinterpret_cast<float*>(const_cast<std::byte*>(out_.data())), 1, s.q_heads,
+                          s.q_len, s.head_dim);
+  args.out.dtype = s.type;
+  args.is_causal = s.is_causal;
+  args.window_left = s.window_left;
+  args.pipeline = pipeline;
+  return args;
+}
+
+Status Workload::prepare(const Context& context, Pipeline pipeline, Plan* plan) const {
+  return kumiko::plan(context, args(pipeline, 0), plan);
+}
+
+Status Workload::seconds(const Plan& plan, Pipeline pipeline, double window, double* mean) {
+  const double begin = cpu_seconds();
+  double end = begin;
+  std::int64_t calls = 0;
+  do {
+    if (Status s = plan.run(args(pipeline, next_)); !s.ok()) return s;
+    next_ = (next_ + 1) % copies_;
+    ++calls;
+    end = cpu_seconds();
+  } while (end - begin < window);
+  *mean = (end - begin) / static_cast<double>(calls);
+  return {};
+}
+
+}  // namespace kumiko::tune

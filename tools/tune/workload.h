@@ -1,0 +1,42 @@
+// Attention calls of one thread whose time depends on a number of the tuning.
+#pragma once
+
+#include <kumiko/attention.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kumiko::tune {
+
+struct Shape {
+  const char* name;
+  std::int64_t q_heads, kv_heads, q_len, kv_len, head_dim;
+  DataType type = DataType::f32;
+  bool is_causal = false;
+  std::int64_t window_left = -1;
+  Pipeline pipeline = Pipeline::automatic;
+};
+
+class Workload {
+ public:
+  /// Keys and values stand in memory as often as fills `cache_bytes`, at least once, and calls take the
+  /// copies in turn: a decode step then reads from memory, as a server's does.
+  Workload(const Shape& shape, std::size_t cache_bytes);
+
+  const Shape& shape() const { return shape_; }
+  /// Makes the plan that seconds() runs. Another pipeline than the shape's may be asked for.
+  Status prepare(const Context& context, Pipeline pipeline, Plan* plan) const;
+  /// Mean CPU time of a call, over calls of about `window` seconds. `out` then holds the first copy's answer.
+  Status seconds(const Plan& plan, Pipeline pipeline, double window, double* mean);
+  const std::vector<std::byte>& out() const { return out_; }
+
+ private:
+  AttentionArgs args(Pipeline pipeline, std::size_t copy) const;
+  Shape shape_;
+  std::size_t kv_bytes_ = 0, copies_ = 1, next_ = 0;
+  std::vector<std::byte> q_, out_;
+  std::vector<std::byte> cache_;  ///< [copies][K, V]
+};
+
+}  // namespace kumiko::tune
