@@ -54,17 +54,21 @@ std::string table(const std::vector<Cells>& rows) {
   return text;
 }
 
+std::string products(const bench::FmaRow& peak) {
+  return std::string(peak.isa).ends_with("_bf16") ? "bf16 dot products" : "multiply-adds";
+}
+
 Cells row(const Work& work, const Way& way, const Result& r) {
   Cells cells = {way.isa, way.pipeline + (way.is_default ? " *" : ""), time(r.seconds),
                  number(work.flops / r.seconds.median * 1e-9), number(work.bytes / r.seconds.median * 1e-9)};
   if (r.left_out == r.rounds) {
     cells.insert(cells.end(), {"-", "-", "-"});
   } else {
-    cells.insert(
-        cells.end(),
-        {r.ceilings.is_memory_bound(work) ? "read bandwidth" : "multiply-adds", time(r.ceilings.limit(work)),
-         formatted("%.2f", r.fraction.median) + " (" + formatted("%.2f", r.fraction.least) + " to " +
-             formatted("%.2f", r.fraction.most) + ")"});
+    cells.insert(cells.end(),
+                 {r.ceilings.is_memory_bound(work) ? "read bandwidth" : products(*way.peak),
+                  time(r.ceilings.limit(work)),
+                  formatted("%.2f", r.fraction.median) + " (" + formatted("%.2f", r.fraction.least) + " to " +
+                      formatted("%.2f", r.fraction.most) + ")"});
   }
   return cells;
 }
@@ -105,21 +109,23 @@ std::string ceilings(const Report& report) {
     const Result& r = report.results[i];
     if (r.left_out == r.rounds || std::find(told.begin(), told.end(), peak) != told.end()) continue;
     if (told.empty())
-      text += "ceilings: read bandwidth " + number(r.ceilings.bytes * 1e-9) + " GB/s (" + report.read_loop +
-              "); multiply-adds ";
-    else
-      text += ", ";
-    text += std::string(peak->isa) + " " + number(r.ceilings.flops * 1e-9) + " GFLOP/s";
+      text +=
+          "ceilings: read bandwidth " + number(r.ceilings.bytes * 1e-9) + " GB/s (" + report.read_loop + ")";
+    text += "\n          " + products(*peak) + " of " + peak->isa + " " + number(r.ceilings.flops * 1e-9) +
+            " GFLOP/s";
     told.push_back(peak);
   }
-  return told.empty() ? "" : text + "\n";
+  if (told.empty()) return "";
+  return text +
+         "\nlimit: the longer of work over products a second and bytes over bandwidth; "
+         "both ceilings are measured around each round\n";
 }
 
 }  // namespace
 
 std::string text_report(const Report& report) {
   std::vector<Cells> rows = {
-      {"isa", "pipeline", "time of a call", "GFLOP/s", "GB/s", "bound by", "limit", "of the limit"}};
+      {"isa", "pipeline", "time of a call", "GFLOP/s", "KV GB/s", "bound by", "limit", "of the limit"}};
   bool has_default = false;
   std::string notes;
   for (std::size_t i = 0; i < report.results.size(); ++i) {
@@ -136,9 +142,11 @@ std::string text_report(const Report& report) {
   text += ceilings(report) + notes;
   for (const LeftOut& left : report.ways.left_out)
     text += left.pipeline + " on " + left.isa + " left out: " + left.reason + "\n";
-  if (report.others_took > 0.05)
+  if (report.others_took > 0.05) {
     text += "The machine was not quiet: others took " + formatted("%.1f", report.others_took) +
-            " cores meanwhile.\n";
+            " cores meanwhile." +
+            (report.clock == bench::Clock::wall ? " Wall time holds that: measure again." : "") + "\n";
+  }
   if (report.options.explains) {
     for (const Way& way : report.ways.measured) text += "\n" + way.name() + "\n" + way.plan.explain();
   }
