@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "tools/bench/bench.h"
@@ -142,7 +143,7 @@ void complete(const Raw& raw, Options& o) {
   o.data = raw.is_cold ? Data::cold : raw.is_warm ? Data::warm : Data::automatic;
   if (s.q_heads % s.kv_heads != 0) {
     throw CLI::ValidationError("--kv-heads", "\"" + std::to_string(s.kv_heads) +
-                                                 "\"; expected a divisor of " + "--q-heads, which is " +
+                                                 "\"; expected a divisor of --q-heads, which is " +
                                                  std::to_string(s.q_heads));
   }
   if (o.compares && !o.context.isa.empty() && o.pipeline != Pipeline::automatic) {
@@ -164,7 +165,8 @@ std::optional<int> parse(int argc, const char* const* argv, Options* options, st
       "Times attention of a given shape on this machine, checks the answer and says how far from the "
       "machine's limits it is."};
   app.footer(
-      "Exit status: 0; 1 when an answer was wrong; 2 when the options are, or this machine cannot do it.");
+      "Exit status: 0; 1 when an answer was wrong or a call failed; 2 when the options are wrong, or this "
+      "machine cannot do it.");
   app.set_version_flag("--version", "kumiko " KUMIKO_VERSION);
   Raw raw;
   add_problem(app, options->shape, raw);
