@@ -102,12 +102,9 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
         }
       }
     } else {
-      const std::int64_t position = i + used(b) - s.q_len;
-      const std::int64_t to = std::clamp<std::int64_t>(s.is_causal ? position + 1 : used(b), 0, used(b));
-      const std::int64_t from =
-          s.window_left < 0 ? 0 : std::clamp<std::int64_t>(position - s.window_left, 0, to);
-      for (; end < to; ++end) add(end, 1);
-      for (; first < from; ++first) add(first, -1);
+      const Range seen = range(b, i);
+      for (; end < seen.end; ++end) add(end, 1);
+      for (; first < seen.first; ++first) add(first, -1);
     }
     for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
       const std::byte* row = q_.data() + row_at(b, h, i, s.head_dim) * bytes;

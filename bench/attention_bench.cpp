@@ -14,10 +14,11 @@
 #include <utility>
 #include <vector>
 
+#include "bench/benchmark_rounds.h"
 #include "bench/ceilings.h"
 #include "bench/machine_peak.h"
-#include "bench/rounds.h"
 #include "bench/shapes.h"
+#include "bench/workload.h"
 
 namespace kumiko::bench {
 namespace {
@@ -40,47 +41,17 @@ Status context_for(const std::string& isa, int threads, Context* context) {
   return {};
 }
 
-// A planned problem on one context. error() is empty while everything went right.
-class Workload {
- public:
-  Workload(Problem& problem, const std::string& isa, int threads) : problem_(problem) {
-    Context context;
-    note(context_for(isa, threads, &context));
-    if (error_.empty() && context.isa() != isa) error_ = "context runs " + context.isa() + " and not " + isa;
-    if (error_.empty()) note(plan(context, problem_.args(0), &plan_));
-    verify();
-  }
-
-  const std::string& error() const { return error_; }
-
-  /// Mean seconds of a run over about `window` seconds of back-to-back runs.
-  double seconds_per_run(double window, Clock clock) {
-    return seconds_per_call(
-        window, [clock] { return seconds_on(clock); }, [this] { run_once(); });
-  }
-
-  /// Runs once more, over an output of NaNs, and checks every row.
-  void verify() {
-    problem_.poison();
-    run_once();
-    if (error_.empty()) error_ = problem_.check(set_);
-  }
-
- private:
-  void run_once() {
-    if (!error_.empty()) return;
-    set_ = (set_ + 1) % problem_.sets();
-    note(plan_.run(problem_.args(set_)));
-  }
-  void note(const Status& status) {
-    if (!status.ok()) error_ = status.message();
-  }
-
-  Problem& problem_;
-  int set_ = 0;
-  Plan plan_;
-  std::string error_;
-};
+// A planned problem on the context of `isa`.
+Workload workload_on(Problem& problem, const std::string& isa, int threads) {
+  Context context;
+  Plan planned;
+  Status status = context_for(isa, threads, &context);
+  if (status.ok() && context.isa() != isa)
+    status = {Code::internal, "context runs " + context.isa() + " and not " + isa};
+  if (status.ok()) status = plan(context, problem.args(0), &planned);
+  return {problem,
+          [status, planned](const AttentionArgs& args) { return status.ok() ? planned.run(args) : status; }};
+}
 
 // The problem of `c`, kept until another is asked for: a shape's benchmarks follow each other. Its pages are
 // touched, because the last benchmark may be seconds ago.
@@ -97,7 +68,7 @@ Problem& problem_of(const Case& c) {
 void attention(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
   Problem& problem = problem_of(c);
   const bool by_bandwidth = c.limit == Limit::bandwidth;
-  Workload workload(problem, row.isa, threads);
+  Workload workload = workload_on(problem, row.isa, threads);
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
 
   const std::vector<int> cpus = first_cores(threads);
@@ -119,7 +90,7 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
 // (ceilings.h).
 void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
   Problem& problem = problem_of(c);
-  Workload one(problem, row.isa, 1), many(problem, row.isa, threads);
+  Workload one = workload_on(problem, row.isa, 1), many = workload_on(problem, row.isa, threads);
   for (const Workload* w : {&one, &many}) {
     if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
   }
@@ -177,7 +148,7 @@ class Caller {
                  .v_head_dim = 128,
                  .is_causal = true},
                 bytes_beyond_caches() / kCallers),
-        work_{{prefill_, isa, threads}, {decode_, isa, threads}} {}
+        work_{workload_on(prefill_, isa, threads), workload_on(decode_, isa, threads)} {}
   Caller(const Caller&) = delete;
   void run(int pairs, int first) {
     for (int i = 0; i < 2 * pairs; ++i) work_[(first + i) % 2].seconds_per_run(0, Clock::wall);

@@ -99,7 +99,7 @@ double seconds_on(Clock clock) {
 std::span<const FmaRow> fma_rows() {
   static const FmaRow rows[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", has_avx512_bf16, kDotAvx512Bf16Flops, decode_avx512_bf16},
+    {"avx512_bf16", has_avx512_bf16, kDotAvx512Bf16Flops, dot_avx512_bf16},
     {"avx512", has_avx512, kFmaAvx512Flops, fma_avx512},
     {"avx2", has_avx2, kFmaAvx2Flops, fma_avx2},
 #elif defined(__aarch64__)
@@ -204,16 +204,22 @@ void ReadCeiling::read_from(std::span<const std::byte> buffer) {
 }
 
 double ReadCeiling::measure(const ReadRow& row, double seconds) {
-  constexpr std::size_t kChunk = std::size_t{1} << 21;  // 40-200 us between looks at the clock.
-  const std::size_t part = buffer_.size() / cpus_.size() / kChunk * kChunk;
+  constexpr std::size_t kLook = std::size_t{1} << 21;  // 40-200 us between looks at the clock.
+  constexpr std::size_t kLeast = 8 * 512;              // A multiple of what any row reads at a time.
+  // A buffer of less than that for each is read by everyone, whole, as small keys and values are by a call.
+  const bool is_split = buffer_.size() / cpus_.size() >= kLeast;
+  const std::size_t share = buffer_.size() / (is_split ? cpus_.size() : 1) / kLeast * kLeast;
+  const std::size_t chunk = std::min(kLook, share), part = share / chunk * chunk;
   return on_each(cpus_, [&](std::size_t t) {
-    const std::byte* data = buffer_.data() + t * part;
+    const std::byte* data = buffer_.data() + (is_split ? t * part : 0);
     std::size_t bytes = 0;
     std::uint64_t sum = 0;
     const double spent = seconds_of(seconds, clock_, [&] {
-      sum += row.run(data + position_[t], kChunk);
-      position_[t] = position_[t] + 2 * kChunk <= part ? position_[t] + kChunk : 0;
-      bytes += kChunk;
+      for (std::size_t read = 0; read < kLook; read += chunk) {
+        sum += row.run(data + position_[t], chunk);
+        position_[t] = position_[t] + 2 * chunk <= part ? position_[t] + chunk : 0;
+        bytes += chunk;
+      }
     });
     asm volatile("" : : "r"(sum));
     return static_cast<double>(bytes) / spent;

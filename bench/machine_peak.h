@@ -71,9 +71,10 @@ double seconds_on(Clock clock);
 /// rate over its own CPU time or wall time.
 double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds, Clock clock);
 
-/// Bytes/s that one thread on each of `cpus` read together from a buffer much larger than the last-level
-/// cache; each thread's rate over its own CPU time or wall time. The constructor (about 0.2 s) tries every
-/// row and keeps the two fastest, so that the ceiling is the machine's and not that of one loop.
+/// Bytes/s that one thread on each of `cpus` read together from a buffer of at least 4 KiB, which for the
+/// bandwidth of memory is much larger than the last-level cache; each thread's rate over its own CPU time or
+/// wall time. The constructor (about 0.2 s) tries every row and keeps the two fastest, so that the ceiling is
+/// the machine's and not that of one loop.
 class ReadCeiling {
  public:
   ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus, Clock clock);

@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
+#include "bench/benchmark_rounds.h"
 #include "bench/data_pool.h"
 #include "bench/machine_peak.h"
 #include "bench/problem.h"
-#include "bench/rounds.h"
 #include "kernels/pipelines/walk.h"
 #include "runtime/tuning.h"
 #include "scheduler/topology.h"

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/machine_peak.h"
 #include "bench/rounds.h"
 
 namespace kumiko::bench {

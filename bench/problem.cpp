@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+
+#include "bench/machine_peak.h"
 
 namespace kumiko::bench {
 namespace {
@@ -113,29 +114,52 @@ void Problem::make_mask() {
 }
 
 std::span<const std::byte> Problem::cache() const {
-  return {cache_.data(), static_cast<std::size_t>(sets_) * set_bytes_};
+  constexpr std::size_t kPage = 4096;  // Pages are of whole 2 MiB.
+  return {cache_.data(), (static_cast<std::size_t>(sets_) * set_bytes_ + kPage - 1) / kPage * kPage};
 }
 
-AttentionArgs Problem::args(int set) const {
-  const Shape& s = shape_;
-  const auto view = [&s]<class View>(auto* data, std::int64_t heads, std::int64_t len, std::int64_t dim,
-                                     View) {
-    return s.bshd ? View::bshd(data, s.batch, len, heads, dim, s.type)
-                  : View::bhsd(data, s.batch, heads, len, dim, s.type);
+AttentionArgs arguments(const Shape& s) {
+  const auto view = [&s]<class View>(std::int64_t heads, std::int64_t len, std::int64_t dim, View) {
+    return s.bshd ? View::bshd(nullptr, s.batch, len, heads, dim, s.type)
+                  : View::bhsd(nullptr, s.batch, heads, len, dim, s.type);
   };
   AttentionArgs a;
-  a.q = view(q_.data(), s.q_heads, s.q_len, s.head_dim, ConstTensor{});
-  a.k = view(keys(set), s.kv_heads, s.kv_len, s.head_dim, ConstTensor{});
-  a.v = view(values(set), s.kv_heads, s.kv_len, s.v_head_dim, ConstTensor{});
-  a.out = view(const_cast<std::byte*>(out_.data()), s.q_heads, s.q_len, s.v_head_dim, Tensor{});
+  a.q = view(s.q_heads, s.q_len, s.head_dim, ConstTensor{});
+  a.k = view(s.kv_heads, s.kv_len, s.head_dim, ConstTensor{});
+  a.v = view(s.kv_heads, s.kv_len, s.v_head_dim, ConstTensor{});
+  a.out = view(s.q_heads, s.q_len, s.v_head_dim, Tensor{});
   a.is_causal = s.is_causal;
   a.window_left = s.window_left;
-  if (!mask_.empty()) {
-    a.mask = ConstTensor::bhsd(mask_.data(), s.batch, s.q_heads, s.q_len, s.kv_len, DataType::boolean);
+  if (s.mask_block > 0) {
+    a.mask = ConstTensor::bhsd(nullptr, s.batch, s.q_heads, s.q_len, s.kv_len, DataType::boolean);
     a.mask.stride[0] = a.mask.stride[1] = 0;
   }
   a.seqused_k = s.seqused_k.empty() ? nullptr : s.seqused_k.data();
   return a;
+}
+
+AttentionArgs Problem::args(int set) const {
+  AttentionArgs a = arguments(shape_);
+  a.q.data = q_.data();
+  a.k.data = keys(set);
+  a.v.data = values(set);
+  a.out.data = const_cast<std::byte*>(out_.data());
+  if (!mask_.empty()) a.mask.data = mask_.data();
+  return a;
+}
+
+double Problem::memory_bytes(const Shape& s, std::size_t cache_bytes) {
+  const auto real = [](std::int64_t n) { return static_cast<double>(n); };
+  const double dims = real(s.head_dim) + real(s.v_head_dim), bytes = real(bytes_of(s.type));
+  const double keys = real(s.batch) * real(s.kv_heads) * real(s.kv_len);
+  const double rows = real(s.batch) * real(s.q_heads) * real(s.q_len);
+  const double sets = std::max(1.0, std::ceil(static_cast<double>(cache_bytes) / (keys * dims * bytes)));
+  const double mask = s.mask_block > 0 ? real(s.q_len) * real(s.kv_len) : 0;
+  // The check widens a KV head's values in each of its threads.
+  const double check =
+      4 * real(s.kv_len) * real(s.v_head_dim) *
+      std::min(static_cast<double>(allowed_cores().size()), real(s.batch) * real(s.kv_heads));
+  return sets * keys * (dims * bytes + 1) + rows * dims * bytes + mask + check;
 }
 
 std::int64_t Problem::row_at(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t dim) const {
@@ -157,16 +181,23 @@ std::int64_t Problem::used(std::int64_t batch) const {
   return shape_.seqused_k.empty() ? shape_.kv_len : shape_.seqused_k[static_cast<std::size_t>(batch)];
 }
 
+Problem::Range Problem::range(std::int64_t batch, std::int64_t row) const {
+  const std::int64_t keys = used(batch), position = row + keys - shape_.q_len;
+  const std::int64_t end = shape_.is_causal ? std::clamp<std::int64_t>(position + 1, 0, keys) : keys;
+  return {shape_.window_left < 0 ? 0 : std::clamp<std::int64_t>(position - shape_.window_left, 0, end), end};
+}
+
 bool Problem::sees(std::int64_t batch, std::int64_t row, std::int64_t key) const {
-  const std::int64_t position = row + used(batch) - shape_.q_len;
-  if (key >= used(batch) || (shape_.is_causal && key > position)) return false;
-  if (shape_.window_left >= 0 && key < position - shape_.window_left) return false;
+  const Range keys = range(batch, row);
+  if (key < keys.first || key >= keys.end) return false;
   return mask_.empty() || mask_[static_cast<std::size_t>(row * shape_.kv_len + key)] != 0;
 }
 
 std::int64_t Problem::visible(std::int64_t batch, std::int64_t row) const {
+  const Range keys = range(batch, row);
+  if (mask_.empty()) return keys.end - keys.first;
   std::int64_t count = 0;
-  for (std::int64_t key = 0; key < shape_.kv_len; ++key) count += sees(batch, row, key);
+  for (std::int64_t key = keys.first; key < keys.end; ++key) count += sees(batch, row, key);
   return count;
 }
 
@@ -180,7 +211,8 @@ double Problem::useful_flops() const {
 
 double Problem::kv_bytes() const {
   double keys = 0;
-  for (std::int64_t b = 0; b < shape_.batch; ++b) keys += static_cast<double>(used(b));
+  for (std::int64_t b = 0; b < shape_.batch; ++b)
+    keys += static_cast<double>(range(b, shape_.q_len - 1).end - range(b, 0).first);
   return keys *
          static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim) * bytes_of(shape_.type));
 }

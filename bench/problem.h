@@ -39,6 +39,9 @@ struct Row {
   std::span<const double> want, tolerance;
 };
 
+/// The call of a problem without its memory: what plan() reads.
+AttentionArgs arguments(const Shape& shape);
+
 /// Keys, values and queries are made so that every key, every row and the scale show in the answer
 /// (problem.cpp): random data average out what a single one of 16384 keys contributes.
 class Problem {
@@ -46,18 +49,21 @@ class Problem {
   /// Keys and values are laid out as often as fills `cache_bytes`, at least once. Run after run over the
   /// sets, a decode step finds its cache line in memory and not in a cache that the previous step filled.
   explicit Problem(const Shape& shape, std::size_t cache_bytes = 0);
+  /// What such a problem and its check take, whatever the shape; a double, since it may be past all integers.
+  static double memory_bytes(const Shape& shape, std::size_t cache_bytes);
 
   const Shape& shape() const { return shape_; }
   int sets() const { return sets_; }
   AttentionArgs args(int set) const;
-  /// The keys and values of all sets: what a decode row reads and its ceiling is measured over.
+  /// The keys and values of all sets, and zeros up to a whole 4 KiB: what a decode row reads and its ceiling
+  /// is measured over.
   std::span<const std::byte> cache() const;
   void touch() const { cache_.touch(); }
 
   /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not
   /// count.
   double useful_flops() const;
-  /// K and V of the used keys, read once.
+  /// K and V of the keys that any query sees, a mask aside, read once.
   double kv_bytes() const;
 
   /// Makes every output NaN, so that a row that a run leaves out is seen.
@@ -80,6 +86,11 @@ class Problem {
   void make_mask();
   void answer_head(int set, const Fault& fault, std::int64_t batch, std::int64_t kv_head,
                    const std::function<bool(const Row&)>& visit) const;
+  /// The keys that causality, window and length leave to a row: [first, end). Both grow with the row.
+  struct Range {
+    std::int64_t first, end;
+  };
+  Range range(std::int64_t batch, std::int64_t row) const;
   std::int64_t used(std::int64_t batch) const;
   bool sees(std::int64_t batch, std::int64_t row, std::int64_t key) const;
   std::int64_t visible(std::int64_t batch, std::int64_t row) const;

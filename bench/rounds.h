@@ -1,12 +1,10 @@
 // The measurement that all benchmarks share: rounds of ceiling, workload, ceiling, and medians over them.
 #pragma once
 
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
-
-#include "bench/machine_peak.h"
 
 namespace kumiko::bench {
 
@@ -40,44 +38,29 @@ double seconds_per_call(double window, Clock clock, Run run) {
   return (end - begin) / static_cast<double>(calls);
 }
 
-struct Rounds {
-  double rate = 0, ceiling = 0, fraction = 0;  // Medians.
+inline bool is_steady(double before, double after) {
+  return std::max(before, after) <= kSteady * std::min(before, after);
+}
+
+/// The workload's time, and the machine's ceilings right before and right after it.
+template <class Ceiling>
+struct Round {
+  double seconds;
+  Ceiling before, after;
 };
 
-/// One iteration of `state` is a round: `seconds()` is the time of one run of `work` units, `ceiling()` the
-/// machine's units per second. Each round's fraction is taken against the mean of the ceilings right before
-/// and right after it; where the two disagree the machine has changed meanwhile, and the round is held again.
-template <class Seconds, class Ceiling>
-Rounds measure_rounds(benchmark::State& state, double work, Seconds seconds, Ceiling ceiling) {
-  std::vector<double> rates, ceilings, fractions;
-  double before = ceiling();
-  for (auto _ : state) {
-    double time = seconds(), after = ceiling();
-    for (int again = 0; again < kHeldAgain && std::max(before, after) > kSteady * std::min(before, after);
-         ++again) {
-      before = after;
-      time = seconds();
-      after = ceiling();
-    }
-    rates.push_back(work / time);
-    ceilings.push_back(0.5 * (before + after));
-    fractions.push_back(rates.back() / ceilings.back());
-    before = after;
-    state.SetIterationTime(time);
+/// `seconds()` is the time of one run, `ceiling()` what the machine does at most, of which `before` is the
+/// last. Where is_steady(before, after) is false the machine has changed meanwhile, and the round is held
+/// again.
+template <class Ceiling, class Seconds, class Measure>
+Round<Ceiling> hold_round(const Ceiling& before, Seconds seconds, Measure ceiling) {
+  Round<Ceiling> round{0, before, before};
+  for (int again = 0;; ++again) {
+    round.seconds = seconds();
+    round.after = ceiling();
+    if (again == kHeldAgain || is_steady(round.before, round.after)) return round;
+    round.before = round.after;
   }
-  return {median(rates), median(ceilings), median(fractions)};
-}
-
-inline void report_compute(benchmark::State& state, const Rounds& r) {
-  state.counters["gflops"] = r.rate * 1e-9;
-  state.counters["peak_gflops"] = r.ceiling * 1e-9;
-  state.counters["peak_fraction"] = r.fraction;
-}
-
-inline void report_bandwidth(benchmark::State& state, const Rounds& r) {
-  state.counters["gbps"] = r.rate * 1e-9;
-  state.counters["read_gbps"] = r.ceiling * 1e-9;
-  state.counters["bandwidth_fraction"] = r.fraction;
 }
 
 }  // namespace kumiko::bench

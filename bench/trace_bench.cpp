@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bench/data_pool.h"
+#include "bench/machine_peak.h"
 #include "bench/rounds.h"
 #include "bench/shapes.h"
 

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "bench/benchmark_rounds.h"
 #include "bench/data_pool.h"
 #include "bench/machine_peak.h"
-#include "bench/rounds.h"
 #include "kernels/cpu.h"
 #include "kernels/element.h"
 

@@ -18,7 +18,7 @@ std::span<const ReadRow> read_rows_avx2();
 
 void fma_avx512(std::int64_t iterations) noexcept;
 extern const double kFmaAvx512Flops;
-void decode_avx512_bf16(std::int64_t iterations) noexcept;
+void dot_avx512_bf16(std::int64_t iterations) noexcept;
 extern const double kDotAvx512Bf16Flops;
 std::span<const ReadRow> read_rows_avx512();
 #elif defined(__aarch64__)

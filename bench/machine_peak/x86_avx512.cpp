@@ -56,7 +56,7 @@ KUMIKO_CHAINS(fma_avx512, "vfmadd213ps %%zmm31, %%zmm30, %%zmm\\r", 0x3f7e63c6, 
 
 const double kDotAvx512Bf16Flops = 2.0 * 32 * kChains;
 // Pairs of bf16, 0.59 and -0.31 against 0.41 and 0.78: the sums stay near 0.
-KUMIKO_CHAINS(decode_avx512_bf16, "vdpbf16ps %%zmm31, %%zmm30, %%zmm\\r", 0x3f17be9f, 0x3ed23f48)
+KUMIKO_CHAINS(dot_avx512_bf16, "vdpbf16ps %%zmm31, %%zmm30, %%zmm\\r", 0x3f17be9f, 0x3ed23f48)
 
 std::span<const ReadRow> read_rows_avx512() {
   return kReadRows<Zmm>;

@@ -17,10 +17,16 @@ class Install(unittest.TestCase):
         found = {p.relative_to(package.prefix / "include").as_posix() for p in (package.prefix / "include").rglob("*") if p.is_file()}
         self.assertEqual(found, {"kumiko/attention.h", "kumiko/attention_c.h", "kumiko/status.h"})
 
-    def test_program_runs_where_it_was_moved_to(self):
+    def test_topology_runs_where_it_was_moved_to(self):
         program = package.prefix / "bin" / "kumiko-topology"
         self.assertEqual(package.run([program, "--version"]).strip(), f"kumiko {project_version()}")
         self.assertIn("domain 3: NUMA node 3", package.run([program, "--topology", "numa:4 core:12 pu:1"]))
+
+    def test_benchmark_runs_where_it_was_moved_to(self):
+        program = package.prefix / "bin" / "kumiko-bench"
+        self.assertEqual(package.run([program, "--version"]).strip(), f"kumiko {project_version()}")
+        said = package.run([program, "--q-len", "32", "--head-dim", "32", "--threads", "1", "--passes", "1"])
+        self.assertIn("every row right by fp64", said)
 
     def test_library_is_of_the_wanted_kind(self):
         libraries = {p.name for p in package.libdir.glob("libkumiko*")}

@@ -16,19 +16,23 @@ MAY_INCLUDE = {
     "runtime": {"runtime", "kernels", "scheduler"},
     "examples": {"examples"},  # examples see the library as a user does: <kumiko/...>
     "python": {"python"},
-    "tools": {"tools", "runtime", "kernels", "scheduler"},
+    "tools": {"tools", "bench", "runtime", "kernels", "scheduler"},
     "bench": {"bench", "tests", "runtime", "kernels", "scheduler"},
     "tests": {"tests", "bench", "examples", "tools", "runtime", "kernels", "scheduler"},
 }
 LIBRARY = ("kernels", "scheduler", "runtime")
 PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/status.h"}
 
+# The programs of bench/ that run on Google Benchmark.
+BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "machine", "pipelines", "plan", "scaling", "trace"))
 # System header -> the files (or folders, with a slash) that may include it.
 HEADER_OWNERS = [
     (re.compile(r"hwloc(\.h|/.*)"), ("scheduler/topology_hwloc.cpp",)),
     (re.compile(r"numa(if)?\.h"), ("scheduler/memory.cpp", "tests/emulated_numa/", "tests/scheduler/")),
     (re.compile(r"omp\.h"), ("scheduler/executor_openmp.cpp", "scheduler/topology_hwloc.cpp", "examples/", "tests/", "bench/")),
     (re.compile(r"(oneapi/)?tbb(\.h|/.*)"), ("scheduler/executor_tbb.cpp", "tests/", "bench/")),
+    # What tools/bench shares with the benchmarks is built without that library.
+    (re.compile(r"benchmark/.*"), ("bench/benchmark_rounds.h", "bench/kernels_bench/", *BENCHMARKS)),
     (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),
 ]
 # What a kernel may not know: threads, locks, streams, the environment's containers.

@@ -22,6 +22,9 @@ GOOD = {
     "runtime/plan.cpp": '#include "attention.h"\n#include "kernels/cpu.h"\n#include "scheduler/topology.h"\n',
     "examples/hello/main.cpp": "#include <kumiko/attention.h>\n",
     "tests/runtime/plan_test.cpp": '#include "runtime/attention.h"\n#include "scheduler/topology.h"\n',
+    "bench/plan_bench.cpp": "#include <benchmark/benchmark.h>\n",
+    "bench/rounds.h": "#pragma once\n",
+    "tools/bench/measure.cpp": '#include "bench/rounds.h"\n#include "runtime/attention.h"\n',
     "bench/peak.cpp": '#include <immintrin.h>\n#include "kernels/cpu.h"\n',
 }
 
@@ -36,6 +39,9 @@ BAD = {
     "missing_file_does_not_hide": ("kernels/a.cpp", '#include "scheduler/none.h"\n', "kernels may not include scheduler"),
     "runtime_to_tests": ("runtime/a.cpp", '#include "tests/runtime/x.h"\n', "runtime may not include tests"),
     "runtime_to_tools": ("runtime/a.cpp", '#include "tools/topology/report.h"\n', "runtime may not include tools"),
+    "runtime_to_bench": ("runtime/a.cpp", '#include "bench/rounds.h"\n', "runtime may not include bench"),
+    "tools_to_tests": ("tools/a/a.cpp", '#include "tests/support/x.h"\n', "tools may not include tests"),
+    "google_benchmark": ("bench/rounds.h", "#include <benchmark/benchmark.h>\n", "may include benchmark/benchmark.h"),
     "example_inside": ("examples/a/a.cpp", '#include "runtime/attention.h"\n', "examples may not include runtime"),
     "public_header_inside": ("runtime/attention_c.h", '#include "scheduler/topology.h"\n', "public headers only"),
     "hwloc": ("scheduler/a.cpp", "#include <hwloc.h>\n", "only scheduler/topology_hwloc.cpp may include hwloc.h"),

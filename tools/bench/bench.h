@@ -1,0 +1,24 @@
+// kumiko-bench without its main(): a problem, the ways to compute it, their times.
+#pragma once
+
+#include <kumiko/attention.h>
+
+#include <functional>
+#include <iosfwd>
+
+#include "tools/bench/options.h"
+
+namespace kumiko::tools {
+
+/// Exit statuses.
+inline constexpr int kOk = 0, kWrong = 1, kCannot = 2;
+
+/// What is timed: plan.run(args), unless a test wants another answer.
+using Call = std::function<Status(const Plan& plan, const AttentionArgs& args)>;
+
+/// Measures what `options` ask for and prints it. `err` gets one sentence where the status is not kOk, and
+/// before that, with `shows_progress`, a line that is written over and over.
+int run_bench(const Options& options, const Call& call, std::ostream& out, std::ostream& err,
+              bool shows_progress);
+
+}  // namespace kumiko::tools

@@ -1,0 +1,39 @@
+// What kumiko-bench asks of the library's inside. The build tree's <kumiko/attention.h>, which users and
+// benchmarks include, is a copy of runtime/attention.h: one file cannot include both, so this has neither.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace kumiko {
+class Context;
+class Plan;
+enum class Pipeline : std::uint8_t;
+}  // namespace kumiko
+
+namespace kumiko::tools {
+
+/// What options and variables came to.
+struct Settings {
+  std::vector<int> cpus;  ///< One a thread, rising.
+  std::string executor;
+  std::string foreign_topology;  ///< A sentence where the topology is not that of this host.
+  Pipeline pipeline;             ///< That of KUMIKO_PIPELINE, or automatic.
+  bool is_isa_given = false;     ///< By an option or a variable.
+};
+Settings settings_of(const Context& context);
+
+std::string pipeline_of(const Plan& plan);
+
+/// Those that can be forced.
+std::vector<std::pair<std::string, Pipeline>> pipelines();
+std::vector<std::string> executor_names();
+/// Every one, preferred ones first; and those that this machine runs.
+std::vector<std::string> isa_names();
+std::vector<std::string> host_isas();
+/// The one that `isa` extends, or `isa`.
+std::string base_isa(const std::string& isa);
+
+}  // namespace kumiko::tools

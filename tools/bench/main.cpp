@@ -1,0 +1,25 @@
+// kumiko-bench: times attention of a shape of the user's own on his own machine, checks the answer against
+// fp64 and says how far from the machine's limits it is. docs/benchmarking.md says how the figures are made.
+#include <unistd.h>
+
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include "tools/bench/bench.h"
+
+int main(int argc, char** argv) {
+  using namespace kumiko::tools;
+  try {
+    Options options;
+    if (const std::optional<int> status = parse(argc, argv, &options, std::cout, std::cerr)) return *status;
+    return run_bench(
+        options, [](const kumiko::Plan& plan, const kumiko::AttentionArgs& args) { return plan.run(args); },
+        std::cout, std::cerr, isatty(STDERR_FILENO) != 0);
+  } catch (const std::bad_alloc&) {
+    std::cerr << "kumiko-bench: memory ran out\n";
+  } catch (const std::exception& error) {
+    std::cerr << "kumiko-bench: " << error.what() << "\n";
+  }
+  return kCannot;
+}
