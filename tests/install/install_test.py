@@ -28,6 +28,10 @@ class Install(unittest.TestCase):
         said = package.run([program, "--q-len", "32", "--head-dim", "32", "--threads", "1", "--passes", "1"])
         self.assertIn("every row right by fp64", said)
 
+    def test_tuning_runs_where_it_was_moved_to(self):
+        program = package.prefix / "bin" / "kumiko-tune"
+        self.assertEqual(package.run([program, "--version"]).strip(), f"kumiko {project_version()}")
+
     def test_library_is_of_the_wanted_kind(self):
         libraries = {p.name for p in package.libdir.glob("libkumiko*")}
         version = project_version()
