@@ -9,7 +9,12 @@ namespace {
 
 template <class V>
 typename V::Reg result(typename V::Reg o, float inverse) {
-  return V::canonical(V::add(V::mul(o, V::set1(inverse)), V::zero()));
+  const typename V::Reg x = V::mul(o, V::set1(inverse));
+  if constexpr (requires { V::canonical_plus_zero(x); }) {
+    return V::canonical_plus_zero(x);
+  } else {
+    return V::canonical(V::add(x, V::zero()));
+  }
 }
 
 template <class V, class T>
