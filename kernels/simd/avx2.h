@@ -66,6 +66,7 @@ struct Avx2 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
+  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
   static Reg canonical(Reg x) {
     return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(kCanonicalNan)),
                             _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
