@@ -57,6 +57,13 @@ inline float to_float(Bool8 x) {
   return static_cast<float>(x.bits);
 }
 
+/// The one NaN that results have: quiet, positive, no payload. It stays so as a bf16 or f16.
+inline constexpr std::uint32_t kCanonicalNan = 0x7fc00000u;
+/// x, or the canonical NaN for any NaN. Which one arithmetic gives depends on the order of its operands.
+inline float canonical(float x) {
+  return x == x ? x : std::bit_cast<float>(kCanonicalNan);
+}
+
 inline void from_float(float x, float* to) {
   *to = x;
 }

@@ -58,8 +58,8 @@ struct Merge {
                kernels::element_at(static_cast<Element>(out.dtype), out.data,
                                    b * out.stride[0] + h * out.stride[1] + i * out.stride[2])});
     if (lse.data)
-      lse.data[b * lse_stride[0] + h * lse_stride[1] + i * lse_stride[2]] =
-          static_cast<float>(static_cast<double>(top) + static_cast<double>(kernels::log_sum_exp(m, l)));
+      lse.data[b * lse_stride[0] + h * lse_stride[1] + i * lse_stride[2]] = kernels::canonical(
+          static_cast<float>(static_cast<double>(top) + static_cast<double>(kernels::log_sum_exp(m, l))));
   }
 };
 

@@ -66,6 +66,11 @@ struct Avx2 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
+  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
+  static Reg canonical(Reg x) {
+    return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(kCanonicalNan)),
+                            _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  }
   static bool any_nan(Reg a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
   static Reg zero_if_minus_infinity(Reg a) {
     return _mm256_and_ps(a, _mm256_cmp_ps(a, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ));

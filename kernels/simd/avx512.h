@@ -75,6 +75,11 @@ struct Avx512 {
   /// b where a or b is NaN.
   static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
   static float reduce_max(Reg a) { return _mm512_reduce_max_ps(a); }
+  /// canonical(x + 0) of element.h in every lane. The addition's mask saves a blend.
+  static Reg canonical_plus_zero(Reg x) {
+    return _mm512_mask_add_ps(_mm512_castsi512_ps(_mm512_set1_epi32(kCanonicalNan)),
+                              _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x, zero());
+  }
   static bool any_nan(Reg a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
   /// a, with 0 for -inf.
   static Reg zero_if_minus_infinity(Reg a) {

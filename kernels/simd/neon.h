@@ -62,6 +62,10 @@ struct Neon {
   // Not FMAX (NaN if either is) nor FMAXNM (+0 of both zeros): b where the comparison fails, as on x86.
   static Reg max(Reg a, Reg b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
   static float reduce_max(Reg a) { return vmaxnmvq_f32(a); }
+  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
+  static Reg canonical(Reg x) {
+    return vbslq_f32(vceqq_f32(x, x), x, vreinterpretq_f32_u32(vdupq_n_u32(kCanonicalNan)));
+  }
   static bool any_nan(Reg a) { return vminvq_u32(vceqq_f32(a, a)) == 0; }
   static Reg zero_if_minus_infinity(Reg a) { return clear(a, vceqq_f32(a, set1(-__builtin_inff()))); }
   static Reg keep_visible(Reg x, Int begin, Int end, std::int32_t j) {

@@ -49,6 +49,10 @@ struct Sve512 {
   // Not FMAX (NaN if either is) nor FMAXNM (+0 of both zeros): b where the comparison fails, as on x86.
   static Reg max(Reg a, Reg b) { return svsel_f32(svcmpgt_f32(all(), a, b), a, b); }
   static float reduce_max(Reg a) { return svmaxnmv_f32(all(), a); }
+  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
+  static Reg canonical(Reg x) {
+    return svsel_f32(svcmpuo_f32(all(), x, x), svreinterpret_f32_u32(svdup_u32(kCanonicalNan)), x);
+  }
   static bool any_nan(Reg a) { return svptest_any(all(), svcmpuo_f32(all(), a, a)); }
   static Reg zero_if_minus_infinity(Reg a) {
     return svsel_f32(svcmpeq_n_f32(all(), a, -__builtin_inff()), zero(), a);

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/element.h"
+
 namespace kumiko::kernels {
 
 #define KUMIKO_STATE(name, isa, lanes)                   \
@@ -30,7 +32,7 @@ float log_sum_exp(float m, float l) {
   // In double: m and log2(l) may cancel, and one call a row costs nothing.
   constexpr double kLn2 = 0.693147180559945309417;
   if (l == 0.0f) return -INFINITY;
-  return static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) * kLn2);
+  return canonical(static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) * kLn2));
 }
 
 }  // namespace kumiko::kernels

@@ -54,7 +54,8 @@ const StateKernel* find_state(Isa isa);
 inline float inverse_sum(float l) {
   return l == 0.0f ? 0.0f : 1.0f / l;
 }
-/// Natural log-sum-exp of the scaled scores. -inf for a query that saw nothing.
+/// Natural log-sum-exp of the scaled scores. -inf for a query that saw nothing; a NaN is the canonical one
+/// (element.h).
 float log_sum_exp(float m, float l);
 
 }  // namespace kumiko::kernels

@@ -11,14 +11,14 @@ void tile(const StoreTileArgs& args) {
   for (std::int64_t n = 0; n < args.rows_used; ++n) {
     T* row = static_cast<T*>(args.rows[n]);
     for (std::int64_t d = 0; d < args.dim; ++d)
-      from_float(args.o[d * args.nr + n] * args.inverse[n] + 0.0f, row + d);
+      from_float(canonical(args.o[d * args.nr + n] * args.inverse[n] + 0.0f), row + d);
   }
 }
 
 template <class T>
 void row(const StoreRowArgs& args) {
   T* out = static_cast<T*>(args.out);
-  for (std::int64_t d = 0; d < args.dim; ++d) from_float(args.o[d] * args.inverse + 0.0f, out + d);
+  for (std::int64_t d = 0; d < args.dim; ++d) from_float(canonical(args.o[d] * args.inverse + 0.0f), out + d);
 }
 
 }  // namespace

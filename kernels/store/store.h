@@ -1,6 +1,8 @@
 // Output rows from accumulated states: normalised, turned from lanes to rows, rounded to the output's type.
 // Adding +0 makes every zero +0, whatever way the state took. A step of its own: an FMA would round a product
 // below the smallest number, which is no zero before rounding, to -0.
+// Every NaN is written as the canonical one of the rows' type, positive and quiet with no payload: 0x7fc00000
+// as f32, 0x7fc0 as bf16, 0x7e00 as f16. The one that arithmetic gives depends on the order of operands.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +13,8 @@
 
 namespace kumiko::kernels {
 
-/// Writes lane n of O^T as row n: rows[n][d] = round(o[d][n] * inverse[n] + 0) for n < rows_used, d <
-/// dim. Writes nothing else.
+/// Writes lane n of O^T as row n: rows[n][d] = round(canonical(o[d][n] * inverse[n] + 0)) for n < rows_used,
+/// d < dim. Writes nothing else.
 struct StoreTileArgs {
   const float* o;        ///< [dim][nr]
   const float* inverse;  ///< [nr] 1 / l, or 1 for unnormalised partial results
@@ -22,7 +24,7 @@ struct StoreTileArgs {
   std::int64_t rows_used;
 };
 
-/// One query stored as a row: out[d] = round(o[d] * inverse + 0).
+/// One query stored as a row: out[d] = round(canonical(o[d] * inverse + 0)).
 struct StoreRowArgs {
   const float* o;  ///< [dim]
   float inverse;

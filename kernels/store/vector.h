@@ -7,6 +7,16 @@
 namespace kumiko::kernels {
 namespace {
 
+template <class V>
+typename V::Reg result(typename V::Reg o, float inverse) {
+  const typename V::Reg x = V::mul(o, V::set1(inverse));
+  if constexpr (requires { V::canonical_plus_zero(x); }) {
+    return V::canonical_plus_zero(x);
+  } else {
+    return V::canonical(V::add(x, V::zero()));
+  }
+}
+
 template <class V, class T>
 void store_tile(const StoreTileArgs& args) {
   for (std::int64_t n = 0; n < args.rows_used; n += V::kLanes) {
@@ -23,7 +33,7 @@ void store_tile(const StoreTileArgs& args) {
         V::transpose(x);
       }
       for (int i = 0; i < rows; ++i) {
-        x[i] = V::add(V::mul(x[i], V::set1(args.inverse[n + i])), V::zero());
+        x[i] = result<V>(x[i], args.inverse[n + i]);
         if (dims >= V::kLanes) {
           V::store(static_cast<T*>(args.rows[n + i]) + d, x[i]);
         } else {
@@ -39,8 +49,7 @@ void store_row(const StoreRowArgs& args) {
   T* out = static_cast<T*>(args.out);
   for (std::int64_t d = 0; d < args.dim; d += V::kLanes) {
     const std::int64_t n = args.dim - d;
-    V::store_first(out + d, n,
-                   V::add(V::mul(V::load_first(args.o + d, n), V::set1(args.inverse)), V::zero()));
+    V::store_first(out + d, n, result<V>(V::load_first(args.o + d, n), args.inverse));
   }
 }
 

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <regex>
@@ -135,7 +137,8 @@ void check_in_place(MergeProblem& problem, const kumiko_context* context) {
   require(checked(problem.call(context), "merge_states") == KUMIKO_OK, "a state's place may be the output's");
   const std::vector<double> values = problem.output_values();
   for (std::size_t i = 0; i < values.size(); ++i) {
-    require(values[i] == expected[i] || std::isnan(expected[i]), "in place gives the same bits",
+    require(std::bit_cast<std::uint64_t>(values[i]) == std::bit_cast<std::uint64_t>(expected[i]),
+            "in place gives the same bits",
             std::to_string(i) + ": " + std::to_string(values[i]) + ", not " + std::to_string(expected[i]));
   }
 }

@@ -95,6 +95,9 @@ TEST_P(Dtype, LongSequences) {
 TEST_P(Dtype, ScoreTerms) {
   check_all(score_terms(), 5);
 }
+TEST_P(Dtype, EachCombinationOfTerms) {
+  for (const Case& c : combinations_of_terms()) ASSERT_NO_FATAL_FAILURE(check(c));
+}
 // A mask leaves scores as they are, the other terms do not: where bf16 pairs are multiplied, they take
 // another way to their exponentials.
 TEST_P(Dtype, AMaskAlone) {

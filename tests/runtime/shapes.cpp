@@ -208,6 +208,23 @@ std::vector<Case> score_terms() {
   return cases;
 }
 
+std::vector<Case> combinations_of_terms() {
+  const auto terms_of = [](const Case& c) {
+    return (c.softcap != 0.0f ? 1 : 0) + (c.bias != TermLayout::none ? 2 : 0) + (c.alibi != 0 ? 4 : 0) +
+           (c.mask != TermLayout::none ? 8 : 0);
+  };
+  const std::vector<Case> all = thin(score_terms(), 1, 1'200'000);
+  std::vector<Case> taken;
+  for (const int terms : {1, 2, 4, 8, 10, 15, 3, 5, 6, 7, 9, 11, 12, 13, 14}) {
+    if (kThinning == 2 && taken.size() == 6) break;
+    std::vector<Case> those;
+    for (const Case& c : all)
+      if (terms_of(c) == terms) those.push_back(c);
+    taken.push_back(those.at(static_cast<std::size_t>(terms) % those.size()));
+  }
+  return taken;
+}
+
 std::vector<Case> thin(std::vector<Case> cases, std::size_t step, std::int64_t most_work) {
   if (kThinning == 2) std::erase_if(cases, [&](const Case& c) { return c.work() > most_work; });
   std::vector<Case> taken;

@@ -21,6 +21,9 @@ std::vector<Case> long_sequences();
 std::vector<Case> extreme_masks();
 /// Softcap, bias, ALiBi and mask in every combination, the tensors in every layout.
 std::vector<Case> score_terms();
+/// Of score_terms() one case of each combination, in layouts and shapes by turns. Few (kThinning 2): of at
+/// most 1.2 million multiply-adds, each term alone, bias with mask, and all four.
+std::vector<Case> combinations_of_terms();
 /// Every `step`-th case; where few are taken (kThinning), of those with at most `most_work`.
 std::vector<Case> thin(std::vector<Case> cases, std::size_t step, std::int64_t most_work);
 /// `count` cases drawn from `seed`.

@@ -46,7 +46,10 @@ struct Sweep : ::testing::TestWithParam<std::string> {
 
   void check_all(const std::vector<Case>& cases) {
     // Steps coprime to the lengths of the lists that shapes.cpp crosses, so that their entries still come.
-    for (const Case& c : thin(cases, thinned<std::size_t>(1, 7, 29), 5'000'000)) {
+    check_each(thin(cases, thinned<std::size_t>(1, 7, 29), 5'000'000));
+  }
+  void check_each(const std::vector<Case>& cases) {
+    for (const Case& c : cases) {
       check(c);
       if (HasFailure()) return;
     }
@@ -79,6 +82,7 @@ TEST_P(Sweep, ExtremeMasks) {
 
 TEST_P(Sweep, ScoreTerms) {
   check_all(score_terms());
+  if (kThinned && !HasFailure()) check_each(combinations_of_terms());
 }
 
 TEST_P(Sweep, RandomShapes) {

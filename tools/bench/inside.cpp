@@ -10,7 +10,7 @@
 namespace kumiko::tools {
 
 Settings settings_of(const Context& context) {
-  const Context::Impl& impl = *context.impl();
+  const Context::Impl& impl = *impl_of(context);
   Settings settings{.cpus = {},
                     .executor = impl.executor->name(),
                     .foreign_topology = "",
@@ -25,7 +25,7 @@ Settings settings_of(const Context& context) {
 }
 
 std::string pipeline_of(const Plan& plan) {
-  return plan.impl()->tuning.pipeline->name;
+  return impl_of(plan)->tuning.pipeline->name;
 }
 
 std::vector<std::pair<std::string, Pipeline>> pipelines() {
