@@ -169,7 +169,7 @@ Status build_plan(Plan::Impl& plan) {
   // bf16 products want their probabilities as the softmax of a product writes them.
   const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
   plan.kernels = *kernels::kernel_set(isa, element(a.q.dtype), element(a.out.dtype));
-  const Visibility sight = visibility_of(a);
+  const Visibility visibility = visibility_of(a);
   fit_tiles(plan.kernels, visibility);
   plan.tuning = tune(plan.kernels, visibility, rows, a.q.shape[3], a.v.shape[3], l2, pipeline_name(wanted));
   plan.kernels.pipe_ahead = plan.tuning.pipe_ahead;
