@@ -256,7 +256,7 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
       std::vector<int> order;
       bool is_third_wanted = false;
     } queue;
-    struct Transpose {
+    struct Turn {
       Queue& queue;
       int number;
       static void body(void* context, std::int32_t, const Slot&) noexcept {
@@ -272,7 +272,7 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
     };
     const auto call = [&](int number) {
       const Assignment assignment = one_list(1);
-      Transpose turn{queue, number};
+      Turn turn{queue, number};
       play.pool.run({&assignment, Turn::body, &turn, 0});
     };
     Interleaving interleaving(seed);
