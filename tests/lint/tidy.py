@@ -91,5 +91,4 @@ if __name__ == "__main__":
     what = units(sources(folder))
     assert len(what) >= 4, f"{folder} has too few of the rooms: {[room for room, _, _ in what]}"
     texts = [text for unit in what if (text := findings(folder, *unit))]
-    print("\n".join(texts))
-    sys.exit(bool(texts))
+    sys.exit("\n".join(texts) or 0)
