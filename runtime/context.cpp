@@ -92,7 +92,7 @@ std::string seats_in(const scheduler::Executor& executor, std::size_t domain) {
 
 /// Values come from strings of the caller and of the environment, which may hold anything; logs and terminals
 /// want none of it.
-Status one_line(Status status) {
+Status one_line(const Status& status) {
   std::string message = status.message();
   for (char& c : message) {
     if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
@@ -142,7 +142,7 @@ Status Context::create(const ContextOptions& options, Context* context) {
   return guarded([&]() -> Status {
     if (!context) return {Code::invalid_argument, "context is null; expected a Context to fill"};
     std::shared_ptr<Impl> impl;
-    if (Status s = create_impl(options, &impl); !s.ok()) return one_line(std::move(s));
+    if (Status s = create_impl(options, &impl); !s.ok()) return one_line(s);
     context->impl_ = std::move(impl);
     return {};
   });

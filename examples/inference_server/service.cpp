@@ -167,12 +167,12 @@ void Service::handle(HttpRequest request, Reply reply) {
 }
 
 void Service::embed(const std::vector<std::string>& texts, const std::string& field,
-                    std::int64_t answer_bytes, Reply reply, Format format) {
+                    std::int64_t answer_bytes, const Reply& reply, const Format& format) {
   auto vectors = std::make_shared<Vectors>();
   vectors->lease = lease_of(http_.memory(), answer_bytes);
   auto ids = tokenize(texts, field);
   for (const auto& text : ids) vectors->tokens.push_back(std::ssize(text));
-  batcher_.submit(std::move(ids), [=, this](std::vector<float> values, std::exception_ptr error) {
+  batcher_.submit(std::move(ids), [=, this](std::vector<float> values, const std::exception_ptr& error) {
     vectors->values = std::move(values);
     // The thread that embeds goes on with the next batch; formatting 256 vectors takes milliseconds.
     http_.run([=] {

@@ -53,7 +53,7 @@ class Service final : public HttpApp {
   /// Has the texts embedded and answers with what `format` makes of their vectors, on a handler thread.
   /// `answer_bytes`: held of the memory budget from now on.
   void embed(const std::vector<std::string>& texts, const std::string& field, std::int64_t answer_bytes,
-             Reply reply, Format format);
+             const Reply& reply, const Format& format);
   /// Token ids of every text. Throws ApiError 413 naming the text that is too long.
   std::vector<std::vector<std::int32_t>> tokenize(const std::vector<std::string>& texts,
                                                   const std::string& field) const;

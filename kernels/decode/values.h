@@ -75,7 +75,9 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& 
     }
   };
   const auto pick = [&]<int... kLess>(std::integer_sequence<int, kLess...>) {
-    ((part.end - part.first == kLess + 1 && (add(std::integral_constant<int, kLess + 1>{}), true)) || ...);
+    static_cast<void>(
+        ((part.end - part.first == kLess + 1 && (add(std::integral_constant<int, kLess + 1>{}), true)) ||
+         ...));
   };
   pick(std::make_integer_sequence<int, kMost>{});
 }

@@ -5,7 +5,9 @@ namespace kumiko::test {
 Memory::Memory() {
   // A mask is bytes: about half of them 0.
   auto* const bytes = static_cast<unsigned char*>(mask.data());
-  for (std::size_t i = 0; i < 4 * mask.words().size(); ++i) bytes[i] &= bytes[i] >> 3;
+  for (std::size_t i = 0; i < 4 * mask.words().size(); ++i) {
+    bytes[i] = static_cast<unsigned char>(bytes[i] & (bytes[i] >> 3));
+  }
 }
 
 Memory& memory() {

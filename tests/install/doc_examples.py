@@ -2,7 +2,7 @@
 
 A fenced block of `cpp` or `c` is a program under test if the line above it is a mark:
 
-    <!-- example: examples/hello_attention/hello_attention.cpp -->   the block is that file, letter for letter
+    <!-- example: examples/hello_attention/hello_attention.cpp -->   the block is that file, letter for letter but for its licence line
     <!-- example -->                                                  a whole program: it builds and exits 0
 
 A block of either language that defines main() and carries no mark is an error: it would rot unseen.
@@ -37,6 +37,11 @@ def examples_of(text: str, name: str):
     return examples, problems
 
 
+def without_licence_line(text: str):
+    """As a page shows a file: without the SPDX line that sources begin with."""
+    return re.sub(r"\A// SPDX-License-Identifier: [^\n]*\n", "", text)
+
+
 def examples_in(root: Path):
     pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
     examples, problems = [], []
@@ -50,6 +55,6 @@ def examples_in(root: Path):
             source = root / example.file
             if not source.is_file():
                 problems.append(f"{example.where}: there is no {example.file}")
-            elif source.read_text(encoding="utf-8") != example.code:
+            elif without_licence_line(source.read_text(encoding="utf-8")) != example.code:
                 problems.append(f"{example.where}: differs from {example.file}")
     return examples, problems

@@ -33,6 +33,10 @@ class Extraction(unittest.TestCase):
             for code, wrong in (("int a;\n", 0), ("int  a;\n", 1)):
                 (root / "README.md").write_text(f"<!-- example: a.cpp -->\n```cpp\n{code}```\n")
                 self.assertEqual(len(examples_in(root)[1]), wrong)
+            (root / "a.cpp").write_text("// SPDX-License-Identifier: MIT\nint a;\n// SPDX-License-Identifier: MIT\n")
+            for code, wrong in (("int a;\n// SPDX-License-Identifier: MIT\n", 0), ("int a;\n", 1)):
+                (root / "README.md").write_text(f"<!-- example: a.cpp -->\n```cpp\n{code}```\n")
+                self.assertEqual(len(examples_in(root)[1]), wrong)
             (root / "README.md").write_text("<!-- example: b.cpp -->\n```cpp\n```\n")
             self.assertIn("there is no b.cpp", examples_in(root)[1][0])
 

@@ -22,7 +22,9 @@ class Package:
         first = work / "first"
         if variant == "shared":
             build = work / "build"
+            # -O1: what is looked at is what the linker makes of it. A kernel's file compiles in less than half the time.
             self.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON",
+                      *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O1 -DNDEBUG" for language in ("C", "CXX")),
                       "-DKUMIKO_BUILD_EXAMPLES=OFF", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])
             self.run([cmake, "--build", build])
         self.run([cmake, "--install", build, "--prefix", first])
