@@ -241,7 +241,8 @@ INSTANTIATE_TEST_SUITE_P(Casts, SideBySide,
                                          Cast{2, 2, 1, 1, Cast::foreign}, Cast{2, 3, 1, 1, Cast::foreign},
                                          Cast{3, 3, 1, 1, Cast::foreign}, Cast{4, 3, 1, 1, Cast::foreign},
                                          Cast{2, 3, 2, 1, Cast::foreign, 1},
-                                         Cast{2, 5, 4, 1, Cast::foreign, 1}),
+                                         Cast{2, 5, 4, 1, Cast::foreign, 1},
+                                         Cast{3, 4, 2, 1, Cast::foreign, 2}),
                          kName);
 
 // The first caller lets the second and then the third fall asleep, and calls again at once. The second lets
@@ -256,7 +257,7 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
       std::vector<int> order;
       bool is_third_wanted = false;
     } queue;
-    struct Transpose {
+    struct Turn {
       Queue& queue;
       int number;
       static void body(void* context, std::int32_t, const Slot&) noexcept {
@@ -272,7 +273,7 @@ TEST(Waiting, WhoeverWaitsLongestIsFirst) {
     };
     const auto call = [&](int number) {
       const Assignment assignment = one_list(1);
-      Transpose turn{queue, number};
+      Turn turn{queue, number};
       play.pool.run({&assignment, Turn::body, &turn, 0});
     };
     Interleaving interleaving(seed);
