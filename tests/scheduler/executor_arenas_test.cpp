@@ -257,9 +257,9 @@ TEST(Arenas, OneTooManyTakesASeatElsewhere) {
 
 TEST(Arenas, MadeUnderALimitTheyHaveNoMorePlacesThanItAllows) {
   const tbb::global_control three(tbb::global_control::max_allowed_parallelism, 3);
+  testing::internal::CaptureStderr();
   const auto executor = tbb_executor(machine(kTwoDomains), 8);
   Watch watch(*executor);
-  testing::internal::CaptureStderr();
   for (int i = 0; i < 20; ++i) {
     Probe probe(watch, {20, 20}, 64);
     ASSERT_TRUE(executor->run(probe.job));
