@@ -65,12 +65,12 @@ class Build:
 
     def _made_from(self):
         """For each object the files it was made from."""
-        result = {}
-        for block in self.ninja("-t", "deps").split("\n\n"):
-            lines = block.splitlines()
-            if lines and ": #deps" in (head := next((line for line in lines if ": #deps" in line), "")):
-                files = lines[lines.index(head) + 1:]
-                result[head.partition(": #deps")[0]] = {os.path.normpath(self.build / line.strip()) for line in files}
+        result, files = {}, set()
+        for line in self.ninja("-t", "deps").splitlines():
+            if ": #deps" in line:
+                files = result.setdefault(line.partition(": #deps")[0], set())
+            elif line.startswith("    "):
+                files.add(os.path.normpath(self.build / line.strip()))
         return result
 
     def copies_of(self, name):
@@ -123,22 +123,23 @@ class Worker:
         program, *test = mutant.test
         places = self.build.copies_of(mutant.file)
         for place in places:
-            self._here(place).write_text(mutant.source().replace(mutant.find, mutant.replace))
+            self._here(place).write_text(mutant.source(self.build.source).replace(mutant.find, mutant.replace))
         try:
             if error := self._link(program, {str(place) for place in places}):
                 return "does not compile", f":\n{error[-2000:]}"
         finally:
             for place in places:
-                self._here(place).write_text(mutant.source())
+                self._here(place).write_text(mutant.source(self.build.source))
         result = run_test(self.folder / program, *test, 15 + 20 * unchanged.seconds)
         return ("killed", f" by {result.text}") if result.noticed else ("SURVIVED", f" {mutant.killed_by}")
 
     def _here(self, place):
-        inside = place.relative_to(self.build.source if place.is_relative_to(self.build.source) else self.build.build)
-        return self.folder / ("source" if place.is_relative_to(self.build.source) else "") / inside
+        if place.is_relative_to(self.build.source):
+            return self.folder / "source" / place.relative_to(self.build.source)
+        return self.folder / place.relative_to(self.build.build)
 
     def _link(self, program, changed_files):
-        """"" or what the compiler said."""
+        """What compiler or linker said; nothing if the programs are there."""
         names = [program, *self.build.programs[program].starts]
         changed = {}
         for name in names:

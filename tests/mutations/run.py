@@ -66,7 +66,7 @@ def main():
             print(f"{number}/{len(chosen)} {tried[future].id}: {kind}{text}", flush=True)
     minutes, seconds = divmod(round(time.monotonic() - begin), 60)
     counts = ", ".join(f"{len(ids)} {kind}" for kind, ids in by_result.items() if ids)
-    print(f"{counts}; {len(mutants) - len([m for m in mutants if not m.equivalent])} of the lists are equivalent; {minutes} min {seconds} s")
+    print(f"{counts}; {sum(bool(m.equivalent) for m in mutants)} in the lists are equivalent; {minutes} min {seconds} s")
     for kind, ids in by_result.items():
         if ids and kind != "killed":
             print(f"{kind}: {', '.join(sorted(ids))}")
