@@ -174,8 +174,6 @@ void WorkerPool::work(int seat) noexcept {
     sleepers_.fetch_sub(1);
     state.store(kAwake);
   }
-  workers_present_.fetch_sub(1);
-  state.store(kAbsent);
 }
 
 bool WorkerPool::has_work_for(int seat) const noexcept {

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -198,6 +199,8 @@ TEST(Placement, ScratchIsOnTheNodeOfItsSlotsDomain) {
     EXPECT_GE(slots.prepare(slot).scratch, begin) << slot;
     EXPECT_LE(slots.prepare(slot).scratch + 10000, begin + bound.bytes) << slot;
   }
+  const std::ptrdiff_t apart = slots.prepare(0).scratch - slots.prepare(1).scratch;
+  EXPECT_GE(std::abs(apart), 10000);
 }
 
 TEST(Placement, ScratchOfAMachineThatIsNotHereHasNoNode) {

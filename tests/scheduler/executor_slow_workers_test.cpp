@@ -1,4 +1,4 @@
-// oneTBB's workers on their way out.
+// Workers that are slow to come, and slow to go.
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <unistd.h>
@@ -13,7 +13,8 @@
 
 namespace {
 
-std::atomic<bool> g_holds{false};  // Whoever is to be bound waits.
+std::atomic<bool> g_holds{false};  // Whoever is to be bound waits, after some who need not.
+std::atomic<int> g_let_pass{0};
 std::atomic<int> g_held{0};
 
 }  // namespace
@@ -21,7 +22,7 @@ std::atomic<int> g_held{0};
 extern "C" {
 int __real_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask);
 int __wrap_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask) {
-  if (g_holds) {
+  if (g_holds && g_let_pass-- <= 0) {
     ++g_held;
     g_holds.wait(true);
   }
@@ -32,9 +33,25 @@ int __wrap_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* m
 namespace kumiko::scheduler {
 namespace {
 
-std::unique_ptr<Executor> two_threads(const Topology& topology) {
+void wait_until_one_is_held() {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (g_held == 0 && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+}
+
+void hold(int after) {
+  g_held = 0;
+  g_let_pass = after;
+  g_holds = true;
+}
+
+void let_go() {
+  g_holds = false;
+  g_holds.notify_all();
+}
+
+std::unique_ptr<Executor> two_threads(const Topology& topology, const char* name = "tbb") {
   std::string error;
-  auto executor = find_executor("tbb")->create({topology, 2, Bind::close}, error);
+  auto executor = find_executor(name)->create({topology, 2, Bind::close}, error);
   EXPECT_NE(executor, nullptr) << error;
   return executor;
 }
@@ -43,12 +60,9 @@ std::unique_ptr<Executor> two_threads(const Topology& topology) {
 TEST(ParallelTbb, TheEndWaitsForAWorkerThatIsStillInside) {
   const Topology host = test::machine("");
   auto executor = two_threads(host);
-  const auto until_held = [](void*, std::int32_t, const Slot&) noexcept {
-    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (g_held == 0 && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
-  };
+  const auto until_held = [](void*, std::int32_t, const Slot&) noexcept { wait_until_one_is_held(); };
   const Assignment assignment = test::one_task_each(2, host.domains.size());
-  g_holds = true;
+  hold(0);
   ASSERT_TRUE(executor->run({&assignment, until_held, nullptr, 0}));
   EXPECT_EQ(g_held, 1) << "the worker was invited and did not come";
   std::atomic<bool> is_gone{false};
@@ -58,9 +72,25 @@ TEST(ParallelTbb, TheEndWaitsForAWorkerThatIsStillInside) {
   });
   EXPECT_TRUE(test::all_others_come_to_rest());
   EXPECT_FALSE(is_gone) << "the executor's memory is free, and a worker is inside";
-  g_holds = false;
-  g_holds.notify_all();
+  let_go();
   end.join();
+}
+
+// Whoever starts late finds its executor by a variable that the next one to be made uses as well.
+TEST(ParallelOpenMp, AnExecutorIsMadeWhenTheLastOfItsWorkersIsThere) {
+  const Topology host = test::machine("");
+  std::atomic<bool> is_made{false};
+  hold(1);
+  std::thread maker([&] {
+    const auto executor = two_threads(host, "openmp");
+    is_made = true;
+  });
+  wait_until_one_is_held();
+  EXPECT_EQ(g_held, 1) << "the second worker was to be held";
+  EXPECT_TRUE(test::all_others_come_to_rest());
+  EXPECT_FALSE(is_made) << "a worker is still to come";
+  let_go();
+  maker.join();
 }
 
 // A worker that is about to leave when the next job is posted counts as invited and must look again. Each
@@ -68,7 +98,7 @@ TEST(ParallelTbb, TheEndWaitsForAWorkerThatIsStillInside) {
 TEST(ParallelTbb, AWorkerIsThereForEachOfManyCallsInARow) {
   const auto executor = two_threads(test::machine("core:2 pu:1"));
   const Assignment assignment = test::one_task_each(2, 1);
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 20000; ++i) {
     test::Meeting meeting{executor.get(), false, 2};
     ASSERT_TRUE(executor->run({&assignment, test::Meeting::body, &meeting, 0}));
     ASSERT_EQ(meeting.gave_up.load(), 0) << "the worker did not come to call " << i;
