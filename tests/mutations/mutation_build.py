@@ -177,8 +177,9 @@ class Worker:
         output.parent.mkdir(parents=True, exist_ok=True)
         command = []
         for part in program.link:
-            # A member that stands before its library is not looked for in it.
-            command += [changed[member] for member in program.members.get(part, []) if member in changed]
+            # A member that stands before its library is not looked for in it. ninja counts a library's libraries among its inputs.
+            members = [changed[member] for member in program.members.get(part, []) if member in changed]
+            command += [member for member in members if member not in command]
             command.append(changed.get(part, part))
         command[command.index("-o") + 1] = str(output)
         return command

@@ -13,7 +13,7 @@
 
 namespace {
 
-std::atomic<bool> g_holds{false};  // Whoever is to be bound waits, after some who need not.
+std::atomic<bool> g_holds{false};  // One who is to be bound waits, after some who need not.
 std::atomic<int> g_let_pass{0};
 std::atomic<int> g_held{0};
 
@@ -22,10 +22,7 @@ std::atomic<int> g_held{0};
 extern "C" {
 int __real_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask);
 int __wrap_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask) {
-  if (g_holds && g_let_pass-- <= 0) {
-    ++g_held;
-    g_holds.wait(true);
-  }
+  if (g_holds && g_let_pass-- <= 0 && g_held++ == 0) g_holds.wait(true);
   return __real_sched_setaffinity(thread, bytes, mask);
 }
 }
