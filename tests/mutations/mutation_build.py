@@ -91,8 +91,10 @@ class Program:
             if part.endswith(".a") and not part.startswith("/"):
                 self.members[part] = [i for i in build.ninja("-t", "inputs", part).split() if i in build.compile_commands]
                 self.objects += self.members[part]
-        defined = " ".join(" ".join(build.compile_commands[o]) for o in self.objects)
-        self.starts = [second for second in build.executables if f"{build.build}/{second}\"" in defined and second != name]
+        # The programs that this one starts, by paths that are compiled into some of its objects.
+        defined = {compiled: " ".join(build.compile_commands[compiled]) for compiled in self.objects}
+        self.starts = [second for second in build.executables if any(f'{build.build}/{second}"' in text for text in defined.values())]
+        self.starters = [compiled for compiled, text in defined.items() if any(f'{build.build}/{second}"' in text for second in self.starts)]
 
 
 @dataclasses.dataclass
@@ -108,8 +110,7 @@ class Worker:
 
     def __init__(self, build, number):
         self.build = build
-        # As many letters as `build` has: programs find their second programs by paths that were compiled into them.
-        self.folder = build.folder / f"w{number:04}"
+        self.folder = build.folder / f"worker{number}"
         copy_files(build.files, build.source, self.folder / "source")
         shutil.copytree(build.build / "include", self.folder / "include", dirs_exist_ok=True)
 
@@ -144,24 +145,19 @@ class Worker:
         changed = {}
         for name in names:
             for compiled in self.build.programs[name].objects:
-                if compiled in changed or not self.build.made_from.get(compiled, set()) & changed_files:
+                is_changed = self.build.made_from.get(compiled, set()) & changed_files
+                if compiled in changed or not (is_changed or compiled in self.build.programs[program].starters):
                     continue
                 changed[compiled] = str(self.folder / f"{len(changed)}.o")
                 done = run(self._compile_command(compiled, changed[compiled]), cwd=self.folder)
                 if done.returncode != 0:
                     return done.stdout
-        if not changed:
+        if not set(changed) - set(self.build.programs[program].starters):
             return f"{program} is not made from {', '.join(changed_files)}"
         for name in names:
             done = run(self._link_command(self.build.programs[name], changed, self.folder / name), cwd=self.build.build)
             if done.returncode != 0:
                 return done.stdout
-        if len(names) > 1:
-            binary = (self.folder / program).read_bytes()
-            moved = binary.replace(f"{self.build.build}/".encode(), f"{self.folder}/".encode())
-            if moved == binary:
-                return f"{program} has no path of {names[1:]} in it"
-            (self.folder / program).write_bytes(moved)
         return ""
 
     # With relative paths, so that ccache knows the object again whichever worker made it.
@@ -170,6 +166,8 @@ class Worker:
         arguments[arguments.index("-o") + 1] = output
         for place, name in ((self.build.source, "source"), (self.build.build / "include", "include")):
             arguments = [re.sub(rf"^(-I|-isystem|){re.escape(str(place))}(?=/|$)", rf"\g<1>{name}", a) for a in arguments]
+        # What starts another program starts the mutant's.
+        arguments = [a.replace(f'="{self.build.build}/', f'="{self.folder}/') for a in arguments]
         return [*self.build.launcher, *arguments]
 
     @staticmethod
