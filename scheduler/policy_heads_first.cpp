@@ -64,7 +64,9 @@ struct Share {
   double taken = 0;
 };
 
-// The domains with the most room under a perfect balance, as few as can take `cost` between them.
+// The domains with the most room under a perfect balance, as few as can take `cost` between them. All rooms
+// together hold whatever is not dealt yet, but for rounding where costs add up to more than 2^53: a domain
+// without room that is reached then has the quota 0, which any task overfills.
 std::vector<Share> share_out(double cost, double bound, std::span<DomainLoad> domains) {
   std::vector<Share> shares;
   for (DomainLoad& domain : domains)
@@ -78,12 +80,6 @@ std::vector<Share> share_out(double cost, double bound, std::span<DomainLoad> do
     left -= shares[used].quota;
   }
   shares.resize(used);
-  // Whole tasks placed before may have overfilled some domains: the rest goes to all in proportion to their
-  // workers.
-  double workers = 0;
-  for (const Share& share : shares) workers += share.domain->workers;
-  for (Share& share : shares) share.quota += left * share.domain->workers / workers;
-  std::erase_if(shares, [](const Share& share) { return share.quota <= 0; });
   return shares;
 }
 

@@ -17,7 +17,7 @@ Slots::Slots(const Topology& topology, const std::vector<Seat>& seats) : entries
     if (!topology.is_host) continue;
     const auto cpu = static_cast<std::size_t>(seats[i].os_cpu);
     if (slot_of_cpu_.size() <= cpu) slot_of_cpu_.resize(cpu + 1, -1);
-    if (slot_of_cpu_[cpu] < 0) slot_of_cpu_[cpu] = static_cast<int>(i);
+    slot_of_cpu_[cpu] = static_cast<int>(i);
   }
 }
 

@@ -185,13 +185,10 @@ int rank(hwloc_topology_t topology, hwloc_obj_t node) {
   return hwloc_bitmap_isset(hwloc_topology_get_allowed_nodeset(topology), node->os_index) ? 2 : 1;
 }
 
+// Memory-side caches are not among the children: hwloc leaves them out unless asked for them.
 void find_best_node(hwloc_topology_t topology, hwloc_obj_t first, hwloc_obj_t* best) {
   for (hwloc_obj_t memory = first; memory != nullptr; memory = memory->next_sibling) {
-    if (memory->type == HWLOC_OBJ_NUMANODE) {
-      if (*best == nullptr || rank(topology, memory) > rank(topology, *best)) *best = memory;
-    } else {
-      find_best_node(topology, memory->memory_first_child, best);  // behind a cache in the memory
-    }
+    if (*best == nullptr || rank(topology, memory) > rank(topology, *best)) *best = memory;
   }
 }
 

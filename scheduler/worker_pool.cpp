@@ -1,5 +1,6 @@
 #include "scheduler/worker_pool.h"
 
+#include <algorithm>
 #include <bit>
 #include <chrono>
 
@@ -117,12 +118,20 @@ int WorkerPool::wait_for_slot(int job_slot) noexcept {
   }
   const int granted = mine.grant.exchange(kNotWaiting);
   if (slot == kNoSlot) {
-    // Told of a slot, perhaps, that it needs no longer.
-    const int next = granted == kNoSlot ? oldest_waiting() : -1;
-    if (next >= 0 && slots_.any_idle()) wake(job_slots_[next]);
-    return granted;
+    slot = granted;
+  } else if (granted != kNoSlot) {
+    release(granted);
   }
-  if (granted != kNoSlot) release(granted);
+  // Told of several slots, perhaps, or of one that it needs no longer: the next who waits is told, or
+  // workers.
+  if (live_.load() != 0 && slots_.any_idle()) {
+    const int next = oldest_waiting();
+    if (next >= 0) {
+      wake(job_slots_[next]);
+    } else {
+      wake_some(std::max(slot, 0));
+    }
+  }
   return slot;
 }
 
@@ -165,8 +174,6 @@ void WorkerPool::work(int seat) noexcept {
     sleepers_.fetch_sub(1);
     state.store(kAwake);
   }
-  workers_present_.fetch_sub(1);
-  state.store(kAbsent);
 }
 
 bool WorkerPool::has_work_for(int seat) const noexcept {

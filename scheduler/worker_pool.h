@@ -36,7 +36,8 @@ class WorkerPool {
   /// Executor::run.
   bool run(const Job& job) noexcept;
 
-  /// The life of the worker of slot `seat`, until stop(). At most one thread per seat.
+  /// The life of the worker of slot `seat`, until stop(), after which nobody calls run(). At most one thread
+  /// per seat.
   void work(int seat) noexcept;
   void stop() noexcept;
 
@@ -100,7 +101,7 @@ class WorkerPool {
   alignas(kLineBytes) std::atomic<std::uint64_t> free_job_slots_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> next_ticket_{0};
   alignas(kLineBytes) std::atomic<int> sleepers_{0};
-  std::atomic<int> workers_present_{0};
+  std::atomic<int> workers_present_{0};  // Since they came; nobody calls after stop().
   std::atomic<int> foreign_workers_{0};  // Seated ones.
   std::atomic<bool> stopping_{false};
 };

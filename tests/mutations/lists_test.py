@@ -17,6 +17,8 @@ class Lists(unittest.TestCase):
             (change(find=good.replace or "x", replace=good.replace or "x"), "changes nothing"),
             (change(killed_by="", equivalent=""), "killed_by or equivalent"),
             (change(equivalent="because"), "killed_by or equivalent"),
+            (change(killed_by="scheduler.no_such_test:*"), "no test program"),
+            (change(killed_by="no_such_folder.policy_test"), "no test program"),
         ]:
             self.assertIn(part, "\n".join(mutants.faults([bad])))
         self.assertIn("stands twice", "\n".join(mutants.faults([good, good])))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -14,8 +15,15 @@ class Mutant:
     file: str  # from the root of the project
     find: str  # stands once in the file, and becomes:
     replace: str
-    killed_by: str = ""  # start of a ctest name, and after a colon a filter of GoogleTest
+    killed_by: str = ""  # [VARIABLE=VALUE ...] FOLDER.PROGRAM[:FILTER], a program of tests/FOLDER and a filter of GoogleTest
     equivalent: str = ""  # why no test can see the change
+
+    @property
+    def test(self):
+        """The program's path in a build, the filter and the environment."""
+        *environment, test = self.killed_by.split(" ")
+        program, _, filter_ = test.partition(":")
+        return f"tests/{program.replace('.', '/', 1)}", filter_, tuple(environment)
 
     def source(self, root=ROOT):
         return (root / self.file).read_text()
@@ -24,6 +32,12 @@ class Mutant:
 def load():
     """All mutants, by list and place. Raises TypeError for a field that is not known or missing."""
     return [Mutant(**entry) for path in sorted(LISTS.glob("*.toml")) for entry in tomllib.loads(path.read_text())["mutant"]]
+
+
+def is_made(program):
+    """Whether the CMakeLists.txt of its folder speaks of a test program."""
+    recipe = ROOT / program.parent / "CMakeLists.txt"
+    return recipe.exists() and re.search(rf"\b{re.escape(program.name)}\b", recipe.read_text()) is not None
 
 
 def faults(mutants):
@@ -37,6 +51,8 @@ def faults(mutants):
             yield f"{mutant.id}: needs killed_by or equivalent, and not both"
         if mutant.find == mutant.replace:
             yield f"{mutant.id}: changes nothing"
+        if mutant.killed_by and not is_made(pathlib.Path(mutant.test[0])):
+            yield f"{mutant.id}: there is no test program {mutant.killed_by}; expected [VARIABLE=VALUE ...] FOLDER.PROGRAM[:FILTER]"
         count = mutant.source().count(mutant.find)
         if count != 1:
             yield f"{mutant.id}: '{mutant.find}' stands {count} times in {mutant.file}, expected once"

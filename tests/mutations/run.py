@@ -4,106 +4,73 @@
     tests/mutations/run.py                   all of tests/mutations/*.toml, in a copy of the sources under --folder
     tests/mutations/run.py 'pool_.*' convert-drops-scale
 
-Each mutant is built into the programs of the tests it names, and these are run; a test that fails, or takes longer than
---timeout, has killed it. Ends with the survivors, and status 1 if there are any. Takes 10 to 30 s a mutant.
+The tests that the mutants name are built once and must pass. For each mutant the objects made from the changed file
+are compiled anew, and linked with all others as they are into the program of its test and into those that this one
+starts. A test that fails, or takes much longer than before, has killed the mutant. Ends with the survivors, and
+status 1 if there are any.
 """
 
 import argparse
-import json
+import concurrent.futures
+import os
 import pathlib
+import queue
 import re
-import shutil
-import subprocess
 import sys
+import time
 
-from mutants import ROOT, faults, load
-
-
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-
-
-def checked(*command):
-    done = run(*command)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}")
-    return done.stdout
-
-
-class Build:
-    """A copy of the tracked files, with a build of its own."""
-
-    def __init__(self, folder):
-        self.source, self.build = folder / "source", folder / "build"
-        self.source.mkdir(parents=True, exist_ok=True)
-        files = checked("git", "-C", ROOT, "ls-files").splitlines()
-        for name in files:
-            self.write(name, (ROOT / name).read_bytes())
-        checked("cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DKUMIKO_BUILD_BENCH=OFF",
-                "-DKUMIKO_BUILD_EXAMPLES=OFF", f"-DPython3_EXECUTABLE={sys.executable}",
-                *([f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX")] if shutil.which("ccache") else []))
-        checked("cmake", "--build", self.build)
-        listed = json.loads(checked("ctest", "--test-dir", self.build, "--show-only=json-v1"))["tests"]
-        self.commands = {test["name"]: test for test in listed}
-
-    def write(self, name, data):
-        path = self.source / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_bytes() != data:  # an untouched file is not compiled again
-            path.write_bytes(data)
-            path.chmod((ROOT / name).stat().st_mode)
-
-    def tests(self, killed_by):
-        """ctest names, and the filter for their programs."""
-        start, _, filter_ = killed_by.partition(":")
-        exact = [start] if start in self.commands else [name for name in self.commands if name.startswith(start)]
-        return exact, filter_
-
-    def killer(self, mutant, timeout_s):
-        """Name of the test that noticed; None when none did."""
-        names, filter_ = self.tests(mutant.killed_by)
-        if not names:
-            sys.exit(f"{mutant.id}: there is no test {mutant.killed_by}")
-        programs = {pathlib.Path(part).relative_to(self.build) for name in names for part in self.commands[name]["command"]
-                    if pathlib.Path(part).is_relative_to(self.build) and pathlib.Path(part).is_file()}
-        built = run("ninja", "-C", self.build, *programs)
-        if built.returncode != 0:
-            sys.exit(f"{mutant.id} does not compile:\n{built.stdout[-2000:]}")
-        for name in names:
-            command = self.commands[name]["command"] + ([f"--gtest_filter={filter_}"] if filter_ else [])
-            properties = {p["name"]: p["value"] for p in self.commands[name].get("properties", [])}
-            environment = ["env", *properties.get("ENVIRONMENT", [])]
-            try:
-                if run(*environment, *command, cwd=properties.get("WORKING_DIRECTORY"), timeout=timeout_s).returncode != 0:
-                    return name
-            except subprocess.TimeoutExpired:
-                return f"{name} (no end within {timeout_s} s)"
-        return None
+sys.dont_write_bytecode = True
+from mutants import ROOT, faults, load  # noqa: E402
+from mutation_build import Build, Worker  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ids", nargs="*", help="regular expressions; without one, all")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / ".cache/mutations", help="for the copy and its build")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for a test")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     options = parser.parse_args()
+    begin = time.monotonic()
     mutants = load()
     if wrong := list(faults(mutants)):
         sys.exit("\n".join(wrong))
     chosen = [m for m in mutants if not m.equivalent and (not options.ids or any(re.fullmatch(i, m.id) for i in options.ids))]
+    if not chosen:
+        sys.exit(f"no mutant is called {' or '.join(options.ids)}")
     print(f"building the sources as they are in {options.folder}", flush=True)
-    build = Build(options.folder.resolve())
-    survivors = []
-    for number, mutant in enumerate(chosen, 1):
-        build.write(mutant.file, mutant.source().replace(mutant.find, mutant.replace).encode())
+    build = Build(options.folder.resolve(), sorted({m.test[0] for m in chosen}), options.jobs)
+    print(f"built in {time.monotonic() - begin:.0f} s; running the tests on them", flush=True)
+
+    workers = queue.SimpleQueue()
+    for number in range(options.jobs):
+        workers.put(Worker(build, number))
+
+    def with_worker(function):
+        worker = workers.get()
         try:
-            killer = build.killer(mutant, options.timeout)
+            return function(worker)
         finally:
-            build.write(mutant.file, mutant.source().encode())
-        print(f"{number}/{len(chosen)} {mutant.id}: {'killed by ' + killer if killer else 'SURVIVED'}", flush=True)
-        survivors += [] if killer else [mutant.id]
-    print(f"{len(chosen) - len(survivors)} killed, {len(survivors)} survived{': ' if survivors else ''}{', '.join(survivors)}")
-    return 1 if survivors else 0
+            workers.put(worker)
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        tests = sorted({m.test for m in chosen})
+        unchanged = dict(zip(tests, pool.map(lambda test: with_worker(lambda w: w.run_unchanged(*test)), tests)))
+        if failures := [f"{test[0]} {test[1]}: {result.text}" for test, result in unchanged.items() if result.noticed]:
+            sys.exit("these fail without any change:\n" + "\n".join(failures))
+        print(f"{len(tests)} tests pass after {time.monotonic() - begin:.0f} s", flush=True)
+        by_result = {"killed": [], "SURVIVED": [], "does not compile": [], "test is skipped on this machine": []}
+        tried = {pool.submit(with_worker, lambda w, m=m: w.try_mutant(m, unchanged[m.test])): m for m in chosen}
+        for number, future in enumerate(concurrent.futures.as_completed(tried), 1):
+            kind, text = future.result()
+            by_result[kind].append(tried[future].id)
+            print(f"{number}/{len(chosen)} {tried[future].id}: {kind}{text}", flush=True)
+    minutes, seconds = divmod(round(time.monotonic() - begin), 60)
+    counts = ", ".join(f"{len(ids)} {kind}" for kind, ids in by_result.items() if ids)
+    print(f"{counts}; {sum(bool(m.equivalent) for m in mutants)} in the lists are equivalent; {minutes} min {seconds} s")
+    for kind, ids in by_result.items():
+        if ids and kind != "killed":
+            print(f"{kind}: {', '.join(sorted(ids))}")
+    return 1 if by_result["SURVIVED"] or by_result["does not compile"] else 0
 
 
 if __name__ == "__main__":

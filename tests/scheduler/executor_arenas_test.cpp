@@ -60,6 +60,7 @@ void run_on(int cpu) {
 // One task for each seat, given to the seat's domain. Each waits for all, so that every thread takes one.
 struct Gathering {
   struct Participant {
+    pid_t thread = 0;
     bool is_caller = false;
     int task_domain = -1;
     Slot slot;
@@ -85,7 +86,8 @@ struct Gathering {
   static void body(void* context, std::int32_t task, const Slot& slot) noexcept {
     auto& gathering = *static_cast<Gathering*>(context);
     Participant& participant = gathering.participants[static_cast<std::size_t>(task)];
-    participant.is_caller = gettid() == gathering.caller;
+    participant.thread = gettid();
+    participant.is_caller = participant.thread == gathering.caller;
     participant.slot = slot;
     participant.arena_places = tbb::this_task_arena::max_concurrency();
     participant.arena_index = tbb::this_task_arena::current_thread_index();
@@ -115,7 +117,7 @@ TEST(Arenas, ADomainsTasksGoToTheWorkersOfItsOwnArena) {
   const std::vector<int> sizes = {4, 3};
   const auto executor = tbb_executor(machine(kTwoDomains), 7);
   ASSERT_EQ(executor->workers_per_domain(), sizes);
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 200; ++i) {
     Gathering gathering(*executor);
     ASSERT_TRUE(executor->run(gathering.job()));
     ASSERT_EQ(gathering.gave_up, 0);
@@ -179,6 +181,34 @@ TEST(Arenas, NobodyWorksOnTheCallersCore) {
                   executor->seats()[static_cast<std::size_t>(participant.slot.index)].os_cpu);
       }
     }).join();
+  }
+}
+
+// A worker that is bound to one seat after another still knows the mask that it came with.
+TEST(Arenas, AWorkerThatChangedItsSeatGetsItsOwnMaskBack) {
+  const Topology host = split_host({2});
+  if (host.domains.empty())
+    GTEST_SKIP() << "needs two cores, one for the caller and one for a foreign worker";
+  cpu_set_t before, after;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  auto executor = tbb_executor(host, 2);
+  std::vector<pid_t> workers;
+  for (int i = 0; i < 40; ++i) {
+    std::thread([&] {
+      run_on(executor->seats()[static_cast<std::size_t>(i % 2)].os_cpu);
+      Gathering gathering(*executor);
+      ASSERT_TRUE(executor->run(gathering.job()));
+      ASSERT_EQ(gathering.gave_up, 0);
+      for (const Gathering::Participant& participant : gathering.participants) {
+        if (!participant.is_caller) workers.push_back(participant.thread);
+      }
+    }).join();
+  }
+  executor.reset();
+  ASSERT_FALSE(workers.empty());
+  for (const pid_t worker : workers) {
+    ASSERT_EQ(sched_getaffinity(worker, sizeof after, &after), 0);
+    ASSERT_TRUE(CPU_EQUAL(&before, &after));
   }
 }
 
@@ -257,9 +287,9 @@ TEST(Arenas, OneTooManyTakesASeatElsewhere) {
 
 TEST(Arenas, MadeUnderALimitTheyHaveNoMorePlacesThanItAllows) {
   const tbb::global_control three(tbb::global_control::max_allowed_parallelism, 3);
+  testing::internal::CaptureStderr();
   const auto executor = tbb_executor(machine(kTwoDomains), 8);
   Watch watch(*executor);
-  testing::internal::CaptureStderr();
   for (int i = 0; i < 20; ++i) {
     Probe probe(watch, {20, 20}, 64);
     ASSERT_TRUE(executor->run(probe.job));

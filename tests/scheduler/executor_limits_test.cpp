@@ -130,6 +130,24 @@ TEST(ThreadsDenied, OpenMpIsRefusedForTheLastThreadAsForTheFirst) {
   }
 }
 
+// oneTBB counts on threads that a forked child does not have.
+TEST(ThreadsDenied, OneTbbIsRefusedInTheChildOfAProcessThatUsedIt) {
+  const Topology topology = test::machine("core:2 pu:1");
+  std::string error;
+  const auto executor = find_executor("tbb")->create({topology, 2, Bind::none}, error);
+  ASSERT_NE(executor, nullptr) << error;
+  const auto result = test::in_child([&] {
+    std::string why;
+    if (find_executor("tbb")->create({topology, 2, Bind::none}, why) != nullptr) return 2;
+    if (why.find("forked") == std::string::npos) return 3;
+    Count serial;
+    const auto other = find_executor("serial")->create({topology, 2, Bind::none}, why);
+    return other != nullptr && other->run(serial.job()) && serial.ran == 16 ? 0 : 4;
+  });
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output, "");
+}
+
 // A team of two has two workers and the service thread that opened their region, one of the two.
 TEST(Spin, IdleWorkersSleepAfterTheTimeThatWasSet) {
   using std::chrono::seconds;

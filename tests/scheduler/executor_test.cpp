@@ -217,13 +217,17 @@ TEST_P(ExecutorTest, ReserveWhileJobsRun) {
 }
 
 TEST_P(ExecutorTest, ShortMemoryChangesNothing) {
-  const auto executor = create(machine(kTwoDomains), 3);
+  // Of 4 slots in a domain; 4 * 2^62 is 0 in 64 bits.
+  const auto executor = create(machine(kTwoDomains), 4);
   Watch watch(*executor);
   ASSERT_TRUE(executor->reserve(1000));
-  EXPECT_FALSE(executor->reserve(std::size_t{1} << 62));
-  Probe impossible(watch, {3, 3}, std::size_t{1} << 62);
-  EXPECT_FALSE(executor->run(impossible.job));
-  EXPECT_EQ(watch.high_water.load(), 0) << "no task ran";
+  for (const std::size_t bytes :
+       {std::size_t{1} << 58, std::size_t{1} << 62, static_cast<std::size_t>(PTRDIFF_MAX), SIZE_MAX}) {
+    EXPECT_FALSE(executor->reserve(bytes)) << bytes;
+    Probe impossible(watch, {3, 3}, bytes);
+    EXPECT_FALSE(executor->run(impossible.job)) << bytes;
+    EXPECT_EQ(watch.high_water.load(), 0) << "a task ran";
+  }
   Probe probe(watch, {3, 3}, 1000);
   EXPECT_TRUE(executor->run(probe.job));
   EXPECT_TRUE(probe.each_ran_once());

@@ -8,12 +8,17 @@
 
 #include <cerrno>
 #include <climits>
+#include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "scheduler/arena_pool.h"
 #include "scheduler/memory.h"
+#include "scheduler/slots.h"
 #include "tests/scheduler/deny_syscalls.h"
 
 namespace {
@@ -30,8 +35,11 @@ struct Bound {
 };
 std::vector<Bound> g_bound;
 std::vector<std::pair<std::size_t, int>> g_advice;
+std::function<void()> g_before_next_mapping;
+bool g_maps_off_huge_pages = false;  // One base page after their beginning.
 
 constexpr int kWordBits = static_cast<int>(sizeof(unsigned long) * CHAR_BIT);
+constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 }  // namespace
 
@@ -42,6 +50,8 @@ long __wrap_mbind(void* data, unsigned long bytes, int mode, const unsigned long
                   unsigned flags);
 long __wrap_get_mempolicy(int* mode, unsigned long* mask, unsigned long bits, void* address, unsigned flags);
 int __wrap_madvise(void* data, std::size_t bytes, int advice);
+void* __real_mmap(void* wanted, std::size_t bytes, int protection, int flags, int file, off_t offset);
+void* __wrap_mmap(void* wanted, std::size_t bytes, int protection, int flags, int file, off_t offset);
 
 int __wrap_open(const char* path, int flags, ...) {
   if (std::strcmp(path, "/sys/devices/system/node/has_memory") != 0) return __real_open(path, flags);
@@ -74,12 +84,23 @@ int __wrap_madvise(void*, std::size_t bytes, int advice) {
   g_advice.emplace_back(bytes, advice);
   return 0;
 }
+
+void* __wrap_mmap(void* wanted, std::size_t bytes, int protection, int flags, int file, off_t offset) {
+  if (const auto before = std::exchange(g_before_next_mapping, nullptr)) before();
+  if (g_maps_off_huge_pages) {
+    const std::size_t room = bytes + 4 * kMiB;
+    void* const free_place = __real_mmap(nullptr, room, protection, flags, file, offset);
+    if (free_place == MAP_FAILED || munmap(free_place, room) != 0) return MAP_FAILED;
+    const auto begin = reinterpret_cast<std::uintptr_t>(free_place);
+    const std::uintptr_t huge_page = (begin + 2 * kMiB - 1) / (2 * kMiB) * (2 * kMiB);
+    wanted = reinterpret_cast<void*>(huge_page + static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
+  }
+  return __real_mmap(wanted, bytes, protection, flags, file, offset);
+}
 }
 
 namespace kumiko::scheduler {
 namespace {
-
-constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 struct Machine {
   const char* nodes;
@@ -157,6 +178,54 @@ TEST(Placement, APoolsArenasAreOnItsNode) {
   EXPECT_EQ(g_bound[0].nodes, std::vector<int>{3});
 }
 
+// Two domains, two slots in the first and one in the second.
+Slots three_slots(bool is_host) {
+  Topology topology;
+  topology.is_host = is_host;
+  topology.domains = {{.numa_node = 3, .cores = {{0}, {1}}}, {.numa_node = 5, .cores = {{2}}}};
+  return {topology, seat_workers(topology, 3, Bind::close)};
+}
+
+TEST(Placement, ScratchIsOnTheNodeOfItsSlotsDomain) {
+  Slots slots = three_slots(true);
+  g_bound.clear();
+  ASSERT_TRUE(slots.reserve(10000));
+  ASSERT_EQ(g_bound.size(), 2u);
+  EXPECT_EQ(g_bound[0].nodes, std::vector<int>{3});
+  EXPECT_EQ(g_bound[1].nodes, std::vector<int>{5});
+  for (int slot = 0; slot < 3; ++slot) {
+    const Bound& bound = g_bound[slot < 2 ? 0 : 1];
+    const auto* const begin = static_cast<const std::byte*>(bound.data);
+    EXPECT_GE(slots.prepare(slot).scratch, begin) << slot;
+    EXPECT_LE(slots.prepare(slot).scratch + 10000, begin + bound.bytes) << slot;
+  }
+  const std::ptrdiff_t apart = slots.prepare(0).scratch - slots.prepare(1).scratch;
+  EXPECT_GE(std::abs(apart), 10000);
+}
+
+TEST(Placement, ScratchOfAMachineThatIsNotHereHasNoNode) {
+  Slots slots = three_slots(false);
+  g_bound.clear();
+  ASSERT_TRUE(slots.reserve(10000));
+  EXPECT_TRUE(g_bound.empty());
+}
+
+// Who waited while another reserved more leaves it at that.
+TEST(Placement, ASmallerReserveAtTheSameTimeTakesNothingBack) {
+  Slots slots = three_slots(false);
+  std::thread smaller;
+  bool is_waiting = false;
+  g_before_next_mapping = [&] {
+    smaller = std::thread([&] { EXPECT_TRUE(slots.reserve(100)); });
+    is_waiting = test::all_others_come_to_rest();
+  };
+  g_advice.clear();
+  ASSERT_TRUE(slots.reserve(3 * kMiB));
+  smaller.join();
+  EXPECT_TRUE(is_waiting);
+  EXPECT_EQ(g_advice.size(), 2u) << "one arena for each domain";
+}
+
 TEST(Placement, TheNoteTriesANodeThatIsAllowed) {
   g_first_allowed_node = 70;
   g_bound.clear();
@@ -181,19 +250,23 @@ std::size_t address_space() {
   return pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
 
+// Wherever the kernel maps it: newer ones begin a large mapping on a huge page by themselves.
 TEST(AddressSpace, AnArenaTakesItsSizeAndGivesAllOfItBack) {
   address_space();
-  for (const std::size_t bytes : {std::size_t{1}, 3 * kMiB, 8 * kMiB}) {
-    const std::size_t before = address_space();
-    {
-      // Two, so that the second does not start on a huge page by itself.
-      const Arena odd = Arena::allocate(1, -1), arena = Arena::allocate(bytes, -1);
-      EXPECT_EQ(address_space(), before + odd.size() + arena.size());
+  for (const bool is_off : {false, true}) {
+    g_maps_off_huge_pages = is_off;
+    for (const std::size_t bytes : {std::size_t{1}, 3 * kMiB, 8 * kMiB}) {
+      const std::size_t before = address_space();
+      {
+        const Arena odd = Arena::allocate(1, -1), arena = Arena::allocate(bytes, -1);
+        EXPECT_EQ(address_space(), before + odd.size() + arena.size());
+      }
+      EXPECT_EQ(address_space(), before);
+      Arena::free(Arena::allocate(bytes, -1).release(), bytes);
+      EXPECT_EQ(address_space(), before);
     }
-    EXPECT_EQ(address_space(), before);
-    Arena::free(Arena::allocate(bytes, -1).release(), bytes);
-    EXPECT_EQ(address_space(), before);
   }
+  g_maps_off_huge_pages = false;
 }
 
 TEST(AddressSpace, SizesAreWholePages) {

@@ -234,15 +234,16 @@ TEST_P(SideBySide, NoSlotIsIdleWhileThereIsWork) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Casts, SideBySide,
-                         testing::Values(Cast{1, 2, 1, 1}, Cast{2, 3, 1, 1}, Cast{3, 4, 1, 1},
-                                         Cast{2, 3, 1, 1, Cast::workers}, Cast{3, 2, 1, 1, Cast::workers},
-                                         Cast{8, 2, 1, 1, Cast::workers}, Cast{3, 3, 1, 1, Cast::workers},
-                                         Cast{2, 2, 1, 1, Cast::foreign}, Cast{2, 3, 1, 1, Cast::foreign},
-                                         Cast{3, 3, 1, 1, Cast::foreign}, Cast{4, 3, 1, 1, Cast::foreign},
-                                         Cast{2, 3, 2, 1, Cast::foreign, 1},
-                                         Cast{2, 5, 4, 1, Cast::foreign, 1}),
-                         kName);
+INSTANTIATE_TEST_SUITE_P(
+    Casts, SideBySide,
+    testing::Values(Cast{1, 2, 1, 1}, Cast{2, 3, 1, 1}, Cast{3, 4, 1, 1}, Cast{2, 3, 1, 1, Cast::workers},
+                    Cast{3, 2, 1, 1, Cast::workers}, Cast{8, 2, 1, 1, Cast::workers},
+                    Cast{3, 3, 1, 1, Cast::workers}, Cast{2, 2, 1, 1, Cast::foreign},
+                    Cast{2, 3, 1, 1, Cast::foreign}, Cast{3, 3, 1, 1, Cast::foreign},
+                    Cast{4, 3, 1, 1, Cast::foreign}, Cast{2, 3, 2, 1, Cast::foreign, 1},
+                    Cast{2, 5, 4, 1, Cast::foreign, 1}, Cast{3, 4, 2, 1, Cast::foreign, 2},
+                    Cast{3, 6, 4, 1, Cast::foreign, 2}, Cast{4, 6, 4, 1, Cast::foreign, 3}),
+    kName);
 
 // The first caller lets the second and then the third fall asleep, and calls again at once. The second lets
 // that call fall asleep, too.

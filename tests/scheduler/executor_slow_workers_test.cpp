@@ -1,0 +1,106 @@
+// Workers that are slow to come, and slow to go.
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "tests/scheduler/executor_probe.h"
+#include "tests/support/threads.h"
+
+namespace {
+
+std::atomic<bool> g_holds{false};  // One who is to be bound waits, after some who need not.
+std::atomic<int> g_let_pass{0};
+std::atomic<int> g_held{0};
+
+}  // namespace
+
+extern "C" {
+int __real_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask);
+int __wrap_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask) {
+  if (g_holds && g_let_pass-- <= 0 && g_held++ == 0) g_holds.wait(true);
+  return __real_sched_setaffinity(thread, bytes, mask);
+}
+}
+
+namespace kumiko::scheduler {
+namespace {
+
+void wait_until_one_is_held() {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (g_held == 0 && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+}
+
+void hold(int after) {
+  g_held = 0;
+  g_let_pass = after;
+  g_holds = true;
+}
+
+void let_go() {
+  g_holds = false;
+  g_holds.notify_all();
+}
+
+std::unique_ptr<Executor> two_threads(const Topology& topology, const char* name = "tbb") {
+  std::string error;
+  auto executor = find_executor(name)->create({topology, 2, Bind::close}, error);
+  EXPECT_NE(executor, nullptr) << error;
+  return executor;
+}
+
+// A worker that comes when the caller has done all tasks alone may still be there when the executor goes.
+TEST(ParallelTbb, TheEndWaitsForAWorkerThatIsStillInside) {
+  const Topology host = test::machine("");
+  auto executor = two_threads(host);
+  const auto until_held = [](void*, std::int32_t, const Slot&) noexcept { wait_until_one_is_held(); };
+  const Assignment assignment = test::one_task_each(2, host.domains.size());
+  hold(0);
+  ASSERT_TRUE(executor->run({&assignment, until_held, nullptr, 0}));
+  EXPECT_EQ(g_held, 1) << "the worker was invited and did not come";
+  std::atomic<bool> is_gone{false};
+  std::thread end([&] {
+    executor.reset();
+    is_gone = true;
+  });
+  EXPECT_TRUE(test::all_others_come_to_rest());
+  EXPECT_FALSE(is_gone) << "the executor's memory is free, and a worker is inside";
+  let_go();
+  end.join();
+}
+
+// Whoever starts late finds its executor by a variable that the next one to be made uses as well.
+TEST(ParallelOpenMp, AnExecutorIsMadeWhenTheLastOfItsWorkersIsThere) {
+  const Topology host = test::machine("");
+  std::atomic<bool> is_made{false};
+  hold(1);
+  std::thread maker([&] {
+    const auto executor = two_threads(host, "openmp");
+    is_made = true;
+  });
+  wait_until_one_is_held();
+  EXPECT_EQ(g_held, 1) << "the second worker was to be held";
+  EXPECT_TRUE(test::all_others_come_to_rest());
+  EXPECT_FALSE(is_made) << "a worker is still to come";
+  let_go();
+  maker.join();
+}
+
+// A worker that is about to leave when the next job is posted counts as invited and must look again. Each
+// call ends only with both threads in it.
+TEST(ParallelTbb, AWorkerIsThereForEachOfManyCallsInARow) {
+  const auto executor = two_threads(test::machine("core:2 pu:1"));
+  const Assignment assignment = test::one_task_each(2, 1);
+  for (int i = 0; i < 20000; ++i) {
+    test::Meeting meeting{executor.get(), false, 2};
+    ASSERT_TRUE(executor->run({&assignment, test::Meeting::body, &meeting, 0}));
+    ASSERT_EQ(meeting.gave_up.load(), 0) << "the worker did not come to call " << i;
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::scheduler
