@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -22,12 +23,12 @@ std::size_t sz(std::int64_t n) {
 struct Store : RowTest<StoreKernel> {
   Random random{test_seed(52)};
 
-  // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaN, infinity,
-  // -0.
+  // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaN (with all
+  // bits set: rounded as a number it would be -0), infinity, -0.
   float value() {
     if (!random.one_in(4)) return random.normal();
     return random.pick({1.00390625f, 1.01171875f, 65519.9f, 65520.0f, 1e30f, -1e30f, 3e-8f, 6e-5f, 1e-40f,
-                        -0.0f, std::numeric_limits<float>::quiet_NaN(),
+                        -0.0f, std::numeric_limits<float>::quiet_NaN(), std::bit_cast<float>(0x7fffffffu),
                         std::numeric_limits<float>::infinity()});
   }
   ::testing::AssertionResult matches(float got, float exact) {
