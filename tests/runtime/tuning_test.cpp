@@ -137,6 +137,7 @@ TEST(TaskCosts, OfPiecesAreInProportionToTheirKeys) {
   std::int64_t sum = 0;
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(impl.tasks[i].split_begin, static_cast<std::int64_t>(i) + 1);
+    EXPECT_EQ(impl.tasks[i].split_end, static_cast<std::int64_t>(i) + 2);
     const double keys = i == 0 ? 324 : i == 1 ? 512 : 464;
     EXPECT_NEAR(static_cast<double>(impl.costs[i].cost), static_cast<double>(whole) * keys / 1300, 1);
     sum += impl.costs[i].cost;
