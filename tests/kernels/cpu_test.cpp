@@ -10,6 +10,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
 #include "kernels/score/score.h"
+#include "kernels/softmax/rows.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
 #include "kernels/store/store.h"
@@ -132,6 +133,17 @@ TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   expect_full_table(state_kernels(), find_state);
   expect_full_table(store_kernels(), find_store);
   expect_full_table(decode_kernels(), find_decode);
+}
+
+TEST(Lookup, RowOperationsThatAnIsaLacksAreTheReferences) {
+  for (const RowSoftmaxKernel& row : row_softmax_kernels()) {
+    for (const Isa isa : kBuiltIsas) {
+      const RowSoftmaxKernel* found = find_rows(isa, row.operation, row.source, row.target);
+      ASSERT_NE(found, nullptr) << row.name << " for " << name(isa);
+      EXPECT_TRUE(found->isa == isa || found->isa == base_of(isa) || found->isa == Isa::reference)
+          << found->name;
+    }
+  }
 }
 
 TEST(Lookup, NamesByIsa) {

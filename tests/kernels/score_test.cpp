@@ -24,7 +24,8 @@ std::size_t sz(std::int64_t n) {
 
 // The steps of score.h for one score.
 float model(kernels::Isa isa, const ScoreTerms& terms, float s, const void* bias, const std::uint8_t* mask,
-            float slope, std::int32_t position, std::int64_t j) {
+            float slope, std::int32_t position, std::int64_t j, float scale) {
+  s *= scale;
   if (terms.softcap != 0.0f) s = tanh_model(isa, s) * terms.softcap;
   if (terms.has_bias)
     s = std::fma(kernels::load_element(terms.bias_element, bias, j * terms.bias_stride), kernels::kLog2e, s);
@@ -90,11 +91,12 @@ TEST_P(Score, TileFollowsTheStatedSteps) {
       position[n] = static_cast<std::int32_t>(random.one_in(9) ? 2'000'000'000 : random.between(-50, 200));
     }
     for (std::size_t i = 0; i < s.size(); ++i) s[i] = want[i] = score();
-    row.tile({s.data(), kv, nr, &t, bias.data(), mask.data(), slope.data(), position.data()});
+    const float scale = random.pick({1.0f, 0.3f, 2.5f});
+    row.tile({s.data(), kv, nr, &t, bias.data(), mask.data(), slope.data(), position.data(), scale});
     for (std::size_t i = 0; i < want.size(); ++i) {
       const std::size_t n = i % sz(nr);
       want[i] = model(row.isa, t, want[i], bias[n], mask[n], slope[n], position[n],
-                      static_cast<std::int64_t>(i) / nr);
+                      static_cast<std::int64_t>(i) / nr, scale);
     }
     for (std::size_t i = 0; i < s.size(); ++i)
       ASSERT_TRUE(same_value(s[i], want[i])) << "element " << i << ": " << s[i] << ", want " << want[i];
@@ -112,9 +114,10 @@ TEST_P(Score, RowIsALaneOfTheTile) {
     const auto position = static_cast<std::int32_t>(random.between(-50, 300));
     Operand<float> s(sz(room), place), want(sz(room), place);
     for (std::size_t i = 0; i < s.size(); ++i) s[i] = want[i] = score();
-    row.row({s.data(), kv, &t, q.bias.data(), q.mask.data(), slope, position});
+    const float scale = random.pick({1.0f, 0.3f, 2.5f});
+    row.row({s.data(), kv, &t, q.bias.data(), q.mask.data(), slope, position, scale});
     for (std::int64_t j = 0; j < kv; ++j)
-      want[sz(j)] = model(row.isa, t, want[sz(j)], q.bias.data(), q.mask.data(), slope, position, j);
+      want[sz(j)] = model(row.isa, t, want[sz(j)], q.bias.data(), q.mask.data(), slope, position, j, scale);
     for (std::size_t i = 0; i < sz(kv); ++i)
       ASSERT_TRUE(same_value(s[i], want[i]))
           << row.name << " element " << i << ": " << s[i] << ", want " << want[i];

@@ -316,6 +316,15 @@ TEST_P(SoftmaxRows, MaximumLetsNanThroughAndTheSumHasOneOrder) {
       reference.run(&same);
       EXPECT_EQ(got, want) << row.name << " n " << n;
     }
+    // Elements `apart` from each other belong to one sum, which the 1 between them is not added to.
+    const std::size_t apart = operation == RowOperation::sum ? 128 : 16,
+                      step = operation == RowOperation::sum ? 1 : kPanelRows;
+    std::vector<float> x((apart + 1) * step, 0.0f);
+    x[0] = 1e8f, x[apart / 2 * step] = 1.0f, x[apart * step] = -1e8f;
+    float value = 0.25f;
+    const RowArgs args{x.data(), 0, nullptr, 0, 1, static_cast<std::int64_t>(apart) + 1, &value, 0.0f};
+    row.run(&args);
+    EXPECT_EQ(value, 1.25f) << row.name;
   }
 }
 

@@ -132,6 +132,10 @@ TEST(LogSumExp, IsNaturalAndExactAtTheEdges) {
       // Two roundings of a value of this size, two of its parts.
       EXPECT_NEAR(kernels::log_sum_exp(m, l), want, 4 * 0x1p-24 * (1 + std::abs(want)));
     }
+  // m and log2(l) cancel: what is left is as exact as they are in double.
+  const float l = 700.0f, m = -static_cast<float>(std::log2(700.0));
+  EXPECT_FLOAT_EQ(kernels::log_sum_exp(m, l),
+                  static_cast<float>((m + std::log2(static_cast<double>(l))) * 0.6931471805599453));
   EXPECT_EQ(kernels::inverse_sum(0.0f), 0.0f);
   EXPECT_EQ(kernels::inverse_sum(4.0f), 0.25f);
   EXPECT_TRUE(std::isnan(kernels::inverse_sum(std::numeric_limits<float>::quiet_NaN())));

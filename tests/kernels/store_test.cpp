@@ -24,12 +24,13 @@ struct Store : RowTest<StoreKernel> {
   Random random{test_seed(52)};
 
   // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaNs of either
-  // sign with and without a payload, infinity, -0.
+  // sign with and without a payload (with all bits set: rounded as a number it would be -0), infinity, -0.
   float value() {
     if (!random.one_in(4)) return random.normal();
     return random.pick({1.00390625f, 1.01171875f, 65519.9f, 65520.0f, 1e30f, -1e30f, 3e-8f, 6e-5f, 1e-40f,
                         -0.0f, std::bit_cast<float>(0xffc00000u), std::bit_cast<float>(0x7fd2a001u),
-                        std::bit_cast<float>(0xff8a6000u), std::numeric_limits<float>::infinity()});
+                        std::bit_cast<float>(0xff8a6000u), std::bit_cast<float>(0x7fffffffu),
+                        std::numeric_limits<float>::infinity()});
   }
   ::testing::AssertionResult matches(float got, float exact) {
     float want = rounded(row.element, exact + 0.0f);

@@ -116,6 +116,31 @@ TEST_P(ForcedPipeline, IsTheOnePlanned) {
   }
 }
 
+// A task that takes several splits at a time keeps each split's sums apart, and where others share its rows
+// stores each.
+TEST_P(ForcedPipeline, ThreePassOverSeveralSplitsHasTheBitsOfOnline) {
+  for (const std::int64_t kv_len : {2700, 40 * 512}) {
+    ContextOptions options;
+    options.isa = GetParam();
+    options.num_threads = kv_len > 2700 ? 2 : 1;
+    options.topology = flat_machine(2);
+    const Context context = context_of(options);
+    Case c = of_rows(20);
+    c.batch = 1, c.q_heads = c.kv_heads = 1, c.kv_len = kv_len;
+    c.window_left = kv_len - 1000;
+    const Problem problem(c);
+    Plan made;
+    ASSERT_TRUE(plan(context, problem.args(Pipeline::three_pass), &made).ok());
+    const Plan::Impl& impl = *impl_of(made);
+    ASSERT_GT(impl.tuning.staged_splits, 1);
+    const PlannedTask& task = impl.tasks.front();
+    ASSERT_GT(task.split_end - task.split_begin, 1);
+    ASSERT_EQ(task.merge >= 0, options.num_threads > 1);
+    EXPECT_TRUE(same_bits(problem.run(context, Pipeline::three_pass), problem.run(context, Pipeline::online)))
+        << kv_len;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, ForcedPipeline, ::testing::ValuesIn(host_isas()), StringName());
 
 }  // namespace

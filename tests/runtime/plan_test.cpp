@@ -219,6 +219,33 @@ TEST(PlanExplain, BytesReadLocallyAndRemotely) {
   EXPECT_NE(cut.find("; 1 KV heads read by several domains"), std::string::npos) << cut;
 }
 
+TEST(PlanExplain, NumbersAddUp) {
+  ContextOptions options;
+  options.topology = "numa:2 core:2 pu:1";
+  options.executor = "serial";
+  AttentionArgs args;  // 8 sequences of 3 splits on 4 cores
+  args.q = ConstTensor::bhsd(nullptr, 8, 1, 1, 16);
+  args.k = args.v = ConstTensor::bhsd(nullptr, 8, 1, 1536, 16);
+  args.out = Tensor::bhsd(nullptr, 8, 1, 1, 16);
+  Plan prepared;
+  ASSERT_TRUE(plan(context_of(options), args, &prepared).ok());
+  const std::string text = prepared.explain();
+  const auto numbers = [&](const std::string& pattern) {
+    std::smatch found;
+    EXPECT_TRUE(std::regex_search(text, found, std::regex(pattern))) << pattern << " in:\n" << text;
+    std::vector<double> result;
+    for (std::size_t i = 1; i < found.size(); ++i) result.push_back(std::stod(found[i]));
+    return result;
+  };
+  const double tasks = numbers(R"(tasks: (\d+))")[0];
+  EXPECT_GE(tasks, 8);
+  EXPECT_EQ(numbers(R"(domain 0: (\d+) tasks)")[0] + numbers(R"(domain 1: (\d+) tasks)")[0], tasks);
+  EXPECT_EQ(numbers("imbalance: ([0-9.]+) %")[0], 0.0) << "each core has 6 of 24 equal splits";
+  const auto bytes = numbers(R"(workspace: (\d+) bytes \((\d+) a core, (\d+) of split states\))");
+  EXPECT_EQ(bytes[0], 4 * bytes[1] + bytes[2]);
+  EXPECT_EQ(bytes[0], static_cast<double>(prepared.workspace_bytes()));
+}
+
 TEST(PlanKvDomains, TasksGoWhereTheMemoryIs) {
   ContextOptions options;
   options.topology = "numa:2 core:2 pu:1";
@@ -331,6 +358,20 @@ TEST(Predict, OneTaskTakesTheLongerOfArithmeticAndReading) {
   EXPECT_EQ(Plan().predict({1, 1, 1, 0}).seconds, 0);
 }
 
+TEST(Predict, ReadsKeysOfTheirTypeUpToTheUsedLength) {
+  ContextOptions options;
+  options.topology = "core:1 pu:1";
+  const std::int32_t used[] = {100, 40};
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(nullptr, 2, 1, 1, 64, DataType::bf16);
+  args.k = args.v = ConstTensor::bhsd(nullptr, 2, 1, 100, 64, DataType::bf16);
+  args.out = Tensor::bhsd(nullptr, 2, 1, 1, 64, DataType::bf16);
+  args.seqused_k = used;
+  Plan made;
+  ASSERT_TRUE(plan(context_of(options), args, &made).ok());
+  EXPECT_NEAR(made.predict({1e30, 1e9, 1e9, 0}).seconds, 140 * 128 * 2 / 1e9, 1e-12);
+}
+
 TEST(Predict, CoresOfADomainShareItsBandwidth) {
   AttentionArgs args;
   args.q = ConstTensor::bhsd(nullptr, 16, 1, 1, 64);
@@ -348,6 +389,12 @@ TEST(Predict, CoresOfADomainShareItsBandwidth) {
   EXPECT_NEAR(seconds("core:2 pu:1"), bytes / 20e9, 1e-9);
   EXPECT_NEAR(seconds("core:8 pu:1"), bytes / 20e9, 1e-9) << "six more cores bring nothing";
   EXPECT_NEAR(seconds("numa:4 core:2 pu:1"), bytes / 80e9, 1e-9);
+  ContextOptions options;
+  options.topology = "core:2 pu:1";
+  Plan made;
+  ASSERT_TRUE(plan(context_of(options), args, &made).ok());
+  EXPECT_NEAR(made.predict({1e30, 10e9, 20e9, 5}).attainable_seconds, bytes / 20e9, 1e-9)
+      << "both cores at work";
 }
 
 }  // namespace

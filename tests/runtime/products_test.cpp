@@ -191,6 +191,22 @@ TEST_P(SoftmaxPv, ScoresOfMinusInfinityHideAndNanReachesItsRowAlone) {
   }
 }
 
+// A hidden score far above the others would leave them all a probability of 0 if it raised the maximum.
+TEST_P(SoftmaxPv, HiddenScoresRaiseNoMaximum) {
+  Case c;
+  c.q_heads = 1, c.kv_heads = 1, c.q_len = 60, c.kv_len = 300, c.v_head_dim = 12, c.is_causal = true;
+  const ScoredProblem problem(c, DataType::f32, 1.0f);
+  for (std::int64_t i = 0; i < c.q_len; ++i)
+    for (std::int64_t j = c.kv_len - c.q_len + i + 1; j < c.kv_len; ++j) problem.scores.at(0, 0, i, j) = 1e4f;
+  const auto spec = problem.spec();
+  const auto fp64 = attention_fp64(spec.args);
+  const auto naive = attention_naive_f32(spec.args);
+  for (const Pipeline pipeline : kTilePipelines) {
+    const Outcome got = problem.run(context_of(GetParam(), "serial"), pipeline);
+    EXPECT_TRUE(meets_error_promise(got.out, got.lse, fp64, naive)) << static_cast<int>(pipeline);
+  }
+}
+
 TEST_P(SoftmaxPv, NarrowValuesGiveTheBitsOfWideOnes) {
   Case c;
   c.q_heads = 2, c.kv_heads = 2, c.q_len = 20, c.kv_len = 600, c.v_head_dim = 33;

@@ -93,27 +93,30 @@ TEST_P(Terms, ABiasOfMinusInfinityHidesAsAMaskDoes) {
 }
 
 TEST_P(Terms, AMaskOfOnesABiasOfZerosAndSlopesOfZeroChangeNoBit) {
-  Case c;
-  c.batch = 2, c.q_heads = 4, c.kv_heads = 2, c.q_len = 77, c.kv_len = 600, c.is_causal = true;
-  const Problem plain(c);
-  Case with = c;
-  with.mask = TermLayout::keys, with.bias = TermLayout::heads, with.alibi = 1;
-  const Problem problem(with);
-  problem.bias.fill([](auto...) { return 0.0f; });
-  problem.mask.fill([](auto...) { return 1.0f; });
-  const std::vector<float> slopes(4, 0.0f);
-  for (const Pipeline pipeline : kPipelines) {
-    const Outcome want = plain.run(context, pipeline);
-    // Bits of `which`: mask, bias, slopes.
-    for (const int which : {1, 2, 4, 7}) {
-      AttentionArgs args = plain.args(pipeline);
-      if (which & 1) args.mask = problem.args().mask;
-      if (which & 2) args.bias = problem.args().bias;
-      if (which & 4) args.alibi_slopes = slopes.data();
-      plain.poison_outputs();
-      const Status status = attention_forward(context, args);
-      ASSERT_TRUE(status.ok()) << status.message();
-      EXPECT_TRUE(same_bits(plain.outcome(), want)) << "terms " << which;
+  for (const std::int64_t window : {-1, 30}) {
+    Case c;
+    c.batch = 2, c.q_heads = 4, c.kv_heads = 2, c.q_len = 77, c.kv_len = 600;
+    c.is_causal = window < 0, c.window_left = window;
+    const Problem plain(c);
+    Case with = c;
+    with.mask = TermLayout::keys, with.bias = TermLayout::heads, with.alibi = 1;
+    const Problem problem(with);
+    problem.bias.fill([](auto...) { return 0.0f; });
+    problem.mask.fill([](auto...) { return 1.0f; });
+    const std::vector<float> slopes(4, 0.0f);
+    for (const Pipeline pipeline : kPipelines) {
+      const Outcome want = plain.run(context, pipeline);
+      // Bits of `which`: mask, bias, slopes.
+      for (const int which : {1, 2, 4, 7}) {
+        AttentionArgs args = plain.args(pipeline);
+        if (which & 1) args.mask = problem.args().mask;
+        if (which & 2) args.bias = problem.args().bias;
+        if (which & 4) args.alibi_slopes = slopes.data();
+        plain.poison_outputs();
+        const Status status = attention_forward(context, args);
+        ASSERT_TRUE(status.ok()) << status.message();
+        EXPECT_TRUE(same_bits(plain.outcome(), want)) << "terms " << which << ", window " << window;
+      }
     }
   }
 }

@@ -167,6 +167,13 @@ TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
     return inner.begin >= outer.begin - 0.002 && inner.end <= outer.end + 0.002;
   };
   for (const auto& [lane, list] : spans(trace, "phase")) {
+    for (std::size_t i = 1; i < list.size(); ++i) {
+      const bool together = std::any_of(tasks.at(lane).begin(), tasks.at(lane).end(), [&](const Span& task) {
+        return inside(list[i - 1], task) && inside(list[i], task);
+      });
+      if (together)
+        EXPECT_NEAR(list[i].begin, list[i - 1].end, 0.002) << "a phase ends where the next begins";
+    }
     for (const Span& phase : list) {
       phases.insert(phase.name);
       EXPECT_TRUE(std::any_of(tasks.at(lane).begin(), tasks.at(lane).end(), [&](const Span& task) {
