@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a problem's answer is, for every row, in fp64, and how far a right implementation may be from it.
 //
 // A problem has kKinds different key vectors, so a row has kKinds different weights, and its output is the

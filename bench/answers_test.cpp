@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The check that every figure stands behind, checked: of every problem of shapes.cpp the right answer passes,
 // and an answer with a key left out, another scale, two rows changed places or a row of another call is
 // called wrong.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // attention_forward as a user calls it: plan() once, run() many, every ISA the host runs, one thread, two and
 // all.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rounds (rounds.h) as iterations of a Google Benchmark.
 #pragma once
 

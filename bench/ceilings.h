@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The cores that a benchmark of so many threads is measured on, and the ceilings there.
 #pragma once
 

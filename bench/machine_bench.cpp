@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The ceilings by themselves: FMA peak of every ISA and read bandwidth, on one core and on all.
 #include <benchmark/benchmark.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What this machine can do at most, measured in the process that measures the workload: fused multiply-adds
 // per second from registers and bytes per second read from memory, on a given set of cores at once. Every
 // fraction that a benchmark reports is a ratio to one of these two, taken within milliseconds of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The peers of peers.py. ways(problem, threads) yields (what it is, make): make() returns (call, answer), where call(set) is what is
 timed and answer() reads the output of the last call. What can be prepared once for many calls is prepared in make(). A peer is made
 for an instruction set, by its name in the rows; without `held_to_isa` it cannot be kept to one less than the host's best.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The problems and ceilings of attention_bench for another language: bench/peers.py loads this as a shared
 // library, so that a peer computes on the same bytes, is checked by the same fp64 computation and is judged
 // against the same ceilings.

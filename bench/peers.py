@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """What other libraries reach on the problems of attention_bench: those of peer_libraries.py, where `scripts/setup peers` put them.
 
 run_groups.py calls `run_pass`, which starts this file again with the Python of each of their environments, one process per ISA and

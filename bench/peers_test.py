@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Tests the measuring half of peers.py on the real problems, with NumPy as the peer: peers_test.py <libpeer_problems.so>."""
 
 import sys

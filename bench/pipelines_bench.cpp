@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The pipelines on one core. Three families, each a fraction of the ISA's FMA peak and each checked first:
 //
 //   pv_<pipeline>_m<rows>_n<keys>_d<dim>   softmax of precomputed scores times V, V in panels beforehand: the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // plan() through the public API, as a server calls it before each step of its batch: one thread plans for
 // machines of several sizes. Nothing is run, and the machine planned for need not be this one.
 #include <benchmark/benchmark.h>

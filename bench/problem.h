@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One attention call to be measured: data, what counts as useful work, and whether the answer is right.
 #pragma once
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Tables and the plot of what `scripts/bench GROUP --record HOST` wrote to results/HOST.json:
 
     results.py          writes docs/results.md, docs/results.svg and what stands between the markers of README.md

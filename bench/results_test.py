@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Tests that the committed tables and the plot are what results/*.json says, and how they are made. Needs matplotlib."""
 
 import json

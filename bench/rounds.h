@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The measurement that all benchmarks share: rounds of ceiling, workload, ceiling, and medians over them.
 #pragma once
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Run a group of bench/groups.toml and print row, value, best peer's value, target, met or not. `scripts/bench` builds and calls this.
 
 Every program of the group runs five times over (--passes, or `passes` of the group, where it says so), one process after the other, and a row's

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Tests run_groups.py against benchmark programs that only pretend: what a host offers, what a run reports, what goes wrong."""
 
 import contextlib

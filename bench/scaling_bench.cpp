@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scaling on a machine that is not here, from the plan's cost model: an A64FX of 4 x 12 cores. The rates are
 // stated in docs/scaling.md.
 #include <benchmark/benchmark.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The problems that attention_bench measures: one table, one row each.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a trace costs: the same plan on a context with one and on a context without, in turns of a few
 // milliseconds, so that both meet the same moods of the machine.
 #include <benchmark/benchmark.h>

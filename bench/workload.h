@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A problem and one way to compute it, as it is timed.
 #pragma once
 

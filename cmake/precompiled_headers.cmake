@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # KUMIKO_PRECOMPILE_HEADERS: the standard headers that most files include are compiled once, for a quicker first build
 # (scripts/demo). Not for the builds of the tests: there a file must include what it uses, and ccache keeps its objects. Kernels
 # are compiled for several instruction sets, and include little.

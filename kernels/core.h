@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kind of core this runs on, where it matters for speed: caches, miss buffers and ports differ among
 // processors with the same instruction set.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Instruction sets as a kernel table sees them, and what the machine at hand has of them.
 #pragma once
 

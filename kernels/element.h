@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Element types of tensors in memory. Arithmetic is always f32: 16-bit elements are widened as they are
 // loaded (exact) and results are rounded to nearest even as they are stored.
 #pragma once

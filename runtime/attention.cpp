@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // plan, run and the one-shot calls of attention.h.
 #include "runtime/attention.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Kumiko: exact attention on CPUs, called from many threads at once.
 //
 //   out[b, h, i, :] = sum_j softmax_j(scale * <q[b, h, i, :], k[b, h / group, j, :]>) * v[b, h / group, j, :]

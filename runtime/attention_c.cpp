@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI: sized structs in, kumiko::Status out as a number and a sentence. No logic of attention lives
 // here.
 #include "attention_c.h"

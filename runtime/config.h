@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the user asked for: ContextOptions, then the environment, then "automatic". config.cpp is the only
 // reader of the environment.
 #pragma once

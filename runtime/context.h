@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The runtime behind a Context: what was asked for, the machine, the threads.
 #pragma once
 

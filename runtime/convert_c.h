@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The structs of the C ABI, checked and converted to the types of attention.h.
 #pragma once
 

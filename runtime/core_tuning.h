@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What plans choose by on one kind of core: a row of core_tuning.inc, or a file that kumiko-tune measured.
 // None of it changes a bit of a result.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // merge_states: the split-KV merge of a run, offered to callers who split the keys themselves.
 #include <algorithm>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a problem is cut into tasks: rows into blocks, and along the keys what rows alone do not divide well.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tasks of one attention problem, who takes them, and the memory of its runs.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How long a plan's tasks would take on a machine of given rates: the executor's order of work without
 // threads.
 #include <algorithm>

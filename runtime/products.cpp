@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // softmax_pv and fused_gemm: the plan and the tasks of attention without its first or without its middle
 // part.
 #include "runtime/context.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows of one KV head before they are cut along the keys, and what they and their pieces cost.
 #pragma once
 

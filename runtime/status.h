@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What went wrong, in one sentence a caller can act on.
 #pragma once
 

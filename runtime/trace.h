@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What each worker did when, written as Chrome/Perfetto JSON (KUMIKO_TRACE). Recording is a look at the clock
 // and a store into memory of the slot's own; the file is written when the context ends, when the process
 // does, or when asked for.

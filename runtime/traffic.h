@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a plan's tasks read of K and V, and from where. "By plan" throughout: the policy's domains count, not
 // which worker helped out in the end. A KV head's memory lies where AttentionArgs::kv_domains says; without
 // that it is taken to lie where most of it is read.

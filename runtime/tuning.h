@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The numbers behind a plan: which pipeline, how many rows a task, how many tasks. None of them changes a bit
 // of the result.
 #pragma once

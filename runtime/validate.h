@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every argument check and its message, in one place.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the checks of every public call share: tensors, extents, spans of memory, and the sentences about
 // them.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Arenas of one NUMA node that come and go with the runs that use them. Mapping and unmapping one costs a few
 // microseconds, the interruption of every core and a page fault a page: what a decode step cannot pay each
 // time.

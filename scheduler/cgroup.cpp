@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CPU bandwidth limits of control groups: cpu.max (v2), cpu.cfs_quota_us over cpu.cfs_period_us (v1).
 #include <cstdint>
 #include <fstream>

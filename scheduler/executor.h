@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads that carry out an Assignment. Any number of threads may call run() at once; all of them together
 // never keep more than concurrency() threads running.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One OpenMP team for the life of the executor: a service thread opens a single parallel region in which each
 // thread is the worker of one slot. A region per call would cost its fork and join (1.5 us for 12 threads,
 // libgomp on A64FX) and, called from many server threads, a team for each of them. n threads have n workers

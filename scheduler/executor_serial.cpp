@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // No threads of its own: callers run their jobs themselves, concurrency() of them at a time.
 #include "scheduler/executors.h"
 #include "scheduler/worker_pool.h"

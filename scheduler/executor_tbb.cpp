@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // oneTBB's threads, which the executor shares with everything else in the process that uses oneTBB: an arena
 // for each domain, with a place for each worker that may sit there. A caller takes a seat in its own domain,
 // posts its job to the pool, and sends an invitation into every arena that has none under way; the thread

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions behind the rows of executors.cpp: one file and one row each.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // fork() copies memory and one thread. Whoever owns threads or locks has to know on which side it is.
 #pragma once
 

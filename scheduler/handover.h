@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A foreign library orders its threads' memory by itself, but out of ThreadSanitizer's sight. So the
 // thread that gives it something to do hands over first, and the thread that does it takes over, and once
 // more on the way back, by one atomic addition.

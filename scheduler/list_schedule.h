@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the policies share: a linear-time sort by cost; and the clockless simulation of an assignment, for
 // those who want to look: planning does without, it would be a quarter of its time.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Anonymous mappings bound to NUMA nodes. The only file that includes libnuma's headers, and of them only the
 // system calls: libnuma's allocators print to stderr when the kernel refuses them.
 #include "scheduler/memory.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Page-aligned memory placed on a NUMA node. memory.cpp alone includes libnuma's headers.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who does what: pure functions from task costs and a machine to an order of work. No threads, no clocks, no
 // tensors.
 #pragma once

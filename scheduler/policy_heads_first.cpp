@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The default policy: a group (one KV head) stays in one domain, so that its keys and values are read into
 // one last-level cache and onto one NUMA node; balance comes second, but not later than kSlack.
 //

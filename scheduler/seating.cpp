@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CPU lists and which worker sits on which core.
 #include <algorithm>
 #include <charconv>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The seats as things to own: at most one running thread per slot, and the slot's scratch memory.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One job while it runs: hands its tasks out, each once, to any number of threads. Lives on the caller's
 // stack.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The machine as plain data: domains of cores that share a NUMA node and a last-level cache.
 // topology_hwloc.cpp fills it.
 #pragma once

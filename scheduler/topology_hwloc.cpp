@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Fills Topology from hwloc. The only file that includes <hwloc.h>.
 #include <hwloc.h>
 #include <omp.h>

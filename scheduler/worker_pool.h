@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Callers and workers over one set of slots: what all executors share.
 //
 // A caller claims an idle slot and works on its own job; workers, each tied to one slot, take from all posted

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Phases: commands with their output in a log and a sign of life. On a terminal one line, written anew every second, says what runs,
 # for how long and how far it is; elsewhere there is a line where a phase begins and ends, and one for all of them every 10 s.
 # Sourced, not run, after lib.sh.

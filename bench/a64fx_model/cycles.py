@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cycles of a loop on A64FX by static models. docs/benchmarking.md says what they leave out.
 
   mca     llvm-mca's model of the core as it is

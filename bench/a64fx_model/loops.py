@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the inner loops of the SVE kernels: assembles kernels/**/arm_sve512*.S and reads the marked loops out of the object files.
 
 A loop is marked by two labels, `<name>.loop.<unit><count>` in front of its first instruction and `<name>.loop_end` behind its last.

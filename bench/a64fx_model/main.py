@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Static estimate of the SVE kernels on A64FX: cycles of every inner loop, and of the pipelines made of them.
 
     a64fx_model                  prints both tables

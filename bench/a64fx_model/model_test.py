@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Tests of the A64FX model: what it reads out of a disassembly, what the cycle models say of loops whose cycles are known by hand, and
 how pipelines are composed. Needs the tools that the model needs."""
 

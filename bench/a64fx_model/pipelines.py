@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single-core pipelines for softmax(S) V on A64FX, composed from the cycles of their loops: a phase is trips * cycles, plus what is
 stated here. Two sums are made of the same phases: `hidden`, where a phase takes the longer of its cycles and its traffic, as
 hardware prefetch of a sequential stream makes it; and `exposed`, where every byte from beyond L1 is waited for.

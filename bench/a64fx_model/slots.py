@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model of A64FX's core that has what llvm-mca's lacks: the decoder's choice of pipe and the reservation stations.
 
 From the Microarchitecture Manual 1.8.1: 4 instructions are decoded and 4 committed a cycle, in order, 128 between the two. A floating-point

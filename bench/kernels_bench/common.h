@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the kernel benchmarks share: operands, registration, and the ways a row is judged. Each file registers
 // one operation's table, so that a new table row is a new benchmark by itself.
 #pragma once

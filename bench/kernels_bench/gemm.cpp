@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/gemm/gemm.h"
 
 #include "bench/kernels_bench/common.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One benchmark per row of the kernel tables, on one core, operands in L1 and L2 as the pipelines hold them
 // (dot: from memory).
 #include "bench/kernels_bench/common.h"

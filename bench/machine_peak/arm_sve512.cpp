@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <arm_sve.h>
 
 #include "bench/machine_peak/read_loop.h"

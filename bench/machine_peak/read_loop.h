@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The read loop, written once over a vector type and instantiated by each ISA file.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Plain C++ under the flags that the reference kernels get: on x86-64 that is SSE2 without FMA, where the
 // compiler may turn the chains into 4-lane multiplies and adds.
 #include "bench/machine_peak/read_loop.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The ISA files' entries, gathered into tables by machine_peak.cpp.
 #pragma once
 

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Batch job for one node of Fugaku or FX1000: pjsub -g GROUP fugaku_job.sh [PROGRAM ARGUMENTS...]
 # Without a program it runs the library's own report of instruction sets and its benchmark of attention.
 # docs/a64fx.md says why each setting. Written from what is commonly reported; not run on the machine.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who may ask: the checks that keep a web page of somebody else from using a server on the reader's own
 // machine.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The JSON that goes in and out of the endpoints.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Multi-head self-attention of one batch through Kumiko: planned once, run in every layer.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the tokens of a batch lie: packed for the linear layers, in groups of like length for attention.
 //
 // A linear layer works on token rows one by one, so the texts lie one after another without padding:

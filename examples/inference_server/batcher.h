@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A bounded queue of texts and the worker threads that embed them in batches.
 #pragma once
 

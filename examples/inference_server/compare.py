@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CPU time per text of the inference server and of ONNX Runtime, the same model and texts in turns, one thread each.
 
     scripts/setup peers

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows the inference server at work on real sentences, and checks every vector against an fp64 forward of the same model.
 
 scripts/demo builds the server and runs this. Exit code 0: everything was as it should be.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the encoder and the search do besides matrix products and attention. Every row is computed on its own,
 // in one order.
 #pragma once

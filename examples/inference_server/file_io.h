@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files read and written whole or not at all: short reads and writes, signals and a full disk become errors.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Requests, answers and limits of the HTTP server, free of the library that reads and writes them.
 #pragma once
 

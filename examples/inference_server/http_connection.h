@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One client's connection: reads requests one after another, has them answered, keeps every limit and
 // deadline.
 #pragma once

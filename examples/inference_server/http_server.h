@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An HTTP/1.1 server on 127.0.0.1: one thread reads and writes all connections, so that an idle client costs
 // a kilobyte or two and no thread, and none can hold up another. Requests are handled on threads of their
 // own.

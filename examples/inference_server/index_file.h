@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps the texts and vectors of the index on disk, so that they outlive the server.
 //
 // Two files, little-endian. FILE only grows: 80 bytes of header (magic, version, width, model), then the rows

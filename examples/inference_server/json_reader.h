@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // JSON read as a sequence of values, without a tree of it: memory and stack stay small whatever a client or a
 // file holds.
 #pragma once

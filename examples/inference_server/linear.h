@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Linear layers through oneDNN, with weights packed once for its kernels.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Kumiko's inference server: sentences to vectors and semantic search over HTTP on 127.0.0.1.
 #include <kumiko/attention.h>
 #include <sys/eventfd.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One limit on the bytes that requests and answers hold, all connections together.
 #pragma once
 

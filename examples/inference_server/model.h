@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A BERT sentence encoder (all-MiniLM-L6-v2): token ids to unit vectors, f32.
 // Reimers & Gurevych, "Sentence-BERT", 2019; Wang et al., "MiniLM", 2020.
 #pragma once

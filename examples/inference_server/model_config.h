@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the files beside the weights say about the model.
 #pragma once
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sentence encoder as an ONNX graph for ONNX Runtime, for compare.py: written in the fused operators that ONNX Runtime has for
 BERT (domain com.microsoft), the ones its own transformer optimizer turns an exported model into. Pooling is part of the graph.
 """

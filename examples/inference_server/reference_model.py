@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same sentence encoder in fp64, written from the papers and sharing nothing with the server: the yardstick of demo.py and
 of tests/inference_server. Tokens come from the `tokenizers` package and the model's own tokenizer.json.
 """

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensors of a .safetensors file, read into memory of their own: what happens to the file later harms nobody.
 //
 // Layout: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets: [begin,

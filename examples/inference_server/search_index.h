@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Texts and their unit vectors; exact nearest neighbours by cosine.
 #pragma once
 

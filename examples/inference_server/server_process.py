@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts, asks and stops the inference server: used by demo.py and tests/inference_server."""
 
 import importlib.util

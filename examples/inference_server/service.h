@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The endpoints: who may ask what, and how it is answered.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // BERT's uncased tokenizer: basic tokenizer (clean, split at spaces and punctuation) and WordPiece (greedy
 // longest match). Devlin et al., "BERT", 2018; WordPiece: Schuster & Nakajima, 2012, Wu et al., 2016.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Character classes and normalisation as BERT's basic tokenizer defines them, on top of utf8proc.
 #pragma once
 

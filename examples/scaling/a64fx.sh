@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Batch script: both curves of all three workloads on one A64FX, 48 cores.
 #   Fugaku:  pjsub examples/scaling/a64fx.sh        (from the root of a tree built there, in build/)
 #   FX700:   sbatch examples/scaling/a64fx.sh

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Points of a scaling curve, as a table and as JSON.
 #pragma once
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Draws what strong_scaling and weak_scaling write with --json.
 
     plot.py RESULTS.json... PICTURE.svg     one picture: speedup with the ideal line, parallel efficiency below; .png works as well

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The whole program behind strong_scaling and weak_scaling.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The attention calls of one step of a server, planned on a context, with memory to run them or without.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Few query rows against one block of row-major keys and values, as in decode: bound by memory bandwidth, so
 // nothing is packed. Keys are transposed a few at a time, lanes = keys (transpose.h), so that each score is
 // still one chain of fused multiply-adds over head_dim in order; outputs are one chain over the keys in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scores of decode.h for any vector type of kernels/simd.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keys from rows to lanes: a block of V::kLanes keys by kDims elements is turned into a tile in L1, in
 // pieces, so that scores.h can put each piece between products of the block before. The processors here find
 // no more than some hundred instructions ahead, and a block alone has that many: turned at once and then

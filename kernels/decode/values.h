@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Outputs of decode.h for any vector type of kernels/simd: O += P V and l += P.
 #pragma once
 

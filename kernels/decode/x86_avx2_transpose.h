@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // transpose.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four
 // below by a broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Decode in products of bf16 pairs: two dims of a key, two keys of a value. Half the work a key of
 // x86_avx512.cpp, which widens every element.
 #include <type_traits>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // transpose.h for AVX-512: four pieces of four rows each, turned within their 128-bit quarters, then four
 // that gather one quarter of every row.
 #pragma once

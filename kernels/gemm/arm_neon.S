@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for AArch64 Advanced SIMD: MR = 8 elements of A x NR = 4, 8 or 12 lanes. Contract: gemm.h.
 //
 // The 8x12 tile: 24 accumulators v0-7 and v16-31 (row i, vector j: number i * NV + j, numbers from 8 on 8 registers further up),

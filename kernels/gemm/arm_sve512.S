@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for SVE at 512 bits (A64FX): MR = 8 broadcasts x NR = 16, 32 or 48 lanes. Contract: gemm.h.
 //
 // The 8x48 tile: 24 accumulators, 3 vectors of B, 5 registers that take the 8 rows of A in turn. A step of k is 24 FMLAs (12 cycles on

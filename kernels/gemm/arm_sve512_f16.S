@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mixed tiles of panels.h for SVE at 512 bits (A64FX): f16 operands, multiply-adds in f16 at twice the rate of f32, C in f32. Every
 // k_block steps the f16 sums are widened and added to C, and start from 0 again.
 //

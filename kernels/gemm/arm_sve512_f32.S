@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 tiles of panels.h for SVE at 512 bits (A64FX).
 //
 // All but 8x2 and 10x2 have 22 to 24 accumulators and are bound by their FMLAs: 12 cycles a step. They differ in what is left of the 32

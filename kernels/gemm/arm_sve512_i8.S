@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // int8 tile of panels.h for SVE at 512 bits (A64FX): SDOT, four products of k in one multiply-add, sums in int32. 12 cycles a step of four.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve

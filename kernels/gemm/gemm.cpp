@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/gemm/gemm.h"
 
 #define KUMIKO_GEMM(name, isa, product, mr, nr)     \

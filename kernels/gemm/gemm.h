@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Register-tile micro-kernels: C[m][n] (+)= sum_k A[k][m] * B[k][n], C in f32.
 //
 //   A: panels of MR columns, each stored k-major        B: one panel, k-major        C: row-major

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/gemm/panels.h"
 
 #define KUMIKO_PANEL(name, isa, type, mr, nr)        \

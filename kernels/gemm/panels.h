@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One register tile with a leading dimension: C[m][n] (+)= sum_k A[k][m] * B[k][n], of four types.
 //
 //   A: one panel, k-major      B: one panel, k-major      C: m <= MR rows, ldc bytes apart, of n <= NR

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The spec of panels.h in plain C++.
 #include <algorithm>
 #include <bit>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The spec of gemm.h in plain C++.
 #include <cmath>
 

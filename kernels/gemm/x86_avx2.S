@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for AVX2 + FMA: MR = 4 broadcasts x NR = 8, 16 or 24 lanes. Contract: gemm.h.
 //
 // All 16 registers of the 4x24 tile: 12 accumulators ymm0-11 (row i, vector j: i * NV + j), B in ymm12-14, the broadcast in ymm15.

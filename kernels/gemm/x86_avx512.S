@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for AVX-512.
 #if defined(__x86_64__) && defined(__ELF__)
 #include "kernels/gemm/x86_avx512_tile.inc"

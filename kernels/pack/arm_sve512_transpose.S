@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Query panels, and key panels of 16-bit elements, for SVE at 512 bits (A64FX): 16 rows turned to columns. Contract: TransposeArgs in
 // arm_sve512.cpp.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // V panels for SVE at 512 bits (A64FX): 8 dims of a key are half a vector, so that two keys fill one. Contract: PackValueArgs in pack.h.
 //
 // Of keys j and j + 1 each panel takes two loads: one of them 8 lanes early or late, with the other lanes masked off, which reads

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How vectors of kernels/simd lie over the panels of pack.h.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Copies of query, key and value rows into the panels gemm.h reads, in steps of 4 bytes: one f32 element, or
 // two bf16 elements that follow each other in k (of query and key rows: dims 2d and 2d + 1; of values: keys
 // 2j and 2j + 1; an absent one is 0). The pictures below are of f32; of pairs, dim and rows are half, rounded

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The spec of pack.h in plain C++, for MR = 4.
 #include <cmath>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The value panels of pack.h for any vector type of kernels/simd.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // pack.h for any vector type of kernels/simd. A vector covers two panels (its lanes are twice MR, on x86), or
 // a panel is one or more whole vectors high. Included once by each ISA's file.
 #pragma once

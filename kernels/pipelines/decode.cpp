@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
 #include <cstring>
 

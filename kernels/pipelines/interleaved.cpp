@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // interleaved: two passes in turns. A producer makes probabilities `pipe_ahead` (tile, block) steps before
 // the consumer multiplies them with V; between the two they wait in a ring of pipe_ahead + 1 slots.
 //

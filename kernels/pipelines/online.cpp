@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // online: each tile is taken through all its steps over a block at once, FlashAttention style. S^T never
 // leaves the first-level cache.
 //

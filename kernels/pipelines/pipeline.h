@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Single-core compositions of the operations: one task of attention from strided tensors to output rows.
 //
 // The canonical walk, the same in every pipeline, so that a row's bits do not depend on how the work was cut:

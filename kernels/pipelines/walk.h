@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The steps of the canonical walk (pipeline.h) for tiles of queries in vector lanes. Each tile pipeline is an
 // order of these steps; what a step computes does not depend on it, so every pipeline gives the same bits.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The score step of the walk: a product of panels or precomputed scores, the terms, and what is hidden.
 #include <cstring>
 #include <limits>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The spec of score.h in plain C++.
 #include <cmath>
 #include <limits>

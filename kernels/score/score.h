@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What changes scores between the product and the softmax, element by element, in this order:
 //   scale     s = scale * s                      product bf16 only: elsewhere the query was scaled
 //   softcap   s = softcap * tanh(s)              s came as scale / cap * q.k; softcap is in log2 units

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // score.h for any vector type of kernels/simd. Included once by each ISA's file.
 //
 // One pass over the tile per term: it lies in L1, and each pass costs a load and a store a vector.

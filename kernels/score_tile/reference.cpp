@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The spec of score_tile.h in plain C++.
 #include "kernels/score_tile/score_tile.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/score_tile/score_tile.h"
 
 namespace kumiko::kernels {

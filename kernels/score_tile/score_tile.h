@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Score tiles that do not come from a product followed by a softmax: precomputed scores turned into S^T with
 // the queries in lanes, and hidden scores set to 0 where no softmax follows.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/score_tile/vector.h"
 #include "kernels/simd/avx2.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 vectors of 8 lanes. Included only by files compiled for AVX2, FMA and F16C. Same members as
 // simd/avx512.h.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 vectors of 16 lanes. Included only by files compiled for AVX-512.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Avx512 with lanes of two bf16 elements where the products are taken (gemm.h: product bf16). Included only
 // by files compiled for AVX512_BF16.
 #pragma once

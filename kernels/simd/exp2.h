@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // 2^x in f32: one polynomial on every ISA but sve512, which has an instruction for most of it.
 //
 // n = round-to-nearest-even(x), f = x - n (exact, |f| <= 1/2), 2^x = 2^n * (1 + f * q(f)), q of degree 5:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Software prefetch of rows in memory.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 vectors of 4 lanes. Included only by files compiled for AArch64. Same members as simd/avx512.h.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The scalar models of simd/exp2.h and simd/tanh.h, operation for operation: what the reference rows compute
 // with.
 #pragma once

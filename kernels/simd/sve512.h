@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // f32 vectors of 16 lanes in SVE registers of 512 bits. Included only by files compiled for that length
 // (-msve-vector-bits=512). Same members as simd/avx512.h. Assumes the state of float_state.h: subnormals are
 // flushed.

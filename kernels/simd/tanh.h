@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tanh in f32, the same steps on every ISA.
 //
 // |x| < 0.625: x + x * z * P(z), z = x^2, P of degree 4: minimax of the relative error (Remez exchange, own

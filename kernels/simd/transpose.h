@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A block of lanes x lanes floats in memory, turned as it is loaded.
 #pragma once
 

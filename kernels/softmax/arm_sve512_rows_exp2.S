@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Exponentials of rows for SVE at 512 bits.
 //
 // The chain of one exponential takes 70 cycles from its load on, and 9 slots of the two pipes (4.5 cycles) with its store: 15 of

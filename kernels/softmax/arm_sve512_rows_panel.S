@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows into column-major panels for SVE at 512 bits, as they are or as exponentials (software pipelines as in arm_sve512_rows_exp2.S).
 //
 #if defined(__aarch64__) && defined(__ELF__)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Maxima and sums of rows and panels, and rows times a number, for SVE at 512 bits.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/softmax/arm_sve512_rows.inc"

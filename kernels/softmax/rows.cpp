@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/softmax/rows.h"
 
 #define KUMIKO_ROWS(name, isa, operation, source, target) extern "C" void name(const RowArgs*) noexcept;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax with the queries in rows: what stands between the two products where scores come row-major (S given
 // by the caller, two-pass pipelines) and P is wanted row-major or as the panels of gemm/panels.h. The tile of
 // softmax.h has the queries in lanes instead and needs none of this.

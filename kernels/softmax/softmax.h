@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax of a score tile with the queries in the lanes: every step is a vertical vector operation.
 //
 //   S^T, then P^T in place: [kv][nr] row-major, nr queries (a multiple of the ISA's lanes)

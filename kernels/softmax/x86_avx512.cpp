@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "kernels/simd/avx512.h"
 #include "kernels/softmax/vector.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The state of a query's softmax, (m, l, O): running maximum in log2 units, running sum, unnormalised output.
 // Merging two states of the same query over disjoint keys gives the state over their union (Milakov &
 // Gimelshein 2018; FlashAttention 2022, section 3.1).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Output rows from accumulated states: normalised, turned from lanes to rows, rounded to the output's type.
 // Adding +0 makes every zero +0, whatever way the state took. A step of its own: an FMA would round a product
 // below the smallest number, which is no zero before rounding, to -0.

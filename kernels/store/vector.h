@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // store.h for any vector type of kernels/simd. Included once by each ISA's file.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The C ABI from strict C99: numbers, errors, sized structs, threads. Prints each failed expectation; exits 1
  * if there is one. */
 #define _POSIX_C_SOURCE 200809L

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every field of the arguments of attention, through both interfaces: forward, plan, explain and run.
 #include "tests/c_abi/fields.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every option of a context and the arguments of allocate, through both interfaces.
 #include "tests/c_abi/fields.h"
 

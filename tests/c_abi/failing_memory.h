@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Replaces operator new for the whole program and stands between the library's arenas and the kernel. Link
 // failing_memory.cpp with
 // --wrap=mmap and --wrap=munmap.

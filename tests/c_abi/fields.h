@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests of fields share: tables of the fields of a call's arguments, each with a value that is not
 // its default, and the checks that both interfaces take every one of them.
 #pragma once

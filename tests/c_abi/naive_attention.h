@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Attention as one writes it down, in double, for contiguous [batch, heads, seq, dim]: what the C programs
  * compare with. */
 #ifndef KUMIKO_TESTS_NAIVE_ATTENTION_H

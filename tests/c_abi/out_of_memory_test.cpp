@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every allocation the library makes on a caller's thread, and every mapping of its arenas on any thread, is
 // made to fail in turn. Each failure must come back as out_of_memory with the output parameters and the
 // outputs untouched, leave nothing allocated, and the next attempt must succeed with the same bits as ever:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* kumiko_softmax_pv and kumiko_fused_gemm from strict C99: numbers against double, errors, sized structs.
  * Prints each failed expectation; exits 1 if there is one. */
 #include <kumiko/attention_c.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every field of the arguments of softmax_pv, fused_gemm and merge_states, through both interfaces.
 #include "tests/c_abi/fields.h"
 

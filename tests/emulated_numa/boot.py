@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boots an emulated A64FX (4 NUMA nodes of 12 cores) with a test program in its initial file system and hands back its verdict.
 
     boot.py --kernel VMLINUZ --busybox BUSYBOX --init SCRIPT PROGRAM

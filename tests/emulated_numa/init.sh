@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
 # The first process of the emulated machine: runs the tests and switches the machine off. boot.py reads the lines that begin with "guest:".
 /bin/busybox mkdir -p /proc /sys /dev /tmp

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The runtime on a machine of four NUMA nodes of twelve cores: what it sees, where its threads run, where its
 // memory is, and that the bits are those of one thread. init.sh runs the suites, each in an environment of
 // its own.

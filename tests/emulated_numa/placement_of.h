@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where memory is and which threads run where, asked of the kernel.
 #pragma once
 

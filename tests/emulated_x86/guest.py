@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Boots Linux on bochs, whose Ice Lake model has AVX-512, and runs test programs of this build there.
 
     guest.py --boot DIR --work DIR --result FILE [--env NAME=VALUE]... [--expect PARAMETER]... 'PROGRAM ARGUMENT...'...

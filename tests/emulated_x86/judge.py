@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a guest must have written to its serial line for its tests to count."""
 import re
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proves that judge.py objects to every way in which a guest can fall short, and to nothing else."""
 import unittest
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // libFuzzer over the C ABI: whatever the arguments, a call returns a documented status, an error names what
 // is wrong and leaves the output parameters alone, nothing is printed, and a plan that is made runs, on
 // memory of exactly its size. Requests for memory fail as well. AddressSanitizer and

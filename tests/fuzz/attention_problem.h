@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A call of attention, planned and run or both in one.
 #pragma once
 

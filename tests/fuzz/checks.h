@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What holds of every call: its status, its error, and that it prints nothing. What does not hold ends the
 // process with a report.
 #pragma once

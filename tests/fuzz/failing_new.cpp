@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // On top of AddressSanitizer's malloc, so that its checks stay. Its own operator new cannot fail: it ends the
 // process.
 #include "tests/fuzz/failing_new.h"

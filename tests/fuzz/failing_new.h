@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // operator new that fails on request, on the calling thread only.
 #pragma once
 

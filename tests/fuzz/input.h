@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The fuzzer's bytes as numbers. Past the end all are 0, so every input means something.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What LeakSanitizer cannot know of libraries that are not built with it.
 extern "C" {
 __attribute__((visibility("default"))) const char* __lsan_default_suppressions();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensors as the harness sees them: blocks of exactly their size, values for every element type, and which
 // shapes and strides may be, decided in 128 bits and apart from the library.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A call of merge_states: an array of states instead of a sized struct.
 #pragma once
 

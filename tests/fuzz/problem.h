@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One call of the C ABI with memory of its own, made from the fuzzer's bytes: a sound problem first, then
 // faults. What is sound is decided here once more, apart from the library.
 #pragma once

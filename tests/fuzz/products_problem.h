@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls of softmax_pv and fused_gemm: attention without its first or its middle part.
 #pragma once
 

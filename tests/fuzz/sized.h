@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Problems whose arguments are one struct that begins with struct_size, and what all of these structs have.
 #pragma once
 

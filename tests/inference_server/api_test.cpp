@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Request bodies: what is taken, what is refused and how, and that none takes much memory or any stack.
 #include "api.h"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server under test and what the tests compare it with. Run by ctest; by hand:
 
 .venv/bin/python -m pytest tests/inference_server --server build/examples/inference_server/inference_server

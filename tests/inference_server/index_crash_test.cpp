@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Changes of the index file that are interrupted or fail. A limit on the size of files stops a write at an
 // exact byte: with its signal at rest, write(2) fails as on a full disk; else the signal kills the process
 // there.

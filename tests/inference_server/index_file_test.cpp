@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What an index keeps in its file, and which files it refuses.
 #include "index_file.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An index of 3 floats a text in a file, and all it holds.
 #pragma once
 

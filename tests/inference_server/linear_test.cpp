@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The linear layers: values against fp64, the same bits for a row anywhere, and one thread a call.
 #include "linear.h"
 

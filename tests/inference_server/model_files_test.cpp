@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The files beside the weights: whole, damaged and hostile ones.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The server's parts that HTTP alone does not pin down: layout of a batch, element-wise functions, exact
 // search.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whole, damaged and hostile .safetensors files.
 #include "safetensors.h"
 

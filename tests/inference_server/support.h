@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How much memory and stack a call takes, and files of a test's own.
 #pragma once
 

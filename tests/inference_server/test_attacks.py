@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an attacker sends: the server answers with the right status, keeps its memory, and goes on serving others.
 
 One server takes all of it, one case after the other; after each it must be in good health and below its memory limit.

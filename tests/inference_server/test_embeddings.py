@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vectors against the fp64 forward, and that they do not depend on the company a text is in."""
 
 import copy

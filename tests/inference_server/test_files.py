@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the server keeps on disk, and what happens when its files change under it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Overload, drain, and how the process starts and ends."""
 
 import json

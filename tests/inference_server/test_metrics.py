@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """/metrics is what Prometheus reads, and says what happened."""
 
 from prometheus_client.parser import text_string_to_metric_families

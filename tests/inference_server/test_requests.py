@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the endpoints answer, above all to requests that are wrong."""
 
 import json

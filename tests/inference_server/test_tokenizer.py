@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server's tokenizer against the model's own, run by the `tokenizers` package."""
 
 import json

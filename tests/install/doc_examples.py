@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs in README.md and docs/*.md are real: found here, compiled and run against the installed package.
 
 A fenced block of `cpp` or `c` is a program under test if the line above it is a mark:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """install + out-of-tree consumers: find_package from C++, pkg-config from C.
 
     install_test.py CMAKE BUILD WORK static|shared CC CXX

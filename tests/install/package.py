@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Installs kumiko into a fresh prefix and builds programs against it, the way its users do. Shared by the tests beside it."""
 
 import os

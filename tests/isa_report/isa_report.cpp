@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One line per instruction set: forced by name it either carries out an attention call here, with the right
 // answer, or the library says why it cannot. isa_summary.py puts these reasons beside what the tests covered.
 #include <algorithm>

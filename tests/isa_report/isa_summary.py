@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """What ran of each instruction set, and where: the closing lines of scripts/test.
 
     isa_summary.py [--report ISA_REPORT] [--only WHAT] ROOT LOG...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proves that the closing summary counts what passed and nothing else, and fails when an ISA is left out."""
 import tempfile
 import unittest

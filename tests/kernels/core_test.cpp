@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Processors by their numbers.
 #include "kernels/core.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The ISA vocabulary and the host probe, and which row every lookup finds.
 #include "kernels/cpu.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every decode row against a scalar walk in the order of kernels/decode/decode.h, bit for bit, keys and
 // values ending on guard pages.
 #include "kernels/decode/decode.h"

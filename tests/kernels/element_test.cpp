@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The 16-bit element types against arithmetic in double that shares nothing with the code under test.
 #include "kernels/element.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // 2^x and tanh in scalar C++, operation for operation as kernels/simd/exp2.h and tanh.h state them for an
 // ISA.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // exp2 of every softmax row over its whole range, against double exp2 (glibc: below 0.6 ULP of a double, 1e-9
 // of a float's).
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every GEMM row against one scalar chain per element: the order of kernels/gemm/gemm.h, bit for bit.
 #include "kernels/gemm/gemm.h"
 

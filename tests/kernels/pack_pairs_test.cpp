@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pack rows of bf16 pairs against the layout that kernels/pack/pack.h describes, bit for bit, source rows
 // ending on guard pages.
 #include <gtest/gtest.h>

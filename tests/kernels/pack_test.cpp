@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every pack row against the layout pictures of kernels/pack/pack.h, source rows ending on guard pages.
 #include "kernels/pack/pack.h"
 

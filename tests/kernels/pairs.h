@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A step of two bf16 elements as kernels/gemm/gemm.h defines it, in scalar arithmetic.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every row of kernels/gemm/panels.inc against scalar models of the order that kernels/gemm/panels.h
 // promises, bit for bit: f16 steps are computed exactly, in integers, and rounded once.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The micro-kernels are assembly: no compiler saves what belongs to their caller. Registers that the calling
 // convention makes the callee's duty, and the control of the floating-point unit, are as before after each.
 #include <gtest/gtest.h>

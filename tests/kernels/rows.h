@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Helpers of the kernel tests: one gtest parameter per table row that this machine runs.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every score row against the scalar steps of kernels/score/score.h, bit for bit; tanh against double.
 #include "kernels/score/score.h"
 

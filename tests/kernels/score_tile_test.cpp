@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every score_tile row against the scalar steps of score_tile.h, bit for bit.
 #include "kernels/score_tile/score_tile.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax rows that write probabilities as bf16 pairs: the exponential's bound, and the tile against a scalar
 // walk in the order of kernels/softmax/softmax.h, bit for bit.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every row of kernels/softmax/rows.inc against the contract of rows.h: ragged sizes, operands between guard
 // pages, special values; exp2 against double over its whole range.
 #include <gtest/gtest.h>

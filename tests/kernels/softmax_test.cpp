@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every softmax row: against the reference row bit for bit, and the reference row against double.
 #include "kernels/softmax/softmax.h"
 

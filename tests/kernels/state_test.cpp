@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every state row: merges against the scalar order of kernels/state/state.h.
 #include "kernels/state/state.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every store row: rows rounded to their element type, and nothing else written.
 #include "kernels/store/store.h"
 

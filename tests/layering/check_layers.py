@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which room may include which, and what only one file may touch (docs/architecture.md, "Rooms").
 
     check_layers.py ROOT        prints one line per violation; exit status 1 if there is any

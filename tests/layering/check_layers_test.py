@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proves that check_layers.py sees each kind of violation, and only violations: one small tree per case."""
 
 import subprocess

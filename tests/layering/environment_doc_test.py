@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/environment.md lists the variables that the library reads, all of them and no others.
 
     environment_doc_test.py ROOT

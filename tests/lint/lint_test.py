@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources and scripts as CONTRIBUTING asks for them, and no instruction set's code where another machine might run it:
 
     lint_test.py FILE    a file with the paths of the kernels' object files, one a line

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """clang-tidy, with the checks of .clang-tidy, over the library, its tools and the inference server:
 
     tidy.py BUILD    the build folder, for its compile_commands.json

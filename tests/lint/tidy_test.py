@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tidy.py sees a fault, in a source and in a header, forgets a room that changed, and remembers one without findings."""
 
 import json

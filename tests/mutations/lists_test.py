@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lists of mutants fit the sources of today: a change of the library that moves a line has to move its mutant."""
 
 import unittest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lists of one-line changes: tests/mutations/*.toml, read and checked."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds a copy of the sources once, and then single mutants of it.
 
 Programs stay linked as CMake has them, from objects and static libraries, because tests put functions of their own in the

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Tries one-line changes of the library and says for each which test noticed:
 
     tests/mutations/run.py                   all of tests/mutations/*.toml, in a copy of the sources under --folder

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/phases.sh: what its phases print into a log, and what a failure leaves."""
 
 import pathlib

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The specification of attention, written to be read. Slow on purpose; no tricks, no blocks, no threads.
 #pragma once
 

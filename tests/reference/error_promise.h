@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The error promise: against fp64, at most twice the error of a naive f32 implementation.
 #pragma once
 

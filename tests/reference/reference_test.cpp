@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The specification against answers worked out by hand, and the error check against faults planted on
 // purpose.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The error promise over samples large enough to need no allowance for luck: at most twice naive f32's error
 // against fp64, in the maximum and in the root mean square. Prints the table docs/numerics.md quotes.
 #include <gtest/gtest.h>

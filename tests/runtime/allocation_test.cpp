@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A plan's runs allocate nothing once as many have run as ever run at the same time. Counted over the whole
 // process.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The same bits for any thread count, executor, policy, topology and pipeline.
 #include <gtest/gtest.h>
 

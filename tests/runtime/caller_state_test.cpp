@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What belongs to the caller is as before on return: floating-point control, affinity mask; and its settings
 // change no bit of the result.
 #include <gtest/gtest.h>

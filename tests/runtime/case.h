@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One attention call as data: what to build, where to put it, what to check.
 #pragma once
 

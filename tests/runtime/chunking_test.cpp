@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A token's row is the same bits through one prefill, chunked prefill or decode, alone or in a batch.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Many caller threads on one Context and on one Plan. Run under ThreadSanitizer too.
 #include <gtest/gtest.h>
 

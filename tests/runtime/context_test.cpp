@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a Context can be made with, and what it says of itself.
 #include <gtest/gtest.h>
 

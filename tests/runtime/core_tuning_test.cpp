@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tuning table, files that stand in for it, and that no number in either changes a bit of a result.
 #include "runtime/core_tuning.h"
 

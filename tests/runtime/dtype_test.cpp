@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // bf16 and f16 tensors. Widening is exact and accumulation is f32, so a call on 16-bit inputs must give the
 // bits of the f32 call on the same values, and a 16-bit output must be that result rounded once. Where the
 // ISA multiplies bf16 pairs, probabilities are rounded to bf16 too: there the call is judged by the error

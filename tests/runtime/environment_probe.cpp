@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Makes a context under the environment it is started with and prints what came of it. Started by
 // environment_test.cpp.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // KUMIKO_* variables, each in a process of its own: what they choose, and the error when they cannot.
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sizes and strides whose products leave 63 bits: an error, or a plan that is right, never a wrapped number.
 // Runs under UndefinedBehaviorSanitizer too, which sees each wrap that changes nothing here.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // KUMIKO_PIPELINE and the calls that are no plain attention: fused_gemm has one pipeline and keeps it,
 // softmax_pv takes any but decode.
 #include <gtest/gtest.h>

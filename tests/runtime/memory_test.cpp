@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is read and written: nothing past seqused_k, nothing outside out and lse, every element of them.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // merge_states: attention over cut keys, merged, against attention over all of them.
 #include <gtest/gtest.h>
 

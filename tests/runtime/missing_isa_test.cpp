@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A forced ISA that the machine lacks is an error. The linker puts our probe in place of the library's
 // (--wrap), so that this machine can play one that has less.
 #include <gtest/gtest.h>

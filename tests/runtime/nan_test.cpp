@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which NaN an output holds does not depend on how the call is run: every NaN of outputs and LSEs is the
 // canonical one of its type, and outputs with NaNs have the same bits on any thread count, executor,
 // pipeline, chunking and ISA.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // bf16 and f16: the same bits for any thread count, executor, policy, topology and pipeline, into f32 outputs
 // and into their own type. bitwise_test.cpp has f32.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensors that share memory: every pair of an output with anything else, of every call. Refused by name with
 // nothing written, or taken where no element is shared.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Plans: run() takes the planned problem on other pointers and nothing else; explain() and workspace_bytes()
 // tell the truth.
 #include <gtest/gtest.h>

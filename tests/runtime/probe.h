@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs environment_probe as a process of its own with exactly the environment given.
 #pragma once
 

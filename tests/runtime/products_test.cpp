@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // softmax_pv and fused_gemm: against fp64 on every ISA, executor and pipeline, the bits of rows, special
 // values, and errors that name what was wrong.
 #include <gtest/gtest.h>

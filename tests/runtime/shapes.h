@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Lists of cases: the corners by hand, the rest by seed.
 #pragma once
 

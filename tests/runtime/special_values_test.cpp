@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // NaN, infinities, huge and tiny numbers: each reaches exactly the rows it should.
 #include <gtest/gtest.h>
 

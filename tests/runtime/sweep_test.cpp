@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The sweep: every case on every ISA of this machine, every executor and pipeline, against fp64.
 #include <gtest/gtest.h>
 

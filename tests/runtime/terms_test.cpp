@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What softcap, bias, ALiBi and mask must do to the edges; the sweep checks their ordinary values.
 #include <gtest/gtest.h>
 

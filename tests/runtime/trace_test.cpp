@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // KUMIKO_TRACE: what the file says of a run, by a JSON parser that is not ours; when it is written, and when
 // not.
 #include <gtest/gtest.h>

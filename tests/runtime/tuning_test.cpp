@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The numbers behind a plan: what a task's scratch may take, how tiles lie under masks and windows, and what
 // tasks cost and read. No bit of a result depends on them, so nothing else notices one that is off.
 #include "runtime/tuning.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls from where users call: their own OpenMP regions and TBB tasks, threads that end, stacks that unwind,
 // and processes that fork.
 #include <gtest/gtest.h>

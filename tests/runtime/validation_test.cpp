@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every kind of bad argument: an error that names the argument, its value and what was expected, and nothing
 // written.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scaling programs: curves of the model, a measured point, options that are wrong, and the picture.
 
     scaling_examples_test.py STRONG WEAK FOLDER

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Arenas, and what is left of them where the kernel refuses placement.
 #include <gtest/gtest.h>
 #include <numaif.h>

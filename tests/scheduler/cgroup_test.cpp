@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CPU quotas, read from file trees as kernels and container runtimes lay them out.
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs a function in a child process for which the kernel refuses some system calls, as a container's seccomp
 // profile does.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // run() asks for no memory once it is reserved. A program of its own: the counter replaces malloc and mmap
 // for all of it.
 #include <gtest/gtest.h>

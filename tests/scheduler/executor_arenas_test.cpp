@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // oneTBB's arenas, one for each domain: who is in which, who sits where, and that a caller needs nobody.
 #include <gtest/gtest.h>
 #include <oneapi/tbb/global_control.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Executors where the process or its user is in the way: threads that cannot be had, callers inside OpenMP
 // regions and TBB tasks of their own.
 #include <dlfcn.h>

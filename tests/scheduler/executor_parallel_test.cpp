@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Executors with threads that run side by side: that all come, and where they and the caller sit.
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests of executors run: jobs that watch over the promises of scheduler/executor.h from inside.
 #pragma once
 

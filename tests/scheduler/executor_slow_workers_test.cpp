@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Workers that are slow to come, and slow to go.
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Executors: every promise of scheduler/executor.h, for every row of the table.
 #include "scheduler/executor.h"
 

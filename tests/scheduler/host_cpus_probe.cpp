@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Prints the CPUs of discover_topology()'s host, one a line: what a process started with some environment
 // believes. With a CPU as its argument it binds itself to that first.
 #include <sched.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads that take turns on one processor thread, at every operation on an atomic: each seed is one order of
 // their steps, the same on every machine and under any load, and a wake-up that nobody sends is seen the
 // moment all of them sleep. Code under test is compiled with this header first (see CMakeLists.txt), so that

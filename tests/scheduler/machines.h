@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Machines the scheduler's tests plan for.
 #pragma once
 

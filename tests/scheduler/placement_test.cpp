@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What an arena asks of the kernel, on machines that are not here: the linker puts the calls below in the
 // place of the kernel's. One process per machine, for the number of its nodes is looked up once.
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Policies: what every one of them promises, over seeded machines and tasks, and what heads_first promises
 // more.
 #include "scheduler/policy.h"

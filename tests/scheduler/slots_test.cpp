@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which slot a caller gets.
 #include "scheduler/slots.h"
 

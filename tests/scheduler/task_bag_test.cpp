@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // In which order one thread takes the tasks of a job, whatever domain it sits in.
 #include "scheduler/task_bag.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What discovery asks the kernel about the CPUs of its caller.
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which node is a core's own, on machines that hwloc's synthetic strings cannot describe.
 #include <gtest/gtest.h>
 

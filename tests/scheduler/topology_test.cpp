@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Domains of synthetic, recorded and real machines; CPU lists; seats.
 #include "scheduler/topology.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WorkerPool, by interleavings: that no wake-up is lost, no slot is lost, no slot is idle while there is
 // work, nobody looks at a job that is gone, and whoever waits longest is first.
 #include "tests/scheduler/interleaving.h"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table between the markers of docs/planning.md is what plan_sweep prints.
 
     doc_table.py PROGRAM PAGE            exit status 1 when it is not

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Prints the table of docs/planning.md: how far the plans of the sweep's problems are from perfect balance.
 #include <algorithm>
 #include <cstdio>

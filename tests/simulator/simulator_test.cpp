@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Balance of plans, predicted by the clockless simulation, over shapes and machines (docs/planning.md).
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Problems of many shapes planned for several machines, and how well the plans balance: no clock, no tensor.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Counts memory requests of the whole process, all threads. Link kumiko_test_alloc_counter into a test of its
 // own: it replaces malloc, operator new and mmap for the entire program.
 #pragma once

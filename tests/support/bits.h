@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Comparison of results bit for bit, with a message that says where they part.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the emulated processor of tests/emulated_x86 gets wrong: docs/emulation.md says how it was found.
 #pragma once
 

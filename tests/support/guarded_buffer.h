@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory between two inaccessible pages: one byte read or written outside it is a SIGSEGV at the guilty
 // instruction.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What this machine runs, asked independently of the library under test.
 #pragma once
 

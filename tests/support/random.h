@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Seeded randomness, the same on every standard library: std distributions are not, so a printed seed would
 // not reproduce.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the sanitizers cannot know of oneTBB's library, which is not built with them.
 extern "C" {
 __attribute__((visibility("default"))) const char* __tsan_default_suppressions();

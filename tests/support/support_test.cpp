@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The test tools themselves: each must see the fault it is there for.
 #include <gtest/gtest.h>
 

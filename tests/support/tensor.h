@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strided f32 tensors between guard pages, everything that is not an element poisoned.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the other threads of this process do, as the kernel says.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // kumiko-bench from inside: a wrong answer is never timed, and what its figures are made of.
 #include <gtest/gtest.h>
 #include <sys/mman.h>

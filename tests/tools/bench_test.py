@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kumiko-bench as a user starts it: its table, its JSON, its errors. No assertion is about how long anything took.
 
     bench_test.py PROGRAM

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kumiko-topology on recorded machines: its text, its picture, its errors.
 
     topology_test.py PROGRAM TOPOLOGIES

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kumiko-tune writes a file that the runtime reads; what it cannot do it says.
 
     tune_test.py KUMIKO_TUNE KUMIKO_TOPOLOGY

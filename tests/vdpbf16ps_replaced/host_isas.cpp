@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs of this folder take every machine with AVX-512 for one with AVX512_BF16. The linker puts these in
 // place of the library's and the tests' own probe (--wrap).
 #include <algorithm>

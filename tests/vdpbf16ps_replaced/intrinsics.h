@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Included before everything else in the C++ kernels of avx512_bf16, which are then compiled without that
 // instruction set: its three intrinsics as AVX-512 F and BW compute them, bit for bit (Intel SDM, volume 2:
 // VDPBF16PS, VCVTNEPS2BF16, VCVTNE2PS2BF16). Another one used there would not compile.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The micro-kernels of kernels/gemm/x86_avx512_bf16.S from their own source, in which instructions of AVX-512 F stand for VDPBF16PS.
 #if defined(__x86_64__) && defined(__ELF__)
 .section .rodata

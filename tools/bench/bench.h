@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // kumiko-bench without its main(): a problem, the ways to compute it, their times.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What kumiko-bench asks of the library's inside. The build tree's <kumiko/attention.h>, which users and
 // benchmarks include, is a copy of runtime/attention.h: one file cannot include both, so this has neither.
 #pragma once

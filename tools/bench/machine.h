@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What kumiko-bench asks of the machine.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rounds over several ways to compute one problem, in turns.
 #pragma once
 

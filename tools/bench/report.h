@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What kumiko-bench found out, as text and as JSON.
 #pragma once
 

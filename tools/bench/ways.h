@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The ways to compute a problem that kumiko-bench measures.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // kumiko-topology: prints the machine as the runtime sees it, which core each thread would take, and where
 // the tasks of one attention problem would go; draws the same as SVG. Starts no threads and touches no
 // tensors.

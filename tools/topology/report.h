@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What kumiko-topology shows of a context and a plan on it.
 #pragma once
 

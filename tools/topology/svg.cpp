@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The picture: a box for each domain, in it a line for each core with its tasks along predicted time.
 #include <algorithm>
 #include <cmath>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // kumiko-tune: measures what plans choose by (runtime/core_tuning.h) on the machine at hand and writes a file
 // for KUMIKO_TUNING. One thread; about a minute for each instruction set.
 #include <unistd.h>

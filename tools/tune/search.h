@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The search: one number of the tuning after another, each candidate against the number in force.
 #pragma once
 

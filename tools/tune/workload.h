@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention calls of one thread whose time depends on a number of the tuning.
 #pragma once
 

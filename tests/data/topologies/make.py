@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the machines of this folder as hwloc 2 XML.
 
     make.py            writes every file

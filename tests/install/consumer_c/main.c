@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The one-shot call from C, each element compared with attention as one writes it down. */
 #include <kumiko/attention_c.h>
 #include <math.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Causal GQA on BSHD memory through plan() and run(), each element compared with attention as one writes it
 // down.
 #include <kumiko/attention.h>
