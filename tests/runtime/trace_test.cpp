@@ -172,8 +172,9 @@ TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
       const bool together = std::any_of(tasks.at(lane).begin(), tasks.at(lane).end(), [&](const Span& task) {
         return inside(list[i - 1], task) && inside(list[i], task);
       });
-      if (together)
+      if (together) {
         EXPECT_NEAR(list[i].begin, list[i - 1].end, 0.002) << "a phase ends where the next begins";
+      }
     }
     for (const Span& phase : list) {
       phases.insert(phase.name);
