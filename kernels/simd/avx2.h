@@ -191,13 +191,12 @@ struct Avx2 {
   static Reg widen_bf16(__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
   }
+  /// No NaN but the canonical one, which rounding leaves as it is.
   static __m128i narrow_bf16(Reg x) {
     const Int bits = _mm256_castps_si256(x),
               odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const Int rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    const Int quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
-    const Int nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    const Int result = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    const Int result = _mm256_srli_epi32(rounded, 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
   }
   static __m128i narrow_f16(Reg x) {

@@ -208,13 +208,12 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }
   // To nearest even in integers: the conversion instruction takes subnormals for 0, and needs avx512_bf16.
+  /// No NaN but the canonical one, which rounding leaves as it is.
   static __m256i narrow_bf16(Reg x) {
     const Int bits = _mm512_castps_si512(x),
               odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const Int rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    const Int quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
-    const Int result = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), quiet);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
   }
   static __m256i narrow_f16(Reg x) {
     return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
