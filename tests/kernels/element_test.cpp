@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -104,6 +105,13 @@ TEST(Elements, Bf16WidensExactly) {
 }
 TEST(Elements, F16WidensExactly) {
   check_all_patterns<F16>(kF16);
+}
+// As the conversions of the processors do (VCVTPH2PS, FCVT).
+TEST(Elements, F16SignallingNansWidenToQuietOnes) {
+  for (const unsigned bits : {0x7c01u, 0xfc01u, 0x7dffu, 0x7e00u, 0xffffu}) {
+    const float wide = kernels::to_float(F16{static_cast<std::uint16_t>(bits)});
+    EXPECT_EQ(std::bit_cast<std::uint32_t>(wide) & 0x7fc00000u, 0x7fc00000u) << std::hex << bits;
+  }
 }
 TEST(Elements, Bf16RoundsToNearestEven) {
   check_rounding<Bf16>(kBf16);

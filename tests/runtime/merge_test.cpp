@@ -179,6 +179,14 @@ TEST_P(Merge, BadArgumentsAreNamed) {
   refused({good, lse.data()}, narrow, "out.dtype");
   Tensor shifted = Tensor::bhsd(data.data() + 3, 1, 2, 4, 4);
   refused({good, lse.data()}, shifted, "out.data");
+  const std::vector<std::uint16_t> halves(32);
+  ConstTensor other = good;
+  other.data = halves.data();
+  other.dtype = DataType::f16;
+  const AttentionState mixed[] = {{good, lse.data()}, {other, lse.data()}};
+  const Status status = merge_states(context, mixed, out, {});
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  EXPECT_NE(status.message().find("states[1].out.dtype"), std::string::npos) << status.message();
   EXPECT_EQ(merge_states(Context(), {}, out, {}).code(), Code::invalid_argument);
 }
 

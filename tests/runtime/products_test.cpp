@@ -448,7 +448,10 @@ TEST(FusedGemmErrors, NameTheArgumentAndWriteNothing) {
     FusedGemmArgs args = fused_args(problem.args(), 1.0f);
     fault.commit(args);
     problem.poison_outputs();
-    expect_error(fused_gemm(context, args), Code::invalid_argument, fault.argument, fault.value);
+    const Status status = fused_gemm(context, args);
+    expect_error(status, Code::invalid_argument, fault.argument, fault.value);
+    // 0 is a factor here, and not the 1 / sqrt(head_dim) that it is to attention_forward.
+    EXPECT_EQ(status.message().find("sqrt"), std::string::npos) << status.message();
     EXPECT_TRUE(problem.outputs_untouched());
   }
   expect_error(fused_gemm(Context(), {}), Code::invalid_argument, "context", "empty");
