@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared by the policies: a linear-time sort by cost, and the clockless simulation of an assignment. Plans
-// are simulated only where the result is used: it would be a quarter of the planning time.
+// Shared by the policies: a linear-time sort by cost, and the clockless simulation of an assignment. A policy
+// does not simulate: for decode that would double the time of planning (docs/planning.md).
 #pragma once
 
 #include <cstdint>
