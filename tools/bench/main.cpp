@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// kumiko-bench: times attention of a shape of the user's own on his own machine, checks the answer against
-// fp64 and says how far from the machine's limits it is. docs/benchmarking.md says how the figures are made.
+// kumiko-bench: times attention of a given shape on this machine, checks the answer against fp64 and reports
+// how far it is from the machine's limits. docs/benchmarking.md says how the figures are made.
 #include <unistd.h>
 
 #include <exception>

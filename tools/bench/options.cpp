@@ -14,7 +14,7 @@
 namespace kumiko::tools {
 namespace {
 
-// CLI11 puts the option's name before what a validator says.
+// CLI11 puts the option's name before a validator's message.
 CLI::Validator whole(std::int64_t least, std::int64_t most) {
   const std::string range = std::to_string(least) + " to " + std::to_string(most);
   return {[=](std::string& text) {
@@ -49,7 +49,7 @@ CLI::Option* add_choice(CLI::App& app, const std::string& name, std::string& tar
 
 constexpr DataType kTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
 
-// What CLI11 fills and Options has in another form.
+// Values that CLI11 fills in and that Options has in another form.
 struct Raw {
   std::string type = "f32", layout = "bhsd", pipeline = "automatic";
   bool is_cold = false, is_warm = false;

@@ -16,7 +16,7 @@ std::string formatted(const char* format, double value) {
   return text;
 }
 
-// Two or three significant digits, or all before the point.
+// Two or three significant digits, or all digits before the point.
 std::string number(double value) {
   return formatted(value < 0.1 ? "%.2g" : value < 10 ? "%.2f" : value < 100 ? "%.1f" : "%.0f", value);
 }
