@@ -90,8 +90,7 @@ void check_case(const Case& c) {
     expect(!problem.check(set).empty(), s, "a row of the set before, unseen");
     std::copy(whole.begin(), whole.end(), problem.out());
   }
-  std::fill(row(b, h, i), row(b, h, i) + row_bytes,
-            std::byte{0xff});  // The others, a row that was not written.
+  std::fill(row(b, h, i), row(b, h, i) + row_bytes, std::byte{0xff});  // The others, a row not written.
   expect(!problem.check(set).empty(), s, "a row that was not written, unseen");
 
   write(problem, set, {.scale = 1.01, .rounds_weights = true});

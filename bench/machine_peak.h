@@ -91,8 +91,7 @@ class ReadCeiling {
   Clock clock_;
   std::vector<std::size_t>
       position_;  // Per thread, kept between calls so that short calls do not reread cached data.
-  std::array<ReadRow, 2>
-      best_{};  ///< Fastest first. Both are run, in case one loses a few ms to other processes.
+  std::array<ReadRow, 2> best_{};  ///< Fastest first. Both are run: one may lose a few ms to others.
 };
 
 /// Seconds since an arbitrary start.

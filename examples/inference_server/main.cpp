@@ -45,9 +45,7 @@ void install_stop_signals() {
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
-  std::signal(
-      SIGXFSZ,
-      SIG_IGN);  // at the limit of file sizes, a write to the index file fails with an error for that request
+  std::signal(SIGXFSZ, SIG_IGN);  // at the limit of file sizes a write fails, and with it one request
 }
 
 void wait_for_stop_signal() {

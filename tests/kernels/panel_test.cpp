@@ -163,8 +163,7 @@ struct Panel : ::testing::TestWithParam<PanelKernel> {
     const Operand<In> a(steps * static_cast<std::size_t>(mr), p.place),
         b(steps * static_cast<std::size_t>(nr), p.place);
     const Operand<Out> c(static_cast<std::size_t>((p.m - 1) * ldc + p.n), p.place);
-    const bool zero_a =
-        random.one_in(2);  // int8 with k not a multiple of 4: zeros in one of the two suffice.
+    const bool zero_a = random.one_in(2);  // int8, k not a multiple of 4: zeros in one of the two suffice.
     fill(a, mr, p.m, p, zero_a, random);
     fill(b, nr, p.n, p, !zero_a, random);
     constexpr std::uint8_t kUntouched = 0x5c;

@@ -146,8 +146,7 @@ struct PreservedRegistersOfPack : ::testing::TestWithParam<PackKernel> {};
 
 TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
   const PackKernel& row = GetParam();
-  for (const std::int64_t count :
-       {1, 3, 8, 16, 35}) {  // rows and elements of a row: whole blocks and remainders
+  for (const std::int64_t count : {1, 3, 8, 16, 35}) {  // rows and elements of a row: whole blocks and rests
     const std::vector<std::uint8_t> src(64 * 64 * 4, 0x3c);
     const std::vector<const void*> rows(48, src.data());
     std::vector<std::uint32_t> dst(64 * 64);

@@ -47,9 +47,7 @@ const std::vector<Step>& steps() {
       {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},
       {"keys_ahead", kDecode, {2048, 4096, 8192, 10240, 12288, 16384, 24576}},
       {"values_ahead", kDecode, {2048, 4096, 8192, 12288, 16384, 24576}},
-      {"l2_ahead",
-       kDecode,
-       {0, 8192, 16384, 32768, 65536}},  // again, now that the distances into L1 may differ
+      {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // again, beside the new distances into L1
   };
   return all;
 }

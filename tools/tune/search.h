@@ -16,8 +16,7 @@ namespace kumiko::tune {
 struct Effort {
   double window = 10e-3;  ///< Seconds of calls in one measurement.
   int rounds = 9;         ///< In each, every candidate is measured once on every workload.
-  std::size_t cache_bytes = std::size_t{256}
-                            << 20;  ///< Size of keys and values, so that decode reads from memory.
+  std::size_t cache_bytes = std::size_t{256} << 20;  ///< Of keys and values: decode reads from memory.
 };
 
 /// The value that one number was set to, and why.
