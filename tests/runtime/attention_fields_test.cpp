@@ -185,6 +185,21 @@ TEST(AttentionFields, OfAPlanWithAllTerms) {
   expect_each_change_is_seen_or_counts_for_nothing(problem, args);
 }
 
+TEST(AttentionFields, AFreeFieldIsCheckedAllTheSame) {
+  const Problem problem(full());
+  Plan plan;
+  ASSERT_TRUE(kumiko::plan(two_domains(), problem.args(), &plan).ok());
+  problem.poison_outputs();
+  AttentionArgs args = problem.args();
+  args.lse.stride = {12, -3, 1};
+  EXPECT_EQ(plan.run(args).message(), "lse.stride[1] (heads) is -3; expected 0 or more");
+  args.lse.stride = {12, 1, 1};
+  const Status overlapping = plan.run(args);
+  EXPECT_EQ(overlapping.code(), Code::invalid_argument);
+  EXPECT_TRUE(is_about(overlapping.message(), "lse")) << overlapping.message();
+  EXPECT_TRUE(problem.outputs_untouched());
+}
+
 TEST(AttentionFields, EnumeratorsAreNamed) {
   const Problem problem(full());
   Plan plan;
