@@ -72,6 +72,7 @@ std::vector<Change> changes_of(T AttentionArgs::*field) {
   else
     values = {T(-1), T(0), T(1), T(4), std::numeric_limits<T>::max()};
   std::vector<Change> all;
+  all.reserve(values.size());
   for (const T value : values)
     all.push_back([=](AttentionArgs& a) { return std::exchange(a.*field, value) != value; });
   return all;
