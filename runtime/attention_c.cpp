@@ -282,12 +282,12 @@ kumiko_status kumiko_merge_states(const kumiko_context* context, const kumiko_at
     std::vector<kumiko::AttentionState> converted(static_cast<std::size_t>(count));
     for (std::size_t n = 0; n < converted.size(); ++n) {
       const std::string name = "states[" + std::to_string(n) + "].out";
-      if (Status s = convert_tensor(states[n].out, name, &converted[n].out); !s.ok()) return s;
+      if (Status s = convert(states[n].out, name, &converted[n].out); !s.ok()) return s;
       converted[n].lse = states[n].lse;
       for (std::size_t i = 0; i < 3; ++i) converted[n].lse_stride[i] = states[n].lse_stride[i];
     }
     kumiko::Tensor converted_out;
-    if (Status s = convert_tensor(*out, "out", &converted_out); !s.ok()) return s;
+    if (Status s = convert(*out, "out", &converted_out); !s.ok()) return s;
     kumiko::LseView view{lse, {}};
     for (std::size_t i = 0; lse_stride != nullptr && i < 3; ++i) view.stride[i] = lse_stride[i];
     return kumiko::merge_states(context->context, converted, converted_out, view);

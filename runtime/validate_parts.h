@@ -20,6 +20,9 @@ std::string element(const char* name, const char* field, int i);
 std::string hex(const void* p);
 /// Its number where it has no name.
 std::string name_of(DataType type);
+/// "online (1)", for fields whose numbers callers of the C ABI use.
+std::string name_of(Pipeline pipeline);
+std::string name_of(CausalAlignment alignment);
 
 /// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
 /// int64, an element taken as 4 bytes.
