@@ -5,6 +5,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "runtime/attention_fields.h"
 #include "runtime/context.h"
 #include "runtime/plan.h"
 #include "runtime/traffic.h"
@@ -90,17 +91,6 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
     if (Status s = check_length(b, lengths[static_cast<std::size_t>(b)], problem.kv_len); !s.ok()) return s;
   }
   return {};
-}
-
-AttentionArgs without_pointers(AttentionArgs args) {
-  args.q.data = args.k.data = args.v.data = nullptr;
-  args.out.data = nullptr;
-  args.lse.data = nullptr;
-  args.seqused_k = nullptr;
-  args.alibi_slopes = nullptr;
-  args.bias.data = args.mask.data = nullptr;
-  args.kv_domains = nullptr;
-  return args;
 }
 
 /// `args` are a valid problem.

@@ -63,6 +63,15 @@ static_assert(knows_all_fields<AttentionArgs>(),
 static_assert(knows_all_fields<SoftmaxPvArgs>());
 static_assert(knows_all_fields<FusedGemmArgs>());
 
+/// Copies the fields that both have.
+template <class From, class To>
+void copy_fields(const From& from, To* to) {
+#define KUMIKO_ATTENTION_FIELD(name, plan) \
+  if constexpr (requires { from.name, to->name; }) to->name = from.name;
+#include "runtime/attention_fields.inc"
+#undef KUMIKO_ATTENTION_FIELD
+}
+
 /// `args` with null for every pointer in it, those of its tensors too: what a plan may keep after plan().
 AttentionArgs without_pointers(const AttentionArgs& args);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax_pv and fused_gemm: the plan and the tasks of attention without its first or without its middle
 // part.
+#include "runtime/attention_fields.h"
 #include "runtime/context.h"
 #include "runtime/plan.h"
 #include "runtime/validate.h"
@@ -21,15 +22,7 @@ Status run_once(const Context& context, const Args& args) {
 Status validate_fused_gemm(const FusedGemmArgs& args) {
   if (Status s = check_scale(args.scale, "a finite factor"); !s.ok()) return s;
   AttentionArgs a;
-  a.q = args.q;
-  a.k = args.k;
-  a.v = args.v;
-  a.out = args.out;
-  a.is_causal = args.is_causal;
-  a.causal_alignment = args.causal_alignment;
-  a.window_left = args.window_left;
-  a.window_right = args.window_right;
-  a.seqused_k = args.seqused_k;
+  copy_fields(args, &a);
   if (Status s = validate_problem(a); !s.ok()) return s;
   return validate_pointers(a);
 }
