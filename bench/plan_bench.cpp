@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// plan() through the public API, as a server calls it before each step of its batch: one thread plans for
-// machines of several sizes. Nothing is run, and the planned machine need not be this one.
+// plan() and Plan::update() through the public API, as a server calls them before each step of its batch: one
+// thread plans for machines of several sizes. Nothing is run, and the planned machine need not be this one.
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
 
@@ -62,8 +62,52 @@ void plan_decode(benchmark::State& state, const Machine& machine) {
   state.counters["microseconds"] = 1e6 * median(seconds);
 }
 
+/// One decode step's update: of all lengths by `step` keys, there and back.
+void update_decode(benchmark::State& state, const Machine& machine, std::int32_t step) {
+  ContextOptions options;
+  options.topology = machine.topology;
+  options.executor = "serial";
+  Context context;
+  if (const Status s = Context::create(options, &context); !s.ok())
+    return state.SkipWithError(s.message().c_str());
+  std::vector<std::int32_t> lengths[2];
+  for (int request = 0; request < kBatch; ++request) {
+    lengths[0].push_back(200 + request * 2339 % 3301);
+    lengths[0].back() -= lengths[0].back() % 512 == 0;  // Not the last key of a split.
+    lengths[1].push_back(lengths[0].back() + step);
+  }
+  Plan prepared;
+  std::string error;
+  if (const Status s = plan(context, decode_batch(lengths[0]), &prepared); !s.ok()) error = s.message();
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    int turn = 0;
+    const double each = seconds_per_call(5e-3, thread_seconds, [&] {
+      if (const Status s = prepared.update(lengths[turn ^= 1]); !s.ok()) error = s.message();
+    });
+    seconds.push_back(each);
+    state.SetIterationTime(each);
+  }
+  Plan fresh;
+  if (prepared.update(lengths[1]).ok() && plan(context, decode_batch(lengths[1]), &fresh).ok() &&
+      step % 512 == 0 && prepared.explain() != fresh.explain())
+    error = "an updated plan is not the one made anew";
+  if (!error.empty()) return state.SkipWithError(error.c_str());
+  state.counters["microseconds"] = 1e6 * median(seconds);
+}
+
+void register_update(const Machine& machine, const char* name, std::int32_t step) {
+  benchmark::RegisterBenchmark((name + ("_b64_" + std::string(machine.name)) + "/host/t1").c_str(),
+                               update_decode, machine, step)
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond)
+      ->Iterations(21);
+}
+
 void register_all() {
   for (const Machine& machine : kMachines) {
+    register_update(machine, "update_within_splits", 1);
+    register_update(machine, "update_every_split", 512);
     benchmark::RegisterBenchmark(("plan_decode_b64_" + std::string(machine.name) + "/host/t1").c_str(),
                                  plan_decode, machine)
         ->UseManualTime()

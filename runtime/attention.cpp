@@ -5,6 +5,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "runtime/attention_fields.h"
 #include "runtime/context.h"
 #include "runtime/plan.h"
 #include "runtime/traffic.h"
@@ -16,13 +17,13 @@ namespace {
 
 struct Run {
   const Plan::Impl& plan;
-  const AttentionArgs& args;
+  const Operands& operands;
   RunState& state;
   std::int32_t number;  // of traced runs
 };
 
 TracedTask describe_task(const Run& run, std::int32_t number) {
-  const PlannedTask& task = run.plan.tasks[static_cast<std::size_t>(number)];
+  const PlannedTask& task = run.plan.partition.tasks[static_cast<std::size_t>(number)];
   TracedTask traced{};
   traced.bytes = bytes_read(run.plan, task);
   traced.run = run.number;
@@ -36,22 +37,22 @@ TracedTask describe_task(const Run& run, std::int32_t number) {
 void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
   const Run& run = *static_cast<const Run*>(context);
   const Plan::Impl& plan = run.plan;
-  const PlannedTask& task = plan.tasks[static_cast<std::size_t>(number)];
+  const PlannedTask& task = plan.partition.tasks[static_cast<std::size_t>(number)];
   const kernels::KernelSet& kernels = plan.kernels;
   const kernels::FloatState float_state(kernels.isa);
-  const kernels::HeadProblem head = plan.head(run.args, task.batch, task.kv_head);
+  const kernels::HeadProblem head = plan.problem.head(run.operands, task.batch, task.kv_head);
   Tracer* const tracer = plan.context->tracer.get();
   TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TracedTask{});
   kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0, 0, 0,
                            trace.watch()};
-  if (task.merge < 0) return plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
+  if (task.merge < 0) return task.pipeline->run(kernels, head, range, slot.scratch);
 
-  const PlannedMerge& merge = plan.merges[static_cast<std::size_t>(task.merge)];
+  const PlannedMerge& merge = plan.partition.merges[static_cast<std::size_t>(task.merge)];
   range.partial = run.state.partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
   range.partial_split = merge.split_begin;
   range.partial_row = merge.row_begin;
   range.partial_rows = merge.row_end - merge.row_begin;
-  plan.tuning.pipeline->run(kernels, head, range, slot.scratch);
+  task.pipeline->run(kernels, head, range, slot.scratch);
   // acq_rel: the last one sees what the others stored.
   if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1)
     return;
@@ -76,43 +77,32 @@ Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
   return {};
 }
 
-}  // namespace
-
-namespace {
-
-/// `args` are a valid problem.
-Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
-  auto impl = std::make_shared<Plan::Impl>();
-  impl->context = impl_of(context);
-  impl->args = args;
-  impl->has_seqused_k = args.seqused_k != nullptr;
-  if (args.seqused_k) impl->seqused_k.assign(args.seqused_k, args.seqused_k + args.q.shape[0]);
-  impl->args.q.data = impl->args.k.data = impl->args.v.data = nullptr;
-  impl->args.out.data = nullptr;
-  impl->args.lse.data = nullptr;
-  impl->args.seqused_k = nullptr;
-  impl->has_alibi = args.alibi_slopes != nullptr;
-  impl->args.alibi_slopes = nullptr;
-  impl->args.bias.data = impl->args.mask.data = nullptr;
-  if (args.kv_domains) {
-    if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
+/// The lengths of Plan::update.
+Status validate_lengths(const Problem& problem, std::span<const std::int32_t> lengths) {
+  if (!problem.has_seqused_k) {
+    return {Code::invalid_argument,
+            "plan was made without seqused_k; expected one made with lengths, to have others"};
   }
-  impl->args.kv_domains = nullptr;
-  if (Status s = build_plan(*impl); !s.ok()) return s;
-  if (impl->context->tracer) impl->home = planned_traffic(*impl).home;
-  impl->release(impl->acquire());  // the first run finds its state ready
-  // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
-  if (!impl->context->executor->reserve(impl->scratch_bytes)) {
-    return {Code::out_of_memory,
-            "scratch of " + std::to_string(impl->scratch_bytes) + " bytes a core could not be allocated"};
+  if (static_cast<std::int64_t>(lengths.size()) != problem.batch) {
+    return invalid("seqused_k.size()", static_cast<std::int64_t>(lengths.size()),
+                   "the planned batch, " + std::to_string(problem.batch));
   }
-  *made = std::move(impl);
+  for (std::int64_t b = 0; b < problem.batch; ++b) {
+    if (Status s = check_length(b, lengths[static_cast<std::size_t>(b)], problem.kv_len); !s.ok()) return s;
+  }
   return {};
 }
 
-Status validate_context(const Context& context) {
-  if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
-  return impl_of(context)->is_from_before_fork() ? forked_error() : Status{};
+/// `args` are a valid problem.
+Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
+  auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
+  impl->args = without_pointers(args);
+  if (args.kv_domains) {
+    if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
+  }
+  if (Status s = prepare(*impl); !s.ok()) return s;
+  *made = std::move(impl);
+  return {};
 }
 
 }  // namespace
@@ -120,26 +110,27 @@ Status validate_context(const Context& context) {
 Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
   return guarded([&]() -> Status {
     if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
-    if (Status s = validate_context(context); !s.ok()) return s;
+    if (Status s = check_context(context); !s.ok()) return s;
     if (Status s = validate_problem(args); !s.ok()) return s;
     return make_plan(context, args, &Internals::of(*plan));
   });
 }
 
-Status execute(Plan::Impl& plan, const AttentionArgs& args) {
-  if (plan.tasks.empty()) return {};
+Status execute(Plan::Impl& plan, const Operands& operands) {
+  const Partition& partition = plan.partition;
+  if (partition.tasks.empty()) return {};
   struct Return {
     Plan::Impl& plan;
-    void operator()(RunState* used) const noexcept { plan.release(used); }
+    void operator()(RunState* used) const noexcept { plan.states.release(used); }
   };
-  const std::unique_ptr<RunState, Return> state(plan.acquire(), Return{plan});
-  for (std::size_t m = 0; m < plan.merges.size(); ++m)
-    state->pending[m].store(plan.merges[m].tasks, std::memory_order_relaxed);
+  const std::unique_ptr<RunState, Return> state(plan.states.acquire(partition), Return{plan});
+  for (std::size_t m = 0; m < partition.merges.size(); ++m)
+    state->pending[m].store(partition.merges[m].tasks, std::memory_order_relaxed);
   Tracer* const tracer = plan.context->tracer.get();
   const std::int64_t begin = tracer ? tracer->now() : 0;
-  Run run{plan, args, *state, tracer ? tracer->next_run() : 0};
+  Run run{plan, operands, *state, tracer ? tracer->next_run() : 0};
   scheduler::Job job;
-  job.assignment = &plan.assignment;
+  job.assignment = &partition.assignment;
   job.body = run_task;
   job.context = &run;
   job.scratch_bytes = plan.scratch_bytes;
@@ -154,13 +145,23 @@ Status execute(Plan::Impl& plan, const AttentionArgs& args) {
 Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
-    const Impl& plan = *impl_;
-    if (plan.context->is_from_before_fork()) return forked_error();
-    if (Status s = validate_same_problem(args, plan.args, plan.has_alibi, plan.has_seqused_k, plan.seqused_k);
+    if (impl_->context->is_from_before_fork()) return forked_error();
+    const Problem& problem = impl_->problem;
+    if (Status s = validate_same_problem(args, impl_->args, problem.terms.has_alibi, problem.has_seqused_k,
+                                         problem.seqused_k);
         !s.ok())
       return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
-    return execute(*impl_, args);
+    return execute(*impl_, operands_of(args));
+  });
+}
+
+Status Plan::update(std::span<const std::int32_t> seqused_k) {
+  return guarded([&]() -> Status {
+    if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
+    if (impl_->context->is_from_before_fork()) return forked_error();
+    if (Status s = validate_lengths(impl_->problem, seqused_k); !s.ok()) return s;
+    return impl_->update(seqused_k);
   });
 }
 
@@ -178,10 +179,10 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
   return guarded([&]() -> Status {
     if (Status s = validate_problem(args); !s.ok()) return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
-    if (Status s = validate_context(context); !s.ok()) return s;
+    if (Status s = check_context(context); !s.ok()) return s;
     std::shared_ptr<Plan::Impl> once;
     if (Status s = make_plan(context, args, &once); !s.ok()) return s;
-    return execute(*once, args);
+    return execute(*once, operands_of(args));
   });
 }
 

@@ -269,9 +269,9 @@ struct Prediction {
       0;  ///< The same work in equal parts, nobody waiting: no order of tasks is faster.
 };
 
-/// A call prepared once and run many times: shapes, strides, mask and lengths are fixed, pointers are not.
-/// Thread-safe: one plan may be run by several threads at once. Copies share the same plan; a plan keeps its
-/// context alive.
+/// A call prepared once and run many times: shapes, strides and mask are fixed, pointers are not, and lengths
+/// change by update(). Thread-safe but for that: one plan may be run by several threads at once. Copies share
+/// the same plan; a plan keeps its context alive.
 class KUMIKO_API Plan {
  public:
   Plan() = default;
@@ -281,6 +281,12 @@ class KUMIKO_API Plan {
   /// once as many calls have run as ever run at the same time. Errors: invalid_argument (not the planned
   /// problem), out_of_memory.
   Status run(const AttentionArgs& args) const;
+  /// Other used lengths, [batch], from the next run on, for a plan that was made with seqused_k; what a
+  /// decode step changes. Nothing is cut anew, nor allocated, while every row block begins and ends in the
+  /// same 512 keys; memory is allocated only where a new cut needs more than any before. Results are those of
+  /// a new plan. No run of the plan or a copy of it may be under way. Errors: invalid_argument, unsupported,
+  /// out_of_memory; nothing has changed then.
+  Status update(std::span<const std::int32_t> seqused_k);
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line.
   std::string explain() const;
   /// The plan on a machine of these rates with this context's threads and domains. A task takes the longer of

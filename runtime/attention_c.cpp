@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "runtime/convert_c.h"
+#include "runtime/validate_parts.h"
 
 struct kumiko_context {
   kumiko::Context context;
@@ -25,8 +26,8 @@ struct kumiko_context {
 
 struct kumiko_plan {
   kumiko::Plan plan;
-  mutable std::once_flag explained;
-  mutable std::string explanation;
+  mutable std::mutex explaining;
+  mutable std::string explanation;  // "": not asked for since the plan was made or updated
 };
 
 namespace {
@@ -145,6 +146,13 @@ kumiko_status kumiko_context_num_threads(const kumiko_context* context, int32_t*
   });
 }
 
+kumiko_status kumiko_context_write_trace(const kumiko_context* context) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    return context->context.write_trace();
+  });
+}
+
 kumiko_status kumiko_context_num_domains(const kumiko_context* context, int32_t* num_domains) {
   return guarded([&]() -> Status {
     if (context == nullptr) return null_argument("context", "a kumiko_context");
@@ -197,11 +205,23 @@ kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_ar
   });
 }
 
+kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
+    if (seqused_k == nullptr) return null_argument("seqused_k", "the lengths of the planned batch");
+    if (count < 0) return kumiko::invalid("count", count, "0 or more");
+    if (Status s = plan->plan.update({seqused_k, static_cast<std::size_t>(count)}); !s.ok()) return s;
+    plan->explanation.clear();
+    return {};
+  });
+}
+
 kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text) {
   return guarded([&]() -> Status {
     if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
     if (text == nullptr) return null_argument("text", "where to put the pointer to the text");
-    std::call_once(plan->explained, [plan] { plan->explanation = plan->plan.explain(); });
+    const std::lock_guard lock(plan->explaining);
+    if (plan->explanation.empty()) plan->explanation = plan->plan.explain();
     *text = plan->explanation.c_str();
     return {};
   });
@@ -262,12 +282,12 @@ kumiko_status kumiko_merge_states(const kumiko_context* context, const kumiko_at
     std::vector<kumiko::AttentionState> converted(static_cast<std::size_t>(count));
     for (std::size_t n = 0; n < converted.size(); ++n) {
       const std::string name = "states[" + std::to_string(n) + "].out";
-      if (Status s = convert_tensor(states[n].out, name, &converted[n].out); !s.ok()) return s;
+      if (Status s = convert(states[n].out, name, &converted[n].out); !s.ok()) return s;
       converted[n].lse = states[n].lse;
       for (std::size_t i = 0; i < 3; ++i) converted[n].lse_stride[i] = states[n].lse_stride[i];
     }
     kumiko::Tensor converted_out;
-    if (Status s = convert_tensor(*out, "out", &converted_out); !s.ok()) return s;
+    if (Status s = convert(*out, "out", &converted_out); !s.ok()) return s;
     kumiko::LseView view{lse, {}};
     for (std::size_t i = 0; lse_stride != nullptr && i < 3; ++i) view.stride[i] = lse_stride[i];
     return kumiko::merge_states(context->context, converted, converted_out, view);

@@ -232,6 +232,9 @@ KUMIKO_C_API void kumiko_context_destroy(kumiko_context* context);
  */
 KUMIKO_C_API kumiko_status kumiko_context_describe(const kumiko_context* context, const char** text);
 KUMIKO_C_API kumiko_status kumiko_context_num_threads(const kumiko_context* context, int32_t* num_threads);
+/* Writes the trace until now (kumiko::Context::write_trace). Errors: invalid_argument (no trace was asked
+ * for), unsupported (the file cannot be written). */
+KUMIKO_C_API kumiko_status kumiko_context_write_trace(const kumiko_context* context);
 
 /* Domains, sets of cores that share a NUMA node and a last-level cache, are numbered from 0 as in
  * kumiko_context_describe. */
@@ -254,8 +257,12 @@ KUMIKO_C_API void kumiko_plan_destroy(kumiko_plan* plan);
 /* Runs on the pointers of `args`; everything else in it must equal what was planned. Errors: invalid_argument
  * (not the planned problem), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_args* args);
+/* Other used lengths, [count], from the next run on (kumiko::Plan::update). count is the planned batch. No
+ * run of the plan may be under way. Errors: invalid_argument, unsupported, out_of_memory; nothing has changed
+ * then. */
+KUMIKO_C_API kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count);
 /* Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line. Valid until the
- * plan is destroyed. */
+ * plan is updated or destroyed. */
 KUMIKO_C_API kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text);
 /* Bytes of workspace that one run uses. */
 KUMIKO_C_API kumiko_status kumiko_plan_workspace_bytes(const kumiko_plan* plan, int64_t* bytes);

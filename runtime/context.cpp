@@ -116,6 +116,11 @@ Status forked_error() {
       "not survive fork()"};
 }
 
+Status check_context(const Context& context) {
+  if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+  return impl_of(context)->is_from_before_fork() ? forked_error() : Status{};
+}
+
 std::string Context::Impl::describe() const {
   std::string text = "isa " + std::string(kernels::name(isa)) + "\ntuning " + core.source + "\n";
   text += "executor " + std::string(executor->name()) + ", policy " + config.policy->name + ", bind " +

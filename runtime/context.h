@@ -53,6 +53,8 @@ inline const std::shared_ptr<Plan::Impl>& impl_of(const Plan& plan) {
 
 /// The error of every call in a child on a context of its parent.
 Status forked_error();
+/// Whether calls may be made on it: it is not empty, nor from before a fork.
+Status check_context(const Context& context);
 
 /// Every public entry: runs `body` in the default floating-point state (the caller's rounding mode must not
 /// reach a plan's scale, nor its unmasked traps our arithmetic) and restores the caller's, turning bad_alloc

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "runtime/attention_fields.h"
+
 namespace kumiko::c_abi {
 
 static_assert(KUMIKO_OK == static_cast<int>(Code::ok));
@@ -26,18 +28,23 @@ static_assert(KUMIKO_PIPELINE_TWO_PASS == static_cast<int>(Pipeline::two_pass));
 static_assert(KUMIKO_PIPELINE_INTERLEAVED == static_cast<int>(Pipeline::interleaved));
 static_assert(KUMIKO_PIPELINE_THREE_PASS == static_cast<int>(Pipeline::three_pass));
 static_assert(KUMIKO_I32 == static_cast<int>(DataType::i32));
-static_assert(sizeof(kumiko_softmax_pv_args) ==
-              sizeof(std::size_t) + 3 * sizeof(kumiko_tensor) + 2 * sizeof(void*) + 3 * 8 + 4 * 4 + 2 * 8);
-static_assert(sizeof(kumiko_fused_gemm_args) ==
-              sizeof(std::size_t) + 4 * sizeof(kumiko_tensor) + sizeof(void*) + 4 * 4 + 2 * 8);
 static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
 // No padding: a field added later can never land on bytes that an older caller left uninitialised. The sums
 // hold on LP64.
 static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
 static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 8 * sizeof(void*));
-static_assert(sizeof(kumiko_attention_args) ==
-              sizeof(std::size_t) + 6 * sizeof(kumiko_tensor) + 4 * sizeof(void*) + 3 * 8 + 6 * 4 + 3 * 8);
+
+template <class Args>
+constexpr std::size_t bytes_of_fields() {
+  std::size_t bytes = 0;
+  for_each_field<Args>([&](const char*, std::size_t size) { bytes += size; });
+  return bytes;
+}
+// No padding here either, and no field that convert_args() does not know.
+static_assert(sizeof(kumiko_attention_args) == bytes_of_fields<kumiko_attention_args>());
+static_assert(sizeof(kumiko_softmax_pv_args) == bytes_of_fields<kumiko_softmax_pv_args>());
+static_assert(sizeof(kumiko_fused_gemm_args) == bytes_of_fields<kumiko_fused_gemm_args>());
 
 Status null_argument(const char* name, const char* expected) {
   return {Code::invalid_argument, std::string(name) + " is NULL, expected " + expected};
@@ -94,54 +101,64 @@ Status convert_any(const Tensor& from, const std::string& name, View* to) {
 
 }  // namespace
 
-Status convert_tensor(const kumiko_const_tensor& from, const std::string& name, ConstTensor* to) {
+Status convert(const kumiko_const_tensor& from, const std::string& name, ConstTensor* to) {
   return convert_any(from, name, to);
 }
-Status convert_tensor(const kumiko_tensor& from, const std::string& name, Tensor* to) {
+Status convert(const kumiko_tensor& from, const std::string& name, Tensor* to) {
   return convert_any(from, name, to);
 }
 
 namespace {
 
-template <class From, class To>
-Status convert_operands(const From& from, To* to) {
-  if (Status s = convert_tensor(from.q, "q", &to->q); !s.ok()) return s;
-  if (Status s = convert_tensor(from.k, "k", &to->k); !s.ok()) return s;
-  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
-  return convert_tensor(from.out, "out", &to->out);
-}
-
-template <class From, class To>
-void convert_lse(const From& from, To* to) {
-  to->lse.data = from.lse;
-  for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
-}
-
-/// Scale, causality, windows and used lengths, which every struct of arguments has.
-template <class From, class To>
-Status convert_visibility(const From& from, To* to) {
-  if (from.is_causal != 0 && from.is_causal != 1) return bad_value("is_causal", from.is_causal, "0 or 1");
-  if (from.causal_alignment < KUMIKO_BOTTOM_RIGHT || from.causal_alignment > KUMIKO_TOP_LEFT) {
-    return bad_value("causal_alignment", from.causal_alignment,
-                     "KUMIKO_BOTTOM_RIGHT (0) or KUMIKO_TOP_LEFT (1)");
-  }
-  to->scale = from.scale;
-  to->is_causal = from.is_causal == 1;
-  to->causal_alignment = static_cast<CausalAlignment>(from.causal_alignment);
-  to->window_left = from.window_left;
-  to->window_right = from.window_right;
-  to->seqused_k = from.seqused_k;
+// As convert() of tensors: other fields of the C structs, to the same ones of C++. Their kind is their type.
+Status convert(std::int32_t from, const char* name, bool* to) {
+  if (from != 0 && from != 1) return bad_value(name, from, "0 or 1");
+  *to = from == 1;
   return {};
 }
-
-Status convert_pipeline(std::int32_t from, Pipeline* to) {
+Status convert(std::int32_t from, const char* name, CausalAlignment* to) {
+  if (from < KUMIKO_BOTTOM_RIGHT || from > KUMIKO_TOP_LEFT)
+    return bad_value(name, from, "KUMIKO_BOTTOM_RIGHT (0) or KUMIKO_TOP_LEFT (1)");
+  *to = static_cast<CausalAlignment>(from);
+  return {};
+}
+Status convert(std::int32_t from, const char* name, Pipeline* to) {
   if (from < KUMIKO_PIPELINE_AUTOMATIC || from > KUMIKO_PIPELINE_THREE_PASS)
-    return bad_value("pipeline", from, "a KUMIKO_PIPELINE_ value, 0 to 5");
+    return bad_value(name, from, "a KUMIKO_PIPELINE_ value, 0 to 5");
   *to = static_cast<Pipeline>(from);
+  return {};
+}
+Status convert(float* from, const char*, LseView* to) {  // the strides are a field of their own
+  to->data = from;
+  return {};
+}
+template <class Same>
+Status convert(const Same& from, const char*, Same* to) {
+  *to = from;
   return {};
 }
 
 }  // namespace
+
+/// The fields of the table that the structs have, and what C has beside them. One that only one of them has
+/// does not compile.
+template <class From, class To>
+static Status convert_fields(const From& from, To* to) {
+#define KUMIKO_ATTENTION_FIELD(name, plan)                                  \
+  if constexpr (                                                            \
+      requires { from.name; } || requires { to->name; }) {                  \
+    if (Status s = convert(from.name, #name, &to->name); !s.ok()) return s; \
+  }
+#include "runtime/attention_fields.inc"
+#undef KUMIKO_ATTENTION_FIELD
+  if constexpr (requires { to->lse; }) {
+    for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
+  }
+  if constexpr (requires { from.reserved; }) {
+    if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
+  }
+  return {};
+}
 
 Status convert_args(const kumiko_attention_args* given, AttentionArgs* to) {
   if (given == nullptr) return null_argument("args", "a kumiko_attention_args");
@@ -150,18 +167,7 @@ Status convert_args(const kumiko_attention_args* given, AttentionArgs* to) {
           read_sized(given, "args", "kumiko_attention_args", offsetof(kumiko_attention_args, lse), &from);
       !s.ok())
     return s;
-  if (Status s = convert_operands(from, to); !s.ok()) return s;
-  if (Status s = convert_visibility(from, to); !s.ok()) return s;
-  if (Status s = convert_pipeline(from.pipeline, &to->pipeline); !s.ok()) return s;
-  convert_lse(from, to);
-  to->softcap = from.softcap;
-  if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
-  if (Status s = convert_tensor(from.bias, "bias", &to->bias); !s.ok()) return s;
-  if (Status s = convert_tensor(from.mask, "mask", &to->mask); !s.ok()) return s;
-  to->alibi_slopes = from.alibi_slopes;
-  to->alibi_batch_stride = from.alibi_batch_stride;
-  to->kv_domains = from.kv_domains;
-  return {};
+  return convert_fields(from, to);
 }
 
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to) {
@@ -171,12 +177,8 @@ Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to) {
           read_sized(given, "args", "kumiko_softmax_pv_args", offsetof(kumiko_softmax_pv_args, lse), &from);
       !s.ok())
     return s;
-  if (Status s = convert_tensor(from.scores, "scores", &to->scores); !s.ok()) return s;
-  if (Status s = convert_tensor(from.v, "v", &to->v); !s.ok()) return s;
-  if (Status s = convert_tensor(from.out, "out", &to->out); !s.ok()) return s;
-  convert_lse(from, to);
-  if (Status s = convert_visibility(from, to); !s.ok()) return s;
-  return convert_pipeline(from.pipeline, &to->pipeline);
+  if (Status s = convert(from.scores, "scores", &to->scores); !s.ok()) return s;
+  return convert_fields(from, to);
 }
 
 Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to) {
@@ -186,9 +188,7 @@ Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to) {
           read_sized(given, "args", "kumiko_fused_gemm_args", offsetof(kumiko_fused_gemm_args, scale), &from);
       !s.ok())
     return s;
-  if (Status s = convert_operands(from, to); !s.ok()) return s;
-  if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");
-  return convert_visibility(from, to);
+  return convert_fields(from, to);
 }
 
 Status convert_options(const kumiko_context_options* given, ContextOptions* to) {

@@ -5,6 +5,7 @@
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/attention.h"
 #include "runtime/context.h"
+#include "runtime/problem.h"
 #include "runtime/validate.h"
 
 namespace kumiko {
@@ -41,7 +42,7 @@ struct Merge {
       const AttentionState& s = states[n];
       const float lse_n = lse_of(n);
       if (lse_n == -__builtin_inff()) continue;
-      const auto element = static_cast<Element>(s.out.dtype);
+      const Element element = element_of(s.out.dtype);
       const std::int64_t at = b * s.out.stride[0] + h * s.out.stride[1] + i * s.out.stride[2];
       const float* values = widened;
       if (element == Element::f32) {
@@ -56,7 +57,7 @@ struct Merge {
           {&m, &l, sum, static_cast<float>(std::max(relative * kLog2e, kLeast)), 1.0f, values, dim});
     }
     store.row({sum, kernels::inverse_sum(l), dim,
-               kernels::element_at(static_cast<Element>(out.dtype), out.data,
+               kernels::element_at(element_of(out.dtype), out.data,
                                    b * out.stride[0] + h * out.stride[1] + i * out.stride[2])});
     if (lse.data)
       lse.data[b * lse_stride[0] + h * lse_stride[1] + i * lse_stride[2]] = kernels::canonical(
@@ -78,7 +79,7 @@ void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noe
 Status merge_states(const Context& context, std::span<const AttentionState> states, const Tensor& out,
                     const LseView& lse) {
   return guarded([&]() -> Status {
-    if (!context) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
+    if (Status s = check_context(context); !s.ok()) return s;
     if (Status s = validate_merge(states, out, lse); !s.ok()) return s;
     const Context::Impl& runtime = *impl_of(context);
     const std::int64_t rows = out.shape[0] * out.shape[1] * out.shape[2];
@@ -89,7 +90,7 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
                 lse,
                 lse_strides(lse.stride, out.shape),
                 *kernels::find_state(runtime.isa),
-                *kernels::find_store(runtime.isa, static_cast<Element>(out.dtype)),
+                *kernels::find_store(runtime.isa, element_of(out.dtype)),
                 rows,
                 out.shape[3]};
     for (const AttentionState& s : states) merge.lse_strides.push_back(lse_strides(s.lse_stride, out.shape));

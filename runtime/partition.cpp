@@ -2,18 +2,14 @@
 #include "runtime/partition.h"
 
 #include <algorithm>
-#include <cmath>
-#include <span>
-#include <vector>
+#include <numeric>
+#include <utility>
 
 #include "runtime/row_block.h"
 #include "scheduler/list_schedule.h"
 
 namespace kumiko {
 namespace {
-
-using kernels::kSplitKeys;
-using kernels::min_of;
 
 // Equal pieces leave workers idle by up to one piece: 8 a worker, an eighth of the time. So one piece in five
 // is cut finer by this factor. The policies deal costly pieces first, and the fine ones fill the gaps: a
@@ -77,48 +73,40 @@ bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::
 
 class Partitioner {
  public:
-  Partitioner(Plan::Impl& plan, std::int64_t workers, const Way& way)
-      : plan_(plan),
+  Partitioner(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
+              std::int64_t workers, const Way& way, Partition& made)
+      : problem_(problem),
+        tuning_(tuning),
+        kv_domains_(kv_domains),
+        made_(made),
         workers_(workers),
-        tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
-        halves_(way.fine_rows == FineRows::halves) {
-    const AttentionArgs& a = plan.args;
-    batch_ = a.q.shape[0];
-    kv_heads_ = a.k.shape[1];
-    rows_ = a.q.shape[1] / kv_heads_ * a.q.shape[2];
-    task_rows_ = task_rows_for(plan.tuning, batch_ * kv_heads_, rows_, tasks_);
-    blocks_per_head_ = ceil_div(rows_, task_rows_);
-    count_ = batch_ * kv_heads_ * blocks_per_head_;
+        tasks_(workers > 1 ? workers * way.tasks_per_worker : 1) {
+    const std::int64_t heads = problem.batch * problem.kv_heads, unit = tuning.min_task_rows;
+    size_.rows = task_rows_for(tuning, heads, problem.rows_per_head(), tasks_);
+    count_ = heads * ceil_div(problem.rows_per_head(), size_.rows);
     wants_fine_ = workers > 1 && count_ < workers * kEnoughPieces;
+    // Rows are cut finer before keys are, for split states cost memory.
+    if (wants_fine_ && size_.rows > unit) size_.fine = std::max(size_.rows / kFinerBy / unit * unit, unit);
+    size_.halves = way.fine_rows == FineRows::halves;
+    fine_keys_ = wants_fine_ && size_.fine == 0;
   }
 
   /// So few row blocks that they need not divide the work well.
   bool wants_fine() const { return wants_fine_; }
-  /// Rows can be cut finer than into the blocks that every head has.
-  bool has_fine_rows() const { return wants_fine_ && task_rows_ > plan_.tuning.min_task_rows; }
 
   Status run() {
     if (count_ > kMaxTasks) {
       return {Code::unsupported, "q.shape makes " + std::to_string(count_) +
                                      " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
     }
-    const std::int64_t unit = plan_.tuning.min_task_rows;
-    // Rows are cut finer before keys are, for split states cost memory.
-    if (has_fine_rows()) fine_rows_ = std::max(task_rows_ / kFinerBy / unit * unit, unit);
-    fine_keys_ = wants_fine_ && !has_fine_rows();
-    const std::int64_t most = count_ + (wants_fine_ ? 2 * tasks_ : 0);
-    plan_.tasks.reserve(static_cast<std::size_t>(most));
-    plan_.costs.reserve(static_cast<std::size_t>(most));
-    make_blocks();
-    if (fine_keys_) {
-      std::int64_t splits = 0;
-      for (const RowBlock& block : blocks_) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
-      single_splits_ = splits * kv_heads_ <= kFewSplits * workers_;
-    }
-    for (std::int64_t b = 0; b < batch_; ++b) {
-      for (std::int64_t h = 0; h < kv_heads_; ++h) {
-        for (std::int64_t i = 0; i < blocks_per_head_; ++i) {
-          if (Status s = take(b, h, i); !s.ok()) return s;
+    clear();
+    const RowBlocks blocks(problem_, tuning_, size_);
+    set_costs(blocks);
+    std::uint64_t number = 0;
+    for (std::int64_t b = 0; b < problem_.batch; ++b) {
+      for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
+        for (std::int64_t i = 0; i < blocks.per_head(); ++i) {
+          if (Status s = take(blocks, b, h, i, is_one_in_five(number++)); !s.ok()) return s;
         }
       }
     }
@@ -126,56 +114,31 @@ class Partitioner {
   }
 
  private:
-  /// Heads of one sequence are alike: their blocks are computed once.
-  void make_blocks() {
-    const std::int64_t unit = plan_.tuning.min_task_rows;
-    blocks_.reserve(static_cast<std::size_t>(batch_ * blocks_per_head_));
-    for (std::int64_t b = 0; b < batch_; ++b) {
-      const kernels::HeadProblem head = plan_.head(plan_.args, b, 0);
-      for (std::int64_t row = 0; row < rows_; row += task_rows_) {
-        const std::int64_t end = min_of(row + task_rows_, rows_);
-        blocks_.push_back(row_block(plan_, head, row, end));
-        if (fine_rows_ == 0) continue;
-        fine_begin_.push_back(static_cast<std::int32_t>(fine_.size()));
-        for (std::int64_t at = row, next; at < end; at = next) {
-          const std::int64_t half = halves_ ? ceil_div((end - at) / 2, unit) * unit : 0;
-          next = min_of(at + std::max(half, fine_rows_), end);
-          fine_.push_back(row_block(plan_, head, at, next));
-        }
-      }
-    }
-    if (fine_rows_ > 0) fine_begin_.push_back(static_cast<std::int32_t>(fine_.size()));
-    scale_costs();
+  void clear() {
+    made_.tasks.clear();
+    made_.costs.clear();
+    made_.merges.clear();
+    made_.partial_floats = 0;
+    const auto most = static_cast<std::size_t>(count_ + (wants_fine_ ? 2 * tasks_ : 0));
+    made_.tasks.reserve(most);
+    made_.costs.reserve(most);
   }
 
-  /// A cost is below 2^55, but the sum over a long batch of long sequences passes 2^63. Only the costs'
-  /// proportions matter, so where the sum would pass 2^61 all are made smaller by the same power of two:
-  /// policies may add up what they are given.
-  void scale_costs() {
-    __extension__ using Wide = unsigned __int128;
-    Wide sum = 0;
-    for (const auto* list : {&blocks_, &fine_}) {
-      for (const RowBlock& block : *list) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads_);
-    }
-    int shift = 0;
-    while (sum >> shift > Wide{1} << 61) ++shift;
-    plan_.cost_unit = std::ldexp(1.0, shift);
-    for (auto* list : {&blocks_, &fine_}) {
-      for (RowBlock& block : *list) block.cost >>= shift;
-    }
-    std::int64_t total = 0;
-    for (const RowBlock& block : blocks_) total += block.cost * kv_heads_;
-    coarse_ = workers_ == 1 ? total + 1 : std::max<std::int64_t>(total / tasks_, 1);
+  void set_costs(const RowBlocks& blocks) {
+    made_.cost_unit = blocks.cost_unit();
+    coarse_ =
+        workers_ == 1 ? blocks.total_cost() + 1 : std::max<std::int64_t>(blocks.total_cost() / tasks_, 1);
     fine_cost_ = std::max<std::int64_t>(coarse_ / kFinerBy, 1);
+    if (!fine_keys_) return;
+    std::int64_t splits = 0;
+    for (const RowBlock& block : blocks.all()) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
+    single_splits_ = splits * problem_.kv_heads <= kFewSplits * workers_;
   }
 
-  Status take(std::int64_t b, std::int64_t h, std::int64_t i) {
-    const auto index = static_cast<std::size_t>(b * blocks_per_head_ + i);
-    const bool is_fine =
-        is_one_in_five(static_cast<std::uint64_t>((b * kv_heads_ + h) * blocks_per_head_ + i));
-    if (fine_rows_ == 0 || !is_fine) return cut_keys(b, h, blocks_[index], is_fine);
-    for (std::int32_t f = fine_begin_[index]; f < fine_begin_[index + 1]; ++f) {
-      if (Status s = cut_keys(b, h, fine_[static_cast<std::size_t>(f)], false); !s.ok()) return s;
+  Status take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine) {
+    if (size_.fine == 0 || !is_fine) return cut_keys(b, h, blocks.whole(b, i), is_fine);
+    for (const RowBlock& piece : blocks.fine(b, i)) {
+      if (Status s = cut_keys(b, h, piece, false); !s.ok()) return s;
     }
     return {};
   }
@@ -207,18 +170,18 @@ class Partitioner {
       add_task(b, h, block, block.split_begin, block.split_end, block.cost, -1);
       return {};
     }
-    const auto merge = static_cast<std::int32_t>(plan_.merges.size());
-    plan_.merges.push_back(
-        {0, block.split_begin, block.split_end, block.row_begin, block.row_end, plan_.partial_floats});
+    const auto merge = static_cast<std::int32_t>(made_.merges.size());
+    made_.merges.push_back(
+        {0, block.split_begin, block.split_end, block.row_begin, block.row_end, made_.partial_floats, 0});
     if (!add_states(block.splits(), block.row_end - block.row_begin,
-                    kernels::partial_size(plan_.args.v.shape[3]), &plan_.partial_floats))
+                    kernels::partial_size(problem_.v_head_dim), &made_.partial_floats))
       return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
     std::int64_t cost_before = 0;
     for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
       const std::int64_t cost = block.cost_until(at + splits);
       add_task(b, h, block, at, at + splits, cost - cost_before, merge);
       cost_before = cost;
-      ++plan_.merges.back().tasks;
+      ++made_.merges.back().tasks;
       at += splits;
       if (at == block.split_end) return {};
     }
@@ -227,33 +190,31 @@ class Partitioner {
   // Field by field: a struct that is filled and then copied waits for its own stores, half the time of a cut.
   void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
                 std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge) {
-    PlannedTask& task = plan_.tasks.emplace_back();
+    PlannedTask& task = made_.tasks.emplace_back();
     task.batch = static_cast<std::int32_t>(b);
     task.kv_head = static_cast<std::int32_t>(h);
     task.row_begin = block.row_begin;
     task.row_end = block.row_end;
     task.split_begin = split_begin;
     task.split_end = split_end;
+    task.pipeline = tuning_.pipeline;
     task.merge = merge;
-    scheduler::Task& cost = plan_.costs.emplace_back();
+    scheduler::Task& cost = made_.costs.emplace_back();
     cost.cost = piece_cost;
-    cost.group = static_cast<std::int32_t>(b * kv_heads_ + h);
-    if (!plan_.kv_domains.empty()) cost.home = plan_.kv_domains[static_cast<std::size_t>(cost.group)];
+    cost.group = static_cast<std::int32_t>(b * problem_.kv_heads + h);
+    if (!kv_domains_.empty()) cost.home = kv_domains_[static_cast<std::size_t>(cost.group)];
   }
 
-  Plan::Impl& plan_;
-  std::int64_t workers_, tasks_;  // tasks_: aim of the cut, those that are not cut finer
-  bool halves_;
-  std::int64_t batch_, kv_heads_, rows_, task_rows_, blocks_per_head_;
+  const Problem& problem_;
+  const Tuning& tuning_;
+  const std::span<const std::int32_t> kv_domains_;
+  Partition& made_;
+  const std::int64_t workers_, tasks_;  // tasks_: aim of the cut, those that are not cut finer
+  BlockRows size_{};
   std::int64_t count_;  // row blocks; below 2^62, as are batch * kv_heads and batch * kv_heads * rows: q fits
                         // in the address space
-  bool wants_fine_;     // so few that they need not divide the work well
-  std::int64_t fine_rows_ = 0;  // 0: rows are not cut finer
-  bool fine_keys_ = false;
-  std::vector<RowBlock> blocks_;  // [batch][blocks_per_head]
-  std::vector<RowBlock>
-      fine_;  // the same rows, cut finer: block n is fine_[fine_begin_[n], fine_begin_[n + 1])
-  std::vector<std::int32_t> fine_begin_;
+  bool wants_fine_;
+  bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
   bool single_splits_ = false;               // few splits in all: each is a piece
 };
@@ -262,65 +223,103 @@ class Partitioner {
 struct Forecast {
   double makespan, even_share;
 };
-Forecast forecast(const Plan::Impl& plan, std::span<const int> workers_per_domain, std::int64_t workers) {
+Forecast forecast(const Partition& partition, const Workforce& workforce) {
   double total = 0;
-  for (const scheduler::Task& task : plan.costs) total += static_cast<double>(task.cost);
-  const std::int64_t makespan = scheduler::simulate_makespan(plan.costs, plan.assignment, workers_per_domain);
-  return {static_cast<double>(makespan) * plan.cost_unit,
-          total / static_cast<double>(workers) * plan.cost_unit};
+  for (const scheduler::Task& task : partition.costs) total += static_cast<double>(task.cost);
+  const std::int64_t makespan =
+      scheduler::simulate_makespan(partition.costs, partition.assignment, workforce.workers_per_domain);
+  return {static_cast<double>(makespan) * partition.cost_unit,
+          total / static_cast<double>(workforce.workers()) * partition.cost_unit};
 }
 
-/// What partition_and_assign makes of a plan.
-struct Cut {
-  std::vector<PlannedTask> tasks;
-  std::vector<scheduler::Task> costs;
-  std::vector<PlannedMerge> merges;
-  double cost_unit = 1;
-  std::int64_t partial_floats = 0;
-  scheduler::Assignment assignment;
-
-  void swap_with(Plan::Impl& plan) {
-    std::swap(tasks, plan.tasks);
-    std::swap(costs, plan.costs);
-    std::swap(merges, plan.merges);
-    std::swap(cost_unit, plan.cost_unit);
-    std::swap(partial_floats, plan.partial_floats);
-    std::swap(assignment, plan.assignment);
+/// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
+/// from one beginning, and from here on from the domain's.
+void place_split_states(std::int64_t v_head_dim, Partition& partition) {
+  const std::int64_t state_size = kernels::partial_size(v_head_dim);
+  const std::vector<std::int32_t>& begin = partition.assignment.domain_begin;
+  for (PlannedMerge& merge : partition.merges) merge.domain = -1;
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    for (std::int32_t i = begin[d]; i < begin[d + 1]; ++i) {
+      const auto number = static_cast<std::size_t>(partition.assignment.order[static_cast<std::size_t>(i)]);
+      const std::int32_t at = partition.tasks[number].merge;
+      if (at < 0) continue;
+      PlannedMerge& merge = partition.merges[static_cast<std::size_t>(at)];
+      if (merge.domain < 0) merge.domain = static_cast<std::int32_t>(d);
+    }
   }
-};
+  partition.domain_floats.assign(begin.size() - 1, 0);
+  for (PlannedMerge& merge : partition.merges) {
+    std::int64_t& floats = partition.domain_floats[static_cast<std::size_t>(merge.domain)];
+    merge.partial_offset = floats;
+    floats += (merge.split_end - merge.split_begin) * (merge.row_end - merge.row_begin) * state_size;
+  }
+}
 
 // What docs/planning.md promises.
 constexpr double kEvenEnough = 1.03;
 
-}  // namespace
-
-Status partition_and_assign(Plan::Impl& plan, std::int64_t workers) {
-  const std::vector<int> workers_per_domain = plan.context->executor->workers_per_domain();
-  Cut best;
+/// The first way that leaves nobody waiting long, or the one that is done soonest.
+Status cut_and_assign(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
+                      const Workforce& workforce, Partition* made) {
+  Partition best;
   double soonest = 0;
   // One way for decode: simulating would double the 17 to 50 us that a plan of 64 requests takes, and pieces
   // of whole splits are even enough.
-  const bool is_decode = plan.tuning.pipeline->traits.in_place;
+  const bool is_decode = tuning.pipeline->traits.in_place;
   // Every piece packs the keys it reads, and one of 48 rows takes half as long again for it (Zen 5, AVX-512,
   // D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1, 16 whole
   // ones 11.6, for one core then waits for the other.
   for (const Way& way : kWays) {
-    Partitioner partitioner(plan, workers, way);
+    Partitioner partitioner(problem, tuning, kv_domains, workforce.workers(), way, *made);
     if (Status s = partitioner.run(); !s.ok()) {
       if (soonest == 0) return s;
       break;
     }
-    plan.assignment = plan.context->config.policy->assign(plan.costs, workers_per_domain);
+    made->assignment = workforce.policy->assign(made->costs, workforce.workers_per_domain);
     if (is_decode || !partitioner.wants_fine()) return {};
-    const Forecast ahead = forecast(plan, workers_per_domain, workers);
+    const Forecast ahead = forecast(*made, workforce);
     if (ahead.makespan <= kEvenEnough * ahead.even_share) return {};
     if (soonest == 0 || ahead.makespan < soonest) {
       soonest = ahead.makespan;
-      best.swap_with(plan);
+      std::swap(best, *made);
     }
-    Cut().swap_with(plan);
   }
-  best.swap_with(plan);
+  std::swap(best, *made);
+  return {};
+}
+
+}  // namespace
+
+std::int64_t Partition::most_rows() const {
+  std::int64_t most = 0;
+  for (const PlannedTask& task : tasks) most = std::max(most, task.row_end - task.row_begin);
+  return most;
+}
+
+bool Partition::has_splits_of(const Problem& problem) const {
+  const PlannedTask* before = nullptr;
+  kernels::HeadProblem head{};
+  for (const PlannedTask& task : tasks) {
+    if (task.kv_head != 0) continue;  // Heads of a sequence are alike.
+    if (!before || before->batch != task.batch) head = problem.head({}, task.batch, 0);
+    before = &task;
+    const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
+    const PlannedMerge* merge = task.merge < 0 ? nullptr : &merges[static_cast<std::size_t>(task.merge)];
+    if (block.split_begin != (merge ? merge->split_begin : task.split_begin) ||
+        block.split_end != (merge ? merge->split_end : task.split_end))
+      return false;
+  }
+  return true;
+}
+
+std::int64_t Workforce::workers() const {
+  return std::accumulate(workers_per_domain.begin(), workers_per_domain.end(), std::int64_t{0});
+}
+
+Status make_partition(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
+                      const Workforce& workforce, Partition* made) {
+  if (Status s = cut_and_assign(problem, tuning, kv_domains, workforce, made); !s.ok()) return s;
+  place_split_states(problem.v_head_dim, *made);
   return {};
 }
 

@@ -23,22 +23,22 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
   if (!is_rate(rates.core_flops) || !is_rate(rates.core_bandwidth) || !is_rate(rates.domain_bandwidth))
     return {};
   const std::vector<int> workers = context->executor->workers_per_domain();
-  const auto key_bytes = static_cast<double>((args.k.shape[3] + args.v.shape[3]) *
-                                             (kernels.input == kernels::Element::f32 ? 4 : 2));
-  std::vector<scheduler::Task> durations(tasks.size());
+  const scheduler::Assignment& assignment = partition.assignment;
+  const auto key_bytes =
+      static_cast<double>((problem.head_dim + problem.v_head_dim) * kernels::bytes_of(problem.key_value));
+  std::vector<scheduler::Task> durations(partition.tasks.size());
   double total = 0;
   for (std::size_t d = 0; d + 1 < assignment.domain_begin.size(); ++d) {
     const double bandwidth = std::min(rates.core_bandwidth, rates.domain_bandwidth / std::max(workers[d], 1));
     for (std::int32_t i = assignment.domain_begin[d]; i < assignment.domain_begin[d + 1]; ++i) {
       const auto number = static_cast<std::size_t>(assignment.order[static_cast<std::size_t>(i)]);
-      const PlannedTask& task = tasks[number];
-      const std::int64_t used =
-          has_seqused_k ? seqused_k[static_cast<std::size_t>(task.batch)] : args.k.shape[2];
+      const PlannedTask& task = partition.tasks[number];
+      const std::int64_t used = problem.sequence(task.batch).kv_len;
       const auto keys = static_cast<double>(std::max<std::int64_t>(
           std::min(task.split_end * kernels::kSplitKeys, used) - task.split_begin * kernels::kSplitKeys, 0));
-      const double seconds =
-          std::max(2 * cost_unit * static_cast<double>(costs[number].cost) / rates.core_flops,
-                   keys * key_bytes / bandwidth);
+      const double seconds = std::max(
+          2 * partition.cost_unit * static_cast<double>(partition.costs[number].cost) / rates.core_flops,
+          keys * key_bytes / bandwidth);
       total += seconds;
       durations[number].cost = std::llround(std::min(seconds * kTicksPerSecond, 1e15));
     }

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/row_block.h"
 
-#include <algorithm>
+#include <cmath>
 
 namespace kumiko {
 namespace {
 
 using kernels::kSplitKeys;
+using kernels::min_of;
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return a / b + (a % b != 0);
+}
 
 /// Sum of clamp(i + offset, 0, limit) for i in [first, last).
 std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t limit) {
@@ -23,20 +28,65 @@ std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_be
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
 }
 
+RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::int64_t row,
+                  std::int64_t end) {
+  RowBlock block = keys_of_rows(head, row, end);
+  block.cost = tuning.pipeline->cost({visible_pairs(head, row, end), end - row,
+                                      block.last_key - block.first_key, head.head_dim, head.v_head_dim});
+  return block;
+}
+
 }  // namespace
 
-RowBlock row_block(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t row,
-                   std::int64_t end) {
+RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::int64_t end) {
   RowBlock block{};
   block.row_begin = row;
   block.row_end = end;
   block.first_key = std::min(head.begin_of(row), head.kv_len);
   block.last_key = std::max(head.end_of(end - 1), block.first_key);
   block.split_begin = block.first_key / kSplitKeys;
-  block.split_end = std::max((block.last_key + kSplitKeys - 1) / kSplitKeys, block.split_begin);
-  block.cost = plan.tuning.pipeline->cost({visible_pairs(head, row, end), end - row,
-                                           block.last_key - block.first_key, head.head_dim, head.v_head_dim});
+  block.split_end = std::max(ceil_div(block.last_key, kSplitKeys), block.split_begin);
   return block;
+}
+
+RowBlocks::RowBlocks(const Problem& problem, const Tuning& tuning, const BlockRows& size) {
+  const std::int64_t rows = problem.rows_per_head(), unit = tuning.min_task_rows;
+  per_head_ = ceil_div(rows, size.rows);
+  whole_.reserve(static_cast<std::size_t>(problem.batch * per_head_));
+  for (std::int64_t b = 0; b < problem.batch; ++b) {
+    const kernels::HeadProblem head = problem.head({}, b, 0);
+    for (std::int64_t row = 0; row < rows; row += size.rows) {
+      const std::int64_t end = min_of(row + size.rows, rows);
+      whole_.push_back(block_of(tuning, head, row, end));
+      if (size.fine == 0) continue;
+      fine_begin_.push_back(fine_.size());
+      for (std::int64_t at = row, next; at < end; at = next) {
+        const std::int64_t half = size.halves ? ceil_div((end - at) / 2, unit) * unit : 0;
+        next = min_of(at + std::max(half, size.fine), end);
+        fine_.push_back(block_of(tuning, head, at, next));
+      }
+    }
+  }
+  if (size.fine > 0) fine_begin_.push_back(fine_.size());
+  scale_costs(problem.kv_heads);
+}
+
+/// A cost is below 2^55, but the sum over a long batch of long sequences passes 2^63. Only the costs'
+/// proportions matter, so where the sum would pass 2^61 all are made smaller by the same power of two:
+/// policies may add up what they are given.
+void RowBlocks::scale_costs(std::int64_t kv_heads) {
+  __extension__ using Wide = unsigned __int128;
+  Wide sum = 0;
+  for (const auto* list : {&whole_, &fine_}) {
+    for (const RowBlock& block : *list) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads);
+  }
+  int shift = 0;
+  while (sum >> shift > Wide{1} << 61) ++shift;
+  cost_unit_ = std::ldexp(1.0, shift);
+  for (auto* list : {&whole_, &fine_}) {
+    for (RowBlock& block : *list) block.cost >>= shift;
+  }
+  for (const RowBlock& block : whole_) total_cost_ += block.cost * kv_heads;
 }
 
 }  // namespace kumiko

@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
+#include <vector>
 
-#include "runtime/plan.h"
+#include "kernels/pipelines/pipeline.h"
+#include "runtime/problem.h"
+#include "runtime/tuning.h"
 
 namespace kumiko {
 
@@ -13,7 +17,7 @@ struct RowBlock {
   std::int64_t row_begin, row_end;
   std::int64_t first_key, last_key;     ///< [first_key, last_key): seen by some row
   std::int64_t split_begin, split_end;  ///< the splits that these keys lie in
-  std::int64_t cost;                    ///< in FMAs (PipelineRow::cost); scaled by the Partitioner
+  std::int64_t cost;                    ///< in FMAs (PipelineRow::cost); scaled by RowBlocks
 
   std::int64_t splits() const { return split_end - split_begin; }
   /// Of the splits before `split`: in proportion to the keys, for the first and the last split may have few.
@@ -26,8 +30,44 @@ struct RowBlock {
   }
 };
 
-/// Rows [row, end) of a head, all keys that they see.
-RowBlock row_block(const Plan::Impl& plan, const kernels::HeadProblem& head, std::int64_t row,
-                   std::int64_t end);
+/// Rows [row, end) of a head and all keys that they see, without a cost.
+RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::int64_t end);
+
+/// How many rows a block takes.
+struct BlockRows {
+  std::int64_t rows;  ///< Of a block; the last one of a head may have fewer.
+  std::int64_t fine;  ///< Of the smallest piece of a block that is cut finer; 0: none is.
+  bool halves;        ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
+};
+
+/// The row blocks of all sequences. The heads of a sequence are alike, so each block stands for all of them.
+class RowBlocks {
+ public:
+  RowBlocks(const Problem& problem, const Tuning& tuning, const BlockRows& size);
+
+  std::int64_t per_head() const { return per_head_; }
+  const RowBlock& whole(std::int64_t b, std::int64_t i) const { return whole_[index(b, i)]; }
+  /// The same rows, cut finer.
+  std::span<const RowBlock> fine(std::int64_t b, std::int64_t i) const {
+    const std::size_t at = index(b, i);
+    return std::span(fine_).subspan(fine_begin_[at], fine_begin_[at + 1] - fine_begin_[at]);
+  }
+  std::span<const RowBlock> all() const { return whole_; }
+  double cost_unit() const { return cost_unit_; }
+  std::int64_t total_cost() const { return total_cost_; }  ///< Of all heads.
+
+ private:
+  std::size_t index(std::int64_t b, std::int64_t i) const {
+    return static_cast<std::size_t>(b * per_head_ + i);
+  }
+  void scale_costs(std::int64_t kv_heads);
+
+  std::int64_t per_head_;
+  std::vector<RowBlock> whole_;  // [batch][per_head]
+  std::vector<RowBlock> fine_;
+  std::vector<std::size_t> fine_begin_;  // [batch * per_head + 1], or empty
+  double cost_unit_ = 1;
+  std::int64_t total_cost_ = 0;
+};
 
 }  // namespace kumiko

@@ -36,23 +36,23 @@ std::int64_t Traffic::total_remote() const {
 }
 
 std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
-  const kernels::HeadProblem head = plan.head(plan.args, task.batch, task.kv_head);
+  const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
   const std::int64_t first = std::max(head.begin_of(task.row_begin), task.split_begin * kernels::kSplitKeys);
   const std::int64_t last = std::min(head.end_of(task.row_end - 1), task.split_end * kernels::kSplitKeys);
   return product(std::max<std::int64_t>(last - first, 0),
-                 (head.head_dim + head.v_head_dim) * kernels::bytes_of(plan.kernels.input));
+                 (head.head_dim + head.v_head_dim) * kernels::bytes_of(plan.problem.key_value));
 }
 
 Traffic planned_traffic(const Plan::Impl& plan) {
   Traffic traffic;
-  const scheduler::Assignment& assignment = plan.assignment;
-  if (plan.tasks.empty() || assignment.domain_begin.size() < 2) return traffic;
+  const scheduler::Assignment& assignment = plan.partition.assignment;
+  if (plan.partition.tasks.empty() || assignment.domain_begin.size() < 2) return traffic;
   const std::size_t domains = assignment.domain_begin.size() - 1;
-  const auto heads = static_cast<std::size_t>(plan.args.q.shape[0] * plan.args.k.shape[1]);
+  const auto heads = static_cast<std::size_t>(plan.problem.batch * plan.problem.kv_heads);
   const auto for_each_task = [&](auto visit) {
     for (std::size_t d = 0; d < domains; ++d) {
       for (std::int32_t i = assignment.domain_begin[d]; i < assignment.domain_begin[d + 1]; ++i) {
-        const PlannedTask& task = plan.tasks[static_cast<std::size_t>(assignment.order[i])];
+        const PlannedTask& task = plan.partition.tasks[static_cast<std::size_t>(assignment.order[i])];
         visit(d, head_number(plan, task), bytes_read(plan, task));
       }
     }

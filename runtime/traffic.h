@@ -29,7 +29,7 @@ std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task);
 
 /// The task's number in Traffic::home.
 inline std::size_t head_number(const Plan::Impl& plan, const PlannedTask& task) {
-  return static_cast<std::size_t>(task.batch * plan.args.k.shape[1] + task.kv_head);
+  return static_cast<std::size_t>(task.batch * plan.problem.kv_heads + task.kv_head);
 }
 
 }  // namespace kumiko

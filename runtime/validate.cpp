@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <type_traits>
 
+#include "runtime/attention_fields.h"
 #include "runtime/config.h"
 #include "runtime/validate_parts.h"
 
@@ -93,13 +95,53 @@ Status check_options(const AttentionArgs& a) {
   return check_pipeline(a.pipeline);
 }
 
+// A field of a run beside what was planned.
+template <class Pointer>
+Status check_same(const char* name, const View<Pointer>& given, const View<Pointer>& planned) {
+  if (given.dtype != planned.dtype)
+    return invalid(std::string(name) + ".dtype", name_of(given.dtype),
+                   "the planned " + name_of(planned.dtype));
+  for (int i = 0; i < 4; ++i) {
+    if (given.shape[i] != planned.shape[i])
+      return invalid(element(name, "shape", i), given.shape[i],
+                     "the planned " + std::to_string(planned.shape[i]));
+    if (given.stride[i] != planned.stride[i])
+      return invalid(element(name, "stride", i), given.stride[i],
+                     "the planned " + std::to_string(planned.stride[i]));
+  }
+  return {};
+}
+template <Scalar Value>
+Status check_same(const char* name, Value given, Value planned) {
+  if (given == planned) return {};
+  if constexpr (std::is_enum_v<Value>)
+    return invalid(name, name_of(given), "the planned " + name_of(planned));
+  else
+    return invalid(name, std::to_string(given), "the planned " + std::to_string(planned));
+}
+
+Status check_presence(const char* name, const void* given, bool is_planned) {
+  if ((given != nullptr) == is_planned) return {};
+  return invalid(name, given ? "given" : "null", is_planned ? "given, as planned" : "null, as planned");
+}
+
+Status check_copied(const char* name, const std::int32_t* given, bool is_planned,
+                    const std::vector<std::int32_t>& planned) {
+  if (Status s = check_presence(name, given, is_planned); !s.ok()) return s;
+  for (std::size_t b = 0; b < planned.size(); ++b) {
+    if (given[b] != planned[b])
+      return invalid(std::string(name) + "[" + std::to_string(b) + "]", given[b],
+                     "the planned " + std::to_string(planned[b]));
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_pipeline(Pipeline pipeline) {
   if (pipeline == Pipeline::automatic || pipeline_name(pipeline)) return {};
-  std::string names = "automatic (0)";
-  for (const Pipeline p : kPipelines)
-    names += std::string(", ") + pipeline_name(p) + " (" + std::to_string(static_cast<int>(p)) + ")";
+  std::string names = name_of(Pipeline::automatic);
+  for (const Pipeline p : kPipelines) names += ", " + name_of(p);
   return invalid("pipeline", static_cast<int>(pipeline), names);
 }
 
@@ -179,67 +221,24 @@ Status validate_pointers(const AttentionArgs& a) {
   return {};
 }
 
-Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_alibi,
+Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_alibi_slopes,
                              bool has_seqused_k, const std::vector<std::int32_t>& seqused_k) {
-  const auto same_view = [](const char* name, const auto& given, const auto& want) -> Status {
-    if (given.dtype != want.dtype)
-      return invalid(std::string(name) + ".dtype", name_of(given.dtype),
-                     "the planned " + name_of(want.dtype));
-    for (int i = 0; i < 4; ++i) {
-      if (given.shape[i] != want.shape[i])
-        return invalid(element(name, "shape", i), given.shape[i],
-                       "the planned " + std::to_string(want.shape[i]));
-      if (given.stride[i] != want.stride[i])
-        return invalid(element(name, "stride", i), given.stride[i],
-                       "the planned " + std::to_string(want.stride[i]));
-    }
-    return {};
-  };
-  if (Status s = same_view("q", a.q, planned.q); !s.ok()) return s;
-  if (Status s = same_view("k", a.k, planned.k); !s.ok()) return s;
-  if (Status s = same_view("v", a.v, planned.v); !s.ok()) return s;
-  if (Status s = same_view("out", a.out, planned.out); !s.ok()) return s;
-  if (Status s = same_view("bias", a.bias, planned.bias); !s.ok()) return s;
-  if (Status s = same_view("mask", a.mask, planned.mask); !s.ok()) return s;
+#define KUMIKO_CHECK_fixed(name) check_same(#name, a.name, planned.name)
+#define KUMIKO_CHECK_presence(name) check_presence(#name, a.name, has_##name)
+#define KUMIKO_CHECK_copied(name) check_copied(#name, a.name, has_##name, name)
+#define KUMIKO_CHECK_free(name) Status()
+#define KUMIKO_ATTENTION_FIELD(name, plan) \
+  if (Status s = KUMIKO_CHECK_##plan(name); !s.ok()) return s;
+#include "runtime/attention_fields.inc"
+#undef KUMIKO_ATTENTION_FIELD
+#undef KUMIKO_CHECK_free
+#undef KUMIKO_CHECK_copied
+#undef KUMIKO_CHECK_presence
+#undef KUMIKO_CHECK_fixed
   // A pointer alone makes a tensor given, and no pointer is planned: without a shape it would be read all the
   // same.
   if (Status s = check_score_views(a); !s.ok()) return s;
-  if (a.lse.data) {
-    if (Status s = check_lse_of(a); !s.ok()) return s;
-  }
-  if (a.softcap != planned.softcap)
-    return invalid("softcap", std::to_string(a.softcap), "the planned " + std::to_string(planned.softcap));
-  if ((a.alibi_slopes != nullptr) != has_alibi) {
-    return invalid("alibi_slopes", a.alibi_slopes ? "given" : "null",
-                   has_alibi ? "given, as planned" : "null, as planned");
-  }
-  if (a.alibi_batch_stride != planned.alibi_batch_stride) {
-    return invalid("alibi_batch_stride", a.alibi_batch_stride,
-                   "the planned " + std::to_string(planned.alibi_batch_stride));
-  }
-  if (!(a.scale == planned.scale))
-    return invalid("scale", std::to_string(a.scale), "the planned " + std::to_string(planned.scale));
-  if (a.is_causal != planned.is_causal)
-    return invalid("is_causal", a.is_causal, "the planned " + std::to_string(planned.is_causal));
-  if (a.causal_alignment != planned.causal_alignment)
-    return invalid("causal_alignment", static_cast<int>(a.causal_alignment), "the planned one");
-  if (a.window_left != planned.window_left)
-    return invalid("window_left", a.window_left, "the planned " + std::to_string(planned.window_left));
-  if (a.window_right != planned.window_right)
-    return invalid("window_right", a.window_right, "the planned " + std::to_string(planned.window_right));
-  if (a.pipeline != planned.pipeline)
-    return invalid("pipeline", static_cast<int>(a.pipeline), "the planned one");
-  if ((a.seqused_k != nullptr) != has_seqused_k) {
-    return invalid("seqused_k", a.seqused_k ? "given" : "null",
-                   has_seqused_k ? "given, as planned" : "null, as planned");
-  }
-  for (std::size_t b = 0; b < seqused_k.size(); ++b) {
-    if (a.seqused_k[b] != seqused_k[b]) {
-      return invalid("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
-                     "the planned " + std::to_string(seqused_k[b]));
-    }
-  }
-  return {};
+  return a.lse.data ? check_lse_of(a) : Status();
 }
 
 }  // namespace kumiko

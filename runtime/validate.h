@@ -18,7 +18,8 @@ Status validate_problem(const AttentionArgs& args);
 Status validate_pointers(const AttentionArgs& args);
 
 /// Whether `args` is the problem `planned` (pointers aside), with the lengths a plan keeps if it has any.
-Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_alibi,
+/// Compares what attention_fields.inc says a plan keeps.
+Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_alibi_slopes,
                              bool has_seqused_k, const std::vector<std::int32_t>& seqused_k);
 
 Status check_pipeline(Pipeline pipeline);

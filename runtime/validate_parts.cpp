@@ -4,13 +4,25 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "runtime/config.h"
+
 namespace kumiko {
 namespace {
 
 constexpr const char* kDims[4] = {"batch", "heads", "seq", "head_dim"};
 
 constexpr std::int64_t bytes_of(DataType type) {
-  return type == DataType::f32 || type == DataType::i32 ? 4 : type == DataType::boolean ? 1 : 2;
+  switch (type) {
+    case DataType::f32:
+    case DataType::i32:
+      return 4;
+    case DataType::bf16:
+    case DataType::f16:
+      return 2;
+    case DataType::boolean:
+      return 1;
+  }
+  return 1;  // any other number has been refused
 }
 
 /// No two index tuples of an output share an element: dims in order of stride must each step over all smaller
@@ -50,6 +62,22 @@ std::string name_of(DataType type) {
   constexpr std::array<const char*, 5> kNames = {"f32", "bf16", "f16", "boolean", "i32"};
   const auto number = static_cast<std::size_t>(type);
   return number < kNames.size() ? kNames[number] : std::to_string(static_cast<int>(type));
+}
+
+std::string name_of(Pipeline pipeline) {
+  const std::string number = std::to_string(static_cast<int>(pipeline));
+  const char* const name = pipeline == Pipeline::automatic ? "automatic" : pipeline_name(pipeline);
+  return name ? std::string(name) + " (" + number + ")" : number;
+}
+
+std::string name_of(CausalAlignment alignment) {
+  switch (alignment) {
+    case CausalAlignment::bottom_right:
+      return "bottom_right (0)";
+    case CausalAlignment::top_left:
+      return "top_left (1)";
+  }
+  return std::to_string(static_cast<int>(alignment));
 }
 
 bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent) {

@@ -20,6 +20,9 @@ std::string element(const char* name, const char* field, int i);
 std::string hex(const void* p);
 /// Its number where it has no name.
 std::string name_of(DataType type);
+/// "online (1)", for fields whose numbers callers of the C ABI use.
+std::string name_of(Pipeline pipeline);
+std::string name_of(CausalAlignment alignment);
 
 /// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
 /// int64, an element taken as 4 bytes.
@@ -72,6 +75,13 @@ Status check_view(const char* name, const View& view) {
   return check_rows(name, view);
 }
 
+/// Used keys of sequence b.
+inline Status check_length(std::int64_t b, std::int32_t length, std::int64_t kv_len) {
+  if (length >= 0 && length <= kv_len) return {};
+  return invalid("seqused_k[" + std::to_string(b) + "]", length,
+                 "0.." + std::to_string(kv_len) + " (kv_len)");
+}
+
 /// Windows, alignment and used lengths: any struct of arguments that has them.
 template <class Args>
 Status check_visibility(const Args& a, std::int64_t batch, std::int64_t kv_len) {
@@ -83,10 +93,7 @@ Status check_visibility(const Args& a, std::int64_t batch, std::int64_t kv_len) 
                    "bottom_right (0) or top_left (1)");
   }
   for (std::int64_t b = 0; a.seqused_k && b < batch; ++b) {
-    if (a.seqused_k[b] < 0 || a.seqused_k[b] > kv_len) {
-      return invalid("seqused_k[" + std::to_string(b) + "]", a.seqused_k[b],
-                     "0.." + std::to_string(kv_len) + " (kv_len)");
-    }
+    if (Status s = check_length(b, a.seqused_k[b], kv_len); !s.ok()) return s;
   }
   return {};
 }

@@ -166,6 +166,37 @@ static void test_plan(const kumiko_context* context) {
   kumiko_plan_destroy(plan);
 }
 
+static void test_plan_update(const kumiko_context* context) {
+  int32_t lengths[BATCH] = {KV_LEN, 1};
+  kumiko_attention_args args = problem(other);
+  kumiko_plan* plan = NULL;
+  const char* text = NULL;
+  char before[2048];
+  EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
+  EXPECT_ERROR(kumiko_plan_update(plan, lengths, BATCH), KUMIKO_INVALID_ARGUMENT, "seqused_k");
+  kumiko_plan_destroy(plan);
+
+  args.seqused_k = lengths;
+  EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
+  EXPECT(kumiko_plan_explain(plan, &text) == KUMIKO_OK && text != NULL);
+  snprintf(before, sizeof(before), "%s", text);
+  lengths[0] = 3;
+  lengths[1] = KV_LEN;
+  EXPECT_ERROR(kumiko_plan_update(NULL, lengths, BATCH), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_update(plan, NULL, BATCH), KUMIKO_INVALID_ARGUMENT, "seqused_k is NULL");
+  EXPECT_ERROR(kumiko_plan_update(plan, lengths, -1), KUMIKO_INVALID_ARGUMENT, "count is -1");
+  EXPECT_ERROR(kumiko_plan_update(plan, lengths, 1), KUMIKO_INVALID_ARGUMENT, "size() is 1");
+  EXPECT_ERROR(kumiko_plan_run(plan, &args), KUMIKO_INVALID_ARGUMENT, "seqused_k[0]");
+  EXPECT(kumiko_plan_update(plan, lengths, BATCH) == KUMIKO_OK);
+  EXPECT(kumiko_plan_explain(plan, &text) == KUMIKO_OK && text != NULL);
+  EXPECT(strcmp(text, before) != 0); /* other bytes of K and V */
+  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK);
+  args.out.data = out;
+  EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+  EXPECT(memcmp(out, other, sizeof(out)) == 0);
+  kumiko_plan_destroy(plan);
+}
+
 static void test_merge(const kumiko_context* context) {
   float values[2][4] = {{1, 2, 3, 4}, {5, 6, 7, 8}}, result[4] = {0, 0, 0, 0}, sums[2] = {0.5f, 0.5f},
         merged = 0;
@@ -266,6 +297,8 @@ static void test_null_pointers(const kumiko_context* context) {
   EXPECT_ERROR(kumiko_context_describe(context, NULL), KUMIKO_INVALID_ARGUMENT, "text is NULL");
   EXPECT_ERROR(kumiko_context_num_threads(NULL, &threads), KUMIKO_INVALID_ARGUMENT, "context is NULL");
   EXPECT_ERROR(kumiko_context_num_threads(context, NULL), KUMIKO_INVALID_ARGUMENT, "num_threads is NULL");
+  EXPECT_ERROR(kumiko_context_write_trace(NULL), KUMIKO_INVALID_ARGUMENT, "context is NULL");
+  EXPECT_ERROR(kumiko_context_write_trace(context), KUMIKO_INVALID_ARGUMENT, "trace");
   EXPECT_ERROR(kumiko_plan_create(NULL, &args, &plan), KUMIKO_INVALID_ARGUMENT, "context is NULL");
   EXPECT_ERROR(kumiko_plan_create(context, NULL, &plan), KUMIKO_INVALID_ARGUMENT, "args is NULL");
   EXPECT_ERROR(kumiko_plan_create(context, &args, NULL), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
@@ -409,6 +442,7 @@ int main(void) {
   test_domain_memory();
   test_numbers(context);
   test_plan(context);
+  test_plan_update(context);
   test_merge(context);
   test_terms(context);
   test_context();

@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "runtime/attention.h"
+#include "runtime/attention_fields.h"
 
 namespace kumiko::test {
 
@@ -170,6 +170,15 @@ class Fields {
  private:
   std::vector<Field<Cpp, C>> rows_;
 };
+
+/// "a, b, c": all fields of a struct of arguments, or the library would not compile.
+template <class Args>
+std::string names_of() {
+  std::string names;
+  for_each_field<Args>(
+      [&](const char* name, std::size_t) { names += (names.empty() ? "" : ", ") + std::string(name); });
+  return names;
+}
 
 /// "a, b, c": what the struct has. Each must have a row, named as it or as a part of it.
 template <class Cpp, class C>

@@ -227,6 +227,42 @@ TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
   }
 }
 
+// An update that fails leaves the plan with its lengths, and a later one succeeds.
+TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
+  const std::vector<std::int32_t> before{1, 40}, after{1300, 1299};
+  const auto bits_with = [](const kumiko_context* context, kumiko_plan* plan,
+                            const std::vector<std::int32_t>& lengths) {
+    Problem problem;
+    problem.args.seqused_k = lengths.data();
+    const kumiko_status status =
+        plan ? kumiko_plan_run(plan, &problem.args) : kumiko_attention_forward(context, &problem.args);
+    EXPECT_EQ(status, KUMIKO_OK) << kumiko_last_error();
+    return problem.bits();
+  };
+  kumiko_context* const context = create();
+  const auto want_before = bits_with(context, nullptr, before),
+             want_after = bits_with(context, nullptr, after);
+  Problem problem;
+  problem.args.seqused_k = before.data();
+  kumiko_plan* plan = nullptr;
+  ASSERT_EQ(kumiko_plan_create(context, &problem.args, &plan), KUMIKO_OK) << kumiko_last_error();
+  long allowed = 0;
+  for (; allowed < 1000; ++allowed) {
+    kumiko_status status;
+    {
+      const FailingHeap heap(allowed);
+      status = kumiko_plan_update(plan, after.data(), 2);
+    }
+    if (status == KUMIKO_OK) break;
+    ASSERT_EQ(status, KUMIKO_OUT_OF_MEMORY) << kumiko_last_error();
+    EXPECT_EQ(bits_with(context, plan, before), want_before) << "with " << allowed << " requests";
+  }
+  EXPECT_GT(allowed, 4) << "a cut and the states of its rows";
+  EXPECT_EQ(bits_with(context, plan, after), want_after);
+  kumiko_plan_destroy(plan);
+  kumiko_context_destroy(context);
+}
+
 // The first run of a plan needs nothing: its state and the scratch were made with the plan. A context whose
 // scratch has grown since for another plan has more than enough.
 TEST_P(OutOfMemory, TheFirstRunNeedsNoMemory) {

@@ -177,15 +177,15 @@ TEST_P(AllCores, SplitStatesAreInTheirDomain) {
   ASSERT_TRUE(plan(context, problem.args(), &made).ok());
   ASSERT_TRUE(made.run(problem.args()).ok());
   Plan::Impl& impl = *impl_of(made);
-  RunState* const state = impl.acquire();
+  RunState* const state = impl.states.acquire(impl.partition);
   int placed = 0;
-  for (const PlannedMerge& merge : impl.merges) {
+  for (const PlannedMerge& merge : impl.partition.merges) {
     const float* data = state->partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
     EXPECT_TRUE(is_on_node(data, sizeof(float), merge.domain));
     placed |= 1 << merge.domain;
   }
   EXPECT_EQ(placed, 0b1111) << "expected split row blocks in every domain";
-  impl.release(state);
+  impl.states.release(state);
 }
 
 TEST_P(AllCores, SameBitsAsOneThread) {

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
 
+#include "runtime/attention_fields.h"
 #include "tests/fuzz/failing_new.h"
 
 namespace kumiko::fuzz {
@@ -24,28 +26,22 @@ const Problem* current = nullptr;
   if (current) dprintf(console, "%s\n", current->describe().c_str());
   std::abort();
 }
+// A sentence about a field of the arguments begins with its name; any other holds one of the words.
 bool names_an_argument(const std::string& message) {
-  static constexpr const char* kNames[] = {"q.",           "k.",
-                                           "v.",           "out.",
-                                           "lse",          "scale",
-                                           "is_causal",    "pipeline",
-                                           "window_left",  "seqused_k",
-                                           "softcap",      "bias",
-                                           "mask",         "causal_alignment",
-                                           "scores.",      "window_right",
-                                           "states",       "count is",
-                                           "alibi_slopes", "alibi_batch_stride",
-                                           "reserved",     "args",
-                                           "plan",         "context",
-                                           "text",         "bytes",
-                                           "options",      "num_threads",
-                                           "num_domains",  "domain",
-                                           "data is",      "cpus",
-                                           "bind",         "executor",
-                                           "isa",          "topology",
-                                           "policy",       "out is"};
-  return std::any_of(std::begin(kNames), std::end(kNames),
-                     [&](const char* name) { return message.find(name) != std::string::npos; });
+  bool is_found = false;
+  const auto find_first = [&](const char* name, std::size_t) {
+    const std::size_t length = std::strlen(name);
+    is_found = is_found ||
+               (message.starts_with(name) && message.size() > length && std::strchr(" .[", message[length]));
+  };
+  for_each_field<kumiko_attention_args>(find_first);
+  for_each_field<kumiko_softmax_pv_args>(find_first);
+  static constexpr const char* kWords[] = {"states",      "count is", "args",    "plan is", "context",
+                                           "text",        "bytes",    "options", "domain",  "num_threads",
+                                           "num_domains", "data is",  "cpus",    "bind",    "executor",
+                                           "isa",         "topology", "policy",  "out is"};
+  return is_found || std::any_of(std::begin(kWords), std::end(kWords),
+                                 [&](const char* word) { return message.find(word) != std::string::npos; });
 }
 
 }  // namespace

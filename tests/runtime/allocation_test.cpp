@@ -65,6 +65,29 @@ TEST_P(Allocation, RunsAfterTheFirstAllocateNothing) {
   }
 }
 
+// Nor does a decode step that leaves every row block its splits.
+TEST_P(Allocation, UpdatesWithinSplitsAllocateNothing) {
+  const Context context = make(4);
+  Case c = cases()[2];
+  std::vector<std::int32_t> lengths{530, 0, 77};
+  c.seqused = lengths;
+  const Problem problem(c);
+  Plan prepared;
+  ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
+  bool ok = true;
+  std::int64_t calls = 0;
+  {
+    const AllocationCount count;
+    for (int step = 0; step < 50; ++step) {
+      ++lengths[0], ++lengths[2];
+      ok = prepared.update(lengths).ok() && ok;
+    }
+    calls = count.calls();
+  }
+  EXPECT_TRUE(ok);
+  EXPECT_EQ(calls, 0);
+}
+
 // As many states as there are callers are made first, as if all had met: which callers do meet is up to the
 // machine.
 TEST_P(Allocation, RunsAtTheSameTimeAllocateNothingOnceThereIsAStateForEach) {
@@ -78,8 +101,9 @@ TEST_P(Allocation, RunsAtTheSameTimeAllocateNothingOnceThereIsAStateForEach) {
   }
   constexpr int kCallers = 4;
   std::vector<RunState*> states;
-  for (int n = 0; n < kCallers; ++n) states.push_back(impl_of(prepared)->acquire());
-  for (RunState* state : states) impl_of(prepared)->release(state);
+  for (int n = 0; n < kCallers; ++n)
+    states.push_back(impl_of(prepared)->states.acquire(impl_of(prepared)->partition));
+  for (RunState* state : states) impl_of(prepared)->states.release(state);
   std::latch ready(kCallers + 1), go(1), done(kCallers), leave(1);
   std::vector<std::thread> threads;
   std::atomic<int> failed{0};

@@ -102,11 +102,10 @@ TEST_P(ForcedPipeline, IsTheOnePlanned) {
     for (const Computation computation : {Computation::attention, Computation::softmax_pv}) {
       for (const std::int64_t q_len : {1, 70}) {
         const Problem problem(of_rows(q_len));
-        Plan::Impl plan;
-        plan.context = impl_of(context);
-        plan.computation = computation;
-        plan.args = problem.args();
-        ASSERT_TRUE(build_plan(plan).ok());
+        kumiko::Problem lowered = lower(problem.args());
+        lowered.computation = computation;
+        Plan::Impl plan(impl_of(context), lowered);
+        ASSERT_TRUE(prepare(plan).ok());
         const bool is_decode = computation == Computation::attention && q_len == 1;
         EXPECT_EQ(plan.tuning.pipeline->name, name != "automatic" ? name
                                               : is_decode         ? "decode"
@@ -134,7 +133,7 @@ TEST_P(ForcedPipeline, ThreePassOverSeveralSplitsHasTheBitsOfOnline) {
     ASSERT_TRUE(plan(context, problem.args(Pipeline::three_pass), &made).ok());
     const Plan::Impl& impl = *impl_of(made);
     ASSERT_GT(impl.tuning.staged_splits, 1);
-    const PlannedTask& task = impl.tasks.front();
+    const PlannedTask& task = impl.partition.tasks.front();
     ASSERT_GT(task.split_end - task.split_begin, 1);
     ASSERT_EQ(task.merge >= 0, options.num_threads > 1);
     EXPECT_TRUE(same_bits(problem.run(context, Pipeline::three_pass), problem.run(context, Pipeline::online)))

@@ -152,6 +152,28 @@ TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
   }
 }
 
+TEST(Trace, CountsWhatTheOtherCallsRead) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  const Context context = traced(file);
+  const Problem problem(decode());  // one block of rows a head: every key is read once
+  const AttentionArgs& a = problem.args();
+  const std::int64_t keys = a.k.shape[0] * a.k.shape[1] * a.k.shape[2];
+  const std::vector<float> scores(static_cast<std::size_t>(a.q.shape[0] * a.q.shape[1] * a.k.shape[2]));
+  SoftmaxPvArgs softmax;
+  softmax.scores = ConstTensor::bhsd(scores.data(), a.q.shape[0], a.q.shape[1], 1, a.k.shape[2]);
+  softmax.v = a.v, softmax.out = a.out;
+  ASSERT_TRUE(softmax_pv(context, softmax).ok());
+  FusedGemmArgs products;
+  products.q = a.q, products.k = a.k, products.v = a.v, products.out = a.out;
+  ASSERT_TRUE(fused_gemm(context, products).ok());
+  ASSERT_TRUE(context.write_trace().ok());
+  const Json trace = Json::parse(contents(file));
+  EXPECT_EQ(trace.at("otherData").at("local_bytes").get<std::int64_t>() +
+                trace.at("otherData").at("remote_bytes").get<std::int64_t>(),
+            keys * 4 * (a.v.shape[3] + a.k.shape[3] + a.v.shape[3]));
+}
+
 TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
   const Folder folder;
   const std::string file = folder.file("trace.json");

@@ -108,10 +108,10 @@ TEST(TaskCosts, CountThePairsThatAreSeen) {
         SCOPED_TRACE(::testing::Message() << "window " << left << ", " << right << ", " << kv_len << " keys");
         const Plan made = planned("core:1 pu:1", args);
         const Plan::Impl& impl = *impl_of(made);
-        const kernels::HeadProblem head = impl.head(impl.args, 0, 0);
-        ASSERT_EQ(impl.cost_unit, 1.0);
-        for (std::size_t i = 0; i < impl.tasks.size(); ++i) {
-          const PlannedTask& task = impl.tasks[i];
+        const kernels::HeadProblem head = impl.problem.head({}, 0, 0);
+        ASSERT_EQ(impl.partition.cost_unit, 1.0);
+        for (std::size_t i = 0; i < impl.partition.tasks.size(); ++i) {
+          const PlannedTask& task = impl.partition.tasks[i];
           std::int64_t pairs = 0, first = kv_len, last = 0;
           for (std::int64_t row = task.row_begin; row < task.row_end; ++row) {
             const std::int64_t begin = head.begin_of(row), end = head.end_of(row);
@@ -119,7 +119,7 @@ TEST(TaskCosts, CountThePairsThatAreSeen) {
             pairs += end - begin;
             first = std::min(first, begin), last = std::max(last, end);
           }
-          EXPECT_EQ(impl.costs[i].cost,
+          EXPECT_EQ(impl.partition.costs[i].cost,
                     impl.tuning.pipeline->cost({pairs, task.row_end - task.row_begin,
                                                 std::max(last - first, std::int64_t{0}), 16, 24}))
               << pairs << " pairs";
@@ -135,15 +135,16 @@ TEST(TaskCosts, OfPiecesAreInProportionToTheirKeys) {
   args.window_left = 1299;  // keys 700 to 1999: 324 of split 1, 512 of split 2, 464 of split 3
   const Plan made = planned("core:4 pu:1", args);
   const Plan::Impl& impl = *impl_of(made);
-  ASSERT_EQ(impl.tasks.size(), 3u);
+  ASSERT_EQ(impl.partition.tasks.size(), 3u);
   const std::int64_t whole = impl.tuning.pipeline->cost({1300, 1, 1300, 64, 64});
   std::int64_t sum = 0;
   for (std::size_t i = 0; i < 3; ++i) {
-    EXPECT_EQ(impl.tasks[i].split_begin, static_cast<std::int64_t>(i) + 1);
-    EXPECT_EQ(impl.tasks[i].split_end, static_cast<std::int64_t>(i) + 2);
+    EXPECT_EQ(impl.partition.tasks[i].split_begin, static_cast<std::int64_t>(i) + 1);
+    EXPECT_EQ(impl.partition.tasks[i].split_end, static_cast<std::int64_t>(i) + 2);
     const double keys = i == 0 ? 324 : i == 1 ? 512 : 464;
-    EXPECT_NEAR(static_cast<double>(impl.costs[i].cost), static_cast<double>(whole) * keys / 1300, 1);
-    sum += impl.costs[i].cost;
+    EXPECT_NEAR(static_cast<double>(impl.partition.costs[i].cost), static_cast<double>(whole) * keys / 1300,
+                1);
+    sum += impl.partition.costs[i].cost;
   }
   EXPECT_EQ(sum, whole);
 }

@@ -144,6 +144,16 @@ TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
     if (!is_refused(attention_forward(*context, problem.args()))) return 3;
     Plan none;
     if (!is_refused(plan(*context, problem.args(), &none)) || none) return 4;
+    if (!is_refused(prepared->update({}))) return 8;
+    SoftmaxPvArgs scores;
+    scores.scores = problem.args().k, scores.v = problem.args().v, scores.out = problem.args().out;
+    if (!is_refused(softmax_pv(*context, scores))) return 9;
+    FusedGemmArgs products;
+    products.q = problem.args().q, products.k = problem.args().k, products.v = problem.args().v;
+    products.out = problem.args().out;
+    if (!is_refused(fused_gemm(*context, products))) return 10;
+    const AttentionState state{problem.args().v, problem.args().lse.data};
+    if (!is_refused(merge_states(*context, {&state, 1}, problem.args().out))) return 11;
     DomainMemory memory;
     if (!is_refused(context->allocate(0, 8, &memory))) return 6;
     if (!problem.outputs_untouched()) return 5;

@@ -25,17 +25,17 @@ std::string synthetic(int domains, int cores) {
 /// of several tiles do not count, because the cost of cutting them depends on the cut.
 std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
   std::vector<std::int64_t> pieces;
-  for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
-    const PlannedTask& task = plan.tasks[i];
+  for (std::size_t i = 0; i < plan.partition.tasks.size(); ++i) {
+    const PlannedTask& task = plan.partition.tasks[i];
     if (task.row_end - task.row_begin > plan.tuning.min_task_rows) continue;
-    const kernels::HeadProblem head = plan.head(plan.args, task.batch, task.kv_head);
+    const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
     const auto inside = [&](std::int64_t split) {
       return std::clamp(split * kernels::kSplitKeys, head.begin_of(task.row_begin),
                         head.end_of(task.row_end - 1));
     };
     const std::int64_t keys = inside(task.split_end) - inside(task.split_begin);
     for (std::int64_t split = task.split_begin; keys > 0 && split < task.split_end; ++split)
-      pieces.push_back(plan.costs[i].cost * (inside(split + 1) - inside(split)) / keys);
+      pieces.push_back(plan.partition.costs[i].cost * (inside(split + 1) - inside(split)) / keys);
   }
   return pieces;
 }
@@ -138,12 +138,13 @@ std::vector<SweepProblem> sweep_problems() {
 SweepResult result_of(const Plan& plan) {
   SweepResult result;
   const Plan::Impl& impl = *impl_of(plan);
-  result.tasks = static_cast<std::int64_t>(impl.tasks.size());
+  result.tasks = static_cast<std::int64_t>(impl.partition.tasks.size());
   const std::vector<int> workers = impl.context->executor->workers_per_domain();
-  result.makespan = scheduler::simulate_makespan(impl.costs, impl.assignment, workers);
-  result.bound = impl.assignment.lower_bound;
-  for (const scheduler::Task& task : impl.costs) result.costliest = std::max(result.costliest, task.cost);
-  for (const PlannedTask& task : impl.tasks) {
+  result.makespan = scheduler::simulate_makespan(impl.partition.costs, impl.partition.assignment, workers);
+  result.bound = impl.partition.assignment.lower_bound;
+  for (const scheduler::Task& task : impl.partition.costs)
+    result.costliest = std::max(result.costliest, task.cost);
+  for (const PlannedTask& task : impl.partition.tasks) {
     if (task.split_end - task.split_begin > 1 || task.row_end - task.row_begin > impl.tuning.min_task_rows)
       result.may_be_cut = true;
   }

@@ -63,7 +63,8 @@ class Figures(unittest.TestCase):
         said, found = measure(*QUICK, "--q-len", 64)
         self.check(found)
         self.assertEqual(found["problem"], {"batch": 1, "q_heads": 8, "kv_heads": 8, "q_len": 64, "kv_len": 64, "head_dim": 128,
-                                            "v_head_dim": 128, "dtype": "f32", "layout": "bhsd", "causal": False, "window": None})
+                                            "v_head_dim": 128, "dtype": "f32", "layout": "bhsd", "causal": False, "lengths": None,
+                                            "window": None})
         self.assertEqual((found["threads"], found["clock"], found["data"], found["kv_copies"]), (1, "cpu", "warm", 1))
         self.assertEqual(len(found["rows"]), 1)
         self.assertTrue(found["rows"][0]["default"])
@@ -79,10 +80,31 @@ class Figures(unittest.TestCase):
                               "--v-head-dim", 24, "--dtype", "bf16", "--layout", "bshd", "--causal", "--window", 4)
         self.check(found)
         self.assertEqual(found["problem"], {"batch": 2, "q_heads": 6, "kv_heads": 2, "q_len": 20, "kv_len": 30, "head_dim": 16,
-                                            "v_head_dim": 24, "dtype": "bf16", "layout": "bshd", "causal": True, "window": 4})
+                                            "v_head_dim": 24, "dtype": "bf16", "layout": "bshd", "causal": True, "lengths": None,
+                                            "window": 4})
         self.assertEqual(found["flop"], 2 * 6 * 20 * 5 * 2 * (16 + 24))  # Each query sees itself and 4 keys before.
         self.assertEqual(found["kv_bytes"], 2 * 2 * (20 + 4) * (16 + 24) * 2)  # The first 6 keys are seen by nobody.
         self.assertIn("bf16, bshd, causal, window 4", said)
+
+    def test_lengths(self):
+        shape = [*QUICK, "--q-heads", 4, "--kv-heads", 2, "--head-dim", 32, "--warm"]
+        said, found = measure(*shape, "--q-len", 1, "--lengths", "700,1,90")
+        self.check(found)
+        self.assertEqual([found["problem"][name] for name in ("batch", "kv_len", "lengths")], [3, 700, [700, 1, 90]])
+        self.assertEqual(found["flop"], 4 * 791 * 4 * 32)
+        self.assertEqual(found["kv_bytes"], 791 * 2 * 2 * 32 * 4)
+        self.assertIn(", 3 lengths of 1 to 700 keys", said)
+        found = measure(*shape, "--q-len", 5, "--kv-len", 800, "--lengths", "700", "--causal")[1]
+        self.assertEqual([found["problem"][name] for name in ("batch", "kv_len", "lengths")], [1, 800, [700]])
+        self.assertEqual(found["kv_bytes"], 700 * 2 * 2 * 32 * 4)
+        for wrong, sentence in ((["--lengths", "5,x"], '--lengths: "x"; expected a whole number, 1 to 2147483647'),
+                                (["--lengths", "5,0"], '--lengths: "0"; expected a whole number, 1 to 2147483647'),
+                                (["--lengths", "5,9", "--kv-len", 8], '--lengths: "9"; expected at most --kv-len, which is 8'),
+                                (["--lengths", "5", "--batch", 1], "--lengths")):
+            with self.subTest(wrong):
+                done = call(*shape, *wrong)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertIn(sentence, done.stderr)
 
     def test_decode_reads_from_memory_unless_told(self):
         shape = [*QUICK, "--q-heads", 4, "--kv-heads", 2, "--q-len", 1, "--kv-len", 2000, "--head-dim", 64]

@@ -15,6 +15,7 @@ Json problem(const bench::Shape& s) {
       {"q_len", s.q_len},           {"kv_len", s.kv_len},         {"head_dim", s.head_dim},
       {"v_head_dim", s.v_head_dim}, {"dtype", type_name(s.type)}, {"layout", s.bshd ? "bshd" : "bhsd"},
       {"causal", s.is_causal}};
+  json["lengths"] = s.seqused_k.empty() ? Json() : Json(s.seqused_k);
   json["window"] = s.window_left < 0 ? Json() : Json(s.window_left);
   return json;
 }

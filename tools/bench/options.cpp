@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -62,11 +63,18 @@ void add_problem(CLI::App& app, bench::Shape& s, Raw& raw) {
   };
   constexpr std::int64_t kMost = std::int64_t{1} << 32, kDim = 576;
   s.kv_heads = s.kv_len = s.v_head_dim = 0;  // Not given.
-  size("--batch", s.batch, kMost, "Sequences")->capture_default_str();
+  auto* const batch = size("--batch", s.batch, kMost, "Sequences")->capture_default_str();
   size("--q-heads", s.q_heads, kMost, "Query heads")->capture_default_str();
   size("--kv-heads", s.kv_heads, kMost, "Key/value heads (default: as many as query heads)");
   size("--q-len", s.q_len, kMost, "Queries a sequence")->capture_default_str();
-  size("--kv-len", s.kv_len, kMost, "Keys a sequence (default: as many as queries)");
+  size("--kv-len", s.kv_len, kMost,
+       "Keys a sequence has room for (default: the longest, or as many as queries)");
+  app.add_option("--lengths", s.seqused_k, "Keys used of each sequence, such as 200,4000,1700; sets --batch")
+      ->delimiter(',')
+      ->check(whole(1, std::numeric_limits<std::int32_t>::max()))
+      ->type_name("N,...")
+      ->excludes(batch)
+      ->group("Problem");
   size("--head-dim", s.head_dim, kDim, "Elements of a query or key")->capture_default_str();
   size("--v-head-dim", s.v_head_dim, kDim, "Elements of a value (default: as of a key)");
   std::vector<std::string> types;
@@ -132,7 +140,15 @@ void add_measurement(CLI::App& app, Options& o, Raw& raw) {
 void complete(const Raw& raw, Options& o) {
   bench::Shape& s = o.shape;
   if (s.kv_heads == 0) s.kv_heads = s.q_heads;
-  if (s.kv_len == 0) s.kv_len = s.q_len;
+  std::int64_t longest = 0;
+  for (const std::int32_t length : s.seqused_k) longest = std::max<std::int64_t>(longest, length);
+  if (!s.seqused_k.empty()) s.batch = static_cast<std::int64_t>(s.seqused_k.size());
+  if (s.kv_len == 0) s.kv_len = longest > 0 ? longest : s.q_len;
+  if (longest > s.kv_len) {
+    throw CLI::ValidationError("--lengths", "\"" + std::to_string(longest) +
+                                                "\"; expected at most --kv-len, which is " +
+                                                std::to_string(s.kv_len));
+  }
   if (s.v_head_dim == 0) s.v_head_dim = s.head_dim;
   for (const DataType type : kTypes) {
     if (raw.type == type_name(type)) s.type = type;

@@ -74,6 +74,14 @@ Cells row(const Work& work, const Way& way, const Result& r) {
   return cells;
 }
 
+/// ", 64 lengths of 200 to 4000 keys", or nothing.
+std::string lengths(const std::vector<std::int32_t>& used) {
+  if (used.empty()) return "";
+  const auto [least, most] = std::minmax_element(used.begin(), used.end());
+  return ", " + std::to_string(used.size()) + " lengths of " + std::to_string(*least) + " to " +
+         std::to_string(*most) + " keys";
+}
+
 std::string heading(const Report& report) {
   const auto& threads = report.ways.threads;
   const bool alone = threads.cpus.size() == 1;
@@ -90,7 +98,7 @@ std::string heading(const Report& report) {
           ", KV heads " + std::to_string(s.kv_heads) + ", q_len " + std::to_string(s.q_len) + ", kv_len " +
           std::to_string(s.kv_len) + ", head_dim " + std::to_string(s.head_dim) + ", v_head_dim " +
           std::to_string(s.v_head_dim) + ", " + type_name(s.type) + ", " + (s.bshd ? "bshd" : "bhsd") +
-          (s.is_causal ? ", causal" : "") +
+          lengths(s.seqused_k) + (s.is_causal ? ", causal" : "") +
           (s.window_left >= 0 ? ", window " + std::to_string(s.window_left) : "") + "\n";
   text += "work: " + number(report.work.flops * 1e-9) + " GFLOP, " + gigabytes(report.work.bytes) +
           " of K and V\n";

@@ -90,7 +90,8 @@ View::View(const Context& of, const Plan& planned, std::string executor_name)
     }
     first_worker += workers_per_domain[d];
   }
-  schedule = scheduler::simulate_schedule(plan.costs, plan.assignment, workers_per_domain);
+  schedule =
+      scheduler::simulate_schedule(plan.partition.costs, plan.partition.assignment, workers_per_domain);
   for (const scheduler::SimulatedTask& task : schedule) makespan = std::max(makespan, task.end);
 }
 

@@ -99,16 +99,16 @@ class Picture {
 
   std::string header() const {
     const scheduler::Topology& topology = view_.context.topology;
-    const AttentionArgs& a = view_.plan.args;
+    const Problem& p = view_.plan.problem;
     const std::string machine = topology.source + ": " + std::to_string(topology.domains.size()) +
                                 " domains, " + std::to_string(topology.num_cores()) + " cores, " +
                                 std::to_string(view_.context.executor->concurrency()) + " threads, policy " +
                                 view_.context.config.policy->name;
-    const std::string problem = "batch " + std::to_string(a.q.shape[0]) + ", " +
-                                std::to_string(a.q.shape[1]) + " query and " + std::to_string(a.k.shape[1]) +
-                                " KV heads, q_len " + std::to_string(a.q.shape[2]) + ", kv_len " +
-                                std::to_string(a.k.shape[2]) + (a.is_causal ? ", causal" : "") + ": " +
-                                std::to_string(view_.plan.tasks.size()) + " tasks, a colour for each KV head";
+    const std::string problem =
+        "batch " + std::to_string(p.batch) + ", " + std::to_string(p.q_heads) + " query and " +
+        std::to_string(p.kv_heads) + " KV heads, q_len " + std::to_string(p.q_len) + ", kv_len " +
+        std::to_string(p.kv_len) + (p.is_causal ? ", causal" : "") + ": " +
+        std::to_string(view_.plan.partition.tasks.size()) + " tasks, a colour for each KV head";
     return text_at(kMargin, kMargin + 10, machine, " font-size=\"14\" font-weight=\"bold\"") +
            text_at(kMargin, kMargin + 30, problem);
   }
@@ -154,12 +154,12 @@ class Picture {
   }
 
   std::int32_t head_of(const scheduler::SimulatedTask& task) const {
-    return view_.plan.costs[static_cast<std::size_t>(task.task)].group;
+    return view_.plan.partition.costs[static_cast<std::size_t>(task.task)].group;
   }
 
   std::string box(const scheduler::SimulatedTask& first, const scheduler::SimulatedTask& last,
                   double y) const {
-    const PlannedTask& task = view_.plan.tasks[static_cast<std::size_t>(first.task)];
+    const PlannedTask& task = view_.plan.partition.tasks[static_cast<std::size_t>(first.task)];
     const double x = x_of(static_cast<double>(first.begin));
     std::string title =
         "sequence " + std::to_string(task.batch) + ", KV head " + std::to_string(task.kv_head);
@@ -180,7 +180,7 @@ class Picture {
           x_of(makespan_ * tenth / 10), y + 12, std::to_string(10 * tenth) + " %",
           tenth == 10 ? " fill=\"#555d68\" text-anchor=\"end\"" : " fill=\"#555d68\" text-anchor=\"middle\"");
     }
-    const auto& assignment = view_.plan.assignment;
+    const auto& assignment = view_.plan.partition.assignment;
     const double bound = x_of(static_cast<double>(assignment.lower_bound));
     text += "<line x1=\"" + number(bound) + "\" y1=\"" + number(kHeader) + "\" x2=\"" + number(bound) +
             "\" y2=\"" + number(y) + "\" stroke=\"#c0392b\" stroke-dasharray=\"4 3\"/>\n";

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plan::explain(): what a plan decided, one fact a line.
+#include <cstdio>
+
+#include "runtime/plan.h"
+#include "runtime/traffic.h"
+#include "scheduler/list_schedule.h"
+#include "scheduler/memory.h"
+
+namespace kumiko {
+
+using kernels::kSplitKeys;
+
+std::string Plan::Impl::explain() const {
+  std::string text =
+      "problem: batch " + std::to_string(problem.batch) + ", query heads " + std::to_string(problem.q_heads) +
+      ", KV heads " + std::to_string(problem.kv_heads) + ", q_len " + std::to_string(problem.q_len) +
+      ", kv_len " + std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) +
+      ", v_head_dim " + std::to_string(problem.v_head_dim) + (problem.is_causal ? ", causal" : "") + "\n";
+  text +=
+      "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels.isa) +
+      ", elements " + kernels::element_name(kernels.input) +
+      (kernels.output == kernels.input ? "" : std::string(" to ") + kernels::element_name(kernels.output)) +
+      ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) +
+      ", up to " + std::to_string(partition.most_rows()) + " query rows a task" + tuning.describe() +
+      ", tuning " + context->core.source + "\n";
+  text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
+          std::to_string(partition.merges.size()) + " row blocks split along the keys\n";
+  const scheduler::Assignment& assignment = partition.assignment;
+  const auto& begin = assignment.domain_begin;
+  const Traffic traffic = planned_traffic(*this);
+  const auto reads = [](std::int64_t local, std::int64_t remote) {
+    return "reads " + std::to_string(local) + " bytes of K and V locally, " + std::to_string(remote) +
+           " remotely";
+  };
+  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
+    text += "domain " + std::to_string(d) + ": " + std::to_string(begin[d + 1] - begin[d]) + " tasks";
+    if (d < traffic.local.size()) text += ", " + reads(traffic.local[d], traffic.remote[d]);
+    text += "\n";
+  }
+  text += "memory: " + reads(traffic.total_local(), traffic.total_remote()) + "; " +
+          std::to_string(traffic.cut_heads) + " KV heads read by several domains\n";
+  char imbalance[64] = "0.0";
+  if (assignment.lower_bound > 0) {
+    std::snprintf(imbalance, sizeof imbalance, "%.1f",
+                  100.0 * (static_cast<double>(scheduler::simulate_makespan(
+                               partition.costs, assignment, context->executor->workers_per_domain())) /
+                               static_cast<double>(assignment.lower_bound) -
+                           1.0));
+  }
+  text += "predicted imbalance: " + std::string(imbalance) + " % over the lower bound\n";
+  text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
+          " a core, " + std::to_string(partition.partial_floats * static_cast<std::int64_t>(sizeof(float))) +
+          " of split states)\n";
+  // Without placement every byte may come from another node, and nothing else would tell.
+  if (const std::string note = context->topology.is_host ? scheduler::placement_note() : ""; !note.empty())
+    text += "warning: " + note + "\n";
+  return text;
+}
+
+}  // namespace kumiko

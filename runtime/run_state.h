@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of a plan's runs: counters of tasks still to come and the states of split rows. As many as ever
+// ran at the same time are kept, so that a run allocates nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "runtime/context.h"
+#include "runtime/partition.h"
+#include "scheduler/memory.h"
+
+namespace kumiko {
+
+/// Memory of one run in flight.
+struct RunState {
+  std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] tasks still to come
+  std::vector<float*> partials;  ///< [domains] the split states that the domain's cores write
+
+ private:
+  friend class RunStatePool;
+  std::size_t pending_size = 0, heap_size = 0;
+  // Where the split states are: on the domain's node if there are several, else anywhere.
+  std::vector<scheduler::Arena> arenas;
+  std::unique_ptr<float[]> heap;
+  RunState* next = nullptr;
+};
+
+class RunStatePool {
+ public:
+  explicit RunStatePool(std::shared_ptr<Context::Impl> context) : context_(std::move(context)) {}
+  RunStatePool(const RunStatePool&) = delete;
+  RunStatePool& operator=(const RunStatePool&) = delete;
+  ~RunStatePool() { clear(); }
+
+  /// A state for a run of `partition`, the one that fit() was given last. Throws std::bad_alloc.
+  RunState* acquire(const Partition& partition);
+  void release(RunState* state) noexcept;
+  /// Makes what is idle fit another partition, without allocating where it is large enough; nothing may be in
+  /// flight. Throws std::bad_alloc, and then nothing is kept: the next acquire() makes it anew.
+  void fit(const Partition& partition);
+
+ private:
+  void fit(const Partition& partition, RunState& state) const;
+  void clear() noexcept;
+
+  const std::shared_ptr<Context::Impl> context_;
+  std::mutex mutex_;
+  RunState* idle_ = nullptr;
+};
+
+}  // namespace kumiko
