@@ -22,9 +22,8 @@ from loops import ROOT, tool
 
 TURNS = 500
 MODELS = ("mca", "narrow", "osaca", "slots")
-JUDGED = ("mca", "narrow", "osaca")  # by the slowest of these
-WHY_NOT_SLOTS = ("slots is our own reading of the manual, compared with no other tool: it stands beside the judged ones and decides nothing, "
-                 "in either direction.")
+JUDGED = ("mca", "narrow", "osaca")  # the slowest of these counts
+WHY_NOT_SLOTS = "slots is our own reading of the manual, not compared with any other tool: it is listed beside the others and decides nothing."
 NARROW = ["-dispatch=4", "-register-file-size=96"]
 # OSACA's table of the core was measured in f64. Other element sizes use the same pipes for the same time (Microarchitecture Manual 1.8.1),
 # so OSACA gets each loop with f64 instructions; broadcasts are replaced by contiguous loads.

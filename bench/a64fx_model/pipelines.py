@@ -74,7 +74,7 @@ def two_pass(cycles, *sizes):
 
 
 def interleaved(cycles, *sizes):
-    """Maxima over S first; then then the exponentials of each block before the product of the block before it, so that P stays in L1."""
+    """Maxima over S first; then the exponentials of each block before the product of the block before it, so that P stays in L1."""
     return list(pieces(cycles, *sizes).values())
 
 

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
         options, [](const kumiko::Plan& plan, const kumiko::AttentionArgs& args) { return plan.run(args); },
         std::cout, std::cerr, isatty(STDERR_FILENO) != 0);
   } catch (const std::bad_alloc&) {
-    std::cerr << "kumiko-bench: memory ran out\n";
+    std::cerr << "kumiko-bench: out of memory\n";
   } catch (const std::exception& error) {
     std::cerr << "kumiko-bench: " << error.what() << "\n";
   }

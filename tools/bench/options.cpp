@@ -102,7 +102,7 @@ void add_machine(CLI::App& app, ContextOptions& c, Raw& raw) {
   for (const auto& [name, pipeline] : pipelines()) orders.push_back(name);
   add_choice(app, "--isa", c.isa, isa_names(), "Instruction set")->group(group);
   add_choice(app, "--pipeline", raw.pipeline, orders, "Order of the steps of a task")->group(group);
-  add_choice(app, "--executor", c.executor, executor_names(), "Who has the threads")->group(group);
+  add_choice(app, "--executor", c.executor, executor_names(), "Library that runs the threads")->group(group);
   app.add_option("--cpus", c.cpus, "CPUs the runtime may use, such as 12-23,36-47")
       ->type_name("LIST")
       ->group(group);
@@ -113,7 +113,7 @@ void add_machine(CLI::App& app, ContextOptions& c, Raw& raw) {
 void add_measurement(CLI::App& app, Options& o, Raw& raw) {
   const std::string group = "Measurement";
   app.add_flag("--compare", o.compares,
-               "Every pipeline that can do the problem, and every instruction set of this machine, in turns")
+               "Every pipeline for the problem, and every instruction set of this machine, in turns")
       ->group(group);
   auto* const cold = app.add_flag("--cold", raw.is_cold,
                                   "Keys and values come from memory (default up to " +
@@ -134,7 +134,7 @@ void add_measurement(CLI::App& app, Options& o, Raw& raw) {
       ->group(group);
   const std::string report = "Report";
   app.add_option("--json", o.json, "Also write everything into this file")->type_name("FILE")->group(report);
-  app.add_flag("--explain", o.explains, "Also print what the library planned")->group(report);
+  app.add_flag("--explain", o.explains, "Also print the library's plan")->group(report);
 }
 
 void complete(const Raw& raw, Options& o) {
