@@ -102,7 +102,7 @@ void add_machine(CLI::App& app, ContextOptions& c, Raw& raw) {
   for (const auto& [name, pipeline] : pipelines()) orders.push_back(name);
   add_choice(app, "--isa", c.isa, isa_names(), "Instruction set")->group(group);
   add_choice(app, "--pipeline", raw.pipeline, orders, "Order of the steps of a task")->group(group);
-  add_choice(app, "--executor", c.executor, executor_names(), "Library that runs the threads")->group(group);
+  add_choice(app, "--executor", c.executor, executor_names(), "Threading backend")->group(group);
   app.add_option("--cpus", c.cpus, "CPUs the runtime may use, such as 12-23,36-47")
       ->type_name("LIST")
       ->group(group);
