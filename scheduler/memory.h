@@ -26,7 +26,7 @@ class Arena {
   /// more than any address space holds.
   static std::size_t size_for(std::size_t bytes) noexcept;
 
-  /// Releases ownership: the caller frees the memory by free(), with the bytes it was allocated for.
+  /// Releases ownership: the caller passes it to free(), with the bytes that were allocated.
   std::byte* release() noexcept;
   static void free(std::byte* data, std::size_t bytes) noexcept;
 
