@@ -138,7 +138,7 @@ void HttpConnection::enter(State state, Milliseconds timeout) {
 void HttpConnection::expire(Clock::time_point now) {
   if (now < deadline_) return;
   error_code ignored;
-  if (state_ == State::reading) {  // the client gets a 408
+  if (state_ == State::reading) {  // the client gets a 408, in a drain a 503
     timed_out_ = true;
     socket_.cancel(ignored);
   } else if (state_ == State::working) {
