@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a problem's answer is, for every row, in fp64, and how far a right implementation may be from it.
+// The right answer of a problem, for every row, in fp64, and how far a correct implementation may be from it.
 //
-// A problem has kKinds different key vectors, so a row has kKinds different weights, and its output is the
-// weighted sum of one sum of values a kind. Those are kept from row to row, and only what the next row sees
-// more or less is added and taken off: 32768 rows over 4096 keys take tenths of a second, where the
+// A problem has kKinds different key vectors, so a row has kKinds different weights, and its output is a
+// weighted sum with one sum of values per kind. The sums are kept from row to row, and only the keys in which
+// the next row differs are added or subtracted: 32768 rows over 4096 keys take tenths of a second, where the
 // definition takes minutes. defined_row() is the definition; answers_test.cpp compares the two.
 #include <algorithm>
 #include <atomic>
@@ -23,18 +23,17 @@ struct Precision {
   int least_exponent;
   double weight;  // Relative error that a softmax weight may have.
 };
-// Weights of 16-bit types may be rounded to the type before they multiply the values, which is half a unit in
-// the last place of a number at the lower end of its binade. Those of f32 may come from one of the quick
-// exponentials that libraries have, good to 2e-5 (ours err by 1e-7), and bear the rounding of scores and long
+// Weights of 16-bit types may be rounded to the type before they multiply the values: half a unit in the last
+// place of a number at the lower end of its binade. Weights of f32 may come from one of the fast exponentials
+// of other libraries, with errors of 2e-5 (ours err by 1e-7), and include the rounding of scores and long
 // sums.
 Precision precision(DataType type) {
   if (type == DataType::f32) return {24, -126, 0x1p-14};
   return type == DataType::bf16 ? Precision{8, -126, 0x1p-8} : Precision{11, -14, 0x1p-11};
 }
 
-// Errors of independent weights add up as the root of the sum of squares; rounding has a standard deviation
-// of 0.3 to 0.6 of its bound, so that this is 5 to 10 of them: none of 4 million right elements may be called
-// wrong.
+// Errors of independent weights add up as the root of the sum of squares. Rounding has a standard deviation
+// of 0.3 to 0.6 of its bound, so this allows 5 to 10 of them: none of 4 million right elements may fail.
 constexpr double kDeviations = 3;
 
 // Sums over the visible keys of one row, by kind.
@@ -93,7 +92,7 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
   };
   std::vector<double> want(static_cast<std::size_t>(dim)), spread(want.size()), tolerance(want.size()),
       q(static_cast<std::size_t>(s.head_dim));
-  std::int64_t first = 0, end = 0;  // What sums holds.
+  std::int64_t first = 0, end = 0;  // The keys in sums.
   for (std::int64_t i = 0; i < s.q_len; ++i) {
     if (!mask_.empty()) {
       if (i % s.mask_block == 0 || s.is_causal || s.window_left >= 0) {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The check that every figure stands behind, checked: of every problem of shapes.cpp the right answer passes,
-// and an answer with a key left out, another scale, two rows changed places or a row of another call is
-// called wrong.
+// Tests the check behind every figure: for every problem of shapes.cpp the right answer passes, and an answer
+// with a key left out, another scale, two rows swapped or a row of another call fails.
 //
 // "Right" is fp64 with the weights rounded as the type allows and the result rounded to the type, so that a
-// fault has to show beside all the noise that is permitted.
+// fault has to show despite all the rounding that is allowed.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -25,8 +24,8 @@ void expect(bool holds, const Shape& shape, const std::string& what) {
   std::printf("%s: %s\n", shape.name.c_str(), what.c_str());
 }
 
-// Writes the answer over `set` with `fault` into the problem's output; of a fault in one head that head's
-// rows.
+// Writes the answer over `set` with `fault` into the problem's output; if the fault is in one head, only that
+// head's rows.
 void write(Problem& problem, int set, const Fault& fault) {
   const Shape& s = problem.shape();
   problem.answer(set, fault, [&](const Row& row) {
@@ -45,7 +44,7 @@ void check_case(const Case& c) {
   Problem problem(s, rotates ? 2 * static_cast<std::size_t>(Problem(s).kv_bytes()) : 0);
   const int set = problem.sets() - 1;
 
-  // The answer is the definition's.
+  // The answer is that of the definition.
   std::mutex mutex;
   Random random(1);
   std::vector<std::int64_t> sampled = {0, s.batch * s.q_heads * s.q_len - 1};
@@ -83,7 +82,7 @@ void check_case(const Case& c) {
     expect(!problem.check(set).empty(), s, "neighbouring rows changed places, unseen");
     std::copy(whole.begin(), whole.end(), problem.out());
   }
-  if (rotates) {  // A decode step finds the answer of the one before.
+  if (rotates) {  // A decode step finds the previous step's answer in the output.
     write(problem, 0, {.rounds_weights = true});
     const std::vector<std::byte> stale(row(b, h, i), row(b, h, i) + row_bytes);
     std::copy(whole.begin(), whole.end(), problem.out());
@@ -91,7 +90,7 @@ void check_case(const Case& c) {
     expect(!problem.check(set).empty(), s, "a row of the set before, unseen");
     std::copy(whole.begin(), whole.end(), problem.out());
   }
-  std::fill(row(b, h, i), row(b, h, i) + row_bytes, std::byte{0xff});  // The others, a row that nobody wrote.
+  std::fill(row(b, h, i), row(b, h, i) + row_bytes, std::byte{0xff});  // The others, a row not written.
   expect(!problem.check(set).empty(), s, "a row that was not written, unseen");
 
   write(problem, set, {.scale = 1.01, .rounds_weights = true});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention_forward as a user calls it: plan() once, run() many, every ISA the host runs, one thread, two and
-// all.
+// attention_forward as a user calls it: plan() once, run() many times, on every ISA the host runs, with one
+// thread, two and all.
 //
 // An iteration is a round: the machine's ceiling for a few milliseconds, the workload for 30 ms, the ceiling
 // again (rounds.h).
@@ -54,8 +54,8 @@ Workload workload_on(Problem& problem, const std::string& isa, int threads) {
           [status, planned](const AttentionArgs& args) { return status.ok() ? planned.run(args) : status; }};
 }
 
-// The problem of `c`, kept until another is asked for: a shape's benchmarks follow each other. Its pages are
-// touched, because the last benchmark may be seconds ago.
+// The problem of `c`, kept until another one is needed: the benchmarks of a shape follow each other. Its
+// pages are touched, because the last benchmark may be seconds ago.
 Problem& problem_of(const Case& c) {
   static std::unique_ptr<Problem> last;
   if (!last || last->shape().name != c.shape.name) {
@@ -73,7 +73,7 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
 
   const std::vector<int> cpus = first_cores(threads);
-  const ScopedAffinity affinity(cpus);  // The caller works too: on the same cores as the ceiling's threads.
+  const ScopedAffinity affinity(cpus);  // The caller works too, on the same cores as the ceiling's threads.
   const double work = by_bandwidth ? problem.kv_bytes() : problem.useful_flops();
   const auto ceiling = [&] {
     return by_bandwidth ? read_ceiling(threads, problem.cache())
@@ -87,7 +87,7 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
 }
 
 // How much faster `threads` threads are than one: rounds of one, all, one, in wall time. `peak_speedup` is
-// what the machine's own FMA peak gains; a round in which the cores were not there is held again
+// the gain of the machine's own FMA peak; a round in which the cores were not all available is repeated
 // (ceilings.h).
 void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
   Problem& problem = problem_of(c);
@@ -126,8 +126,8 @@ void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int thre
   state.counters["peak_speedup"] = median(peaks);
 }
 
-// What a server does: a prefill of 512 tokens and a decode step over 2048 keys in turn, by one caller and by
-// eight at once on one context. The counter is the eight's throughput over the one's, in wall time.
+// A server's mix: a prefill of 512 tokens and a decode step over 2048 keys in turn, by one caller and by
+// eight at once on one context. The counter is the eight callers' throughput over the one's, in wall time.
 constexpr int kCallers = 8;
 class Caller {
  public:
@@ -174,7 +174,7 @@ void callers(benchmark::State& state, const std::string& isa, int threads) {
   const ScopedAffinity affinity(first_cores(threads));
   const auto alone = [&] {
     const double begin = now();
-    for (int pair = 0; pair < kPairs; ++pair) {  // in turn: the caches see what they see with eight callers
+    for (int pair = 0; pair < kPairs; ++pair) {  // in turn: the caches are used as with eight callers
       for (const auto& caller : all) caller->run(1, 0);
     }
     return now() - begin;
@@ -220,7 +220,7 @@ void register_all() {
           ->Unit(benchmark::kMillisecond)
           ->Iterations(kCallRounds);
     }
-    const bool bf16_only = std::string(row.isa) == "avx512_bf16";  // what its other types run is avx512's
+    const bool bf16_only = std::string(row.isa) == "avx512_bf16";  // its other types run avx512's kernels
     for (const Case& c : cases()) {
       if (bf16_only && c.shape.type != DataType::bf16) continue;
       for (int t : counts) {

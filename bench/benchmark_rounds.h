@@ -15,8 +15,8 @@ struct Rounds {
 };
 
 /// One iteration of `state` is a round: `seconds()` is the time of one run of `work` units, `ceiling()` the
-/// machine's units per second. Each round's fraction is taken against the mean of the ceilings right before
-/// and right after it.
+/// machine's units per second. Each round's fraction is relative to the mean of the ceilings directly before
+/// and after it.
 template <class Seconds, class Ceiling>
 Rounds measure_rounds(benchmark::State& state, double work, Seconds seconds, Ceiling ceiling) {
   std::vector<double> rates, ceilings, fractions;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cores that a benchmark of so many threads is measured on, and the ceilings there.
+// The cores on which a benchmark with a given number of threads is measured, and the ceilings there.
 #pragma once
 
 #include <cstddef>
@@ -14,17 +14,17 @@ namespace kumiko::bench {
 std::vector<int> first_cores(int threads);
 
 /// Bytes/s read from `buffer`, which should be touched beforehand, on those cores and on clock_of(threads),
-/// now. The first call for so many threads chooses the loops.
+/// now. The first call for a number of threads chooses the loops.
 double read_ceiling(int threads, std::span<const std::byte> buffer);
 
-/// How much faster than one core `threads` of them multiply and add in the same wall time, now. On virtual
-/// cores that need not be `threads`: at times two of them share one core of the host.
+/// How much faster `threads` cores multiply and add than one in the same wall time, now. On virtual cores
+/// that may be less than `threads`: at times two of them share one core of the host.
 class CoreGain {
  public:
   CoreGain(const FmaRow& row, int threads) : row_(row), threads_(threads) {}
-  /// Before the workload: one core.
+  /// Call before the workload: measures one core.
   void begin();
-  /// After it: all of them, over one.
+  /// Call after it: all cores, over one.
   double end() const;
 
  private:
@@ -33,8 +33,8 @@ class CoreGain {
   double one_ = 0;
 };
 
-/// A round of a speedup counts where the gain is within these, times the threads: with less the cores were
-/// not there, with more the one core was disturbed. Otherwise it is held again, kGainAttempts times in all.
+/// A round of a speedup counts if the gain is within these, times the threads: below, the cores were not all
+/// available; above, the one core was disturbed. Otherwise it is repeated, kGainAttempts times in all.
 inline constexpr double kGainLeast = 0.9, kGainMost = 1.05;
 inline constexpr int kGainAttempts = 6;
 constexpr bool cores_there(double gain, int threads) {

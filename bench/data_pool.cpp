@@ -23,13 +23,13 @@ std::span<std::byte> map_pages(std::size_t bytes) {
   bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("cannot map the data pool");
-  // Advice: without it the figures are those of 4 KiB pages, ceiling included.
+  // Only advice: if it is not followed, all figures are those of 4 KiB pages, the ceiling's included.
   madvise(memory, bytes, MADV_HUGEPAGE);
   return {static_cast<std::byte*>(memory), bytes};
 }
 
-// Bytes of the level 3 caches of the cores that we may run on; 0 where the system does not say. The C
-// library's figure is that of a whole socket: 384 MiB on a virtual machine that has 32 MiB of them.
+// Bytes of the level 3 caches of the cores that we may run on; 0 if the system does not report them. The C
+// library's figure is for a whole socket: 384 MiB on a virtual machine that has 32 MiB of them.
 std::size_t last_level_caches() {
   std::size_t sum = 0;
   std::set<std::string> seen;
@@ -77,9 +77,8 @@ Pages::~Pages() {
   munmap(memory_.data(), memory_.size());
 }
 
-// A hypervisor takes away for a while the pages that it looks through or moves, and who comes back first
-// waits: of 50 decode figures 7 were below six tenths of the others, and 1 after this and the rounds held
-// again (rounds.h).
+// A hypervisor takes pages away for a while when it scans or moves them, and the next access waits: of 50
+// decode figures 7 were below six tenths of the others, and 1 after this and the repeated rounds (rounds.h).
 void Pages::touch() const {
   constexpr std::size_t kPage = 4096;
   for (std::size_t i = 0; i < memory_.size(); i += kPage)
@@ -102,7 +101,7 @@ std::span<const std::byte> data_pool(DataType type) {
 }
 
 // Both 16-bit types are an f32 with fewer fraction bits and, for f16, another exponent bias. Below 2^-14 an
-// f16 counts units of 2^-24, as many as adding 0.5 leaves in the last bits of an f32.
+// f16 counts units of 2^-24; adding 0.5 leaves that number in the last bits of an f32.
 void store_rounded(DataType type, float x, std::byte* to) {
   if (type == DataType::f32) {
     std::memcpy(to, &x, sizeof x);

@@ -31,11 +31,11 @@ class Random {
   std::uint64_t state_;
 };
 
-/// 256 MiB, or 8 times the last-level caches of the cores that we may run on if that is more: what is read in
-/// turns over so much comes from memory.
+/// 256 MiB, or 8 times the last-level caches of the cores that we may run on if that is more: reads that
+/// cycle through so much come from memory.
 std::size_t bytes_beyond_caches();
 
-/// Memory of whole huge pages, in huge pages where the kernel gives them; zeros at first.
+/// Zeroed memory of whole huge pages, in huge pages if the kernel grants them.
 class Pages {
  public:
   explicit Pages(std::size_t bytes);
@@ -51,7 +51,7 @@ class Pages {
 };
 
 /// Random f32 values, uniform in [-2, 2). One buffer of bytes_beyond_caches() for the whole process, in huge
-/// pages where the kernel gives them: what the kernels' own benchmarks read.
+/// pages if the kernel grants them: the kernels' own benchmarks read it.
 std::span<const float> data_pool();
 
 /// As many bytes of the same values rounded to `type`.
@@ -60,7 +60,7 @@ std::span<const std::byte> data_pool(DataType type);
 constexpr std::int64_t bytes_of(DataType type) {
   return type == DataType::f32 ? 4 : 2;
 }
-/// Rounds to nearest even. Not for NaN, overflow or a bf16 that is subnormal. And back, of everything.
+/// Rounds to nearest even. Not for NaN, overflow or a subnormal bf16. The conversion back takes every value.
 void store_rounded(DataType type, float x, std::byte* to);
 float load_widened(DataType type, const std::byte* from);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ceilings by themselves: FMA peak of every ISA and read bandwidth, on one core and on all.
+// The ceilings alone: FMA peak of every ISA and read bandwidth, on one core and on all.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

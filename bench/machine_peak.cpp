@@ -46,8 +46,8 @@ void pin(int cpu) {
   sched_setaffinity(0, sizeof set, &set);
 }
 
-// Runs body(thread) on one pinned thread per CPU, all from the same barrier on, and returns the sum of what
-// they return. The calling thread waits, so that its own affinity stays.
+// Runs body(thread) on one pinned thread per CPU, all started by one barrier, and returns the sum of their
+// results. The calling thread only waits, so its own affinity is unchanged.
 double on_each(std::span<const int> cpus, const std::function<double(std::size_t)>& body) {
   std::barrier start(static_cast<std::ptrdiff_t>(cpus.size()));
   std::vector<double> result(cpus.size());
@@ -65,8 +65,8 @@ double on_each(std::span<const int> cpus, const std::function<double(std::size_t
   return sum;
 }
 
-// Calls `step` again and again for `seconds` of wall time, at least once; how long that took this thread by
-// `clock`.
+// Calls `step` repeatedly for `seconds` of wall time, at least once; returns how long that took this thread
+// by `clock`.
 template <class Step>
 double seconds_of(double seconds, Clock clock, Step step) {
   const auto read = clock == Clock::cpu ? thread_seconds : now;
@@ -141,7 +141,7 @@ std::vector<int> allowed_cores() {
   sched_getaffinity(0, sizeof set, &set);
   std::vector<int> cores;
   std::vector<std::string>
-      seen;  // The sibling list names a core; where it is unknown every CPU is its own core.
+      seen;  // The sibling list identifies a core; where it is unknown every CPU counts as a core.
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &set)) continue;
     std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
@@ -170,7 +170,7 @@ ScopedAffinity::~ScopedAffinity() {
 }
 
 double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds, Clock clock) {
-  constexpr std::int64_t kChunk = 4096;  // 3-30 us, against 25 ns for a look at the clock.
+  constexpr std::int64_t kChunk = 4096;  // 3-30 us, against 25 ns to read the clock.
   return on_each(cpus, [&](std::size_t) {
     std::int64_t chunks = 0;
     const double spent = seconds_of(seconds, clock, [&] {
@@ -183,7 +183,7 @@ double fma_flops(const FmaRow& row, std::span<const int> cpus, double seconds, C
 
 ReadCeiling::ReadCeiling(std::span<const std::byte> buffer, std::span<const int> cpus, Clock clock)
     : buffer_(buffer), cpus_(cpus.begin(), cpus.end()), clock_(clock), position_(cpus.size()) {
-  // Two passes: a quick one over all, then the best four again for longer, since one disturbed moment must
+  // Two passes: a quick one over all, then the best four again for longer, so that one disturbed moment does
   // not decide.
   std::vector<std::pair<double, ReadRow>> tried;
   for (const ReadRow& row : host_read_rows()) tried.emplace_back(measure(row, 2e-3), row);
@@ -205,9 +205,9 @@ void ReadCeiling::read_from(std::span<const std::byte> buffer) {
 }
 
 double ReadCeiling::measure(const ReadRow& row, double seconds) {
-  constexpr std::size_t kLook = std::size_t{1} << 21;  // 40-200 us between looks at the clock.
+  constexpr std::size_t kLook = std::size_t{1} << 21;  // 40-200 us between readings of the clock.
   constexpr std::size_t kLeast = 8 * 512;              // A multiple of what any row reads at a time.
-  // A buffer of less than that for each is read by everyone, whole, as small keys and values are by a call.
+  // A smaller buffer is read whole by every thread, as a call reads small keys and values.
   const bool is_split = buffer_.size() / cpus_.size() >= kLeast;
   const std::size_t share = buffer_.size() / (is_split ? cpus_.size() : 1) / kLeast * kLeast;
   const std::size_t chunk = std::min(kLook, share), part = share / chunk * chunk;

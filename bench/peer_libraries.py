@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers of peers.py. ways(problem, threads) yields (what it is, make): make() returns (call, answer), where call(set) is what is
-timed and answer() reads the output of the last call. What can be prepared once for many calls is prepared in make(). A peer is made
+"""The peers of peers.py. ways(problem, threads) yields (name, make): make() returns (call, answer), where call(set) is
+timed and answer() reads the output of the last call. Whatever can be prepared once for many calls is prepared in make(). A peer is created
 for an instruction set, by its name in the rows; without `held_to_isa` it cannot be kept to one less than the host's best.
 
 Tensors come as [batch, heads, len, dim], contiguous or a view of [batch, len, heads, dim].
@@ -34,7 +34,7 @@ class PyTorch:
         q = self.tensor(p.queries())
         sets = [[self.tensor(a) for a in p.keys_and_values(i)] for i in range(p.sets)]
         seen, mask = p.visible(), None
-        if seen is not None:  # Additive, in the type of the scores: a boolean one would be converted in every call.
+        if seen is not None:  # Additive, in the type of the scores: a boolean mask would be converted in every call.
             mask = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(torch.from_numpy(~seen), -float("inf"))
 
         def sdpa(queries, **more):
@@ -46,12 +46,12 @@ class PyTorch:
             return call, lambda: self.array(out[0])
 
         yield "SDPA", lambda: sdpa(q, is_causal=bool(p.is_causal) and p.q_len > 1 and mask is None, enable_gqa=p.group > 1)
-        if p.q_len == 1 and p.group > 1 and mask is None:  # The heads that share a KV head as rows of one head.
+        if p.q_len == 1 and p.group > 1 and mask is None:  # Heads that share a KV head become rows of one head.
             yield "SDPA, grouped", lambda: sdpa(q.reshape(p.batch, p.kv_heads, p.group, p.head_dim))
 
         def flex():
             from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-            if self.isa == "avx2":  # The code it compiles is kept to the row's instruction set too.
+            if self.isa == "avx2":  # Its compiled code must keep to the row's instruction set too.
                 from torch._inductor import config
                 config.cpp.simdlen = 256
             torch.set_num_threads(threads)  # Compiled in.
@@ -61,7 +61,7 @@ class PyTorch:
                     return (j <= i) & (j >= i - p.window_left)
                 return shown[b if len(shown) > 1 else 0, 0, i, j]
             tiles = None  # One query sees all keys.
-            if seen is not None:  # Tiles of 64: what a block mask hides is left out whole.
+            if seen is not None:  # Tiles of 64: hidden blocks of the mask are skipped whole.
                 shown = torch.from_numpy(numpy.array(numpy.broadcast_to(seen, (len(seen), 1, p.q_len, p.kv_len))))
                 batch = p.batch if len(shown) > 1 else None
                 tiles = create_block_mask(mask_mod, batch, None, p.q_len, p.kv_len, device="cpu", BLOCK_SIZE=64)
@@ -71,7 +71,7 @@ class PyTorch:
                 torch.set_num_threads(threads)
                 out[0] = compiled(q, *sets[index], block_mask=tiles, enable_gqa=p.group > 1)
             return call, lambda: self.array(out[0])
-        # It needs a C++ compiler. Where nothing is hidden and there are many queries it is SDPA compiled anew.
+        # It needs a C++ compiler. With nothing hidden and many queries it would only compile SDPA again.
         if p.q_len == 1 or mask is not None and p.q_len == p.kv_len:
             yield "FlexAttention", flex
 
@@ -88,7 +88,7 @@ class OnnxRuntime:
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
 
     def bind(self, threads, op, sets, outputs, **attributes):
-        """call(set) of a model of one node; `sets` has a dict of arrays by name for each set, `outputs` names those of them that are."""
+        """call(set) of a model of one node; `sets` has a dict of arrays by name for each set; `outputs` names the outputs among them."""
         from onnx import TensorProto, helper
         kinds = {"f4": TensorProto.FLOAT, "f2": TensorProto.FLOAT16, "i4": TensorProto.INT32}
         inputs = [n if n in sets[0] else "" for n in self.INPUTS[op]]
@@ -110,11 +110,11 @@ class OnnxRuntime:
         return lambda index, keep=sets: session.run_with_iobinding(bindings[index])  # A binding holds addresses only.
 
     def ways(self, p, threads):
-        if p.type == "bf16":  # Not on CPUs.
+        if p.type == "bf16":  # Not supported on CPUs.
             return
         q, seen, scale, decode = p.queries(), p.visible(), p.head_dim ** -0.5, p.q_len == 1
         mask = {}
-        if seen is not None:  # Not broadcast over queries.
+        if seen is not None:  # It does not broadcast over queries.
             mask["mask"] = numpy.where(numpy.repeat(seen, p.q_len // seen.shape[2], 2), 0, -numpy.inf).astype(q.dtype)
         causal = int(p.is_causal and not decode and seen is None)
         cache = [dict(zip(("key", "value"), p.keys_and_values(i))) for i in range(p.sets)]
@@ -132,10 +132,10 @@ class OnnxRuntime:
         if not p.bshd:
             yield "Attention", attention
 
-        def multi_head():  # In decode the heads that share a KV head are rows of one head.
+        def multi_head():  # In decode, heads that share a KV head become rows of one head.
             rows = q.reshape(p.batch, p.kv_heads, -1, p.head_dim)
             out = numpy.empty((p.batch, rows.shape[2], p.kv_heads * p.v_head_dim), q.dtype)
-            if p.bshd:  # Keys and values as they lie, where they are no cache.
+            if p.bshd:  # Keys and values in their own layout, where they are not a cache.
                 kvs = [{name: flat(a) for name, a in kv.items()} for kv in cache]
             else:
                 kvs = cache
@@ -152,7 +152,7 @@ class OnnxRuntime:
             sets = []
             for kv in cache:
                 k, v = kv["key"], kv["value"]
-                if decode:  # The last key is the new one, and the present lies where the past does: a cache that is appended to.
+                if decode:  # The last key is the new one; present and past share memory, as in a cache that is appended to.
                     sets.append({**same, "key": flat(k[:, :, -1:]), "value": flat(v[:, :, -1:]), "past_key": k, "past_value": v,
                                  "present_key": k, "present_value": v})
                 else:
@@ -161,7 +161,7 @@ class OnnxRuntime:
             call = self.bind(threads, "GroupQueryAttention", sets, ["output", "present_key", "present_value"], num_heads=p.q_heads,
                              kv_num_heads=p.kv_heads, scale=scale, local_window_size=p.window_left + 1 if p.window_left >= 0 else -1)
             return call, lambda: unflat(out, p.q_heads)
-        # Its cache lies [batch, heads, len, dim].
+        # Its cache has the layout [batch, heads, len, dim].
         if p.is_causal and p.q_len in (1, p.kv_len) and not p.mask and not p.seqused_k and not (p.bshd and decode):
             yield "GroupQueryAttention", group_query
 
@@ -179,7 +179,7 @@ class OpenVino:
         ov, kind = self.ov, getattr(self.ov.Type, p.type)
         seen, decode = p.visible(), p.q_len == 1
 
-        def lying(array):  # As it lies in memory.
+        def lying(array):  # In memory order.
             return array.transpose(0, 2, 1, 3) if p.bshd else array
 
         def tensor(array):
@@ -187,7 +187,7 @@ class OpenVino:
             return ov.Tensor(array, list(array.shape), kind)
 
         def sdpa(q, dtype, hint):
-            def turned(node):  # The plugin takes transpositions around the operator into it.
+            def turned(node):  # The plugin fuses transpositions around the operator into it.
                 return self.ops.transpose(node, numpy.array([0, 2, 1, 3])) if p.bshd else node
             cache = [[lying(a) for a in p.keys_and_values(i)] for i in range(p.sets)]
             mask = None if seen is None else numpy.where(seen, 0, -numpy.inf).astype("f4").astype(dtype)
@@ -209,18 +209,18 @@ class OpenVino:
 
         q = p.queries()
         if p.type == "bf16" and seen is not None:
-            return  # NumPy has no bf16 to write a mask in; no row has both.
-        # The precision that it may compute in: in f16 its sums err by more than the type makes them.
+            return  # NumPy has no bf16 for the mask; no row has both.
+        # The precision of its computation: in f16 its sums err by more than the type requires.
         for hint, what in [(kind, "SDPA"), (ov.Type.f32, "SDPA, hint f32")][:1 if p.type == "f32" else 2]:
             if p.group == 1:
                 yield what, lambda hint=hint: sdpa(q, q.dtype, hint)
-            elif decode and seen is None and not p.bshd:  # The heads that share a KV head as rows of one head.
+            elif decode and seen is None and not p.bshd:  # Heads that share a KV head become rows of one head.
                 rows = q.reshape(p.batch, p.kv_heads, p.group, p.head_dim)
                 yield f"{what}, grouped", lambda rows=rows, hint=hint: sdpa(rows, q.dtype, hint)
 
 
 class Vllm:
-    """The attention of vLLM's CPU backend without the engine: keys and values in pages, as its server keeps them."""
+    """The attention of vLLM's CPU backend without the engine: keys and values in pages, as in its server."""
 
     held_to_isa = True
     PAGE = 128
@@ -279,5 +279,5 @@ class Vllm:
             yield f"paged, {isa}", lambda isa=isa: paged(isa)
 
 
-# By the environment that has them.
+# By the environment they are installed in.
 PEERS = {".venv-peers": (PyTorch, OnnxRuntime, OpenVino), ".venv-peers-vllm": (Vllm,)}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The problems and ceilings of attention_bench for another language: bench/peers.py loads this as a shared
-// library, so that a peer computes on the same bytes, is checked by the same fp64 computation and is judged
-// against the same ceilings.
+// The problems and ceilings of attention_bench for Python: bench/peers.py loads this as a shared library, so
+// that a peer computes on the same bytes, is checked by the same fp64 computation and is measured against the
+// same ceilings.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -30,22 +30,22 @@ extern "C" {
 
 #define KUMIKO_BENCH_API __attribute__((visibility("default")))
 
-// What ctypes needs to know of a problem; `Fields` of peers.py has the same fields.
+// A problem's fields for ctypes; `Fields` of peers.py has the same fields.
 struct PeerProblem {
   std::int64_t batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;
   std::int64_t is_causal, window_left, by_bandwidth;
   std::int64_t type;  ///< 0: f32, 1: bf16, 2: f16.
-  std::int64_t bshd;  ///< Tensors lie [batch][len][heads][dim].
+  std::int64_t bshd;  ///< Tensors are [batch][len][heads][dim].
   std::int64_t sets;
   double work;      ///< Bytes with by_bandwidth, else FLOP.
-  void* q;          ///< [batch][q_heads][q_len][head_dim] or as bshd says, as the others.
+  void* q;          ///< [batch][q_heads][q_len][head_dim] or as bshd says, like the others.
   void* out;        ///< [batch][q_heads][q_len][v_head_dim]
   void* mask;       ///< Null, or [q_len][kv_len] of a byte each, 0: hidden.
   void* seqused_k;  ///< Null, or int32 per batch.
   void* impl;
 };
 
-/// 0: there is no such case.
+/// Returns 0 if there is no such case.
 KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
   const Case* c = find_case(name);
   if (c == nullptr) return 0;
@@ -99,27 +99,27 @@ KUMIKO_BENCH_API const char* kumiko_bench_check(const PeerProblem* p, int set) {
   return message.c_str();
 }
 
-/// The first `threads` allowed cores; how many were written.
+/// Writes the first `threads` allowed cores; returns how many were written.
 KUMIKO_BENCH_API int kumiko_bench_cores(int threads, int* cpus) {
   const std::vector<int> cores = first_cores(threads);
   std::copy(cores.begin(), cores.end(), cpus);
   return static_cast<int>(cores.size());
 }
 
-/// 1: this host runs `isa`.
+/// 1 if this host runs `isa`.
 KUMIKO_BENCH_API int kumiko_bench_runs(const char* isa) {
   const FmaRow* row = find_fma_row(isa);
   return row != nullptr && row->host_runs();
 }
 
 /// The problem's ceiling on those cores now: bytes/s read from its keys and values, or FLOP/s of `isa`, which
-/// the host runs.
+/// the host must run.
 KUMIKO_BENCH_API double kumiko_bench_ceiling(const PeerProblem* p, const char* isa, int threads) {
   if (p->by_bandwidth) return read_ceiling(threads, static_cast<const Problem*>(p->impl)->cache());
   return fma_flops(*find_fma_row(isa), first_cores(threads), kFmaWindow, clock_of(threads));
 }
 
-/// As CoreGain of ceilings.h: begin before the workload; end after it returns 1 where the round counts.
+/// Like CoreGain of ceilings.h: begin before the workload; end after it returns 1 if the round counts.
 KUMIKO_BENCH_API void kumiko_bench_gain_begin(const char* isa, int threads) {
   gain = std::make_unique<CoreGain>(*find_fma_row(isa), threads);
   gain->begin();
@@ -131,13 +131,13 @@ KUMIKO_BENCH_API int kumiko_bench_gain_attempts() {
   return kGainAttempts;
 }
 
-/// 1: one thread's calls are timed in CPU time of the process, and 0: in wall time.
+/// 1 if one thread's calls are timed in CPU time of the process; 0: in wall time.
 KUMIKO_BENCH_API int kumiko_bench_on_cpu_clock(int threads) {
   return clock_of(threads) == Clock::cpu;
 }
 
-/// What a measurement consists of (rounds.h): rounds, how often one is held again, how far its ceilings may
-/// be apart, and the seconds of calls in it.
+/// The parts of a measurement (rounds.h): rounds, how often one is repeated, how far its ceilings may be
+/// apart, and the seconds of calls in it.
 KUMIKO_BENCH_API void kumiko_bench_rules(int* rounds, int* held_again, double* steady, double* window) {
   *rounds = kCallRounds;
   *held_again = kHeldAgain;

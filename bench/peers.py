@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What other libraries reach on the problems of attention_bench: those of peer_libraries.py, where `scripts/setup peers` put them.
+"""Measures other libraries on the problems of attention_bench: those of peer_libraries.py, installed by `scripts/setup peers`.
 
 run_groups.py calls `run_pass`, which starts this file again with the Python of each of their environments, one process per ISA and
-thread count. There peer_problems.cpp, loaded as a library, gives shapes, data, the check, the ceilings and the rules of a
-measurement, all of them attention_bench's own. A peer may have several ways to compute a problem; ways with a wrong answer are
+thread count. There peer_problems.cpp, loaded as a library, provides shapes, data, the check, the ceilings and the rules of a
+measurement, all those of attention_bench. A peer may have several ways to compute a problem; ways with a wrong answer are
 dropped, and the fastest of the others is measured.
 """
 
@@ -17,45 +17,45 @@ import subprocess
 import sys
 import time
 
-# By the name in peer_libraries.PEERS: vLLM's extension is bound to the PyTorch that it was built with.
+# By the name in peer_libraries.PEERS: vLLM's extension needs the PyTorch that it was built with.
 VENVS = {name: pathlib.Path(__file__).resolve().parent.parent / name for name in (".venv-peers", ".venv-peers-vllm")}
-PROGRAM = "attention_bench"  # Whose problems these are.
+PROGRAM = "attention_bench"  # The program with the same problems.
 LIBRARY = "libpeer_problems.so"
-PROBE = 20e-3  # Seconds of calls, three times, where a peer's ways are compared and a call takes less.
-REST = 5e-3  # A look at whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
-LOOK = 100e-6  # A look at a clock costs up to 1 us: calls between two looks take this long at least, as in rounds.h.
-# What keeps PyTorch (its own code, oneDNN's and MKL's) to the instruction set of a row. On a row of the host's best nothing does.
+PROBE = 20e-3  # Seconds of calls, three times, to compare a peer's ways, unless one call takes longer.
+REST = 5e-3  # Seconds of a check whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
+LOOK = 100e-6  # Reading a clock costs up to 1 us: calls between two readings take at least this long, as in rounds.h.
+# Keeps PyTorch (its own code, oneDNN's and MKL's) to the instruction set of a row. On a row of the host's best one nothing is set.
 HELD = {"avx2": {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
 
-COMPILING = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # No pool of processes that live on.
+COMPILING = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # No pool of processes that outlive the call.
 
 
 # --- Called by run_groups.py: the standard library only.
 
 def pythons():
-    """The interpreters that have peers, by environment; none where they are not installed."""
+    """The interpreters that have peers, by environment; without those that are not installed."""
     return {name: venv / "bin" / "python" for name, venv in VENVS.items() if (venv / "kumiko-requirements").exists()}
 
 
 def run_pass(directory, figures):
-    """Measures the peers on figures of PROGRAM, appending to figure["peers"][name]; returns sentences on what they cannot do."""
+    """Measures the peers on figures of PROGRAM, appending to figure["peers"][name]; returns a sentence for each thing they cannot do."""
     notes, todo = [], {}
     for f in figures:
         todo.setdefault((f["isa"], f["threads"]), []).append(f)
     for environment, python in pythons().items():
         for (isa, threads), group in todo.items():
-            # The ways that an earlier pass chose, by peer, are not sought again; who has none, because it failed, tries again.
+            # Ways chosen in an earlier pass are not searched again; a peer that failed searches again.
             names = {f["name"].split("/")[0]: f.get("ways", {}) for f in group}
             while names:
                 done = subprocess.run([python, __file__, directory / LIBRARY, environment, isa, str(threads), json.dumps(names)],
                                       text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                       env={**os.environ, **COMPILING, **HELD.get(isa, {})})
                 for line in done.stdout.splitlines():
-                    if line.startswith("{"):  # What a library prints is not ours.
+                    if line.startswith("{"):  # Other lines were printed by a library.
                         take(json.loads(line), group, names, notes)
                 if done.returncode == 0 or not names:
                     break
-                # It ended in the first of those that are left: the others go on without it.
+                # It ended in the first of the benchmarks that are left: the others run without it.
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 failed = next(iter(names))
                 del names[failed]
@@ -78,7 +78,7 @@ def take(result, group, names, notes):
 
 
 def best(figure, credible=lambda values: values):
-    """(name, value) of the best peer, (None, None) without one; `credible` leaves out passes that do not count."""
+    """(name, value) of the best peer, (None, None) if there is none; `credible` leaves out passes that do not count."""
     medians = [(statistics.median(values), name) for name, found in figure.get("peers", {}).items() if (values := credible(found))]
     if not medians:
         return None, None
@@ -116,7 +116,7 @@ class Machine:
         return set(cpus[:self.library.kumiko_bench_cores(threads, cpus)])
 
     def clock(self, threads):
-        """CPU time of the process, its helper threads included, or wall time: what attention_bench takes for so many threads."""
+        """CPU time of the process, its helper threads included, or wall time, as attention_bench uses for so many threads."""
         return time.process_time if self.library.kumiko_bench_on_cpu_clock(threads) else time.perf_counter
 
     def ceiling(self, problem, threads):
@@ -126,12 +126,12 @@ class Machine:
         self.library.kumiko_bench_gain_begin(self.isa.encode(), threads)
 
     def gain_counts(self, threads):
-        """After the workload: were the cores there?"""
+        """After the workload: whether all cores were available."""
         return bool(self.library.kumiko_bench_gain_end(threads))
 
 
 class Problem:
-    """A case of bench/shapes.cpp; tensors are NumPy arrays [batch, heads, len, dim] over its memory, as it lies; bf16 as uint16."""
+    """A case of bench/shapes.cpp; tensors are NumPy arrays [batch, heads, len, dim] over its memory; bf16 as uint16."""
 
     def __init__(self, machine, name):
         self.library, self.fields = machine.library, Fields()
@@ -151,7 +151,7 @@ class Problem:
         return numpy.frombuffer((ctypes.c_uint8 * count).from_address(address), dtype).reshape(shape)
 
     def close(self):
-        """After that nothing may look at its arrays."""
+        """Its arrays must not be used after this."""
         self.library.kumiko_bench_close(ctypes.byref(self.fields))
 
     def tensor(self, address, heads, length, dim):
@@ -169,7 +169,7 @@ class Problem:
                 self.tensor(v.value, self.kv_heads, self.kv_len, self.v_head_dim))
 
     def visible(self):
-        """None where is_causal says it all; else [batch or 1, 1, q_len or 1, kv_len] of bool."""
+        """None if is_causal says everything; else [batch or 1, 1, q_len or 1, kv_len] of bool."""
         import numpy
         if not self.mask and not self.seqused_k and self.window_left < 0:
             return None
@@ -187,7 +187,7 @@ class Problem:
         return seen
 
     def wrong(self, answer, index):
-        """None, or a sentence; `answer` is the output over the set `index`, [batch, heads, len, dim] or with heads and rows as one."""
+        """None, or a sentence on what is wrong; `answer` is the output over the set `index`, [batch, heads, len, dim] or with heads and rows as one."""
         self.library.kumiko_bench_poison(ctypes.byref(self.fields))
         out = self.tensor(self.out, self.q_heads, self.q_len, self.v_head_dim)
         if answer.size == out.size and answer.dtype == out.dtype:
@@ -198,7 +198,7 @@ class Problem:
 # --- Measuring, as attention_bench does: rounds of ceiling, workload, ceiling.
 
 def rest():
-    """Returns once the threads of this process sleep: they must while another peer, or the ceiling, is measured."""
+    """Returns once the threads of this process sleep, as they must while another peer or the ceiling is measured."""
     for _ in range(100):
         before = time.process_time()
         time.sleep(REST)
@@ -207,7 +207,7 @@ def rest():
 
 
 class Way:
-    """A peer's fastest right way to compute a problem with so many threads by `clock`; `call` is None where it has none."""
+    """A peer's fastest right way to compute a problem with so many threads by `clock`; `call` is None if there is none."""
 
     def __init__(self, peer, problem, machine, threads, clock, known=None):
         self.problem, self.cpus, self.clock, self.window = problem, machine.cores(threads), clock, machine.window
@@ -224,7 +224,7 @@ class Way:
                 seconds = self.time(call, 0.0) if known is None else 0.0
                 if known is None and seconds < PROBE:
                     seconds = min(self.time(call, PROBE) for _ in range(3))
-            except Exception as error:  # Whatever a peer throws: it does not do that work.
+            except Exception as error:  # Whatever a peer throws, it cannot do this problem.
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 self.notes.append(f"{peer.name}, {what}: {why[:200]}")
                 continue
@@ -232,7 +232,7 @@ class Way:
                 fastest, self.call, self.answer, self.what = seconds, call, answer, what
 
     def time(self, call, window):
-        """Mean seconds of a call over about `window` seconds of them, round the sets, on the cores of the ceiling's threads."""
+        """Mean seconds of a call over about `window` seconds of calls, cycling through the sets, on the cores of the ceiling's threads."""
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self.cpus)
         try:
@@ -257,7 +257,7 @@ class Way:
         return self.time(self.call, self.window)
 
     def wrong(self):
-        """Of one more call, over what is left of the one before made NaN where that is the same memory."""
+        """The error of one more call. The previous answer is first set to NaN if it is in the same memory."""
         before = self.answer()
         if before.flags.writeable:
             before.view(f"u{before.itemsize}")[...] = 2 ** (8 * before.itemsize) - 1
@@ -301,12 +301,12 @@ def speedups(ones, manies, machine, threads):
 
 
 def measure(machine, peers, name, threads, known=None):
-    """Yields what to print of one benchmark; `known` names the ways to take: for each peer one by thread count. Who is not in it seeks."""
+    """Yields what to print of one benchmark; `known` has each peer's way by thread count; a peer not in it searches."""
     is_speedup = name.startswith("speedup_")
     try:
         problem = Problem(machine, name.removeprefix("speedup_"))
     except KeyError:
-        return  # Nothing that a peer could do.
+        return  # No peer can do this.
     try:
         yield from measure_problem(machine, peers, problem, name, (1, threads) if is_speedup else (threads,), known or {})
     finally:

@@ -17,7 +17,7 @@ LIBRARY = sys.argv.pop()
 
 
 class NumPy:
-    """One right way, one with a wrong answer and one that is not there."""
+    """One right way, one with a wrong answer and one that does not exist."""
 
     def __init__(self, name="NumPy", fault=0.0):
         self.name, self.fault = name, fault
@@ -46,7 +46,7 @@ class NumPy:
 @unittest.skipIf(numpy is None, "no NumPy here: scripts/setup")
 class Peers(unittest.TestCase):
     def setUp(self):
-        self.machine = peers.Machine(LIBRARY, "reference")  # Every host runs it.
+        self.machine = peers.Machine(LIBRARY, "reference")  # Runs on every host.
         self.machine.rounds = self.machine.held_again = self.machine.gain_attempts = 1
 
     def measure(self, name, *others):

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pipelines on one core. Three families, each a fraction of the ISA's FMA peak and each checked first:
+// The pipelines on one core, each a fraction of the ISA's FMA peak and each checked first:
 //
-//   pv_<pipeline>_m<rows>_n<keys>_d<dim>   softmax of precomputed scores times V, V in panels beforehand: the
-//   tables
-//                                          of the A64FX kernels this library grew from. m0: one query tile.
-//   pv_phases_m..._n..._d...               the same, phase by phase, in the order of three_pass
-//   attention_<pipeline>_d<dim>_<len>      attention_forward, Q K^T on the fly
-//   fused_gemm_d<dim>_<len>                fused_gemm: the public call, packing and all
+//   pv_<pipeline>_<rows>_n<keys>_d<dim>  softmax of precomputed scores times V, V in panels beforehand: the
+//                                        tables of the A64FX kernels this library grew from. <rows>: m12 (12
+//                                        rows), t1 or t4 (one or four query tiles)
+//   pv_phases_<rows>_n<keys>_d<dim>      the same, phase by phase, in the order of three_pass
+//   pv_block_n<keys>_d<dim>              one block of keys in the middle of a row
+//   attention_<pipeline>_d<dim>_<len>    attention_forward, Q K^T on the fly
+//   fused_gemm_d<dim>_<len>              fused_gemm: the public call, packing and all
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
 
@@ -45,8 +46,8 @@ std::int64_t l2_bytes() {
   return topology ? topology->domains.front().l2_bytes_per_core : 0;
 }
 
-/// Memory of T in large pages, if the system gives any: 48 rows of scores and the panels of V are more pages
-/// of 4 KiB at once than a virtual machine's TLB likes.
+/// Memory of T in large pages, if the system has any: as 4 KiB pages, 48 rows of scores and the panels of V
+/// would be more than a virtual machine's TLB holds.
 template <class T>
 class Aligned {
  public:
@@ -168,8 +169,8 @@ void softmax_pv_task(benchmark::State& state, kernels::Isa isa, const std::strin
       [&] { data.poison(); }, [&] { return data.right(); });
 }
 
-/// A tile's two passes over one block, kBlocks times into the same state: what a block costs far from the
-/// ends of a row, V in the second-level cache. A softmax over copies of the keys is that over the keys.
+/// A tile's two passes over one block, kBlocks times into the same state: the cost of a block far from the
+/// ends of a row, with V in the L2. The softmax over copies of the keys equals that over the keys.
 void softmax_pv_blocks(benchmark::State& state, kernels::Isa isa, std::int64_t keys, std::int64_t dim) {
   constexpr int kBlocks = 32;
   const ScoresAndValues data(isa, "two_pass", kOneTile, keys, dim);
@@ -254,8 +255,8 @@ void softmax_pv_phases(benchmark::State& state, kernels::Isa isa, Rows rows, std
   Phases warm;
   run_phases(data, &warm);
   if (!data.right()) return state.SkipWithError("wrong answer");
-  // The clock here is that of the wall, which costs less than that of the thread: medians over single runs
-  // leave out those in which another process had the core.
+  // Uses wall time, which costs less to read than the thread's CPU time; medians over single runs leave out
+  // those in which another process had the core.
   std::vector<double> scores, exp2, gemm, normalize, fractions;
   for (auto _ : state) {
     std::vector<double> gemm_here;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // plan() and Plan::update() through the public API, as a server calls them before each step of its batch: one
-// thread plans for machines of several sizes. Nothing is run, and the machine planned for need not be this
-// one.
+// thread plans for machines of several sizes. Nothing is run, and the planned machine need not be this one.
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
 

@@ -9,19 +9,18 @@
 namespace kumiko::bench {
 namespace {
 
-// What a value vector is made of. A key has +-1 in one dimension, its mark, on a background that is small
-// enough not to drown it: of n keys and d dimensions a dropped one is 1 of n / d in the sum of its
-// dimension, with random signs, and moves it by more than the rounding of that sum. Every eighth
-// dimension holds the same value for all keys of a kind: it moves when the weights of the kinds do, as they
-// do with another scale.
+// Value vectors. Each key has +-1 in one dimension, its mark, on a background small enough not to hide it.
+// With n keys and d dimensions, a dropped key is one of n / d marks of random sign in its dimension, and
+// changes their sum by more than the sum's rounding. Every eighth dimension has the same value for all keys
+// of a kind: it changes when the weights of the kinds do, as with another scale.
 constexpr std::int64_t kKindEvery = 8;
 constexpr float kBackground = 0x1p-5f;  // Of uniform()'s 2: [-1/16, 1/16).
-// Scores then have a standard deviation of 2/3: no key's weight is far from the mean of all.
+// Scores then have a standard deviation of 2/3: no key's weight is far from the mean.
 constexpr float kKeySize = 0.5f;
 
 constexpr std::uint64_t kSeed = 0xd1b54a32d192ed03ull;
 
-// The dimension that the mark of a key is in, when it is the n-th of its sequence: all but every eighth.
+// The dimension of the mark of a sequence's n-th key: every eighth dimension is skipped.
 std::int64_t mark_of(std::int64_t n, std::int64_t dim) {
   const std::int64_t marks = dim - dim / kKindEvery;
   const std::int64_t mark = n % marks;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One attention call to be measured: data, what counts as useful work, and whether the answer is right.
+// One attention call to be measured: its data, its useful work, and the check of its answer.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -23,15 +23,15 @@ struct Shape {
   DataType type = DataType::f32;          ///< Of every tensor.
   std::int64_t window_left = -1;          ///< As in AttentionArgs.
   std::int64_t mask_block = 0;            ///< > 0: a boolean mask, half of its squares of this size hidden.
-  bool bshd = false;  ///< Tensors lie [batch, seq, heads, dim], not [batch, heads, seq, dim].
+  bool bshd = false;  ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
 };
 
-/// What is computed in place of the definition: the faults that the check must see (answers_test.cpp).
+/// Changes to the definition: the faults that the check must find (answers_test.cpp).
 struct Fault {
   double scale = 1;              ///< Times softmax_scale.
   std::int64_t kv_head = -1;     ///< In this head of every sequence
   std::int64_t dropped_key = 0;  ///< this key counts as hidden.
-  bool rounds_weights = false;   ///< No fault but the noise that is allowed: weights rounded to the type.
+  bool rounds_weights = false;   ///< Not a fault but permitted rounding: weights rounded to the type.
 };
 
 /// A row of the answer in fp64, and how far each element may be from it (answers.cpp).
@@ -40,45 +40,46 @@ struct Row {
   std::span<const double> want, tolerance;
 };
 
-/// The call of a problem without its memory: what plan() reads.
+/// The call of a problem without its memory, for plan().
 AttentionArgs arguments(const Shape& shape);
 
-/// Keys, values and queries are made so that every key, every row and the scale show in the answer
-/// (problem.cpp): random data average out what a single one of 16384 keys contributes.
+/// Keys, values and queries are made so that every key, every row and the scale affect the answer visibly
+/// (problem.cpp): in random data the contribution of one of 16384 keys averages out.
 class Problem {
  public:
-  /// Keys and values are laid out as often as fills `cache_bytes`, at least once. Run after run over the
-  /// sets, a decode step finds its cache line in memory and not in a cache that the previous step filled.
+  /// Keys and values are laid out as many times as fit into `cache_bytes`, at least once. Run after run
+  /// cycles through these sets, so that a decode step reads its cache lines from memory and not from a cache
+  /// that the previous step filled.
   explicit Problem(const Shape& shape, std::size_t cache_bytes = 0);
-  /// What such a problem and its check take, whatever the shape; a double, since it may be past all integers.
+  /// Bytes of such a problem and its check, for any shape; a double, since it may exceed all integers.
   static double memory_bytes(const Shape& shape, std::size_t cache_bytes);
 
   const Shape& shape() const { return shape_; }
   int sets() const { return sets_; }
   AttentionArgs args(int set) const;
-  /// The keys and values of all sets, and zeros up to a whole 4 KiB: what a decode row reads and its ceiling
-  /// is measured over.
+  /// The keys and values of all sets, padded with zeros to a whole 4 KiB: what a decode row reads and its
+  /// ceiling is measured on.
   std::span<const std::byte> cache() const;
   void touch() const { cache_.touch(); }
 
   /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not
   /// count.
   double useful_flops() const;
-  /// K and V of the keys that any query sees, a mask aside, read once.
+  /// K and V of the keys that any query sees, without regard to a mask, each read once.
   double kv_bytes() const;
 
-  /// Makes every output NaN, so that a row that a run leaves out is seen.
+  /// Makes every output NaN, so that a row that a run leaves out is detected.
   void poison();
   /// Compares every row of a run over `set` with answer(). "" or a sentence.
   std::string check(int set) const;
 
-  /// Calls `visit` with every row of the answer over `set`, from several threads at once, those of a KV head
-  /// in one of them; a KV head's rows end where it returns false.
+  /// Calls `visit` with every row of the answer over `set`, from several threads at once, but all rows of a
+  /// KV head from one of them; a KV head's rows end when it returns false.
   void answer(int set, const Fault& fault, const std::function<bool(const Row&)>& visit) const;
-  /// The same row from the definition and the bytes alone.
+  /// The same row computed from the definition and the data alone.
   std::vector<double> defined_row(int set, std::int64_t batch, std::int64_t head, std::int64_t row) const;
 
-  /// Elements from the start of the tensor to those of a row of q, or of out with v_head_dim.
+  /// Elements from the start of the tensor to a row of q, or of out with v_head_dim.
   std::int64_t row_at(std::int64_t batch, std::int64_t head, std::int64_t row, std::int64_t dim) const;
   std::byte* out() { return out_.data(); }
 
@@ -87,7 +88,7 @@ class Problem {
   void make_mask();
   void answer_head(int set, const Fault& fault, std::int64_t batch, std::int64_t kv_head,
                    const std::function<bool(const Row&)>& visit) const;
-  /// The keys that causality, window and length leave to a row: [first, end). Both grow with the row.
+  /// The keys that causality, window and length leave visible to a row: [first, end). Both grow with the row.
   struct Range {
     std::int64_t first, end;
   };
@@ -104,17 +105,17 @@ class Problem {
   std::size_t value_offset_ = 0, set_bytes_ = 0;
   int sets_ = 1;
   Pages cache_;
-  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key]: which of the rows of kinds a key has.
+  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key]: which kind a key has.
   std::vector<double> kind_keys_;    ///< [kind][head_dim], as they are in memory
   std::vector<std::uint8_t> mask_;   ///< [q_len][kv_len], shared by batch and heads
   std::vector<std::byte> q_;
   std::vector<std::byte> out_;
 };
 
-/// Key vectors that a problem has: few, so that the answer of every row is known in little time.
+/// Number of different key vectors of a problem: few, so that the answer of every row is quickly computed.
 inline constexpr std::int64_t kKinds = 16;
 
-/// The distance to `x` that rounding it to `type` may cause: half a unit in the last place.
+/// The largest change of `x` by rounding it to `type`: half a unit in the last place.
 double half_ulp(DataType type, double x);
 
 }  // namespace kumiko::bench

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and the plot of what `scripts/bench GROUP --record HOST` wrote to results/HOST.json:
+"""Makes tables and the plot from results/HOST.json, written by `scripts/bench GROUP --record HOST`:
 
-    results.py          writes docs/results.md, docs/results.svg and what stands between the markers of README.md
-    results.py --check  says which of them differ from results/*.json, and exits with 1 if one does
+    results.py          writes docs/results.md, docs/results.svg and the text between the markers of README.md
+    results.py --check  names those that differ from results/*.json, and exits with 1 if one does
 
 README shows the newest run of the group `limits`; docs/results.md has every row of every run. The plot needs matplotlib.
 """
@@ -17,7 +17,7 @@ import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOST = r"[a-z0-9]+(-[a-z0-9]+)*"
-GROUP = "limits"  # Of README and the plot.
+GROUP = "limits"  # For README and the plot.
 BEGIN, END = "<!-- results: bench/results.py writes what is between these lines -->", "<!-- end of results -->"
 HEAD = ["row", "isa", "threads", "value", "best peer", "target", "met"]
 FRACTIONS = {"of FMA peak": "FMA peak", "of bf16-dot peak": "bf16-dot peak", "of read bandwidth": "read bandwidth"}
@@ -52,7 +52,7 @@ def load(folder):
 
 
 def record(host, group, run, root=ROOT):
-    """Replaces the run of `group` in results/HOST.json and writes what is made from it."""
+    """Replaces the run of `group` in results/HOST.json and writes the files made from it."""
     path = root / "results" / f"{host}.json"
     groups = json.loads(path.read_text())["groups"] if path.exists() else {}
     groups[group] = run
@@ -62,7 +62,7 @@ def record(host, group, run, root=ROOT):
 
 
 def best_isa(rows):
-    """Of the same row and thread count the one on the best instruction set; only rows with a value."""
+    """Each row and thread count once, on its best instruction set; only rows with a value."""
     chosen = {}
     for r in rows:
         if r["value"] is None:
@@ -86,7 +86,7 @@ def where(host, run):
 
 
 def claims(rows):
-    """What the rows say, in a sentence or two."""
+    """A summary of the rows in a sentence or two."""
     said = []
     for unit, what in FRACTIONS.items():
         for threads in sorted({r["threads"] for r in rows if r["unit"] == unit}):
@@ -101,7 +101,7 @@ def claims(rows):
 
 
 def title(row):
-    """As short as fits beside figures."""
+    """A title short enough to fit beside figures."""
     return row["row"].replace("boolean mask, half of the 64 x 64 squares hidden", "block mask")
 
 
@@ -111,7 +111,7 @@ def newest(hosts):
 
 
 def short(hosts):
-    """What README has between its markers."""
+    """The text between README's markers."""
     host, run = newest(hosts)
     rows = [r for r in best_isa(run["rows"]) if r["row"] in SHORT]
 
@@ -162,7 +162,7 @@ def plot(hosts):
 
 
 def generated(root):
-    """What each file must hold, by path. README only where it has the markers."""
+    """The expected content of each file, by path. README only if it has the markers."""
     hosts = load(root / "results")
     files = {root / "docs" / "results.md": page(hosts)}
     if newest(hosts):
@@ -184,7 +184,7 @@ def write(root=ROOT):
 
 
 def stale(root=ROOT):
-    """The files that differ from what results/*.json says."""
+    """The files that differ from those made from results/*.json."""
     return [str(path.relative_to(root)) for path, text in generated(root).items() if not path.exists() or path.read_text() != text]
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the committed tables and the plot are what results/*.json says, and how they are made. Needs matplotlib."""
+"""Tests that the committed tables and the plot match results/*.json, and how they are made. Needs matplotlib."""
 
 import json
 import pathlib

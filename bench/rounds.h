@@ -10,10 +10,10 @@
 namespace kumiko::bench {
 
 inline constexpr int kRounds = 5;
-inline constexpr int kCallRounds = 3;  // Of whole attention calls, ours and peers': many take a second.
+inline constexpr int kCallRounds = 3;  // For whole attention calls, ours and the peers': many take a second.
 inline constexpr double kWorkWindow = 30e-3;  // Seconds of an attention call's runs in a round.
-inline constexpr double kSteady = 1.25;       // Ceilings around a round may differ by so much,
-inline constexpr int kHeldAgain = 3;          // or it is held again so often.
+inline constexpr double kSteady = 1.25;       // If the ceilings around a round differ by more,
+inline constexpr int kHeldAgain = 3;          // it is repeated up to so many times.
 
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -21,8 +21,8 @@ inline double median(std::vector<double> values) {
   return n == 0 ? 0 : n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-/// Mean seconds of a call of `run` over about `window` seconds of back-to-back calls, by `clock()`: now for
-/// what a user waits, a clock of CPU time for code of one thread, which stands still while another process
+/// Mean seconds of a call of `run` over about `window` seconds of back-to-back calls, by `clock()`: now() for
+/// the time a user waits; a CPU clock for code of one thread, because it stands still while another process
 /// has the core.
 template <class Clock, class Run>
 double seconds_per_call(double window, Clock clock, Run run) {
@@ -34,7 +34,7 @@ double seconds_per_call(double window, Clock clock, Run run) {
     calls += batch;
     const double last = end;
     end = clock();
-    if (end - last < 100e-6) batch *= 2;  // A look at a clock costs up to 0.5 us.
+    if (end - last < 100e-6) batch *= 2;  // Reading a clock costs up to 0.5 us.
   } while (end - begin < window);
   return (end - begin) / static_cast<double>(calls);
 }
@@ -43,16 +43,15 @@ inline bool is_steady(double before, double after) {
   return std::max(before, after) <= kSteady * std::min(before, after);
 }
 
-/// The workload's time, and the machine's ceilings right before and right after it.
+/// The workload's time, and the machine's ceilings directly before and after it.
 template <class Ceiling>
 struct Round {
   double seconds;
   Ceiling before, after;
 };
 
-/// `seconds()` is the time of one run, `ceiling()` what the machine does at most, of which `before` is the
-/// last. Where is_steady(before, after) is false the machine has changed meanwhile, and the round is held
-/// again.
+/// `seconds()` is the time of one run, `ceiling()` the machine's limit; `before` is its last value. If
+/// is_steady(before, after) is false the machine has changed meanwhile, and the round is repeated.
 template <class Ceiling, class Seconds, class Measure>
 Round<Ceiling> hold_round(const Ceiling& before, Seconds seconds, Measure ceiling) {
   Round<Ceiling> round{0, before, before};

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a group of bench/groups.toml and print row, value, best peer's value, target, met or not. `scripts/bench` builds and calls this.
 
-Every program of the group runs five times over (--passes, or `passes` of the group, where it says so), one process after the other, and a row's
-value is the median of the five: a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five and not the row.
+Every program of the group runs five times (--passes, or the group's `passes` if given), one process after the other, and a row's
+value is the median of the five: a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five, not the row.
 Where other libraries are installed (`scripts/setup peers`), they run on the problems of attention_bench after each pass (peers.py).
 Exit status: 0 when every row that this host can run gave a value (targets missed or not); 1 when an answer was wrong or a
 program failed; 2 for a group that does not exist.
@@ -59,14 +59,14 @@ def thread_counts(names):
 
 
 def list_benchmarks(directory, program):
-    """Full names that `program` offers on this host."""
+    """Full names of the benchmarks that `program` has on this host."""
     out = subprocess.run([directory / program, "--benchmark_list_tests=true"], check=True, text=True, stdout=subprocess.PIPE,
                          stderr=subprocess.DEVNULL).stdout
     return out.split()
 
 
 def why_not(figure, listed, host):
-    """None if the figure can be measured; else (reason, is it the host's lack and not an error)."""
+    """None if the figure can be measured; else (reason, whether the host lacks something, which is no error)."""
     names = listed[figure["program"]]
     if any(n == figure["name"] or n.startswith(figure["name"] + "/") for n in names):
         return None
@@ -107,19 +107,19 @@ ABOVE_CEILING = 1.02
 
 
 def credible(figure, values):
-    """Passes whose fraction is no further above its ceiling than noise: the others met the ceiling in a slow moment."""
+    """Passes whose fraction is no further above its ceiling than noise: the others measured the ceiling in a slow moment."""
     if figure["unit"] not in ("of FMA peak", "of bf16-dot peak", "of read bandwidth"):
         return values
     return [v for v in values if v <= ABOVE_CEILING]
 
 
 def credible_of_peer(figure, values):
-    """The same where nobody can be above the ceiling. A peer may multiply with instructions that a row's peak does not count."""
+    """The same for ceilings that hold for every library. A peer may multiply with instructions that a row's peak does not count."""
     return credible(figure, values) if figure["unit"] == "of read bandwidth" else values
 
 
 def record(figure):
-    """The figure as the JSON file holds it; `note` where there is no value or a pass does not count, `left_out` with the latter."""
+    """The figure's JSON; `note` if there is no value or a pass does not count, `left_out` in the second case."""
     counted = credible(figure, figure["values"])
     left_out = len(figure["values"]) - len(counted)
     if figure["values"] and not counted:
@@ -132,7 +132,7 @@ def record(figure):
     peer, peer_value = peers.best(figure, lambda values: credible_of_peer(figure, values))
     out = {"group": figure["group"], "row": figure["row"], "isa": figure["isa"], "threads": figure["threads"], "value": value,
            "unit": figure["unit"], "peer": peer, "peer_value": peer_value, "target": target, "met": met}
-    if figure.get("peers"):  # All that were measured: medians, and how many passes they are of.
+    if figure.get("peers"):  # All libraries measured: medians, and their numbers of passes.
         out["peers"] = {name: {"value": statistics.median(counts), "passes": len(counts)} for name, values in figure["peers"].items()
                         if (counts := credible_of_peer(figure, values))}
     if value is None:
@@ -162,7 +162,7 @@ def cpu_model():
 
 
 def commit():
-    """What is checked out, by its hash; "+" where files of it are changed."""
+    """The hash of the commit checked out; "+" if files were changed."""
     git = ["git", "-C", str(HERE)]
     done = subprocess.run([*git, "rev-parse", "HEAD"], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     if done.returncode != 0:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Tests run_groups.py against benchmark programs that only pretend: what a host offers, what a run reports, what goes wrong."""
+"""Tests run_groups.py with fake benchmark programs: what a host has, what a run reports, what goes wrong."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ if status:
     sys.exit("went wrong")
 """
 
-# Stands for the Python of .venv-peers: prints what is written beside it for each ISA and thread count, and keeps what it was given.
+# Replaces the Python of .venv-peers: prints prepared lines for each ISA and thread count, and records its arguments.
 PEERS = """#!/usr/bin/env python3
 import json, os, pathlib, sys
 here = pathlib.Path(__file__)
@@ -69,7 +69,7 @@ class RunGroups(unittest.TestCase):
         self.program("machine_bench", ["fma/avx2/t1/x", "fma/avx2/t2/x"], [])
         groups, run_groups.GROUPS = run_groups.GROUPS, self.folder / "groups.toml"
         self.addCleanup(setattr, run_groups, "GROUPS", groups)
-        for name, value in ("VENVS", {"venv": self.folder / "venv"}), ("PROGRAM", "work"):  # Not the peers that this machine may have.
+        for name, value in ("VENVS", {"venv": self.folder / "venv"}), ("PROGRAM", "work"):  # Not this machine's own peers.
             self.addCleanup(setattr, peers, name, getattr(peers, name))
             setattr(peers, name, value)
 
@@ -126,7 +126,7 @@ class RunGroups(unittest.TestCase):
         figure = {"group": "g", "row": "r", "isa": "avx2", "threads": 1, "values": [0.5], "peers": {"A": [0.4, 1.3, 0.6], "B": [1.1]}}
         read = run_groups.record({**figure, "unit": "of read bandwidth"})
         self.assertEqual((read["peer"], read["peer_value"], read["peers"]), ("A", 0.5, {"A": {"value": 0.5, "passes": 2}}))
-        # More than this instruction set's peak is no error of a ceiling: it may use another.
+        # A peer's figure above this instruction set's peak is not a ceiling error: it may use another set.
         self.assertEqual(run_groups.record({**figure, "unit": "of FMA peak"})["peer"], "B")
 
     def test_a_group_says_how_often_it_runs(self):
@@ -203,7 +203,7 @@ class RunGroups(unittest.TestCase):
         self.assertRegex(text, r"fast +avx2 +1 +4\.00 x +5\.00 Quick 2 +3\.00 +yes")
         self.assertRegex(text, r"fast +avx2 +2 +4\.00 x +- +3\.00 +yes")
         self.assertEqual(text.count("peers: b: Slow 1: wrong answer"), 1)
-        # Once a pass and thread count, kept to the instruction set of the row; after the first pass in the ways that it chose.
+        # Once per pass and thread count, kept to the instruction set of the row; after the first pass only the ways that it chose.
         self.assertEqual([json.loads(line) for line in calls.read_text().splitlines()],
                          [["avx2", 1, {"b": {}}, "avx2"], ["avx2", 2, {"b": {}}, "avx2"]]
                          + [["avx2", 1, {"b": {"Slow 1": ["w"], "Quick 2": ["w"]}}, "avx2"], ["avx2", 2, {"b": {}}, "avx2"]] * 4)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scaling on a machine that is not here, from the plan's cost model: an A64FX of 4 x 12 cores. The rates are
-// stated in docs/scaling.md.
+// Scaling on a machine that is not available, by the plan's cost model: an A64FX of 4 x 12 cores.
+// docs/scaling.md gives the rates.
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
 
@@ -53,7 +53,8 @@ void simulated(benchmark::State& state, const std::vector<AttentionArgs>& calls,
 }
 
 void register_all() {
-  // 60 users somewhere between an eighth and all of 8192 tokens, and 4 prompts that go on by a quarter.
+  // 60 users at lengths between an eighth and all of 8192 tokens, and 4 prompts that are extended by a
+  // quarter.
   static std::vector<std::int32_t> lengths;
   for (int user = 0; user < 60; ++user) lengths.push_back(8192 / 64 * (8 + user * 37 % 57));
   AttentionArgs users = shape(60, 1, 8192);

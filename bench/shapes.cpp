@@ -27,8 +27,7 @@ Case decode(std::int64_t batch, std::int64_t dim, std::int64_t q_heads, std::int
   return {{name, batch, q_heads, kv_heads, 1, len, dim, dim, true}, Limit::bandwidth};
 }
 
-// What an embedding server sees: a batch of sentences, no causal mask, padded to the longest (seqused_k) or
-// not.
+// An embedding server's call: a batch of sentences, no causal mask, padded to the longest (seqused_k) or not.
 Case embed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::vector<std::int32_t> used) {
   const std::string name = "embed_d" + std::to_string(dim) + "_b8_h" + std::to_string(heads) + "x" +
                            std::to_string(heads) + "_" + std::to_string(len) +
@@ -36,7 +35,7 @@ Case embed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::vector<s
   return {{name, 8, heads, heads, len, len, dim, dim, false, std::move(used)}, Limit::compute};
 }
 
-// What a model with a sliding window sees: causal, `window` keys back.
+// A call of a model with a sliding window: causal, `window` keys back.
 Case windowed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::int64_t window) {
   Case c = causal(dim, heads, heads, len);
   c.shape.name += "_w" + std::to_string(window);
@@ -44,7 +43,7 @@ Case windowed(std::int64_t dim, std::int64_t heads, std::int64_t len, std::int64
   return c;
 }
 
-// Half of the mask's squares of 64 x 64 hidden.
+// Half of the 64 x 64 squares of the mask are hidden.
 Case block_masked(std::int64_t dim, std::int64_t heads, std::int64_t len) {
   Case c = dense(dim, heads, heads, len);
   c.shape.name += "_mask64";
@@ -52,7 +51,7 @@ Case block_masked(std::int64_t dim, std::int64_t heads, std::int64_t len) {
   return c;
 }
 
-// Tensors lie [batch, seq, heads, head_dim].
+// With tensors [batch, seq, heads, head_dim].
 Case bshd(Case c) {
   c.shape.bshd = true;
   c.shape.name += "_bshd";

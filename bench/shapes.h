@@ -9,8 +9,8 @@
 namespace kumiko::bench {
 
 enum class Limit {
-  compute,    ///< Judged against the FMA peak.
-  bandwidth,  ///< Judged against the read loop.
+  compute,    ///< Compared with the FMA peak.
+  bandwidth,  ///< Compared with the read loop.
 };
 
 struct Case {

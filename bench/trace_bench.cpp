@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a trace costs: the same plan on a context with one and on a context without, in turns of a few
-// milliseconds, so that both meet the same moods of the machine.
+// The cost of a trace: the same plan on a context with a trace and on one without, in turns of 15 ms, so that
+// both run under the same load of the machine.
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What `cmake --install` lays down: the library, its public headers, find_package(kumiko) and pkg-config.
+# Everything that `cmake --install` installs: the library, its public headers, find_package(kumiko) and pkg-config.
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kumiko)
 
@@ -9,7 +9,7 @@ install(TARGETS kumiko EXPORT kumikoTargets
   FILE_SET public_headers DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT kumikoTargets NAMESPACE kumiko:: DESTINATION ${package_dir})
 
-# A shared libkumiko carries its dependencies; a static one hands them to whoever links it.
+# A shared libkumiko is linked with its dependencies; a static one leaves them to its users.
 if(BUILD_SHARED_LIBS)
   set(kumiko_is_static OFF)
 else()
@@ -22,9 +22,9 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/kumikoConfigVersion
 install(FILES ${PROJECT_BINARY_DIR}/cmake/kumikoConfig.cmake ${PROJECT_BINARY_DIR}/cmake/kumikoConfigVersion.cmake
   DESTINATION ${package_dir})
 
-# pkg-config. The prefix is found from the file's own place, so that an installed tree can be moved.
-# Libs.private rather than Requires.private: `pkg-config --static` would follow the latter into the private libraries of hwloc
-# (libudev), which a system that has hwloc as a shared library need not have.
+# pkg-config. The prefix is relative to the file's own place, so that an installed tree can be moved. Libs.private instead of
+# Requires.private: `pkg-config --static` would follow the latter into the private libraries of hwloc (libudev), which a system with a
+# shared hwloc need not have.
 list(JOIN hwloc_LDFLAGS " " pc_hwloc)
 list(JOIN numa_LDFLAGS " " pc_numa)
 set(pc_private_libs "${pc_hwloc} ${pc_numa}")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kind of core this runs on, where it matters for speed: caches, miss buffers and ports differ among
-// processors with the same instruction set.
+// The kind of core this runs on, where it matters for speed: processors with the same instruction set differ
+// in caches, miss buffers and ports.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ enum class Vendor : std::uint8_t { other, amd, intel };
 Core core_of(Vendor vendor, unsigned family, unsigned model);
 /// By the main ID register (Arm ARM, MIDR_EL1: implementer in bits 24-31, part in bits 4-15).
 Core core_of(std::uint64_t midr);
-/// That of the processor this runs on.
+/// The kind of the processor this runs on.
 Core host_core();
 
 }  // namespace kumiko::kernels

@@ -66,8 +66,8 @@ bool has_f16c() {
 #elif defined(__aarch64__) && defined(__linux__)
 namespace {
 
-// The kernels' code is for one vector length: that of the calling thread, which threads and programs it
-// starts inherit (prctl(2), PR_SVE_GET_VL: the low 16 bits hold bytes). Half precision is asked for because
+// The kernels' code is for one vector length: that of the calling thread, which the threads and programs it
+// starts inherit (prctl(2), PR_SVE_GET_VL: the low 16 bits hold bytes). Half precision is checked because
 // FPCR.FZ16 and f16 arithmetic come with it; FEXPA belongs to SVE itself.
 bool has_sve512() {
   constexpr unsigned long kHalf = 1ul << 9, kSve = 1ul << 22;  // HWCAP_FPHP and HWCAP_SVE
@@ -95,7 +95,7 @@ IsaSet host_isas() {
     }
   }
 #elif defined(__aarch64__)
-  set |= bit(Isa::neon);  // Advanced SIMD with f32 FMA belongs to the architecture
+  set |= bit(Isa::neon);  // Advanced SIMD with f32 FMA is part of the architecture
 #if defined(__linux__)
   if (has_sve512()) set |= bit(Isa::sve512);
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instruction sets as a kernel table sees them, and what the machine at hand has of them.
+// Instruction sets as kernel tables name them, and those that this machine has.
 #pragma once
 
 #include <cstddef>
@@ -14,9 +14,9 @@ enum class Isa : std::uint8_t { reference = 0, avx2 = 1, avx512 = 2, neon = 3, a
 /// Every ISA, preferred ones first.
 inline constexpr Isa kIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2,
                                 Isa::sve512,      Isa::neon,   Isa::reference};
-/// One more than the largest value: what an array by ISA needs.
+/// One more than the largest value: the size of an array indexed by ISA.
 inline constexpr std::size_t kIsaValues = 6;
-/// The ISA whose rows serve where a table has none of `isa` itself: an extension brings only what it makes
+/// The ISA whose rows serve where a table has none for `isa` itself: an extension has rows only where it is
 /// faster.
 constexpr Isa base_of(Isa isa) {
   return isa == Isa::avx512_bf16 ? Isa::avx512 : isa;
@@ -29,10 +29,10 @@ constexpr IsaSet bit(Isa isa) {
 
 const char* name(Isa isa);
 std::optional<Isa> parse_isa(std::string_view text);
-/// Why an ISA needs what it needs: "AVX2, FMA and F16C".
+/// What an ISA needs, such as "AVX2, FMA and F16C".
 const char* requirement(Isa isa);
 
-/// What the processor and the operating system (saved vector state) offer. Always holds `reference`.
+/// What the processor and the operating system (saved vector state) support. Always holds `reference`.
 IsaSet host_isas();
 /// The preferred member of `available`.
 Isa best_isa(IsaSet available);

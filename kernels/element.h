@@ -20,7 +20,7 @@ struct F16 {
   std::uint16_t bits;
 };
 
-/// A truth value: 0 or not.
+/// A boolean: false is 0.
 struct Bool8 {
   std::uint8_t bits;
 };
@@ -40,7 +40,7 @@ inline float to_float(float x) {
 inline float to_float(Bf16 x) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
 }
-/// Signalling NaNs come out quiet, as from the conversion instructions.
+/// Signalling NaNs become quiet, as with the conversion instructions.
 inline float to_float(F16 x) {
   const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
@@ -58,9 +58,9 @@ inline float to_float(Bool8 x) {
   return static_cast<float>(x.bits);
 }
 
-/// The one NaN that results have: quiet, positive, no payload. It stays so as a bf16 or f16.
+/// The only NaN in results: quiet, positive, no payload. It is the same NaN after conversion to bf16 or f16.
 inline constexpr std::uint32_t kCanonicalNan = 0x7fc00000u;
-/// x, or the canonical NaN for any NaN. Which one arithmetic gives depends on the order of its operands.
+/// x, or the canonical NaN for any NaN: which NaN arithmetic gives depends on the order of its operands.
 inline float canonical(float x) {
   return x == x ? x : std::bit_cast<float>(kCanonicalNan);
 }
@@ -79,7 +79,7 @@ inline void from_float(float x, F16* to) {
   std::uint32_t half = 0;
   if (magnitude > 0x7f800000u) {
     half = 0x7e00u | (magnitude >> 13 & 0x03ffu);
-  } else if (magnitude >= 0x47800000u) {  // 2^16 and more; what rounds up to it comes out of the next branch
+  } else if (magnitude >= 0x47800000u) {  // 2^16 and more; values that round up to 2^16 take the next branch
     half = 0x7c00u;
   } else if (magnitude >= 0x38800000u) {  // 2^-14: normal
     half = (magnitude - (112u << 23) + 0x0fffu + (magnitude >> 13 & 1u)) >> 13;

@@ -8,9 +8,9 @@
 
 namespace kumiko::kernels {
 
-/// True for an ISA whose kernels run with subnormals flushed: those among operands count as 0, and a result
-/// below 2^-126 becomes 0. An A64FX takes about 90 cycles for each operation that meets one, without it
-/// (FPCR.FZ for f32, FZ16 for f16).
+/// True for an ISA whose kernels run with subnormals flushed: subnormal operands count as 0, and a result
+/// below 2^-126 becomes 0. Without flushing (FPCR.FZ for f32, FZ16 for f16) an A64FX takes about 90 cycles
+/// for each operation with a subnormal.
 constexpr bool flushes_subnormals(Isa isa) {
   return isa == Isa::sve512;
 }
@@ -20,7 +20,7 @@ constexpr bool flushes_subnormals(Isa isa) {
 /// result must not depend on whose thread computed it.
 class FloatState {
  public:
-  /// What is no kernel's runs as the reference does: subnormals are kept.
+  /// Code outside the kernels runs as the reference does: subnormals are kept.
   explicit FloatState(Isa isa = Isa::reference) noexcept;
   ~FloatState();
   FloatState(const FloatState&) = delete;

@@ -33,7 +33,7 @@ void ArenaPool::give(Arena arena) noexcept {
     idle_.push_back(std::move(arena));
     return;
   }
-  // The larger one serves more: the smaller goes.
+  // Keep the larger arena: it serves more requests.
   const auto smallest = std::min_element(idle_.begin(), idle_.end(),
                                          [](const Arena& a, const Arena& b) { return a.size() < b.size(); });
   if (smallest->size() < arena.size()) std::swap(*smallest, arena);

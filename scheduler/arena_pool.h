@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arenas of one NUMA node that come and go with the runs that use them. Mapping and unmapping one costs a few
-// microseconds, the interruption of every core and a page fault a page: what a decode step cannot pay each
-// time.
+// Arenas of one NUMA node, reused from run to run. Mapping and unmapping one costs a few microseconds, an
+// interrupt on every core and a page fault per page: too much for every decode step.
 #pragma once
 
 #include <mutex>
@@ -17,7 +16,7 @@ class ArenaPool {
 
   /// At least `bytes`, contents as its last user left them. Empty when memory is short.
   Arena take(std::size_t bytes) noexcept;
-  /// Keeps the arena for another, or frees it when enough are kept.
+  /// Keeps the arena for the next run, or frees it when enough are kept.
   void give(Arena arena) noexcept;
 
  private:

@@ -11,7 +11,8 @@
 namespace kumiko::scheduler {
 namespace {
 
-// CPUs a quota grants per period, both in microseconds, rounded up. 0: no limit or nonsense.
+// CPUs that a quota grants per period, both in microseconds, rounded up. 0: no limit, or values that make no
+// sense.
 int cpus_of(std::int64_t quota, std::int64_t period) {
   if (quota <= 0 || period <= 0) return 0;
   const std::int64_t cpus = quota / period + (quota % period != 0);
@@ -39,13 +40,12 @@ int smaller(int a, int b) {
   return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
-// The smallest limit from `group` up to the hierarchy's root. A container often sees its host's path in
-// /proc/self/cgroup but its own group mounted as the root, so directories that are missing on the way are
-// passed over.
+// The smallest limit from `group` up to the hierarchy's root. A container often has its host's path in
+// /proc/self/cgroup but its own group mounted as the root, so missing directories on the way are skipped.
 int smallest_limit(const std::string& mount, std::string group, int (*limit)(const std::string&)) {
   int result = 0;
   for (;;) {
-    // A path with ".." lies outside the cgroup namespace: nothing of it is mounted here but the root.
+    // A path with ".." lies outside the cgroup namespace: only the root is mounted here.
     if (group.find("..") != std::string::npos) group.clear();
     result = smaller(result, limit(mount + group));
     const std::size_t slash = group.find_last_of('/');

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads that carry out an Assignment. Any number of threads may call run() at once; all of them together
-// never keep more than concurrency() threads running.
+// Threads that carry out an Assignment. Any number of threads may call run() at once; together they never
+// keep more than concurrency() threads running.
 #pragma once
 
 #include <chrono>
@@ -25,8 +25,8 @@ struct Slot {
       nullptr;  ///< At least Job::scratch_bytes, 64-byte aligned, first touched by its owner.
 };
 
-/// One bag of independent tasks. Lives in the caller until run() returns. A body may not call run() of the
-/// executor it runs on: it sits in a slot already, and may wait there for itself.
+/// One bag of independent tasks. Lives in the caller until run() returns. A body must not call run() of its
+/// own executor: it holds a slot already and could wait for it for ever.
 struct Job {
   const Assignment* assignment = nullptr;
   void (*body)(void* context, std::int32_t task, const Slot& slot) noexcept = nullptr;
@@ -34,15 +34,15 @@ struct Job {
   std::size_t scratch_bytes = 0;
 };
 
-/// Longer than the gaps between the layers' attention calls when little lies between them, and about what a
-/// futex wake-up costs on a busy machine, so that spinning never loses more than sleeping would have.
+/// Longer than the gap between the attention calls of two layers with little between them, and about what a
+/// futex wake-up costs on a busy machine: spinning never loses more than sleeping would have.
 inline constexpr std::chrono::microseconds kDefaultSpin{25};
 
 struct ExecutorOptions {
   Topology topology;
   int num_threads = 1;
   Bind bind = Bind::close;
-  std::chrono::microseconds spin = kDefaultSpin;  ///< How long a thread without work looks before it sleeps.
+  std::chrono::microseconds spin = kDefaultSpin;  ///< How long a thread without work spins before it sleeps.
 };
 
 class Executor {
@@ -51,17 +51,17 @@ class Executor {
   virtual const char* name() const = 0;
   int concurrency() const { return static_cast<int>(seats_.size()); }
   const std::vector<Seat>& seats() const { return seats_; }
-  /// How many seats each domain of the topology has: what a policy is told.
+  /// How many seats each domain of the topology has, as a policy takes it.
   std::vector<int> workers_per_domain() const;
 
-  /// Makes sure that every slot has `bytes` of scratch from its next owner on, so that run() need not
-  /// allocate. false: memory is short, nothing changed. Never waits for running jobs.
+  /// Makes sure that every slot has `bytes` of scratch for its next owner, so that run() need not allocate.
+  /// false: not enough memory, nothing changed. Never waits for running jobs.
   virtual bool reserve(std::size_t bytes) = 0;
 
   /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the
-  /// assignment's order. Does not allocate once reserve(job.scratch_bytes) has succeeded (oneTBB allocates
-  /// its own few bytes per invitation). The calling thread's affinity and floating-point state are unchanged
-  /// on return. false: nothing was reserved and memory is short, no task has run.
+  /// assignment's order. Does not allocate once reserve(job.scratch_bytes) has succeeded (oneTBB itself
+  /// allocates a few bytes per invitation). The calling thread's affinity and floating-point state are
+  /// unchanged on return. false: nothing was reserved, memory is short, and no task has run.
   virtual bool run(const Job& job) = 0;
 
  protected:

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One OpenMP team for the life of the executor: a service thread opens a single parallel region in which each
 // thread is the worker of one slot. A region per call would cost its fork and join (1.5 us for 12 threads,
-// libgomp on A64FX) and, called from many server threads, a team for each of them. n threads have n workers
-// although callers work too: whichever slot a caller takes, its worker sleeps, and every slot has someone to
-// run it when no caller does.
+// libgomp on A64FX) and, with many server threads as callers, a team for each of them. n threads have n
+// workers although callers work too: the worker of a slot that a caller takes sleeps, and every slot has a
+// worker when no caller uses it.
 #include <omp.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,12 +22,12 @@ namespace {
 
 class OpenMpExecutor;
 
-// The executor whose team starts now. The team's threads find it here rather than among the region's shared
-// variables: libgomp hands those over by means that ThreadSanitizer cannot see. One team starts at a time.
+// The executor whose team is starting. The team's threads find it here, not among the region's shared
+// variables: ThreadSanitizer cannot see how libgomp hands those over. One team starts at a time.
 std::mutex g_start_mutex;
 std::atomic<OpenMpExecutor*> g_starting{nullptr};
 
-// libgomp ends the process when a thread cannot be had, so the question is put to pthread_create first.
+// libgomp ends the process when it cannot create a thread, so pthread_create tries first.
 void require_threads(int count) {
   std::mutex mutex;
   std::condition_variable changed;
@@ -56,8 +56,8 @@ void require_threads(int count) {
   join_all();
 }
 
-// The team leaves the process's signals to the threads of the program; faults stay where they happen, and
-// profilers keep working.
+// The team leaves the process's signals to the program's threads. Faults are still delivered where they
+// happen, and profilers keep working.
 void block_signals() {
   sigset_t set;
   sigfillset(&set);
@@ -85,8 +85,7 @@ class OpenMpExecutor final : public Executor {
     if (!service_.joinable()) return;
     pool_.stop();
     service_.join();
-    // The region has ended, so all have left; reading the count makes that visible to ThreadSanitizer as
-    // well.
+    // The region has ended, so all have left; reading the count shows that to ThreadSanitizer too.
     while (left_.load(std::memory_order_acquire) < team_size_.load()) std::this_thread::yield();
   }
 
@@ -98,7 +97,8 @@ class OpenMpExecutor final : public Executor {
   static void open_team(int size) {
     block_signals();
     omp_set_dynamic(0);
-    // OMP_THREAD_LIMIT may still give fewer: then the last slots have no worker, and callers use them.
+    // OMP_THREAD_LIMIT may still allow fewer threads: then the last slots have no worker, and only callers
+    // use them.
 #pragma omp parallel num_threads(size) default(none) shared(g_starting)
     g_starting.load(std::memory_order_acquire)->serve(omp_get_thread_num(), omp_get_num_threads());
   }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// oneTBB's threads, which the executor shares with everything else in the process that uses oneTBB: an arena
-// for each domain, with a place for each worker that may sit there. A caller takes a seat in its own domain,
-// posts its job to the pool, and sends an invitation into every arena that has none under way; the thread
-// that takes it sits down in its arena's domain, takes tasks of all posted jobs, and invites two more. An
-// invitation knows no job, so that no caller waits for one that nobody has taken up: where oneTBB has no
-// thread to spare, the caller finishes its job alone.
+// oneTBB's threads, which the executor shares with everything else in the process that uses oneTBB. Each
+// domain has an arena with a place for each worker that may sit there. A caller takes a seat in its own
+// domain, posts its job to the pool, and sends an invitation into every arena that has none under way. The
+// thread that takes it sits down in its arena's domain, takes tasks of all posted jobs, and invites two more.
+// An invitation belongs to no job, so no caller waits for one that no thread has taken up: where oneTBB has
+// no thread to spare, the caller finishes its job alone.
 //
-// Callers do not enter an arena. Once its places were taken, oneTBB would hand a caller's part to a thread of
-// the arena and leave the caller to oneTBB's scheduler, which may have it take up invitations for as long as
+// Callers do not enter an arena. Once its places are taken, oneTBB hands a caller's part to a thread of the
+// arena and leaves the caller to oneTBB's scheduler, which may have it take up invitations for as long as
 // others post jobs.
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
@@ -32,18 +32,19 @@
 namespace kumiko::scheduler {
 namespace {
 
-// A constant of ours: oneTBB 2021.8 only declares its own, and what takes it by reference then does not link.
+// Our own constant: oneTBB 2021.8 declares its constant but does not define it, so taking it by reference
+// fails to link.
 constexpr tbb::numa_node_id kAnyNode = tbb::task_arena::automatic;
 
-// An arena of more workers than oneTBB may have makes it print a warning.
+// oneTBB prints a warning when an arena has more workers than it allows.
 int allowed_parallelism() {
   const std::size_t allowed = tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism);
   return static_cast<int>(std::clamp<std::size_t>(allowed, 1, 1 << 16));
 }
 
-// oneTBB's own number for the NUMA node of each domain, or kAnyNode where it has none that means the
-// domain: without its library tbbbind it knows of no nodes, a node may have several domains (L3 complexes of
-// x86), and it counts the nodes that the thread may run on, which need not be ours (KUMIKO_CPUS).
+// oneTBB's number for the NUMA node of each domain, or kAnyNode where no number means exactly that domain:
+// without its library tbbbind oneTBB knows no nodes, a node may have several domains (L3 complexes of x86),
+// and it counts the nodes that the thread may run on, which can differ from ours (KUMIKO_CPUS).
 std::vector<tbb::numa_node_id> tbb_nodes(const Topology& topology) {
   std::vector<tbb::numa_node_id> ids(topology.domains.size(), kAnyNode);
   std::map<int, int> domains_on;
@@ -51,8 +52,8 @@ std::vector<tbb::numa_node_id> tbb_nodes(const Topology& topology) {
   if (domains_on.size() < 2) return ids;
   std::vector<tbb::numa_node_id> known;
   try {
-    // In a thread of its own, which hwloc may bind here and there while tbbbind has it look at the
-    // processors.
+    // In a thread of its own: while tbbbind looks at the processors, hwloc may bind the thread to one after
+    // another.
     std::thread([&] {
       try {
         known = tbb::info::numa_nodes();
@@ -73,7 +74,7 @@ std::vector<tbb::numa_node_id> tbb_nodes(const Topology& topology) {
   return ids;
 }
 
-// A domain's arena. A worker in it has the place that its slot of the arena has, and from there takes a seat.
+// A domain's arena. Each worker in it has a Place by its slot of the arena, and takes a seat from there.
 class WorkerArena final : public tbb::task_scheduler_observer {
  public:
   WorkerArena(int workers, tbb::numa_node_id node)
@@ -81,18 +82,17 @@ class WorkerArena final : public tbb::task_scheduler_observer {
                         tbb::task_arena::constraints{}.set_numa_id(node).set_max_concurrency(workers),
                         /*reserved for callers*/ 0),
                     workers, node) {}
-  // Workers still in the arena are not announced to an observer that has stopped, so their masks are given
-  // back from here.
+  // An observer that has stopped is not told of workers still in the arena, so their masks are restored here.
   ~WorkerArena() override {
     observe(false);
     for (Place& place : places_) leave(place);
   }
 
   struct Place {
-    std::atomic<pid_t> thread{0};  // The one bound from here; 0: nobody.
-    cpu_set_t mask;                // Its own.
+    std::atomic<pid_t> thread{0};  // The thread bound from here; 0: none.
+    cpu_set_t mask;                // The thread's own.
     int bound_to = -1;             // Seat.
-    int last_seat = -1;  // Of whoever was here last: a worker that keeps its seat need not be bound again.
+    int last_seat = -1;  // Of the last worker here: one that keeps its seat need not be bound again.
   };
   Place& place() {
     return places_[static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % places_.size()];
@@ -103,7 +103,7 @@ class WorkerArena final : public tbb::task_scheduler_observer {
     arena_->enqueue(std::forward<Function>(function));
   }
 
-  // Gives a worker its own mask back when it leaves: the next arena it works for may be anybody's.
+  // Restores a worker's own mask when it leaves: the next arena it works for may belong to other code.
   void on_scheduler_exit(bool) override { leave(place()); }
 
   static void bind(Place& place, int seat, int os_cpu) {
@@ -124,12 +124,12 @@ class WorkerArena final : public tbb::task_scheduler_observer {
         arena_(std::move(arena)),
         workers_(workers),
         is_on_node_(node != kAnyNode),
-        places_(static_cast<std::size_t>(std::max(workers, 2))) {  // oneTBB's arenas have no fewer.
+        places_(static_cast<std::size_t>(std::max(workers, 2))) {  // oneTBB's arenas have at least two.
     arena_->initialize();
     observe(true);
   }
 
-  // An arena on a node has bound the worker itself, to its cores, and gives back what was before.
+  // An arena on a node binds the worker to its cores itself, and restores the mask from before.
   void leave(Place& place) const {
     const pid_t thread = place.thread.exchange(0);
     place.bound_to = -1;
@@ -143,8 +143,8 @@ class WorkerArena final : public tbb::task_scheduler_observer {
 };
 
 // Where invitations lead. oneTBB may hold some for as long as it has no thread to spare, longer than their
-// executor lives, so what they look at first is never freed: a gate is handed from executor to executor, and
-// an invitation to a former one leads nowhere.
+// executor lives. So what they look at first is never freed: a gate is handed from executor to executor, and
+// an invitation to an earlier executor does nothing.
 class EpochGate {
  public:
   static EpochGate& take() {
@@ -154,7 +154,7 @@ class EpochGate {
     g_idle = gate->next_;
     return *gate;
   }
-  /// No invitation leads anywhere from now on, and nobody is inside any more.
+  /// From now on invitations do nothing, and no thread is inside any more.
   void close() noexcept {
     epoch_.fetch_add(1);
     for (int inside = inside_.load(); inside != 0; inside = inside_.load()) inside_.wait(inside);
@@ -198,7 +198,7 @@ class ForeignWorkerPool final : public WorkerPool {
     for (std::size_t s = 0; s < seats_.size(); ++s)
       domain_arenas_[static_cast<std::size_t>(seats_[s].domain)].seats.push_back(static_cast<int>(s));
     const int available = allowed_parallelism() - 1;
-    const int needed = static_cast<int>(seats_.size()) - 1;  // No job without its caller.
+    const int needed = static_cast<int>(seats_.size()) - 1;  // The caller works on its job too.
     is_short_ = available <= needed;
     may_come_ = std::min(available, needed) > 0;
     if (!may_come_) return;
@@ -222,13 +222,13 @@ class ForeignWorkerPool final : public WorkerPool {
   struct alignas(kLineBytes) DomainArena {
     std::optional<WorkerArena> arena;  // Empty where no worker can come.
     std::vector<int> seats;
-    alignas(kLineBytes) std::atomic<int> invited{0};  // Under way and here.
+    alignas(kLineBytes) std::atomic<int> invited{0};  // Under way or arrived.
   };
 
-  // Two other domains, those first in which nobody was invited, then two seats at home: each domain wakes
-  // itself, and none waits for another to be awake. A domain with foreign workers gets one more, who calls
-  // the rest: they may be long at an older job. A limit of one thread since then holds for invitations as
-  // well, which oneTBB would make an exception for.
+  // Two other domains, those with no invitation first, then two seats at home: each domain wakes its own
+  // workers, and none waits for another to be awake. A domain that has workers already gets one more, who
+  // invites the rest: the others may be busy with an older job for long. If parallelism has been limited to
+  // one thread meanwhile, that holds for invitations too, which oneTBB would otherwise exempt.
   void wake_some(int near_seat) noexcept override {
     if (may_come_ && allowed_parallelism() > 1)
       invite_some(static_cast<std::size_t>(seats_[static_cast<std::size_t>(near_seat)].domain));
@@ -254,7 +254,7 @@ class ForeignWorkerPool final : public WorkerPool {
       home_arena.arena->enqueue(
           [this, gate = gate_, epoch = epoch_, domain] { gate->enter(epoch, [&] { visit(domain); }); });
     } catch (...) {
-      // No memory for an invitation: the tasks are done by fewer.
+      // No memory for an invitation: fewer threads do the tasks.
       home_arena.invited.fetch_sub(1);
       return false;
     }
@@ -283,9 +283,9 @@ class ForeignWorkerPool final : public WorkerPool {
     } while (has_work() && has_idle_seat(home_arena) && count_in(home_arena));
   }
 
-  // The place's own seat; if a caller has it, the one that stood in for it last time, or any in the domain.
-  // Where oneTBB has fewer workers than there are seats, as it does when there is one for each core, it may
-  // have sent one too many to the domain that the caller sits in: then any.
+  // The place's own seat; if a caller has it, the seat that replaced it last time, or any in the domain.
+  // Where oneTBB has fewer workers than there are seats, as with one seat per core, it may have sent one too
+  // many to the caller's domain: then any seat.
   int take_seat(DomainArena& home_arena, WorkerArena::Place& place) noexcept {
     const auto own =
         static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % home_arena.seats.size();
@@ -335,8 +335,8 @@ class TbbExecutor final : public Executor {
 }  // namespace
 
 std::unique_ptr<Executor> create_tbb_executor(const ExecutorOptions& options, std::string& error) {
-  // oneTBB's threads belong to the process that first used them here. A forked child has its bookkeeping and
-  // none of the threads.
+  // oneTBB's threads belong to the process that first used them here. A forked child has oneTBB's bookkeeping
+  // but none of the threads.
   static const unsigned first_use = fork_generation();
   if (fork_generation() != first_use) {
     error =

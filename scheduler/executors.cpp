@@ -11,7 +11,7 @@ namespace {
 
 using CreateFunction = std::unique_ptr<Executor> (*)(const ExecutorOptions&, std::string&);
 
-// What every executor refuses, and the promise that nothing but bad_alloc is thrown.
+// The checks that every executor needs, and the promise that nothing but bad_alloc is thrown.
 template <CreateFunction create>
 std::unique_ptr<Executor> checked(const ExecutorOptions& options, std::string& error) {
   if (options.num_threads < 1) {

@@ -9,7 +9,8 @@
 namespace kumiko::scheduler {
 namespace {
 
-// One for the process: memory from the heap or a stack would itself have to be handed over in sight.
+// One for the process: ThreadSanitizer would have to see how one on the heap or a stack is itself handed
+// over.
 alignas(kLineBytes) std::atomic<std::uint32_t> g_turnstile{0};
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace kumiko::scheduler {
 
 // LSD radix sort, eight bits a pass, over the bits in which the costs differ. A decode batch of 512 tasks
-// takes 2-3 passes of 512 moves where a comparison sort takes about 4600 badly predicted branches.
+// takes 2-3 passes of 512 moves, where a comparison sort takes about 4600 badly predicted branches.
 void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer) {
   std::uint64_t differ = 0;
   bool sorted = true;
@@ -22,7 +22,7 @@ void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer)
   for (int shift = 0; shift < 64; shift += 8) {
     if ((differ >> shift & 0xff) == 0) continue;
     std::array<std::uint32_t, 256> place{};
-    // Costs are not negative, so falling order is rising order of the complement.
+    // Costs are not negative, so descending costs are ascending complements.
     const auto digit = [shift](const CostItem& item) {
       return ~static_cast<std::uint64_t>(item.cost) >> shift & 0xff;
     };
@@ -82,7 +82,7 @@ void simulate(std::span<const Task> tasks, const Assignment& assignment,
   struct Worker {
     std::int64_t free_at;
     std::int32_t number;  // Ties go to the lower number, so the result does not depend on the heap's shape.
-    std::int32_t list;    // The domain whose list it takes from now.
+    std::int32_t list;    // The domain from whose list it takes now.
     bool operator<(const Worker& other) const {
       return free_at != other.free_at ? free_at < other.free_at : number < other.number;
     }
@@ -97,7 +97,7 @@ void simulate(std::span<const Task> tasks, const Assignment& assignment,
   std::vector<std::int32_t> next(assignment.domain_begin);
   for (std::size_t left = assignment.order.size(); left > 0; --left) {
     Worker worker = heap.front();
-    // Every list before the worker's present one is empty for good, so it never has to look back.
+    // All lists before the worker's current one stay empty, so it never has to look back.
     while (next[worker.list] == assignment.domain_begin[worker.list + 1]) {
       worker.list = worker.list + 1 == num_domains ? 0 : worker.list + 1;
     }

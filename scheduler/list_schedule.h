@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the policies share: a linear-time sort by cost; and the clockless simulation of an assignment, for
-// those who want to look: planning does without, it would be a quarter of its time.
+// Shared by the policies: a linear-time sort by cost, and the clockless simulation of an assignment. A policy
+// does not simulate: for decode that would double the time of planning (docs/planning.md).
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,10 @@ struct CostItem {
   std::int32_t index;
 };
 
-/// Sorts by falling cost and keeps the order of equals. `buffer` has the size of `items`.
+/// Sorts by descending cost and keeps the order of equals. `buffer` has the size of `items`.
 void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer);
 
-/// A domain that has workers, while tasks are dealt to it.
+/// A domain that has workers, while tasks are assigned to it.
 struct DomainLoad {
   int domain;
   double workers;
@@ -29,9 +29,9 @@ struct DomainLoad {
   /// When the domain would be done with `cost` more, all of its workers busy.
   double finish_with(double cost) const { return (load + cost) * per_worker; }
 };
-/// The domains with workers; all of them with one worker each if none has any.
+/// The domains with workers; if none has any, all of them with one worker each.
 std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain);
-/// The one that would be done first with `cost` more; the first of equals.
+/// The domain that would finish first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
 /// Assignment from the domain of each task: lists sorted costliest first, equals in the order of `sequence`
@@ -50,12 +50,12 @@ struct SimulatedTask {
   std::int64_t begin;  ///< In units of cost.
   std::int64_t end;
 };
-/// Who does what when, in the order of beginning: the schedule behind simulate_makespan.
+/// Which worker does which task when, in order of start time: the schedule behind simulate_makespan.
 std::vector<SimulatedTask> simulate_schedule(std::span<const Task> tasks, const Assignment& assignment,
                                              std::span<const int> workers_per_domain);
 
 /// Time at which the last task ends when each worker, as soon as it is free, takes the next task of its
-/// domain, and once that list is empty of the domains after it (cyclically).
+/// domain, and once that list is empty, of the next domains in turn (cyclically).
 std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
                                std::span<const int> workers_per_domain);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Anonymous mappings bound to NUMA nodes. The only file that includes libnuma's headers, and of them only the
+// Anonymous mappings bound to NUMA nodes. The only file that includes libnuma's headers, and it uses only the
 // system calls: libnuma's allocators print to stderr when the kernel refuses them.
 #include "scheduler/memory.h"
 
@@ -21,8 +21,8 @@ namespace {
 constexpr int kMaxNodes = 1024;  // CONFIG_NODES_SHIFT is at most 10.
 constexpr int kWordBits = static_cast<int>(sizeof(unsigned long) * CHAR_BIT);
 using NodeMask = std::array<unsigned long, kMaxNodes / kWordBits>;
-// The transparent huge page where base pages have 4 KiB. It grows with the square of those: with A64FX's
-// 64 KiB it is 512 MiB, of which rounding up would waste half a node, so there arenas keep to base pages.
+// The transparent huge page for base pages of 4 KiB. Its size grows with the square of theirs: with A64FX's
+// 64 KiB it is 512 MiB, and rounding up to that would waste half a node, so there arenas keep to base pages.
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::size_t page_bytes() {
@@ -38,7 +38,7 @@ std::size_t round_up(std::size_t bytes, std::size_t unit) {
   return (bytes + unit - 1) / unit * unit;
 }
 
-// Whether memory can only be near. What cannot be read counts as several nodes. Allocates nothing.
+// Whether all memory is on one node. A failed read counts as several nodes. Allocates nothing.
 bool has_one_node() {
   static const bool one = [] {
     const int file = open("/sys/devices/system/node/has_memory", O_RDONLY | O_CLOEXEC);
@@ -51,7 +51,7 @@ bool has_one_node() {
   return one;
 }
 
-// Preferred, not strict: a full node falls back to the next one where a strict binding would get the process
+// Preferred, not strict: a full node falls back to the next one, where a strict binding would get the process
 // killed.
 bool prefer_node(void* data, std::size_t bytes, int node) {
   if (node < 0 || node >= kMaxNodes) return false;
@@ -60,7 +60,7 @@ bool prefer_node(void* data, std::size_t bytes, int node) {
   return mbind(data, bytes, MPOL_PREFERRED, mask.data(), kMaxNodes + 1, 0) == 0;
 }
 
-// `align` > page: maps that much more and gives the ends back.
+// `align` > page: maps that much more and unmaps both ends.
 std::byte* map_aligned(std::size_t bytes, std::size_t align) {
   const std::size_t extra = align > page_bytes() ? align : 0;
   void* raw = mmap(nullptr, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -106,9 +106,9 @@ Arena Arena::allocate(std::size_t bytes, int numa_node) noexcept {
   if (arena.data_ == nullptr) return arena;
   arena.size_ = size;
   arena.placed_ = prefer_node(arena.data_, size, numa_node);
-  // Where mbind is refused, memory is on the node of whoever touches its page first. A huge page holds the
-  // scratch of several workers, or of several arenas (the kernel merges neighbouring mappings), and one
-  // caller from another node would have all of it.
+  // Where mbind is refused, a page is on the node of the thread that touches it first. A huge page holds the
+  // scratch of several workers, or of several arenas (the kernel merges neighbouring mappings), so one caller
+  // from another node would place all of it there.
   const bool stays_near = arena.placed_ || has_one_node();
   madvise(arena.data_, size, is_huge && stays_near ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   return arena;

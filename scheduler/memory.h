@@ -8,9 +8,9 @@
 
 namespace kumiko::scheduler {
 
-/// One anonymous mapping. Bound to `numa_node` where the kernel lets us; where mbind is refused (containers,
-/// seccomp) the pages come from the node of the thread that touches them first, and `placed()` says so.
-/// Move-only.
+/// One anonymous mapping. Bound to `numa_node` where the kernel allows it; where mbind is refused
+/// (containers, seccomp) the pages come from the node of the thread that touches them first, and `placed()`
+/// is false. Move-only.
 class Arena {
  public:
   Arena() = default;
@@ -18,15 +18,15 @@ class Arena {
   Arena& operator=(Arena&& other) noexcept;
   ~Arena();
 
-  /// Zeroed pages for size_for(bytes) bytes. No page is touched, and none is shared with another arena, be it
-  /// a huge one. numa_node < 0: no placement wanted. An empty arena (data() == nullptr) when memory is short.
+  /// Zeroed pages for size_for(bytes) bytes. No page is touched, and no page, not even a huge one, is shared
+  /// with another arena. numa_node < 0: no placement. An empty arena (data() == nullptr) when memory is
+  /// short.
   static Arena allocate(std::size_t bytes, int numa_node) noexcept;
-  /// `bytes` (0 counts as 1) rounded up to whole pages, and where it fills a huge page, to whole huge pages.
-  /// 0: more than any address space holds.
+  /// `bytes` (0 counts as 1) rounded up to whole pages, and if it fills a huge page, to whole huge pages. 0:
+  /// more than any address space holds.
   static std::size_t size_for(std::size_t bytes) noexcept;
 
-  /// Gives the memory up: the caller now owns it and calls free() with it and with the bytes it was allocated
-  /// for.
+  /// Releases ownership: the caller passes it to free(), with the bytes that were allocated.
   std::byte* release() noexcept;
   static void free(std::byte* data, std::size_t bytes) noexcept;
 
@@ -43,7 +43,7 @@ class Arena {
 /// `bytes` (0 counts as 1) rounded up to whole base pages; 0: more than any address space holds.
 std::size_t round_to_pages(std::size_t bytes) noexcept;
 
-/// "" where per-node placement works, else one sentence saying why first touch is used in its place.
+/// "" where per-node placement works, else one sentence on why pages are placed by first touch.
 std::string placement_note();
 
 }  // namespace kumiko::scheduler

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who does what: pure functions from task costs and a machine to an order of work. No threads, no clocks, no
-// tensors.
+// Which domain does what: pure functions from task costs and a machine to an order of work. No threads, no
+// clocks, no tensors.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,10 @@ struct Task {
   std::int64_t cost = 0;  ///< Predicted work in any unit that is the same for all tasks of a plan.
   std::int32_t group =
       0;  ///< Tasks of one group read the same memory (one KV head): a domain should own them together.
-  std::int32_t home = -1;  ///< The domain whose memory that is, the same for all of a group; -1: any.
+  std::int32_t home = -1;  ///< The domain whose memory holds it, the same for all of a group; -1: any.
 };
 
-/// For each domain the tasks it takes, costliest first. A worker takes from its own domain first, then helps
-/// others.
+/// The tasks of each domain, costliest first. A worker takes from its own domain first, then helps others.
 struct Assignment {
   std::vector<std::int32_t> order;  ///< Task numbers, domain after domain.
   std::vector<std::int32_t>
@@ -26,7 +25,7 @@ struct Assignment {
   std::int64_t lower_bound = 0;  ///< max(ceil(total / workers), costliest task).
 };
 
-/// `workers_per_domain`: how many workers sit in each domain (0 is allowed, not for all).
+/// `workers_per_domain`: how many workers sit in each domain; some may be 0, not all.
 using PolicyFunction = Assignment (*)(std::span<const Task>, std::span<const int> workers_per_domain);
 
 struct PolicyRow {

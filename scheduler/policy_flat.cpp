@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Balance alone: the costliest task left goes to the domain that would be done with it first (LPT; Graham,
-// 1969). Groups are not looked at, which is right where every domain reads from the same memory, and shows
-// what keeping heads together is worth.
+// Balance alone: the costliest task left goes to the domain that would finish it first (LPT; Graham, 1969).
+// Groups are ignored, which is right where all domains read from the same memory, and shows what keeping
+// heads together gains.
 #include <algorithm>
 
 #include "scheduler/list_schedule.h"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The default policy: a group (one KV head) stays in one domain, so that its keys and values are read into
-// one last-level cache and onto one NUMA node; balance comes second, but not later than kSlack.
+// one last-level cache and onto one NUMA node. Balance comes second, but no domain exceeds kSlack.
 //
-// Groups are dealt costliest first to the domain that would be done first with them: LPT on machines of
-// unequal speed (Gonzalez, Ibarra & Sahni, 1977), a domain's speed being its number of workers. Groups whose
-// memory has a home go first, there if kSlack allows it, so that the others fill what is left.
+// Groups are assigned costliest first to the domain that would finish them first: LPT on machines of unequal
+// speed (Gonzalez, Ibarra & Sahni, 1977), where a domain's speed is its number of workers. Groups whose
+// memory has a home go first, to that home if kSlack allows it, so that the others fill what is left.
 #include <algorithm>
 #include <numeric>
 
@@ -14,9 +14,9 @@
 namespace kumiko::scheduler {
 namespace {
 
-// A domain may be this much busier than a perfect balance before a group is cut. Reading a head from a second
-// node costs more than 3 % of its time on every machine with more than one domain, and workers that run dry
-// help out in any case.
+// How much busier than in a perfect balance a domain may be before a group is split. Reading a head from a
+// second node costs more than 3 % of its time on every machine with more than one domain, and idle workers
+// help other domains anyway.
 constexpr double kSlack = 1.03;
 
 struct Groups {
@@ -61,13 +61,13 @@ Groups collect_groups(std::span<const Task> tasks) {
 
 struct Share {
   DomainLoad* domain;
-  double quota;  // Of the group's cost, what this domain should take.
+  double quota;  // The part of the group's cost that this domain should take.
   double taken = 0;
 };
 
-// The domains with the most room under a perfect balance, as few as can take `cost` between them. All rooms
-// together hold whatever is not dealt yet, but for rounding where costs add up to more than 2^53: a domain
-// without room that is reached then has the quota 0, which any task overfills.
+// The domains with the most room below a perfect balance, as few as can take `cost` together. The sum of all
+// rooms covers whatever is not assigned yet, apart from rounding where costs add up to more than 2^53: then a
+// domain without room may be reached, with the quota 0, which any task exceeds.
 std::vector<Share> share_out(double cost, double bound, std::span<DomainLoad> domains) {
   std::vector<Share> shares;
   for (DomainLoad& domain : domains)
@@ -84,8 +84,8 @@ std::vector<Share> share_out(double cost, double bound, std::span<DomainLoad> do
   return shares;
 }
 
-// Cuts a group that fits nowhere whole. Which of its tasks go together does not matter, for all read the same
-// head; so each domain gets costly and cheap ones alike, and its workers can balance them.
+// Splits a group that fits into no domain whole. It does not matter which of its tasks stay together, as all
+// read the same head. So each domain gets costly and cheap tasks alike, which its workers can balance.
 void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members,
                     std::vector<Share> shares, std::span<std::int32_t> domain_of_task) {
   std::vector<CostItem> items(2 * members.size());
@@ -105,7 +105,7 @@ void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> m
   }
 }
 
-/// The domain `home`, or nullptr where that is -1 or has no workers.
+/// The domain `home`, or nullptr if it is -1 or has no workers.
 DomainLoad* find_home(std::span<DomainLoad> domains, int home) {
   for (DomainLoad& domain : domains) {
     if (domain.domain == home) return &domain;

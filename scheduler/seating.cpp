@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kLastCpu = 65535;
 
-// Reads digits from `*at` on; -1 where there are none or the number is past kLastCpu.
+// Reads digits from `*at` on; -1 if there are none or the number exceeds kLastCpu.
 int read_cpu(const char** at, const char* end) {
   if (*at == end || **at < '0' || **at > '9') return -1;
   int value = -1;

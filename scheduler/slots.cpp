@@ -35,14 +35,14 @@ bool Slots::reserve(std::size_t bytes) noexcept {
   return true;
 }
 
-// One arena a domain, cut at base pages: a huge page that several slots share is then on the right node
-// whoever of them touches it first, and twelve slots of 300 KiB fill one where each alone would not.
+// One arena per domain, cut at base pages: a huge page shared by several slots is on the right node whichever
+// of them touches it first, and twelve slots of 300 KiB fill one, where a single slot would not.
 bool Slots::reserve_all(std::size_t bytes) {
   const std::size_t stride = round_to_pages(bytes);
   if (stride == 0 || stride > PTRDIFF_MAX / entries_.size()) return false;
   std::vector<std::size_t> slots_in(node_of_domain_.size(), 0);
   for (const Entry& entry : entries_) ++slots_in[static_cast<std::size_t>(entry.slot.domain)];
-  // All of them before any takes effect, so that a failure changes nothing.
+  // Allocate all of them before any takes effect, so that a failure changes nothing.
   std::vector<std::shared_ptr<const Arena>> arenas(node_of_domain_.size());
   for (std::size_t d = 0; d < arenas.size(); ++d) {
     if (slots_in[d] == 0) continue;
@@ -88,7 +88,7 @@ int Slots::try_claim_nearest() noexcept {
 const Slot& Slots::prepare(int slot) noexcept {
   Entry& entry = entries_[slot];
   if (entry.has_pending.load(std::memory_order_acquire)) {
-    Scratch old;  // Unmapped, by the last of its domain, after the lock is gone.
+    Scratch old;  // Unmapped after the lock is released, by the last slot of its domain.
     const std::lock_guard lock(entry.mutex);
     old = std::move(entry.scratch);
     entry.scratch = std::move(entry.pending);

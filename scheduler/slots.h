@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seats as things to own: at most one running thread per slot, and the slot's scratch memory.
+// Slots and their owners: at most one running thread per slot, and the slot's scratch memory.
 #pragma once
 
 #include <atomic>
@@ -22,21 +22,21 @@ class Slots {
   /// Executor::reserve.
   bool reserve(std::size_t bytes) noexcept;
 
-  /// Ownership. All of it is sequentially consistent: who is about to sleep announces that and then looks at
-  /// the slots once more, who releases a slot then looks for sleepers.
+  /// Ownership. All of it is sequentially consistent: a thread about to sleep announces that and then looks
+  /// at the slots once more; a thread that releases a slot then looks for sleepers.
   bool try_claim(int slot) noexcept;
-  /// Claims an idle slot, if one can be had on the CPU the caller runs on, then in its domain, then anywhere.
-  /// -1: none is idle.
+  /// Claims an idle slot: the one of the CPU that the caller runs on if possible, else one in its domain,
+  /// else any. -1: none is idle.
   int try_claim_nearest() noexcept;
   bool is_idle(int slot) const noexcept { return !entries_[slot].owned.load(); }
   bool any_idle() const noexcept;
   void release(int slot) noexcept { entries_[slot].owned.store(false); }
 
-  /// For the owner: the slot with the newest scratch reserved for it. To be asked again before each job.
+  /// For the owner: the slot with the newest scratch reserved for it. Call it again before each job.
   const Slot& prepare(int slot) noexcept;
 
  private:
-  // A slot's part of its domain's arena, which goes when the last slot of the domain has left it.
+  // A slot's part of its domain's arena, which is freed when the last slot of the domain stops using it.
   struct Scratch {
     std::shared_ptr<const Arena> arena;
     std::byte* data = nullptr;
@@ -44,10 +44,10 @@ class Slots {
   struct alignas(kLineBytes) Entry {
     std::atomic<bool> owned{false};
     std::atomic<bool> has_pending{false};
-    // The owner's.
+    // Used by the owner only.
     Slot slot;
     Scratch scratch;
-    // Anybody's, behind the mutex: scratch for the next owner.
+    // Used by any thread, under the mutex: scratch for the next owner.
     std::mutex mutex;
     Scratch pending;
   };

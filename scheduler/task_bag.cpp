@@ -20,8 +20,8 @@ std::int32_t TaskBag::num_tasks() const noexcept {
   return num_cursors_ == 0 ? 0 : static_cast<std::int32_t>(job_.assignment->order.size());
 }
 
-// Relaxed: which thread takes a task orders nothing. Whoever lets threads into the bag and waits for them to
-// leave orders what the tasks read and write.
+// Relaxed: which thread takes a task orders nothing. The code that lets threads into the bag and waits for
+// them to leave orders what the tasks read and write.
 void TaskBag::drain(const Slot& slot) noexcept {
   if (num_cursors_ == 0) return;
   // The cursor whose range of domains holds the slot's domain.
@@ -30,7 +30,7 @@ void TaskBag::drain(const Slot& slot) noexcept {
   const std::int32_t* order = job_.assignment->order.data();
   for (int visited = 0; visited < num_cursors_; ++visited) {
     Cursor& cursor = cursors_[c];
-    // Looking before adding keeps an empty cursor's line shared, and the counter within end + threads.
+    // Loading before adding keeps an empty cursor's cache line shared, and the counter within end + threads.
     while (cursor.next.load(std::memory_order_relaxed) < cursor.end) {
       const std::int32_t i = cursor.next.fetch_add(1, std::memory_order_relaxed);
       if (i >= cursor.end) break;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One job while it runs: hands its tasks out, each once, to any number of threads. Lives on the caller's
+// One job while it runs: hands out its tasks, each once, to any number of threads. Lives on the caller's
 // stack.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace kumiko::scheduler {
 
-// What two cores may write at the same time must not share this: 256-byte lines on A64FX, elsewhere 64 bytes
-// fetched in pairs.
+// Data that two cores may write at the same time must be this far apart: A64FX has lines of 256 bytes;
+// elsewhere they have 64 bytes and are fetched in pairs.
 #if defined(__aarch64__)
 inline constexpr std::size_t kLineBytes = 256;
 #else
@@ -23,7 +23,7 @@ class TaskBag {
   explicit TaskBag(const Job& job) noexcept;
   TaskBag(const TaskBag&) = delete;
 
-  /// Takes and runs tasks until none is left to take: the slot's own domain first, then the others in order.
+  /// Takes and runs tasks until none is left: the slot's own domain first, then the others in order.
   void drain(const Slot& slot) noexcept;
 
   std::int32_t num_tasks() const noexcept;
@@ -33,8 +33,8 @@ class TaskBag {
     std::atomic<std::int32_t> next{0};
     std::int32_t end = 0;
   };
-  // More domains than this share cursors, neighbours with neighbours: that costs some locality on machines
-  // nobody has built, and saves an allocation on every other.
+  // With more domains than this, neighbours share cursors: that costs some locality on machines that do not
+  // exist yet, and saves an allocation on all others.
   static constexpr int kMaxCursors = 32;
 
   const Job& job_;

@@ -36,25 +36,26 @@ struct Topology {
 };
 
 /// The cores this process may run on: hwloc's view of the host restricted to the affinity mask (cpusets
-/// included) and to `cpus` (OS numbers; empty: all). A process whose main thread libgomp has bound
-/// (OMP_PROC_BIND) counts as allowed on all of libgomp's places. `description` empty: the host; otherwise an
-/// hwloc XML file if a file of that name exists, else an hwloc synthetic string, and then the affinity mask
-/// does not matter. The calling thread's affinity is never changed, not even for a moment. nullopt and a
-/// sentence in `error` when a CPU is not allowed here or the description does not parse.
+/// included) and to `cpus` (OS numbers; empty: all). If libgomp has bound the main thread (OMP_PROC_BIND),
+/// all of libgomp's places count as allowed. `description` empty: the host; otherwise an hwloc XML file if a
+/// file of that name exists, else an hwloc synthetic string, and then the affinity mask is ignored. The
+/// calling thread's affinity is never changed, not even for a moment. nullopt and a sentence in `error` when
+/// a CPU is not allowed here or the description does not parse.
 std::optional<Topology> discover_topology(const std::string& description, const std::vector<int>& cpus,
                                           std::string& error);
 
 /// CPU bandwidth the cgroup (v1 or v2) grants, in CPUs, rounded up; 0: no limit. The smallest limit between
-/// the process's own group and the root counts. `root` is the file system root, for tests.
+/// the process's own group and the root counts. `root` is the root of the file system, which tests replace.
 int cgroup_cpu_limit(const std::string& root = "/");
 
 /// "0-3,8" -> {0,1,2,3,8}, sorted, unique. nullopt and a sentence in `error` when it does not parse or is
-/// empty. No blanks, no strides, no falling ranges; CPU numbers end at 65535.
+/// empty. No blanks, no strides, no descending ranges; CPU numbers end at 65535.
 std::optional<std::vector<int>> parse_cpu_list(const std::string& text, std::string& error);
 
-/// Which core each of `num_threads` workers sits on: `close` fills a domain before the next, `spread` deals
-/// workers over the domains in turn. `none` seats as `close` does, so that every worker has a home domain,
-/// but nobody is bound to it. More workers than cores start again at the first core.
+/// Which core each of `num_threads` workers sits on: `close` fills a domain before the next, `spread` takes
+/// the domains in turn, one worker each. `none` seats as `close` does, so that every worker has a home
+/// domain, but binds no thread. When there are more workers than cores, seating starts again at the first
+/// core.
 enum class Bind { close, spread, none };
 struct Seat {
   int domain = 0;  ///< Index into Topology::domains.

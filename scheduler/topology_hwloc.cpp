@@ -44,15 +44,15 @@ struct CacheSizes {
 constexpr long kFujitsu = 0x46;
 constexpr long kA64fx = 0x001;
 
-// By the register as the kernel shows it (implementer in bits 24 to 31, part in bits 4 to 15): on AArch64
-// hwloc 2.9, which Debian 12 has, does not look for a processor's name.
+// By the processor's register as the kernel shows it (implementer in bits 24 to 31, part in bits 4 to 15): on
+// AArch64 hwloc 2.9 of Debian 12 does not read a processor's name.
 bool is_host_a64fx() {
   std::ifstream file("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1");
   long midr = 0;
   return file >> std::hex >> midr && (midr >> 24 & 0xff) == kFujitsu && (midr >> 4 & 0xfff) == kA64fx;
 }
 
-// By what hwloc knows of implementer and part, as recorded machines have it.
+// By implementer and part in the topology, which recorded machines have too.
 bool is_a64fx(hwloc_topology_t topology) {
   const auto matches = [](hwloc_obj_t object) {
     const char* implementer = hwloc_obj_get_info_by_name(object, "CPUImplementer");
@@ -60,7 +60,7 @@ bool is_a64fx(hwloc_topology_t topology) {
     return implementer != nullptr && part != nullptr && std::strtol(implementer, nullptr, 0) == kFujitsu &&
            std::strtol(part, nullptr, 0) == kA64fx;
   };
-  // Machines without packages carry the processor's description at the root.
+  // Machines without packages have the processor's description at the root.
   if (matches(hwloc_get_root_obj(topology))) return true;
   hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
   if (package != nullptr && matches(package)) return true;
@@ -69,8 +69,8 @@ bool is_a64fx(hwloc_topology_t topology) {
 
 // A64FX kernels report no caches at all: 64 KiB of L1D a core, 8 MiB of L2 a CMG (Microarchitecture Manual,
 // chapter 9), and the L2 is the last level. Any other machine that hides its caches, as virtual ones do, gets
-// the smallest L1D and L2 of a server with AVX2 (Zen 2) and no more than 1 MiB of last level a core, so that
-// blocks sized by them fit the real ones.
+// the smallest L1D and L2 of a server with AVX2 (Zen 2) and no more than 1 MiB of last-level cache a core, so
+// that blocks sized by them fit the real ones.
 CacheSizes unreported_caches(bool a64fx, int cores_of_node) {
   if (a64fx) return {64 << 10, (8 << 20) / std::max(cores_of_node, 1), 8 << 20};
   return {32 << 10, 512 << 10, std::int64_t{cores_of_node} << 20};
@@ -86,10 +86,11 @@ std::string describe_set(hwloc_const_bitmap_t set) {
 
 TopologyHandle load(const std::string& description, std::string& error) {
   hwloc_topology_t raw = nullptr;
-  if (hwloc_topology_init(&raw) != 0) throw std::bad_alloc();  // all it does is to allocate
+  if (hwloc_topology_init(&raw) != 0) throw std::bad_alloc();  // it only allocates
   TopologyHandle topology(raw);
-  // hwloc's x86 probe would otherwise walk the calling thread over every CPU. CPUs that a cpuset forbids stay
-  // in the picture, or a container with 6 cores of a CMG would seem to have its L2 for them alone.
+  // Without this, hwloc's x86 probe would bind the calling thread to every CPU in turn. CPUs that a cpuset
+  // forbids are kept in the topology: otherwise a container with 6 cores of a CMG would seem to have the
+  // whole L2 to itself.
   constexpr unsigned long flags =
       HWLOC_TOPOLOGY_FLAG_DONT_CHANGE_BINDING | HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED;
   if (!description.empty()) {
@@ -131,8 +132,8 @@ Bitmap affinity_mask() {
     CPU_FREE(set);
     if (!too_small) break;
   }
-  // With OMP_PROC_BIND libgomp binds the main thread to its first place when the program starts, and the mask
-  // the process was given lives on only as the union of the places.
+  // With OMP_PROC_BIND libgomp binds the main thread to its first place when the program starts. The mask
+  // that the process was given is then known only as the union of the places.
   if (omp_get_proc_bind() != omp_proc_bind_false && omp_get_num_places() > 0) {
     const Bitmap places = owned(hwloc_bitmap_alloc());
     std::vector<int> cpus;
@@ -146,8 +147,8 @@ Bitmap affinity_mask() {
   return mask;
 }
 
-// What of a topology decides domains. Built in one pass over the cores, each with its few ancestors: asked
-// for the cores inside a cache, hwloc looks at every core of the machine.
+// The parts of a topology that decide domains. Built in one pass over the cores, each with its few ancestors:
+// when asked for the cores inside a cache, hwloc looks at every core of the machine.
 class Machine {
  public:
   explicit Machine(hwloc_topology_t topology)
@@ -179,14 +180,14 @@ class Machine {
   std::unordered_map<int, int> cores_of_node_;
 };
 
-// How good a node is as a core's own: memory this process may use, then any memory. hwloc lists nodes without
-// any, too.
+// How well a node suits a core: best with memory this process may use, then with any memory. hwloc also lists
+// nodes without memory.
 int rank(hwloc_topology_t topology, hwloc_obj_t node) {
   if (node->attr->numanode.local_memory == 0) return 0;
   return hwloc_bitmap_isset(hwloc_topology_get_allowed_nodeset(topology), node->os_index) ? 2 : 1;
 }
 
-// Memory-side caches are not among the children: hwloc leaves them out unless asked for them.
+// Memory-side caches are not among the children: hwloc leaves them out by default.
 void find_best_node(hwloc_topology_t topology, hwloc_obj_t first, hwloc_obj_t* best) {
   for (hwloc_obj_t memory = first; memory != nullptr; memory = memory->next_sibling) {
     if (*best == nullptr || rank(topology, memory) > rank(topology, *best)) *best = memory;
@@ -203,8 +204,8 @@ int Machine::node_of(hwloc_obj_t core) const {
   return best != nullptr ? static_cast<int>(best->os_index) : 0;
 }
 
-// The cache that makes a domain. A private L2 under nothing larger does not: that is a machine that hides its
-// L3.
+// The cache that makes a domain. A private L2 with no larger cache above it does not: such a machine hides
+// its L3.
 hwloc_obj_t Machine::last_level_cache(hwloc_obj_t core) const {
   hwloc_obj_t last = nullptr;
   for (hwloc_obj_t up = core->parent; up != nullptr; up = up->parent) {
@@ -267,7 +268,7 @@ std::optional<Topology> discover_topology(const std::string& description, const 
   const TopologyHandle topology = load(description, error);
   if (topology == nullptr) return std::nullopt;
   Topology result;
-  // hwloc's own environment (HWLOC_XMLFILE and its kin) can stand in for the host.
+  // hwloc's own environment variables (HWLOC_XMLFILE and others) can replace the host.
   result.is_host = description.empty() && hwloc_topology_is_thissystem(topology.get()) == 1;
   result.source = description.empty() ? "host" : description;
 

@@ -45,11 +45,11 @@ bool WorkerPool::run(const Job& job) noexcept {
   TaskBag bag(job);
   if (bag.num_tasks() == 0) return true;
   if (!slots_.reserve(job.scratch_bytes)) return false;
-  // The job slot first: a caller that sleeps for one must not hold a seat that a posted job needs.
+  // The job slot first: a caller asleep waiting for one must not hold a seat that a posted job needs.
   const int job_slot = take_job_slot();
-  // In a crowd callers leave the work to the workers, each bound to its core: two callers on slots of their
-  // own are often put on one core while another idles (8 callers on 2 cores kept them 74 % busy, and 97 %
-  // this way).
+  // When several calls run, callers leave the work to the workers, each bound to its core: the kernel often
+  // puts two callers with slots of their own on one core while another idles (8 callers on 2 cores kept them
+  // 74 % busy, and 97 % this way).
   const bool crowded = live_.load() != 0 && workers_present_.load() > 0;
   int slot = crowded ? kNoSlot : slots_.try_claim_nearest();
   publish(job_slot, bag);
@@ -105,7 +105,7 @@ bool WorkerPool::is_done(int job_slot) const noexcept {
   return (live_.load() & bit(job_slot)) == 0 && job_slots_[job_slot].readers.load() == 0;
 }
 
-// Returns a slot claimed for this caller, or kNoSlot once there is no task left to take.
+// Returns a slot claimed for this caller, or kNoSlot once no task is left to take.
 int WorkerPool::wait_for_slot(int job_slot) noexcept {
   JobSlot& mine = job_slots_[job_slot];
   int slot = kNoSlot;
@@ -123,8 +123,8 @@ int WorkerPool::wait_for_slot(int job_slot) noexcept {
   } else if (granted != kNoSlot) {
     release(granted);
   }
-  // Told of several slots, perhaps, or of one that it needs no longer: the next who waits is told, or
-  // workers.
+  // This caller may have been woken for several slots, or for one it no longer needs: wake the next waiting
+  // caller, or workers.
   if (live_.load() != 0 && slots_.any_idle()) {
     const int next = oldest_waiting();
     if (next >= 0) {
@@ -139,8 +139,8 @@ int WorkerPool::wait_for_slot(int job_slot) noexcept {
 void WorkerPool::wait_until_done(int job_slot, int slot) noexcept {
   JobSlot& mine = job_slots_[job_slot];
   if (slot != kNoSlot) {
-    // While it spins for the last tasks of others the caller keeps its slot: its worker would only run beside
-    // it. Unless there is other work for the slot.
+    // While it spins for other threads' last tasks the caller keeps its slot, unless there is other work for
+    // it: the slot's worker would only run beside the caller.
     spin_until([&] { return is_done(job_slot) || live_.load() != 0; });
     release(slot);
   }
@@ -201,7 +201,7 @@ void WorkerPool::drain_live(int slot) noexcept {
       theirs.bag.load(std::memory_order_relaxed)->drain(slots_.prepare(slot));
       mark_exhausted(job_slot);
     }
-    // From here on the job may be gone; the job slot stays.
+    // From here on the job may be gone; the job slot remains.
     if (theirs.readers.fetch_sub(1) == 1) wake(theirs);
   }
 }
@@ -210,17 +210,18 @@ void WorkerPool::mark_exhausted(int job_slot) noexcept {
   if ((live_.load() & bit(job_slot)) != 0) live_.fetch_and(~bit(job_slot));
 }
 
-// A caller gives its slot up: to the oldest caller without one, else to the slot's worker if there is
-// anything to do. Where foreign workers keep the oldest job from starving, the oldest caller is only told,
-// and whoever is quicker has the slot, which would be idle until the sleeper is awake (8 callers with jobs of
-// 10 us on 2 cores: 56,000 calls a second, and 70,000 this way).
+// A caller gives up its slot: to the oldest caller without one, else to the slot's worker if there is work.
+// Where foreign workers keep the oldest job from starving, the oldest caller is only woken, and the first
+// thread to claim the slot gets it, as it would be idle until the sleeper is awake (8 callers with jobs of 10
+// us on 2 cores: 56,000 calls a second, and 70,000 this way).
 void WorkerPool::release(int slot) noexcept {
   do {
     for (int job_slot = oldest_waiting(); job_slot >= 0; job_slot = oldest_waiting()) {
       if (foreign_workers_.load() > 0) {
         slots_.release(slot);
         wake(job_slots_[job_slot]);
-        // Who still waits takes the slot or tells the next. Who left before the slot was free does neither.
+        // A caller that still waits takes the slot or wakes the next. One that left before the slot was free
+        // does neither.
         if (job_slots_[job_slot].grant.load() == kNoSlot || !slots_.try_claim(slot)) return;
         continue;
       }
@@ -235,7 +236,7 @@ void WorkerPool::release(int slot) noexcept {
       wake_worker(slot);
       return;
     }
-    // Without a worker, a caller who began to wait between the look above and the release would sleep on.
+    // Without a worker, a caller who began to wait between the check above and the release would sleep on.
   } while (oldest_waiting() >= 0 && slots_.try_claim(slot));
   wake_some(slot);
 }
@@ -252,8 +253,8 @@ bool WorkerPool::wake_worker(int seat) noexcept {
   return true;
 }
 
-// Two at a time, and each of them two more: a whole machine is awake after log2(n) wake-ups, and a job that
-// is finished sooner wakes fewer.
+// Wakes two threads, and each of them wakes two more: a whole machine is awake after log2(n) wake-ups, and a
+// job that is finished sooner wakes fewer.
 void WorkerPool::wake_some(int near_seat) noexcept {
   if (sleepers_.load() == 0) return;
   const int n = slots_.size();

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Callers and workers over one set of slots: what all executors share.
+// Callers and workers over one set of slots, shared by all executors.
 //
-// A caller claims an idle slot and works on its own job; workers, each tied to one slot, take from all posted
-// jobs, oldest first, whenever their slot is idle. So a slot is what allows a thread to run, and there are
-// never more running threads than slots, however many callers. A caller that finds others at work leaves its
-// job to the workers and sleeps until it is done; where there are none (serial executor), until another
-// caller hands its slot over: slots go to the oldest sleeper, so that callers who come again and again do not
-// starve it.
+// A caller claims an idle slot and works on its own job. Workers, each tied to one slot, take tasks from all
+// posted jobs, oldest first, whenever their slot is idle. A thread runs only while it owns a slot, so there
+// are never more running threads than slots, however many callers. A caller that finds others at work leaves
+// its job to the workers and sleeps until it is done. Where there are no workers (serial executor), it sleeps
+// until another caller hands over its slot: slots go to the oldest sleeper, so that callers who return again
+// and again do not starve it.
 //
-// Workers either stay for the pool's life (work()) or are foreign (claim_seat(), serve()): another
-// library's threads, which come when they are called and may not come at all. Nobody relies on one: callers
-// do not leave their jobs to them, and a caller alone can finish its own.
+// Workers either stay for the pool's life (work()) or are foreign (claim_seat(), serve()): threads of another
+// library, which come when invited and may not come at all. Nothing depends on one: callers do not leave
+// their jobs to foreign workers, and a caller alone can finish its job.
 //
-// A job lives on its caller's stack, so nobody may look at it once the caller has left. `live_` has one bit
-// per posted job with tasks left to take; a worker first counts itself into the job slot's `readers` and then
-// looks at the bit; the caller first sees the bit cleared and then waits for `readers` to become 0. One of
-// the two always sees the other. Everything here that decides about sleeping is such a pair of "announce,
-// then look", which is why these atomics are sequentially consistent.
+// A job lives on its caller's stack, so no thread may look at it once the caller has left. `live_` has one
+// bit per posted job with tasks left to take. A worker first counts itself into the job slot's `readers` and
+// then looks at the bit; the caller first sees the bit cleared and then waits for `readers` to become 0. One
+// of the two always sees the other. Every decision about sleeping here is such a pair of "announce, then
+// look", so these atomics are sequentially consistent.
 #pragma once
 
 #include <atomic>
@@ -37,52 +37,50 @@ class WorkerPool {
   /// Executor::run.
   bool run(const Job& job) noexcept;
 
-  /// The life of the worker of slot `seat`, until stop(), after which nobody calls run(). At most one thread
-  /// per seat.
+  /// The life of the worker of slot `seat`, until stop(); no thread calls run() after stop(). At most one
+  /// thread per seat.
   void work(int seat) noexcept;
   void stop() noexcept;
 
-  /// For a foreign worker: claims `slot` if it is idle and there is something to do; it then has to serve()
-  /// in it.
+  /// For a foreign worker: claims `slot` if it is idle and there is work; the worker must then serve() in it.
   bool claim_seat(int slot) noexcept;
-  /// Takes tasks of all posted jobs until none is left, and gives the slot back. A foreign worker then looks
+  /// Takes tasks of all posted jobs until none is left, and releases the slot. A foreign worker then looks
   /// once more: a caller that was posting its job meanwhile may have found all slots taken and gone to sleep.
   void serve(int slot) noexcept;
   bool has_work() const noexcept { return live_.load() != 0; }
   bool is_idle(int slot) const noexcept { return slots_.is_idle(slot); }
 
  protected:
-  /// There may be work for more threads: wakes some, the ones near this seat first. Each of them does the
-  /// same.
+  /// There may be work for more threads: wakes some, those near this seat first. Each of them does the same.
   virtual void wake_some(int near_seat) noexcept;
 
  private:
-  static constexpr int kMaxJobSlots = 64;  // Bits of live_. More callers than that wait for one.
+  static constexpr int kMaxJobSlots = 64;  // Bits of live_. Further callers wait for one.
   static constexpr int kNoSlot = -1;       // As a JobSlot's grant: the caller has no slot and waits for one.
   static constexpr int kNotWaiting = -2;
 
   struct alignas(kLineBytes) JobSlot {
     std::atomic<TaskBag*> bag{nullptr};
-    std::atomic<std::uint64_t> ticket{0};  // Rises with the time of posting.
+    std::atomic<std::uint64_t> ticket{0};  // Increases in order of posting.
     std::atomic<int> grant{kNotWaiting};   // A slot handed to the caller, already claimed for it.
     alignas(kLineBytes) std::atomic<int> readers{0};
-    std::atomic<std::uint32_t> wake_count{0};  // Raised when the caller should look around.
+    std::atomic<std::uint32_t> wake_count{0};  // Incremented when the caller should check its state.
   };
   enum WorkerState : int { kAbsent, kAwake, kAsleep };
   struct alignas(kLineBytes) Worker {
     std::atomic<int> state{kAbsent};
   };
 
-  // Callers.
+  // For callers.
   int take_job_slot() noexcept;
   void publish(int job_slot, TaskBag& bag) noexcept;
   bool is_done(int job_slot) const noexcept;
   int wait_for_slot(int job_slot) noexcept;
   void wait_until_done(int job_slot, int slot) noexcept;
-  // Workers.
+  // For workers.
   void drain_live(int slot) noexcept;
   bool has_work_for(int seat) const noexcept;
-  // Both.
+  // For both.
   void mark_exhausted(int job_slot) noexcept;
   void release(int slot) noexcept;
   void wake(JobSlot& job_slot) noexcept;
@@ -102,8 +100,8 @@ class WorkerPool {
   alignas(kLineBytes) std::atomic<std::uint64_t> free_job_slots_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> next_ticket_{0};
   alignas(kLineBytes) std::atomic<int> sleepers_{0};
-  std::atomic<int> workers_present_{0};  // Since they came; nobody calls after stop().
-  std::atomic<int> foreign_workers_{0};  // Seated ones.
+  std::atomic<int> workers_present_{0};  // From their start on; no call comes after stop().
+  std::atomic<int> foreign_workers_{0};  // Those that hold a seat.
   std::atomic<bool> stopping_{false};
 };
 

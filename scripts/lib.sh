@@ -10,7 +10,7 @@ die() {
   exit 1
 }
 
-# run_logged LOG COMMAND...: quiet while it goes well; on failure the log's end and a non-zero status.
+# run_logged LOG COMMAND...: quiet on success; on failure prints the log's end and returns a non-zero status.
 run_logged() {
   local log=$1
   shift
@@ -27,17 +27,17 @@ show_failure() {
   printf 'failed: %s (all of it in %s)\n' "$2" "$1" >&2
 }
 
-# run_phase LABEL LOG COMMAND...: as run_logged, but says what it does (scripts/phases.sh).
+# run_phase LABEL LOG COMMAND...: as run_logged, but shows its progress (scripts/phases.sh).
 run_phase() {
   start_phase "$@"
   finish_phases
 }
 
-# cross_builds: the machine on which AArch64 is another architecture.
+# cross_builds: true on the machine where AArch64 is a foreign architecture.
 cross_builds() { [[ $(dpkg --print-architecture) == amd64 ]]; }
 
-# lacks_avx512: an x86-64 processor on which the AVX-512 kernels cannot run (kernels/cpu.h says what they need). KUMIKO_TEST_CPUINFO
-# names a file to read instead of /proc/cpuinfo, to have another machine's tests chosen here.
+# lacks_avx512: true on an x86-64 processor that cannot run the AVX-512 kernels (kernels/cpu.h has their requirements). KUMIKO_TEST_CPUINFO
+# names a file to read instead of /proc/cpuinfo, to choose another machine's tests here.
 lacks_avx512() {
   [[ $(uname -m) == x86_64 ]] || return 1
   local flags flag
@@ -48,8 +48,8 @@ lacks_avx512() {
   return 1
 }
 
-# jobs: how many compilers at once. One per CPU this process may use, less where memory is short: a test's translation unit
-# takes up to about 1 GiB under the sanitizers.
+# jobs: how many compilers at once. One per CPU that this process may use, fewer if memory is short: a test's translation unit takes up to
+# about 1 GiB under the sanitizers.
 jobs() {
   local cpus memory_gib
   cpus=$(nproc)

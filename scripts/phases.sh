@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# Phases: commands with their output in a log and a sign of life. On a terminal one line, written anew every second, says what runs,
-# for how long and how far it is; elsewhere there is a line where a phase begins and ends, and one for all of them every 10 s.
-# Sourced, not run, after lib.sh.
+# Phases: commands with their output in a log and a sign of life. On a terminal, one line, rewritten every second, says what runs, for how
+# long and how far it is; elsewhere there is a line when a phase begins and ends, and one for all of them every 10 s. Sourced, not run,
+# after lib.sh.
 # shellcheck shell=bash
 phase_labels=() phase_logs=() phase_pids=() phase_starts=()
 
-# Signals and failures end what still runs. Each phase is a process group of its own.
+# Signals and failures end all running phases. Each phase is a process group of its own.
 end_phases() {
   local pid
   for pid in "${phase_pids[@]}"; do
@@ -21,7 +21,7 @@ trap 'exit 143' TERM
 on_terminal() { [[ -t 1 && ${TERM:-dumb} != dumb ]]; }
 clear_line() { if on_terminal; then printf '\r\033[K'; fi; }
 
-# start_phase LABEL LOG COMMAND...: runs it in the background, without standard input.
+# start_phase LABEL LOG COMMAND...: runs the command in the background, without standard input.
 start_phase() {
   local label=$1 log=$2
   shift 2
@@ -33,7 +33,7 @@ start_phase() {
   phase_labels+=("$label") phase_logs+=("$log") phase_pids+=($!) phase_starts+=("$SECONDS")
 }
 
-# finish_phases: waits for all that were started. When one fails: its log's end, an end to the others and a non-zero status.
+# finish_phases: waits for all started phases. When one fails: prints its log's end, ends the others and returns a non-zero status.
 finish_phases() {
   local i shown=$SECONDS interval=10
   if on_terminal; then interval=1; fi
@@ -58,7 +58,7 @@ finish_phases() {
   done
 }
 
-# show_phases: one line for all that run.
+# show_phases: one line for all running phases.
 show_phases() {
   local i line="" width
   for i in "${!phase_pids[@]}"; do
@@ -72,7 +72,7 @@ show_phases() {
   fi
 }
 
-# phase_detail LOG: how far ninja, apt or pip is, by what it wrote.
+# phase_detail LOG: how far ninja, apt or pip is, by its output.
 phase_detail() {
   awk '
     /^\[[0-9]+\/[0-9]+\] / {

@@ -2,7 +2,7 @@
 """Cycles of a loop on A64FX by static models. docs/benchmarking.md says what they leave out.
 
   mca     llvm-mca's model of the core as it is
-  narrow  llvm-mca with what that model has too wide: 4 instructions a cycle and 96 registers to rename to, as the chip has
+  narrow  llvm-mca, narrowed to the chip's 4 instructions a cycle and 96 rename registers
   osaca   OSACA's port model: the busiest port, or the longest chain from turn to turn
   slots   slots.py: the decoder's choice of pipe and the reservation stations, which the others lack
 """
@@ -22,12 +22,11 @@ from loops import ROOT, tool
 
 TURNS = 500
 MODELS = ("mca", "narrow", "osaca", "slots")
-JUDGED = ("mca", "narrow", "osaca")  # by the slowest of these
-WHY_NOT_SLOTS = ("slots is our own reading of the manual, compared with no other tool: it stands beside the judged ones and decides nothing, "
-                 "in either direction.")
+JUDGED = ("mca", "narrow", "osaca")  # the slowest of these counts
+WHY_NOT_SLOTS = "slots is our own reading of the manual, not compared with any other tool: it is listed beside the others and decides nothing."
 NARROW = ["-dispatch=4", "-register-file-size=96"]
-# OSACA's table of the core was measured in f64. Other element sizes take the same pipes for the same time (Microarchitecture
-# Manual 1.8.1), so a loop is handed over as its f64 twin, and so do broadcasts and contiguous loads.
+# OSACA's table of the core was measured in f64. Other element sizes use the same pipes for the same time (Microarchitecture Manual 1.8.1),
+# so OSACA gets each loop with f64 instructions; broadcasts are replaced by contiguous loads.
 TWINS = [
     (re.compile(r"\b(z\d+)\.[bhsd]\b"), r"\1.d"),
     (re.compile(r"^ld1r?[bhwd] "), "ld1d "),  # LD1R: as contiguous loads
@@ -44,7 +43,7 @@ def total_cycles(instructions, turns, options):
 
 
 def mca(instructions, options=()):
-    """Cycles a turn, from the second half of the turns: filling and draining the pipeline is no part of it."""
+    """Cycles a turn, from the second half of the turns: without filling and draining the pipeline."""
     return (total_cycles(instructions, TURNS, options) - total_cycles(instructions, TURNS // 2, options)) / (TURNS - TURNS // 2)
 
 
@@ -55,8 +54,8 @@ def f64_twin(instruction):
 
 
 def osaca(instructions):
-    """None where its table lacks an instruction of the loop."""
-    twins = [f64_twin(i) for i in instructions if not i.startswith("prfm")]  # A prefetch is a load to it, with no one to use it.
+    """None if OSACA's table lacks an instruction of the loop."""
+    twins = [f64_twin(i) for i in instructions if not i.startswith("prfm")]  # It would count a prefetch as a load.
     with tempfile.TemporaryDirectory() as folder:
         source, report = pathlib.Path(folder) / "loop.s", pathlib.Path(folder) / "loop.yml"
         source.write_text("\n".join(["// OSACA-BEGIN", *twins, "// OSACA-END"]) + "\n")
@@ -74,20 +73,20 @@ def read_osaca(report):
 
 
 def analyse(loop):
-    """Cycles a unit of work, by model; None where a model does not know an instruction."""
+    """Cycles a unit of work, by model; None if a model lacks an instruction."""
     turns = {"mca": mca(loop.instructions), "narrow": mca(loop.instructions, NARROW), "osaca": osaca(loop.instructions),
              "slots": slots.cycles(loop.instructions)}
     return {model: None if cycles is None else cycles / loop.count for model, cycles in turns.items()}
 
 
 def version():
-    """What a stored result depends on beside the loop."""
+    """Everything besides the loop that a stored result depends on."""
     mca_version = subprocess.run([tool("llvm-mca-19"), "--version"], check=True, text=True, stdout=subprocess.PIPE).stdout
     return mca_version + "".join((pathlib.Path(__file__).parent / f).read_text() for f in ("cycles.py", "slots.py"))
 
 
 def analyse_all(found, store=ROOT / ".cache" / "a64fx_model.json"):
-    """Of every loop by name. Results are kept between runs, by the loop's text and the tools."""
+    """Results for every loop by name, stored between runs under the loop's text and the tools."""
     salt = version()
     kept = json.loads(store.read_text()) if store.exists() else {}
     keys = {name: hashlib.sha256(repr((salt, loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}

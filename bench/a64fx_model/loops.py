@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the inner loops of the SVE kernels: assembles kernels/**/arm_sve512*.S and reads the marked loops out of the object files.
 
-A loop is marked by two labels, `<name>.loop.<unit><count>` in front of its first instruction and `<name>.loop_end` behind its last.
+A loop is marked by two labels, `<name>.loop.<unit><count>` before its first instruction and `<name>.loop_end` after its last.
 The unit says what the cycles are divided by: `k` for steps of k of a tile, `e` for elements, `t` for a
-tile (code that stands in no loop); the count is how many a turn has.
+tile (code outside any loop); the count is how many a turn has.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ def disassemble(source, folder):
 
 
 def clean(text):
-    """An instruction as every assembler reads it: no comment, and branches to the loop itself, which the models ignore."""
+    """An instruction in a form that every assembler accepts: no comment, and branches to the loop itself, which the models ignore."""
     text = re.sub(r"\s*(//|;).*$", "", text).strip()
     text = re.sub(r"\s+", " ", text)
     return re.sub(r"^(b\.\w+|b|cbn?z \w+,|tbn?z \w+, #\d+,) .*$", r"\1 .", text)

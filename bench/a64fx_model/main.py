@@ -3,9 +3,9 @@
 """Static estimate of the SVE kernels on A64FX: cycles of every inner loop, and of the pipelines made of them.
 
     a64fx_model                  prints both tables
-    a64fx_model --benchmark_...  speaks the flags of Google Benchmark, for bench/run_groups.py
+    a64fx_model --benchmark_...  takes the flags of Google Benchmark, for bench/run_groups.py
 
-Nothing is run: the loops are assembled, read back and judged by the models of cycles.py. Needs the packages of
+Nothing is run: the loops are assembled, disassembled and timed by the models of cycles.py. Needs the packages of
 scripts/packages-arm64.txt and scripts/requirements.txt.
 """
 
@@ -21,7 +21,7 @@ import cycles  # noqa: E402
 import loops  # noqa: E402
 import pipelines  # noqa: E402
 
-# What a GEMM family's best row is looked for in.
+# GEMM families, whose best rows are found among these loops.
 FAMILIES = {
     "f32": r"panel_f32_.*",
     "f16_blocked": r"panel_f16_(?!.*noepi).*",
@@ -80,7 +80,7 @@ def main():
         found, rows = gather()
     except loops.ToolMissing as missing:
         sys.exit(f"a64fx_model: {missing}")
-    # What runs once a tile is no row of its own in the groups.
+    # Code that runs once a tile is not a row in the groups.
     names = {f"{'once_' if name in found and found[name].unit == 't' else ''}{name}/sve512/t1": counters for name, counters in rows.items()}
     if args.benchmark_list_tests == "true":
         print("\n".join(names))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the A64FX model: what it reads out of a disassembly, what the cycle models say of loops whose cycles are known by hand, and
-how pipelines are composed. Needs the tools that the model needs."""
+"""Tests of the A64FX model: what it reads from a disassembly, the cycles that the models give for loops worked out by hand, and
+how pipelines are composed. Needs the model's tools."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ DISASSEMBLY = """
 
 
 def chain(registers, count):
-    """FMLAs that go round `registers` accumulators."""
+    """FMLAs that use `registers` accumulators in turn."""
     return [f"fmla z{i % registers}.s, p0/m, z30.s, z31.s" for i in range(count)]
 
 
@@ -93,7 +93,7 @@ class Cycles(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             store = pathlib.Path(folder) / "results.json"
             first = cycles.analyse_all(found, store)
-            self.assertEqual(cycles.analyse_all(found, store), first)  # as kept
+            self.assertEqual(cycles.analyse_all(found, store), first)  # from the store
         for name, by_model in first.items():
             for model, figure in by_model.items():
                 with self.subTest(name, model=model):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of A64FX's core that has what llvm-mca's lacks: the decoder's choice of pipe and the reservation stations.
+"""A model of A64FX's core with two things that llvm-mca's lacks: the decoder's choice of pipe and the reservation stations.
 
-From the Microarchitecture Manual 1.8.1: 4 instructions are decoded and 4 committed a cycle, in order, 128 between the two. A floating-point
+From the Microarchitecture Manual 1.8.1: 4 instructions are decoded and 4 committed a cycle, in order, with up to 128 in flight. A floating-point
 instruction of decode slots 0 and 2 goes to the station of pipe FLA, of slots 1 and 3 to that of FLB, 20 entries each, and stays there;
 some instructions exist in FLA only. Loads have two stations of 10. A station starts its oldest instruction that has its operands.
-96 registers are free to rename to. Stores take both load pipes and FLA for a cycle. What is not here: caches, branches taken wrongly
+There are 96 rename registers. Stores take both load pipes and FLA for a cycle. Not modelled: caches, mispredicted branches
 (a loop's branch takes a slot), integer pipes (one cycle, as many as there are).
 """
 
@@ -50,7 +50,7 @@ class Instruction:
             raise KeyError(mnemonic)
         writes = self.kind not in ("store",) and mnemonic not in ("prfm", "cmp", "tst") and not mnemonic.startswith(("b", "cb", "tb"))
         self.target = registers[0] if writes and registers else None
-        # Without merging (or an accumulator) the target is no source.
+        # Without merging (or an accumulator) the destination is not a source.
         merges = "/m" in operands or mnemonic in ("sdot", "udot", "fmla", "fmls")
         self.sources = registers if not self.target or merges else registers[1:]
         self.renames = self.target is not None and self.target.startswith("z")
@@ -73,7 +73,7 @@ def turns(instructions, count):
             renamed -= entry["instruction"].renames
             if entry["last"]:
                 committed.append(cycle)
-        # Start what has its operands, the oldest of each station.
+        # Start the oldest instruction of each station that has its operands.
         started_a = False
         load_pipes = {"load0", "load1"}
         for name in ("a", "b", "load0", "load1"):
@@ -119,7 +119,7 @@ def turns(instructions, count):
 
 
 def cycles(instructions, count=120):
-    """Cycles a turn once the pipeline is full; None where an instruction is not known."""
+    """Cycles a turn once the pipeline is full; None if an instruction is unknown."""
     try:
         at = turns(instructions, count)
     except KeyError:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel benchmarks share: operands, registration, and the ways a row is judged. Each file registers
-// one operation's table, so that a new table row is a new benchmark by itself.
+// Shared by the kernel benchmarks: operands, registration, and the ways a row is measured. Each file
+// registers one operation's table, so that a new table row is a new benchmark automatically.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -74,7 +74,7 @@ class Elements {
   std::vector<std::byte> values_;
 };
 
-/// Steps of products (gemm.h): two numbers in bf16, and element k of those that lie side by side.
+/// Steps of products (gemm.h): two numbers in bf16, and element k of the two in a step.
 inline float pair_of(float first, float second) {
   kernels::Bf16 low, high;
   kernels::from_float(first, &low), kernels::from_float(second, &high);
@@ -95,7 +95,7 @@ inline bool close(double actual, double expected, double tolerance) {
   return std::abs(actual - expected) <= tolerance;  // False for NaN.
 }
 
-/// The core that kernels run on, and their thread is bound to, from main() on.
+/// The core to which main() binds the thread that runs the kernels.
 inline std::vector<int> first_core() {
   static const std::vector<int> core = {allowed_cores().front()};
   return core;

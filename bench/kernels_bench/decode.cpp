@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t kKeys = 256, kDim = 128;
 constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
 
-// Block after block of K and V through the whole pool, as a decode step reads a cache larger than the caches.
+// Block after block of K and V through the whole pool, as a decode step reads KV data larger than the caches.
 void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std::int64_t rows) {
   const DataType type = static_cast<DataType>(row.element);
   const std::int64_t bytes = kBlock * bytes_of(type);  // of K, and of V
@@ -26,7 +26,7 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
   };
   Floats q(rows * kDim), scores(rows * kKeys), m(rows), l(rows), o(rows * kDim);
   const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
-  Floats steps(rows * kDim);  // the query as the kernel takes it
+  Floats steps(rows * kDim);  // the query in the kernel's layout
   for (std::int64_t i = 0; i < rows * kDim; ++i)
     q[i] = pairs ? of_pair(pair_of(0.1f * q[i], 0), 0) : 0.1f * q[i];
   for (std::int64_t i = 0; i < rows * kDim; ++i) {

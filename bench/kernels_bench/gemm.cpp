@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::int64_t kRows = 256;  // Rows of C: a block of keys, A in L2.
 
-/// What a step of a row adds for the A and B that it holds.
+/// The product that one step of a row adds, from the step's A and B.
 double product(kernels::Element element, float a, float b) {
   if (element == kernels::Element::f32) return static_cast<double>(a) * b;
   return static_cast<double>(of_pair(a, 0)) * of_pair(b, 0) +
@@ -32,7 +32,7 @@ void gemm(benchmark::State& state, const kernels::GemmKernel& row, const Form& f
   const bool pairs = row.product == kernels::Element::bf16;
   for (std::int64_t i = 0; pairs && i < kRows * k; ++i) a[i] = pair_of(a[i], 0.5f * a[i]);
   for (std::int64_t i = 0; pairs && i < k * nr; ++i) b[i] = pair_of(b[i], -0.25f * b[i]);
-  scale.fill(0.5f);  // Exact, and repeated accumulation stays bounded.
+  scale.fill(0.5f);  // Exact, and keeps repeated accumulation bounded.
   top.fill(-1e30f);
   const kernels::GemmArgs args = {a.data(), row.mr * k * 4, b.data(),     c.data(),
                                   k,        panels,         scale.data(), top.data()};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One benchmark per row of the kernel tables, on one core, operands in L1 and L2 as the pipelines hold them
-// (dot: from memory).
+// One benchmark per row of the kernel tables, on one core, with operands in L1 and L2 as in the pipelines
+// (decode: from memory).
 #include "bench/kernels_bench/common.h"
 
 int main(int argc, char** argv) {

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::int64_t kKeys = 256, kDim = 128;
 
-/// A step of a panel is what at(0) and, of pairs, at(1) say.
+/// A step of a panel: at(0), and for pairs also at(1).
 template <class At>
 bool holds(float step, kernels::Element product, At at) {
   const float want = product == kernels::Element::f32 ? at(0) : pair_of(at(0), at(1));

@@ -14,8 +14,8 @@ using kernels::PanelArgs;
 using kernels::PanelKernel;
 using kernels::PanelType;
 
-/// The numbers of Floats as they lie in a panel of `type`, and what they are once rounded to it. A normal
-/// distribution would do as well; these make sums of k products grow as sqrt(k).
+/// The numbers of Floats as stored in a panel of `type`, and their values once rounded to it. A normal
+/// distribution would serve as well; with these, sums of k products grow as sqrt(k).
 struct Values {
   Values(PanelType type, std::int64_t lanes, std::int64_t k, std::uint64_t seed)
       : exact(static_cast<std::size_t>(lanes * k)), stored(exact.size() * 4) {
@@ -48,8 +48,8 @@ double element(PanelType type, const std::byte* c, std::int64_t i) {
   return reinterpret_cast<const float*>(c)[i];
 }
 
-/// Most that the root mean square of the error may be, over that of the results. Chains of k rounded sums
-/// that grow as sqrt(k) end with an error of about eps * sqrt(k) / 2 of their root mean square; twice that is
+/// The largest root mean square of the error, relative to that of the results. Chains of k rounded sums that
+/// grow as sqrt(k) end with an error of about eps * sqrt(k) / 2 of their root mean square; twice that is
 /// allowed.
 double tolerance(const PanelArgs& args, PanelType type) {
   const auto k = static_cast<double>(args.k);
@@ -83,12 +83,12 @@ void panel(benchmark::State& state, const PanelKernel& row, std::int64_t k, std:
   const double relative = std::sqrt(errors / results);
   if (!(relative <= tolerance(args, row.type))) return state.SkipWithError("wrong answer");
   std::vector<std::byte> zero(
-      a.stored.size());  // An accumulator that grew for millions of calls would end at infinity.
+      a.stored.size());  // An accumulator that grows for millions of calls would reach infinity.
   PanelArgs timed = args;
   if (accumulate) timed.a = zero.data();
   const kernels::PanelFunction run = accumulate ? row.accumulate : row.init;
   judge_flops(state, row.isa, 2.0 * static_cast<double>(row.mr * row.nr * k), [&] { run(&timed); });
-  // The ceiling is that of f32. Vectors of f16 hold twice as many numbers, dot products of int8 do four times
+  // The ceiling is that of f32. Vectors of f16 hold twice as many numbers; dot products of int8 do four times
   // the work.
   const double over_f32 = row.isa == kernels::Isa::reference ? 1
                           : row.type == PanelType::i8        ? 4

@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kKeys = 256, kVectors = 3;
 
-// Rows of scores as they lie in a tensor: one block of keys out of rows four times as long.
+// Rows of scores as in a tensor: one block of keys from rows four times as long.
 void load_f32(benchmark::State& state, const kernels::ScoreTileKernel& row) {
   const std::int64_t nr = kVectors * row.lanes, stride = 4 * kKeys + 64;
   Floats scores(nr * stride, 1), s(kKeys * nr), top(nr);

@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::int64_t kKeys = 256;
 
-// Scores become probabilities in place, so a second call sees values in (0, 1]: the work does not depend on
-// them.
+// Scores become probabilities in place, so a second call gets values in (0, 1]: the amount of work does not
+// depend on them.
 void probabilities(benchmark::State& state, const kernels::SoftmaxKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats s(kKeys * nr, 1), scores(kKeys * nr, 1), top(nr), m(nr), l(nr), alpha(nr);

@@ -10,8 +10,8 @@ namespace {
 
 constexpr std::int64_t kDim = 128;
 
-// m of both sides equal from the second call on at the latest: factors 1, and l and O grow without leaving
-// f32 (a round makes some 10^5 calls of +l, and nothing of the time depends on the values).
+// From the second call on, m is equal on both sides: the factors are 1, and l and O grow but stay finite in
+// f32 (a round makes some 10^5 calls of +l; the time does not depend on the values).
 void merge_tile(benchmark::State& state, const kernels::StateKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats m(nr, 1), l(nr, 2), o(nr * kDim, 3), m2(nr, 4), l2(nr, 5), o2(nr * kDim, 6);

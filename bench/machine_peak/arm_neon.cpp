@@ -33,7 +33,7 @@ void fma_neon(std::int64_t iterations) noexcept {
       ".endr\n\t"
       ".p2align 5\n"
       "1:\n\t"
-      // A chain grows by x * y a turn: no more than 25 in a call of 4096.
+      // A chain grows by x * y a turn: by no more than 25 in a call of 4096.
       ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
       "fmla v\\r\\().4s, v30.4s, v31.4s\n\t"
       ".endr\n\t"

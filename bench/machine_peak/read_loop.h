@@ -11,8 +11,8 @@ namespace kumiko::bench {
 namespace {
 
 constexpr int kLine = 64;
-// Lines of one stream read before the next stream's turn: 4 hide the loop's own instructions, more thrash the
-// line-fill buffers.
+// Lines of one stream read before the next stream's turn: 4 hide the loop's own instructions, more would
+// thrash the line-fill buffers.
 constexpr int kLinesPerTurn = 4;
 
 template <class Vector, int kStreams, int kPrefetch>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plain C++ under the flags that the reference kernels get: on x86-64 that is SSE2 without FMA, where the
-// compiler may turn the chains into 4-lane multiplies and adds.
+// Plain C++ under the flags of the reference kernels: on x86-64 that is SSE2 without FMA, where the compiler
+// may turn the chains into 4-lane multiplies and adds.
 #include "bench/machine_peak/read_loop.h"
 #include "bench/machine_peak/rows.h"
 
@@ -27,7 +27,7 @@ void fma_reference(std::int64_t iterations) noexcept {
   float chain[kChains];
   for (int c = 0; c < kChains; ++c) chain[c] = 0.01f * static_cast<float>(c);
   float x = 0.99371f, y = 0.00613f;
-  asm volatile("" : "+x"(x), "+x"(y));  // Unknown to the compiler, or it would fold the loop.
+  asm volatile("" : "+x"(x), "+x"(y));  // Hidden from the compiler, which would otherwise fold the loop.
   for (std::int64_t i = 0; i < iterations; ++i) {
     for (int c = 0; c < kChains; ++c) chain[c] = chain[c] * x + y;
   }

@@ -28,8 +28,8 @@ struct Ymm {
 const double kFmaAvx2Flops = 2.0 * 8 * kChains;
 
 void fma_avx2(std::int64_t iterations) noexcept {
-  // Full mantissas: multipliers fed zeros and powers of two draw less power and may clock higher than real
-  // data lets them.
+  // Full mantissas: multiplications by zeros and powers of two draw less power, and the core might clock
+  // higher than with real data.
   const float x = 0.99371f, y = 0.00613f;
   asm volatile(
       "vbroadcastss %1, %%ymm14\n\t"

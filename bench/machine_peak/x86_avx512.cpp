@@ -27,7 +27,7 @@ struct Zmm {
 
 }  // namespace
 
-// 24 chains of one instruction on zmm30 and zmm31, filled with the bits of x and y.
+// 24 chains of one instruction with zmm30 and zmm31, which hold the bits of x and y.
 #define KUMIKO_CHAINS(name, instruction, x, y)                                                               \
   void name(std::int64_t iterations) noexcept {                                                              \
     asm volatile(                                                                                            \

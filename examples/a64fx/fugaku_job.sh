@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Batch job for one node of Fugaku or FX1000: pjsub -g GROUP fugaku_job.sh [PROGRAM ARGUMENTS...]
-# Without a program it runs the library's own report of instruction sets and its benchmark of attention.
-# docs/a64fx.md says why each setting. Written from what is commonly reported; not run on the machine.
+# Without a program it runs the library's own report of instruction sets and its benchmark of attention. docs/a64fx.md gives the reason for
+# each setting. Written from published recommendations; not run on the machine.
 #PJM -L "node=1"
 #PJM -L "rscgrp=small"
 #PJM -L "elapse=00:20:00"
@@ -12,12 +12,12 @@
 set -euo pipefail
 build=${BUILD:-$PWD/build-a64fx}
 
-# Pages to the CMG that touches them first, and large ones.
+# Pages on the CMG that touches them first, and large pages.
 export XOS_MMM_L_PAGING_POLICY=demand:demand:demand
 export XOS_MMM_L_HPAGE_TYPE=hugetlbfs
 # The library binds its own threads, one on each core of the job's mask (CPUs 12 to 59).
 unset OMP_PROC_BIND OMP_PLACES GOMP_CPU_AFFINITY
-export KUMIKO_ISA=sve512      # an error, not something slower, where vectors are not 512 bits
+export KUMIKO_ISA=sve512      # an error, not a slower ISA, if vectors are not 512 bits
 export KUMIKO_BIND=close
 export KUMIKO_VERBOSE=1
 

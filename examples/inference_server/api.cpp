@@ -18,8 +18,8 @@ using Json = nlohmann::json;
 // The endpoints need 2 levels.
 constexpr std::size_t kMaxDepth = 8;
 
-/// What all endpoints ask of a body. A fault of its content is kept while the rest is read: a body that is no
-/// JSON at all is the greater fault.
+/// Shared by the bodies of all endpoints. A fault in the content is reported only after the rest has been
+/// read: if the body is not JSON at all, that is reported instead.
 class RequestReader : public JsonReader {
  public:
   explicit RequestReader(std::initializer_list<std::string_view> fields) : fields_(fields) {}

@@ -22,7 +22,7 @@ AttentionLayer::AttentionLayer(const kumiko::Context& context, const ModelConfig
     const auto batch = static_cast<std::int64_t>(group.lengths.size());
     const std::int64_t dim = config.head_dim();
     const std::int64_t row = 3 * config.hidden;
-    // [batch, heads, seq, head_dim] seen in rows of [q | k | v]: no copy, only strides.
+    // Views [batch, heads, seq, head_dim] in rows of [q | k | v]: no copy, only strides.
     kumiko::ConstTensor view;
     view.shape = {batch, config.heads, group.q_len, dim};
     view.stride = {group.q_len * row, dim, row, 1};

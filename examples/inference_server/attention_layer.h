@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Multi-head self-attention of one batch through Kumiko: planned once, run in every layer.
+// Multi-head self-attention of one batch with Kumiko: planned once, run in every layer.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -14,13 +14,12 @@ namespace inference {
 
 class AttentionLayer {
  public:
-  /// Plans one call per group of `layout`. Throws std::runtime_error with Kumiko's message when planning
-  /// fails.
+  /// Plans one call per group of `layout`. Throws std::runtime_error with Kumiko's message if planning fails.
   AttentionLayer(const kumiko::Context& context, const ModelConfig& config, const BatchLayout& layout);
 
-  /// qkv: [padded_rows, 3 * hidden], a row holds q, k and v of a token, each [heads, head_dim]. out:
-  /// [padded_rows, hidden]. Rows of `out` past a text's end hold nothing of meaning. Throws
-  /// std::runtime_error with Kumiko's message.
+  /// qkv: [padded_rows, 3 * hidden], each row with q, k and v of a token, each [heads, head_dim]. out:
+  /// [padded_rows, hidden]. Rows of `out` past a text's end are undefined. Throws std::runtime_error with
+  /// Kumiko's message.
   void run(const float* qkv, float* out);
 
  private:

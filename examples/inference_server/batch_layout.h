@@ -6,10 +6,10 @@
 //   packed   [a0 a1 a2 | b0 b1 b2 b3 | c0 ... c18 | d0 ... d21]      rows = tokens
 //
 // An attention call takes one q_len for all its texts. Keys past a text's end are never read (seqused_k);
-// query rows past it would still be computed. The texts are therefore sorted by length and cut into groups
-// whose lengths fall in the same multiple of 8: query rows stand in the lanes of a vector, 8 with AVX2 and 16
-// with AVX-512, so filling up lanes costs no instruction. Up to 8 rows Kumiko computes row by row, and a
-// group is of one length.
+// query rows past it would still be computed. So the texts are sorted by length and cut into groups whose
+// lengths round up to the same multiple of 8: query rows are the lanes of a vector, 8 with AVX2 and 16 with
+// AVX-512, so filling up lanes costs no instruction. Up to 8 rows Kumiko computes row by row, and all texts
+// of a group have the same length.
 //
 //   group 0  [a0 a1 a2]                              q_len  3, seqused_k 3
 //   group 1  [b0 b1 b2 b3]                           q_len  4, seqused_k 4
@@ -24,7 +24,7 @@ namespace inference {
 
 constexpr std::int64_t kGroupStep = 8;
 
-/// Texts of equal bound share a group: no row past a text's end costs an instruction.
+/// Texts of equal bound share a group: rows past a text's end then cost no instruction.
 constexpr std::int64_t group_bound(std::int64_t length) {
   return length <= kGroupStep ? length : (length + kGroupStep - 1) / kGroupStep * kGroupStep;
 }

@@ -13,13 +13,13 @@ struct Batcher::Request {
   std::vector<std::vector<std::int32_t>> texts;
   Done done;
   Clock::time_point since;
-  std::size_t taken = 0;  // texts that batches hold or have done
-  std::mutex mutex;       // of what follows
+  std::size_t taken = 0;  // texts taken by batches, finished ones included
+  std::mutex mutex;       // guards the members below
   std::vector<float> vectors;
   std::size_t left = 0;
   std::exception_ptr error;
 
-  /// Keeps the vector of a text. True for the last one.
+  /// Stores the vector of a text. True for the last one.
   bool finish(std::size_t index, std::span<const float> vector, const std::exception_ptr& failure) {
     const std::lock_guard lock(mutex);
     vectors.resize(texts.size() * vector.size());
@@ -82,7 +82,7 @@ Batcher::Clock::time_point Batcher::oldest() const {
 std::vector<Batcher::Item> Batcher::next_batch() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return !collecting_ && (stopping_ || !queue_.empty()); });
-  if (queue_.empty()) return {};  // stopping, and nothing left to do
+  if (queue_.empty()) return {};  // stopping, and no text is left
   collecting_ = true;
   changed_.wait_until(lock, oldest() + options_.max_wait,
                       [&] { return stopping_ || depth_ >= options_.max_batch; });

@@ -19,7 +19,7 @@
 
 namespace inference {
 
-/// The queue has no room, or the server is stopping. Nothing of the request was queued.
+/// The queue has no room, or the server is stopping. No text of the request was queued.
 struct Overloaded : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -30,7 +30,7 @@ struct BatcherOptions {
   std::int64_t max_batch_tokens =
       1024;                   ///< word pieces per batch, but at least one text; bounds a worker's memory
   std::int64_t queue = 1024;  ///< texts waiting, all requests together
-  std::chrono::microseconds max_wait{500};  ///< how long the first text of a batch waits for company
+  std::chrono::microseconds max_wait{500};  ///< how long the first text of a batch waits for others
 };
 
 class Batcher {
@@ -41,16 +41,15 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  /// Gets the unit vectors [texts, hidden], or what the model threw. Called once, on a worker thread.
+  /// Gets the unit vectors [texts, hidden], or the model's exception. Called once, on a worker thread.
   using Done = std::function<void(std::vector<float> vectors, std::exception_ptr error)>;
 
-  /// Queues the texts, which hold checked token ids, at least one. A batch takes one text of each request in
-  /// turn, so that a request of one text does not wait for one of hundreds that came before. Throws
-  /// Overloaded when the queue cannot take all of them; `done` is not called then. Any number of threads may
-  /// call.
+  /// Queues the texts, at least one, with checked token ids. A batch takes one text of each request in turn,
+  /// so that a request of one text does not wait for an earlier one of hundreds. Throws Overloaded if the
+  /// queue cannot take all of them; then `done` is not called. Any number of threads may call.
   void submit(std::vector<std::vector<std::int32_t>> texts, Done done);
 
-  /// Embeds what is queued, then joins the workers.
+  /// Embeds all queued texts, then joins the workers.
   void stop();
 
   std::int64_t depth() const;  ///< texts waiting
@@ -75,9 +74,9 @@ class Batcher {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Request>>
-      queue_;                // those with texts that no batch has taken yet; the front's turn is next
-  std::int64_t depth_ = 0;   // these texts
-  bool collecting_ = false;  // one worker gathers a batch at a time, the others wait for their turn
+      queue_;                // requests with texts that no batch has taken; the front's turn is next
+  std::int64_t depth_ = 0;   // number of these texts
+  bool collecting_ = false;  // one worker at a time gathers a batch, the others wait
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

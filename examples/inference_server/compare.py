@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time per text of the inference server and of ONNX Runtime, the same model and texts in turns, one thread each.
+"""CPU time per text of the inference server and of ONNX Runtime, with the same model and texts in turns, one thread each.
 
     scripts/setup peers
     .venv/bin/python examples/inference_server/compare.py --server build/examples/inference_server/inference_server
 
-The server's time holds everything its process does: HTTP, JSON, tokenizing, the encoder. ONNX Runtime's holds the tokenizers package
-and the encoder, called from Python in this process. Exit status 1 when the vectors of the two differ.
+The server's time includes everything its process does: HTTP, JSON, tokenizing, the encoder. ONNX Runtime's includes the tokenizers package
+and the encoder, called from Python in this process. Exit status 1 if their vectors differ.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class OnnxRuntime:
         return self.session.run(None, {"input_ids": padded, "mask": mask})[0]
 
     def embed(self, texts: list[str], group) -> np.ndarray:
-        """Texts with the same group(tokens) are one call, padded to the longest of them."""
+        """Texts with the same group(tokens) go into one call, padded to the longest of them."""
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
         groups: dict[int, list[int]] = {}
         for i, text in enumerate(ids):
@@ -67,7 +67,7 @@ class OnnxRuntime:
         return vectors
 
 
-# How ONNX Runtime may be given 32 texts; the fastest counts. It computes padding like tokens.
+# Groupings of 32 texts for ONNX Runtime; the fastest counts. It computes padding like tokens.
 GROUPS = {
     "padded to the longest": lambda tokens: 0,
     "like lengths together": lambda tokens: (tokens + 3) // 4,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the inference server at work on real sentences, and checks every vector against an fp64 forward of the same model.
+"""Runs the inference server on real sentences, and checks every vector against an fp64 forward pass of the same model.
 
-scripts/demo builds the server and runs this. Exit code 0: everything was as it should be.
+scripts/demo builds the server and runs this. Exit code 0: all checks passed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reference_model import MAX_RELATIVE_ERROR, ReferenceModel, relative_error
 from server_process import DATA, Client, ServerProcess, cpu_count, model_directory, sentences
 
-CHECKED_AT_ONCE = 16  # texts of one fp64 forward: some 200 rows for each matrix of weights
+CHECKED_AT_ONCE = 16  # texts per fp64 forward pass: about 200 rows for each matrix of weights
 
 
 def say(text: str) -> None:
@@ -52,7 +52,7 @@ class Progress:
 
 
 def send_all(url: str, texts: list[str], clients: int, rounds: int) -> tuple[list[list[np.ndarray]], list[float], float]:
-    """Every text `rounds` times, one a request, from `clients` connections. Returns the vectors of each text, the latency of
+    """Sends every text `rounds` times, one per request, from `clients` connections. Returns the vectors of each text, the latency of
     each request in seconds, and the wall time in seconds."""
     work = [i for _ in range(rounds) for i in range(len(texts))]
     vectors: list[list[np.ndarray]] = [[] for _ in texts]
@@ -92,7 +92,7 @@ def send_all(url: str, texts: list[str], clients: int, rounds: int) -> tuple[lis
 
 
 class Reference:
-    """fp64 vectors by one process per CPU, forked before there are threads: they share the parent's weights."""
+    """fp64 vectors by one process per CPU, forked before any thread starts: they share the parent's weights."""
 
     model: ReferenceModel
 
@@ -132,7 +132,7 @@ def worst_error(vectors: list[list[np.ndarray]], texts: list[str], reference: Re
 
 
 def show_answers(client: Client) -> int:
-    """Asks every query of the data set; returns how many had another sentence first than a person expects."""
+    """Asks every query of the data set; returns how many did not get the expected sentence first."""
     wrong = 0
     for entry in json.loads((DATA / "queries.json").read_text()):
         hits = client.search(entry["query"], top_k=3)
@@ -150,7 +150,7 @@ def metric_values(client: Client) -> dict[str, float]:
 
 
 def relative(path: pathlib.Path) -> str:
-    """As it is typed in the current folder."""
+    """The path as typed in the current folder."""
     path, here = path.absolute(), pathlib.Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

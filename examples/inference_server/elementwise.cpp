@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
-// The example is built for the baseline x86-64; these loops are 16x slower there than what the machine can do
-// (GELU alone would take as long as the matrix products), so GCC makes one copy per ISA and picks at load
-// time.
+// The example is built for baseline x86-64, where these loops are 16 times slower than with the machine's
+// best ISA (GELU alone would take as long as the matrix products). So GCC makes one copy per ISA and picks
+// one at load time.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define PER_ISA __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
@@ -17,8 +17,8 @@
 namespace inference {
 namespace {
 
-// Sixteen partial sums: the compiler may not reorder a float sum by itself, and one chain of additions waits
-// 4 cycles for each.
+// Sixteen partial sums: the compiler may not reorder a float sum by itself, and a single chain of additions
+// waits 4 cycles for each.
 constexpr std::int64_t kLanes = 16;
 
 template <class Value>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the encoder and the search do besides matrix products and attention. Every row is computed on its own,
-// in one order.
+// The operations of the encoder and the search besides matrix products and attention. Every row is computed
+// by itself, always in the same order.
 #pragma once
 
 #include <cstdint>

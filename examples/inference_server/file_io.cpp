@@ -12,7 +12,7 @@
 namespace inference {
 namespace {
 
-// Linux moves at most 2 GiB less a page per call.
+// Linux transfers at most 2 GiB less a page per call.
 constexpr std::uint64_t kPiece = std::uint64_t{1} << 30;
 
 std::string describe(const std::filesystem::path& path, const std::string& what, int error) {
@@ -26,7 +26,8 @@ FileError::FileError(const std::filesystem::path& path, const std::string& what,
 
 File::File(const std::filesystem::path& path, int flags, bool any_kind) : path_(path) {
   do {
-    // O_NONBLOCK has no effect on regular files; opening a pipe that nobody writes would wait for ever.
+    // O_NONBLOCK has no effect on regular files; without it, opening a pipe that has no writer would block
+    // for ever.
     descriptor_ = ::open(path.c_str(), flags | O_CLOEXEC | (any_kind ? 0 : O_NONBLOCK), 0600);
   } while (descriptor_ < 0 && errno == EINTR);
   if (descriptor_ < 0) throw FileError(path_, "cannot be opened", errno);
@@ -78,7 +79,7 @@ void File::truncate(std::uint64_t bytes) const {
 }
 
 void File::sync() const {
-  // Not tried again: after an error the kernel may have dropped what it could not write.
+  // Not retried: after an error the kernel may have dropped the data that it could not write.
   if (::fsync(descriptor_) != 0) throw FileError(path_, "cannot be brought to the disk", errno);
 }
 

@@ -33,7 +33,7 @@ class File {
   void read(void* to, std::uint64_t bytes, std::uint64_t offset) const;
   void write(const void* from, std::uint64_t bytes, std::uint64_t offset) const;
   void truncate(std::uint64_t bytes) const;
-  /// Returns when what was written is on the disk.
+  /// Returns once everything written is on the disk.
   void sync() const;
 
  private:
@@ -41,10 +41,10 @@ class File {
   int descriptor_ = -1;
 };
 
-/// Returns when the names made or changed in `folder` are on the disk. Throws FileError.
+/// Returns once the names made or changed in `folder` are on the disk. Throws FileError.
 void sync_folder(const std::filesystem::path& folder);
 
-/// The bytes of a regular file. Throws FileError when it has more than `max_bytes` or changes meanwhile.
+/// The bytes of a regular file. Throws FileError if it has more than `max_bytes` or changes while it is read.
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes);
 
 }  // namespace inference

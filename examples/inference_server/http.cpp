@@ -8,7 +8,7 @@
 namespace inference {
 namespace {
 
-// A second is many batches; a client that waits that long finds the queue drained.
+// In a second many batches are done; after that wait a client finds the queue drained.
 constexpr const char* kRetryAfterSeconds = "1";
 
 }  // namespace

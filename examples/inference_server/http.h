@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Requests, answers and limits of the HTTP server, free of the library that reads and writes them.
+// Requests, answers and limits of the HTTP server, independent of the library that reads and writes them.
 #pragma once
 
 #include <chrono>
@@ -16,18 +16,18 @@
 
 namespace inference {
 
-/// ASCII letters in lower case, whatever the locale.
+/// ASCII letters in lower case, in every locale.
 std::string lower(std::string_view text);
 
 struct HttpLimits {
-  std::int64_t connections = 1024;                   ///< open at once; see HttpServer for what happens beyond
+  std::int64_t connections = 1024;                   ///< open at once; see HttpServer for further ones
   std::int64_t max_body = 4 << 20;                   ///< bytes of a request's body
   std::int64_t max_memory = 64LL << 20;              ///< bytes of all bodies and answers that wait
   std::chrono::milliseconds idle_timeout{60'000};    ///< until a request begins
   std::chrono::milliseconds header_timeout{10'000};  ///< from a request's first byte to the end of its head
   std::chrono::milliseconds body_timeout{30'000};    ///< from the head to the end of the body
   std::chrono::milliseconds write_timeout{30'000};   ///< until the client has taken an answer
-  std::chrono::milliseconds drain_timeout{30'000};   ///< until a drain closes what is left
+  std::chrono::milliseconds drain_timeout{30'000};   ///< until a drain closes the remaining connections
 
   // Fixed: no client needs more, and a head is held in memory for each connection.
   static constexpr std::int64_t kMaxHead = 16 << 10;  ///< bytes of request line and headers
@@ -39,9 +39,9 @@ struct HttpHead {
   std::string method;
   std::string path;                                          ///< without the query
   std::vector<std::pair<std::string, std::string>> headers;  ///< names in lower case
-  bool overflow = false;                                     ///< came on a connection beyond the limit
+  bool overflow = false;                                     ///< its connection was beyond the limit
 
-  /// The first header of that name (lower case), or nothing.
+  /// The first header of that name (in lower case), or nothing.
   std::optional<std::string_view> header(std::string_view name) const;
 };
 
@@ -57,14 +57,14 @@ struct HttpAnswer {
   std::string content_type = "application/json";
   std::vector<std::pair<std::string, std::string>> headers;
   bool close = false;         ///< the connection ends with this answer
-  MemoryBudget::Lease lease;  ///< of the body, where it may be large
+  MemoryBudget::Lease lease;  ///< of the body, if it may be large
 };
 
 /// {"error": message} with the status; 503 says when to try again.
 HttpAnswer error_response(int status, const std::string& message);
 
-/// Sends the answer of one request, from any thread. Copies stand for the same request; the first call
-/// counts. When the last copy goes without a call the client gets a 500.
+/// Sends the answer of one request, from any thread. All copies belong to the same request; the first call
+/// counts. If the last copy is destroyed without a call, the client gets a 500.
 class Reply {
  public:
   explicit Reply(std::function<void(HttpAnswer)> send);
@@ -75,16 +75,16 @@ class Reply {
   std::shared_ptr<Pending> pending_;
 };
 
-/// What a server serves.
+/// The application that a server runs.
 class HttpApp {
  public:
   virtual ~HttpApp() = default;
-  /// On the I/O thread, once the head is read: must return at once. An answer ends the request there, its
-  /// body is not read into memory; nothing leads to handle().
+  /// On the I/O thread, once the head is read: must return at once. An answer ends the request, and its body
+  /// is not read into memory; without one the request goes on to handle().
   virtual std::optional<HttpAnswer> at_head(const HttpHead& head) = 0;
   /// On a handler thread, with the body.
   virtual void handle(HttpRequest request, Reply reply) = 0;
-  /// On the I/O thread, before an answer leaves, `seconds` after the request began; head.path is empty when
+  /// On the I/O thread, before an answer is sent, `seconds` after the request began; head.path is empty if
   /// there was no valid head. May add headers.
   virtual void before_answer(const HttpHead& head, HttpAnswer& answer, double seconds) = 0;
 };

@@ -22,18 +22,19 @@ namespace http = boost::beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
 
-// A body below this is not counted against the memory of all: small requests are answered while large ones
+// Smaller bodies do not count towards the shared memory limit: small requests are answered while large ones
 // fill it.
 constexpr std::size_t kUncounted = 16 << 10;
-// A body that nobody wants is read up to this size, so that the connection lives on; beyond, it is closed.
+// The body of a refused request is read up to this size to keep the connection open; beyond, the connection
+// is closed.
 constexpr std::uint64_t kReadAway = 64 << 10;
-// After a last answer: closing at once would reset the connection while the client still sends, and it might
-// never see the answer.
+// After the last answer: closing at once would reset the connection while the client is still sending, and
+// the client might never see the answer.
 constexpr std::chrono::milliseconds kLinger{2'000};
 constexpr std::size_t kLingerBytes = 16 << 20;
 constexpr std::chrono::hours kNoTimeout{24 * 365};
 
-/// What the parser puts the body into.
+/// Where the parser stores the body.
 struct BoundedBody {
   struct value_type {
     std::string bytes;
@@ -96,8 +97,8 @@ HttpAnswer invalid(const std::string& why) {
   return error_response(400, "the request is not valid HTTP: " + why);
 }
 
-/// The answer where the head is valid to the parser and still not to be trusted: what one program on the way
-/// reads as one request and another as two (RFC 9112, section 6.3), or what names no server.
+/// The answer if the parser accepts the head but it must not be trusted: one that two programs may read as
+/// one request and as two (RFC 9112, section 6.3), or that names no server.
 std::optional<HttpAnswer> fault_of(const HttpHead& head, unsigned version) {
   if (std::ssize(head.headers) > HttpLimits::kMaxHeaders) {
     return error_response(
@@ -137,7 +138,7 @@ void HttpConnection::enter(State state, Milliseconds timeout) {
 void HttpConnection::expire(Clock::time_point now) {
   if (now < deadline_) return;
   error_code ignored;
-  if (state_ == State::reading) {  // gets an answer that says so
+  if (state_ == State::reading) {  // the client gets a 408
     timed_out_ = true;
     socket_.cancel(ignored);
   } else if (state_ == State::working) {
@@ -172,7 +173,7 @@ asio::awaitable<void> HttpConnection::serve() {
 asio::awaitable<bool> HttpConnection::wait_for_request() {
   enter(State::idle, core_.limits.idle_timeout);
   if (buffer_.size() > 0) co_return true;  // the client did not wait for the last answer
-  buffer_.shrink_to_fit();                 // an idle connection holds a kilobyte or two
+  buffer_.shrink_to_fit();                 // an idle connection keeps one or two kilobytes
   error_code error;
   co_await socket_.async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, error));
   co_return !error;
@@ -194,7 +195,7 @@ asio::awaitable<bool> HttpConnection::serve_request() {
   if (error) {
     answer = refusal(error, !parser.get().target().empty());
     if (!answer) co_return false;
-    // The head of a body that is too large is whole: its path belongs into the metrics.
+    // If only the body is too large the head is complete: the metrics need its path.
     if (error == http::error::body_limit) request.head = head_of(parser);
   } else if (HttpHead head = head_of(parser); std::optional<HttpAnswer> fault = fault_of(head, version)) {
     answer = std::move(fault);
@@ -244,7 +245,7 @@ asio::awaitable<error_code> HttpConnection::read_body(Parser& parser) {
 Reply HttpConnection::reply() {
   return Reply([self = shared_from_this()](HttpAnswer answer) {
     asio::post(self->core_.io, [self, held = std::move(answer)]() mutable {
-      if (self->state_ != State::working) return;  // a drain has answered already
+      if (self->state_ != State::working) return;  // a drain has already answered
       self->answer_ = std::move(held);
       self->answered_.cancel();
     });
@@ -287,7 +288,7 @@ asio::awaitable<void> HttpConnection::linger() {
   enter(State::lingering, kLinger);
   error_code error;
   socket_.shutdown(tcp::socket::shutdown_send, error);
-  static char unread[16 << 10];  // one for all: nobody looks at it
+  static char unread[16 << 10];  // shared by all: its contents are never read
   for (std::size_t size = 0; !error && size < kLingerBytes;) {
     size += co_await socket_.async_read_some(asio::buffer(unread),
                                              asio::redirect_error(asio::use_awaitable, error));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One client's connection: reads requests one after another, has them answered, keeps every limit and
+// One client's connection: reads requests one after another, gets them answered, and enforces every limit and
 // deadline.
 #pragma once
 
@@ -26,8 +26,8 @@ namespace inference {
 
 class HttpConnection;
 
-/// What all connections of a server share. Only `handlers`, `memory`, `open` and `draining` are touched by
-/// other threads than the I/O thread.
+/// Shared by all connections of a server. Other threads than the I/O thread use only `handlers`, `memory`,
+/// `open` and `draining`.
 struct HttpCore {
   static constexpr int kHandlerThreads = 2;  // they parse and format; the embedding has threads of its own
 
@@ -49,18 +49,18 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   /// `overflow`: beyond the limit of connections; answers one request and closes.
   HttpConnection(HttpCore& core, boost::asio::ip::tcp::socket socket, bool overflow);
 
-  /// Serves until the connection ends. It may not be destroyed before.
+  /// Serves until the connection ends. Must not be destroyed before that.
   boost::asio::awaitable<void> serve();
 
-  /// True while an answer is computed or written: nobody may end the connection then.
+  /// True while an answer is computed or written: the connection must not be ended then.
   bool is_busy() const { return state_ == State::working || state_ == State::writing; }
   bool is_working() const { return state_ == State::working; }
-  Clock::time_point since() const { return since_; }  ///< of the present state
+  Clock::time_point since() const { return since_; }  ///< start of the current state
 
-  /// Ends what has passed its deadline. Called every so often: a step that was missed is met by the next
-  /// call.
+  /// Ends whatever has passed its deadline. Called regularly: a deadline missed by one call is handled by the
+  /// next.
   void expire(Clock::time_point now);
-  /// No step may end later than `deadline` from here on; requests are answered with 503 and the connection
+  /// From now on no step may end later than `deadline`; requests are answered with 503 and the connection
   /// closes.
   void drain(Clock::time_point deadline, Clock::time_point idle_deadline);
   void close();
@@ -72,7 +72,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   void enter(State state, Milliseconds timeout);
   boost::asio::awaitable<bool> wait_for_request();
-  /// False when the connection has to end.
+  /// False if the connection has to end.
   boost::asio::awaitable<bool> serve_request();
   template <class Parser>
   boost::asio::awaitable<boost::system::error_code> read_body(Parser& parser);
@@ -81,7 +81,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::awaitable<bool> write_answer(const HttpHead& head, HttpAnswer answer, bool keep_alive,
                                             unsigned version);
   boost::asio::awaitable<void> linger();
-  /// The answer to a request that could not be read; nothing where the client is gone.
+  /// The answer to a request that could not be read; nothing if the client is gone.
   std::optional<HttpAnswer> refusal(const boost::system::error_code& error, bool has_target) const;
 
   HttpCore& core_;

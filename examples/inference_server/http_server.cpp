@@ -27,21 +27,21 @@ using boost::system::error_code;
 using Clock = HttpConnection::Clock;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kSweep{100};  // how late a deadline may be met
+constexpr milliseconds kSweep{100};  // how late a deadline may be enforced
 constexpr milliseconds kDrainGrace{
     300};  // a client that has its answer sends the next request well within it
-constexpr milliseconds kSurelyIdle{1'000};  // before, the next request may be on its way
-constexpr std::int64_t kOverflow = 64;      // connections beyond the limit that are told so
+constexpr milliseconds kSurelyIdle{1'000};  // earlier, the next request may be on its way
+constexpr std::int64_t kOverflow = 64;      // connections beyond the limit that get an answer
 
 void allow_descriptors() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, accept() does, and that is handled
+  ::setrlimit(RLIMIT_NOFILE, &limit);  // if it fails, accept() fails later, which is handled
 }
 
-/// From here on the kernel drops what asks for a new connection, so that none is opened between the last
-/// accept() and close(), which would reset it.
+/// From here on the kernel drops requests for new connections: one opened between the last accept() and
+/// close() would be reset.
 void drop_new_connections(int listener) {
   sock_filter drop_all = BPF_STMT(BPF_RET | BPF_K, 0);
   const sock_fprog program{1, &drop_all};
@@ -105,7 +105,7 @@ class HttpServer::Impl {
       if (!error) {
         admit(std::move(socket));
       } else if (acceptor_.is_open() && error != asio::error::connection_aborted) {
-        evict_one(milliseconds(0));  // out of descriptors, most likely
+        evict_one(milliseconds(0));  // probably out of descriptors
         co_await pause(milliseconds(20));
       }
     }
@@ -130,8 +130,8 @@ class HttpServer::Impl {
     });
   }
 
-  /// Closes the connection that has waited longest of those that are owed no answer, if that is at least
-  /// `age`. False when there is none.
+  /// Closes the connection that has waited longest among those that are owed no answer, if that is at least
+  /// `age`. False if there is none.
   bool evict_one(milliseconds age) {
     HttpConnection* oldest = nullptr;
     for (HttpConnection* connection : core.connections) {
@@ -164,7 +164,7 @@ class HttpServer::Impl {
     core.draining = true;
     for (HttpConnection* connection : core.connections)
       connection->drain(last_deadline_, begin + kDrainGrace);
-    // The port stays open meanwhile: who asks for /healthz is told, and who brings work gets a 503.
+    // The port stays open meanwhile: /healthz reports the drain, and new work gets a 503.
     while (Clock::now() < begin + kDrainGrace || (is_any_working() && Clock::now() < last_deadline_)) {
       co_await pause(milliseconds(5));
     }

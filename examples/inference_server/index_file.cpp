@@ -57,7 +57,7 @@ std::filesystem::path with_suffix(std::filesystem::path path, const char* suffix
   return path;
 }
 
-/// Reads on in pieces and keeps the checksum of all that was read.
+/// Reads the rows in pieces and keeps the checksum of everything read.
 class Rows {
  public:
   Rows(const File& file, std::uint64_t end) : file_(file), end_(end) {}
@@ -92,7 +92,7 @@ class Rows {
   std::size_t used_ = 0;
 };
 
-/// Every failure below is one of the index file.
+/// Turns every failure in `call` into one of the index file.
 template <class Call>
 auto as_index_error(const Call& call) {
   try {
@@ -264,7 +264,7 @@ void IndexFile::append_bytes(std::string_view bytes, std::uint64_t rows) {
   next.checksum = checksum(committed_.checksum, bytes);
 
   Commit announced = committed_;
-  announced.limit = std::max(next.length, file_.size());  // of a write that failed, more may be there
+  announced.limit = std::max(next.length, file_.size());  // a failed write may have left more
   write_commit(announced);
   try {
     file_.write(bytes.data(), bytes.size(), committed_.length);
@@ -272,7 +272,8 @@ void IndexFile::append_bytes(std::string_view bytes, std::uint64_t rows) {
     file_.sync();
     write_commit(next);
   } catch (const FileError&) {
-    // What was announced may stay: the next append or start cuts it off. But a full disk gets its room back.
+    // The announcement may stay: the next append or start removes it. But on a full disk the space is freed
+    // at once.
     if (!unknown_state_) (void)::ftruncate(file_.descriptor(), static_cast<off_t>(committed_.length));
     throw;
   }
@@ -285,11 +286,11 @@ void IndexFile::clear() {
     empty.length = kHeaderBytes;
     empty.limit = std::max<std::uint64_t>(file_.size(), kHeaderBytes);
     empty.checksum = checksum(0, header_);
-    write_commit(empty);  // from here on the rows are gone
+    write_commit(empty);  // from here on the index is empty
     try {
       repair();
     } catch (const FileError&) {
-      // Their bytes stay in the file until the next append or start cuts them off.
+      // Their bytes stay in the file until the next append or start removes them.
     }
   });
 }

@@ -17,7 +17,7 @@ std::string cut(std::string text, std::size_t bytes) {
 }  // namespace
 
 std::string quote_json(std::string_view text) {
-  // Every byte becomes at least one: what follows the 40th cannot be seen, and escaping megabytes costs six
+  // Every byte becomes at least one: nothing after the 40th is shown, and escaping megabytes would take six
   // times as many.
   return cut(Json(text.substr(0, 48)).dump(-1, ' ', true, Json::error_handler_t::replace), 40);
 }
@@ -69,7 +69,7 @@ struct JsonReader::Events : nlohmann::json_sax<Json> {
   bool null() override { return value({}); }
   bool boolean(bool b) override { return value({.kind = JsonValue::Kind::kBool, .boolean = b}); }
   bool number_integer(number_integer_t n) override {
-    // "-0" comes here too.
+    // "-0" is also handled here.
     if (n == 0) return number_unsigned(0);
     return value({.kind = JsonValue::Kind::kNegative, .negative = n});
   }
@@ -93,8 +93,8 @@ struct JsonReader::Events : nlohmann::json_sax<Json> {
   bool start_array(std::size_t) override { return begin(JsonValue::Kind::kArray); }
   bool end_array() override { return end(); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    // It begins with "[json.exception.parse_error.101] ", which tells nobody anything, and may quote all of a
-    // long string.
+    // It begins with "[json.exception.parse_error.101] ", which helps no reader, and may quote a long string
+    // in full.
     std::string_view what = error.what();
     if (const auto end = what.find("] "); end != std::string_view::npos) what.remove_prefix(end + 2);
     throw JsonError("is not JSON: " + cut(std::string(what.substr(0, 201)), 200));

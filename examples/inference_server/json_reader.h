@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// JSON read as a sequence of values, without a tree of it: memory and stack stay small whatever a client or a
-// file holds.
+// JSON read as a sequence of values, without building a tree: memory and stack stay small for any content.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +10,7 @@
 
 namespace inference {
 
-/// The text goes on after the name of what was read: "is not JSON: ..." or "is not JSON of at most 8 nested
-/// levels".
+/// The text follows the name of the document: "is not JSON: ..." or "is not JSON of at most 8 nested levels".
 struct JsonError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -25,7 +23,7 @@ struct JsonValue {
   std::int64_t negative = 0;
   std::uint64_t natural = 0;
   double real = 0;
-  std::string text{};  ///< a string's UTF-8, a float as it was written
+  std::string text{};  ///< a string's UTF-8, a float as written
 
   /// For messages: "is 7", "is \"abc\"" cut after 40 bytes, "is an array".
   std::string is() const;
@@ -36,8 +34,8 @@ std::string quote_json(std::string_view text);
 
 class JsonReader {
  public:
-  /// Calls the functions below for every value of `text`, in order. Throws JsonError when `text` is not JSON
-  /// or nests deeper than `max_depth` containers, and what the functions throw.
+  /// Calls the functions below for every value of `text`, in order. Throws JsonError if `text` is not JSON or
+  /// nests deeper than `max_depth` containers, and any exception of the functions.
   void read(std::string_view text, std::size_t max_depth);
 
  protected:
@@ -48,17 +46,17 @@ class JsonReader {
     std::int64_t index = 0;  ///< in an array
     bool in_array = false;
   };
-  /// The way to the value at hand, from the outermost container: empty for the outermost value itself.
+  /// The path to the current value, from the outermost container: empty for the outermost value itself.
   const std::vector<Step>& path() const { return path_; }
 
-  /// The next member of the object at hand is path().back().key.
+  /// The next member of the current object is path().back().key.
   virtual void on_key() {}
   virtual void on_value(JsonValue value) = 0;
   /// The array or object at path() is complete.
   virtual void on_end() {}
 
  private:
-  struct Events;  // what nlohmann::json calls
+  struct Events;  // called by nlohmann::json
   std::vector<Step> path_;
 };
 

@@ -19,8 +19,8 @@ namespace {
 
 using dnnl::memory;
 
-// Debian's oneDNN is built on OpenMP and splits a kernel over the threads that its creator may use. The
-// server's own threads are the parallelism: one thread a call.
+// Debian's oneDNN is built on OpenMP and splits a kernel over as many threads as its creator may use. The
+// server is parallel by its own threads: one thread per call.
 class OneThread {
  public:
   OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
@@ -37,14 +37,14 @@ struct Free {
 };
 using Bytes = std::unique_ptr<std::byte, Free>;
 
-// Large pages where the system gives them: one text reads 42 MB of weights, and one request of one text takes
-// 6 % less CPU time than over 10000 pages of 4 KiB.
+// Large pages if the system has any: one text reads 42 MB of weights, and a request of one text takes 6 %
+// less CPU time than with 10000 pages of 4 KiB.
 Bytes large_pages(std::size_t size) {
   constexpr std::size_t kPage = std::size_t{2} << 20;
   const std::size_t whole = (size + kPage - 1) / kPage * kPage;
   Bytes bytes(static_cast<std::byte*>(std::aligned_alloc(kPage, whole)));
   if (bytes == nullptr) throw std::bad_alloc();
-  ::madvise(bytes.get(), whole, MADV_HUGEPAGE);  // refused or not, the memory is there
+  ::madvise(bytes.get(), whole, MADV_HUGEPAGE);  // the memory is usable even if this is refused
   return bytes;
 }
 
@@ -72,7 +72,7 @@ dnnl::convolution_forward::primitive_desc describe(std::int64_t rows, std::int64
   if (epilogue == Epilogue::kAdd) after.append_sum();
   dnnl::primitive_attr attributes;
   attributes.set_post_ops(after);
-  // The library's own scratchpad is that of the thread that made the primitive, and other threads run it.
+  // The library's own scratchpad belongs to the thread that made the primitive, but other threads run it.
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   return {{dnnl::prop_kind::forward_inference,
            dnnl::algorithm::convolution_direct,
@@ -106,7 +106,7 @@ struct LinearLayers::Impl {
   memory::desc packed;          // layout of the weights, the same for every number of rows
   std::vector<Kernel> kernels;  // [i] multiplies i + 1 rows
   Bytes weights;
-  std::int64_t count = 0;  // layers there is memory for
+  std::int64_t count = 0;  // layers that the memory holds
   std::vector<Layer> layers;
   std::string name;
 };

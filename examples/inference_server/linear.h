@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear layers through oneDNN, with weights packed once for its kernels.
+// Linear layers with oneDNN, with weights packed once for its kernels.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace inference {
 
-/// What a linear layer does with its product.
+/// The last step of a linear layer.
 enum class Epilogue {
   kNone,  ///< y = t
   kGelu,  ///< y = gelu(t), gelu(t) = t/2 (1 + erf(t / sqrt 2))
@@ -17,15 +17,15 @@ enum class Epilogue {
 
 /// The linear layers of one shape, t = x W^T + bias, one per transformer layer. They share their kernels.
 ///
-/// The product runs as a 1x1 convolution over the rows: it is the one primitive of oneDNN 2.6 that keeps
-/// packed weights with AVX2 too. Its matrix product packs them in every call there, 42 MB for one text: 14
-/// rows through the 24 products of all-MiniLM-L6-v2 take 5.3 ms with it and 4.7 ms with the convolution on a
-/// Zen 5 core; with AVX-512 both take 3.2 ms. Every row is summed in one order, with AVX-512 and AVX2, so
-/// that a text's vector is the same bits in any batch.
+/// The product runs as a 1x1 convolution over the rows, the only primitive of oneDNN 2.6 that keeps packed
+/// weights with AVX2 too. Its matrix product packs them in every call there, 42 MB for one text: 14 rows
+/// through the 24 products of all-MiniLM-L6-v2 take 5.3 ms with it and 4.7 ms with the convolution on a Zen 5
+/// core; with AVX-512 both take 3.2 ms. Every row is summed in one order, with AVX-512 and AVX2, so that a
+/// text's vector has the same bits in any batch.
 class LinearLayers {
  public:
-  /// Rows multiplied by one call of a kernel. More are cut into parts of like size: a kernel is compiled for
-  /// each number of rows. With 48, 416 rows take 2 % longer than with a kernel of their own.
+  /// Rows multiplied by one call of a kernel. More rows are cut into parts of similar size, because a kernel
+  /// is compiled for each number of rows. With 48, 416 rows take 2 % longer than with a kernel of their own.
   static constexpr std::int64_t kMaxRows = 48;
 
   /// Cuts `rows` into as few parts as kMaxRows allows: visit(first row, rows of the part).
@@ -38,8 +38,8 @@ class LinearLayers {
     }
   }
 
-  /// Compiles the kernels and takes memory for the weights of `count` layers. Throws std::runtime_error with
-  /// oneDNN's message.
+  /// Compiles the kernels and allocates memory for the weights of `count` layers. Throws std::runtime_error
+  /// with oneDNN's message.
   LinearLayers(std::int64_t in, std::int64_t out, Epilogue epilogue, std::int64_t count);
   ~LinearLayers();
   LinearLayers(LinearLayers&&) noexcept;
@@ -50,7 +50,7 @@ class LinearLayers {
   void add(const float* weight, const float* bias);
 
   /// y[rows, out] from x[rows, in], f32 row-major, through layer `index`. Runs on the calling thread alone;
-  /// any number of threads may call at once. Throws std::out_of_range when there is no such layer.
+  /// any number of threads may call at once. Throws std::out_of_range if there is no such layer.
   void run(std::size_t index, std::int64_t rows, const float* x, float* y) const;
 
   /// Name of oneDNN's kernels: "brgconv_1x1:avx512_core", "jit_1x1:avx2", ...

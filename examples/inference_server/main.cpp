@@ -30,7 +30,7 @@ namespace {
 
 int stop_event = -1;
 
-// A handler and not sigwait(): threads that libraries started before main() do not have the signals blocked.
+// A handler instead of sigwait(): threads started by libraries before main() do not have the signals blocked.
 void request_stop(int) {
   const int saved = errno;
   const std::uint64_t one = 1;
@@ -45,7 +45,7 @@ void install_stop_signals() {
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
-  std::signal(SIGXFSZ, SIG_IGN);  // an index file at the limit of file sizes is an error of that request
+  std::signal(SIGXFSZ, SIG_IGN);  // at the limit of file sizes a write fails, and with it one request
 }
 
 void wait_for_stop_signal() {
@@ -54,7 +54,7 @@ void wait_for_stop_signal() {
   }
 }
 
-/// JSON strings in, one a line; token ids out, one JSON array a line.
+/// Reads JSON strings, one a line; prints token ids, one JSON array a line.
 int tokenize_lines(const std::string& model) {
   const Tokenizer tokenizer(std::filesystem::path(model) / "vocab.txt");
   std::string line;
@@ -116,7 +116,7 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   wait_for_stop_signal();
   std::cout << "inference_server: draining" << std::endl;
   service.drain();
-  batcher.stop();  // nobody waits for what is left, but its answers need the service
+  batcher.stop();  // no client waits for the remaining texts, but their answers need the service
   std::cout << "inference_server: stopped" << std::endl;
   return 0;
 }
@@ -185,7 +185,7 @@ int main_checked(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
   batching.max_wait = std::chrono::microseconds(max_wait_us);
-  // A request that cannot fit even an empty queue would be refused for ever: say so as 413, not 503.
+  // A request that cannot fit even into an empty queue would be refused for ever: answer 413, not 503.
   options.max_texts = std::min(options.max_texts, batching.queue);
   return serve(model, batching, options, indexing);
 }

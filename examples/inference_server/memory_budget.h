@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One limit on the bytes that requests and answers hold, all connections together.
+// One limit on the bytes of requests and answers of all connections together.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@ class MemoryBudget {
  public:
   explicit MemoryBudget(std::int64_t bytes) : capacity_(bytes) {}
 
-  /// A share of the budget, given back when it is destroyed. Not for several threads at once.
+  /// A share of the budget, returned when it is destroyed. For one thread at a time.
   class Lease {
    public:
     Lease() = default;
@@ -27,7 +27,7 @@ class MemoryBudget {
       if (budget_ != nullptr) budget_->used_ -= bytes_;
     }
 
-    /// Holds `bytes` instead of what it held. False, and nothing changed, when the budget has no room.
+    /// Holds `bytes` instead of its previous amount. False, with nothing changed, if the budget has no room.
     [[nodiscard]] bool resize(std::int64_t bytes) {
       const std::int64_t more = bytes - bytes_;
       if (budget_->used_.fetch_add(more) + more > budget_->capacity_ && more > 0) {

@@ -125,7 +125,7 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
   float* qkv = grown(work.qkv, rows * 3 * width);
   float* context = grown(work.context, rows * width);
   float* wide = grown(work.intermediate, std::min(rows, LinearLayers::kMaxRows) * config_.intermediate);
-  // Where no group fills up rows the two layouts are the same, and nothing is copied.
+  // If no group fills up rows the two layouts are equal, and nothing is copied.
   const bool padded = layout.padded_rows != layout.tokens;
   float* padded_qkv = padded ? grown(work.padded_qkv, layout.padded_rows * 3 * width) : qkv;
   float* padded_context = padded ? grown(work.padded_context, layout.padded_rows * width) : context;
@@ -161,8 +161,7 @@ ForwardStats Model::forward(std::span<const std::vector<std::int32_t>> texts, Wo
                     context + sequence.packed_row * width);
       }
     }
-    // The rest of the layer part by part: the widest buffer then has kMaxRows rows, 0.3 MB, however large the
-    // batch.
+    // The rest of the layer in parts: the widest buffer then has kMaxRows rows, 0.3 MB, for any batch size.
     LinearLayers::for_each_part(rows, [&](std::int64_t first, std::int64_t count) {
       float* x = hidden + first * width;
       linear(attention_out_, i, count, context + first * width, x);

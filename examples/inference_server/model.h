@@ -17,23 +17,23 @@
 
 namespace inference {
 
-/// What one forward() did, for the metrics. Seconds are wall time of the calling thread.
+/// The work of one forward(), for the metrics. Seconds are wall time of the calling thread.
 struct ForwardStats {
   double total_seconds = 0;
   double attention_seconds = 0;
   double linear_seconds = 0;
   std::int64_t tokens = 0;
-  std::int64_t query_rows = 0;  ///< rows attention was asked for: tokens plus lanes filled up inside a group
+  std::int64_t query_rows = 0;  ///< rows given to attention: tokens plus padding of lanes inside a group
 };
 
-/// Buffers of one worker thread. They grow to the largest batch seen and stay.
+/// Buffers of one worker thread. They grow to the size of the largest batch and stay.
 struct Workspace {
   std::vector<float> hidden, qkv, context, padded_qkv, padded_context, intermediate;
 };
 
 class Model {
  public:
-  /// Reads `directory`/model.safetensors and packs the weights. Keeps nothing of the file. Throws
+  /// Reads `directory`/model.safetensors and packs the weights. The file is not used afterwards. Throws
   /// std::runtime_error naming file and tensor or key.
   Model(const std::filesystem::path& directory, kumiko::Context context);
 

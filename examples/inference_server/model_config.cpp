@@ -19,11 +19,11 @@
 namespace inference {
 namespace {
 
-// They have 1 KiB and 2 levels; a model of a thousand labels has a hundred KiB.
+// The model's files have 1 KiB and 2 levels; a model with a thousand labels has a hundred KiB.
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{1} << 20;
 constexpr std::size_t kMaxDepth = 8;
 
-/// A JSON object's own members. What is nested further is read and dropped.
+/// A JSON object's own members. Deeper levels are read and dropped.
 class ConfigFile final : private JsonReader {
  public:
   explicit ConfigFile(const std::filesystem::path& path) : name_(path.string()) {

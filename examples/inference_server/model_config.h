@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the files beside the weights say about the model.
+// The settings in the files beside the weights.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,13 @@ struct ModelConfig {
   std::int64_t head_dim() const { return hidden / heads; }
 
   /// Reads config.json, sentence_bert_config.json and 1_Pooling/config.json in `directory`. Throws
-  /// std::runtime_error naming file and key when one is missing, malformed, above 1 MiB, nested deeper than 8
-  /// levels, or asks for what this server does not compute.
+  /// std::runtime_error naming file and key if one is missing, malformed, above 1 MiB, nested deeper than 8
+  /// levels, or requires something this server does not compute.
   static ModelConfig load(const std::filesystem::path& directory);
 };
 
-/// "crc32 1234abcd of 91108523 bytes": tells one model's vectors from another's. Over the weights, the
-/// vocabulary and the files of ModelConfig::load, all of which decide what vector a text has. Throws
-/// FileError.
+/// "crc32 1234abcd of 91108523 bytes": tells one model's vectors from another's. Covers the weights, the
+/// vocabulary and the files of ModelConfig::load, all of which affect a text's vector. Throws FileError.
 std::string model_fingerprint(const std::filesystem::path& directory);
 
 }  // namespace inference

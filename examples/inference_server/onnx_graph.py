@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sentence encoder as an ONNX graph for ONNX Runtime, for compare.py: written in the fused operators that ONNX Runtime has for
-BERT (domain com.microsoft), the ones its own transformer optimizer turns an exported model into. Pooling is part of the graph.
+BERT (domain com.microsoft), into which its own transformer optimizer turns an exported model. Pooling is part of the graph.
 """
 
 import json
@@ -68,7 +68,7 @@ def build(directory: pathlib.Path) -> bytes:
         up = f"{prefix}.intermediate.dense"
         wide = graph.add("BiasGelu", [product(x, up), constant(f"{up}.bias")], f"{up}.gelu", domain=MICROSOFT)
         x = add_norm(wide, x, (f"{prefix}.output.dense", f"{prefix}.output.LayerNorm"))
-    # A text's mean points where its sum does: the product of the mask, a row, with the text's tokens.
+    # The mean of a text has the direction of its sum, which is the product of the mask, as a row, and the text's tokens.
     graph.add("Cast", ["mask"], "row", to=TensorProto.FLOAT)
     graph.add("Unsqueeze", ["row", graph.constant("axis", np.array([1]))], "rows")
     graph.add("MatMul", ["rows", x], "sums")

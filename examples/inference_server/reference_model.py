@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same sentence encoder in fp64, written from the papers and sharing nothing with the server: the yardstick of demo.py and
+"""The same sentence encoder in fp64, written from the papers without the server's code: the yardstick of demo.py and
 of tests/inference_server. Tokens come from the `tokenizers` package and the model's own tokenizer.json.
 """
 
@@ -11,8 +11,8 @@ import numpy as np
 import safetensors.numpy
 import tokenizers
 
-# Of a served vector, see relative_error(): four times the largest that f32 was seen to have, 1.8e-6, over data/sentences.txt and
-# the texts of tests/inference_server/test_embeddings.py (the empty one; 1.7e-6 with AVX2 kernels; the median is 7e-7).
+# The limit of relative_error() for a served vector: four times the largest error seen with f32, 1.8e-6, over data/sentences.txt and the
+# texts of tests/inference_server/test_embeddings.py (the empty one; 1.7e-6 with AVX2 kernels; the median is 7e-7).
 MAX_RELATIVE_ERROR = 7e-6
 
 

@@ -15,13 +15,13 @@
 namespace inference {
 namespace {
 
-// About 150,000 tensors; all-MiniLM-L6-v2 has 103 in 10 KiB.
+// Enough for about 150,000 tensors; all-MiniLM-L6-v2 has 103 in 10 KiB.
 constexpr std::uint64_t kMaxHeader = std::uint64_t{16} << 20;
 
 // A cache line, and the widest vector of AVX-512.
 constexpr std::uint64_t kAlignment = 64;
 
-/// The place of the row-major element `flat`: "[1, 0]".
+/// The index of the row-major element `flat`: "[1, 0]".
 std::string show_place(std::uint64_t flat, const std::vector<std::int64_t>& shape) {
   std::vector<std::int64_t> place(shape.size());
   for (std::size_t d = shape.size(); d-- > 0;) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors of a .safetensors file, read into memory of their own: what happens to the file later harms nobody.
+// Tensors of a .safetensors file, copied into memory: later changes of the file have no effect.
 //
 // Layout: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets: [begin,
 // end]}}, then the data; offsets count from the end of the header.
@@ -18,7 +18,7 @@
 
 namespace inference {
 
-/// What the header says of one tensor, and where it lies in memory.
+/// One tensor's header entry, and its place in memory.
 struct TensorEntry {
   std::string dtype;
   std::vector<std::int64_t> shape;
@@ -35,8 +35,8 @@ class SafeTensors {
   /// file and the tensor.
   explicit SafeTensors(const std::filesystem::path& path);
 
-  /// The values of tensor `name`, row-major, valid as long as this object lives. Throws std::runtime_error
-  /// when it is missing, not F32, not of `shape`, or has a value that is not finite.
+  /// The values of tensor `name`, row-major, valid as long as this object lives. Throws std::runtime_error if
+  /// the tensor is missing, not F32, not of `shape`, or has a value that is not finite.
   std::span<const float> f32(const std::string& name, const std::vector<std::int64_t>& shape) const;
 
   std::size_t size() const { return tensors_.size(); }

@@ -12,9 +12,9 @@ namespace {
 
 // {name: {"shape": [1]}} needs 3; "__metadata__" is a map of strings.
 constexpr std::size_t kMaxDepth = 4;
-// Twice what any tensor library takes.
+// Twice what tensor libraries support.
 constexpr std::size_t kMaxDimensions = 16;
-// Messages quote them whole.
+// Messages quote names in full.
 constexpr std::size_t kMaxNameBytes = 1024;
 constexpr std::string_view kMetadata = "__metadata__";
 

@@ -12,9 +12,9 @@
 
 namespace inference {
 
-/// Entries by name, without "__metadata__". `file` is named in messages. Throws std::runtime_error: not JSON,
+/// Entries by name, without "__metadata__". `file` is for messages. Throws std::runtime_error: not JSON,
 /// deeper than 4 levels, a name above 1024 bytes, a name or member twice, a member missing or of another
-/// type, a dtype that is not known, a shape of more than 16 dimensions, offsets that do not hold the shape.
+/// type, an unknown dtype, a shape of more than 16 dimensions, offsets that do not fit the shape.
 std::map<std::string, TensorEntry> parse_safetensors_header(std::string_view json, const std::string& file);
 
 /// "[2, 3]"

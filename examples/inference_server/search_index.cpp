@@ -13,21 +13,21 @@
 namespace inference {
 namespace {
 
-// A unit vector's largest value is 1, a few units in the last place above it after rounding.
+// The largest value of a unit vector is 1; rounding may add a few units in the last place.
 constexpr float kMaxValue = 1.0001f;
 
-/// What add() accepts and a file may hold: anything else would spoil the answers or their JSON later. Throws
-/// std::invalid_argument.
+/// The check for rows from add() or from a file: other values would spoil the answers or their JSON later.
+/// Throws std::invalid_argument.
 void check_row(const std::string& text, std::span<const float> vector) {
   (void)decode_utf8(text);
   for (std::size_t i = 0; i < vector.size(); ++i) {
-    if (!(std::abs(vector[i]) <= kMaxValue))  // also when it is no number
+    if (!(std::abs(vector[i]) <= kMaxValue))  // also true for NaN
       throw std::invalid_argument("value " + std::to_string(i) + " of the vector is " +
                                   std::to_string(vector[i]) + ", expected -1..1");
   }
 }
 
-/// Room for `more` values, so that adding them cannot fail. Doubles like push_back does.
+/// Makes room for `more` values, so that adding them cannot fail. Doubles like push_back.
 template <class Value>
 void make_room(std::vector<Value>& values, std::size_t more) {
   const std::size_t size = values.size() + more;
@@ -105,7 +105,7 @@ std::int64_t SearchIndex::add(const std::vector<std::string>& texts, std::span<c
   require_room(std::ssize(fresh_texts), bytes);
   if (fresh_texts.empty()) return 0;
 
-  // All memory first: once the file has the rows, nothing may fail here.
+  // Allocate everything first: once the file has the rows, nothing may fail here.
   known_.reserve(known_.size() + fresh_known.size());
   {
     const std::unique_lock lock(reading_);

@@ -19,13 +19,13 @@
 
 namespace inference {
 
-/// The index cannot take all texts of a request. None was added.
+/// The index cannot take all texts of a request. No text was added.
 struct IndexFull : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Any number of threads may call at once. Changes wait for one another and for the disk; size() and search()
-/// wait for neither disk: they find the texts before a change until it is there for good.
+/// Any number of threads may call at once. Changes wait for one another and for the disk. size() and search()
+/// never wait for the disk: until a change is on it they see the texts from before.
 class SearchIndex {
  public:
   struct Hit {
@@ -40,16 +40,16 @@ class SearchIndex {
   SearchIndex(std::int64_t width, std::int64_t capacity, std::int64_t max_text_bytes = kMaxTextBytes)
       : width_(width), capacity_(capacity), max_text_bytes_(max_text_bytes) {}
 
-  /// The same, kept in the file `path` (index_file.h), with the texts already there. `model`:
-  /// model_fingerprint(). Throws IndexFileError, also when a text or vector of the file could not have come
-  /// from add(), and IndexFull when there are more than fit.
+  /// The same, stored in the file `path` (index_file.h), with the texts already there. `model`:
+  /// model_fingerprint(). Throws IndexFileError, also if add() would have refused a text or vector of the
+  /// file, and IndexFull if there are more than fit.
   static std::unique_ptr<SearchIndex> open(const std::filesystem::path& path, std::string_view model,
                                            std::int64_t width, std::int64_t capacity,
                                            std::int64_t max_text_bytes = kMaxTextBytes);
 
-  /// Adds the texts that are not there yet and returns how many those were. vectors: [texts.size(), width],
-  /// each value in -1..1. Throws IndexFull, IndexFileError, or std::invalid_argument for a text that is not
-  /// UTF-8 or a vector with NaN or infinity; then nothing was added.
+  /// Adds the texts that are not there yet and returns their number. vectors: [texts.size(), width], each
+  /// value in -1..1. Throws IndexFull, IndexFileError, or std::invalid_argument for a text that is not UTF-8
+  /// or a vector with NaN or infinity; then nothing was added.
   std::int64_t add(const std::vector<std::string>& texts, std::span<const float> vectors);
   /// The `top_k` nearest to `query` [width], best first; of equal scores the earlier text first.
   std::vector<Hit> search(std::span<const float> query, std::int64_t top_k) const;

@@ -56,7 +56,7 @@ class ServerProcess:
         self._ready.put(None)
 
     def terminate(self) -> None:
-        """Asks it to drain and stop, and does not wait."""
+        """Tells it to drain and stop, without waiting."""
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self, timeout_s: float = 60) -> int:
@@ -84,7 +84,7 @@ class Client:
         self.url = url
         self.timeout_s = timeout_s
         self.session = requests.Session()
-        self.session.trust_env = False  # a proxy of the environment has no business on 127.0.0.1
+        self.session.trust_env = False  # no proxy from the environment for 127.0.0.1
         self.session.headers["Accept-Encoding"] = "identity"
 
     def get(self, path: str) -> requests.Response:

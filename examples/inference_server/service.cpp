@@ -13,13 +13,13 @@ namespace {
 
 struct Endpoint {
   const char* path;
-  const char* methods;  // as in an Allow header; HEAD is allowed where GET is
+  const char* methods;  // as in an Allow header; HEAD is allowed wherever GET is
 };
 constexpr Endpoint kEndpoints[] = {{"/", "GET"},       {"/healthz", "GET"}, {"/metrics", "GET"},
                                    {"/embed", "POST"}, {"/search", "POST"}, {"/index", "POST, DELETE"}};
 
-// The page holds its script and style; nothing else may run, load or be loaded by it, and no other page may
-// show it in a frame and have the reader click there.
+// The page contains its script and style. It may run or load nothing else, and no other page may show it in a
+// frame to make the reader click there.
 constexpr const char* kPagePolicy =
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src "
     "data:; "
@@ -34,7 +34,7 @@ const Endpoint* endpoint_of(const std::string& path) {
   return found == std::end(kEndpoints) ? nullptr : found;
 }
 
-/// The answer to the exception that is being handled.
+/// The answer to the current exception.
 HttpAnswer failure() {
   try {
     throw;
@@ -58,7 +58,7 @@ HttpAnswer with_body(std::string body, MemoryBudget::Lease lease = {}) {
   return answer;
 }
 
-/// Holds `bytes` for an answer. Throws ApiError 503 when there is no room.
+/// Reserves `bytes` for an answer. Throws ApiError 503 if there is no room.
 MemoryBudget::Lease lease_of(MemoryBudget& budget, std::int64_t bytes) {
   MemoryBudget::Lease lease(budget);
   if (!lease.resize(bytes)) {
@@ -148,7 +148,7 @@ void Service::handle(HttpRequest request, Reply reply) {
       const SearchRequest search = parse_search(request.body);
       embed({search.query}, "query", 0, reply, [this, top_k = search.top_k](const Vectors& vectors) {
         std::string body = search_answer(index_.search(vectors.values, top_k));
-        auto lease = lease_of(http_.memory(), std::ssize(body));  // only now is its size known
+        auto lease = lease_of(http_.memory(), std::ssize(body));  // its size is known only now
         return with_body(std::move(body), std::move(lease));
       });
     } else if (request.head.method == "DELETE") {
@@ -175,7 +175,7 @@ void Service::embed(const std::vector<std::string>& texts, const std::string& fi
   for (const auto& text : ids) vectors->tokens.push_back(std::ssize(text));
   batcher_.submit(std::move(ids), [=, this](std::vector<float> values, const std::exception_ptr& error) {
     vectors->values = std::move(values);
-    // The thread that embeds goes on with the next batch; formatting 256 vectors takes milliseconds.
+    // The embedding thread goes on with the next batch; formatting 256 vectors takes milliseconds.
     http_.run([=] {
       try {
         if (error) std::rethrow_exception(error);

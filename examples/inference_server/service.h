@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The endpoints: who may ask what, and how it is answered.
+// The endpoints: which requests are accepted, and their answers.
 #pragma once
 
 #include <cstdint>
@@ -33,9 +33,9 @@ class Service final : public HttpApp {
   Service(const ServiceOptions& options, const Tokenizer& tokenizer, const ModelConfig& config,
           Batcher& batcher, SearchIndex& index, Metrics& metrics);
 
-  /// Serves on threads of its own. Returns the port. Throws std::runtime_error when it cannot be had.
+  /// Serves on its own threads. Returns the port. Throws std::runtime_error if the port is not available.
   int start();
-  /// Answers what is in flight, refuses new work with 503 meanwhile, then closes the port
+  /// Finishes the requests in flight, refuses new work with 503 meanwhile, then closes the port
   /// (HttpServer::drain).
   void drain();
 
@@ -51,8 +51,8 @@ class Service final : public HttpApp {
   };
   using Format = std::function<HttpAnswer(Vectors)>;
 
-  /// Has the texts embedded and answers with what `format` makes of their vectors, on a handler thread.
-  /// `answer_bytes`: held of the memory budget from now on.
+  /// Embeds the texts and answers with format(vectors), on a handler thread. `answer_bytes`: reserved in the
+  /// memory budget from now on.
   void embed(const std::vector<std::string>& texts, const std::string& field, std::int64_t answer_bytes,
              const Reply& reply, const Format& format);
   /// Token ids of every text. Throws ApiError 413 naming the text that is too long.

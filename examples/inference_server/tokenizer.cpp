@@ -11,10 +11,10 @@
 namespace inference {
 namespace {
 
-// A longer "word" (base64, a URL's tail) becomes one [UNK]: the limit of the model's tokenizer.
+// A longer "word" (base64, a URL's tail) becomes one [UNK], as in the model's tokenizer.
 constexpr std::size_t kMaxWordChars = 100;
 
-// The model's vocabulary has 226 KiB, those of 250,000 pieces some 5 MiB.
+// The model's vocabulary has 226 KiB; those of 250,000 pieces have about 5 MiB.
 constexpr std::uint64_t kMaxVocabBytes = std::uint64_t{16} << 20;
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace inference {
 
 class Tokenizer {
  public:
-  /// `vocab_txt`: one word piece a line, the line number is its id. Throws std::runtime_error when the file
+  /// `vocab_txt`: one word piece a line, whose line number is its id. Throws std::runtime_error if the file
   /// cannot be read, has more than 16 MiB, is not UTF-8, names a piece twice, or lacks [UNK], [CLS] or [SEP].
   explicit Tokenizer(const std::filesystem::path& vocab_txt);
 

@@ -91,9 +91,9 @@ std::u32string normalize_uncased(std::u32string_view text) {
   std::u32string out;
   out.reserve(spaced.size());
   for (utf8proc_int32_t c : spaced) {
-    // At most 4 code points: the longest canonical decomposition of one character. Reordering of combining
-    // marks is left out because those that can move (combining class above 0) are dropped here or do not
-    // occur in any vocabulary entry.
+    // At most 4 code points: the longest canonical decomposition of one character. Combining marks are not
+    // reordered, because those that could move (combining class above 0) are dropped here or occur in no
+    // vocabulary entry.
     utf8proc_int32_t parts[8];
     int last_boundclass = 0;
     const utf8proc_ssize_t count = utf8proc_decompose_char(c, parts, 8, UTF8PROC_DECOMPOSE, &last_boundclass);

@@ -21,8 +21,8 @@ bool is_whitespace(char32_t c);
 /// in Unicode).
 bool is_punctuation(char32_t c);
 
-/// What BERT's normaliser does to uncased text, in its order: control characters go and white space becomes '
-/// ', ideographs get spaces around them, NFD without nonspacing marks (accents), lower case.
+/// BERT's normalisation of uncased text, in its order: control characters are dropped and white space becomes
+/// ' ', ideographs get spaces around them, NFD without nonspacing marks (accents), lower case.
 std::u32string normalize_uncased(std::u32string_view text);
 
 }  // namespace inference

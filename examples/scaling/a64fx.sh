@@ -15,7 +15,7 @@
 #SBATCH --time=00:30:00
 set -euo pipefail
 
-# Fugaku's large-page library takes memory when a program starts, all of it from one CMG, unless told to wait for the first touch.
+# At program start Fugaku's large-page library takes all memory from one CMG, unless told to wait for the first touch.
 export XOS_MMM_L_PAGING_POLICY=demand:demand:demand
 # Both would bind the threads that Kumiko binds; a contradiction is an error.
 unset OMP_PROC_BIND OMP_PLACES

@@ -16,11 +16,11 @@ struct Point {
   double gflops = 0, gbps = 0;
   double speedup = 0;     ///< work per second over that of the series' first point, per its threads
   double efficiency = 0;  ///< speedup / threads
-  double balance = 0;  ///< simulated: the time of equal parts over the predicted one; 0: measured, not known
+  double balance = 0;     ///< simulated: the time of equal parts over the predicted one; 0: measured, unknown
 };
 
-/// Speedup and efficiency against the first point of the same executor and binding. `work`: what each point
-/// did, in any unit.
+/// Speedup and efficiency relative to the first point of the same executor and binding. `work`: the work of
+/// each point, in any unit.
 void relate(std::vector<Point>& points, const std::vector<double>& work);
 
 std::string table(const std::vector<Point>& points);

@@ -23,16 +23,17 @@ int parse(Mode mode, int argc, char** argv, Options* options) {
   app.add_option("--binds", options->binds, "bindings to compare")
       ->delimiter(',')
       ->check(CLI::IsMember({"close", "spread", "none"}));
-  app.add_option("--tokens", options->tokens, "length of the prompt, or of what decode looks back on")
+  app.add_option("--tokens", options->tokens, "length of the prompt, or keys that decode reads")
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--q-heads", options->q_heads, "query heads")->check(CLI::Range(1, 4096));
   app.add_option("--kv-heads", options->kv_heads,
-                 "key/value heads; weak scaling: of each thread, as 1 of them")
+                 "key/value heads; weak scaling of prefill: one for each thread")
       ->check(CLI::Range(1, 4096));
   app.add_option("--head-dim", options->head_dim, "head dimension")->check(CLI::Range(1, 576));
-  app.add_option("--batch", options->batch, "sequences that decode; weak scaling: of each thread")
+  app.add_option("--batch", options->batch, "sequences that decode; weak scaling: for each thread")
       ->check(CLI::Range(1, 4096));
-  app.add_option("--seconds", options->seconds, "measured for each point")->check(CLI::Range(0.001, 600.0));
+  app.add_option("--seconds", options->seconds, "measuring time for each point")
+      ->check(CLI::Range(0.001, 600.0));
   app.add_option("--json", options->json, "also write the points here, for plot.py");
   const auto simulation = "Simulation";
   app.add_option("--simulate", options->simulate,
@@ -47,16 +48,16 @@ int parse(Mode mode, int argc, char** argv, Options* options) {
           },
           "DxC"))
       ->group(simulation);
-  app.add_option("--core-gflops", options->core_gflops, "what one core sustains in the pipeline")
+  app.add_option("--core-gflops", options->core_gflops, "rate of one core in the pipeline")
       ->check(CLI::PositiveNumber)
       ->group(simulation);
-  app.add_option("--core-gbps", options->core_gbps, "what one core reads alone")
+  app.add_option("--core-gbps", options->core_gbps, "reading rate of one core alone")
       ->check(CLI::PositiveNumber)
       ->group(simulation);
-  app.add_option("--domain-gbps", options->domain_gbps, "what the cores of a domain read together")
+  app.add_option("--domain-gbps", options->domain_gbps, "reading rate of a domain's cores together")
       ->check(CLI::PositiveNumber)
       ->group(simulation);
-  app.add_option("--start-us", options->start_us, "waking the threads and meeting at the end, once a call")
+  app.add_option("--start-us", options->start_us, "waking and joining the threads, once per call")
       ->check(CLI::NonNegativeNumber)
       ->group(simulation);
   try {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the command line asks for.
+// The command line.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +17,13 @@ struct Options {
   std::vector<std::string> binds = {"close", "spread"};
   std::int64_t tokens = 2048;
   std::int64_t q_heads = 32, kv_heads = 8, head_dim = 128;
-  std::int64_t batch = 8;  // of decode
-  double seconds = 0.5;    // measured for each point
+  std::int64_t batch = 8;  // for decode
+  double seconds = 0.5;    // of measurement for each point
   std::string json;
 
   std::string simulate;  // "4x12": domains x cores; empty: this machine is measured
-  // One A64FX at 2.0 GHz. f32: 85 % of 128 GFLOP/s a core; memory as streams read it: 36 GB/s one core, 225
-  // GB/s a CMG; waking 48 threads and a two-level meeting at the end.
+  // One A64FX at 2.0 GHz. f32: 85 % of 128 GFLOP/s a core; memory read as streams: 36 GB/s for one core, 225
+  // GB/s for a CMG; waking and joining 48 threads.
   double core_gflops = 109, core_gbps = 36, domain_gbps = 225, start_us = 5;
 };
 

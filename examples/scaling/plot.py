@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what strong_scaling and weak_scaling write with --json.
+"""Draws the results that strong_scaling and weak_scaling write with --json.
 
     plot.py RESULTS.json... PICTURE.svg     one picture: speedup with the ideal line, parallel efficiency below; .png works as well
 """
@@ -11,7 +11,7 @@ import pathlib
 
 import matplotlib
 
-matplotlib.use("Agg")  # no display is needed
+matplotlib.use("Agg")  # needs no display
 matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
 from matplotlib import pyplot  # noqa: E402
 

@@ -41,7 +41,7 @@ std::vector<int> default_threads(int cores, int domains) {
   return {counts.begin(), counts.end()};
 }
 
-// The fastest of many runs: what the machine can do when nothing else has it for that long.
+// The fastest of many runs: the machine's speed while nothing else uses it.
 double measure(Workload& workload, double seconds) {
   workload.run();
   double best = 1e300;
@@ -80,8 +80,7 @@ int fail(const std::string& what) {
   return 1;
 }
 
-/// Domains in which some worker sits: describe() has a line for each, "domain 0: ..., 12 workers on CPUs
-/// ...".
+/// Domains with at least one worker: describe() has a line for each, "domain 0: ..., 12 workers on CPUs ...".
 int occupied_domains(const kumiko::Context& context) {
   std::istringstream lines(context.describe());
   int count = 0;
@@ -102,7 +101,7 @@ int run(Mode mode, int argc, char** argv) {
   if (options.threads.empty()) options.threads = default_threads(all.num_threads(), all.num_domains());
   if (all.num_domains() == 1)
     options.binds.resize(std::min<std::size_t>(options.binds.size(), 1));  // the same seats
-  if (is_simulated) options.executors.resize(1);                           // the model knows no executor
+  if (is_simulated) options.executors.resize(1);  // the model does not depend on the executor
 
   const kumiko::MachineRates rates{options.core_gflops * 1e9, options.core_gbps * 1e9,
                                    options.domain_gbps * 1e9, options.start_us * 1e-6};

@@ -6,7 +6,7 @@
 
 namespace scaling {
 
-/// Exit status 0; 1 when a call fails; 2 for bad options.
+/// Exit status 0; 1 if a call fails; 2 for bad options.
 int run(Mode mode, int argc, char** argv);
 
 }  // namespace scaling

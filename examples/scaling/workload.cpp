@@ -8,7 +8,7 @@ namespace {
 
 using kumiko::ConstTensor;
 
-// Numbers in [-1, 1), any and always the same.
+// Numbers in [-1, 1), always the same.
 std::vector<float> noise(std::int64_t size, std::uint32_t seed) {
   std::vector<float> values(static_cast<std::size_t>(size));
   for (float& value : values) {
@@ -18,7 +18,7 @@ std::vector<float> noise(std::int64_t size, std::uint32_t seed) {
   return values;
 }
 
-// Lengths of 60 users: from an eighth of `longest` up to all of it, in no order.
+// Lengths of 60 users: from an eighth of `longest` up to all of it, in mixed order.
 std::vector<std::int32_t> ragged_lengths(std::int64_t batch, std::int64_t longest) {
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(batch));
   for (std::int64_t b = 0; b < batch; ++b) {

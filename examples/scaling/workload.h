@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The attention calls of one step of a server, planned on a context, with memory to run them or without.
+// The attention calls of one step of a server, planned on a context, with or without the memory to run them.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -14,7 +14,7 @@ namespace scaling {
 
 class Workload {
  public:
-  /// `share`: how many threads' worth of work, 1 in strong scaling. error() says what went wrong.
+  /// `share`: how many threads' worth of work, 1 in strong scaling. error() returns the fault, if any.
   Workload(const Options& options, Mode mode, int share, const kumiko::Context& context, bool with_memory);
 
   const std::string& error() const { return error_; }

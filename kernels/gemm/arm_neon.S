@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for AArch64 Advanced SIMD: MR = 8 elements of A x NR = 4, 8 or 12 lanes. Contract: gemm.h.
 //
-// The 8x12 tile: 24 accumulators v0-7 and v16-31 (row i, vector j: number i * NV + j, numbers from 8 on 8 registers further up),
-// A in v8-9 and v10-11 in turn, B in v12-14. A step of k is 24 FMAs by element (12 cycles on two pipes) and 5 loads. Each B
-// vector is loaded anew for the next step as soon as its 8 FMAs are issued, 16 FMAs before its use; A a whole step before. v8-15
-// belong to the caller in their lower halves, so this tile saves them; the narrower ones have their operands in v24-30.
+// The 8x12 tile: 24 accumulators v0-7 and v16-31 (row i, vector j: number i * NV + j; numbers from 8 on are 8 registers higher), A in v8-9
+// and v10-11 in turn, B in v12-14. A step of k is 24 FMAs by element (12 cycles on two pipes) and 5 loads. Each B vector is loaded for the
+// next step as soon as its 8 FMAs are issued, 16 FMAs before its use; A a whole step before. The lower halves of v8-15 belong to the
+// caller, so this tile saves them; the narrower ones have their operands in v24-30.
 #if defined(__aarch64__) && defined(__ELF__)
 .altmacro
 
@@ -31,7 +31,7 @@
 .macro fma_one acc, b, a, lane
   fmla v\acc\().4s, v\b\().4s, v\a\().s[\lane]
 .endm
-// The number where the other is a quiet NaN. (FMAXNM takes +0 for larger than -0, which no score or sum ever shows.)
+// The larger number, or the number where the other is a quiet NaN. (FMAXNM takes +0 for larger than -0, which no score or sum shows.)
 .macro max_one n, acc
   fmaxnm v\n\().4s, v\acc\().4s, v\n\().4s
 .endm
@@ -47,8 +47,8 @@
   .endif
 .endm
 
-// One step of k with A in buffer `turn`; unless it is the last, the operands of the step after it are loaded, which lie at
-// `next` steps from x10 and x11. tmp: the first of the operands' registers.
+// One step of k with A in buffer `turn`. Unless it is the last, it loads the next step's operands, which lie `next` steps from x10 and x11.
+// tmp: the first of the operands' registers.
 .macro k_step nv, tmp, turn, next, is_last
   .if \is_last == 0
     load_a_pair %(\tmp + 2 - 2 * \turn), %(\tmp + 3 - 2 * \turn), %(32 * \next)

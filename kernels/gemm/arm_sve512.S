@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for SVE at 512 bits (A64FX): MR = 8 broadcasts x NR = 16, 32 or 48 lanes. Contract: gemm.h.
 //
-// The 8x48 tile: 24 accumulators, 3 vectors of B, 5 registers that take the 8 rows of A in turn. A step of k is 24 FMLAs (12 cycles on
-// two pipes) and 11 loads (5.5 cycles). The narrow tiles are for the last queries of a block: 8x16 has 8 chains where two pipes
-// of 9 cycles' latency want 18, so it cannot pass 0.44 of the peak.
+// The 8x48 tile: 24 accumulators, 3 vectors of B, 5 registers that take the 8 rows of A in turn. A step of k is 24 FMLAs (12 cycles on two
+// pipes) and 11 loads (5.5 cycles). The narrow tiles are for the last queries of a block: 8x16 has 8 chains where two pipes with a latency
+// of 9 cycles need 18, so it cannot exceed 0.44 of the peak.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve
@@ -34,12 +34,12 @@
 .macro store_column_one n, index
   st1w {z\n\().s}, p0, [x9, \index, mul vl]
 .endm
-// The number where the other is a quiet NaN. (FMAXNM takes +0 for larger than -0, which no score or sum ever shows.)
+// The larger number, or the number where the other is a quiet NaN. (FMAXNM takes +0 for larger than -0, which no score or sum shows.)
 .macro max_one n, acc
   fmaxnm z\n\().s, p0/m, z\n\().s, z\acc\().s
 .endm
 
-// all_of_c what: applies `what` to every accumulator and its place; x2 moves on by the tile.
+// all_of_c what: applies `what` to every accumulator and its place in C; x2 advances by the tile.
 .macro all_of_c what
   .set i, 0
   .set index, 0

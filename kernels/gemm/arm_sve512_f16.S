@@ -18,9 +18,9 @@
   fmla z\acc\().h, p0/m, z\b\().h, z\a\().h
 .endm
 
-// Half of the f16 accumulator N, as f32 in T. p1 will do: where a later vector has columns, it is all true. UUNPK and stores run on pipe A
-// only, and decoding sends what stands second or fourth of four to pipe B: conversions and additions stand there, here and
-// below (107 cycles a tile; 168 where they stand anywhere, by bench/a64fx_model).
+// Half of the f16 accumulator N, as f32 in T. p1 suffices: where a later vector has columns, it is all true. UUNPK and stores run on pipe A
+// only, and the decoder sends the second and fourth of four instructions to pipe B: so conversions and additions are placed there, here and
+// below (107 cycles a tile; 168 in any order, by bench/a64fx_model).
 .macro widen_low_one n, t
   uunpklo z\t\().s, z\n\().h
   fcvt z\t\().s, p1/m, z\t\().h
@@ -33,7 +33,7 @@
   load_c_one \summand, \mask, \column
   fadd z\n\().s, z\n\().s, z\summand\().s
 .endm
-// Column vectors 0 .. 6 have p1 .. p7; loads and stores take no others, so vector 7 has p0.
+// Column vectors 0 .. 6 have p1 .. p7. Loads and stores cannot use p8 and higher, so vector 7 has p0.
 .macro promote n, column, to_c
   .set t, tile_b + (\n - \n / 2 * 2) * 4
   .set mask_low, 2 * \column + 1
@@ -112,7 +112,7 @@ tile_shape 12, 2, 4, 4, 2, 0
 mixed_kernel panel_f16_12x2_dswp_sve512, 2, 1
 tile_shape 8, 3, 5, 3, 2, 0
 mixed_kernel panel_f16_8x3_sve512, 4, 1
-tile_shape 8, 2, 8, 4, 2, 0     // what tiles of 96 leave of a row: 16 chains take 9 cycles a step, the latency
+tile_shape 8, 2, 8, 4, 2, 0     // the rest of a row after tiles of 96: 16 chains take 9 cycles a step, the latency
 mixed_kernel panel_f16_8x2_sve512, 4, 1
 tile_shape 6, 4, 4, 4, 2, 0
 mixed_kernel panel_f16_6x4_sve512, 2, 1

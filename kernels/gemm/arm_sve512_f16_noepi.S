@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// f16 tiles of panels.h whose C is f16 too, for SVE at 512 bits (A64FX): no conversion at the end ("noepi"), and all of a long sum's roundings
-// in f16 (docs/numerics.md says what that costs).
+// f16 tiles of panels.h whose C is f16 too, for SVE at 512 bits (A64FX): no conversion at the end ("noepi"), and all roundings of a long
+// sum are in f16 (docs/numerics.md says what that costs).
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve+fp16
 #define STEP_BYTES 2

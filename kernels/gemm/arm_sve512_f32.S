@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 tiles of panels.h for SVE at 512 bits (A64FX).
 //
-// All but 8x2 and 10x2 have 22 to 24 accumulators and are bound by their FMLAs: 12 cycles a step. They differ in what is left of the 32
-// registers for operands and in how far ahead these are loaded.
+// All but 8x2 and 10x2 have 22 to 24 accumulators and are bound by their FMLAs: 12 cycles a step. They differ in how many of the 32
+// registers are left for operands and in how far ahead these are loaded.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve
 #define STEP_BYTES 4
@@ -20,7 +20,7 @@
 tile_shape 8, 3, 5, 3, 4, 0
 panel_kernel panel_f32_8x3_sve512, 1, 1
 panel_kernel panel_f32_8x3_unroll4_sve512, 4, 1
-tile_shape 8, 2, 8, 4, 4, 0     // what tiles of 48 leave of a row: 16 chains take 9 cycles a step, the latency, where 8 would do
+tile_shape 8, 2, 8, 4, 4, 0     // the rest of a row after tiles of 48: 16 chains take 9 cycles a step, the latency, not 8
 panel_kernel panel_f32_8x2_sve512, 4, 1
 tile_shape 6, 4, 4, 4, 4, 0
 panel_kernel panel_f32_6x4_bcast_sve512, 2, 0

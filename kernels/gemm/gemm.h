@@ -14,9 +14,9 @@
 // Order of arithmetic, the same in every row of every ISA: each C element is one chain of fused multiply-adds
 // over k = 0, 1, ... starting from +0 (init) or from round(C * c_scale) (accumulate).
 //
-// A step of k is one f32 element, or (product bf16) two bf16 elements that follow each other in k and share 4
-// bytes: the chain takes the second of them, then the first, each with one rounding, subnormal operands and
-// results as 0 (VDPBF16PS; Intel SDM, volume 2). An absent second element is 0 in A and B.
+// A step of k is one f32 element, or (product bf16) two bf16 elements, neighbours in k, that share 4 bytes:
+// the chain adds the product of the second, then of the first, each with one rounding, and takes subnormal
+// operands and results as 0 (VDPBF16PS; Intel SDM, volume 2). A missing second element is 0 in A and B.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +39,7 @@ struct GemmArgs {
   std::int64_t k;  ///< Steps.
   std::int64_t m_panels;
   const float* c_scale;  ///< [NR], accumulate only: factor on what C held.
-  float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; a NaN in C is passed over.
+  float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; NaNs in C are ignored.
 };
 static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
               offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
@@ -59,10 +59,10 @@ struct GemmKernel {
   GemmFunction accumulate;  ///< C = C * c_scale + A B
 };
 
-/// Every row built in, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ...
+/// All rows of the table, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ...
 /// times the lanes of a vector.
 std::span<const GemmKernel> gemm_kernels();
-/// The row of `isa`, or of its base, with that NR; nullptr when there is none.
+/// The row of `isa`, or of its base, with that NR; nullptr if there is none.
 const GemmKernel* find_gemm(Isa isa, Element product, int nr);
 
 }  // namespace kumiko::kernels

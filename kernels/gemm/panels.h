@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // One register tile with a leading dimension: C[m][n] (+)= sum_k A[k][m] * B[k][n], of four types.
 //
-//   A: one panel, k-major      B: one panel, k-major      C: m <= MR rows, ldc bytes apart, of n <= NR
-//   columns
+//   A: one panel, k-major      B: one panel, k-major      C: m <= MR rows of n <= NR, ldc bytes apart
 //      k |a0 a1 .. aMR-1|         k |b0 b1 ..   bNR-1|       |c00 c01 ..   |........
 //        |...           |           |...             |       |c10 ..       |........
 //
-// The general form of what gemm.h does for attention, whose C is the case ldc = NR * 4, m = MR, n = NR, with
-// many A panels a call and the rescaling and the column maxima of the online softmax built in. Panels are
-// always whole: past m and n they hold anything, which stays in registers. C past m and n is not touched.
+// The general form of the products of gemm.h. There C has ldc = NR * 4, m = MR, n = NR; a call takes many A
+// panels; and the rescaling and the column maxima of the online softmax are built in. Panels are always
+// whole: elements past m and n may hold anything and only reach registers. C past m and n is not touched.
 //
 // Order of arithmetic, the same in every row of a type:
 //   f32    Each C element is one chain of fused multiply-adds over k = 0, 1, ... from +0 (init) or from C
 //          (accumulate), every step rounded to f32.
 //   f16    The same, every step rounded to f16; A, B and C are f16.
 //   f16_blocked
-//          A and B are f16, C is f32. Blocks of k_block steps (the last one may be shorter): each is a chain
-//          of f16 steps from +0, whose sum is widened, which is exact. init: C is the first block's sum, and
-//          C = round(C + sum) for each other one; accumulate: C = round(C + sum) for all.
+//          A and B are f16, C is f32. Each block of k_block steps (the last may be shorter) is a chain of
+//          f16 steps from +0, whose sum is widened (exact). init: C is the first block's sum, and
+//          C = round(C + sum) for each further block; accumulate: C = round(C + sum) for all.
 //   i8     A and B are int8, C is int32: sums modulo 2^32. k counts bytes, which lie in groups of four:
 //          A [ceil(k/4)][MR][4], B [ceil(k/4)][NR][4], with zeros from k on in at least one of the two.
-//          Scales are the caller's: where row m of A stands for a_scale[m] * A and column n of B for
-//          b_scale[n] * B, the product is C[m][n] * (a_scale[m] * b_scale[n]). Scales per block of k mean one
-//          call a block, and a sum in f32.
+//          The caller applies scales: if row m of A has the scale a_scale[m] and column n of B has
+//          b_scale[n], the product is C[m][n] * (a_scale[m] * b_scale[n]). Scales per block of k take one
+//          call per block and a sum in f32.
 #pragma once
 
 #include <cstddef>
@@ -64,10 +63,10 @@ struct PanelKernel {
   PanelFunction accumulate;  ///< C = C + A B
 };
 
-/// Every row built in. An ISA has any number of rows of a type, the preferred one first; the reference has
+/// All rows of the table. An ISA has any number of rows of a type, the preferred one first; the reference has
 /// all types.
 std::span<const PanelKernel> panel_kernels();
-/// The first row of `isa`, or of its base, with that type; nullptr when there is none.
+/// The first row of `isa`, or of its base, with that type; nullptr if there is none.
 const PanelKernel* find_panel(Isa isa, PanelType type);
 
 }  // namespace kumiko::kernels

@@ -17,7 +17,7 @@ F16 round_to_half(double x) {
   if (magnitude > 0x7ff0000000000000u) {
     half = 0x7e00u;
   } else if (magnitude >=
-             0x40f0000000000000u) {  // 2^16 and more; what rounds up to it comes out of the next branch
+             0x40f0000000000000u) {  // 2^16 and more; values that round up to 2^16 take the next branch
     half = 0x7c00u;
   } else if (magnitude >= 0x3f10000000000000u) {  // 2^-14: normal
     half =
@@ -32,7 +32,8 @@ F16 round_to_half(double x) {
 }
 
 // a * b + c, one rounding to f16. In f64 the product is exact, and so is the sum unless one summand is 2^30
-// times the other: then the sum is far from every tie of f16, and its f64 rounding does not show.
+// times the other: then the sum is far from every tie of f16, and its f64 rounding does not affect the
+// result.
 F16 fused(F16 a, F16 b, F16 c) {
   return round_to_half(static_cast<double>(to_float(a)) * to_float(b) + to_float(c));
 }
@@ -40,7 +41,7 @@ float fused(float a, float b, float c) {
   return std::fma(a, b, c);
 }
 
-// One type's operands at row m, column n, step k.
+// The operands of one type at row m, column n, step k.
 template <class T, int MR, int NR>
 T chain(const PanelArgs& args, int m, int n, std::int64_t first, std::int64_t end, T sum) {
   const auto *a = static_cast<const T*>(args.a), *b = static_cast<const T*>(args.b);
@@ -62,7 +63,7 @@ struct Mixed {
   static C element(const PanelArgs& args, int m, int n, const C* sum) {
     C out = sum ? *sum : 0.0f;
     for (std::int64_t k = 0; k < args.k;) {
-      // Not k + k_block, which may be more than 2^63.
+      // k + k_block could exceed 2^63.
       const std::int64_t end = k + std::min(args.k_block, args.k - k);
       const float block = to_float(chain<F16, MR, NR>(args, m, n, k, end, F16{}));
       out = k == 0 && !sum ? block : out + block;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 micro-kernels for AVX2 + FMA: MR = 4 broadcasts x NR = 8, 16 or 24 lanes. Contract: gemm.h.
 //
-// All 16 registers of the 4x24 tile: 12 accumulators ymm0-11 (row i, vector j: i * NV + j), B in ymm12-14, the broadcast in ymm15.
-// A step of k is 12 FMAs (6 cycles on two pipes) and 7 loads. Assembly, because compilers fold the B loads into the FMAs
-// (12 loads + 4 broadcasts a step): 0.64 of peak as intrinsics with g++ 12 against 0.85 (Zen 3, D = 128).
+// The 4x24 tile uses all 16 registers: 12 accumulators ymm0-11 (row i, vector j: i * NV + j), B in ymm12-14, the broadcast in ymm15. A step
+// of k is 12 FMAs (6 cycles on two pipes) and 7 loads. Assembly, because compilers fold the B loads into the FMAs (12 loads + 4 broadcasts
+// a step): 0.64 of peak as intrinsics with g++ 12 against 0.85 (Zen 3, D = 128).
 #if defined(__x86_64__) && defined(__ELF__)
 .intel_syntax noprefix
 .altmacro

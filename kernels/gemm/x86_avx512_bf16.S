@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// bf16 micro-kernels for AVX512_BF16: a lane holds two elements that follow each other in k, a step multiplies and adds both.
-// Twice the products a cycle of x86_avx512.S (Zen 5: 7.5 instructions of either kind a nanosecond).
+// bf16 micro-kernels for AVX512_BF16: a lane holds two elements that are neighbours in k; a step multiplies and adds both. Twice the
+// products a cycle of x86_avx512.S (Zen 5: 7.5 instructions of either kind a nanosecond).
 #if defined(__x86_64__) && defined(__ELF__)
 #include "kernels/gemm/x86_avx512_tile.inc"
 

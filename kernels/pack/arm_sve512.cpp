@@ -11,12 +11,12 @@ namespace {
 /// 16 rows to columns. (Offsets are known to arm_sve512_transpose.S.)
 struct TransposeArgs {
   const void* const* rows;  ///< [16], all of them readable
-  std::int64_t used;        ///< 0..16; the rows after them count as 0
+  std::int64_t used;        ///< 0..16; the other rows count as 0
   std::int64_t dim;
   void* dst;
   union {
     std::int64_t pitch;  ///< query: bytes from one dim to the next
-    void* second;        ///< key: the panel of rows 8 to 15, written to if there is one
+    void* second;        ///< key: the panel of rows 8 to 15, written only if it exists
   };
   float scale;  ///< query
 };
@@ -93,8 +93,8 @@ void pack_bf16_sve512_key(const PackKeyArgs& args) noexcept {
 void pack_f16_sve512_key(const PackKeyArgs& args) noexcept {
   pack_key_panels(args, pack_key_f16_sve512);
 }
-// Panel by panel in assembly: 0.24 cycles an element in the narrow model of the core. Transposed by ZIP, 256
-// elements are 64 ZIPs and 32 stores, which all go to one pipe: 0.38 at best.
+// One panel at a time in assembly: 0.24 cycles an element in the narrow model of the core. Transposing 256
+// elements by ZIP takes 64 ZIPs and 32 stores, all on one pipe: 0.38 at best.
 void pack_f32_sve512_key(const PackKeyArgs& args) noexcept {
   constexpr std::int64_t kMr = Sve512::kMr, kFloat = sizeof(float);
   const float* const src = static_cast<const float*>(args.src);

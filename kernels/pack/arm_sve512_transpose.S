@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Query panels, and key panels of 16-bit elements, for SVE at 512 bits (A64FX): 16 rows turned to columns. Contract: TransposeArgs in
+// Query panels, and key panels of 16-bit elements, for SVE at 512 bits (A64FX): 16 rows transposed. Contract: TransposeArgs in
 // arm_sve512.cpp.
 //
 // A turn takes 16 rows of 4 elements of 32 bits: f32, or pairs of 16-bit ones. Each row's 4 are loaded into all four quarters of a
-// register; selections, which go to either pipe, put 4 rows into one, and 8 UZP turn 4 x 4 x 4 into columns: 12 selections and 8 UZP for
-// 64 elements, where ZIPs of whole rows would be 64 for 256, on one pipe alone. One turn is finished while the next is loaded and joined.
+// register; selections, which can run on either pipe, merge 4 rows into one register, and 8 UZP transpose 4 x 4 x 4: 12 selections and 8
+// UZP for 64 elements, where ZIPs of whole rows would be 64 for 256, on one pipe alone. One turn is finished while the next is loaded and
+// merged.
 //
-// What limits a turn is how far it overlaps with those beside it: 96 registers to rename to. So stores go to offsets from one place, and
-// one register counts. The order within one_transpose is the best of 430 that were tried, cycles an element in the narrow model of the core:
-// query f32 0.250 (others 0.259 to 0.32), query f16 0.203, key f16 0.242; not overlapped 0.35, 0.30, 0.34.
+// The limit is how far a turn overlaps with its neighbours: the core can rename 96 registers. So stores use offsets from one base, and one
+// register is the loop counter. The order within one_transpose is the best of 430 that were tried, cycles an element in the narrow model of
+// the core: query f32 0.250 (others 0.259 to 0.32), query f16 0.203, key f16 0.242; not overlapped 0.35, 0.30, 0.34.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve+fp16
 .altmacro
@@ -27,7 +28,7 @@
   quarter_load \type, %(\t + 2), %(\row + 2), \mask
   quarter_load \type, %(\t + 3), %(\row + 3), \mask
 .endm
-// Four rows from z(t) on into z(t): p8 has lanes 4 to 7, p10 12 to 15, p9 8 to 15.
+// Merges the four rows in registers from z(t) on into z(t): p8 has lanes 4 to 7, p10 12 to 15, p9 8 to 15.
 .macro join_registers a, b, c, d
   sel z\a\().s, p8, z\b\().s, z\a\().s
   sel z\c\().s, p10, z\d\().s, z\c\().s
@@ -47,15 +48,15 @@
     lsl z\even\().s, z\even\().s, 16
   .endif
 .endm
-// Rows that there are not become 0.
+// Sets missing rows to 0.
 .macro keep_used whole, i
   .if \whole == 0
     sel z\i\().s, p7, z\i\().s, z31.s
   .endif
 .endm
 
-// whole: 2 is all rows and columns, 1 all columns, 0 neither. Of four columns of a query panel at x20 column 0 to 3, the lines 1, 2 and 3
-// times x21, x23 and x24 floats on.
+// whole: 2 is all rows and columns, 1 all columns, 0 neither. Stores one of four columns of a query panel: column 0 at x20; columns 1, 2
+// and 3 lie x21, x23 and x24 floats further on.
 .macro store_column i, column
   .if \column == 0
     st1w {z\i\().s}, p0, [x20]
@@ -93,7 +94,7 @@
   .endif
 .endm
 
-// Two columns into a vector of each key panel, of which x20 and x21 are the places: rows 0 to 7 of both, and 8 to 15.
+// Stores two columns into a vector of each key panel, at x20 and x21: rows 0 to 7 of both, and 8 to 15.
 .macro key_columns whole, part, a, b
   keep_used %(\whole / 2), \a
   keep_used %(\whole / 2), \b
@@ -122,7 +123,7 @@
   key_columns \whole, \part, \i, 25
 .endm
 
-// What stands in z0, z4, z16 and z20 to its end, while the next rows are loaded and joined there (next).
+// Finishes the turn in z0, z4, z16 and z20 while the next rows are loaded and merged there (next).
 .macro one_transpose type, finish, whole, next
   uzp1 z24.s, z0.s, z4.s
   uzp2 z25.s, z0.s, z4.s
@@ -164,8 +165,8 @@
   join_rows 20
 .endm
 
-// width: elements of a row that a turn takes, 4 or 8; bits: their letter. whole: 2, or 1 with rows missing. x17 counts up to 0, where the
-// last whole turn begins: one register a turn where an index and a count would take two of those that limit how far turns overlap.
+// width: elements of a row that a turn takes, 4 or 8; bits: their letter. whole: 2, or 1 with missing rows. x17 counts up to 0, where the
+// last whole turn begins: one register, where an index and a count would take two of those that limit how far turns overlap.
 .macro turn_loop label, end, type, width, bits, finish, whole
   cmp x17, 0
   b.gt 2f
@@ -208,12 +209,12 @@
   ptrue p9.s, vl8
   eor p8.b, p0/z, p4.b, p9.b
   mov x16, -12
-  index z31.s, w16, 1           // 12 to 15: 0 to 3 turned about
+  index z31.s, w16, 1           // 12 to 15: 0 to 3 rotated
   cmpge p10.s, p0/z, z31.s, 0
   mov p4.b, p9.b                // lanes 0 to 7
   ptrue p5.s
   not p9.b, p5/z, p4.b
-  ldp x17, x19, [x0, 8]         // rows there are, elements of a row
+  ldp x17, x19, [x0, 8]         // number of rows, elements of a row
   ldp x20, x21, [x0, 24]        // of a query panel the pitch in bytes
   .ifc \finish, finish_query
     lsl x25, x21, 2

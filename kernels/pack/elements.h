@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How vectors of kernels/simd lie over the panels of pack.h.
+// How the vectors of kernels/simd map to the panels of pack.h.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies of query, key and value rows into the panels gemm.h reads, in steps of 4 bytes: one f32 element, or
-// two bf16 elements that follow each other in k (of query and key rows: dims 2d and 2d + 1; of values: keys
-// 2j and 2j + 1; an absent one is 0). The pictures below are of f32; of pairs, dim and rows are half, rounded
-// up. Rows are given by stride or by pointer, elements of a row are contiguous; nothing past a row's `dim`
-// elements is read.
+// Copies query, key and value rows into the panels that gemm.h reads, in steps of 4 bytes: one f32 element,
+// or two bf16 elements that are neighbours in k (dims 2d and 2d + 1 of query and key rows; keys 2j and 2j + 1
+// of values; a missing one is 0). The shapes below are for f32; for pairs, the number of dims or rows is
+// halved and rounded up. Rows are given by stride or by pointer, elements of a row are contiguous; nothing
+// past a row's `dim` elements is read.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct PackKernel {
   int lanes;
   void (*query)(const PackQueryArgs&) noexcept;
   void (*key)(const PackKeyArgs&) noexcept;
-  /// true: every value is finite.
+  /// Returns true if every value is finite.
   bool (*value)(const PackValueArgs&) noexcept;
 };
 

@@ -9,7 +9,8 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Looks at all that passes for an infinity or a NaN. Several sums: one alone waits for itself.
+/// Checks all vectors it is shown for infinities and NaNs. Several sums, because one would be a single chain
+/// of dependent additions.
 template <class V>
 class Finite {
  public:
@@ -36,7 +37,7 @@ requires(elements_per_lane<V>() == 2) class Finite<V> {
   decltype(V::not_finite(V::zero())) bad_ = 0;
 };
 
-/// One panel's steps, row after row, for what makes no whole vector: few dims or the last rows.
+/// One panel's steps, row by row, where they do not fill a vector: few dims, or the last rows.
 template <class V, class T>
 void pack_value_rest(const T* src, std::int64_t stride, std::int64_t rows, std::int64_t dims, float* dst,
                      Finite<V>& finite) {
@@ -53,12 +54,15 @@ void pack_value_rest(const T* src, std::int64_t stride, std::int64_t rows, std::
   }
 }
 
-// Where a vector covers two panels: a vector is two (of pairs four) rows of one panel, so that panels are
-// written by whole vectors; strips of 8 panels, so that those under way, which often lie a multiple of 4 KiB
-// apart, find room in one set of the first-level cache; and runs of 16 rows, so that all strips read what is
-// near and one fetches ahead in the order of memory. 256 rows of D = 128 from the L3 of Zen 5, us: one row's
-// part of two panels at a time, dims outside, AVX-512 5.9, AVX2 8.4, and 10.2 and 13.7 with rows 4 KiB apart
-// (8 heads side by side), all in one set; this way 3.8, 3.7, 3.8 and 4.4.
+// Where a vector covers two panels:
+// - a vector holds two rows of one panel (four of pairs), so that panels are written by whole vectors;
+// - strips of 8 panels: those being written often lie a multiple of 4 KiB apart, and must fit into one set of
+//   the L1;
+// - runs of 16 rows, so that all strips read neighbouring memory, and one of them prefetches in the order of
+//   memory.
+// 256 rows of D = 128 from the L3 of Zen 5, us: one row's part of two panels at a time, dims outside, AVX-512
+// 5.9, AVX2 8.4, and 10.2 and 13.7 with rows 4 KiB apart (8 heads side by side), all in one set; this way
+// 3.8, 3.7, 3.8 and 4.4.
 template <class V, class T>
 bool pack_value_two_panels(const PackValueArgs& args) {
   constexpr std::int64_t kMr = V::kMr, kStrip = 8 * kMr, kRun = 16, kAhead = 12288;

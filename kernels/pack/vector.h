@@ -12,7 +12,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Lanes x lanes block of rows[..][d..] into registers, absent rows and elements 0, transposed.
+/// Loads a lanes x lanes block of rows[..][d..] into registers, transposed; missing rows and elements are 0.
 template <class V, class RowAt>
 inline void load_transposed(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t rows, std::int64_t d,
                             std::int64_t dims) {
@@ -46,7 +46,7 @@ void pack_query(const PackQueryArgs& args) {
   }
 }
 
-/// The first row of the panel that the vector at row j lies in.
+/// The first row of the panel that contains the vector at row j.
 template <class V>
 constexpr std::int64_t panel_begin(std::int64_t j) {
   return kPanelVectors<V> == 1 ? j : j / V::kMr * V::kMr;
@@ -55,7 +55,7 @@ constexpr std::int64_t panel_begin(std::int64_t j) {
 constexpr std::int64_t kPackAhead = 16384;  ///< bytes of keys fetched ahead
 
 // One panel at a time, by whole vectors. 256 keys of D = 128 with rows 4 KiB apart (8 heads side by side),
-// Zen 5, AVX-512: 3.4 us from L3, where turning 16 rows for two panels, stored by halves, takes 4.0.
+// Zen 5, AVX-512: 3.4 us from L3, where transposing 16 rows for two panels and storing halves takes 4.0.
 template <class V>
 void pack_key_panels(const PackKeyArgs& args) {
   constexpr std::int64_t kMr = V::kMr, kLanes = V::kLanes;
@@ -93,13 +93,13 @@ void pack_key(const PackKeyArgs& args) {
   const RowRange keys(first, args.stride, args.dim, kNoEnd);
   RowFetcher ahead(keys, keys, kPackAhead, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
   const std::int64_t steps = lanes_of<V>(args.dim);
-  // To the end of the last row's panel: its vectors past that row become 0.
+  // To the end of the last row's panel: vectors past that row become 0.
   for (std::int64_t j = 0; panel_begin<V>(j) < args.rows; j += V::kLanes) {
     const T* src = first + j * args.stride;
     const std::int64_t rows = args.rows - j;
     float* low = static_cast<float*>(args.dst) + panel_begin<V>(j) * steps + (j - panel_begin<V>(j));
     float* high = low + kMr * steps;
-    const bool both = rows > kMr;  // the second panel exists only if a row falls into it
+    const bool both = rows > kMr;  // the second panel exists only if it has a row
     for (std::int64_t d = 0; d < args.dim; d += kElements<V>) {
       const std::int64_t dims = args.dim - d, step = lanes_of<V>(d);
       typename V::Reg x[V::kLanes];

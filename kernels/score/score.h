@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What changes scores between the product and the softmax, element by element, in this order:
+// Changes scores between the product and the softmax, element by element, in this order:
 //   scale     s = scale * s                      product bf16 only: elsewhere the query was scaled
 //   softcap   s = softcap * tanh(s)              s came as scale / cap * q.k; softcap is in log2 units
 //   bias      s = fma(bias, log2(e), s)
@@ -58,7 +58,7 @@ struct ScoreKernel {
   int lanes;
   void (*tile)(const ScoreTileArgs&) noexcept;
   void (*row)(const ScoreRowArgs&) noexcept;
-  /// y[i] = tanh(x[i]), n a multiple of the lanes: what softcap computes with (bound in simd/tanh.h).
+  /// y[i] = tanh(x[i]), n a multiple of the lanes: the function that softcap uses (bound in simd/tanh.h).
   void (*tanh)(const float* x, float* y, std::int64_t n) noexcept;
 };
 

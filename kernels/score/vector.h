@@ -11,7 +11,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Keys [j, j + lanes) of `lanes` queries into registers, one key each; keys past `keys` are 0.
+/// Loads keys [j, j + lanes) of `lanes` queries into registers, one key each; keys past `keys` are 0.
 template <class V, class T, class RowAt>
 void load_keys(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t stride, std::int64_t j,
                std::int64_t keys) {
@@ -25,7 +25,7 @@ void load_keys(typename V::Reg (&x)[V::kLanes], RowAt row_at, std::int64_t strid
   }
 }
 
-/// apply(s, term) for every score of the tile, term read from one row of T per query.
+/// Calls apply(s, term) for every score of the tile, with the term read from one row of T per query.
 template <class V, class T, class RowAt, class Apply>
 void for_each_of_tile(const ScoreTileArgs& args, RowAt row_at, std::int64_t stride, Apply apply) {
   for (std::int64_t n = 0; n < args.nr; n += V::kLanes) {
@@ -57,7 +57,7 @@ void for_each_of_row(const ScoreRowArgs& args, const T* row, std::int64_t stride
   }
 }
 
-/// body(const T*) with the bias's type.
+/// Calls body(const T*) with the bias's type.
 template <class Body>
 void with_element(Element element, Body body) {
   if (element == Element::f32) return body(static_cast<const float*>(nullptr));

@@ -32,13 +32,12 @@ void load_block(typename V::Reg (&x)[V::kLanes], const std::int32_t* const* rows
   V::transpose(x);
 }
 
-// Queries outside, keys inside: `lanes` rows at a time, for rows of a power of two of scores fall into one
-// set of each cache, and 48 at once are more than any has ways. For the same reason lines are fetched only
-// kAhead scores before they are wanted; past the end of a row from the next group of rows or, after the last,
-// the next block.
+// Queries outside, keys inside, `lanes` rows at a time: rows whose length is a power of two fall into one set
+// of each cache, and no cache has 48 ways. For the same reason lines are prefetched only kAhead scores ahead;
+// past the end of a row, from the next group of rows or, after the last group, from the next block.
 template <class V, class T>
 void load_scores(const LoadScoresArgs& args) {
-  constexpr int kTops = 4;  // chains of maxima: one alone is slower than the transposes
+  constexpr int kTops = 4;  // chains of maxima: a single one is slower than the transposes
   constexpr std::int64_t kAhead = 128;
   const auto scale = V::set1(args.scale);
   for (std::int64_t n = 0; n < args.nr; n += V::kLanes) {

@@ -46,13 +46,13 @@ struct Avx512 {
   static void store_first(F16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
   }
-  /// Where kMr is half the lanes: the first kMr and the others.
+  /// Where kMr is half the lanes: stores the first kMr lanes and the others apart.
   static void store_halves(float* low, float* high, Reg x) {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
   }
-  /// kMr elements of row p, then as many of the next. A masked broadcast loads and blends: an insertion would
-  /// take the port of the shuffles.
+  /// kMr elements of row p, then kMr of the next row. A masked broadcast loads and blends; an insertion would
+  /// use the shuffle port.
   static Reg load_panel_rows(const float* p, std::int64_t stride) {
     return _mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), 0xff00,
                                        _mm256_loadu_ps(p + stride));
@@ -137,8 +137,8 @@ struct Avx512 {
     return _mm512_maskz_scalef_ps(kept, p, n);
   }
 
-  // No load_transposed() as AVX2 has: 64 loads of quarters in place of 32 shuffles, store_f32 0.101 ns an
-  // element against 0.057, pack_f32 query 0.080 against 0.055 (Zen 5).
+  // No load_transposed() as in AVX2: it would take 64 loads of quarters for 32 shuffles, store_f32 0.101 ns
+  // an element against 0.057, pack_f32 query 0.080 against 0.055 (Zen 5).
   /// Within each 128-bit quarter: x_i lane j <-> x_j lane i.
   [[gnu::always_inline]] static void transpose_quarters(Reg& a, Reg& b, Reg& c, Reg& d) {
     const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)),
@@ -186,7 +186,7 @@ struct Avx512 {
       x[4 * half + 3] = _mm512_shuffle_f32x4(a[2], a[3], 0xee);
     }
   }
-  /// x, in a register: left to itself g++ folds a load into every use.
+  /// Keeps x in a register: otherwise g++ folds a load into every use.
   [[gnu::always_inline]] static Reg in_register(Reg x) {
     asm("" : "+v"(x));
     return x;
@@ -207,8 +207,9 @@ struct Avx512 {
   static Reg widen_bf16(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }
-  // To nearest even in integers: the conversion instruction takes subnormals for 0, and needs avx512_bf16.
-  /// No NaN but the canonical one, which rounding leaves as it is.
+  // Rounded to nearest even in integers: the conversion instruction flushes subnormals to 0, and needs
+  // avx512_bf16.
+  /// x has no NaN but the canonical one, which rounding does not change.
   static __m256i narrow_bf16(Reg x) {
     const Int bits = _mm512_castps_si512(x),
               odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

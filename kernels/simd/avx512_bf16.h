@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Avx512 with lanes of two bf16 elements where the products are taken (gemm.h: product bf16). Included only
-// by files compiled for AVX512_BF16.
+// Avx512 with two bf16 elements per lane for the products (gemm.h: product bf16). Included only by files
+// compiled for AVX512_BF16.
 #pragma once
 
 #include "kernels/simd/avx512.h"
@@ -11,7 +11,7 @@ namespace {
 struct Avx512Bf16 : Avx512 {
   static constexpr int kElementsPerLane = 2;
 
-  /// 32 elements, two a lane. Their bits only: no instruction here looks at them as f32.
+  /// 32 elements, two per lane. Reg only holds their bits: no instruction here treats them as f32.
   static Reg load(const Bf16* p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
   static Reg load_first(const Bf16* p, std::int64_t elements) {
     const __mmask32 first = elements >= 32 ? ~__mmask32{0} : (__mmask32{1} << elements) - 1;
@@ -64,8 +64,8 @@ struct Avx512Bf16 : Avx512 {
     return _mm512_castsi512_ps(_mm512_xor_si512(bits(pairs), _mm512_set1_epi16(sign < 0 ? INT16_MIN : 0)));
   }
 
-  /// 2^x for x <= 0 (and NaN), as near as bf16 needs: relative error 1.1e-4, 2^0 exactly 1 (Remez exchange as
-  /// in exp2.h, degree 3). The rounding that follows has 3.9e-3.
+  /// 2^x for x <= 0 (and NaN), as exact as bf16 needs: relative error 1.1e-4, 2^0 exactly 1 (Remez exchange
+  /// as in exp2.h, degree 3). The rounding that follows errs by up to 3.9e-3.
   static Reg exp2_short(Reg x) {
     const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kExp2Underflow), _CMP_NLT_UQ);
     const Reg n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -24,18 +24,18 @@ struct RowRange {
   std::int64_t lines() const { return (width + kLine - 1) / kLine; }  ///< of a row
 };
 
-/// Fetches the rows of a range ahead of their use, in the order of memory, and then the first rows of the
-/// range that is read next. The shuffles and chains of FMAs between the loads fill the schedulers, so that
-/// without it few loads are under way at a time. Shares of the read loop's bandwidth in decode (Zen 5, one
-/// thread, f32, D = 128, groups of 4 heads, other things equal): nothing fetched 0.45, each of 16 rows in
-/// step with its use 0.63 to 0.73, in the order of memory 0.74 to 0.80; into L2 only 0.65. A few lines at a
-/// time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. How far ahead is for the caller to say.
+/// Prefetches the rows of a range in the order of memory, and then the first rows of the range that is read
+/// next. Without it the shuffles and FMA chains between the loads fill the schedulers, and few loads are in
+/// flight at a time. Fractions of the read loop's bandwidth in decode (Zen 5, one thread, f32, D = 128,
+/// groups of 4 heads, other things equal): no prefetch 0.45; each of 16 rows prefetched in step with its use
+/// 0.63 to 0.73, in the order of memory 0.74 to 0.80; into L2 only 0.65. A few lines at a time, evenly: 16 in
+/// one place 0.78, 2 or 4 in eight and four 0.83. The caller sets the distance.
 ///
-/// With `l2_bytes` each line also asks for the one so many bytes of rows further on, into L2: where L1's few
-/// miss buffers are the limit, L2's take over (docs/tuning.md).
+/// With `l2_bytes`, each line also prefetches the one that many bytes of rows further on, into L2: where L1's
+/// few miss buffers are the limit, L2's take over (docs/tuning.md).
 class RowFetcher {
  public:
-  /// Begins `bytes` after the range's begin. `steps` calls of fetch() pass over `rows` rows.
+  /// Begins `bytes` after the range's begin. `steps` calls of fetch() cover `rows` rows.
   RowFetcher(const RowRange& range, const RowRange& next, std::int64_t bytes, std::int64_t rows,
              std::int64_t steps, std::int64_t l2_bytes = 0)
       : rate_((range.lines() * rows << kFractionBits) / steps),
@@ -51,8 +51,8 @@ class RowFetcher {
     }
     start_row();
   }
-  /// Inlined by order: a call would have the loop around it store and load all its sums, and g++ makes one of
-  /// it in files with many loops.
+  /// Always inlined: around a call the loop would spill and reload all its sums, and g++ does not inline it
+  /// in files with many loops.
   [[gnu::always_inline]] void fetch() {
     for (due_ += rate_; due_ >= kOne; due_ -= kOne) fetch_line();
   }
@@ -62,7 +62,7 @@ class RowFetcher {
     line_ += RowRange::kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
   }
-  /// A constant number of lines: its branches are predicted, and nothing is counted.
+  /// A constant number of lines: its branches are predicted, and it counts nothing.
   template <int kLines>
   [[gnu::always_inline]] void fetch_lines() {
 #pragma GCC unroll 16
@@ -81,7 +81,7 @@ class RowFetcher {
     if (--at_.rows == 0) at_ = next_;
     start_row();
   }
-  // What a line takes is in five registers; the ranges are looked at once a row.
+  // The state for a line fits in five registers; the ranges are read once per row.
   std::int64_t rate_, due_ = 0;  // in lines
   std::int64_t l2_ahead_;        // bytes, a whole number of rows
   const char *line_, *row_end_;

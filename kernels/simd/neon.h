@@ -23,7 +23,7 @@ struct Neon {
   static Int load(const std::int32_t* p) { return vld1q_s32(p); }
   static Reg to_float(Int x) { return vcvtq_f32_s32(x); }
   static void store(float* p, Reg x) { vst1q_f32(p, x); }
-  // No masked loads: up to three lanes are a pair and a single one.
+  // There are no masked loads: up to three lanes are loaded as a pair and a single one.
   static Reg load_first(const float* p, std::int64_t n) {
     if (n >= 4) return vld1q_f32(p);
     if (n == 3) return vld1q_lane_f32(p + 2, vcombine_f32(vld1_f32(p), vdup_n_f32(0.0f)), 2);
@@ -60,7 +60,8 @@ struct Neon {
   static Reg sub(Reg a, Reg b) { return vsubq_f32(a, b); }
   static Reg mul(Reg a, Reg b) { return vmulq_f32(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
-  // Not FMAX (NaN if either is) nor FMAXNM (+0 of both zeros): b where the comparison fails, as on x86.
+  // Not FMAX (NaN if either operand is NaN) nor FMAXNM (+0 of two zeros): b where the comparison fails, as on
+  // x86.
   static Reg max(Reg a, Reg b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
   static float reduce_max(Reg a) { return vmaxnmvq_f32(a); }
   /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)

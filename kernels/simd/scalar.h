@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scalar models of simd/exp2.h and simd/tanh.h, operation for operation: what the reference rows compute
-// with.
+// Scalar models of simd/exp2.h and simd/tanh.h, operation for operation; the reference rows use them.
 #pragma once
 
 #include <cmath>

@@ -47,7 +47,8 @@ struct Sve512 {
   static Reg sub(Reg a, Reg b) { return svsub_f32_x(all(), a, b); }
   static Reg mul(Reg a, Reg b) { return svmul_f32_x(all(), a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return svmla_f32_x(all(), c, a, b); }
-  // Not FMAX (NaN if either is) nor FMAXNM (+0 of both zeros): b where the comparison fails, as on x86.
+  // Not FMAX (NaN if either operand is NaN) nor FMAXNM (+0 of two zeros): b where the comparison fails, as on
+  // x86.
   static Reg max(Reg a, Reg b) { return svsel_f32(svcmpgt_f32(all(), a, b), a, b); }
   static float reduce_max(Reg a) { return svmaxnmv_f32(all(), a); }
   /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
@@ -98,7 +99,8 @@ struct Sve512 {
     return svmla_f32_x(all(), scale, scale, p);
   }
 
-  /// Four perfect shuffles of all 256 elements turn their indices (4 bits of row, 4 of lane) by half.
+  /// Each perfect shuffle of all 256 elements rotates their indices (4 bits of row, 4 of lane) by one bit;
+  /// four of them swap row and lane.
   [[gnu::always_inline]] static void transpose(Reg (&x)[16]) {
     Reg t[16];
     shuffle(x, t);
@@ -127,7 +129,8 @@ struct Sve512 {
     const svuint32_t quiet = svorr_n_u32_x(all(), bits, 0x00400000);
     return svlsr_n_u32_x(all(), svsel_u32(svcmpuo_f32(all(), x, x), quiet, rounded), 16);
   }
-  // FCVT takes the lower half of each 32 bits, and FZ16 leaves it alone: subnormal halves keep their value.
+  // FCVT converts the lower half of each 32 bits, and FZ16 does not affect it: subnormal halves keep their
+  // value.
   static Reg widen_f16(svuint32_t x) {
     return svcvt_f32_f16_x(all(), svreinterpret_f16_u32(x));
   }

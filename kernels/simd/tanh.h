@@ -2,9 +2,9 @@
 // tanh in f32, the same steps on every ISA.
 //
 // |x| < 0.625: x + x * z * P(z), z = x^2, P of degree 4: minimax of the relative error (Remez exchange, own
-// computation, 4.4e-9). Beyond: (1 - e) / (1 + e) with e = 2^(-2 log2(e) |x|), which the sign of x is put on.
-// NaN gives NaN, -0 gives +0. Bound: 1.9 ULP; worst seen in tests/kernels 1.83 (every 13th float of [2^-14,
-// 16]). With the exp2 of sve512 2.08 ULP, at 0x1.51835p-1 (every float).
+// computation, 4.4e-9). Beyond: (1 - e) / (1 + e) with e = 2^(-2 log2(e) |x|), with the sign of x. NaN gives
+// NaN, -0 gives +0. Bound: 1.9 ULP; worst seen in tests/kernels 1.83 (every 13th float of [2^-14, 16]). With
+// the exp2 of sve512 2.08 ULP, at 0x1.51835p-1 (every float).
 #pragma once
 
 namespace kumiko::kernels {

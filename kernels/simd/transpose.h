@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block of lanes x lanes floats in memory, turned as it is loaded.
+// Loads a block of lanes x lanes floats from memory, transposed.
 #pragma once
 
 #include <type_traits>

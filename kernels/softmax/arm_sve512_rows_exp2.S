@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exponentials of rows for SVE at 512 bits.
 //
-// The chain of one exponential takes 70 cycles from its load on, and 9 slots of the two pipes (4.5 cycles) with its store: 15 of
-// them have to be under way, and the core's 96 free registers hold fewer than that of an order in which operations wait for
-// operands (0.40 cycles an element in llvm-mca's narrow core). So the loops are software pipelines: the stages of eight vectors
-// stand where their operands are about ready, those of a turn's late stages beside the next turn's early ones (0.30).
+// One exponential is a chain of 70 cycles from its load on, and takes 9 slots of the two pipes (4.5 cycles) with its store: 15 of them have
+// to be in flight. In an order in which operations wait for operands, the core's 96 free registers hold fewer (0.40 cycles an element in
+// llvm-mca's narrow core). So the loops are software pipelines: each stage of eight vectors is placed where its operands are about ready,
+// and the late stages of one turn are beside the early stages of the next (0.30).
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/softmax/arm_sve512_rows.inc"
 .text
 
 // \convert: the scores are i32. width: bytes of an element of P.
-// The software pipeline of a row: vector i is 4 turns behind vector i - 1; of the 64 turns in which all eight pass through their
-// stages, the first 32 are part 1, the others part 2. Part 3: both at once, part 2 of a group beside part 1 of the next.
-// Between: z(16 + i mod 4), whose times in two vectors 16 turns apart do not meet.
+// The software pipeline of a row: vector i is 4 turns behind vector i - 1. All eight pass through their stages in 64 turns, of which the
+// first 32 are part 1, the others part 2. Part 3 is both at once: part 2 of a group beside part 1 of the next. Intermediate values: z(16 +
+// i mod 4); two vectors that share one are 16 turns apart and do not use it at the same time.
 .macro stage_at at, i, convert, exact, store
   .if \at == 0
     load_f32 \i, p0
@@ -115,7 +115,7 @@ begin_function \name
   b 9f
 6:
   mov x11, 0
-7:                              // a value that is not finite, or large
+7:                              // a row's value that is not finite, or large
   whilelt p1.s, x11, x6
   each load_f32, 1, p1
   .if \convert

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows into column-major panels for SVE at 512 bits, as they are or as exponentials (software pipelines as in arm_sve512_rows_exp2.S).
-//
+// Rows into column-major panels for SVE at 512 bits, unchanged or as exponentials (software pipelines as in arm_sve512_rows_exp2.S).
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/softmax/arm_sve512_rows.inc"
 .text
 
-// 8 rows of 4 columns become two vectors of 8 x 2. Each row's 4 elements are loaded into all four quarters of a register;
-// selections, which go to either pipe, put 4 rows into one, and two UZP turn 2 x 4 x 4 into columns: 24 selections, 16 UZP
-// and 8 stores for 128 elements are 48 slots, where ZIPs and whole loads would take 24 + 8 slots of one pipe alone.
+// 8 rows of 4 columns become two vectors of 8 x 2. Each row's 4 elements are loaded into all four quarters of a register; selections, which
+// can run on either pipe, merge 4 rows into one register, and two UZP transpose 2 x 4 x 4: 24 selections, 16 UZP and 8 stores for 128
+// elements are 48 slots, where ZIPs and whole loads would take 24 + 8 slots of one pipe alone.
 .macro quarter_load acc, row, column, mask
   ld1rqw {z\acc\().s}, \mask\()/z, [x\row, x\column, lsl 2]
 .endm
@@ -59,7 +58,7 @@
 .macro next_panel_columns columns
   add x6, x6, 32 * \columns - 16 * \columns * panel_half
 .endm
-// what: 0 as they are, 1 rows past the last become 0, 2 exponentials, 3 the same without folding
+// what: 0 unchanged, 1 missing rows become 0, 2 exponentials, 3 exponentials without folding
 .macro panel_result what, count, convert, exact
   .if \what == 1
     each_keep \count
@@ -83,7 +82,7 @@
   add x3, x3, 16
   add x4, x4, 16
 .endm
-// Less than 16 columns, of which x5 has the number less 16; then on to label 9.
+// Less than 16 columns: x5 holds their number less 16. Then goes to label 9.
 .macro panel_rest what, convert, exact
   .set first, 8 * (\what / 2)           // the first register of results
   adds x5, x5, 16
@@ -133,7 +132,7 @@
   panel_rest \what, \convert, \exact
 .endm
 
-// x8 .. x15: rows, absent ones read what the first one holds. x6 target, x7 n.
+// x8 .. x15: rows; for missing rows, the first row. x6 target, x7 n.
 .macro next_row number, before
   add x\number, x\before, x2
 .endm
@@ -161,16 +160,16 @@
   ptrue p9.s, vl8
   not p10.b, p0/z, p9.b         // lanes 8 to 15
   eor p8.b, p0/z, p8.b, p9.b    // 4 to 7
-  mov x16, -12                  // 12 to 15: 0 to 3 turned about
+  mov x16, -12                  // 12 to 15: 0 to 3 rotated
   index z31.s, w16, 1
   cmpge p11.s, p0/z, z31.s, 0
   mov p9.b, p10.b
   mov p10.b, p11.b
 .endm
 
-// The software pipeline of a panel: 16 columns in three times 64 turns. Columns 4q .. 4q + 3 come together from turn 16 q on and
-// are vectors 2q and 2q + 1, the second 8 turns behind. Parts 1, 2 and 3 are these 64 turns each: \from to \to at once, of as many
-// groups of columns. Registers: scores z(i mod 4), the polynomial z(4 + i mod 4), results z(8 + i), between z(16 + i mod 4), quarters
+// The software pipeline of a panel: 16 columns in three times 64 turns. Columns 4q .. 4q + 3 enter together in turn 16 q and are vectors 2q
+// and 2q + 1, the second 8 turns later. Parts 1, 2 and 3 are 64 turns each: parts \from to \to run at once, each on its own group of
+// columns. Registers: scores z(i mod 4), the polynomial z(4 + i mod 4), results z(8 + i), intermediate values z(16 + i mod 4), quarters
 // z20-23 and z29-31.
 .macro quarters_at at, q
   .if \at == 0
@@ -264,8 +263,8 @@
     .endif
   .endif
 .endm
-// x1 counts up to 0, where the last 16 columns begin, and is the index of the first of four, rows from their ends: a count of its own
-// would take one of the registers that limit how far turns overlap.
+// x1 counts up to 0, where the last 16 columns begin, and is also the index of the first of four columns, with rows addressed from their
+// ends: a separate counter would take one of the registers that limit how far turns overlap.
 .macro panel_pipeline label, convert, exact
   sub x16, x7, 16
   .irp row, 8, 9, 10, 11, 12, 13, 14, 15
@@ -311,7 +310,7 @@ begin_function \name
   whilelt p1.s, xzr, x5
   ld1w {z25.s}, p1/z, [x16]
   ld1rw {z0.s}, p0/z, [x16]
-  sel z25.s, p1, z25.s, z0.s    // absent rows: the first one's value, as its scores
+  sel z25.s, p1, z25.s, z0.s    // missing rows: the first row's value, like its scores
   movprfx z0, z25
   ext z0.b, z0.b, z25.b, 32
   ptrue p2.s, vl8

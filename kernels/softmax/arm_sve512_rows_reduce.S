@@ -106,7 +106,7 @@ begin_function \name
 .size \name, . - \name
 .endm
 
-// Sums of the 8 rows of a panel: whole vectors hold two columns, so that lanes 8 to 15 sum up the odd ones.
+// Sums of the 8 rows of a panel: a whole vector holds two columns, so lanes 8 to 15 add up the odd ones.
 begin_function rows_panel_sum_f32_sve512
   save_registers
   ptrue p0.s

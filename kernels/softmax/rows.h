@@ -1,28 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax with the queries in rows: what stands between the two products where scores come row-major (S given
-// by the caller, two-pass pipelines) and P is wanted row-major or as the panels of gemm/panels.h. The tile of
-// softmax.h has the queries in lanes instead and needs none of this.
+// Softmax with the queries in rows: the steps between the two products where scores are row-major (S given by
+// the caller, two-pass pipelines) and P is row-major or in the panels of gemm/panels.h. The tile of softmax.h
+// has the queries in lanes instead and needs none of this.
 //
 //   exp2         dst[m][n] = 2^(src[m][n] * scale - values[m])
 //   exp2_fast    the same without the polynomial: the nearest 64th root of 2
 //   *_panel      the same results as a panel of 8 rows, column-major: dst[n][8]; rows past `rows` hold any
-//   finite
-//                numbers
+//                finite numbers
 //   panel        dst[n][8] = src[m][n]; rows past `rows` are 0
 //   max          values[m] = max(values[m], src[m][0], ...)
 //   sum          values[m] = values[m] + (src[m][0] + ...)
 //   panel_sum    values[m] = values[m] + (src[0][m] + ...) of a panel src[n][8]
-//   multiply     dst[m][n] = round(src[m][n] * values[m] + 0), in f32 whatever the types are
+//   multiply     dst[m][n] = round(src[m][n] * values[m] + 0), in f32 for all types
 //
 // exp2: values[m], in log2 units, is a whole number, no smaller than the row's largest score (its maximum
-// rounded up: a power of two more or less cancels in the division by the sum). So the subtraction is exact
-// and disappears in the FMA that scales: x = src * scale - values[m] is never rounded by itself. Error of
-// exp2 1.3e-7 of the result, of exp2_fast 5.5e-3; x < -126 gives 0 (exp2) or something in [0, 2^-126)
-// (exp2_fast). -inf for a value (a row without keys) counts as 0. One that is not finite otherwise, or beyond
-// 2^15, where that FMA would lose x: exp2 subtracts first, with one more rounding; so does exp2_fast, and
-// makes the row NaN if it is not finite. A NaN score gives NaN (exp2), or must show in a value of NaN
-// (exp2_fast), as it does from max. sum: lane c mod 128 adds up columns c, c + 128, ..., then the 128 sums
-// pairwise (panel_sum: c mod 16). All of it in the state of float_state.h.
+// rounded up: one power of two more or less cancels in the division by the sum). So the subtraction is exact
+// and is part of the FMA that scales: x = src * scale - values[m] has no rounding of its own. The error of
+// exp2 is 1.3e-7 of the result, that of exp2_fast 5.5e-3; x < -126 gives 0 (exp2) or a number in [0, 2^-126)
+// (exp2_fast).
+//
+// A value of -inf (a row without keys) counts as 0. With any other value that is not finite, or one beyond
+// 2^15, where the FMA would lose x, exp2 subtracts first, with one more rounding. So does exp2_fast, which
+// also makes the row NaN if the value is not finite. A NaN score gives NaN in exp2; exp2_fast relies on the
+// row's value being NaN, as max makes it.
+//
+// sum: lane c mod 128 adds up columns c, c + 128, ..., then the 128 sums are added pairwise (panel_sum: c mod
+// 16). Everything runs in the state of float_state.h.
 #pragma once
 
 #include <cstddef>
@@ -69,12 +72,12 @@ struct RowSoftmaxKernel {
   Isa isa;
   RowOperation operation;
   RowType source;
-  RowType target;  ///< the source's where nothing is stored to dst
+  RowType target;  ///< equal to source where nothing is stored to dst
   void (*run)(const RowArgs*) noexcept;
 };
 
 std::span<const RowSoftmaxKernel> row_softmax_kernels();
-/// The row of `isa`, else the reference's; nullptr where the operation has no such types.
+/// The row of `isa`, else the reference's; nullptr if the operation has no such types.
 const RowSoftmaxKernel* find_rows(Isa isa, RowOperation operation, RowType source, RowType target);
 
 }  // namespace kumiko::kernels

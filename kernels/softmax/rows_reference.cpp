@@ -30,7 +30,7 @@ float value_of(T x) {
   return to_float(x);
 }
 
-/// In double, which holds x exactly but for the last bits of a product of two f32.
+/// In double, which holds x exactly except for the last bits of a product of two f32.
 template <bool kFast>
 float exponential(float s, float scale, float value) {
   if (value == -std::numeric_limits<float>::infinity()) value = 0.0f;
@@ -127,7 +127,7 @@ void rows_sum_f32_reference(const RowArgs* args) noexcept {
     float sums[kSums] = {};
     const float* src = row_at<float>(args->src, args->src_stride, m);
     for (std::int64_t n = 0; n < args->n; ++n) sums[n % kSums] += src[n];
-    // Vectors of 16 first, then the lanes of one, neighbours each time.
+    // Fold vectors of 16 first, then the lanes of one, neighbours each time.
     for (int width = 16; width < kSums; width *= 2) {
       for (int i = 0; i < kSums; i += 2 * width)
         for (int lane = 0; lane < 16; ++lane) sums[i + lane] += sums[i + width + lane];

@@ -54,7 +54,7 @@ struct SoftmaxKernel {
   int lanes;
   void (*mask_scores)(const MaskArgs&) noexcept;
   void (*probabilities)(const SoftmaxArgs&) noexcept;
-  /// y[i] = 2^x[i] for x <= 0, n a multiple of lanes: what probabilities() computes with (bound in
+  /// y[i] = 2^x[i] for x <= 0, n a multiple of lanes: the function that probabilities() uses (bound in
   /// simd/exp2.h).
   void (*exp2)(const float* x, float* y, std::int64_t n) noexcept;
 };

@@ -30,7 +30,7 @@ const StateKernel* find_state(Isa isa) {
 }
 
 float log_sum_exp(float m, float l) {
-  // In double: m and log2(l) may cancel, and one call a row costs nothing.
+  // In double: m and log2(l) may cancel, and one call per row costs little.
   constexpr double kLn2 = 0.693147180559945309417;
   if (l == 0.0f) return -INFINITY;
   return canonical(static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) * kLn2));

@@ -51,12 +51,12 @@ struct StateKernel {
 std::span<const StateKernel> state_kernels();
 const StateKernel* find_state(Isa isa);
 
-/// 1 / l, and 0 for a query that saw nothing (l == 0), so that its output is 0. NaN stays NaN.
+/// 1 / l, and 0 for a query that sees no key (l == 0), so that its output is 0. NaN stays NaN.
 inline float inverse_sum(float l) {
   return l == 0.0f ? 0.0f : 1.0f / l;
 }
-/// Natural log-sum-exp of the scaled scores. -inf for a query that saw nothing; a NaN is the canonical one
-/// (element.h).
+/// Natural log-sum-exp of the scaled scores. -inf for a query that sees no key; every NaN becomes the
+/// canonical one (element.h).
 float log_sum_exp(float m, float l);
 
 }  // namespace kumiko::kernels

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Output rows from accumulated states: normalised, turned from lanes to rows, rounded to the output's type.
-// Adding +0 makes every zero +0, whatever way the state took. A step of its own: an FMA would round a product
-// below the smallest number, which is no zero before rounding, to -0.
+// Output rows from accumulated states: normalised, transposed from lanes to rows, rounded to the output's
+// type. Adding +0 makes every zero +0, however the state was computed. The addition is a separate step: an
+// FMA would round a negative product below the smallest number, which is not zero before rounding, to -0.
+//
 // Every NaN is written as the canonical one of the rows' type, positive and quiet with no payload: 0x7fc00000
-// as f32, 0x7fc0 as bf16, 0x7e00 as f16. The one that arithmetic gives depends on the order of operands.
+// as f32, 0x7fc0 as bf16, 0x7e00 as f16. Which NaN arithmetic gives depends on the order of operands.
 #pragma once
 
 #include <cstdint>

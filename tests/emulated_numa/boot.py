@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots an emulated A64FX (4 NUMA nodes of 12 cores) with a test program in its initial file system and hands back its verdict.
+"""Boots an emulated A64FX (4 NUMA nodes of 12 cores) with a test program in its initial file system and returns its verdict.
 
     boot.py --kernel VMLINUZ --busybox BUSYBOX --init SCRIPT PROGRAM
 
-Exit status 0 only when the machine came up, ran the script to its end and said that nothing failed. No privileges are needed.
+Exit status 0 only when the machine booted, ran the script to its end and reported no failure. No privileges are needed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ NODES, CORES = 4, 12
 # Where the dynamic linker looks on Debian.
 LIBRARY_FOLDERS = ("/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu")
 LINKER = "/lib/ld-linux-aarch64.so.1"
-# By this oneTBB knows of NUMA nodes. It opens it by name, so that no ELF file asks for it.
+# oneTBB learns of NUMA nodes through this library. It opens it by name, so no ELF file lists it.
 OPENED = "libtbbbind_2_5.so.3"
 # The last line of init.sh.
 VERDICT = re.compile(r"^guest: exit (\d+)\s*$", re.MULTILINE)
@@ -27,7 +27,7 @@ DISTANCE = 20  # as A64FX firmware reports it between CMGs; 10 is local
 
 
 def needed(binary):
-    """File names of the shared libraries that an ELF file asks for."""
+    """File names of the shared libraries that an ELF file needs."""
     text = subprocess.run(["readelf", "-d", binary], check=True, capture_output=True, text=True).stdout
     return re.findall(r"\(NEEDED\)\s+Shared library: \[(.+)\]", text)
 
@@ -69,8 +69,8 @@ def make_initramfs(folder, program, busybox, init):
 
 def machine_arguments():
     # One emulation thread: with one per virtual CPU, 48 of them on few host CPUs take four times as long to boot. The guest's clock counts
-    # instructions (2 ns each) rather than the host's time: a slow host then is nothing that the guest could notice, and the 48 waste half as
-    # many of their turns waiting for one another (19 s of processor time instead of 28 for the first four tests).
+    # instructions (2 ns each), not the host's time: a slow host then does not affect the guest, and the 48 CPUs waste half as many of their
+    # turns waiting for one another (19 s of processor time instead of 28 for the first four tests).
     arguments = ["-machine", "virt,gic-version=3", "-cpu", "a64fx", "-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=1"]
     arguments += ["-smp", f"{NODES * CORES},sockets=1,clusters={NODES},cores={CORES},threads=1", "-m", f"{NODES}G"]
     for node in range(NODES):
@@ -83,8 +83,8 @@ def machine_arguments():
 
 
 def kernel_command_line():
-    # Huge pages always on, because they are what misplaces memory: a 2 MiB page comes whole from the node of the thread that touches it first.
-    # NUMA balancing off: it would repair, after a while, what a test is to find.
+    # Huge pages always on, because they can misplace memory: a 2 MiB page comes whole from the node of the thread that touches it first.
+    # NUMA balancing off: it would repair, after a while, the faults that the tests look for.
     return "console=ttyAMA0 panic=-1 quiet numa_balancing=disable rodata=off transparent_hugepage=always"
 
 

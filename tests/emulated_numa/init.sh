@@ -7,10 +7,10 @@
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t tmpfs tmp /tmp
-# A kernel message must not tear a line of output.
+# Keep kernel messages from splitting a line of output.
 echo 1 >/proc/sys/kernel/printk
 
-# libgomp would spin through ten emulated time slices.
+# Otherwise libgomp would spin through ten emulated time slices.
 export OMP_WAIT_POLICY=passive
 failed=0
 run() {

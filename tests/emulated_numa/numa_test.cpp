@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runtime on a machine of four NUMA nodes of twelve cores: what it sees, where its threads run, where its
-// memory is, and that the bits are those of one thread. init.sh runs the suites, each in an environment of
-// its own.
+// memory is, and that the bits are those of one thread. init.sh runs each suite in its own environment.
 #include <gtest/gtest.h>
 #include <oneapi/tbb/info.h>
 #include <sched.h>
@@ -26,7 +25,7 @@ namespace kumiko::test {
 namespace {
 
 constexpr int kCoresPerNode = 12;
-// Not a multiple of any page: neighbours would share one if arenas were not kept apart.
+// Not a multiple of any page size: without separation, neighbouring arenas would share a page.
 constexpr std::size_t kScratch = (300 << 10) + 100;
 
 struct Named {
@@ -58,8 +57,8 @@ void expect_domains(const scheduler::Topology& topology, const std::vector<int>&
   }
 }
 
-/// Every slot had a thread of its own on its own core, and its scratch is on that core's node, twice: scratch
-/// grows.
+/// Every slot had a thread of its own on its own core, and its scratch is on that core's node. Checked twice,
+/// because scratch grows.
 void expect_everybody_at_home(const Context& context) {
   scheduler::Executor& executor = *impl_of(context)->executor;
   const scheduler::Topology& topology = impl_of(context)->topology;
@@ -125,7 +124,7 @@ std::string explained(const Context& context) {
   return made.explain();
 }
 
-// The judge of the tests below must be able to condemn: memory on one node is not on another.
+// The check of the tests below must be able to fail: memory on one node is not on another.
 TEST(AllCores, ATestThatLooksAtTheWrongNodeFails) {
   const scheduler::Arena arena = scheduler::Arena::allocate(1 << 16, 2);
   ASSERT_NE(arena.data(), nullptr);
@@ -143,7 +142,7 @@ TEST(AllCores, TopologyIsFourDomainsOfTwelveCores) {
   EXPECT_FALSE(says(explained(context), "warning")) << explained(context);
 }
 
-// Whoever touches it: here a thread of node 0 or wherever the kernel likes.
+// Whichever thread touches it: here one of node 0 or wherever the kernel puts it.
 TEST(AllCores, MemoryOfADomainIsOnItsNode) {
   const Context context = context_of(ContextOptions{});
   ASSERT_EQ(context.num_domains(), 4);
@@ -168,7 +167,7 @@ TEST_P(AllCores, FewerWorkersThanCoresSitWhereTheBindingSays) {
   for (const char* bind : {"close", "spread"}) expect_everybody_at_home(threads(6, GetParam(), bind));
 }
 
-// Split states of a decode step are where the tasks are that write them.
+// Split states of a decode step are in the domain of the tasks that write them.
 TEST_P(AllCores, SplitStatesAreInTheirDomain) {
   const Context context = threads(48, GetParam());
   Case c = decode();
@@ -202,8 +201,8 @@ TEST_P(AllCores, TheCallerKeepsItsAffinity) {
   EXPECT_EQ(CPU_COUNT(&after), 48);
 }
 
-// Its arenas are then each on a node of oneTBB's, which binds workers to the node beneath our binding to a
-// core, and frees them of both.
+// Its arenas are then each on one of oneTBB's nodes. oneTBB binds workers to the node, below our binding to a
+// core, and undoes both.
 TEST(AllCores, OneTbbKnowsTheNodesAndGivesItsThreadsBack) {
   EXPECT_EQ(tbb::info::numa_nodes().size(), 4u);
   for (int round = 0; round < 2; ++round) {
@@ -216,7 +215,7 @@ TEST(AllCores, OneTbbKnowsTheNodesAndGivesItsThreadsBack) {
 
 INSTANTIATE_TEST_SUITE_P(Executors, AllCores, testing::Values("openmp", "tbb"), Named());
 
-// init.sh has taken oneTBB's library tbbbind away.
+// init.sh has removed oneTBB's library tbbbind.
 TEST(WithoutTbbbind, WorkersAreAtHomeAndAreGivenBack) {
   EXPECT_EQ(tbb::info::numa_nodes().size(), 1u);
   for (const char* bind : {"close", "spread"}) expect_everybody_at_home(threads(48, "tbb", bind));
@@ -269,7 +268,7 @@ TEST_P(MbindDenied, WorksAndSaysSo) {
 TEST_P(MbindDenied, TheOwnersTouchPlacesScratch) {
   const Context context = threads(48, GetParam());
   const std::size_t bytes = kScratch;
-  // A caller bound to nothing may run anywhere, so its scratch is left out.
+  // An unbound caller may run anywhere, so its scratch is not checked.
   const std::vector<SlotReport> reports = meet(*impl_of(context)->executor, bytes);
   for (const SlotReport& report : reports) {
     if (report.is_caller) continue;
@@ -283,9 +282,9 @@ INSTANTIATE_TEST_SUITE_P(Executors, MbindDenied, testing::Values("openmp", "tbb"
 }  // namespace
 }  // namespace kumiko::test
 
-// Without the destructors of static objects: oneTBB's ends its 47 workers one by one, some spinning while
-// others give their stacks back, and the emulator grants no flush of all cores' TLBs before every spinning
-// core had its turn. That took 8 to 270 s, and shows nothing that the tests outside of this machine do not.
+// Exits without the destructors of static objects: oneTBB's ends its 47 workers one by one, some spinning
+// while others free their stacks, and the emulator flushes all cores' TLBs only after every spinning core had
+// its turn. That took 8 to 270 s and tested nothing beyond the tests outside this machine.
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const int status = RUN_ALL_TESTS();

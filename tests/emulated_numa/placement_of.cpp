@@ -34,7 +34,7 @@ struct Meeting {
     report.allowed_cpus = CPU_COUNT(&mask);
     const int seat = meeting.executor.seats()[static_cast<std::size_t>(slot.index)].os_cpu;
     report.is_on_seat = report.allowed_cpus == 1 && CPU_ISSET(seat, &mask) && report.cpu == seat;
-    // Asleep, not spinning: the emulator gives each busy core 100 ms before it turns to the next.
+    // Sleeps instead of spinning: the emulator runs each busy core for 100 ms before the next.
     const int parties = meeting.executor.concurrency();
     int seen = meeting.present.fetch_add(1) + 1;
     if (seen == parties) meeting.present.notify_all();

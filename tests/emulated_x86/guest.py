@@ -5,7 +5,7 @@
     guest.py --boot DIR --work DIR --result FILE [--env NAME=VALUE]... [--expect PARAMETER]... 'PROGRAM ARGUMENT...'...
 
 The programs are the ones that run natively: they travel with the dynamic loader and the libraries that ldd names. DIR of --boot
-is where scripts/setup unpacked a kernel and busybox. Exits 0 only if judge.py finds nothing to object to in what the guest wrote;
+is where scripts/setup unpacked a kernel and busybox. Exits 0 only if judge.py finds no fault in the guest's output;
 FILE then holds it, for the summary of scripts/test (isa_summary.py).
 """
 import argparse
@@ -28,14 +28,14 @@ TOOLS = ["bochs", "cpio", "script", "xorriso"]
 
 
 def missing(boot: pathlib.Path) -> list[str]:
-    """What this needs and does not find."""
+    """The files that are missing."""
     files = [boot / "bin/busybox", ISOLINUX, LDLINUX]
     found = [t for t in TOOLS if shutil.which(t) is None] + [str(f) for f in files if not f.is_file()]
     return found + ([] if list(boot.glob("boot/vmlinuz-*")) else [f"{boot}/boot/vmlinuz-*"])
 
 
 def libraries(program: pathlib.Path) -> list[pathlib.Path]:
-    """The loader and the shared libraries of a program, by the paths it looks for them at."""
+    """The loader and the shared libraries of a program, by the paths where it looks for them."""
     listing = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
     if "not found" in listing:
         raise SystemExit(f"ldd {program}:\n{listing}")
@@ -78,8 +78,8 @@ def make_iso(work: pathlib.Path, boot: pathlib.Path) -> None:
 
 
 class Screen:
-    """Reads away what bochs draws on a pseudo-terminal of its own: unread, it fills up after about five minutes (20 KB of cursor
-    movements), and bochs sleeps in a write for ever."""
+    """Discards what bochs draws on its pseudo-terminal: unread, that fills up after about five minutes (20 KB of cursor
+    movements), and bochs blocks in a write for ever."""
 
     def __init__(self, terminal: pathlib.Path):
         self.terminal = terminal
@@ -103,7 +103,7 @@ class Screen:
 
 
 def run(work: pathlib.Path, timeout: float) -> str:
-    """The serial line's text. Echoes it as it comes, with the wall time: the guest's own clock means nothing."""
+    """The serial line's text. Echoes it as it comes, with the wall time: the guest's clock is not real time."""
     serial = work / "serial.log"
     serial.write_text("")
     # Debian's bochs starts in its debugger ("c" continues) and wants a terminal. It exits 1 after a clean power-off.
@@ -148,8 +148,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=1500)
     parser.add_argument("commands", nargs="+")
     args = parser.parse_args()
-    args.result.unlink(missing_ok=True)  # an earlier run's
-    # A terminated test takes its emulator with it.
+    args.result.unlink(missing_ok=True)  # from an earlier run
+    # A terminated test ends its emulator, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if lacking := missing(args.boot):
         print(f"not found: {', '.join(lacking)}; scripts/setup emulated installs them", file=sys.stderr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest must have written to its serial line for its tests to count."""
+"""Checks a guest's serial output, which decides whether its tests count."""
 import re
 
 FLAGS = ["avx512f", "avx512bw", "avx512dq", "avx512vl"]
@@ -10,11 +10,11 @@ def is_over(text: str) -> bool:
 
 
 def objections(text: str, jobs: list[str], expected: list[str]) -> list[str]:
-    """Everything wrong with it; empty when all is well. `expected`: test parameters, each of which a passed test must have."""
+    """All faults; empty if there are none. `expected`: test parameters, each of which a passed test must have."""
     found = []
     flags = re.search(r"^GUEST flags:(.*)$", text, re.MULTILINE)
     have = flags[1].split() if flags else []
-    # Where the guest's kernel dislikes the processor it goes on without AVX, and every test of AVX-512 rows would be of none.
+    # Where the guest's kernel rejects the processor it runs without AVX, and every test of AVX-512 rows would test none.
     offers = " ".join(have) or "nothing"
     found += [f"the guest's kernel does not offer {flag}; of AVX it has: {offers}" for flag in FLAGS if flag not in have]
     for job in jobs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves that judge.py objects to every way in which a guest can fall short, and to nothing else."""
+"""judge.py reports every way in which a guest can fail, and nothing else."""
 import unittest
 
 import judge
@@ -21,7 +21,7 @@ GUEST done
 JOBS = ["kernels_test", "isa_report"]
 EXPECTED = ["gemm_f32_8x48_avx512", "pack_f32_avx512"]
 
-# name: (what is replaced, by what, a piece of the objection)
+# name: (text to replace, replacement, part of the fault reported)
 BAD = {
     "no_avx512f": (" avx512f", "", "does not offer avx512f"),
     "no_avx512vl": (" avx512vl\n", "\n", "does not offer avx512vl"),

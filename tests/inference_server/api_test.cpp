@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Request bodies: what is taken, what is refused and how, and that none takes much memory or any stack.
+// Request bodies: which are accepted, which are refused and how, and that none takes much memory or any
+// stack.
 #include "api.h"
 
 #include <gtest/gtest.h>
@@ -70,7 +71,7 @@ TEST(ParseTexts, FaultsAreSaid) {
       {"{\"texts\":[\"a\"],\"\\u0074exts\":[\"b\"]}", "422 field \"texts\" is given twice"},
       {"{\"texts\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}",
        "413 'texts' has more than 4 texts, the most that one request may have"},
-      // What is not JSON is said first.
+      // A syntax error is reported first.
       {"{\"texts\":7,\"x\":[}", "400 the body is not JSON: "},
       {"[\"a\"] x", "400 the body is not JSON: "},
       {"{\"texts\":[1e999]}", "400 the body is not JSON: number overflow"},
@@ -93,7 +94,7 @@ TEST(ParseTexts, ValuesAreQuotedUpTo40Bytes) {
   EXPECT_EQ(texts_answer("1." + std::string(1'000'000, '0')),
             "422 the body must be a JSON object, is 1." + std::string(38, '0') + "...");
   EXPECT_LT(texts_answer("{\"texts\":[\"" + long_text).size(),
-            300u);  // a syntax error quotes what it read last
+            300u);  // a syntax error quotes the end of what was read
   // Cut inside a character, the quotation is still ASCII.
   for (int lead = 0; lead < 8; ++lead) {
     const std::string shown = texts_answer(quoted(std::string(lead, 'x') + repeat("\xf0\x9f\x98\x80", 20)));
@@ -115,7 +116,7 @@ TEST(ParseTexts, ATextThatIsTooLongIsNamed) {
 }
 
 TEST(ParseTexts, StopsAtTheFirstTextTooMany) {
-  // What follows is not looked at: it is no JSON.
+  // The rest, which is not JSON, is not read.
   EXPECT_EQ(texts_answer("{\"texts\":[\"a\",\"b\",\"c\",\"d\",\"e\",,,"),
             "413 'texts' has more than 4 texts, the most that one request may have");
 }
@@ -146,7 +147,7 @@ TEST(ParseSearch, FaultsAreSaid) {
             "422 'top_k' must be an integer in 1..100, is an array");
 }
 
-// Where nesting can begin, and what must come after it.
+// Where nesting can begin, and what must follow it.
 const std::vector<std::pair<std::string, std::string>> kPlaces = {
     {"", ""},         {"{\"texts\":", "}"}, {"{\"texts\":[", "]}"},
     {"{\"x\":", "}"}, {"{\"query\":", "}"}, {"{\"query\":\"a\",\"top_k\":", "}"},
@@ -210,8 +211,8 @@ TEST(Memory, AFourMegabyteBodyTakesASmallMultipleOfIt) {
         (void)texts_answer(body, max_texts);
         (void)search_answer_to(body);
       });
-      // A text is 32 bytes of std::string at least, and vectors double. The parser's own message about a long
-      // token takes the most, 11 times the body.
+      // A text takes at least the 32 bytes of std::string, and vectors double. The parser's own message about
+      // a long token takes the most, 11 times the body.
       const std::size_t texts = max_texts > 256 ? std::size_t{3} * 1'000'000 * sizeof(std::string) : 0;
       EXPECT_LT(peak, 12 * kBody + texts) << body.substr(0, 40);
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server under test and what the tests compare it with. Run by ctest; by hand:
+"""The server under test and the reference model. Run by ctest; by hand:
 
 .venv/bin/python -m pytest tests/inference_server --server build/examples/inference_server/inference_server
 """
@@ -17,7 +17,7 @@ from server_process import Client, ServerProcess, model_directory  # noqa: E402
 
 def pytest_addoption(parser):
     parser.addoption("--server", type=pathlib.Path, required=True, help="the built inference_server")
-    # A sanitizer's own memory comes on top of the 256 MB that the server is held to.
+    # A sanitizer's own memory adds to the 256 MB that the server may use.
     parser.addoption("--max-rss-mb", type=float, default=256, help="largest resident set in the attacks")
 
 
@@ -30,7 +30,7 @@ def binary(request):
 
 @pytest.fixture(scope="session")
 def server(binary):
-    """One server for all tests that leave no trace another could see."""
+    """One server for all tests that do not affect each other."""
     with ServerProcess(binary) as running:
         yield running
         assert running.process.poll() is None, "the server died:\n" + "\n".join(running.lines)
@@ -45,7 +45,7 @@ def client(server):
 
 @pytest.fixture
 def start(binary):
-    """start(*options): a server of the test's own."""
+    """start(*options): a separate server for one test."""
     running = []
 
     def make(*options):

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Changes of the index file that are interrupted or fail. A limit on the size of files stops a write at an
-// exact byte: with its signal at rest, write(2) fails as on a full disk; else the signal kills the process
+// exact byte: with its signal ignored, write(2) fails as on a full disk; else the signal kills the process
 // there.
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@
 namespace inference::test {
 namespace {
 
-/// No file of this process grows beyond `bytes` while it lives; a write beyond fails.
+/// While it lives, no file of this process grows beyond `bytes`; a write beyond fails.
 class FileSizeLimit {
  public:
   explicit FileSizeLimit(std::size_t bytes) {
@@ -44,7 +44,7 @@ class FileSizeLimit {
 
 class IndexCrashTest : public IndexFileTest {
  protected:
-  /// Whether a process of its own could `change` the index before its first write beyond `bytes` killed it.
+  /// Whether a child process could `change` the index before its first write beyond `bytes` killed it.
   bool survives(std::size_t bytes, const std::function<void(SearchIndex&)>& change) const {
     const pid_t child = ::fork();
     if (child == 0) {
@@ -82,11 +82,11 @@ TEST_F(IndexCrashTest, AnAddKilledAtAnyByteIsNotThereAndWhatWasAnsweredIs) {
     write_bytes(commit_, commit);
     const bool answered = survives(bytes, [&](SearchIndex& index) { add_all(index, second_); });
     if (!answered && bytes > rows.size()) {
-      EXPECT_EQ(read_bytes(path_).size(), bytes);  // torn in the midst of the rows
+      EXPECT_EQ(read_bytes(path_).size(), bytes);  // cut in the middle of the rows
     }
     const Contents expected = answered ? both() : first_;
     EXPECT_EQ(reopened(), expected);
-    EXPECT_EQ(reopened(), expected);  // the start that cut off the rest left the files sound
+    EXPECT_EQ(reopened(), expected);  // the start that removed the rest left valid files
     if (answered) break;
     ++killed;
   }
@@ -122,7 +122,7 @@ TEST_F(IndexCrashTest, AClearKilledAnywhereIsWholeOrNotThere) {
     EXPECT_EQ(answered, bytes >= 48);
     EXPECT_EQ(reopened(), answered ? Contents() : first_);
   }
-  // Killed between its commit and the cut of the rows.
+  // Killed between its commit and truncating the rows.
   add_first_again();
   const std::string rows = read_bytes(path_);
   write_commit(80, rows.size(), 0, crc(rows.substr(0, 80)));
@@ -138,7 +138,7 @@ TEST_F(IndexCrashTest, WhateverAnInterruptedAddLeftBehindIsCutOff) {
     write_commit(rows.size(), rows.size() + 30, 3, crc(rows));
     EXPECT_EQ(reopened(), first_);
     EXPECT_EQ(read_bytes(path_), rows);
-    // Announced was an add, which is over now.
+    // The commit announced an add, which is now complete.
     write_bytes(path_, rows + "x");
     EXPECT_TRUE(has(refusal(), "something was added at its end")) << refusal();
   }
@@ -199,7 +199,7 @@ TEST_F(IndexCrashTest, AFailedClearRemovesNothing) {
 TEST_F(IndexCrashTest, AFolderThatTakesNoFileChangesNothing) {
   const auto index = open();
   add_all(*index, first_);
-  std::filesystem::create_directory(temporary_);  // root may write where no permission says so
+  std::filesystem::create_directory(temporary_);  // permissions do not stop root
   EXPECT_TRUE(has(message_of([&] { add_all(*index, second_); }), temporary_.string() + ": cannot be opened"));
   EXPECT_TRUE(has(message_of([&] { index->clear(); }), "cannot be opened"));
   EXPECT_EQ(contents(*index), first_);
@@ -221,7 +221,7 @@ TEST_F(IndexCrashTest, AFileReplacedUnderTheServerTakesNoMore) {
 TEST_F(IndexCrashTest, ReadersDoNotWaitForTheDisk) {
   const auto index = open();
   add_all(*index, first_);
-  // Opening a pipe to write waits until somebody reads it: a disk that does not answer.
+  // Opening a pipe for writing blocks until there is a reader, like a disk that does not answer.
   ASSERT_EQ(::mkfifo(temporary_.c_str(), 0600), 0);
   auto add = std::async(std::launch::async, [&] { return message_of([&] { add_all(*index, second_); }); });
   for (int i = 0; i < 1000; ++i) {

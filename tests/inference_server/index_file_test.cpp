@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an index keeps in its file, and which files it refuses.
+// What an index stores in its file, and which files it refuses.
 #include "index_file.h"
 
 #include <fcntl.h>

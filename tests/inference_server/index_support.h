@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An index of 3 floats a text in a file, and all it holds.
+// An index of 3 floats a text in a file, and its contents.
 #pragma once
 
 #include <zlib.h>
@@ -19,7 +19,7 @@ namespace inference::test {
 constexpr std::int64_t kWidth = 3;
 constexpr const char* kModel = "model A";
 
-/// Texts in the order of indexing with their vectors.
+/// Texts with their vectors, in the order of indexing.
 using Contents = std::vector<std::pair<std::string, std::vector<float>>>;
 
 inline Contents contents(const SearchIndex& index) {
@@ -66,7 +66,7 @@ class IndexFileTest : public FolderTest {
   static bool has(const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
   }
-  /// A FILE.commit whose checksum is right.
+  /// A FILE.commit with a valid checksum.
   void write_commit(std::uint64_t length, std::uint64_t limit, std::uint64_t rows,
                     std::uint32_t data_sum) const {
     std::string bytes("KUMIKOIC\1\0\0\0\0\0\0\0", 16);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The linear layers: values against fp64, the same bits for a row anywhere, and one thread a call.
+// The linear layers: values against fp64, the same bits for a row in any batch, and one thread per call.
 #include "linear.h"
 
 #include <gtest/gtest.h>
@@ -50,7 +50,7 @@ TEST(Linear, MatchesFp64ForAnyRowsAndWidths) {
         std::vector<float> y = before;
         layers.run(1, rows, x.data(), y.data());
         for (std::int64_t r = 0; r < rows; ++r) {
-          for (std::int64_t o = r % 7; o < shape.out; o += 7) {  // every seventh: enough to see a lost one
+          for (std::int64_t o = r % 7; o < shape.out; o += 7) {  // every seventh is enough to find a lost one
             double exact = bias[static_cast<std::size_t>(o)];
             for (std::int64_t i = 0; i < shape.in; ++i) {
               exact += static_cast<double>(x[static_cast<std::size_t>(r * shape.in + i)]) *
@@ -59,8 +59,8 @@ TEST(Linear, MatchesFp64ForAnyRowsAndWidths) {
             const auto at = static_cast<std::size_t>(r * shape.out + o);
             if (epilogue == Epilogue::kGelu) exact = gelu(exact);
             if (epilogue == Epilogue::kAdd) exact += before[at];
-            // A running sum of `in` products of deviation 1 is rounded `in` times by 2^-25 of it or so: 4e-5
-            // for 1536 of them. Seven times that, and what gelu adds.
+            // A running sum of `in` products of deviation 1 is rounded `in` times by about 2^-25 of its size:
+            // 4e-5 for 1536 of them. The bound is seven times that, plus the error of gelu.
             ASSERT_NEAR(y[at], exact, 2e-7 * static_cast<double>(shape.in) + 2e-6)
                 << shape.in << "x" << shape.out << ", rows " << rows << ": " << r << ", " << o;
           }
@@ -71,7 +71,7 @@ TEST(Linear, MatchesFp64ForAnyRowsAndWidths) {
 }
 
 TEST(Linear, GeluIsWithinItsBound) {
-  // An identity matrix: what comes out is gelu alone.
+  // With an identity matrix the result is gelu alone.
   constexpr std::int64_t kWidth = 64;
   std::vector<float> identity(kWidth * kWidth, 0.0f), x;
   for (std::int64_t i = 0; i < kWidth; ++i) identity[static_cast<std::size_t>(i * kWidth + i)] = 1.0f;
@@ -83,7 +83,7 @@ TEST(Linear, GeluIsWithinItsBound) {
   layers.run(0, std::ssize(x) / kWidth, x.data(), y.data());
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double exact = gelu(x[i]);
-    // Above 6 the value is t itself: its own rounding is what is left.
+    // Above 6 the result is t itself, and its only error is t's rounding.
     EXPECT_NEAR(y[i], exact, std::max(1.1e-6, std::abs(exact) * 1.2e-7)) << x[i];
   }
 }
@@ -128,8 +128,8 @@ TEST(Linear, ThreadsShareLayersAndEveryCallStaysOnItsOwn) {
   layers.add(weight.data(), bias.data());
   std::vector<float> expected(kRows * shape.out);
   layers.run(0, kRows, x.data(), expected.data());
-  EXPECT_EQ(threads_now(), threads_before);  // OpenMP would keep the threads it had started
-  EXPECT_EQ(omp_get_max_threads(), 4);       // a caller's setting is its own
+  EXPECT_EQ(threads_now(), threads_before);  // OpenMP would keep any threads it started
+  EXPECT_EQ(omp_get_max_threads(), 4);       // the caller's setting is unchanged
   omp_set_num_threads(before);
 
   std::vector<std::vector<float>> results(4);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The files beside the weights: whole, damaged and hostile ones.
+// The files beside the weights: valid, damaged and hostile ones.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -24,7 +24,7 @@ class ModelFilesTest : public FolderTest {
     write_bytes(folder_ / "vocab.txt", "[UNK]\n[CLS]\n[SEP]\na\n##b\n");
     write_bytes(folder_ / "model.safetensors", std::string("\2\0\0\0\0\0\0\0{}", 10));
   }
-  /// What loading says with `from` replaced by `to` in config.json.
+  /// The error of loading with `from` replaced by `to` in config.json.
   std::string with(const std::string& from, const std::string& to) const {
     std::string config = kConfig;
     config.replace(config.find(from), from.size(), to);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The server's parts that HTTP alone does not pin down: layout of a batch, element-wise functions, exact
-// search.
+// Parts of the server that tests over HTTP do not cover alone: layout of a batch, element-wise functions,
+// exact search.
 #include <gtest/gtest.h>
 
 #include <cmath>

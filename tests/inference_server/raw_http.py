@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP by hand: what no client library would send."""
+"""HTTP by hand: requests that no client library sends."""
 
 import contextlib
 import http.client
@@ -9,7 +9,7 @@ import time
 
 
 class Raw:
-    """One connection. `send` takes bytes as they are; `answer` reads one response, None where the server closed instead."""
+    """One connection. `send` takes bytes as they are; `answer` reads one response, None if the server closed instead."""
 
     def __init__(self, port, timeout_s=60):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
@@ -26,7 +26,7 @@ class Raw:
         self.socket.close()
 
     def send(self, data):
-        """False where the server stopped reading before all of it was sent."""
+        """False if the server stopped reading before all of it was sent."""
         try:
             self.socket.sendall(data)
             return True
@@ -34,7 +34,7 @@ class Raw:
             return False
 
     def answer(self, method="POST"):
-        # HTTPResponse asks its socket for a file; the next answer must find what this one's buffer has read too much.
+        # HTTPResponse makes a file of its socket; the next answer must find the bytes that this one's buffer has read ahead.
         reader = self.reader
 
         class Shared:
@@ -51,7 +51,7 @@ class Raw:
         return response
 
     def is_closed_by_server(self):
-        """Waits until the server has closed; what it still sends is thrown away."""
+        """Waits until the server has closed; discards what it still sends."""
         with contextlib.suppress(ConnectionResetError):
             while self.reader.read(65536):
                 pass
@@ -59,7 +59,7 @@ class Raw:
 
 
 def request(path="/embed", body=b'{"texts": ["a"]}', method="POST", headers=(), host="127.0.0.1", length=True):
-    """The bytes of a request that is right but for what the arguments change. headers: (name, value) pairs."""
+    """The bytes of a request that is valid except for what the arguments change. headers: (name, value) pairs."""
     lines = [f"{method} {path} HTTP/1.1".encode()]
     given = {name.lower() for name, _ in headers}
     if "host" not in given and host is not None:
@@ -83,7 +83,7 @@ def peak_rss_mb(process):
 
 
 def trickle(connections, data, seconds, pause_s=0.2):
-    """Sends a byte of `data` on each connection every `pause_s`, for so long or until the server closes them all."""
+    """Sends a byte of `data` on each connection every `pause_s`, for `seconds` or until the server closes them all."""
     end = time.monotonic() + seconds
     alive, at = list(connections), 0
     while alive and time.monotonic() < end:

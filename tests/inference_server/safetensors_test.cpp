@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole, damaged and hostile .safetensors files.
+// Valid, damaged and hostile .safetensors files.
 #include "safetensors.h"
 
 #include <gtest/gtest.h>
@@ -144,7 +144,7 @@ TEST_F(SafeTensorsTest, DeepHeadersTakeNeitherStackNorMemory) {
       test::on_small_stack([&] {
         std::string text;
         const std::size_t peak = test::peak_memory([&] { text = message(path); });
-        // A wrong type may be seen before the depth.
+        // A wrong type may be reported before the depth.
         EXPECT_TRUE(has(text, deep) || has(text, "must be")) << text;
         EXPECT_LT(peak, 2 * depth + 100'000);
       });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much memory and stack a call takes, and files of a test's own.
+// How much memory and stack a call takes, and a folder for each test's files.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -11,16 +11,17 @@
 
 namespace inference::test {
 
-/// Largest number of bytes that operator new had handed out at once during `call`, above those before it.
+/// Largest number of bytes allocated by operator new at one time during `call`, less those allocated before
+/// it.
 std::size_t peak_memory(const std::function<void()>& call);
 
-/// Runs `call` on a thread with a stack of 256 KiB: recursion over what a client sent overflows it.
+/// Runs `call` on a thread with a stack of 256 KiB: recursion over client input overflows it.
 void on_small_stack(const std::function<void()>& call);
 
 /// The text of the exception `call` ends with, or "no error".
 std::string message_of(const std::function<void()>& call);
 
-/// A folder of the running test's own, empty at its begin and gone after its end.
+/// A folder for the running test, empty at its start and removed after its end.
 class FolderTest : public ::testing::Test {
  protected:
   void SetUp() override;

@@ -6,8 +6,8 @@ import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
-# A batch of the server waits this long for company: a window in which a test finds requests queued. Far above what the
-# steps inside it take, and no test asserts on it.
+# A batch of the server waits this long for further texts: a window in which a test finds requests queued. It is far longer than the steps
+# inside it take, and no test asserts on it.
 HOLD = ("--max-wait-us", "4000000", "--max-batch", "1000")
 
 

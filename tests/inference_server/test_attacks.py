@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attacker sends: the server answers with the right status, keeps its memory, and goes on serving others.
+"""What an attacker sends: the server answers with the right status, stays within its memory, and goes on serving others.
 
-One server takes all of it, one case after the other; after each it must be in good health and below its memory limit.
+One server takes all cases, one after the other; after each it must be healthy and below its memory limit.
 """
 
 import json
@@ -18,7 +18,7 @@ GOOD = b'{"texts": ["a"]}'
 
 @pytest.fixture(scope="module")
 def victim(binary, request):
-    """Deadlines of a few seconds, so that the tests need not wait for those of real life."""
+    """Deadlines of a few seconds, so that the tests need not wait for the real ones."""
     options = ["--header-timeout", "3", "--body-timeout", "4", "--idle-timeout", "20", "--write-timeout", "4"]
     with ServerProcess(binary, options) as running:
         yield running
@@ -45,7 +45,7 @@ HOST = "Host: 127.0.0.1"
 JSON_TYPE = "Content-Type: application/json"
 SMUGGLED = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
-# name, bytes, status: after all of these the connection is closed, so that nothing behind them is taken for a request.
+# name, bytes, status: after each of these the connection is closed, so that bytes behind them are not taken for a request.
 MALFORMED = {
     "tls_hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64) + b"\r\n\r\n", 400),
     "http2_preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
@@ -125,7 +125,7 @@ def test_malformed_requests_are_refused_and_the_connection_closed(victim, name):
         assert raw.reader.read() == b"", "a second answer"
 
 
-# What is refused by its head or body alone; the connection lives on.
+# Refused by head or body alone; the connection stays open.
 REFUSED = {
     "no_content_type": (request(headers=[("Content-Type", None)]), 415),
     "form": (request(headers=[("Content-Type", "application/x-www-form-urlencoded")]), 415),
@@ -285,7 +285,7 @@ def test_answers_nobody_reads_are_bounded(victim):
         client = Client(victim.url)
         for _ in range(10):
             assert client.get("/healthz").status_code == 200
-        # Whoever does not read is cut off, and the queue is the others' again.
+        # A client that does not read is cut off, and the queue is free for the others again.
         wait_until(lambda: client.post("/embed", {"texts": ["a"]}).status_code == 200, "an answer beside them", 120)
     finally:
         for raw in greedy:
@@ -296,7 +296,7 @@ def test_large_bodies_at_once_are_bounded(victim):
     body = b'{"texts": ["' + b"a" * (4 * MIB - 100) + b'"]}'
     large = [Raw(victim.port) for _ in range(60)]
     try:
-        for raw in large:  # all but the last byte: held until the deadline
+        for raw in large:  # all but the last byte, held until the deadline
             raw.socket.settimeout(0.2)
             data = request(body=body)[:-1]
             try:

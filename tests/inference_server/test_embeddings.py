@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors against the fp64 forward, and that they do not depend on the company a text is in."""
+"""Vectors against the fp64 forward pass, and that they do not depend on the other texts of a batch."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ TEXTS = [
     "Hello, world!",
     "Ünïcödé and 漢字 and emoji 🎉 in one sentence.",
     "[MASK] is a special token, and so is [SEP].",
-    "word " * 254,  # the longest there is: 256 word pieces
+    "word " * 254,  # the longest allowed: 256 word pieces
     "x" * 101,  # one word above the tokenizer's limit: [UNK]
     " ".join(sentences()[:12]),
 ]
@@ -54,7 +54,7 @@ def scaled_head(model, head):
 
 
 def larger_epsilon(model):
-    """1e-6 in the place of the model's 1e-12 in every LayerNorm."""
+    """1e-6 instead of the model's 1e-12 in every LayerNorm."""
     model.config["layer_norm_eps"] = 1e-6
 
 
@@ -86,11 +86,11 @@ def test_vectors_have_unit_length_and_the_answer_says_what_it_holds(client, refe
 
 @pytest.mark.parametrize("isa", ["", "AVX2"])
 def test_a_text_has_the_same_vector_in_any_batch(start, monkeypatch, isa):
-    if isa:  # the kernels of a machine without AVX-512
+    if isa:  # use the kernels of a machine without AVX-512
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
     else:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    # A server whose batches wait for company, so that one request is one batch of the size asked for.
+    # A server whose batches wait for further texts, so that one request is one batch of the size asked for.
     server = start("--max-wait-us", "20000", "--max-batch", "64")
     client = Client(server.url)
     if isa:
@@ -120,9 +120,9 @@ def test_no_attention_row_beyond_the_last_vector_of_queries(start):
     client.embed(sentences()[:32] + ["word " * 200])
     tokens = metric(client, "kumiko_tokens_total")
     rows = metric(client, "kumiko_attention_query_rows_total")
-    # A batch padded to its longest text would have 33 * 202 rows; groups fill up to a multiple of 8 at most.
+    # A batch padded to its longest text would have 33 * 202 rows; groups are padded to a multiple of 8 at most.
     assert tokens <= rows <= tokens + 7 * 33
-    client.embed(["word " * n for n in (1, 1, 2, 3, 6, 14, 22)])  # 3, 3, 4, 5, 8, 16 and 24 pieces: nothing to fill up
+    client.embed(["word " * n for n in (1, 1, 2, 3, 6, 14, 22)])  # 3, 3, 4, 5, 8, 16 and 24 pieces: no padding
     assert metric(client, "kumiko_attention_query_rows_total") - rows == 63
 
 

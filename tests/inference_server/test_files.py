@@ -25,7 +25,7 @@ def test_the_index_outlives_the_server(binary, tmp_path):
         assert client.search("a storm", top_k=60) == before
         assert client.index(texts) == {"added": 0, "size": 60}
         assert client.session.delete(client.url + "/index", timeout=60).status_code == 200
-        server.kill()  # what was answered is on the disk
+        server.kill()  # answered requests are on the disk
     with ServerProcess(binary, ["--index", str(path)]) as server:
         assert Client(server.url).search("a storm") == []
         assert any(f"0 texts indexed, kept in {path}" in line for line in server.lines)
@@ -79,7 +79,7 @@ def test_a_damaged_index_is_refused_by_name(binary, tmp_path, damage):
 
 def test_an_index_that_cannot_be_written_says_so_and_adds_nothing(binary, tmp_path):
     path = tmp_path / "index"
-    # A disk that is full after 64 KiB: the limit holds for every file the server writes.
+    # A disk that is full after 64 KiB: the limit applies to every file that the server writes.
     script = tmp_path / "limited"
     script.write_text(f'#!/bin/sh\nulimit -f 64\nexec {binary} "$@"\n')
     script.chmod(0o755)

@@ -29,7 +29,7 @@ def test_full_queue_is_503_and_loses_nothing(start):
     wait_until(lambda: metric(client, "kumiko_queue_texts") == 5, "the first request in the queue")
     assert_refused(client.post("/embed", {"texts": ["a", "b", "c", "d"]}), "5 texts waiting, room for 8")
     assert_refused(client.post("/index", {"texts": ["a", "b", "c", "d"]}), "the queue is full")
-    # Three still fit: refusing is by room, not for all. A request that fits no queue at all is the client's mistake.
+    # Three still fit: the server refuses by room, not all requests. A request larger than the queue is the client's mistake.
     fits = Background([lambda: Client(server.url).post("/embed", {"texts": ["f", "g", "h"]})])
     assert client.post("/embed", {"texts": ["a"] * 9}).status_code == 413
     wait_until(lambda: metric(client, "kumiko_queue_texts") == 8, "the second request in the queue")
@@ -60,13 +60,13 @@ def test_an_idle_connection_gives_way_to_a_new_one(start):
     for client in idle:
         assert client.get("/healthz").status_code == 200
     assert_refused(Client(server.url).post("/embed", {"texts": ["a third"]}), "all 2 connections are busy")
-    time.sleep(1.2)  # for a second the next request may be on its way
+    time.sleep(1.2)  # within a second the next request might be on its way
     assert len(Client(server.url).embed(["a third"])) == 1
     assert len(idle[0].embed(["opens its connection anew"])) == 1
 
 
 def test_a_small_request_does_not_wait_for_a_large_one(start):
-    """One text of each request in turn: 200 texts that came before are not all embedded first."""
+    """One text of each request in turn: 200 earlier texts are not all embedded first."""
     server = start("--workers", "1", "--max-batch", "4", "--max-wait-us", "0")
     done = []
 
@@ -117,7 +117,7 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(start, sto
     server.process.send_signal(stop)
     wait_until(lambda: client.get("/healthz").status_code == 503, "the drain")
     assert_refused(client.post("/embed", {"texts": ["late"]}), "stopping")
-    server.process.send_signal(stop)  # impatience changes nothing
+    server.process.send_signal(stop)  # a second signal changes nothing
     answers = in_flight.results()
     assert [r.status_code for r in answers] == [200] * 9
     assert [len(r.json()["embeddings"]) for r in answers[:8]] == [10] * 8
@@ -137,7 +137,7 @@ def test_drain_under_steady_load_breaks_no_answer(start):
             try:
                 codes.append(client.post("/embed", {"texts": [text]}).status_code)
             except requests.ConnectionError as error:
-                # Only a connection that could not be opened: a request that was sent has its answer.
+                # The connection could not be opened; every request that was sent has an answer.
                 assert "Connection refused" in str(error), error
                 break
             if codes[-1] != 200:
@@ -153,7 +153,7 @@ def test_drain_under_steady_load_breaks_no_answer(start):
 
 
 def test_drain_under_overload_answers_every_request_that_was_sent(start):
-    """400 clients that never pause, more than the queue takes: whoever has sent a request has its answer."""
+    """400 clients that never pause, more than the queue takes: every request that was sent gets an answer."""
     server = start("--queue", "64", "--max-batch", "8")
     data = request(body=json.dumps({"texts": [sentences()[0]]}).encode())
     lost, ends = [], []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/metrics is what Prometheus reads, and says what happened."""
+"""/metrics has the format of Prometheus and the right counts."""
 
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -45,7 +45,7 @@ def text_of(browser, element):
 
 
 def results(browser, part="text"):
-    """Read in one go: the page may replace the list between two calls of the driver."""
+    """Read in one call: the page may replace the list between two calls of the driver."""
     script = "return Array.from(document.querySelectorAll('#results .' + arguments[0]), item => item.textContent)"
     return browser.execute_script(script, part)
 
@@ -80,7 +80,7 @@ def test_a_person_indexes_sentences_and_finds_them(start, browser, tmp_path):
     scores = [float(score) for score in results(browser, "score")]
     assert scores == sorted(scores, reverse=True) and 0.3 < scores[0] < 1
 
-    # Live: requests of somebody else move the figures of this page.
+    # Live: requests of another client change the figures of this page.
     before = int(text_of(browser, "total"))
     other = Client(server.url)
     for _ in range(40):
@@ -271,7 +271,7 @@ def test_the_query_box_needs_no_scrolling(server, browser, size):
     query = browser.find_element(By.ID, "query")
     assert query.rect["y"] + query.rect["height"] < size[1] / 2
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    # By keyboard alone: the query box first, then down the page as it reads; each control says what it is.
+    # By keyboard alone: the query box first, then down the page in reading order; each control has a name.
     until(browser, lambda: shown(browser, "empty"), "the offer on an empty index")
     names = []
     for _ in range(7):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the endpoints answer, above all to requests that are wrong."""
+"""The endpoints' answers, above all to wrong requests."""
 
 import json
 import socket

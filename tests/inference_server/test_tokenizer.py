@@ -53,8 +53,8 @@ def assert_same(texts, ids, reference):
 
 
 def stable_characters():
-    """Characters that had the category of today already in Unicode 3.2. Of newer ones every Unicode library has its own year's
-    opinion, and the tokenizer's is older than utf8proc's."""
+    """Characters whose category is the same today as in Unicode 3.2. Libraries disagree on newer ones, by their year of
+    Unicode, and the tokenizer's is older than utf8proc's."""
     old = unicodedata.ucd_3_2_0
     for code in range(1, 0x110000):
         c = chr(code)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// void call_with_canaries(function, args, in, out): calls function(args) with in[] in the registers that a function must hand back
-// as it found them, and stores what they hold afterwards to out[]. How many, and their names: preserved_registers_test.cpp.
+// void call_with_canaries(function, args, in, out): calls function(args) with in[] in the callee-saved registers, and stores their contents
+// afterwards to out[]. Their number and names: preserved_registers_test.cpp.
 #if defined(__aarch64__)
 .text
 .global call_with_canaries

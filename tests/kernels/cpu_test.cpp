@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ISA vocabulary and the host probe, and which row every lookup finds.
+// The ISAs, the host probe, and which row every lookup finds.
 #include "kernels/cpu.h"
 
 #include <gtest/gtest.h>

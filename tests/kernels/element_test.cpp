@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The 16-bit element types against arithmetic in double that shares nothing with the code under test.
+// The 16-bit element types against arithmetic in double that shares no code with them.
 #include "kernels/element.h"
 
 #include <gtest/gtest.h>
@@ -34,7 +34,7 @@ double value_of(std::uint16_t bits, Format f) {
   return sign * std::ldexp(significand, (exponent ? exponent : 1) - bias - f.fraction_bits);
 }
 
-// Nearest value of the format, ties to the even pattern, found by looking at both neighbours.
+// Nearest value of the format, ties to the even pattern, found by comparing both neighbours.
 template <class T>
 void expect_nearest(float x, Format f) {
   T got;

@@ -11,7 +11,7 @@
 
 namespace kumiko::test {
 
-/// n elements of a type known at run time. Reads and writes as f32 (rounded as kernels/element.h rounds).
+/// n elements of a type chosen at run time. Reads and writes as f32 (rounded as kernels/element.h rounds).
 class ElementOperand {
  public:
   ElementOperand(kernels::Element element, std::size_t n, Place place)
@@ -49,7 +49,7 @@ class ElementOperand {
   Operand<std::uint16_t> narrow_;
 };
 
-/// What a value becomes when it is stored as `element` and read back.
+/// A value stored as `element` and read back.
 inline float rounded(kernels::Element element, float x) {
   if (element == kernels::Element::f32) return x;
   kernels::Bf16 bf16;

@@ -13,8 +13,8 @@
 
 namespace kumiko::test {
 
-/// What the FEXPA instruction makes of a sum with kFexpaShift: six bits choose the fraction of 2^(i/64),
-/// eight are the exponent.
+/// The FEXPA instruction on a sum with kFexpaShift: six bits choose the fraction of 2^(i/64), eight are the
+/// exponent.
 inline float fexpa_model(float sum) {
   static const auto fractions = [] {
     std::array<std::uint32_t, 64> table{};
@@ -27,7 +27,7 @@ inline float fexpa_model(float sum) {
   return std::bit_cast<float>((bits >> 6 & 0xffu) << 23 | fractions[bits & 63u]);
 }
 
-/// In the state of float_state.h: what is subnormal on the way becomes 0.
+/// In the state of float_state.h: subnormal intermediate values become 0.
 inline float exp2_fexpa_model(float x) {
   if (x < kernels::kFexpaLowest) x = kernels::kFexpaLowest;
   const float z = x + kernels::kFexpaShift, r = x - (z - kernels::kFexpaShift), scale = fexpa_model(z);

@@ -43,7 +43,7 @@ double ulp_error(float got, double want) {
   return std::abs(static_cast<double>(got) - want) / std::ldexp(1.0, exponent - 24);
 }
 
-// Steps through the negative floats from bit pattern `first` to `last` (magnitudes ascending), `step`
+// Steps through the negative floats from bit pattern `first` to `last` (ascending magnitudes), `step`
 // patterns at a time.
 struct Sweep {
   double worst = 0;
@@ -67,7 +67,7 @@ struct Sweep {
 };
 
 // Every float of [-1, -2^-30] (closer to 0 the result is 1 to 2^-31), and every 61st of [-126, -1): there n
-// only shifts the exponent of values the first part has already computed.
+// only shifts the exponent of values that the first part has covered.
 TEST_P(Exp2, StaysWithinTheStatedBoundOverTheWholeRange) {
   Sweep sweep;
   sweep.run(GetParam(), std::bit_cast<std::uint32_t>(0x1p-30f), std::bit_cast<std::uint32_t>(1.0f),
@@ -90,7 +90,7 @@ TEST_P(Exp2, WholeNumbersAreExactAndZeroGivesOne) {
 
 TEST_P(Exp2, UnderflowsToPlusZeroAndKeepsNan) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
-  // What comes out where FEXPA would wrap (below -127), and where its result is subnormal.
+  // Results where FEXPA would wrap (below -127), and where its result is subnormal.
   const auto y = eval({std::nextafter(-126.0f, -kInf), -126.5f, -127.0f, -150.0f, -1e10f,
                        -std::numeric_limits<float>::max(), -kInf, std::numeric_limits<float>::quiet_NaN(),
                        -std::numeric_limits<float>::denorm_min()});

@@ -26,7 +26,7 @@ struct Problem {
   float a_size = 1.0f, b_size = 1.0f;
 };
 
-// One step of the chain, a and b as they lie in the panels.
+// One step of the chain, a and b as stored in the panels.
 float step(kernels::Element product, float a, float b, float sum) {
   return product == kernels::Element::f32 ? std::fma(a, b, sum) : add_pair_product(a, b, sum);
 }
@@ -122,7 +122,7 @@ TEST_P(Gemm, NanAndInfinityStayInTheirRowsAndColumnsAndNanIsPassedOverByTheMaxim
         ASSERT_NO_FATAL_FAILURE(check({k, 2, 0, Place::back}, mode, random, special));
 }
 
-// Subnormal operands, products and sums: as they are in f32, 0 in products of bf16 pairs.
+// Subnormal operands, products and sums are kept in f32, and count as 0 in products of bf16 pairs.
 TEST_P(Gemm, SubnormalsCountOrAreZeroAsTheContractSays) {
   Random random(test_seed(13));
   for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})

@@ -60,7 +60,7 @@ TEST_P(PackPairs, QueriesTakeTheSignOfTheScale) {
           const float x = n < used && d < dim ? src[sz(n)].get(sz(d)) : 0.0f;
           return scale == 0.0f  ? 0.0f
                  : scale < 0.0f ? -x
-                                : x;  // the absent ones get a sign too: 0 all the same
+                                : x;  // missing ones get a sign too, and are still 0
         };
         Operand<float> dst(sz(half(dim) * nr), place);
         row.query({rows.data(), used, nr, dim, scale, dst.data()});

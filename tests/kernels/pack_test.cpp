@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every pack row against the layout pictures of kernels/pack/pack.h, source rows ending on guard pages.
+// Every pack row against the layouts drawn in kernels/pack/pack.h, with source rows that end on guard pages.
 #include "kernels/pack/pack.h"
 
 #include <gtest/gtest.h>
@@ -49,7 +49,7 @@ TEST_P(Pack, QueriesBecomeScaledColumnsAndAbsentOnesZero) {
         const std::int64_t nr = vectors * lanes, used = random.between(1, nr);
         SCOPED_TRACE(::testing::Message() << row.name << " nr " << nr << " used " << used << " dim " << dim);
         const float scale = random.normal();
-        // Each row in a page of its own, in no order: rows are found by pointer.
+        // Each row in its own page, in random order: rows are found by pointer.
         std::vector<ElementOperand> src;
         std::vector<const void*> rows;
         for (std::int64_t n = 0; n < used; ++n)

@@ -26,7 +26,7 @@ inline float pair_of(float first, float second) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
 }
 
-/// sum + a b, the second elements' product before the first's.
+/// sum + a b; the product of the second elements is added before that of the first.
 inline float add_pair_product(float a, float b, float sum) {
   sum = zero_if_subnormal(sum);
   for (const int which : {1, 0}) {

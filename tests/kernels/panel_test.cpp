@@ -37,7 +37,7 @@ F16 zero_if_subnormal(F16 x) {
 }
 
 // a * b + c with one rounding. `flush`: FPCR.FZ16, under which subnormal operands count as zero and a result
-// that is below 2^-14 before rounding is zero.
+// below 2^-14 before rounding becomes zero.
 F16 fused(F16 a, F16 b, F16 c, bool flush) {
   if (flush) a = zero_if_subnormal(a), b = zero_if_subnormal(b), c = zero_if_subnormal(c);
   const auto finite = [](F16 x) { return (x.bits & 0x7c00) != 0x7c00; };
@@ -57,7 +57,7 @@ F16 fused(F16 a, F16 b, F16 c, bool flush) {
   Exact rounded = magnitude >> shift;
   const Exact rest = magnitude - (rounded << shift), tie = Exact{1} << (shift - 1);
   if (rest > tie || (rest == tie && rounded % 2 == 1)) ++rounded;
-  // The leading bit of `rounded` carries into the exponent, of a rounded-up binade too.
+  // The leading bit of `rounded` carries into the exponent, also when rounding up reaches the next binade.
   const auto bits = static_cast<unsigned>(rounded) + (static_cast<unsigned>(shift - 24) << 10);
   return {static_cast<std::uint16_t>(sign | std::min(bits, 0x7c00u))};
 }
@@ -75,7 +75,7 @@ struct Problem {
   Place place;
   bool accumulates;
   bool flush;          ///< Kernel and model run with subnormals flushed.
-  float scale = 1.0f;  ///< Of the operands: small ones meet subnormals.
+  float scale = 1.0f;  ///< Of the operands: small ones give subnormals.
   float special = 0.0f;
 };
 std::ostream& operator<<(std::ostream& os, const Problem& p) {
@@ -139,7 +139,7 @@ struct Panel : ::testing::TestWithParam<PanelKernel> {
     return static_cast<std::int32_t>(static_cast<std::uint32_t>(sum));
   }
 
-  // A panel: the values that count, and around them what must not reach C.
+  // A panel: the values that count, surrounded by values that must not reach C.
   template <class T>
   void fill(const Operand<T>& panel, std::int64_t width, std::int64_t used, const Problem& p, bool zero_tail,
             Random& random) const {
@@ -163,7 +163,7 @@ struct Panel : ::testing::TestWithParam<PanelKernel> {
     const Operand<In> a(steps * static_cast<std::size_t>(mr), p.place),
         b(steps * static_cast<std::size_t>(nr), p.place);
     const Operand<Out> c(static_cast<std::size_t>((p.m - 1) * ldc + p.n), p.place);
-    const bool zero_a = random.one_in(2);  // Of int8, where k is no multiple of 4: one of the two will do.
+    const bool zero_a = random.one_in(2);  // int8, k not a multiple of 4: zeros in one of the two suffice.
     fill(a, mr, p.m, p, zero_a, random);
     fill(b, nr, p.n, p, !zero_a, random);
     constexpr std::uint8_t kUntouched = 0x5c;
@@ -207,8 +207,7 @@ struct Panel : ::testing::TestWithParam<PanelKernel> {
 
 TEST_P(Panel, EqualsTheModelOnRaggedTiles) {
   Random random(test_seed(31));
-  // Around 1, 2 and 4 steps a turn of the loop, and of int8 4 times that; rows and columns around every
-  // register.
+  // Around 1, 2 and 4 steps a turn of the loop (int8: 4 times that); rows and columns around every register.
   std::vector<std::int64_t> ks;
   for (std::int64_t k = 1; k <= 9; ++k) ks.push_back(k);
   for (const std::int64_t k : {13, 16, 17, 31, 33, 64, 127, 130}) ks.push_back(k);

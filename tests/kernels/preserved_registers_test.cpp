@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The micro-kernels are assembly: no compiler saves what belongs to their caller. Registers that the calling
-// convention makes the callee's duty, and the control of the floating-point unit, are as before after each.
+// The micro-kernels are assembly: no compiler saves the callee-saved registers for them. These registers and
+// the floating-point control register are unchanged after each call.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -64,8 +64,8 @@ void set_control(std::uint64_t value) {
 }
 #endif
 
-// Calls function(&args) with canaries in every register, and looks at them afterwards. A reference is passed
-// as a pointer is.
+// Calls function(&args) with canaries in every register, and checks them afterwards. A reference is passed as
+// a pointer.
 template <class Function, class Args>
 void call_and_check(Function* function, const Args& args) {
   Registers canaries{}, found{};
@@ -109,7 +109,7 @@ TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
   const PanelKernel& row = GetParam();
   const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
   for (const std::int64_t k : {1, 2, 3, 9}) {
-    // 4 bytes an element are enough for every type, and these are a normal number in each.
+    // 4 bytes an element are enough for every type; the bytes are a normal number in each type.
     const std::vector<std::uint8_t> a(12 * mr * 4, 0x3c), b(12 * nr * 4, 0x3c);
     std::vector<std::uint32_t> c(mr * nr);
     for (const std::int64_t m : {row.mr, row.mr - 1}) {
@@ -146,7 +146,7 @@ struct PreservedRegistersOfPack : ::testing::TestWithParam<PackKernel> {};
 
 TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
   const PackKernel& row = GetParam();
-  for (const std::int64_t count : {1, 3, 8, 16, 35}) {  // rows and elements of a row: whole blocks and rims
+  for (const std::int64_t count : {1, 3, 8, 16, 35}) {  // rows and elements of a row: whole blocks and rests
     const std::vector<std::uint8_t> src(64 * 64 * 4, 0x3c);
     const std::vector<const void*> rows(48, src.data());
     std::vector<std::uint32_t> dst(64 * 64);

@@ -20,7 +20,7 @@
 
 namespace kumiko::kernels {
 
-/// gtest prints a parameter by its table name. Found by the rows' namespace.
+/// gtest prints a parameter by its table name. In the rows' namespace, where gtest finds it.
 template <class Row>
 requires requires(const Row& row) {
   row.name, row.isa;
@@ -33,7 +33,7 @@ void PrintTo(const Row& row, std::ostream* os) {
 
 namespace kumiko::test {
 
-/// The rows of a table whose ISA the host has.
+/// The rows of a table whose ISA the host supports.
 template <class Row>
 std::vector<Row> host_rows(std::span<const Row> rows) {
   std::vector<Row> result;
@@ -51,8 +51,8 @@ std::vector<Row> host_rows(std::span<const Row> rows, kernels::Element product) 
   return result;
 }
 
-/// A test of one table row, in the floating-point state that kernels of its ISA assume. Models in scalar C++
-/// then flush what the kernel flushes.
+/// A test of one table row, in the floating-point state that kernels of its ISA assume. Scalar C++ models
+/// then flush the same subnormals as the kernel.
 template <class Row>
 struct RowTest : ::testing::TestWithParam<Row> {
   const Row& row = ::testing::TestWithParam<Row>::GetParam();
@@ -68,11 +68,11 @@ struct RowName {
   }
 };
 
-/// Where an operand lies: against the page before it, against the page after it, or 4 bytes into the first
-/// page (aligned to nothing more).
+/// Where an operand lies: directly after a guard page, directly before one, or 4 bytes into the first page
+/// (no further alignment).
 enum class Place { front, back, misaligned };
 inline constexpr Place kPlaces[] = {Place::front, Place::back, Place::misaligned};
-/// All of them; where few cases are taken (kThinning) one of them, by turns.
+/// All places; in runs with fewer cases (kThinning) one of them, in turn.
 inline std::span<const Place> places(std::int64_t turn) {
   return kThinning < 2 ? std::span(kPlaces)
                        : std::span(kPlaces).subspan(static_cast<std::size_t>(turn % 3), 1);
@@ -90,7 +90,7 @@ class Operand {
   T& operator[](std::size_t i) const { return data()[i]; }
   std::size_t size() const { return n_; }
   std::span<T> span() const { return {data(), n_}; }
-  /// Nothing written beside the values, as far as the guard pages leave room.
+  /// True if nothing was written beside the values, as far as the guard pages leave room.
   bool intact() const { return buffer_.slack_untouched(); }
 
  private:
@@ -99,8 +99,8 @@ class Operand {
   GuardedBuffer buffer_;
 };
 
-/// Equal bits, any NaN counting as any other: which payload a sum of NaNs keeps depends on the order of
-/// operands, not of arithmetic.
+/// Equal bits, where any NaN equals any other: which payload a sum of NaNs keeps depends on the order of
+/// operands, not on the order of arithmetic.
 inline bool same_value(float a, float b) {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b) ||
          (std::isnan(a) && std::isnan(b));

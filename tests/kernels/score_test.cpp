@@ -130,7 +130,7 @@ TEST_P(Score, TanhIsWithinItsBound) {
   double worst = 0;
   float witness = 0;
   std::vector<float> x(1 << 12), y(x.size());
-  // Every 13th float, or 793rd: all residues come over the binades, and both signs.
+  // Every 13th float, or 793rd: over the binades every residue occurs, with both signs.
   const std::uint32_t step = thinned(13u, 793u, 793u);
   for (std::uint32_t bits = std::bit_cast<std::uint32_t>(0x1p-14f);
        bits < std::bit_cast<std::uint32_t>(16.0f);) {

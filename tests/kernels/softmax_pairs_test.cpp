@@ -66,7 +66,7 @@ TEST_P(SoftmaxPairs, TilesEqualTheScalarWalk) {
         Operand<float> s(kv * nr, place), top(nr, place), m(nr, place), l(nr, place), alpha(nr, place);
         const float scale = random.pick({1.0f, 0.18f, 3.0f});
         for (std::size_t n = 0; n < nr; ++n) {
-          // Ordinary, first block, blind so far, maximum unmoved, far up, all -inf, NaN.
+          // Ordinary, first block, no key seen so far, maximum unchanged, maximum far higher, all -inf, NaN.
           const std::size_t part = n % 7;
           m[n] = part == 1 || part == 2 || part == 5 ? -kInf : part == 3 ? 1000.0f : random.normal();
           l[n] = m[n] == -kInf ? 0.0f : 1.0f + std::abs(random.normal());

@@ -92,7 +92,7 @@ struct SoftmaxRows : RowTest<RowSoftmaxKernel> {
   RowOperation operation = row.operation;
   Random random{test_seed(35)};
 
-  /// The error that rows.h states for an exponential, of what it is: the result rounded to f16 once more.
+  /// The error that rows.h states for an exponential; an f16 result adds one more rounding.
   double bound(double want) const {
     double relative = is_fast(operation) ? 5.5e-3 : 1.3e-7;
     // Below the smallest normal f16, units of its last place.
@@ -194,7 +194,7 @@ TEST_P(SoftmaxRows, EveryTailAndRowCount) {
     ASSERT_NO_FATAL_FAILURE(check(rows, 70 + rows, Place::back));
 }
 
-// One row through the operation; where that is a panel, its first column.
+// Runs one row through the operation; for a panel, returns its first column.
 std::vector<float> one_row(const RowSoftmaxKernel& row, const std::vector<float>& x, float value,
                            float scale = 1.0f) {
   const Matrix src(row.source, 1, x.size(), x.size(), Place::back);
@@ -223,7 +223,7 @@ TEST_P(SoftmaxRows, ExponentialOverItsWholeRange) {
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double want = std::exp2(static_cast<double>(x[i]));
       if (x[i] < -126.0f) {
-        // As bits, because subnormals compare as 0 in the kernels' state.
+        // Compared as bits, because subnormals compare equal to 0 in the kernels' state.
         ASSERT_LE(std::bit_cast<std::uint32_t>(y[i]), is_fast(operation) ? 0x00810000u : 0u) << x[i];
         continue;
       }
@@ -270,7 +270,7 @@ TEST_P(SoftmaxRows, ScoresThatAreNotFiniteAndValuesThatAreHuge) {
       EXPECT_EQ(y[i], std::isinf(x[i]) ? 0.0f : 0.125f) << row.name << " " << i;
     }
   }
-  // A NaN among the scores as max tells it, and +inf.
+  // A row's value from max with a NaN among the scores, and +inf.
   for (const float value : {kNan, kInf}) {
     if (std::isinf(value)) x[9] = kInf;
     y = one_row(row, x, value);
@@ -317,7 +317,7 @@ TEST_P(SoftmaxRows, MaximumLetsNanThroughAndTheSumHasOneOrder) {
       reference.run(&same);
       EXPECT_EQ(got, want) << row.name << " n " << n;
     }
-    // Elements `apart` from each other belong to one sum, which the 1 between them is not added to.
+    // Elements `apart` from each other belong to one sum; the 1 between them does not.
     const std::size_t apart = operation == RowOperation::sum ? 128 : 16,
                       step = operation == RowOperation::sum ? 1 : kPanelRows;
     std::vector<float> x((apart + 1) * step, 0.0f);

@@ -82,8 +82,8 @@ struct Tile {
             l.data(),
             alpha.data()};
   }
-  // Query n plays the part `n % 8`: ordinary, first block, blind so far, maximum unmoved, maximum far up, all
-  // -inf, NaN, +inf.
+  // Query n is of kind `n % 8`: ordinary, first block, no key seen so far, maximum unchanged, maximum far
+  // higher, all -inf, NaN, +inf.
   void fill(Random& random) const {
     for (std::size_t n = 0; n < nr; ++n) {
       const std::size_t part = n % 8;
@@ -164,7 +164,7 @@ TEST_P(Softmax, ProbabilitiesAgreeWithDouble) {
   for (std::size_t n = 0; n < tile.nr; ++n) {
     SCOPED_TRACE(::testing::Message() << row.name << " query " << n);
     const std::size_t part = n % 8;
-    if (part == 6 || part == 7) {  // a NaN or +inf among the scores: the sum carries it
+    if (part == 6 || part == 7) {  // a NaN or +inf among the scores reaches the sum
       EXPECT_TRUE(std::isnan(tile.l[n]));
       continue;
     }

@@ -133,7 +133,7 @@ TEST(LogSumExp, IsNaturalAndExactAtTheEdges) {
       // Two roundings of a value of this size, two of its parts.
       EXPECT_NEAR(kernels::log_sum_exp(m, l), want, 4 * 0x1p-24 * (1 + std::abs(want)));
     }
-  // m and log2(l) cancel: what is left is as exact as they are in double.
+  // m and log2(l) cancel: the difference is as exact as they are in double.
   const float l = 700.0f, m = -static_cast<float>(std::log2(700.0));
   EXPECT_FLOAT_EQ(kernels::log_sum_exp(m, l),
                   static_cast<float>((m + std::log2(static_cast<double>(l))) * 0.6931471805599453));

@@ -24,8 +24,9 @@ std::size_t sz(std::int64_t n) {
 struct Store : RowTest<StoreKernel> {
   Random random{test_seed(52)};
 
-  // Mostly ordinary, sometimes what conversions get wrong: ties, overflow of f16, subnormals, NaNs of either
-  // sign with and without a payload (with all bits set: rounded as a number it would be -0), infinity, -0.
+  // Mostly ordinary values, sometimes those that conversions can get wrong: ties, overflow of f16,
+  // subnormals, NaNs of either sign with and without a payload (with all bits set, rounding it as a number
+  // gives -0), infinity, -0.
   float value() {
     if (!random.one_in(4)) return random.normal();
     return random.pick({1.00390625f, 1.01171875f, 65519.9f, 65520.0f, 1e30f, -1e30f, 3e-8f, 6e-5f, 1e-40f,
@@ -36,7 +37,7 @@ struct Store : RowTest<StoreKernel> {
   ::testing::AssertionResult matches(float got, float exact) {
     float want = rounded(row.element, exact + 0.0f);
     if (row.element == kernels::Element::f16) allow_bochs_ties({&got, 1}, {&exact, 1}, {&want, 1});
-    if (std::isnan(exact)) want = std::bit_cast<float>(0x7fc00000u);  // what 0x7fc0 and 0x7e00 are widened to
+    if (std::isnan(exact)) want = std::bit_cast<float>(0x7fc00000u);  // 0x7fc0 and 0x7e00, widened
     if (std::bit_cast<std::uint32_t>(got) == std::bit_cast<std::uint32_t>(want))
       return ::testing::AssertionSuccess();
     return ::testing::AssertionFailure()

@@ -8,7 +8,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINE = "SPDX-License-Identifier: Apache-2.0"
 PLACES = (".ci", "CMakeLists.txt", "bench", "cmake", "examples", "kernels", "runtime", "scheduler", "scripts", "tests", "tools")
-# Data, settings and prose. Any other file needs the line, also one of a new kind.
+# Data, settings and prose. All other files need the line, including new kinds of file.
 DATA = {".cfg", ".gz", ".json", ".md", ".pyc", ".svg", ".toml", ".txt", ".xml"}
 DATA_NAMES = {"bochsrc"}
 
@@ -18,7 +18,7 @@ def needs_line(path):
 
 
 def has_line(path):
-    """As the last words of a line, but for what ends a comment."""
+    """The licence as the last words of a line, apart from the end of a comment."""
     lines = path.read_text(encoding="utf-8").splitlines()[:5]
     return any(line.removesuffix("-->").removesuffix("*/").rstrip().endswith(LINE) for line in lines)
 

@@ -24,7 +24,7 @@ def files(*patterns):
 
 
 def scripts():
-    """Everything that begins with #! and names a shell."""
+    """Every file that begins with #! and a shell's name."""
     places = [ROOT / ".ci" / "run", *(ROOT / "scripts").iterdir(), *(ROOT / name for name in files("*"))]
     for path in places:
         if path.is_file():
@@ -51,7 +51,7 @@ class Lint(unittest.TestCase):
         self.assertEqual(output("shellcheck", "-x", *found), "")
 
     def test_inline_functions_do_not_leave_an_instruction_sets_file(self):
-        """Of several definitions of an inline function the linker keeps one: an AVX-512 one would end a program on an older
+        """The linker keeps one of several definitions of an inline function: an AVX-512 one would end a program on an older
         machine with an illegal instruction."""
         objects = [path for path in OBJECTS if re.search(r"/(x86|arm)_\w+\.cpp\.o$", path)]
         self.assertGreater(len(objects), 10)

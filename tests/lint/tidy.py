@@ -3,8 +3,8 @@
 
     tidy.py BUILD    the build folder, for its compile_commands.json
 
-The files of a room go through as one, which takes an eighth of the time that each alone does: nearly all of it goes to the headers that they share.
-A room in which nothing was found is not looked at again until a file or a check changes (.cache/clang-tidy).
+The files of a room are checked as one source, in an eighth of the time: nearly all of it goes to the headers they share.
+A room without findings is skipped until a file or a check changes (.cache/clang-tidy).
 """
 
 import hashlib
@@ -17,15 +17,15 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIDY = "clang-tidy-14"
 ROOMS = ("kernels", "scheduler", "runtime", "tools/topology", "examples/inference_server", "examples/scaling")
-# Each alone: two files of the room give one name to different things.
+# Checked alone: another file of the room uses one of its names for something else.
 APART = {"kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp", "runtime/validate_softmax_pv.cpp",
          "examples/inference_server/model_config.cpp", "examples/inference_server/safetensors_header.cpp"}
-# One instruction set's, all intrinsics; and coroutines, which Clang 14 does not find in the standard library of GCC 12.
+# Files of one instruction set, which are all intrinsics; and coroutines, which Clang 14 does not find in the standard library of GCC 12.
 LEFT_OUT = ("/x86_", "/arm_", "examples/inference_server/http_connection.cpp", "examples/inference_server/http_server.cpp")
 
 
 def sources(build):
-    """{file: the flags that decide what its text means}, of the rooms' compiled files."""
+    """{file: the flags that affect its meaning}, for the rooms' compiled files."""
     found = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = pathlib.Path(entry["file"])
@@ -43,7 +43,7 @@ def flags(words):
 
 
 def units(found):
-    """[(name, files, flags)]: what one run of clang-tidy looks at."""
+    """[(name, files, flags)]: one entry for each run of clang-tidy."""
     rooms = {}
     for name in sorted(found):
         room = name if name in APART else next(room for room in ROOMS if name.startswith(f"{room}/"))
@@ -52,7 +52,7 @@ def units(found):
 
 
 def joined(lists):
-    """Flags one after another; "-isystem PATH" becomes one word."""
+    """The flags in order; "-isystem PATH" becomes one word."""
     for words in lists:
         following = iter(words)
         for word in following:
@@ -60,7 +60,7 @@ def joined(lists):
 
 
 def key(names, options):
-    """Of all that a result depends on; of headers, those of every room."""
+    """Of all that a result depends on, including the headers of every room."""
     read = {ROOT / name for name in names} | {ROOT / ".clang-tidy", pathlib.Path(__file__)}
     read |= {path for room in ROOMS for suffix in ("*.h", "*.inc") for path in (ROOT / room).rglob(suffix)}
     digest = hashlib.sha256(subprocess.run([TIDY, "--version"], capture_output=True, check=True).stdout + repr(options).encode())
@@ -70,7 +70,7 @@ def key(names, options):
 
 
 def findings(build, room, names, options):
-    """What clang-tidy says, "" if nothing."""
+    """clang-tidy's findings, "" if none."""
     seen = ROOT / ".cache" / "clang-tidy" / room.replace("/", "_")
     now = key(names, options)
     if seen.is_file() and seen.read_text() == now:

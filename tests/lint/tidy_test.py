@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tidy.py sees a fault, in a source and in a header, forgets a room that changed, and remembers one without findings."""
+"""tidy.py finds a fault in a source and in a header, checks a changed room again, and skips an unchanged one without findings."""
 
 import json
 import pathlib

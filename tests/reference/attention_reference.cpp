@@ -19,7 +19,7 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
       args.causal_alignment == CausalAlignment::bottom_right ? i + used - args.q.shape[2] : i;
   if (j >= used) return false;
   if (args.is_causal && j > p) return false;
-  // Differences of small numbers: windows may be as large as int64 allows.
+  // Compare differences of small numbers: windows may be as large as int64 allows.
   if (args.window_left >= 0 && p - j > args.window_left) return false;
   if (args.window_right >= 0 && j - p > args.window_right) return false;
   return true;
@@ -45,7 +45,7 @@ double bias_at(const ConstTensor& t, std::int64_t b, std::int64_t h, std::int64_
                                b * t.stride[0] + h * t.stride[1] + i * t.stride[2] + j * t.stride[3]);
 }
 
-// The scaled score with softcap, bias and ALiBi, as the definition writes them.
+// The scaled score with softcap, bias and ALiBi, as defined.
 template <class T>
 T with_terms(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j,
              T score) {
@@ -85,7 +85,7 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
     key.push_back(j);
     has_nan = has_nan || std::isnan(score.back());
     max = std::max(max, score.back());
-    // A score's rounding is that of the largest of its terms.
+    // The rounding of a score is that of its largest term.
     for (const double term : {static_cast<double>(score.back()), static_cast<double>(dot * scale),
                               args.bias.data ? bias_at(args.bias, b, h, i, j) : 0.0}) {
       if (std::isfinite(term)) facts.max_score = std::max(facts.max_score, std::abs(term));

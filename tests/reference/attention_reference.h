@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The specification of attention, written to be read. Slow on purpose; no tricks, no blocks, no threads.
+// The specification of attention, written to be read: slow, without tricks, blocks or threads.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
 /// The same for one head, with the boolean mask.
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j);
 
-/// What the error of a row is measured against.
+/// The size that the error of a row is measured by.
 struct RowFacts {
   std::int64_t visible = 0;  ///< Keys the row sees.
   double max_score = 0;      ///< Largest finite |scale * q.k|, |bias| or |score| among them.
@@ -36,15 +36,15 @@ struct AttentionResult {
   std::vector<RowFacts> rows;
 };
 
-/// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum taken
-/// off, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN score or a
+/// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum
+/// subtracted, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN or
 /// +inf score makes the row and its LSE NaN; a NaN value makes its column of the row NaN, whatever its
 /// weight. args.out and args.lse are not touched.
 AttentionResult<double> attention_fp64(const AttentionArgs& args);
 
-/// The same three passes in f32 with libm's expf and plain left-to-right sums: what anyone would write first,
+/// The same three passes in f32 with libm's expf and plain left-to-right sums: the obvious implementation,
 /// and the yardstick of the error promise. weights bf16: probabilities are rounded to bf16 before they are
-/// summed and multiplied, as matrix products of bf16 want them.
+/// summed and multiplied, as bf16 matrix products need them.
 AttentionResult<float> attention_naive_f32(const AttentionArgs& args, DataType weights = DataType::f32);
 
 }  // namespace kumiko::test

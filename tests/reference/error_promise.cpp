@@ -16,7 +16,7 @@ struct Group {
   std::size_t rows = 0, worst_row = 0, worst_column = 0, worst_lse_row = 0;
 };
 
-// "" or what is wrong with the class of `got`.
+// "" or how `got` differs in kind (NaN, infinite, finite).
 const char* class_fault(double got, double want) {
   if (std::isnan(want)) return std::isnan(got) ? "" : "should be NaN";
   if (std::isinf(want)) return got == want ? "" : "should be that infinity";
@@ -72,8 +72,8 @@ void WorstError::merge(const WorstError& other) {
         return ::testing::AssertionFailure()
                << "out[row " << r << "][" << d << "] is " << out[n] << ", fp64 " << want << ": " << fault;
       if (!std::isfinite(want)) continue;
-      // A spread that is not finite (an inf among the values) leaves the element itself as its measure; below
-      // 2^-126 roundoff is absolute.
+      // If the spread is not finite (an inf among the values), the error is measured by the element itself;
+      // below 2^-126 roundoff is absolute.
       const double size = std::max(std::isfinite(facts.spread) ? facts.spread : std::abs(want), 0x1p-126);
       const double lost = flushed ? static_cast<double>(facts.visible) * 0x1p-126 : 0.0;
       const double error =

@@ -15,8 +15,8 @@ namespace kumiko::test {
 struct WorstError {
   double out = 0, naive_out = 0;
   double lse = 0, naive_lse = 0;
-  /// Largest out / naive_out over groups of at least 64 rows, where luck has averaged out (the errors of one
-  /// row's elements share its weights' errors, so that elements are no measure).
+  /// Largest out / naive_out over groups of at least 64 rows, where luck averages out (the elements of a row
+  /// share the errors of its weights, so the number of elements does not count).
   double ratio = 0;
   void merge(const WorstError& other);
 };

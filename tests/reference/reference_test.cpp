@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The specification against answers worked out by hand, and the error check against faults planted on
-// purpose.
+// The specification against answers worked out by hand, and the error check against deliberate faults.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table between the markers of docs/planning.md is what plan_sweep prints.
 
-    doc_table.py PROGRAM PAGE            exit status 1 when it is not
-    doc_table.py PROGRAM PAGE --write    puts it there
+    doc_table.py PROGRAM PAGE            exit status 1 if it differs
+    doc_table.py PROGRAM PAGE --write    writes it there
 """
 
 import subprocess

@@ -10,7 +10,7 @@
 namespace kumiko::test {
 namespace {
 
-// Every n-th problem, n prime to the sweep's inner loops, so that all shapes have their turn.
+// Every n-th problem, with n prime to the lengths of the sweep's inner loops, so that all shapes occur.
 constexpr int stride() {
   return kThinned ? 97 : 7;
 }
@@ -51,7 +51,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, Simulator, testing::Range(0, 5), [](const aut
   return "m" + std::string(sweep_machines()[static_cast<std::size_t>(row.param)].name);
 });
 
-// 4 heads of 256 splits on 48 cores: 21.33 splits each, so that somebody has 22.
+// 4 heads of 256 splits on 48 cores: 21.33 splits each, so some core has 22.
 TEST(WholeSplits, AreDealtAsEvenlyAsTheyCanBe) {
   const Context context = planning_context(sweep_machines()[2]);
   ASSERT_TRUE(context);
@@ -74,7 +74,7 @@ TEST(Heads, AreCutAcrossDomainsOnlyWhereBalanceNeedsIt) {
   EXPECT_LE(cut(3, 7, 7, 20000, Phase::decode), 3) << "21 heads: the last of each round at most";
 }
 
-// One long sequence among many short ones must not be one core's work alone, however many tasks there are.
+// One long sequence among many short ones must not be left to one core, however many tasks there are.
 TEST(Heads, ALongSequenceAmongShortOnesIsCut) {
   const Context context = planning_context(sweep_machines()[2]);
   ASSERT_TRUE(context);

@@ -21,8 +21,8 @@ std::string synthetic(int domains, int cores) {
          "(size=1048576) l1d:1(size=32768) core:1 pu:1";
 }
 
-/// Costs of the pieces that no cut makes smaller: single splits of the keys of a single tile of rows. Of
-/// tasks of several tiles none, for what cutting those costs depends on the cut.
+/// Costs of the pieces that cannot be cut further: single splits of the keys of a single tile of rows. Tasks
+/// of several tiles do not count, because the cost of cutting them depends on the cut.
 std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
   std::vector<std::int64_t> pieces;
   for (std::size_t i = 0; i < plan.partition.tasks.size(); ++i) {
@@ -126,7 +126,7 @@ std::vector<SweepProblem> sweep_problems() {
           if (phase == Phase::chunk && kv_len < 512) continue;
           for (int v = 0; v < 4; ++v) {
             const SweepProblem problem{batch, heads, kv_heads, kv_len, phase, static_cast<Visibility>(v)};
-            // Beyond some 10^5 tasks nothing is left to balance, and planning them takes seconds.
+            // Beyond about 10^5 tasks balance is no problem, and planning them takes seconds.
             if (batch * heads * problem.q_len() > (std::int64_t{1} << 23)) continue;
             problems.push_back(problem);
           }

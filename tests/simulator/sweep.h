@@ -17,8 +17,8 @@ struct SweepMachine {
 };
 std::vector<SweepMachine> sweep_machines();
 
-/// A context for planning on the machine with the widest kernels of this build, whether or not the host has
-/// them: planning runs none of them.
+/// A context for planning with the widest kernels of this build, whether or not the host can run them:
+/// planning runs none of them.
 Context planning_context(const SweepMachine& machine);
 
 enum class Phase { decode, speculation, chunk, prefill };
@@ -48,7 +48,7 @@ struct SweepResult {
   std::int64_t cut_heads = 0;  ///< KV heads read by several domains
 
   double ratio() const { return over(bound); }
-  /// What cutting and dealing could better.
+  /// The part of the imbalance that better cutting or dealing could remove.
   double avoidable_ratio() const { return over(bound > whole_bound ? bound : whole_bound); }
 
  private:

@@ -103,7 +103,7 @@ int posix_memalign(void** out, std::size_t alignment, std::size_t bytes) {
 }
 void* mmap(void* address, std::size_t bytes, int protection, int flags, int fd, off_t offset) noexcept {
   count();
-  // The system call's own result convention: -1 and errno, as mmap's.
+  // syscall() returns -1 and sets errno, as mmap does.
   return reinterpret_cast<void*>(syscall(SYS_mmap, address, bytes, protection, flags, fd, offset));
 }
 }

@@ -10,7 +10,7 @@
 namespace kumiko::test {
 namespace {
 
-// Floats in order on the integer line: -0 and +0 both 0, one step per representable value.
+// Floats in order on the integer line: -0 and +0 are both 0, and each representable value is one step.
 std::int64_t ordinal(float x) {
   const auto bits = std::bit_cast<std::int32_t>(x);
   return bits >= 0 ? bits : -static_cast<std::int64_t>(bits & 0x7FFFFFFF);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Comparison of results bit for bit, with a message that says where they part.
+// Comparison of results bit for bit, with a message that names the first difference.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory between two inaccessible pages: one byte read or written outside it is a SIGSEGV at the guilty
-// instruction.
+// Memory between two inaccessible pages: an instruction that reads or writes one byte outside it gets a
+// SIGSEGV.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +13,13 @@ namespace kumiko::test {
 enum class Flush { front, back };
 
 /// `bytes` of read-write memory whose first (front) or one-past-last (back) byte lies on a guard page. A
-/// back-flush buffer of n floats is 4-byte aligned only, unless n * 4 divides the vector width: misaligned
-/// bases come for free. Move-only.
+/// back-flush buffer of n floats is only 4-byte aligned, unless n * 4 divides the vector width: so it tests
+/// misaligned bases too. Move-only.
 class GuardedBuffer {
  public:
   GuardedBuffer() = default;
-  /// `reserved` more bytes after the data stay inaccessible: a view may claim them, nobody may touch them.
+  /// `reserved` more bytes after the data stay inaccessible: a view may include them, but no access may reach
+  /// them.
   GuardedBuffer(std::size_t bytes, Flush flush, std::size_t reserved = 0);
   GuardedBuffer(GuardedBuffer&& other) noexcept;
   GuardedBuffer& operator=(GuardedBuffer&& other) noexcept;
@@ -26,7 +27,7 @@ class GuardedBuffer {
 
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
-  /// True while nobody has written between the data and the guard page it does not touch.
+  /// True if the memory between the data and the far guard page was not written.
   bool slack_untouched() const;
 
  private:

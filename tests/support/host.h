@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine runs, asked independently of the library under test.
+// What this machine supports, determined independently of the library under test.
 #pragma once
 
 #include <string>
@@ -9,13 +9,12 @@ namespace kumiko::test {
 
 /// Names for ContextOptions::isa that this CPU must accept, best first; the last is always "reference".
 std::vector<std::string> host_isas();
-/// Every name ContextOptions::isa knows.
+/// Every name ContextOptions::isa accepts.
 inline const std::vector<std::string> kAllIsas = {"avx512_bf16", "avx512", "avx2",
                                                   "sve512",      "neon",   "reference"};
 inline const std::vector<std::string> kAllExecutors = {"openmp", "tbb", "serial"};
 
-/// Whether an ISA has arithmetic of its own: exponentials by FEXPA, subnormals taken for 0
-/// (docs/numerics.md).
+/// Whether an ISA has arithmetic of its own: exponentials by FEXPA, subnormals as 0 (docs/numerics.md).
 inline bool own_arithmetic(const std::string& isa) {
   return isa == "sve512";
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Seeded randomness, the same on every standard library: std distributions are not, so a printed seed would
-// not reproduce.
+// Seeded random numbers, the same on every standard library; those of std distributions differ, so a printed
+// seed would not reproduce a failure.
 #pragma once
 
 #include <cstdint>
@@ -49,10 +49,10 @@ class Random {
 /// The seed of a random sweep: KUMIKO_TEST_SEED if set, else `fallback`. Tests print it on failure.
 std::uint64_t test_seed(std::uint64_t fallback);
 
-/// How many random cases a sweep runs: `cases`, a tenth of it where kThinned.
+/// How many random cases a sweep runs: `cases`, or a tenth of it if kThinned.
 int sweep_size(int cases);
 
-/// KUMIKO_TEST_THINNED, if it is one of 0, 1 and 2 and more than `least`; else `least`.
+/// KUMIKO_TEST_THINNED, if it is 0, 1 or 2 and more than `least`; else `least`.
 int thinning_asked_for(int least);
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -61,19 +61,19 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-/// Which cases of the long lists a program takes. 0: all. 1: some, where each takes 10 to 100 times as long:
+/// Which cases of long lists a program takes. 0: all. 1: some, where each takes 10 to 100 times as long:
 /// under a sanitizer or a user-mode emulator. 2: few, where it takes 100 to 300 times as long: on an emulated
-/// processor. From KUMIKO_TEST_THINNED, which every emulator of scripts/test sets, at run time, because an
+/// processor. Set by KUMIKO_TEST_THINNED at run time, as every emulator of scripts/test does, because an
 /// emulated processor of the build's own architecture runs the same programs.
 inline const int kThinning = thinning_asked_for(kSanitized ? 1 : 0);
 inline const bool kThinned = kThinning > 0;
 
-/// What fits kThinning.
+/// The value for kThinning.
 template <class T>
 T thinned(T all, T some, T few) {
   return kThinning == 0 ? all : kThinning == 1 ? some : few;
 }
-/// Under an emulator: what threads do shows as well in fewer repeats.
+/// Under an emulator: fewer repeats show the threads' behaviour as well.
 inline const bool kEmulated = kThinned && !kSanitized;
 
 }  // namespace kumiko::test

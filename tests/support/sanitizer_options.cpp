@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the sanitizers cannot know of oneTBB's library, which is not built with them.
+// Facts about oneTBB's library that the sanitizers cannot see, because it is not built with them.
 extern "C" {
 __attribute__((visibility("default"))) const char* __tsan_default_suppressions();
 __attribute__((visibility("default"))) const char* __lsan_default_suppressions();
 }
 
-// Memory that libtbb.so itself clears and hands over by its own atomics. Only calls made inside that library
-// are left out; the tasks it runs are watched like all else.
+// libtbb.so clears this memory itself and hands it over by its own atomics. Only calls inside that library
+// are ignored; the tasks it runs are checked like all other code.
 const char* __tsan_default_suppressions() {
   return "called_from_lib:libtbb.so\n";
 }

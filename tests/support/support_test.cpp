@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The test tools themselves: each must see the fault it is there for.
+// Tests of the test tools: each must detect the fault it is made for.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -113,7 +113,7 @@ TEST(Random, SameSeedSameValuesAndRangeEndsAreReached) {
 }
 
 TEST(Bochs, OnlyATieGoneAwayFromZeroIsOne) {
-  // f16 has every 16th number from 16384 on: 19656 is midway, and 19648 the even one.
+  // Above 16384 the f16 numbers are 16 apart: 19656 is midway, and 19648 is even.
   EXPECT_TRUE(is_f16_tie_gone_away(19664.0f, 19656.0f));
   EXPECT_TRUE(is_f16_tie_gone_away(-19664.0f, -19656.0f));
   EXPECT_TRUE(is_f16_tie_gone_away(0x1p-24f, 0x1p-25f)) << "subnormal";

@@ -30,8 +30,8 @@ enum class Layout {
 const char* to_string(Layout layout);
 Shape strides_of(Layout layout, const Shape& shape);
 
-/// Quiet NaN with a payload no arithmetic makes: it marks what must not be read (inputs) or not be written
-/// (outputs).
+/// Quiet NaN with a payload that no arithmetic produces: it marks memory that must not be read (inputs) or
+/// written (outputs).
 inline constexpr std::uint32_t kPoisonBits = 0x7FC5EED1u;
 bool is_poison(float value);
 float poison();
@@ -50,18 +50,18 @@ class GuardedTensor {
   ConstTensor input() const { return {data(), shape_, stride_}; }
   Tensor output() const { return {data(), shape_, stride_}; }
 
-  /// Every element becomes magnitude * normal().
+  /// Sets every element to magnitude * normal().
   void fill_normal(Random& random, float magnitude = 1.0f) const;
   void fill(float value) const;
-  /// Everything, elements and gaps alike, becomes poison again.
+  /// Poisons everything again, elements and gaps alike.
   void poison_all() const;
-  /// Every element becomes what a narrower type would keep of it.
+  /// Rounds every element to a narrower type.
   void round_to(DataType type) const;
   /// Elements in logical order, contiguous.
   std::vector<float> elements() const;
-  /// Gaps between elements still poison, slack before the guard page untouched.
+  /// Whether the gaps between elements are still poison and the slack before the guard page is untouched.
   ::testing::AssertionResult gaps_untouched() const;
-  /// Every bit of the tensor, elements included, still poison.
+  /// Whether every bit of the tensor, elements included, is still poison.
   ::testing::AssertionResult all_untouched() const;
 
  private:
@@ -93,7 +93,7 @@ class NarrowTensor {
   DataType type_ = DataType::bf16;
   GuardedBuffer buffer_;
 };
-/// What a value becomes when it is stored as `type` and read back.
+/// A value stored as `type` and read back.
 float rounded(DataType type, float x);
 
 /// [batch, heads, seq] log-sum-exp with gaps, between guard pages.
@@ -105,7 +105,7 @@ class GuardedLse {
     defaulted,
     bsh,
     padded
-  };  ///< defaulted: contiguous, told by all strides 0
+  };  ///< default: contiguous, marked by strides of 0
   GuardedLse() = default;
   GuardedLse(std::int64_t batch, std::int64_t heads, std::int64_t seq, Layout layout, Flush flush);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the other threads of this process do, as the kernel says.
+// What the other threads of this process do, according to the kernel.
 #pragma once
 
 #include <unistd.h>
@@ -21,7 +21,7 @@ inline OtherThreads other_threads() {
   OtherThreads others;
   for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
     if (task.path().filename() == std::to_string(gettid())) continue;
-    std::ifstream stat(task.path() / "stat");  // "tid (name) S ..."; none if the thread has ended meanwhile
+    std::ifstream stat(task.path() / "stat");  // "tid (name) S ..."; empty if the thread has ended meanwhile
     std::string text;
     if (!std::getline(stat, text)) continue;
     ++others.count;
@@ -30,8 +30,8 @@ inline OtherThreads other_threads() {
   return others;
 }
 
-/// Whether `condition` comes to hold of the other threads within `patience`: 20 times in a row, a millisecond
-/// apart, for a thread at work may wait a moment, too, under an emulator above all.
+/// Whether `condition` becomes true of the other threads within `patience`, 20 times in a row, a millisecond
+/// apart: a working thread may also wait for a moment, above all under an emulator.
 template <class Condition>
 bool comes_to_rest(Condition condition, std::chrono::seconds patience) {
   const auto end = std::chrono::steady_clock::now() + patience;

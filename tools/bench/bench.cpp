@@ -15,7 +15,7 @@
 namespace kumiko::tools {
 namespace {
 
-// One line of a terminal, written over and over and gone at the end.
+// One line of a terminal, overwritten repeatedly and cleared at the end.
 class Progress {
  public:
   Progress(std::ostream& err, bool is_shown) : err_(err), is_shown_(is_shown) {}
@@ -31,7 +31,7 @@ class Progress {
   bool is_shown_;
 };
 
-// "" or why the file cannot be written. Leaves no file where there was none.
+// "" or why the file cannot be written. Leaves no new file behind.
 std::string unwritable(const std::string& path) {
   std::error_code ignored;
   const bool existed = std::filesystem::exists(path, ignored);
@@ -40,13 +40,13 @@ std::string unwritable(const std::string& path) {
   return opens ? "" : "--json: \"" + path + "\" cannot be written; expected a file in a folder that can";
 }
 
-// Of a plan, at least, while it is made (kMaxTasks of runtime/plan.h): a task for each KV head.
+// The least memory of a plan while it is made (kMaxTasks of runtime/plan.h): a task for each KV head.
 double plan_bytes(const bench::Shape& shape) {
   return 200.0 * static_cast<double>(shape.batch) * static_cast<double>(shape.kv_heads);
 }
 
-// "" or a sentence on what does not fit. First without workspaces, which only a plan knows: where tensors are
-// absurd, so is a plan of them.
+// "" or a sentence on what does not fit. Called first without workspaces, whose size only a plan gives: where
+// tensors are absurdly large, so is their plan.
 std::string too_large(const Options& options, double workspaces) {
   const double memory = available_memory(), rest = plan_bytes(options.shape) + workspaces;
   const double needed = bench::Problem::memory_bytes(options.shape, options.cache_bytes()) + rest;
@@ -60,7 +60,7 @@ std::string too_large(const Options& options, double workspaces) {
   return text;
 }
 
-// What the library says of a field of ContextOptions, said of the option.
+// Turns the library's message on a field of ContextOptions into one on the option.
 std::string in_options(std::string sentence) {
   if (sentence.starts_with("num_threads is ")) sentence.erase(0, std::string("num_").size());
   for (const char* name : {"threads", "isa", "cpus", "bind", "executor", "policy"}) {
@@ -100,7 +100,7 @@ int run_bench(const Options& options, const Call& call, std::ostream& out, std::
     Progress progress(err, shows_progress);
     progress.say("writing tensors");
     const std::size_t cache_bytes = options.cache_bytes();
-    // The caller works too: on the same cores as the ceilings' threads.
+    // The caller works too, on the same cores as the ceilings' threads.
     const bench::ScopedAffinity affinity(ways.threads.cpus);
     bench::Problem problem(options.shape, cache_bytes);
     std::vector<bench::Workload> workloads;

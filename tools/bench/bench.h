@@ -14,11 +14,11 @@ namespace kumiko::tools {
 /// Exit statuses.
 inline constexpr int kOk = 0, kWrong = 1, kCannot = 2;
 
-/// What is timed: plan.run(args), unless a test wants another answer.
+/// The timed call: plan.run(args), unless a test gives another one.
 using Call = std::function<Status(const Plan& plan, const AttentionArgs& args)>;
 
-/// Measures what `options` ask for and prints it. `err` gets one sentence where the status is not kOk, and
-/// before that, with `shows_progress`, a line that is written over and over.
+/// Measures what `options` ask for and prints it. `err` gets one sentence if the status is not kOk, and
+/// before that, with `shows_progress`, a line that is overwritten repeatedly.
 int run_bench(const Options& options, const Call& call, std::ostream& out, std::ostream& err,
               bool shows_progress);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kumiko-bench asks of the library's inside. The build tree's <kumiko/attention.h>, which users and
-// benchmarks include, is a copy of runtime/attention.h: one file cannot include both, so this has neither.
+// What kumiko-bench needs from the library's inside. The build tree's <kumiko/attention.h>, which users and
+// benchmarks include, is a copy of runtime/attention.h: one file cannot include both, so this includes
+// neither.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +17,9 @@ enum class Pipeline : std::uint8_t;
 
 namespace kumiko::tools {
 
-/// What options and variables came to.
+/// The settings that follow from options and variables.
 struct Settings {
-  std::vector<int> cpus;  ///< One a thread, rising.
+  std::vector<int> cpus;  ///< One per thread, ascending.
   std::string executor;
   std::string foreign_topology;  ///< A sentence where the topology is not that of this host.
   Pipeline pipeline;             ///< That of KUMIKO_PIPELINE, or automatic.
@@ -28,13 +29,13 @@ Settings settings_of(const Context& context);
 
 std::string pipeline_of(const Plan& plan);
 
-/// Those that can be forced.
+/// The pipelines that can be forced.
 std::vector<std::pair<std::string, Pipeline>> pipelines();
 std::vector<std::string> executor_names();
-/// Every one, preferred ones first; and those that this machine runs.
+/// Every ISA, preferred ones first; and those that this machine runs.
 std::vector<std::string> isa_names();
 std::vector<std::string> host_isas();
-/// The one that `isa` extends, or `isa`.
+/// The ISA that `isa` extends, or `isa` itself.
 std::string base_isa(const std::string& isa);
 
 }  // namespace kumiko::tools

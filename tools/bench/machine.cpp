@@ -14,14 +14,15 @@
 namespace kumiko::tools {
 namespace {
 
-// The number in a file that has nothing else, or -1: none, or the word for no limit.
+// The number in a file that holds nothing else, or -1: no number, or the word for no limit.
 double number_in(const std::string& file) {
   double value = -1;
   std::ifstream stream(file);
   return stream >> value ? value : -1;
 }
 
-// What the limit of a control group leaves, -1 without one. Pages of files that it holds can be dropped.
+// The memory that a control group's limit leaves, -1 without a limit. Cached file pages count as free, since
+// they can be dropped.
 double left_in_group(const std::string& folder, const char* limit, const char* usage) {
   const double most = number_in(folder + limit), used = number_in(folder + usage);
   if (most < 0 || used < 0) return -1;
@@ -33,7 +34,7 @@ double left_in_group(const std::string& folder, const char* limit, const char* u
   return std::max(0.0, most - used + files);
 }
 
-// Seconds that all processes and the hypervisor took of all cores, less our own.
+// CPU seconds used by other processes and the hypervisor on all cores.
 double taken_by_others() {
   std::ifstream stat("/proc/stat");
   std::string cpu;

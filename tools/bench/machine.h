@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kumiko-bench asks of the machine.
+// What kumiko-bench asks the operating system.
 #pragma once
 
 #include <string>
@@ -7,20 +7,20 @@
 
 namespace kumiko::tools {
 
-/// As /proc/cpuinfo calls it, or its architecture.
+/// The name in /proc/cpuinfo, or the architecture.
 std::string processor_name();
 
-/// Bytes that this process may still take: what the kernel calls available, and what the memory limit of its
-/// control group leaves. 0: the system does not say.
+/// Bytes that this process may still take: the kernel's available memory, limited by what its control group
+/// has left. 0: unknown.
 double available_memory();
 
 /// "12.3 GB"; decimal units.
 std::string gigabytes(double bytes);
 
-/// The KUMIKO_* variables that are set, NAME=VALUE, sorted: they choose where no option does.
+/// The KUMIKO_* variables that are set, NAME=VALUE, sorted: they apply where no option does.
 std::vector<std::string> variables();
 
-/// Cores' worth of time that other processes, and the hypervisor, took since this was made.
+/// Cores' worth of time that other processes and the hypervisor used since its construction.
 class OtherLoad {
  public:
   OtherLoad();

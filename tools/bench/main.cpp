@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// kumiko-bench: times attention of a shape of the user's own on his own machine, checks the answer against
-// fp64 and says how far from the machine's limits it is. docs/benchmarking.md says how the figures are made.
+// kumiko-bench: times attention of a given shape on this machine, checks the answer against fp64 and reports
+// how far it is from the machine's limits. docs/benchmarking.md says how the figures are made.
 #include <unistd.h>
 
 #include <exception>
@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
         options, [](const kumiko::Plan& plan, const kumiko::AttentionArgs& args) { return plan.run(args); },
         std::cout, std::cerr, isatty(STDERR_FILENO) != 0);
   } catch (const std::bad_alloc&) {
-    std::cerr << "kumiko-bench: memory ran out\n";
+    std::cerr << "kumiko-bench: out of memory\n";
   } catch (const std::exception& error) {
     std::cerr << "kumiko-bench: " << error.what() << "\n";
   }

@@ -8,7 +8,7 @@
 namespace kumiko::tools {
 namespace {
 
-// As a round of hold_round() sees them.
+// A round in the form that hold_round() takes.
 struct Sample {
   Ceilings ceilings;
   double limit;  // Seconds of a call.

@@ -12,16 +12,16 @@
 
 namespace kumiko::tools {
 
-/// What a call has to do: useful multiply-adds, each as 2, and K and V read once.
+/// The work of a call: useful multiply-adds, each counted as 2, and K and V read once.
 struct Work {
   double flops = 0, bytes = 0;
 };
 
-/// What the machine does at most, a second.
+/// The machine's limits per second.
 struct Ceilings {
   double flops = 0, bytes = 0;
 
-  /// No call is faster: the longer of reading and multiplying.
+  /// The least time of a call: the longer of reading and multiplying.
   double limit(const Work& work) const;
   bool is_memory_bound(const Work& work) const;
 };
@@ -34,14 +34,14 @@ Spread spread_of(const std::vector<double>& values);
 /// Medians over the rounds that count.
 struct Result {
   Spread seconds;   ///< A call.
-  Spread fraction;  ///< The limit over the seconds, of each round by its own ceilings. 0: none counts.
+  Spread fraction;  ///< The limit over the seconds, each round with its own ceilings. 0: no round counts.
   Ceilings ceilings;
   int rounds = 0;
-  int left_out = 0;  ///< Of them, those above their ceiling: they have not measured it.
+  int left_out = 0;  ///< Rounds above their ceiling: they have not measured it.
 };
 Result summary(const Work& work, std::span<const double> seconds, std::span<const Ceilings> ceilings);
 
-/// A round whose fraction is above has not measured its ceiling; ABOVE_CEILING of bench/run_groups.py.
+/// A round whose fraction is above this has not measured its ceiling; ABOVE_CEILING of bench/run_groups.py.
 inline constexpr double kAboveCeiling = 1.02;
 
 struct Entry {
@@ -58,8 +58,8 @@ struct Measurement {
   double seconds = 0;  ///< Of calls in a round.
 };
 
-/// One round of every entry, then the next of every entry: they meet the same moods of the machine.
-/// `progress` is told before each round.
+/// One round of every entry, then the next of every entry, so that all run under the same load of the
+/// machine. Calls `progress` before each round.
 std::vector<Result> measure(const Measurement& measurement, std::span<const Entry> entries,
                             bench::ReadCeiling& read,
                             const std::function<void(const std::string&)>& progress);

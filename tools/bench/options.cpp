@@ -15,7 +15,7 @@
 namespace kumiko::tools {
 namespace {
 
-// CLI11 puts the option's name before what a validator says.
+// CLI11 puts the option's name before a validator's message.
 CLI::Validator whole(std::int64_t least, std::int64_t most) {
   const std::string range = std::to_string(least) + " to " + std::to_string(most);
   return {[=](std::string& text) {
@@ -50,7 +50,7 @@ CLI::Option* add_choice(CLI::App& app, const std::string& name, std::string& tar
 
 constexpr DataType kTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
 
-// What CLI11 fills and Options has in another form.
+// Values that CLI11 fills in and that Options has in another form.
 struct Raw {
   std::string type = "f32", layout = "bhsd", pipeline = "automatic";
   bool is_cold = false, is_warm = false;
@@ -102,7 +102,7 @@ void add_machine(CLI::App& app, ContextOptions& c, Raw& raw) {
   for (const auto& [name, pipeline] : pipelines()) orders.push_back(name);
   add_choice(app, "--isa", c.isa, isa_names(), "Instruction set")->group(group);
   add_choice(app, "--pipeline", raw.pipeline, orders, "Order of the steps of a task")->group(group);
-  add_choice(app, "--executor", c.executor, executor_names(), "Who has the threads")->group(group);
+  add_choice(app, "--executor", c.executor, executor_names(), "Threading backend")->group(group);
   app.add_option("--cpus", c.cpus, "CPUs the runtime may use, such as 12-23,36-47")
       ->type_name("LIST")
       ->group(group);
@@ -113,7 +113,7 @@ void add_machine(CLI::App& app, ContextOptions& c, Raw& raw) {
 void add_measurement(CLI::App& app, Options& o, Raw& raw) {
   const std::string group = "Measurement";
   app.add_flag("--compare", o.compares,
-               "Every pipeline that can do the problem, and every instruction set of this machine, in turns")
+               "Every pipeline for the problem, and every instruction set of this machine, in turns")
       ->group(group);
   auto* const cold = app.add_flag("--cold", raw.is_cold,
                                   "Keys and values come from memory (default up to " +
@@ -134,7 +134,7 @@ void add_measurement(CLI::App& app, Options& o, Raw& raw) {
       ->group(group);
   const std::string report = "Report";
   app.add_option("--json", o.json, "Also write everything into this file")->type_name("FILE")->group(report);
-  app.add_flag("--explain", o.explains, "Also print what the library planned")->group(report);
+  app.add_flag("--explain", o.explains, "Also print the library's plan")->group(report);
 }
 
 void complete(const Raw& raw, Options& o) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the command line of kumiko-bench asks for.
+// The command line of kumiko-bench.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -17,9 +17,9 @@ namespace kumiko::tools {
 
 /// Where keys and values are when a call begins.
 enum class Data {
-  automatic,  ///< cold up to kColdQueries queries a sequence, else warm
-  cold,       ///< in memory: calls go round copies of them that no cache holds
-  warm,       ///< where the call before left them: one copy
+  automatic,  ///< cold up to kColdQueries queries per sequence, else warm
+  cold,       ///< in memory: calls cycle through copies that exceed every cache
+  warm,       ///< where the previous call left them: one copy
 };
 /// A decode step, with a few speculative tokens.
 inline constexpr std::int64_t kColdQueries = 8;
@@ -27,7 +27,7 @@ inline constexpr std::int64_t kColdQueries = 8;
 struct Options {
   ContextOptions context;
   bench::Shape shape{
-      .name = "kumiko-bench", .q_heads = 8, .q_len = 1024, .head_dim = 128};  ///< Whole once parsed.
+      .name = "kumiko-bench", .q_heads = 8, .q_len = 1024, .head_dim = 128};  ///< Complete once parsed.
   Pipeline pipeline = Pipeline::automatic;
   Data data = Data::automatic;
   bool compares = false, explains = false;
@@ -45,7 +45,7 @@ struct Options {
 /// "f32", "bf16", "f16".
 const char* type_name(DataType type);
 
-/// The exit status to end with, or nothing: go on with `*options`.
+/// The exit status to end with, or nothing to go on with `*options`.
 std::optional<int> parse(int argc, const char* const* argv, Options* options, std::ostream& out,
                          std::ostream& err);
 

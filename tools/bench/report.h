@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kumiko-bench found out, as text and as JSON.
+// The results of kumiko-bench, as text and as JSON.
 #pragma once
 
 #include <string>
@@ -16,15 +16,15 @@ struct Report {
   const Ways& ways;
   Work work{};
   std::vector<Result> results{};  ///< [ways.measured]
-  int copies = 1;                 ///< Of keys and values, which calls go round.
-  double copied_bytes = 0;        ///< What they take together.
+  int copies = 1;                 ///< Of keys and values; calls cycle through them.
+  double copied_bytes = 0;        ///< The size of all copies.
   std::string read_loop{};        ///< The fastest one.
-  double others_took = 0;         ///< Cores, while the rounds were held.
+  double others_took = 0;         ///< Cores, during the rounds.
   bench::Clock clock = bench::Clock::cpu;
 };
 
 std::string text_report(const Report& report);
-/// docs/benchmarking.md has its fields.
+/// The fields are in docs/benchmarking.md.
 std::string json_report(const Report& report);
 
 }  // namespace kumiko::tools

@@ -16,7 +16,7 @@ std::string formatted(const char* format, double value) {
   return text;
 }
 
-// Two or three significant digits, or all before the point.
+// Two or three significant digits, or all digits before the point.
 std::string number(double value) {
   return formatted(value < 0.1 ? "%.2g" : value < 10 ? "%.2f" : value < 100 ? "%.1f" : "%.0f", value);
 }
@@ -154,7 +154,7 @@ std::string text_report(const Report& report) {
   if (report.others_took > 0.05) {
     text += "The machine was not quiet: others took " + formatted("%.1f", report.others_took) +
             " cores meanwhile." +
-            (report.clock == bench::Clock::wall ? " Wall time holds that: measure again." : "") + "\n";
+            (report.clock == bench::Clock::wall ? " Wall time includes that: measure again." : "") + "\n";
   }
   if (report.options.explains) {
     for (const Way& way : report.ways.measured) text += "\n" + way.name() + "\n" + way.plan.explain();

@@ -8,8 +8,8 @@
 namespace kumiko::tools {
 namespace {
 
-// Plain C++ in fma()'s exact order of rounding is there to be compared with: 1.3 GFLOP/s on a core of a Zen
-// 5, so that a call of more takes seconds.
+// The reference is plain C++ in fma()'s exact order of rounding, for comparison: 1.3 GFLOP/s on a core of a
+// Zen 5, so that a larger call takes seconds.
 constexpr double kReferenceFlops = 2e9;
 
 std::string numbers(const std::vector<int>& cpus) {
@@ -18,7 +18,7 @@ std::string numbers(const std::vector<int>& cpus) {
   return text;
 }
 
-// An extension serves bf16 products alone; of other types its rows are its base's.
+// An extension serves only bf16 products; for other types its rows are its base's.
 std::string serving(const std::string& isa, DataType type) {
   return type == DataType::bf16 ? isa : base_isa(isa);
 }
@@ -28,7 +28,7 @@ class Finder {
   Finder(const Options& options, const ContextOptions& context, Ways& ways)
       : context_(context), args_(bench::arguments(options.shape)), ways_(ways) {}
 
-  /// Appends what the plan of `pipeline` on `isa` is.
+  /// Appends the plan of `pipeline` on `isa`.
   Status add(const std::string& isa, Pipeline pipeline, bool is_default) {
     if (!made_ || made_.isa() != isa) {
       ContextOptions options = context_;
@@ -46,7 +46,7 @@ class Finder {
     return {};
   }
 
-  /// add(), or a reason why not.
+  /// Calls add(), or records why it cannot.
   void try_add(const std::string& isa, const std::string& name, Pipeline pipeline) {
     if (const Status s = add(isa, pipeline, false); !s.ok())
       ways_.left_out.push_back({isa, name, s.message()});
@@ -59,7 +59,7 @@ class Finder {
   Context made_;
 };
 
-// Of all pairs, as if every query saw every key.
+// FLOP of all pairs, as if every query saw every key.
 double most_flops(const bench::Shape& s) {
   return 2.0 * static_cast<double>(s.head_dim + s.v_head_dim) * static_cast<double>(s.batch * s.q_heads) *
          static_cast<double>(s.q_len) * static_cast<double>(s.kv_len);
@@ -78,11 +78,11 @@ Status find_ways(const Options& options, Ways* ways) {
       return {Code::invalid_argument, "num_threads is \"" + std::to_string(options.context.num_threads) +
                                           "\"; expected 1: the executor serial has one caller's thread"};
     }
-    ways->threads.cpus.resize(1);  // A place for each caller, of which there is one here.
+    ways->threads.cpus.resize(1);  // One place per caller; here there is one caller.
   }
 
   ContextOptions context = options.context;
-  context.cpus = numbers(ways->threads.cpus);  // So that ceilings and ways are measured on the same cores.
+  context.cpus = numbers(ways->threads.cpus);  // Ceilings and ways are measured on the same cores.
   context.num_threads = static_cast<int>(ways->threads.cpus.size());
   Finder finder(options, context, *ways);
   const Pipeline given = options.pipeline != Pipeline::automatic ? options.pipeline : settings.pipeline;

@@ -15,9 +15,9 @@ namespace kumiko::tools {
 /// A pipeline on an instruction set.
 struct Way {
   std::string isa, pipeline;
-  bool is_default = false;               ///< What the library takes unless it is told.
+  bool is_default = false;               ///< The library's own choice.
   const bench::FmaRow* peak = nullptr;   ///< Multiply-adds of the kind that its products use.
-  Pipeline asked = Pipeline::automatic;  ///< What was planned with, as AttentionArgs::pipeline.
+  Pipeline asked = Pipeline::automatic;  ///< The AttentionArgs::pipeline that was planned.
   Plan plan;                             ///< Keeps its context alive.
 
   std::string name() const { return pipeline + " on " + isa; }
@@ -29,7 +29,7 @@ struct LeftOut {
 
 /// The threads that all ways run on.
 struct Threads {
-  std::vector<int> cpus;  ///< One a thread, rising.
+  std::vector<int> cpus;  ///< One per thread, ascending.
   std::string executor;
 };
 
@@ -39,8 +39,8 @@ struct Ways {
   std::vector<LeftOut> left_out;
 };
 
-/// Plans what `options` ask for; no tensor exists yet. Errors: those of Context::create and plan(), and
-/// unsupported where the topology is not that of this host.
+/// Makes the plans that `options` ask for; no tensor exists yet. Errors: those of Context::create and plan(),
+/// and unsupported if the topology is not that of this host.
 Status find_ways(const Options& options, Ways* ways);
 
 }  // namespace kumiko::tools

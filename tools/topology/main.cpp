@@ -94,7 +94,7 @@ int run(Options options) {
   kumiko::Config config;
   if (const kumiko::Status s = kumiko::load_config(options.context, &config); !s.ok())
     return fail(s.message());
-  options.context.executor = "serial";  // Seats are the same, and nobody needs to sit on them.
+  options.context.executor = "serial";  // The seats are the same, and no thread needs to sit on them.
   kumiko::Context context;
   if (const kumiko::Status s = kumiko::Context::create(options.context, &context); !s.ok())
     return fail(s.message());

@@ -51,7 +51,7 @@ std::string settings_lines(const View& view) {
   return text + ", isa " + kernels::name(context.isa) + "\n";
 }
 
-// How long each domain's workers would be busy, of the time until the last task ends.
+// How long each domain's workers would be busy, as a fraction of the time until the last task ends.
 std::string balance_lines(const View& view) {
   std::vector<int> domain_of_worker;
   for (std::size_t d = 0; d < view.workers_per_domain.size(); ++d)

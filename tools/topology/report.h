@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kumiko-topology shows of a context and a plan on it.
+// What kumiko-topology shows of a context and of a plan on it.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +16,14 @@ namespace kumiko::tools {
 struct Lane {
   int domain = 0;
   int os_cpu = 0;
-  int worker = -1;  ///< In the simulation's numbering; -1: nobody.
+  int worker = -1;  ///< In the simulation's numbering; -1: none.
 };
 
 /// A context's machine and a plan's tasks, simulated without a clock.
 struct View {
   const Context::Impl& context;
   const Plan::Impl& plan;
-  std::string executor;  ///< The one the runtime would use.
+  std::string executor;  ///< The one that the runtime would use.
   std::vector<int> workers_per_domain;
   std::vector<Lane> lanes;  ///< Domain after domain.
   std::vector<scheduler::SimulatedTask> schedule;
@@ -32,11 +32,11 @@ struct View {
   View(const Context& context, const Plan& plan, std::string executor);
 };
 
-/// "0-3,8" from rising numbers.
+/// "0-3,8" from ascending numbers.
 std::string cpu_list(const std::vector<int>& cpus);
 
 std::string text_report(const View& view);
-/// One line a lane, tasks as boxes along predicted time, a colour for each KV head.
+/// One line per lane, with tasks as boxes along predicted time and a colour for each KV head.
 std::string svg_picture(const View& view);
 
 }  // namespace kumiko::tools

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The picture: a box for each domain, in it a line for each core with its tasks along predicted time.
+// The picture: a box for each domain, and in it a line for each core with its tasks along predicted time.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -48,7 +48,7 @@ std::string escaped(const std::string& text) {
   return result;
 }
 
-// Hues a golden angle apart, so that neighbouring heads differ and few colours come twice.
+// Hues a golden angle apart, so that neighbouring heads differ and few colours repeat.
 std::string colour_of(std::int32_t head) {
   const double hue = std::fmod(head * 137.508, 360.0) / 60.0;
   const double chroma = 0.42, light = 0.66;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// kumiko-tune: measures what plans choose by (runtime/core_tuning.h) on the machine at hand and writes a file
-// for KUMIKO_TUNING. One thread; about a minute for each instruction set.
+// kumiko-tune: measures on this machine the numbers that plans choose by (runtime/core_tuning.h) and writes a
+// file for KUMIKO_TUNING. One thread; about a minute for each instruction set.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -32,7 +32,7 @@ int fail(const std::string& message) {
   return 1;
 }
 
-/// Those that a tuning can be for: extensions go by their base.
+/// The ISAs that a tuning can be for: extensions use their base's.
 std::vector<Isa> host_isas() {
   std::vector<Isa> isas;
   for (const Isa isa : kumiko::kernels::kIsas) {
@@ -63,7 +63,7 @@ std::string today() {
   return text;
 }
 
-/// Written beside the file first, and then in its place: what is there is whole.
+/// Writes a temporary file beside `file` first, then renames it: `file` is always complete.
 bool write_file(const std::string& file, const std::string& text) {
   const std::string part = file + ".part";
   std::ofstream out(part);

@@ -32,7 +32,7 @@ constexpr Shape kInterleaved[] = {
     {"interleaved D256", 2, 2, 1024, 1024, 256, DataType::f32, false, -1, Pipeline::interleaved},
 };
 
-/// Which numbers are tried where, in this order.
+/// Which numbers are tried on which workloads, in this order.
 struct Step {
   const char* field;
   std::span<const Shape> shapes;
@@ -47,7 +47,7 @@ const std::vector<Step>& steps() {
       {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},
       {"keys_ahead", kDecode, {2048, 4096, 8192, 10240, 12288, 16384, 24576}},
       {"values_ahead", kDecode, {2048, 4096, 8192, 12288, 16384, 24576}},
-      {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // once more, beside other distances into L1
+      {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // again, beside the new distances into L1
   };
   return all;
 }
@@ -72,7 +72,7 @@ std::string lines_of(kernels::Isa isa, const CoreTuning& tuning) {
   return text;
 }
 
-/// A context of one thread on one tuning, which reaches it the way a user's does: through a file.
+/// A context of one thread with one tuning, passed as a user passes it: by a file.
 Status make_context(kernels::Isa isa, const CoreTuning& tuning, Context* context) {
   const std::filesystem::path file =
       std::filesystem::temp_directory_path() / ("kumiko-tune-" + std::to_string(getpid()));
@@ -93,8 +93,8 @@ struct Candidate {
   Plan plan;
 };
 
-/// Seconds of each candidate on one workload, once each, the first of them in another place every round.
-/// Their answers must be the same bits.
+/// Seconds of each candidate on one workload, each measured once; every round starts with another candidate.
+/// Their answers must have the same bits.
 Status measure(Workload& workload, std::vector<Candidate>& candidates, int round, double window,
                std::vector<double>* seconds) {
   const std::size_t n = candidates.size();
@@ -113,8 +113,8 @@ Status measure(Workload& workload, std::vector<Candidate>& candidates, int round
   return {};
 }
 
-/// ratios[c]: time of candidate 0 over that of candidate c, the geometric mean over workloads, medians over
-/// rounds. candidates[w][c] belong to workload w.
+/// ratios[c]: time of candidate 0 over that of candidate c: the geometric mean over workloads of each round,
+/// then the median over rounds. candidates[w][c] belong to workload w.
 Status compare(std::vector<std::unique_ptr<Workload>>& workloads,
                std::vector<std::vector<Candidate>>& candidates, const Effort& effort,
                std::vector<double>* ratios) {
@@ -169,7 +169,7 @@ Status try_field(kernels::Isa isa, const Step& step, const Effort& effort, Resul
   return {};
 }
 
-/// The rows up to which decode is not slower than tiles, from the fewest on.
+/// The number of rows up to which decode is not slower than tiles, tried from the fewest rows on.
 Status try_decode_rows(kernels::Isa isa, const Effort& effort, Result* result) {
   const TuningField* const field = find_field("decode_rows");
   Finding finding{field, result->tuning.decode_rows, 0, 1.0};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The search: one number of the tuning after another, each candidate against the number in force.
+// The search: one number of the tuning after another, each candidate against the current number.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,12 @@
 namespace kumiko::tune {
 
 struct Effort {
-  double window = 10e-3;  ///< Seconds of calls for one measurement.
+  double window = 10e-3;  ///< Seconds of calls in one measurement.
   int rounds = 9;         ///< In each, every candidate is measured once on every workload.
-  std::size_t cache_bytes = std::size_t{256} << 20;  ///< Of keys and values, so that decode reads memory.
+  std::size_t cache_bytes = std::size_t{256} << 20;  ///< Of keys and values: decode reads from memory.
 };
 
-/// What one number was set to, and why.
+/// The value that one number was set to, and why.
 struct Finding {
   const TuningField* field;
   std::int64_t before, after;
@@ -31,10 +31,10 @@ struct Result {
   std::vector<Finding> findings;
 };
 
-/// "decode_rows: 3 of 8" with how far all is, 0 to 1.
+/// "decode_rows: 3 of 8", and the progress of the whole search, 0 to 1.
 using Progress = std::function<void(const std::string& what, double done)>;
 
-/// Starts from `tuning`. A number is changed only where that is 2 % faster or more. Errors: those of Context,
+/// Starts from `tuning`. A number is changed only if that is 2 % faster or more. Errors: those of Context,
 /// plan and run; internal if a candidate changes a bit of an answer.
 Status search(kernels::Isa isa, const CoreTuning& tuning, const Effort& effort, const Progress& progress,
               Result* result);

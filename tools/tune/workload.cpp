@@ -14,7 +14,7 @@ std::size_t bytes_of(DataType type) {
   return type == DataType::f32 ? 4 : 2;
 }
 
-/// Values in [-1, 1) that every type holds exactly: eighths.
+/// Values in [-1, 1) that every type represents exactly: multiples of 1/8.
 void fill(DataType type, std::span<std::byte> to) {
   std::uint64_t state = 0x9e3779b97f4a7c15u;
   for (std::size_t at = 0; at < to.size(); at += bytes_of(type)) {

@@ -21,14 +21,14 @@ struct Shape {
 
 class Workload {
  public:
-  /// Keys and values stand in memory as often as fills `cache_bytes`, at least once, and calls take the
-  /// copies in turn: a decode step then reads from memory, as a server's does.
+  /// Holds as many copies of keys and values as fit into `cache_bytes`, at least one, and calls take the
+  /// copies in turn: a decode step then reads from memory, as in a server.
   Workload(const Shape& shape, std::size_t cache_bytes);
 
   const Shape& shape() const { return shape_; }
-  /// Makes the plan that seconds() runs. Another pipeline than the shape's may be asked for.
+  /// Makes the plan that seconds() runs. `pipeline` need not be the shape's.
   Status prepare(const Context& context, Pipeline pipeline, Plan* plan) const;
-  /// Mean CPU time of a call, over calls of about `window` seconds. `out` then holds the first copy's answer.
+  /// Mean CPU time of a call, over calls of about `window` seconds. `out` then has the first copy's answer.
   Status seconds(const Plan& plan, Pipeline pipeline, double window, double* mean);
   const std::vector<std::byte>& out() const { return out_; }
 
