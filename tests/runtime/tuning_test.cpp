@@ -23,7 +23,8 @@ struct TuningOf : ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(TuningOf, FewRowsAreDecodedInPlace) {
-  for (const std::int64_t rows : {std::int64_t{1}, core.decode_rows, core.decode_rows + 1, std::int64_t{1000}}) {
+  for (const std::int64_t rows :
+       {std::int64_t{1}, core.decode_rows, core.decode_rows + 1, std::int64_t{1000}}) {
     const Tuning tuning = tune(core, kernels, {}, rows, 128, 128, 1 << 20, nullptr);
     EXPECT_STREQ(tuning.pipeline->name, rows <= core.decode_rows ? "decode" : "online") << rows;
   }
