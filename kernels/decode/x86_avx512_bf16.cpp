@@ -124,7 +124,7 @@ struct PairRange {
 
 /// O += P V and l += P over pairs of keys for R rows, dims [d, ...) in kVectors of sums.
 template <int R, int kVectors, bool kPartial, class Sees>
-void add_pairs(const DecodeValuesArgs& args, std::int64_t row, const PairRange& keys, std::int64_t d,
+void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, std::int64_t d,
                RowFetcher& ahead, Sees sees) {
   ValuePair<kVectors, kPartial> value;
   PairSums<R, kVectors> sums;
@@ -150,8 +150,7 @@ void add_pairs(const DecodeValuesArgs& args, std::int64_t row, const PairRange& 
 }
 
 template <int R, class Sees>
-void add_pairs(const DecodeValuesArgs& args, std::int64_t row, const PairRange& keys, RowFetcher& ahead,
-               Sees sees) {
+void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, RowFetcher& ahead, Sees sees) {
   for (std::int64_t d = 0; d < args.v_dim; d += kDims) {
     const std::int64_t left = args.v_dim - d;
     if (left >= kDims) {
