@@ -8,8 +8,6 @@
 namespace kumiko::kernels {
 namespace {
 
-constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // that a row has at most in a block
-
 struct Scratch {
   float *q, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
@@ -187,18 +185,11 @@ class Decode {
   void set_visible(std::int64_t r, const KeyRange& block) const {
     const std::int64_t row = task_.row_begin + r, begin = max_of(head_.begin_of(row), block.first),
                        end = min_of(head_.end_of(row), block.last);
-    KeyRun seen{};
-    if (begin < end)
-      seen = {static_cast<std::int32_t>(begin - block.first), static_cast<std::int32_t>(end - block.first)};
-    s_.begin[r] = seen.begin;
-    s_.end[r] = seen.end;
+    s_.begin[r] = begin < end ? static_cast<std::int32_t>(begin - block.first) : 0;
+    s_.end[r] = begin < end ? static_cast<std::int32_t>(end - block.first) : 0;
+    const std::uint8_t* mask = head_.terms.has_mask ? head_.mask_row(row, block.first) : nullptr;
     KeyRun* run = s_.run + r * kRowRuns;
-    *run = seen;
-    s_.runs[r] = {run, begin < end ? 1 : 0};
-    if (head_.terms.has_mask) {
-      s_.runs[r].count =
-          runs_of_mask(head_.mask_row(row, block.first), head_.terms.mask_stride, seen.begin, seen.end, run);
-    }
+    s_.runs[r] = {run, runs_of_row(mask, head_.terms.mask_stride, s_.begin[r], s_.end[r], run)};
   }
 
   void add_terms(std::int64_t r, const KeyRange& block) const {

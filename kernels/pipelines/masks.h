@@ -10,9 +10,16 @@
 
 namespace kumiko::kernels {
 
-/// Runs of the keys within [begin, end) that a row shows. Returns how many; every second key may begin one.
-inline std::int64_t runs_of_mask(const std::uint8_t* row, std::int64_t stride, std::int32_t begin,
-                                 std::int32_t end, KeyRun* runs) {
+inline constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // that a row has at most in a block
+
+/// Runs of the keys within [begin, end) that a row of a mask shows; nullptr: all. Returns how many.
+inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, std::int32_t begin,
+                                std::int32_t end, KeyRun* runs) {
+  if (begin >= end) return 0;
+  if (!row) {
+    *runs = {begin, end};
+    return 1;
+  }
   std::int64_t count = 0;
   for (std::int32_t j = begin; j < end;) {
     while (j < end && row[j * stride] == 0) ++j;

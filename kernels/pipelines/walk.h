@@ -122,6 +122,7 @@ class Walk {
                     Runs& runs) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
   float score_scale() const;
+  void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
   void store_rows(const Tile& tile) const;
