@@ -35,24 +35,54 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
   }
   const std::vector<std::int32_t> begin(static_cast<std::size_t>(rows), 0);
   const std::vector<std::int32_t> end(static_cast<std::size_t>(rows), kKeys);
+  const kernels::KeyRun every_key{0, kKeys};
+  const std::vector<kernels::KeyRuns> runs(static_cast<std::size_t>(rows), {&every_key, 1});
   m.fill(-std::numeric_limits<float>::infinity());
   l.fill(0.0f);
   o.fill(0.0f);
-  kernels::DecodeBlockArgs args{};
-  args.q = steps.data();
-  args.q_stride = pairs ? kDim / 2 : kDim;
-  args.k_stride = args.v_stride = args.dim = args.v_dim = args.o_stride = kDim;
-  args.k = keys;
-  args.v = values;
-  args.rows = rows;
-  args.kv = args.score_stride = kKeys;
-  args.begin = begin.data();
-  args.end = end.data();
-  args.scores = scores.data();
-  args.m = m.data();
-  args.l = l.data();
-  args.o = o.data();
-  row.decode_block(args);
+  const std::int64_t width = kDim * bytes_of(type);
+  const auto run_block = [&](const std::byte* k, const std::byte* v) {
+    const kernels::NextRows values_next{v, width, width}, keys_next{k + bytes, width, width};
+    row.scores({steps.data(),
+                pairs ? kDim / 2 : kDim,
+                k,
+                kDim,
+                rows,
+                kDim,
+                kKeys,
+                scores.data(),
+                kKeys,
+                values_next,
+                {}});
+    row.softmax({scores.data(),
+                 kKeys,
+                 rows,
+                 kKeys,
+                 begin.data(),
+                 end.data(),
+                 m.data(),
+                 l.data(),
+                 o.data(),
+                 kDim,
+                 kDim,
+                 1.0f,
+                 values_next,
+                 {}});
+    row.add_values({scores.data(),
+                    kKeys,
+                    v,
+                    kDim,
+                    rows,
+                    kDim,
+                    kKeys,
+                    runs.data(),
+                    l.data(),
+                    o.data(),
+                    kDim,
+                    keys_next,
+                    {}});
+  };
+  run_block(keys, values);
   for (std::int64_t r = 0; r < rows; ++r) {
     std::vector<double> s(kKeys), want(kDim, 0.0);
     double top = -1e300, sum = 0;
@@ -80,9 +110,7 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
   std::int64_t block = 0;
   const auto run = [&] {
     block = (block + 1) % blocks;
-    args.k = keys + block * bytes;
-    args.v = values + block * bytes;
-    row.decode_block(args);
+    run_block(keys + block * bytes, values + block * bytes);
   };
   report_bandwidth(state, measure_rounds(
                               state, 2.0 * static_cast<double>(bytes),

@@ -3,14 +3,17 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_DECODE(name, isa, element, lanes, score_keys) void name(const DecodeBlockArgs&) noexcept;
+#define KUMIKO_DECODE(name, isa, element, lanes, score_keys) \
+  void name##_scores(const DecodeScoresArgs&) noexcept;      \
+  void name##_softmax(const DecodeSoftmaxArgs&) noexcept;    \
+  void name##_add_values(const DecodeValuesArgs&) noexcept;
 #include "kernels/decode/kernels.inc"
 #undef KUMIKO_DECODE
 
 std::span<const DecodeKernel> decode_kernels() {
   static constexpr DecodeKernel kRows[] = {
 #define KUMIKO_DECODE(name, isa, element, lanes, score_keys) \
-  {#name, Isa::isa, Element::element, lanes, score_keys, name},
+  {#name, Isa::isa, Element::element, lanes, score_keys, name##_scores, name##_softmax, name##_add_values},
 #include "kernels/decode/kernels.inc"
 #undef KUMIKO_DECODE
   };

@@ -4,9 +4,8 @@
 
 #include <utility>
 
-#include "kernels/decode/decode.h"
+#include "kernels/decode/rows.h"
 #include "kernels/decode/transpose.h"
-#include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -18,15 +17,6 @@ inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typena
     return V::fma(a, b, c);
   } else {
     return V::product(a, b, c);
-  }
-}
-
-template <class V>
-inline typename V::Reg in_register(typename V::Reg x) {
-  if constexpr (requires { V::in_register(x); }) {
-    return V::in_register(x);
-  } else {
-    return x;
   }
 }
 
@@ -85,7 +75,7 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 
 /// Scores of R rows against kParts vectors of keys from j0 on.
 template <class V, class T, int R, int kParts>
-void score_keys(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
+void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
   using Block = Transpose<V, T>;
   RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
   const float* q = args.q + row * args.q_stride;
@@ -152,14 +142,19 @@ constexpr int key_vectors() {
 }
 
 template <class V, class T, int R>
-void score_rows(const DecodeBlockArgs& args, std::int64_t row) {
+void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr int kParts = key_vectors<V, T, R>();
   constexpr std::int64_t kKeys = kParts * V::kLanes;
   const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
-  const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
+  const RowRange values = range_of(args.values, args.kv);
   const std::int64_t span = kKeys * keys.width + 4096;  // at least, see key_vectors()
   RowFetcher ahead(keys, values, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
+}
+
+template <class V, class T>
+void decode_scores(const DecodeScoresArgs& args) {
+  for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, T, R>(args, row); });
 }
 
 }  // namespace

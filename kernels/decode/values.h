@@ -4,9 +4,7 @@
 
 #include <utility>
 
-#include "kernels/decode/decode.h"
-#include "kernels/decode/scores.h"
-#include "kernels/simd/fetch.h"
+#include "kernels/decode/rows.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -25,11 +23,11 @@ struct ValuePart {
 /// v_dim, and l += P is done with them. (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x
 /// slower.)
 template <class V, class T, int R, int N, bool kPartial, bool kLast>
-void add_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& fetcher) {
+void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& fetcher) {
   RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
   const std::int64_t d = part.first * V::kLanes, tail = args.v_dim - (part.end - 1) * V::kLanes;
   typename V::Reg sum[R][N], weight[R];
-  const float* p = args.scores + row * args.score_stride;
+  const float* p = args.p + row * args.p_stride;
   float* o = args.o + row * args.o_stride + d;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -48,7 +46,7 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& 
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const auto x = V::set1(p[r * args.score_stride + j]);
+      const auto x = V::set1(p[r * args.p_stride + j]);
       if (kLast) weight[r] = V::add(weight[r], x);
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) sum[r][n] = V::fma(x, value[n], sum[r][n]);
@@ -64,7 +62,7 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& 
 }
 
 template <class V, class T, int R, int kMost>
-void add_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& ahead) {
+void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& ahead) {
   const std::int64_t tail = args.v_dim - (part.end - 1) * V::kLanes;
   const auto add = [&]<int N>(std::integral_constant<int, N>) {
     if (tail > V::kLanes) {
@@ -83,61 +81,40 @@ void add_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& 
   pick(std::make_integer_sequence<int, kMost>{});
 }
 
-/// For one row, without the keys that its mask hides.
-template <class V, class T, int kMost>
-void add_unmasked_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& part,
-                         RowFetcher& ahead) {
-  const ScoreRowArgs* terms = args.terms ? args.terms + row : nullptr;
-  if (!terms || !terms->terms->has_mask) {
-    if (part.first_key < part.end_key) add_values<V, T, 1, kMost>(args, row, part, ahead);
-    return;
+/// Whether one of a row's runs has keys [first, last).
+inline bool sees_all(const KeyRuns& runs, std::int64_t first, std::int64_t last) {
+  for (std::int64_t i = 0; i < runs.count; ++i) {
+    if (runs.run[i].begin <= first && runs.run[i].end >= last) return true;
   }
-  const auto visible = [&](std::int64_t j) { return terms->mask[j * terms->terms->mask_stride] != 0; };
-  for (std::int64_t j = part.first_key; j < part.end_key;) {
-    std::int64_t stop = j;
-    while (stop < part.end_key && visible(stop)) ++stop;
-    if (j < stop) add_values<V, T, 1, kMost>(args, row, part.between(j, stop), ahead);
-    j = stop + 1;
-  }
+  return false;
 }
 
-/// What each of R rows sees of the part. Keys hidden from a row must not touch it: 0 * NaN would.
+/// What each of R rows sees of the part.
 template <class V, class T, int R, int kMost>
-void add_visible_values(const DecodeBlockArgs& args, std::int64_t row, const ValuePart& part,
+void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part,
                         RowFetcher& ahead) {
-  bool all = !args.terms || !args.terms->terms->has_mask;
-  for (int r = 0; r < R; ++r)
-    all = all && args.begin[row + r] <= part.first_key && args.end[row + r] >= part.end_key;
+  bool all = true;
+  for (int r = 0; r < R; ++r) all = all && sees_all(args.runs[row + r], part.first_key, part.end_key);
   if (all) return add_values<V, T, R, kMost>(args, row, part, ahead);
   for (int r = 0; r < R; ++r) {
-    add_unmasked_values<V, T, kMost>(args, row + r, part.between(args.begin[row + r], args.end[row + r]),
-                                     ahead);
+    const KeyRuns& runs = args.runs[row + r];
+    for (std::int64_t i = 0; i < runs.count && runs.run[i].begin < part.end_key; ++i) {
+      const ValuePart seen = part.between(runs.run[i].begin, runs.run[i].end);
+      if (seen.first_key < seen.end_key) add_values<V, T, 1, kMost>(args, row + r, seen, ahead);
+    }
   }
-}
-
-/// Rows in groups of kGroup, then one group of what is left.
-template <int kGroup, class Body>
-void for_row_groups(std::int64_t rows, Body body) {
-  std::int64_t row = 0;
-  for (; row + kGroup <= rows; row += kGroup) body.template operator()<kGroup>(row);
-  const auto rest = [&]<int... kLess>(std::integer_sequence<int, kLess...>) {
-    return ((rows - row == kLess + 1 && (body.template operator()<kLess + 1>(row), true)) || ...);
-  };
-  rest(std::make_integer_sequence<int, kGroup - 1>{});
 }
 
 constexpr std::int64_t kValueRows = 32;  ///< that stay in L1 while every pass goes over them
 
 /// kGroup rows by kMost vectors a pass, or a few less: as many vectors in one pass as in another.
 template <class V, class T, int kGroup, int kMost>
-void add_all_values(const DecodeBlockArgs& args) {
+void decode_add_values(const DecodeValuesArgs& args) {
   const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
-  const RowRange next_keys(static_cast<const T*>(args.k) + args.kv * args.k_stride, args.k_stride, args.dim,
-                           kNoEnd);
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
-  RowFetcher ahead(values, next_keys, args.fetch.values, 1, passes, args.fetch.l2);
+  RowFetcher ahead(values, range_of(args.next_keys, kNoEnd), args.fetch.values, 1, passes, args.fetch.l2);
   const std::int64_t lines = values.lines();
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;

@@ -14,116 +14,89 @@ using V = Avx512Bf16;
 constexpr int kRowGroup = 4;        // x 4 vectors of values = 16 sums + 4 weights of 32 registers
 constexpr std::int64_t kDims = 64;  // of a pass: two loads a row
 
-/// The probabilities of a row, bf16, over its scores.
-const std::uint16_t* probabilities_of(const DecodeBlockArgs& args, std::int64_t row) {
-  return reinterpret_cast<const std::uint16_t*>(args.scores + row * args.score_stride);
-}
-
-void row_softmax_pairs(const DecodeBlockArgs& args, std::int64_t row) {
-  float* s = args.scores + row * args.score_stride;
-  std::uint16_t* p = reinterpret_cast<std::uint16_t*>(s);
-  const std::int32_t begin = args.begin[row], end = args.end[row];
-  const auto scale = V::set1(args.terms ? 1.0f : args.scale);  // the terms have it in them
-  auto top = V::set1(-__builtin_inff());
-  for (std::int64_t j = 0; j < args.kv; j += V::kLanes) {
-    const auto x = V::keep_between(V::load(s + j), begin, end, static_cast<std::int32_t>(j));
-    V::store(s + j, x);
-    top = V::max(x, top);
-  }
-  const auto old = V::set1(args.m[row]);
-  const auto m = V::max(V::mul(V::set1(V::reduce_max(top)), scale), old);
-  const auto shift = V::zero_if_minus_infinity(m);
-  const auto alpha = V::exp2(V::sub(old, shift)), minus_shift = V::sub(V::zero(), shift);
-  V::store_first(args.m + row, 1, m);
-  V::store_first(args.l + row, 1, V::mul(V::set1(args.l[row]), alpha));
-  float* o = args.o + row * args.o_stride;
-  for (std::int64_t d = 0; d < args.v_dim; d += V::kLanes) V::store(o + d, V::mul(V::load(o + d), alpha));
-  for (std::int64_t j = 0; j < args.kv; j += V::kLanes)
-    V::store_bf16(p + j, V::exp2_short(V::fma(V::load(s + j), scale, minus_shift)));
-}
-
 /// 32 dims of two keys side by side: dims 0-3, 8-11, 16-19, 24-27 in low, the others in high.
 void interleave(V::Reg a, V::Reg b, V::Reg& low, V::Reg& high) {
   low = _mm512_castsi512_ps(_mm512_unpacklo_epi16(V::bits(a), V::bits(b)));
   high = _mm512_castsi512_ps(_mm512_unpackhi_epi16(V::bits(a), V::bits(b)));
 }
-/// 32 sums in that order, from and to memory in the order of dims. N vectors are there, or both.
-template <int N>
+/// 32 sums in that order, from and to memory in the order of dims. Both vectors are there, or the first.
 void load_split(bool both, const float* o, V::Reg& low, V::Reg& high) {
-  const auto a = V::load(o), b = both || N > 1 ? V::load(o + V::kLanes) : V::zero();
+  const auto a = V::load(o), b = both ? V::load(o + V::kLanes) : V::zero();
   low = _mm512_shuffle_f32x4(a, b, 0x88);
   high = _mm512_shuffle_f32x4(a, b, 0xdd);
 }
-template <int N>
 void store_joined(bool both, float* o, V::Reg low, V::Reg high) {
   const auto a = _mm512_shuffle_f32x4(low, high, 0x44), b = _mm512_shuffle_f32x4(low, high, 0xee);
   V::store(o, _mm512_shuffle_f32x4(a, a, 0xd8));
-  if (both || N > 1) V::store(o + V::kLanes, _mm512_shuffle_f32x4(b, b, 0xd8));
+  if (both) V::store(o + V::kLanes, _mm512_shuffle_f32x4(b, b, 0xd8));
 }
 
-/// Which keys a row sees: all, or those of an interval and a mask.
+/// Which keys a row sees: all, or those of its runs. Asked for rising keys.
 struct EveryKey {};
 struct SomeKeys {
-  std::int64_t begin, end;
-  const ScoreRowArgs* masked;  ///< nullptr: no mask
-  bool operator()(std::int64_t j) const {
-    return j >= begin && j < end && (!masked || masked->mask[j * masked->terms->mask_stride] != 0);
+  const KeyRun* run;
+  const KeyRun* last;
+  bool operator()(std::int64_t j) {
+    while (run != last && run->end <= j) ++run;
+    return run != last && run->begin <= j;
   }
 };
 
-/// 32 dims of a row, the last load of a pass perhaps fewer.
-template <bool kPartial>
-V::Reg load_dims(const Bf16* from, std::int64_t dims) {
-  return kPartial ? V::load_first(from, dims) : V::load(from);
-}
+/// Values of two keys in kVectors of dims. kPartial: v_dim ends within the last load, after `left` dims.
+template <int kVectors, bool kPartial>
+struct ValuePair {
+  static constexpr int kLoads = (kVectors + 1) / 2;
+  V::Reg x[kLoads], y[kLoads];
 
-/// O += P V and l += P over the pairs of keys from j0 up to j1, both even, for R rows, dims [d, ...) in
-/// kVectors of sums. kPartial: v_dim ends within the last load. A key that is not seen is not read.
-template <int R, int kVectors, bool kPartial, class Sees>
-void add_pairs(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
-               std::int64_t d, RowFetcher& ahead, Sees sees) {
-  constexpr int kLoads = (kVectors + 1) / 2;
-  const std::int64_t left = args.v_dim - d - (kLoads - 1) * kElements<V>;
-  const bool last =
-      args.v_dim - d <= kDims;  // l belongs to the row, not to one pass of dims: the last one keeps it
-  V::Reg low[R][kLoads], high[R][kLoads], weight[R];
-  const std::uint16_t* p = probabilities_of(args, row);
-  const std::int64_t p_stride = 2 * args.score_stride;
-  float* o = args.o + row * args.o_stride + d;
+  [[gnu::always_inline]] void load(const Bf16* v, std::int64_t stride, std::int64_t left) {
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    weight[r] = V::set1(args.l[row + r]);
-#pragma GCC unroll 16
-    for (int n = 0; n < kLoads; ++n)
-      load_split<kVectors - 2 * (kLoads - 1)>(n + 1 < kLoads, o + r * args.o_stride + 2 * n * V::kLanes,
-                                              low[r][n], high[r][n]);
+    for (int n = 0; n < kLoads - 1; ++n)
+      interleave(V::load(v + n * kElements<V>), V::load(v + stride + n * kElements<V>), x[n], y[n]);
+    const Bf16* tail = v + (kLoads - 1) * kElements<V>;
+    interleave(load_tail(tail, left), load_tail(tail + stride, left), x[kLoads - 1], y[kLoads - 1]);
   }
-  const auto ones = V::pair_of_ones();
-  const Bf16* v = static_cast<const Bf16*>(args.v) + j0 * args.v_stride + d;
-  for (std::int64_t j = j0; j < j1; j += 2, v += 2 * args.v_stride) {
-    ahead.fetch();
-    V::Reg x[kLoads], y[kLoads];
-    if constexpr (std::is_same_v<Sees, EveryKey>) {
-#pragma GCC unroll 16
-      for (int n = 0; n < kLoads - 1; ++n)
-        interleave(V::load(v + n * kElements<V>), V::load(v + args.v_stride + n * kElements<V>), x[n], y[n]);
-      const Bf16* tail = v + (kLoads - 1) * kElements<V>;
-      interleave(load_dims<kPartial>(tail, left), load_dims<kPartial>(tail + args.v_stride, left),
-                 x[kLoads - 1], y[kLoads - 1]);
-    } else {
-      const bool first = sees(j), second = sees(j + 1);
-      if (!first && !second) continue;
-      for (int n = 0; n < kLoads; ++n) {
-        const Bf16* at = v + n * kElements<V>;
-        const std::int64_t dims = n + 1 < kLoads ? kElements<V> : left;
-        interleave(first ? V::load_first(at, dims) : V::zero(),
-                   second ? V::load_first(at + args.v_stride, dims) : V::zero(), x[n], y[n]);
-      }
+  /// Zeros for a key that is not seen, and that is not read.
+  [[gnu::always_inline]] void load_seen(const Bf16* v, std::int64_t stride, std::int64_t left, bool first,
+                                        bool second) {
+    for (int n = 0; n < kLoads; ++n) {
+      const Bf16* at = v + n * kElements<V>;
+      const std::int64_t dims = n + 1 < kLoads ? kElements<V> : left;
+      interleave(first ? V::load_first(at, dims) : V::zero(),
+                 second ? V::load_first(at + stride, dims) : V::zero(), x[n], y[n]);
     }
+  }
+
+ private:
+  static V::Reg load_tail(const Bf16* from, std::int64_t left) {
+    return kPartial ? V::load_first(from, left) : V::load(from);
+  }
+};
+
+/// O of R rows in kVectors of dims, as interleave() has them, and l.
+template <int R, int kVectors>
+struct PairSums {
+  static constexpr int kLoads = (kVectors + 1) / 2;
+  V::Reg low[R][kLoads], high[R][kLoads], weight[R];
+
+  static constexpr bool has_both(int n) { return n + 1 < kLoads || kVectors % 2 == 0; }
+
+  [[gnu::always_inline]] void load(const float* l, const float* o, std::int64_t o_stride) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      weight[r] = V::set1(l[r]);
+#pragma GCC unroll 16
+      for (int n = 0; n < kLoads; ++n)
+        load_split(has_both(n), o + r * o_stride + 2 * n * V::kLanes, low[r][n], high[r][n]);
+    }
+  }
+  /// Two keys; p: their probabilities for the first row.
+  [[gnu::always_inline]] void add(const V::Reg (&x)[kLoads], const V::Reg (&y)[kLoads],
+                                  const std::uint16_t* p, std::int64_t p_stride) {
+    const auto ones = V::pair_of_ones();
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       std::int32_t bits;
-      __builtin_memcpy(&bits, p + r * p_stride + j, sizeof bits);
+      __builtin_memcpy(&bits, p + r * p_stride, sizeof bits);
       const auto pair = _mm512_castsi512_ps(_mm512_set1_epi32(bits));
       weight[r] = V::product(pair, ones, weight[r]);
 #pragma GCC unroll 16
@@ -133,69 +106,93 @@ void add_pairs(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, s
       }
     }
   }
+  [[gnu::always_inline]] void store(bool with_weight, float* l, float* o, std::int64_t o_stride) const {
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    if (last) V::store_first(args.l + row + r, 1, weight[r]);
+    for (int r = 0; r < R; ++r) {
+      if (with_weight) V::store_first(l + r, 1, weight[r]);
 #pragma GCC unroll 16
-    for (int n = 0; n < kLoads; ++n)
-      store_joined<kVectors - 2 * (kLoads - 1)>(n + 1 < kLoads, o + r * args.o_stride + 2 * n * V::kLanes,
-                                                low[r][n], high[r][n]);
+      for (int n = 0; n < kLoads; ++n)
+        store_joined(has_both(n), o + r * o_stride + 2 * n * V::kLanes, low[r][n], high[r][n]);
+    }
   }
+};
+
+/// Keys [first, last), both even, or the last one more than there are.
+struct PairRange {
+  std::int64_t first, last;
+};
+
+/// O += P V and l += P over pairs of keys for R rows, dims [d, ...) in kVectors of sums.
+template <int R, int kVectors, bool kPartial, class Sees>
+void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, std::int64_t d,
+               RowFetcher& ahead, Sees sees) {
+  ValuePair<kVectors, kPartial> value;
+  PairSums<R, kVectors> sums;
+  const std::int64_t left = args.v_dim - d - (value.kLoads - 1) * kElements<V>;
+  const std::int64_t p_stride = 2 * args.p_stride;
+  const std::uint16_t* p = reinterpret_cast<const std::uint16_t*>(args.p) + row * p_stride;
+  const Bf16* v = static_cast<const Bf16*>(args.v) + keys.first * args.v_stride + d;
+  float* o = args.o + row * args.o_stride + d;
+  sums.load(args.l + row, o, args.o_stride);
+  for (std::int64_t j = keys.first; j < keys.last; j += 2, v += 2 * args.v_stride) {
+    ahead.fetch();
+    if constexpr (std::is_same_v<Sees, EveryKey>) {
+      value.load(v, args.v_stride, left);
+    } else {
+      const bool first = sees(j), second = sees(j + 1);
+      if (!first && !second) continue;
+      value.load_seen(v, args.v_stride, left, first, second);
+    }
+    sums.add(value.x, value.y, p + j, p_stride);
+  }
+  // l belongs to the row, not to one pass of dims: the last one keeps it.
+  sums.store(args.v_dim - d <= kDims, args.l + row, o, args.o_stride);
 }
 
 template <int R, class Sees>
-void add_pairs(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
-               RowFetcher& ahead, Sees sees) {
+void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, RowFetcher& ahead, Sees sees) {
   for (std::int64_t d = 0; d < args.v_dim; d += kDims) {
     const std::int64_t left = args.v_dim - d;
     if (left >= kDims) {
-      add_pairs<R, 4, false>(args, row, j0, j1, d, ahead, sees);
+      add_pairs<R, 4, false>(args, row, keys, d, ahead, sees);
     } else if (left > 3 * V::kLanes) {
-      add_pairs<R, 4, true>(args, row, j0, j1, d, ahead, sees);
+      add_pairs<R, 4, true>(args, row, keys, d, ahead, sees);
     } else if (left > 2 * V::kLanes) {
-      add_pairs<R, 3, true>(args, row, j0, j1, d, ahead, sees);
+      add_pairs<R, 3, true>(args, row, keys, d, ahead, sees);
     } else if (left > V::kLanes) {
-      add_pairs<R, 2, true>(args, row, j0, j1, d, ahead, sees);
+      add_pairs<R, 2, true>(args, row, keys, d, ahead, sees);
     } else {
-      add_pairs<R, 1, true>(args, row, j0, j1, d, ahead, sees);
+      add_pairs<R, 1, true>(args, row, keys, d, ahead, sees);
     }
   }
 }
 
 /// Keys [j0, j1), j0 even. A pair's key that a row does not see must not touch it: 0 * NaN would.
 template <int R>
-void add_visible_pairs(const DecodeBlockArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
+void add_visible_pairs(const DecodeValuesArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                        RowFetcher& ahead) {
-  const bool masked = args.terms && args.terms->terms->has_mask;
-  bool all = !masked && j1 % 2 == 0;
-  for (int r = 0; r < R; ++r) all = all && args.begin[row + r] <= j0 && args.end[row + r] >= j1;
-  if (all) return add_pairs<R>(args, row, j0, j1, ahead, EveryKey{});
+  bool all = j1 % 2 == 0;
+  for (int r = 0; r < R; ++r) all = all && sees_all(args.runs[row + r], j0, j1);
+  if (all) return add_pairs<R>(args, row, {j0, j1}, ahead, EveryKey{});
   for (int r = 0; r < R; ++r) {
-    const SomeKeys sees{args.begin[row + r], args.end[row + r], masked ? args.terms + row + r : nullptr};
-    if (sees.begin < sees.end) add_pairs<1>(args, row + r, j0, j1 + j1 % 2, ahead, sees);
+    const KeyRuns& runs = args.runs[row + r];
+    const SomeKeys sees{runs.run, runs.run + runs.count};
+    if (runs.count > 0) add_pairs<1>(args, row + r, {j0, j1 + j1 % 2}, ahead, sees);
   }
 }
 
 }  // namespace
 
-void decode_bf16_avx512_bf16(const DecodeBlockArgs& args) noexcept {
-  for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { score_rows<V, Bf16, R>(args, row); });
-  for (std::int64_t row = 0; row < args.rows; ++row) {
-    if (args.begin[row] >= args.end[row]) continue;
-    if (args.terms) {
-      ScoreRowArgs terms = args.terms[row];
-      terms.s = args.scores + row * args.score_stride;
-      terms.kv = args.kv;
-      terms.scale = args.scale;
-      args.score_row(terms);
-    }
-    row_softmax_pairs(args, row);
-  }
+void decode_bf16_avx512_bf16_scores(const DecodeScoresArgs& args) noexcept {
+  decode_scores<V, Bf16>(args);
+}
+void decode_bf16_avx512_bf16_softmax(const DecodeSoftmaxArgs& args) noexcept {
+  decode_softmax<V>(args);
+}
+void decode_bf16_avx512_bf16_add_values(const DecodeValuesArgs& args) noexcept {
   const RowRange values(static_cast<const Bf16*>(args.v), args.v_stride, args.v_dim, args.kv);
-  const RowRange next_keys(static_cast<const Bf16*>(args.k) + args.kv * args.k_stride, args.k_stride,
-                           args.dim, kNoEnd);
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
-  RowFetcher ahead(values, next_keys, args.fetch.values, 2, passes, args.fetch.l2);
+  RowFetcher ahead(values, range_of(args.next_keys, kNoEnd), args.fetch.values, 2, passes, args.fetch.l2);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     for_row_groups<kRowGroup>(

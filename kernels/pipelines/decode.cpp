@@ -2,6 +2,7 @@
 // decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
 #include <cstring>
 
+#include "kernels/pipelines/masks.h"
 #include "kernels/pipelines/pipeline.h"
 
 namespace kumiko::kernels {
@@ -10,7 +11,8 @@ namespace {
 struct Scratch {
   float *q, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
-  ScoreRowArgs* terms;
+  KeyRuns* runs;
+  KeyRun* run;  // [rows][kRowRuns]
   std::int64_t o_stride;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
@@ -26,7 +28,8 @@ struct Scratch {
     total_o = carver.take<float>(rows * o_stride);
     begin = carver.take<std::int32_t>(rows);
     end = carver.take<std::int32_t>(rows);
-    terms = carver.take<ScoreRowArgs>(rows);
+    runs = carver.take<KeyRuns>(rows);
+    run = carver.take<KeyRun>(rows * kRowRuns);
   }
 
   static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
@@ -52,16 +55,190 @@ void set_query(const KernelSet& kernels, const HeadProblem& head, std::int64_t r
   }
 }
 
-void set_terms(ScoreRowArgs& args, const HeadProblem& head, std::int64_t row, std::int64_t key) {
-  args = {};
-  args.terms = &head.terms;
-  if (head.terms.has_bias) args.bias = head.bias_row(row, key);
-  if (head.terms.has_mask) args.mask = head.mask_row(row, key);
-  if (head.terms.has_alibi) {
-    args.slope = head.slope_of(row);
-    args.position = head.position_of(row, key);
-  }
+// Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
+// meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
+// adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128).
+FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
+  constexpr std::int64_t kApartAhead = 16384;
+  FetchDistances fetch = kernels.fetch;
+  if (head.k_seq_stride != head.head_dim || head.v_seq_stride != head.v_head_dim)
+    fetch.l2 = max_of(fetch.l2, kApartAhead);
+  return fetch;
 }
+
+struct KeyRange {
+  std::int64_t first, last;
+  bool empty() const { return first >= last; }
+};
+
+/// One task: its operands over its scratch, and the steps that run() is made of.
+class Decode {
+ public:
+  Decode(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task, std::byte* memory)
+      : kernels_(kernels),
+        head_(head),
+        task_(task),
+        rows_(task.row_end - task.row_begin),
+        carver_(memory),
+        s_(carver_, kernels, rows_, head.head_dim, head.v_head_dim) {}
+
+  void run() {
+    task_.enter(Phase::queries);
+    set_queries();
+    const KeyRange keys = visible_keys();
+    set_operands();
+    Scratch::clear(s_.total_m, s_.total_l, s_.total_o, rows_, s_.o_stride);
+    for (std::int64_t split = task_.split_begin; split < task_.split_end; ++split) run_split(split, keys);
+    if (task_.partial) return;
+    task_.enter(Phase::store);
+    for (std::int64_t r = 0; r < rows_; ++r) store_row(r);
+  }
+
+ private:
+  void set_queries() const {
+    const std::int64_t steps = kernels_.steps(head_.head_dim);
+    for (std::int64_t r = 0; r < rows_; ++r)
+      set_query(kernels_, head_, task_.row_begin + r, s_.q + r * steps);
+  }
+
+  /// Those that some row sees, from the first of a step on.
+  KeyRange visible_keys() const {
+    std::int64_t first = head_.kv_len, last = 0;
+    for (std::int64_t row = task_.row_begin; row < task_.row_end; ++row) {
+      if (head_.begin_of(row) >= head_.end_of(row)) continue;
+      first = min_of(first, head_.begin_of(row));
+      last = max_of(last, head_.end_of(row));
+    }
+    return {first / kernels_.per_step() * kernels_.per_step(), last};
+  }
+
+  /// What is the same for all blocks.
+  void set_operands() {
+    const std::int64_t bytes = bytes_of(kernels_.input);
+    const NextRows keys{nullptr, head_.k_seq_stride * bytes, head_.head_dim * bytes},
+        values{nullptr, head_.v_seq_stride * bytes, head_.v_head_dim * bytes};
+    const FetchDistances fetch = fetch_distances(kernels_, head_);
+
+    scores_.q = s_.q;
+    scores_.q_stride = kernels_.steps(head_.head_dim);
+    scores_.k_stride = head_.k_seq_stride;
+    scores_.rows = rows_;
+    scores_.dim = head_.head_dim;
+    scores_.scores = s_.scores;
+    scores_.score_stride = kBlockKeys;
+    scores_.values = values;
+    scores_.fetch = fetch;
+
+    softmax_.scores = s_.scores;
+    softmax_.score_stride = kBlockKeys;
+    softmax_.rows = rows_;
+    softmax_.begin = s_.begin;
+    softmax_.end = s_.end;
+    softmax_.m = s_.m;
+    softmax_.l = s_.l;
+    softmax_.o = s_.o;
+    softmax_.o_stride = s_.o_stride;
+    softmax_.v_dim = head_.v_head_dim;
+    // Terms have the scale in them already.
+    softmax_.scale = head_.terms.any() ? 1.0f : kernels_.score_scale(head_.q_scale);
+    softmax_.values = values;
+    softmax_.fetch = fetch;
+
+    values_.p = s_.scores;
+    values_.p_stride = kBlockKeys;
+    values_.v_stride = head_.v_seq_stride;
+    values_.rows = rows_;
+    values_.v_dim = head_.v_head_dim;
+    values_.runs = s_.runs;
+    values_.l = s_.l;
+    values_.o = s_.o;
+    values_.o_stride = s_.o_stride;
+    values_.next_keys = keys;
+    values_.fetch = fetch;
+  }
+
+  void run_split(std::int64_t split, const KeyRange& seen) {
+    const KeyRange keys{max_of(split * kSplitKeys, seen.first / kBlockKeys * kBlockKeys),
+                        min_of((split + 1) * kSplitKeys, seen.last)};
+    if (keys.empty() && !task_.partial) return;
+    task_.enter(Phase::decode);
+    Scratch::clear(s_.m, s_.l, s_.o, rows_, s_.o_stride);
+    for (std::int64_t block = keys.first; block < keys.last; block += kBlockKeys)
+      run_block({max_of(block, seen.first), min_of(block + kBlockKeys, keys.last)});
+    task_.enter(Phase::merge);
+    for (std::int64_t r = 0; r < rows_; ++r) end_split(split, r);
+  }
+
+  void run_block(const KeyRange& block) {
+    scores_.k = head_.k_row(kernels_.input, block.first);
+    values_.v = scores_.values.row = softmax_.values.row = head_.v_row(kernels_.input, block.first);
+    values_.next_keys.row = head_.k_row(kernels_.input, block.last);
+    scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
+    for (std::int64_t r = 0; r < rows_; ++r) set_visible(r, block);
+    kernels_.decode->scores(scores_);
+    for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
+    kernels_.decode->softmax(softmax_);
+    kernels_.decode->add_values(values_);
+  }
+
+  /// Interval and runs of what row r sees of the block, counted from its first key.
+  void set_visible(std::int64_t r, const KeyRange& block) const {
+    const std::int64_t row = task_.row_begin + r, begin = max_of(head_.begin_of(row), block.first),
+                       end = min_of(head_.end_of(row), block.last);
+    s_.begin[r] = begin < end ? static_cast<std::int32_t>(begin - block.first) : 0;
+    s_.end[r] = begin < end ? static_cast<std::int32_t>(end - block.first) : 0;
+    const std::uint8_t* mask = head_.terms.has_mask ? head_.mask_row(row, block.first) : nullptr;
+    KeyRun* run = s_.run + r * kRowRuns;
+    s_.runs[r] = {run, runs_of_row(mask, head_.terms.mask_stride, s_.begin[r], s_.end[r], run)};
+  }
+
+  void add_terms(std::int64_t r, const KeyRange& block) const {
+    if (s_.begin[r] >= s_.end[r]) return;
+    const std::int64_t row = task_.row_begin + r;
+    ScoreRowArgs args{};
+    args.s = s_.scores + r * kBlockKeys;
+    args.kv = block.last - block.first;
+    args.terms = &head_.terms;
+    if (head_.terms.has_bias) args.bias = head_.bias_row(row, block.first);
+    if (head_.terms.has_mask) args.mask = head_.mask_row(row, block.first);
+    if (head_.terms.has_alibi) {
+      args.slope = head_.slope_of(row);
+      args.position = head_.position_of(row, block.first);
+    }
+    args.scale = kernels_.score_scale(head_.q_scale);
+    kernels_.score->row(args);
+  }
+
+  void end_split(std::int64_t split, std::int64_t r) const {
+    const float* o = s_.o + r * s_.o_stride;
+    const std::int64_t dim = head_.v_head_dim;
+    if (!task_.partial) {
+      return kernels_.state->merge_row(
+          {s_.total_m + r, s_.total_l + r, s_.total_o + r * s_.o_stride, s_.m[r], s_.l[r], o, dim});
+    }
+    float* state = task_.state_of(split, task_.row_begin + r, partial_size(dim));
+    std::memcpy(state, o, static_cast<std::size_t>(dim) * sizeof(float));
+    state[dim] = s_.m[r];
+    state[dim + 1] = s_.l[r];
+  }
+
+  void store_row(std::int64_t r) const {
+    const std::int64_t row = task_.row_begin + r;
+    kernels_.store->row({s_.total_o + r * s_.o_stride, inverse_sum(s_.total_l[r]), head_.v_head_dim,
+                         head_.out_row(kernels_.output, row)});
+    if (head_.lse) head_.lse_of(row) = log_sum_exp(s_.total_m[r], s_.total_l[r]);
+  }
+
+  const KernelSet& kernels_;
+  const HeadProblem& head_;
+  const TaskRange& task_;
+  std::int64_t rows_;
+  Carver carver_;
+  Scratch s_;
+  DecodeScoresArgs scores_{};
+  DecodeSoftmaxArgs softmax_{};
+  DecodeValuesArgs values_{};
+};
 
 }  // namespace
 
@@ -74,96 +251,7 @@ std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, st
 
 void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task,
                 std::byte* memory) noexcept {
-  const std::int64_t rows = task.row_end - task.row_begin;
-  Carver carver(memory);
-  const Scratch s(carver, kernels, rows, head.head_dim, head.v_head_dim);
-
-  task.enter(Phase::queries);
-  const std::int64_t steps = kernels.steps(head.head_dim);
-  std::int64_t first = head.kv_len, last = 0;  // keys that some row sees
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t row = task.row_begin + r;
-    set_query(kernels, head, row, s.q + r * steps);
-    if (head.begin_of(row) < head.end_of(row)) {
-      first = min_of(first, head.begin_of(row));
-      last = max_of(last, head.end_of(row));
-    }
-  }
-
-  first = first / kernels.per_step() * kernels.per_step();
-
-  DecodeBlockArgs args{};
-  args.q = s.q;
-  args.q_stride = steps;
-  args.k_stride = head.k_seq_stride;
-  args.v_stride = head.v_seq_stride;
-  args.rows = rows;
-  args.dim = head.head_dim;
-  args.v_dim = head.v_head_dim;
-  args.begin = s.begin;
-  args.end = s.end;
-  args.scores = s.scores;
-  args.score_stride = kBlockKeys;
-  args.m = s.m;
-  args.l = s.l;
-  args.o = s.o;
-  args.o_stride = s.o_stride;
-  args.terms = head.terms.any() ? s.terms : nullptr;
-  args.score_row = kernels.score->row;
-  args.scale = kernels.score_scale(head.q_scale);
-  args.fetch = kernels.fetch;
-  // Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
-  // meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
-  // adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128).
-  constexpr std::int64_t kApartAhead = 16384;
-  const auto are_apart = [](std::int64_t stride, std::int64_t dim) { return stride != dim; };
-  if (are_apart(head.k_seq_stride, head.head_dim) || are_apart(head.v_seq_stride, head.v_head_dim))
-    args.fetch.l2 = max_of(args.fetch.l2, kApartAhead);
-
-  Scratch::clear(s.total_m, s.total_l, s.total_o, rows, s.o_stride);
-  for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {
-    const std::int64_t split_first = max_of(split * kSplitKeys, first / kBlockKeys * kBlockKeys);
-    const std::int64_t split_last = min_of((split + 1) * kSplitKeys, last);
-    if (split_first >= split_last && !task.partial) continue;
-    task.enter(Phase::decode);
-    Scratch::clear(s.m, s.l, s.o, rows, s.o_stride);
-    for (std::int64_t block = split_first; block < split_last; block += kBlockKeys) {
-      const std::int64_t from = max_of(block, first), to = min_of(block + kBlockKeys, split_last);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        const std::int64_t begin = max_of(head.begin_of(task.row_begin + r), from),
-                           end = min_of(head.end_of(task.row_begin + r), to);
-        s.begin[r] = static_cast<std::int32_t>(begin - from);
-        s.end[r] = static_cast<std::int32_t>(max_of(end, begin) - from);
-        if (begin >= end) s.begin[r] = s.end[r] = 0;
-        if (args.terms) set_terms(s.terms[r], head, task.row_begin + r, from);
-      }
-      args.k = head.k_row(kernels.input, from);
-      args.v = head.v_row(kernels.input, from);
-      args.kv = to - from;
-      kernels.decode->decode_block(args);
-    }
-    task.enter(Phase::merge);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* o = s.o + r * s.o_stride;
-      if (task.partial) {
-        float* state = task.state_of(split, task.row_begin + r, partial_size(head.v_head_dim));
-        std::memcpy(state, o, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
-        state[head.v_head_dim] = s.m[r];
-        state[head.v_head_dim + 1] = s.l[r];
-      } else {
-        kernels.state->merge_row(
-            {s.total_m + r, s.total_l + r, s.total_o + r * s.o_stride, s.m[r], s.l[r], o, head.v_head_dim});
-      }
-    }
-  }
-  if (task.partial) return;
-  task.enter(Phase::store);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t row = task.row_begin + r;
-    kernels.store->row({s.total_o + r * s.o_stride, inverse_sum(s.total_l[r]), head.v_head_dim,
-                        head.out_row(kernels.output, row)});
-    if (head.lse) head.lse_of(row) = log_sum_exp(s.total_m[r], s.total_l[r]);
-  }
+  Decode(kernels, head, task, memory).run();
 }
 
 }  // namespace kumiko::kernels

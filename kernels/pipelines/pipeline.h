@@ -54,9 +54,9 @@ struct KernelSet {
   const DecodeKernel* decode;
   const GemmKernel* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
   const ScoreTileKernel* score_tile;
-  std::int64_t pipe_ahead = 1;            ///< interleaved: steps that the producer is before the consumer
-  std::int64_t staged_splits = 1;         ///< three_pass: splits in a super-block
-  FetchDistances fetch{12288, 12288, 0};  ///< decode
+  std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
+  std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
+  FetchDistances fetch;            ///< decode
 
   /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }

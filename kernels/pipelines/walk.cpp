@@ -163,17 +163,32 @@ float Walk::score_scale() const {
   return head_->terms.any() || head_->scores ? 1.0f : kernels_.score_scale(head_->q_scale);
 }
 
-void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const {
+/// Queries of the tile that see each key of a run: bit n is query n.
+void Walk::seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const {
+  static_assert(kMaxLanes <= 64);
   std::int32_t begin[kMaxLanes], end[kMaxLanes];
   lane_intervals(tile, run.first, run.count, begin, end);
+  std::memset(of_key, 0, static_cast<std::size_t>(run.count) * sizeof *of_key);
+  KeyRun runs[kRowRuns];
+  for (std::int64_t n = 0; n < tile.used; ++n) {
+    const std::uint8_t* mask = run.unmasked ? nullptr : head_->mask_row(tile.row + n, run.first);
+    const std::int64_t count = runs_of_row(mask, head_->terms.mask_stride, begin[n], end[n], runs);
+    for (const KeyRun* seen = runs; seen != runs + count; ++seen) {
+      for (std::int32_t j = seen->begin; j < seen->end; ++j) of_key[j] |= std::uint64_t{1} << n;
+    }
+  }
+}
+
+void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const {
+  std::uint64_t of_key[kBlockKeys];
+  seers(tile, run, of_key);
   for (std::int64_t j = 0; j < run.count; ++j) {
     const void* value = head_->v_row(kernels_.input, run.first + j);
     for (std::int64_t d = 0; d < head_->v_head_dim; ++d) {
       const float x = load_element(kernels_.input, value, d);
       if (std::isfinite(x)) continue;
       for (std::int64_t n = 0; n < tile.used; ++n) {
-        if (j < begin[n] || j >= end[n]) continue;
-        if (head_->terms.has_mask && *head_->mask_row(tile.row + n, run.first + j) == 0) continue;
+        if ((of_key[j] >> n & 1) == 0) continue;
         float& o = tile.split.o[d * tile.nr + n];
         o = std::fma(probability(tile, slot, run.at + j, n), x, o);
       }

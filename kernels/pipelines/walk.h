@@ -13,6 +13,7 @@
 // with r rows a packed element is used by r FMAs, so the copy is 1-2 % of the work from r = 192 on.
 #pragma once
 
+#include "kernels/pipelines/masks.h"
 #include "kernels/pipelines/pipeline.h"
 
 namespace kumiko::kernels {
@@ -116,10 +117,12 @@ class Walk {
   void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
   void scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                          Slot& slot) const;
+  TileMask tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
   void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
                     Runs& runs) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
   float score_scale() const;
+  void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
   void store_rows(const Tile& tile) const;

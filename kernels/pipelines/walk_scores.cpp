@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The score step of the walk: a product of panels or precomputed scores, the terms, and what is hidden.
-#include <cstring>
 #include <limits>
 
 #include "kernels/pipelines/walk.h"
@@ -93,43 +92,28 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
   hide(tile, slot, run, 0, run.count, slot.block_max);
 }
 
-/// Runs of panels within [lo, hi) of which the mask shows a key to a query of the tile. `last`: end of the
-/// keys.
-void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
-                        std::int64_t last, Runs& runs) const {
-  const std::int64_t mr = kernels_.mr, first = block.first + lo * mr, keys = last - first;
-  const std::int64_t stride = head_->terms.mask_stride;
-  std::uint8_t seen_by_some[kBlockKeys] = {}, seen_by_all[kBlockKeys];
-  std::memset(seen_by_all, 255, sizeof seen_by_all);
+/// What the masks of a tile's queries show of `keys` keys from `first` on.
+TileMask Walk::tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const {
+  TileMask mask(keys);
   const std::uint8_t* before = nullptr;
   for (std::int64_t n = 0; n < tile.used; ++n) {
     const std::uint8_t* row = head_->mask_row(tile.row + n, first);
     if (row == before) continue;  // a mask that heads or positions share
     before = row;
-    if (stride == 1) {
-      for (std::int64_t j = 0; j < keys; ++j) {
-        seen_by_some[j] |= row[j];
-        seen_by_all[j] = seen_by_all[j] < row[j] ? seen_by_all[j] : row[j];
-      }
-    } else {
-      for (std::int64_t j = 0; j < keys; ++j) {
-        seen_by_some[j] |= row[j * stride];
-        seen_by_all[j] = row[j * stride] == 0 ? 0 : seen_by_all[j];
-      }
-    }
+    mask.add(row, head_->terms.mask_stride);
   }
-  enum class Sees { nothing, some, all };
-  const auto seen = [&](std::int64_t panel) {
-    std::uint8_t something = 0, everything = 255;
-    for (std::int64_t j = (panel - lo) * mr; j < min_of((panel - lo + 1) * mr, keys); ++j) {
-      something |= seen_by_some[j];
-      everything = everything < seen_by_all[j] ? everything : seen_by_all[j];
-    }
-    return something == 0 ? Sees::nothing : everything == 0 ? Sees::some : Sees::all;
-  };
+  return mask;
+}
+
+/// Runs of panels within [lo, hi) of which the mask shows a key to a query of the tile. `last`: end of the
+/// keys.
+void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
+                        std::int64_t last, Runs& runs) const {
+  const std::int64_t mr = kernels_.mr, first = block.first + lo * mr;
+  const TileMask mask = tile_mask(tile, first, last - first);
   Sees open = Sees::nothing;
   for (std::int64_t panel = lo, begin = lo; panel <= hi; ++panel) {
-    const Sees sees = panel < hi ? seen(panel) : Sees::nothing;
+    const Sees sees = panel < hi ? mask.seen((panel - lo) * mr, (panel - lo + 1) * mr) : Sees::nothing;
     if (sees == open) continue;
     const std::int64_t at = block.first + begin * mr;
     if (open != Sees::nothing) runs.add(at, min_of(block.first + panel * mr, last) - at, open == Sees::all);

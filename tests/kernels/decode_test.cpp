@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/pack/pack.h"
 #include "kernels/softmax/softmax.h"
@@ -19,7 +21,6 @@
 namespace kumiko::test {
 namespace {
 
-using kernels::DecodeBlockArgs;
 using kernels::DecodeKernel;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -31,75 +32,111 @@ std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;
 }
 
+// The three operations on one block.
+struct Block {
+  kernels::DecodeScoresArgs scores{};
+  kernels::DecodeSoftmaxArgs softmax{};
+  kernels::DecodeValuesArgs values{};
+
+  // What the terms of a score leave of a key that a mask hides.
+  void hide(std::int64_t r) const {
+    for (std::int64_t j = 0; j < scores.kv; ++j)
+      if (!sees(r, j)) scores.scores[r * scores.score_stride + j] = -kInf;
+  }
+  bool sees(std::int64_t r, std::int64_t j) const {
+    const kernels::KeyRuns& runs = values.runs[r];
+    return std::any_of(runs.run, runs.run + runs.count,
+                       [j](const kernels::KeyRun& run) { return run.begin <= j && j < run.end; });
+  }
+  bool sees_some(std::int64_t r) const { return softmax.begin[r] < softmax.end[r]; }
+};
+
+// State of one row.
+struct State {
+  float m, l;
+  std::vector<float> o;
+};
+
+float model_score(kernels::Element element, const kernels::DecodeScoresArgs& a, std::int64_t r,
+                  std::int64_t j) {
+  float sum = 0.0f;
+  for (std::int64_t d = 0; d < a.dim; ++d)
+    sum = std::fma(kernels::load_element(element, a.k, j * a.k_stride + d), a.q[r * a.q_stride + d], sum);
+  return sum;
+}
+
+// In steps of bf16 pairs, two dims of a key.
+float model_score_of_pairs(const kernels::DecodeScoresArgs& a, std::int64_t r, std::int64_t j) {
+  const auto element = [&](std::int64_t d) {
+    return d < a.dim ? kernels::load_element(kernels::Element::bf16, a.k, j * a.k_stride + d) : 0.0f;
+  };
+  float sum = 0.0f;
+  for (std::int64_t d = 0; d < a.dim; d += 2)
+    sum = add_pair_product(pair_of(element(d), element(d + 1)), a.q[r * a.q_stride + d / 2], sum);
+  return sum;
+}
+
 // The block's effect on one row in steps of bf16 pairs: two dims of a key, two keys of a value.
-void model_row_of_pairs(const DecodeBlockArgs& a, std::int64_t r, float& m, float& l, std::vector<float>& o) {
-  if (a.begin[r] >= a.end[r]) return;
+void model_row_of_pairs(const Block& block, std::int64_t r, State& state) {
+  if (!block.sees_some(r)) return;
   const kernels::SoftmaxKernel& softmax =
       *kernels::find_softmax(kernels::Isa::avx512_bf16, kernels::Element::bf16);
-  const auto element = [](const void* data, std::int64_t i) {
-    return kernels::load_element(kernels::Element::bf16, data, i);
-  };
-  const auto seen = [&](std::int64_t j) { return j >= a.begin[r] && j < a.end[r]; };
-  std::vector<float> p(sz(round_up(a.kv, 2)), -kInf);
+  const float scale = block.softmax.scale;
+  std::vector<float> p(sz(round_up(block.scores.kv, 2)), -kInf);
   float top = -kInf;
-  for (std::int64_t j = a.begin[r]; j < a.end[r]; ++j) {
-    float sum = 0.0f;
-    for (std::int64_t d = 0; d < a.dim; d += 2) {
-      const std::int64_t at = j * a.k_stride + d;
-      const float key = pair_of(element(a.k, at), d + 1 < a.dim ? element(a.k, at + 1) : 0.0f);
-      sum = add_pair_product(key, a.q[r * a.q_stride + d / 2], sum);
-    }
-    p[sz(j)] = sum;
-    if (sum > top) top = sum;
+  for (std::int64_t j = 0; j < block.scores.kv; ++j) {
+    if (!block.sees(r, j)) continue;
+    p[sz(j)] = model_score_of_pairs(block.scores, r, j);
+    top = std::max(top, p[sz(j)]);
   }
-  const float next = top * a.scale > m ? top * a.scale : m;
-  const float shift = next == -kInf ? 0.0f : next, alpha = exp2_model(kernels::Isa::avx512_bf16, m - shift);
-  m = next;
-  l *= alpha;
-  for (float& x : o) x *= alpha;
+  const float m = top * scale > state.m ? top * scale : state.m, shift = m == -kInf ? 0.0f : m,
+              alpha = exp2_model(kernels::Isa::avx512_bf16, state.m - shift);
+  state.m = m;
+  state.l *= alpha;
+  for (float& x : state.o) x *= alpha;
   for (float& x : p) {
-    float in[16] = {std::fma(x, a.scale, -shift)}, out[16];
+    float in[16] = {std::fma(x, scale, -shift)}, out[16];
     softmax.exp2(in, out, 16);
     x = out[0];
   }
+  const kernels::DecodeValuesArgs& a = block.values;
   for (std::int64_t j = 0; j < a.kv; j += 2) {
     const float weights = pair_of(p[sz(j)], p[sz(j + 1)]);
-    l = add_pair_product(weights, pair_of(1.0f, 1.0f), l);
-    for (std::size_t d = 0; d < o.size(); ++d) {
+    state.l = add_pair_product(weights, pair_of(1.0f, 1.0f), state.l);
+    for (std::size_t d = 0; d < state.o.size(); ++d) {
       const auto value = [&](std::int64_t key) {
-        return seen(key) ? element(a.v, key * a.v_stride + static_cast<std::int64_t>(d)) : 0.0f;
+        return block.sees(r, key) ? kernels::load_element(kernels::Element::bf16, a.v,
+                                                          key * a.v_stride + static_cast<std::int64_t>(d))
+                                  : 0.0f;
       };
-      o[d] = add_pair_product(pair_of(value(j), value(j + 1)), weights, o[d]);
+      state.o[d] = add_pair_product(pair_of(value(j), value(j + 1)), weights, state.o[d]);
     }
   }
 }
 
 // The block's effect on one row, written out.
-void model_row(kernels::Isa isa, kernels::Element element, const DecodeBlockArgs& a, std::int64_t r, float& m,
-               float& l, std::vector<float>& o) {
-  if (a.begin[r] >= a.end[r]) return;
-  std::vector<float> s;
-  float top = m;
-  for (std::int64_t j = a.begin[r]; j < a.end[r]; ++j) {
-    float sum = 0.0f;
-    for (std::int64_t d = 0; d < a.dim; ++d)
-      sum = std::fma(kernels::load_element(element, a.k, j * a.k_stride + d), a.q[r * a.q_stride + d], sum);
-    s.push_back(sum);
-    if (sum > top) top = sum;
+void model_row(kernels::Isa isa, kernels::Element element, const Block& block, std::int64_t r, State& state) {
+  if (!block.sees_some(r)) return;
+  std::vector<float> s(sz(block.scores.kv), -kInf);
+  float m = state.m;
+  for (std::int64_t j = 0; j < block.scores.kv; ++j) {
+    if (!block.sees(r, j)) continue;
+    s[sz(j)] = model_score(element, block.scores, r, j);
+    m = std::max(m, s[sz(j)]);
   }
-  const float shift = top == -kInf ? 0.0f : top, alpha = exp2_model(isa, m - shift);
-  m = top;
-  l *= alpha;
-  for (float& x : o) x *= alpha;
-  for (std::size_t i = 0; i < s.size(); ++i) {
-    const float p = exp2_model(isa, s[i] - shift);
-    l += p;
-    for (std::size_t d = 0; d < o.size(); ++d)
-      o[d] = std::fma(p,
-                      kernels::load_element(element, a.v,
-                                            (a.begin[r] + static_cast<std::int64_t>(i)) * a.v_stride +
-                                                static_cast<std::int64_t>(d)),
-                      o[d]);
+  const float shift = m == -kInf ? 0.0f : m, alpha = exp2_model(isa, state.m - shift);
+  state.m = m;
+  state.l *= alpha;
+  for (float& x : state.o) x *= alpha;
+  const kernels::DecodeValuesArgs& a = block.values;
+  for (std::int64_t j = 0; j < a.kv; ++j) {
+    if (!block.sees(r, j)) continue;
+    const float p = exp2_model(isa, s[sz(j)] - shift);
+    state.l += p;
+    for (std::size_t d = 0; d < state.o.size(); ++d) {
+      const float value = kernels::load_element(element, a.v, j * a.v_stride + static_cast<std::int64_t>(d));
+      state.o[d] = std::fma(p, value, state.o[d]);
+    }
   }
 }
 
@@ -111,12 +148,51 @@ struct Decode : RowTest<DecodeKernel> {
   const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
   Random random{test_seed(61)};
 
-  // hidden: some keys are outside some rows' intervals, and keys hidden from every row are NaN.
-  void check(const Shape1& shape, bool hidden, bool started) {
+  // What rows see: all keys; of an interval each; of it what a mask of long or short runs shows.
+  enum class Hidden { nothing, outside, masked };
+
+  // Runs of a row within [begin, end), as a mask has them.
+  std::vector<kernels::KeyRun> runs_within(std::int32_t begin, std::int32_t end, bool masked) {
+    std::vector<kernels::KeyRun> runs;
+    if (!masked && begin < end) runs.push_back({begin, end});
+    const std::int64_t longest = random.pick({1, 3, 40});
+    for (std::int64_t at = begin + random.between(0, 2); masked && at < end;) {
+      const std::int64_t stop = std::min<std::int64_t>(at + random.between(1, longest), end);
+      runs.push_back({static_cast<std::int32_t>(at), static_cast<std::int32_t>(stop)});
+      at = stop + random.between(1, longest);
+    }
+    return runs;
+  }
+
+  kernels::NextRows next_rows(const void* data, std::int64_t stride, std::int64_t dim) const {
+    const std::int64_t bytes = kernels::bytes_of(row.element);
+    return {data, stride * bytes, dim * bytes};
+  }
+
+  // The operations in their order, with what a mask does between the first two.
+  void run(const Block& block, bool masked) {
+    const kernels::DecodeScoresArgs& a = block.scores;
+    row.scores(a);
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+      for (std::int64_t j = 0; j < a.kv; ++j) {
+        if (!block.sees(r, j)) continue;
+        const float want = pairs ? model_score_of_pairs(a, r, j) : model_score(row.element, a, r, j);
+        ASSERT_TRUE(same_value(a.scores[r * a.score_stride + j], want))
+            << "score[" << r << "][" << j << "] " << a.scores[r * a.score_stride + j] << ", want " << want;
+      }
+      if (masked) block.hide(r);
+    }
+    row.softmax(block.softmax);
+    row.add_values(block.values);
+  }
+
+  // Keys hidden from every row are NaN.
+  void check(const Shape1& shape, Hidden what, bool started) {
+    const bool hidden = what != Hidden::nothing, masked = what == Hidden::masked;
     const auto [rows, kv, dim, v_dim] = shape;
     SCOPED_TRACE(::testing::Message()
                  << row.name << " rows " << rows << " kv " << kv << " dim " << dim << " v_dim " << v_dim
-                 << " hidden " << hidden << " started " << started);
+                 << " hidden " << static_cast<int>(what) << " started " << started);
     const Place place = random.pick({Place::front, Place::back, Place::misaligned});
     const std::int64_t steps = pairs ? (dim + 1) / 2 : dim;
     const std::int64_t q_stride = steps + random.between(0, 2), k_stride = dim + random.between(0, 5),
@@ -143,9 +219,15 @@ struct Decode : RowTest<DecodeKernel> {
       end[r] = hidden ? static_cast<std::int32_t>(random.between(random.one_in(4) ? 0 : begin[r], kv))
                       : static_cast<std::int32_t>(kv);
     }
+    std::vector<std::vector<kernels::KeyRun>> row_runs;
+    std::vector<kernels::KeyRuns> runs;
+    for (std::size_t r = 0; r < sz(rows); ++r) row_runs.push_back(runs_within(begin[r], end[r], masked));
+    for (const auto& of_row : row_runs) runs.push_back({of_row.data(), std::ssize(of_row)});
+    Block block;
+    block.values.runs = runs.data();
     for (std::int64_t j = 0; hidden && j < kv; ++j) {
       bool seen = false;
-      for (std::size_t r = 0; r < sz(rows); ++r) seen = seen || (begin[r] <= j && j < end[r]);
+      for (std::int64_t r = 0; r < rows; ++r) seen = seen || block.sees(r, j);
       if (seen) continue;
       for (std::int64_t d = 0; d < dim; ++d) k.set(sz(j * k_stride + d), poison());
       for (std::int64_t d = 0; d < v_dim; ++d) v.set(sz(j * v_stride + d), d % 2 ? poison() : kInf);
@@ -157,33 +239,62 @@ struct Decode : RowTest<DecodeKernel> {
     for (std::size_t r = 0; r < sz(rows); ++r) l[r] = m[r] == -kInf ? 0.0f : 2.0f;
     for (std::size_t i = 0; i < o.size(); ++i) o[i] = m[i / sz(o_stride)] == -kInf ? 0.0f : random.normal();
 
-    DecodeBlockArgs args{};
-    args.q = static_cast<const float*>(q.data()), args.q_stride = q_stride, args.k = k.data(),
-    args.k_stride = k_stride, args.v = v.data(), args.v_stride = v_stride;
-    args.rows = rows, args.dim = dim, args.v_dim = v_dim, args.kv = kv, args.begin = begin.data(),
-    args.end = end.data();
-    args.scores = scores.data(), args.score_stride = score_stride;
-    if (pairs) args.scale = random.pick({1.0f, 0.3f, 2.5f});
-    args.m = m.data(), args.l = l.data(), args.o = o.data(), args.o_stride = o_stride;
+    block.scores = {static_cast<const float*>(q.data()),
+                    q_stride,
+                    k.data(),
+                    k_stride,
+                    rows,
+                    dim,
+                    kv,
+                    scores.data(),
+                    score_stride,
+                    next_rows(v.data(), v_stride, v_dim),
+                    {}};
+    block.softmax = {scores.data(),
+                     score_stride,
+                     rows,
+                     kv,
+                     begin.data(),
+                     end.data(),
+                     m.data(),
+                     l.data(),
+                     o.data(),
+                     o_stride,
+                     v_dim,
+                     pairs ? random.pick({1.0f, 0.3f, 2.5f}) : 1.0f,
+                     block.scores.values,
+                     {}};
+    block.values = {scores.data(),
+                    score_stride,
+                    v.data(),
+                    v_stride,
+                    rows,
+                    v_dim,
+                    kv,
+                    runs.data(),
+                    l.data(),
+                    o.data(),
+                    o_stride,
+                    next_rows(k.data(), k_stride, dim),
+                    {}};
 
-    std::vector<float> want_m, want_l;
-    std::vector<std::vector<float>> want_o;
+    std::vector<State> want;
     for (std::int64_t r = 0; r < rows; ++r) {
-      want_m.push_back(m[sz(r)]), want_l.push_back(l[sz(r)]);
-      want_o.emplace_back(o.data() + r * o_stride, o.data() + r * o_stride + v_dim);
+      const float* o_row = o.data() + r * o_stride;
+      State& state = want.emplace_back(m[sz(r)], l[sz(r)], std::vector<float>(o_row, o_row + v_dim));
       if (pairs) {
-        model_row_of_pairs(args, r, want_m.back(), want_l.back(), want_o.back());
+        model_row_of_pairs(block, r, state);
       } else {
-        model_row(row.isa, row.element, args, r, want_m.back(), want_l.back(), want_o.back());
+        model_row(row.isa, row.element, block, r, state);
       }
     }
-    row.decode_block(args);
+    ASSERT_NO_FATAL_FAILURE(run(block, masked));
     for (std::size_t r = 0; r < sz(rows); ++r) {
-      ASSERT_TRUE(same_value(m[r], want_m[r])) << "m[" << r << "] " << m[r] << ", want " << want_m[r];
-      ASSERT_TRUE(same_value(l[r], want_l[r])) << "l[" << r << "] " << l[r] << ", want " << want_l[r];
+      ASSERT_TRUE(same_value(m[r], want[r].m)) << "m[" << r << "] " << m[r] << ", want " << want[r].m;
+      ASSERT_TRUE(same_value(l[r], want[r].l)) << "l[" << r << "] " << l[r] << ", want " << want[r].l;
       for (std::size_t d = 0; d < sz(v_dim); ++d)
-        ASSERT_TRUE(same_value(o[r * sz(o_stride) + d], want_o[r][d]))
-            << "o[" << r << "][" << d << "] " << o[r * sz(o_stride) + d] << ", want " << want_o[r][d];
+        ASSERT_TRUE(same_value(o[r * sz(o_stride) + d], want[r].o[d]))
+            << "o[" << r << "][" << d << "] " << o[r * sz(o_stride) + d] << ", want " << want[r].o[d];
     }
     ASSERT_TRUE(q.intact() && k.intact() && v.intact() && scores.intact() && m.intact() && l.intact() &&
                 o.intact());
@@ -194,15 +305,15 @@ TEST_P(Decode, EqualsTheScalarWalkForEveryTail) {
   for (const std::int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 13})
     for (const std::int64_t kv : {1, 2, 7, 8, 31, 32, 33, 63, 65, 256})
       ASSERT_NO_FATAL_FAILURE(
-          check({rows, kv, random.between(1, 40), random.between(1, 40)}, false, random.one_in(2)));
+          check({rows, kv, random.between(1, 40), random.between(1, 40)}, Hidden::nothing, random.one_in(2)));
 }
 
 TEST_P(Decode, EqualsTheScalarWalkForEveryDim) {
   for (const std::int64_t dim :
        {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256, 576})
     for (const std::int64_t rows : {1, 4, 6}) {
-      ASSERT_NO_FATAL_FAILURE(check({rows, 40, dim, 16}, false, true));
-      ASSERT_NO_FATAL_FAILURE(check({rows, 40, 16, dim}, false, true));
+      ASSERT_NO_FATAL_FAILURE(check({rows, 40, dim, 16}, Hidden::nothing, true));
+      ASSERT_NO_FATAL_FAILURE(check({rows, 40, 16, dim}, Hidden::nothing, true));
     }
 }
 
@@ -210,7 +321,14 @@ TEST_P(Decode, HiddenKeysTouchNoRowThatDoesNotSeeThem) {
   for (int repeat = 0; repeat < 200; ++repeat)
     ASSERT_NO_FATAL_FAILURE(
         check({random.between(1, 10), random.between(1, 100), random.between(1, 24), random.between(1, 70)},
-              true, random.one_in(2)));
+              Hidden::outside, random.one_in(2)));
+}
+
+TEST_P(Decode, MasksLeaveRunsOfKeys) {
+  for (int repeat = 0; repeat < 200; ++repeat)
+    ASSERT_NO_FATAL_FAILURE(
+        check({random.between(1, 10), random.between(1, 100), random.between(1, 24), random.between(1, 70)},
+              Hidden::masked, random.one_in(2)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Decode, ::testing::ValuesIn(host_rows(kernels::decode_kernels())), RowName());

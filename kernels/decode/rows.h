@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the operations of decode.h have in common, for any vector type of kernels/simd.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "kernels/decode/decode.h"
+#include "kernels/simd/fetch.h"
+
+namespace kumiko::kernels {
+namespace {  // as in the vector types' headers: one copy per ISA file
+
+template <class V>
+inline typename V::Reg in_register(typename V::Reg x) {
+  if constexpr (requires { V::in_register(x); }) {
+    return V::in_register(x);
+  } else {
+    return x;
+  }
+}
+
+inline RowRange range_of(const NextRows& next, std::int64_t rows) {
+  return RowRange(static_cast<const char*>(next.row), next.stride, next.width, rows);
+}
+
+/// Rows in groups of kGroup, then one group of what is left.
+template <int kGroup, class Body>
+void for_row_groups(std::int64_t rows, Body body) {
+  std::int64_t row = 0;
+  for (; row + kGroup <= rows; row += kGroup) body.template operator()<kGroup>(row);
+  const auto rest = [&]<int... kLess>(std::integer_sequence<int, kLess...>) {
+    return ((rows - row == kLess + 1 && (body.template operator()<kLess + 1>(row), true)) || ...);
+  };
+  rest(std::make_integer_sequence<int, kGroup - 1>{});
+}
+
+}  // namespace
+}  // namespace kumiko::kernels

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// What boolean masks show of a block, as runs of keys: of one row for decode, of a tile's queries together
+// for the walk. A mask's row is given from the first key at hand on, keys `stride` elements apart.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/pipelines/pipeline.h"
+
+namespace kumiko::kernels {
+
+inline constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // that a row has at most in a block
+
+/// Runs of the keys within [begin, end) that a row of a mask shows; nullptr: all. Returns how many.
+inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, std::int32_t begin,
+                                std::int32_t end, KeyRun* runs) {
+  if (begin >= end) return 0;
+  if (!row) {
+    *runs = {begin, end};
+    return 1;
+  }
+  std::int64_t count = 0;
+  for (std::int32_t j = begin; j < end;) {
+    while (j < end && row[j * stride] == 0) ++j;
+    const std::int32_t first = j;
+    while (j < end && row[j * stride] != 0) ++j;
+    if (first < j) runs[count++] = {first, j};
+  }
+  return count;
+}
+
+/// What a tile's queries see of some keys: none of them, or not all to all, or all to all.
+enum class Sees { nothing, some, all };
+
+/// The masks of a tile's queries, put together key by key.
+class TileMask {
+ public:
+  explicit TileMask(std::int64_t keys) : keys_(keys) { std::memset(by_all_, 255, sizeof by_all_); }
+
+  void add(const std::uint8_t* row, std::int64_t stride) {
+    const std::int64_t keys = keys_;  // bytes written may be those of a member
+    if (stride == 1) {
+      for (std::int64_t j = 0; j < keys; ++j) {
+        by_some_[j] |= row[j];
+        by_all_[j] = by_all_[j] < row[j] ? by_all_[j] : row[j];
+      }
+    } else {
+      for (std::int64_t j = 0; j < keys; ++j) {
+        by_some_[j] |= row[j * stride];
+        by_all_[j] = row[j * stride] == 0 ? 0 : by_all_[j];
+      }
+    }
+  }
+
+  /// Of keys [first, last), as far as there are any.
+  Sees seen(std::int64_t first, std::int64_t last) const {
+    std::uint8_t something = 0, everything = 255;
+    for (std::int64_t j = first; j < min_of(last, keys_); ++j) {
+      something |= by_some_[j];
+      everything = everything < by_all_[j] ? everything : by_all_[j];
+    }
+    return something == 0 ? Sees::nothing : everything == 0 ? Sees::some : Sees::all;
+  }
+
+ private:
+  std::uint8_t by_some_[kBlockKeys] = {}, by_all_[kBlockKeys];  // 0: hidden
+  std::int64_t keys_;
+};
+
+}  // namespace kumiko::kernels
