@@ -87,7 +87,7 @@ struct ScoresAndValues {
 
   ScoresAndValues(kernels::Isa isa, const char* pipeline, Rows row_count, std::int64_t key_count,
                   std::int64_t dims)
-      : kernels(*kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)),
+      : kernels(*kernels::kernel_set(isa, {})),
         rows(row_count.rows + row_count.tiles * kernels.max_nr),
         keys(key_count),
         dim(dims),
@@ -374,9 +374,7 @@ void add_pv(kernels::Isa isa, const std::vector<std::string>& pipelines, Rows ro
 
 void register_all() {
   for (const kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::avx2, kernels::Isa::neon}) {
-    if (!(kernels::host_isas() & kernels::bit(isa)) ||
-        !kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32))
-      continue;
+    if (!(kernels::host_isas() & kernels::bit(isa)) || !kernels::kernel_set(isa, {})) continue;
     for (const std::int64_t dim : {64, 128, 256, 512}) {
       add_pv(isa, {"two_pass"}, kOneTile, 256, dim);
       add("pv_block_n256_d" + std::to_string(dim), isa,

@@ -17,13 +17,14 @@ std::string Plan::Impl::explain() const {
       ", KV heads " + std::to_string(problem.kv_heads) + ", q_len " + std::to_string(problem.q_len) +
       ", kv_len " + std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) +
       ", v_head_dim " + std::to_string(problem.v_head_dim) + (problem.is_causal ? ", causal" : "") + "\n";
-  text +=
-      "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels.isa) +
-      ", elements " + kernels::element_name(kernels.input) +
-      (kernels.output == kernels.input ? "" : std::string(" to ") + kernels::element_name(kernels.output)) +
-      ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) +
-      ", up to " + std::to_string(partition.most_rows()) + " query rows a task" + tuning.describe() +
-      ", tuning " + context->core.source + "\n";
+  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels.isa) +
+          ", elements " + kernels::element_name(kernels.types.key_value) +
+          (kernels.types.output == kernels.types.key_value
+               ? ""
+               : std::string(" to ") + kernels::element_name(kernels.types.output)) +
+          ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " +
+          std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
+          " query rows a task" + tuning.describe() + ", tuning " + context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
           std::to_string(partition.merges.size()) + " row blocks split along the keys\n";
   const scheduler::Assignment& assignment = partition.assignment;

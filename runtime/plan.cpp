@@ -38,7 +38,7 @@ void choose_kernels(Plan::Impl& plan) {
     wanted = Pipeline::online;  // decode makes its own scores
   // bf16 products want their probabilities as the softmax of a product writes them.
   const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
-  plan.kernels = *kernels::kernel_set(isa, problem.query, problem.output);
+  plan.kernels = *kernels::kernel_set(isa, problem.types);
   const Visibility visibility = visibility_of(problem);
   fit_kernels(context.core, visibility, &plan.kernels);
   plan.tuning = tune(context.core, plan.kernels, visibility, problem.rows_per_head(), problem.head_dim,

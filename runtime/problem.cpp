@@ -33,8 +33,8 @@ std::int64_t key_stride(const ConstTensor& view) {
 template <class Args>
 Problem common(const Args& args) {
   Problem problem;
-  problem.key_value = element_of(args.v.dtype);
-  problem.output = element_of(args.out.dtype);
+  problem.types.key_value = element_of(args.v.dtype);
+  problem.types.output = element_of(args.out.dtype);
   problem.batch = args.out.shape[0];
   problem.q_heads = args.out.shape[1];
   problem.kv_heads = args.v.shape[1];
@@ -62,7 +62,7 @@ void set_lse(const Args& args, Operands* operands) {
 
 template <class Args>
 void set_query_and_key(const Args& args, Problem* problem) {
-  problem->query = element_of(args.q.dtype);
+  problem->types.query = element_of(args.q.dtype);
   problem->head_dim = args.q.shape[3];
   problem->q = layout_of(args.q);
   problem->k = layout_of(args.k);
@@ -122,7 +122,7 @@ Problem lower(const AttentionArgs& args) {
 Problem lower(const SoftmaxPvArgs& args) {
   Problem problem = common(args);
   problem.computation = Computation::softmax_pv;
-  problem.query = problem.key_value;  // There is none; the kernels are those of the values.
+  problem.types.query = problem.types.key_value;  // There is none; the kernels are those of the values.
   problem.scores = layout_of(args.scores);
   problem.integer_scores = args.scores.dtype == DataType::i32;
   problem.pipeline = args.pipeline;
@@ -182,10 +182,10 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
     return b * layout.batch + head * layout.head;
   };
   kernels::HeadProblem head{};
-  head.q = element_at(query, operands.q, offset(q, q_head));
-  head.k = element_at(key_value, operands.k, offset(k, kv_head));
-  head.v = element_at(key_value, operands.v, offset(v, kv_head));
-  head.out = element_at(output, operands.out, offset(out, q_head));
+  head.q = element_at(types.query, operands.q, offset(q, q_head));
+  head.k = element_at(types.key_value, operands.k, offset(k, kv_head));
+  head.v = element_at(types.key_value, operands.v, offset(v, kv_head));
+  head.out = element_at(types.output, operands.out, offset(out, q_head));
   head.lse = operands.lse ? operands.lse + offset(operands.lse_layout, q_head) : nullptr;
   head.q_head_stride = q.head, head.q_seq_stride = q.seq;
   head.k_seq_stride = k.seq, head.v_seq_stride = v.seq;

@@ -44,7 +44,7 @@ struct Operands {
 
 struct Problem {
   Computation computation = Computation::attention;
-  kernels::Element query = kernels::Element::f32, key_value = query, output = query;
+  kernels::ElementTypes types{};
   std::int64_t batch = 0, q_heads = 0, kv_heads = 0;
   std::int64_t q_len = 0;
   std::int64_t kv_len = 0;    ///< Used or not.

@@ -40,7 +40,7 @@ std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
   const std::int64_t first = std::max(head.begin_of(task.row_begin), task.split_begin * kernels::kSplitKeys);
   const std::int64_t last = std::min(head.end_of(task.row_end - 1), task.split_end * kernels::kSplitKeys);
   return product(std::max<std::int64_t>(last - first, 0),
-                 (head.head_dim + head.v_head_dim) * kernels::bytes_of(plan.problem.key_value));
+                 (head.head_dim + head.v_head_dim) * kernels::bytes_of(plan.problem.types.key_value));
 }
 
 Traffic planned_traffic(const Plan::Impl& plan) {

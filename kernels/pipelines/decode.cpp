@@ -41,16 +41,16 @@ struct Scratch {
 
 /// One query row in steps.
 void set_query(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float* to) {
-  const void* q = head.q_row(kernels.input, row);
+  const void* q = head.q_row(kernels.types.query, row);
   const float scale = kernels.query_scale(head.q_scale);
   if (kernels.product == Element::f32) {
-    for (std::int64_t d = 0; d < head.head_dim; ++d) to[d] = load_element(kernels.input, q, d) * scale;
+    for (std::int64_t d = 0; d < head.head_dim; ++d) to[d] = load_element(kernels.types.query, q, d) * scale;
     return;
   }
   std::memset(to, 0, static_cast<std::size_t>(kernels.steps(head.head_dim)) * sizeof(float));
   for (std::int64_t d = 0; d < head.head_dim; ++d) {
     Bf16 x;
-    from_float(load_element(kernels.input, q, d) * scale, &x);
+    from_float(load_element(kernels.types.query, q, d) * scale, &x);
     std::memcpy(reinterpret_cast<std::byte*>(to) + d * bytes_of(kernels.product), &x, sizeof x);
   }
 }
@@ -114,7 +114,7 @@ class Decode {
 
   /// What is the same for all blocks.
   void set_operands() {
-    const std::int64_t bytes = bytes_of(kernels_.input);
+    const std::int64_t bytes = bytes_of(kernels_.types.key_value);
     const NextRows keys{nullptr, head_.k_seq_stride * bytes, head_.head_dim * bytes},
         values{nullptr, head_.v_seq_stride * bytes, head_.v_head_dim * bytes};
     const FetchDistances fetch = fetch_distances(kernels_, head_);
@@ -170,9 +170,9 @@ class Decode {
   }
 
   void run_block(const KeyRange& block) {
-    scores_.k = head_.k_row(kernels_.input, block.first);
-    values_.v = scores_.values.row = softmax_.values.row = head_.v_row(kernels_.input, block.first);
-    values_.next_keys.row = head_.k_row(kernels_.input, block.last);
+    scores_.k = head_.k_row(kernels_.types.key_value, block.first);
+    values_.v = scores_.values.row = softmax_.values.row = head_.v_row(kernels_.types.key_value, block.first);
+    values_.next_keys.row = head_.k_row(kernels_.types.key_value, block.last);
     scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
     for (std::int64_t r = 0; r < rows_; ++r) set_visible(r, block);
     kernels_.decode->scores(scores_);
@@ -225,7 +225,7 @@ class Decode {
   void store_row(std::int64_t r) const {
     const std::int64_t row = task_.row_begin + r;
     kernels_.store->row({s_.total_o + r * s_.o_stride, inverse_sum(s_.total_l[r]), head_.v_head_dim,
-                         head_.out_row(kernels_.output, row)});
+                         head_.out_row(kernels_.types.output, row)});
     if (head_.lse) head_.lse_of(row) = log_sum_exp(s_.total_m[r], s_.total_l[r]);
   }
 

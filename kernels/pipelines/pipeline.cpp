@@ -42,21 +42,20 @@ std::int64_t in_place_cost(const TaskSize& task) {
 
 namespace {
 
-KernelSet make_set(Isa isa, Element input, Element output) {
+KernelSet make_set(Isa isa, const ElementTypes& types) {
   KernelSet s{};
   s.isa = isa;
-  s.input = input;
-  s.output = output;
+  s.types = types;
   s.score = find_score(isa);
   s.score_tile = find_score_tile(isa);
-  s.pack = find_pack(isa, input);
+  s.pack = find_pack(isa, types.key_value);
   if (!s.pack) return s;
   s.product = s.pack->product;
   s.softmax = find_softmax(isa, s.product);
   s.state = find_state(isa);
-  s.store = find_store(isa, output);
+  s.store = find_store(isa, types.output);
   s.store_partial = find_store(isa, Element::f32);
-  s.decode = find_decode(isa, input);
+  s.decode = find_decode(isa, types.key_value);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {
     const GemmKernel* row = find_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
@@ -71,7 +70,7 @@ KernelSet make_set(Isa isa, Element input, Element output) {
 
 }  // namespace
 
-const KernelSet* kernel_set(Isa isa, Element input, Element output) {
+const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
   constexpr std::size_t kTypes = std::size(kElements);
   struct Sets {
     KernelSet set[kIsaValues][kTypes][kTypes];
@@ -80,12 +79,13 @@ const KernelSet* kernel_set(Isa isa, Element input, Element output) {
         for (const Element in : kElements)
           for (const Element out : kElements)
             set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
-               [static_cast<std::size_t>(out)] = make_set(which, in, out);
+               [static_cast<std::size_t>(out)] = make_set(which, {in, in, out});
     }
   };
   static const Sets sets;
-  const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(input)]
-                               [static_cast<std::size_t>(output)];
+  if (types.query != types.key_value) return nullptr;
+  const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.key_value)]
+                               [static_cast<std::size_t>(types.output)];
   return s.softmax ? &s : nullptr;
 }
 
@@ -98,7 +98,7 @@ void merge_partials(const KernelSet& kernels, const HeadProblem& head, const Tas
     const float* state = range.state_of(range.partial_split + split, row, size);
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
-  kernels.store->row({scratch, head.inverse_of(l), dim, head.out_row(kernels.output, row)});
+  kernels.store->row({scratch, head.inverse_of(l), dim, head.out_row(kernels.types.output, row)});
   if (head.lse) head.lse_of(row) = log_sum_exp(m, l);
 }
 

@@ -35,11 +35,15 @@ inline constexpr std::int64_t kSplitKeys = 512;
 /// 0.85.
 inline constexpr std::int64_t kSlotPadding = 320;
 
-/// Everything a pipeline needs of one ISA for one pair of element types.
+/// Element types of a problem's tensors, by role.
+struct ElementTypes {
+  Element query, key_value, output;
+};
+
+/// Everything a pipeline needs of one ISA for one combination of element types.
 struct KernelSet {
   Isa isa;
-  Element input;    ///< of q, k and v
-  Element output;   ///< of out
+  ElementTypes types;
   Element product;  ///< what the products multiply: f32, or bf16 in pairs (gemm.h)
   std::int64_t mr;
   std::int64_t lanes;
@@ -69,8 +73,9 @@ struct KernelSet {
     return product == Element::f32 || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
   }
 };
-/// Never fails for an ISA of this build; nullptr otherwise.
-const KernelSet* kernel_set(Isa isa, Element input, Element output);
+/// nullptr for an ISA that this build lacks, or types that no kernels take together: today queries have the
+/// type of keys and values.
+const KernelSet* kernel_set(Isa isa, const ElementTypes& types);
 
 /// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
 /// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.

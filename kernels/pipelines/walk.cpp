@@ -54,7 +54,7 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     tile.total_empty = true;
     if (head.scores) continue;
     const void* rows[kMaxLanes];
-    for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.input, tile.row + r);
+    for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.types.query, tile.row + r);
     kernels_.pack->query(
         {rows, tile.used, tile.nr, head.head_dim, kernels_.query_scale(head.q_scale), tile.q});
   }
@@ -76,7 +76,7 @@ Block Walk::block_at(std::int64_t at, const Keys& keys) const {
 void Walk::pack_keys(const Block& block) const {
   if (head_->scores) return;
   range_->enter(Phase::pack);
-  kernels_.pack->key({head_->k_row(kernels_.input, block.first), head_->k_seq_stride,
+  kernels_.pack->key({head_->k_row(kernels_.types.key_value, block.first), head_->k_seq_stride,
                       block.last - block.first, head_->head_dim, keys_});
 }
 
@@ -91,8 +91,8 @@ void Walk::pack_values(Block& block) const {
   range_->enter(Phase::pack);
   block.values = values_;
   block.value_stride = kernels_.steps(keys) * kernels_.mr * floats;
-  block.finite_values = kernels_.pack->value(
-      {head_->v_row(kernels_.input, block.first), head_->v_seq_stride, keys, head_->v_head_dim, values_});
+  block.finite_values = kernels_.pack->value({head_->v_row(kernels_.types.key_value, block.first),
+                                              head_->v_seq_stride, keys, head_->v_head_dim, values_});
   if (block.finite_values) return;
   // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements in by hand.
   void* values = values_;
@@ -183,9 +183,9 @@ void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const 
   std::uint64_t of_key[kBlockKeys];
   seers(tile, run, of_key);
   for (std::int64_t j = 0; j < run.count; ++j) {
-    const void* value = head_->v_row(kernels_.input, run.first + j);
+    const void* value = head_->v_row(kernels_.types.key_value, run.first + j);
     for (std::int64_t d = 0; d < head_->v_head_dim; ++d) {
-      const float x = load_element(kernels_.input, value, d);
+      const float x = load_element(kernels_.types.key_value, value, d);
       if (std::isfinite(x)) continue;
       for (std::int64_t n = 0; n < tile.used; ++n) {
         if ((of_key[j] >> n & 1) == 0) continue;
@@ -237,9 +237,9 @@ void Walk::store_rows(const Tile& tile) const {
   for (std::int64_t n = 0; n < tile.nr; ++n)
     inverse[n] = n < tile.used && !tile.total_empty ? head_->inverse_of(tile.total.l[n]) : 0.0f;
   for (std::int64_t n = 0; n < tile.used; ++n) {
-    rows[n] = head_->out_row(kernels_.output, tile.row + n);
+    rows[n] = head_->out_row(kernels_.types.output, tile.row + n);
     if (tile.total_empty)  // +0 has no bits set in any element type
-      std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.output)));
+      std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.types.output)));
     if (head_->lse) {
       head_->lse_of(tile.row + n) =
           tile.total_empty ? kMinusInfinity : log_sum_exp(tile.total.m[n], tile.total.l[n]);

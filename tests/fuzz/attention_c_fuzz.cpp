@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <regex>
+#include <span>
 #include <string>
 
 #include "tests/fuzz/attention_problem.h"
@@ -48,7 +49,7 @@ class Plan {
             "plan_create");
     return checked(status, "plan_create");
   }
-  const kumiko_plan* get() const { return plan_; }
+  kumiko_plan* get() const { return plan_; }
 
  private:
   kumiko_plan* plan_ = nullptr;
@@ -144,6 +145,34 @@ void check_in_place(MergeProblem& problem, const kumiko_context* context) {
   }
 }
 
+// Other lengths in place, and back again.
+void check_update(kumiko_plan* plan, AttentionProblem& problem, const kumiko_context* context,
+                  long countdown) {
+  for (int turn = 0; turn < 2; ++turn) {
+    const std::span<const std::int32_t> lengths = problem.reverse_lengths();
+    if (lengths.empty()) return;
+    const auto update = [&] {
+      return checked(kumiko_plan_update(plan, lengths.data(), static_cast<std::int64_t>(lengths.size())),
+                     "plan_update");
+    };
+    kumiko_status status;
+    {
+      const FailingNew failing(kLargestRequest, countdown);
+      status = update();
+    }
+    if (status != KUMIKO_OK) {
+      require(status == KUMIKO_OUT_OF_MEMORY, "valid lengths are taken over", "plan_update");
+      require(update() == KUMIKO_OK, "and are once there is memory", "plan_update");
+    }
+    const auto forward = [&] { return problem.call(context); };
+    require(check_call("attention_forward", problem, -1, forward) == KUMIKO_OK, "other lengths run as well");
+    const std::vector<unsigned char> want = problem.outputs();
+    const auto run = [&] { return kumiko_plan_run(plan, problem.passed()); };
+    require(check_call("plan_run", problem, -1, run) == KUMIKO_OK && problem.outputs() == want,
+            "an updated plan and forward give the same bits");
+  }
+}
+
 struct Contexts {
   const kumiko_context *own, *other, *reference;  // `other`: of the same instruction set
 };
@@ -204,6 +233,7 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
         require(problem.outputs() == first, "another machine's seats give the same bits");
       }
       compare_to_reference(problem, contexts.reference);
+      check_update(plan.get(), problem, context, countdown);
     }
   }
   // The plan meets another problem.

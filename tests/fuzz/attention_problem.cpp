@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fuzz/attention_problem.h"
 
+#include <algorithm>
+
 namespace kumiko::fuzz {
 namespace {
 
@@ -284,6 +286,14 @@ void AttentionProblem::drop_short_lists(kumiko_attention_args* a) const {
   SizedProblem::drop_short_lists(a);
   const Wide heads = static_cast<Wide>(a->q.shape[0]) * a->k.shape[1];
   if (heads > static_cast<Wide>(homes_.size())) a->kv_domains = nullptr;
+}
+
+std::span<const std::int32_t> AttentionProblem::reverse_lengths() {
+  const kumiko_attention_args a = seen();
+  if (!a.seqused_k) return {};
+  const std::span<std::int32_t> used(lengths_.data(), static_cast<std::size_t>(a.q.shape[0]));
+  std::reverse(used.begin(), used.end());
+  return used;
 }
 
 bool AttentionProblem::is_same(const Planned& other) const {

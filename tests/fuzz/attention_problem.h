@@ -2,6 +2,9 @@
 // A call of attention, planned and run or both in one.
 #pragma once
 
+#include <cstdint>
+#include <span>
+
 #include "tests/fuzz/sized.h"
 
 namespace kumiko::fuzz {
@@ -30,6 +33,8 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   bool is_same(const Planned& other) const;
   /// For contexts of other domains, and for runs, which do not look at it: no result depends on it.
   void forget_homes() { args_.kv_domains = nullptr; }
+  /// The lengths in reverse order, as valid as before; empty where the call has none.
+  std::span<const std::int32_t> reverse_lengths();
 
  private:
   void change(Input& input) override;

@@ -14,7 +14,7 @@ namespace kumiko::test {
 namespace {
 
 const kernels::KernelSet& set_of(const std::string& isa) {
-  return *kernels::kernel_set(*kernels::parse_isa(isa), kernels::Element::f32, kernels::Element::f32);
+  return *kernels::kernel_set(*kernels::parse_isa(isa), {});
 }
 
 struct TuningOf : ::testing::TestWithParam<std::string> {

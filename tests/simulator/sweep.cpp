@@ -71,7 +71,7 @@ Context planning_context(const SweepMachine& machine) {
   if (!status.ok()) return context;
   EXPECT_EQ(context.num_threads(), machine.cores);
   for (const kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::neon}) {
-    if (!kernels::kernel_set(isa, kernels::Element::f32, kernels::Element::f32)) continue;
+    if (!kernels::kernel_set(isa, {})) continue;
     impl_of(context)->isa = isa;
     impl_of(context)->core = core_tuning(kernels::Core::zen5, isa);  // On every host the same plans.
   }
