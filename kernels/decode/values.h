@@ -89,12 +89,22 @@ inline bool sees_all(const KeyRuns& runs, std::int64_t first, std::int64_t last)
   return false;
 }
 
+/// Whether every row sees the whole block: looked at once, and not for each part.
+inline bool all_see_all(const DecodeValuesArgs& args) {
+  for (std::int64_t row = 0; row < args.rows; ++row) {
+    if (!sees_all(args.runs[row], 0, args.kv)) return false;
+  }
+  return true;
+}
+
 /// What each of R rows sees of the part.
 template <class V, class T, int R, int kMost>
-void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part,
+void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, bool all,
                         RowFetcher& ahead) {
-  bool all = true;
-  for (int r = 0; r < R; ++r) all = all && sees_all(args.runs[row + r], part.first_key, part.end_key);
+  if (!all) {
+    all = true;
+    for (int r = 0; r < R; ++r) all = all && sees_all(args.runs[row + r], part.first_key, part.end_key);
+  }
   if (all) return add_values<V, T, R, kMost>(args, row, part, ahead);
   for (int r = 0; r < R; ++r) {
     const KeyRuns& runs = args.runs[row + r];
@@ -116,6 +126,7 @@ void decode_add_values(const DecodeValuesArgs& args) {
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
   RowFetcher ahead(values, range_of(args.next_keys, kNoEnd), args.fetch.values, 1, passes, args.fetch.l2);
   const std::int64_t lines = values.lines();
+  const bool all = all_see_all(args);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     std::int64_t pass = 0;
@@ -123,7 +134,7 @@ void decode_add_values(const DecodeValuesArgs& args) {
       for_row_groups<kGroup>(args.rows, [&]<int R>(std::int64_t row) {
         const ValuePart part{j0, j1, i * vectors / parts, (i + 1) * vectors / parts,
                              (pass + 1) * lines / passes - pass * lines / passes};
-        add_visible_values<V, T, R, kMost>(args, row, part, ahead);
+        add_visible_values<V, T, R, kMost>(args, row, part, all, ahead);
         ++pass;
       });
     }
