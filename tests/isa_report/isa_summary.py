@@ -4,7 +4,7 @@
 
     isa_summary.py [--report ISA_REPORT] [--only WHAT] ROOT LOG...
 
-A LOG is what ctest printed, for tests run natively (HOW=LOG: run in the way HOW says), or the file an emulated test leaves in
+A LOG is what tests/cases/cases.py printed, for tests run natively (HOW=LOG: run in the way HOW says), or the file an emulated test leaves in
 <build>/emulated: a first line "# HOW", then the output of GoogleTest programs. Tests are told by their parameter, a row of a kernel
 table (Rows/Gemm.X/gemm_f32_4x8_avx2) or an ISA (Isa/Sweep.X/avx2, Isa/Dtype.X/bf16_avx2), and only those that passed count. Rows under a prefix of REPLACED
 are not quite the rows themselves, and so a line of their own. Exits 1 when an ISA that runs
@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 
-# What the programs test whose names begin so; ctest has the beginning as a prefix of each of their tests.
+# What the programs test whose names begin so; natively each of their cases has the beginning as a prefix.
 REPLACED = {"vdpbf16ps_replaced": "AVX512_BF16 replaced by AVX-512 F and BW"}
 
 
@@ -48,10 +48,7 @@ def tables(root: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def results(text: str) -> dict[str, bool]:
-    """Passed or not, by the test's full name, in the output of ctest or of GoogleTest programs."""
-    if re.search(r"^Test project ", text, re.MULTILINE):
-        lines = re.findall(r"^ *\d+/\d+ Test +#\d+: (\S+) .*?( Passed |\*\*\*\S+)", text, re.MULTILINE)
-        return {name: verdict == " Passed " for name, verdict in lines if verdict != "***Skipped"}
+    """Passed or not, by the test's full name, in the output of GoogleTest programs or the lines of cases.py."""
     found, prefix = {}, ""
     for program, verdict, name in re.findall(r"^(?:GUEST start: (\S+)|\[ +(OK|FAILED) +\] ([^\s,]+))", text, re.MULTILINE):
         if program:

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Workers that are slow to come, and slow to go.
 #include <gtest/gtest.h>
+#include <malloc.h>
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/task_arena.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <thread>
 
@@ -17,8 +22,30 @@ namespace {
 std::atomic<bool> g_holds{false};  // One who is to be bound waits, after some who need not.
 std::atomic<int> g_let_pass{0};
 std::atomic<int> g_held{0};
+std::atomic<bool> g_spoils_freed{false};  // What is freed is overwritten, and nobody's again.
 
 }  // namespace
+
+#ifndef __SANITIZE_ADDRESS__  // which does as much, and would miss its own operator new
+namespace {
+void spoil_or_free(void* memory) noexcept {
+  if (memory == nullptr || !g_spoils_freed) return std::free(memory);
+  std::memset(memory, 0xa5, malloc_usable_size(memory));
+}
+}  // namespace
+void operator delete(void* memory) noexcept {
+  spoil_or_free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  spoil_or_free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+  spoil_or_free(memory);
+}
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  spoil_or_free(memory);
+}
+#endif
 
 extern "C" {
 int __real_sched_setaffinity(pid_t thread, std::size_t bytes, const cpu_set_t* mask);
@@ -72,6 +99,46 @@ TEST(ParallelTbb, TheEndWaitsForAWorkerThatIsStillInside) {
   EXPECT_FALSE(is_gone) << "the executor's memory is free, and a worker is inside";
   let_go();
   end.join();
+}
+
+bool comes_true(const std::atomic<bool>& condition) {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!condition && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+  return condition;
+}
+
+struct CallersTasks {
+  static void body(void* context, std::int32_t, const Slot&) noexcept {
+    auto& tasks = *static_cast<CallersTasks*>(context);
+    tasks.ran += gettid() == tasks.caller;
+  }
+  const pid_t caller = gettid();
+  std::atomic<int> ran{0};
+};
+
+// oneTBB may have no thread to spare for as long as an executor lives. Its invitation is taken up later, and
+// must not lead to where it was.
+TEST(ParallelTbb, AnInvitationTakenUpAfterTheEndLeadsNowhere) {
+  const tbb::global_control one_worker(tbb::global_control::max_allowed_parallelism, 2);
+  tbb::task_arena users(1, 0);
+  std::atomic<bool> is_busy{false}, may_go{false}, is_done{false};
+  users.enqueue([&] {
+    is_busy = true;
+    comes_true(may_go);
+    is_done = true;
+  });
+  ASSERT_TRUE(comes_true(is_busy));
+  auto executor = two_threads(test::machine("core:2 pu:1"));
+  CallersTasks tasks;
+  const Assignment assignment = test::one_task_each(2, 1);
+  ASSERT_TRUE(executor->run({&assignment, CallersTasks::body, &tasks, 0}));
+  EXPECT_EQ(tasks.ran, 2) << "the one worker there is was to be busy";
+  g_spoils_freed = true;
+  executor.reset();
+  g_spoils_freed = false;
+  may_go = true;
+  EXPECT_TRUE(comes_true(is_done));
+  test::all_others_come_to_rest();  // The worker has taken it up by then, at the latest.
 }
 
 // Whoever starts late finds its executor by a variable that the next one to be made uses as well.
