@@ -39,8 +39,10 @@ struct Scratch {
   }
 };
 
-/// One query row in steps.
-void set_query(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float* to) {
+/// One query row in steps. Inlined into the loop over rows, g++ 12 does not vectorise it: 1300 cycles for
+/// four rows of 128 bf16.
+[[gnu::noinline]] void set_query(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
+                                 float* to) {
   const void* q = head.q_row(kernels.types.query, row);
   const float scale = kernels.query_scale(head.q_scale);
   if (kernels.product == Element::f32) {
