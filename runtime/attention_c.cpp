@@ -51,7 +51,7 @@ kumiko_status guarded(Body&& body) noexcept {
     const Status status = body();
     return report(status.code(), status.message().c_str());
   } catch (const std::bad_alloc&) {
-    return report(Code::out_of_memory, "memory is short");
+    return report(Code::out_of_memory, "out of memory");
   } catch (const std::exception& exception) {
     return report(Code::internal, exception.what());
   } catch (...) {

@@ -193,8 +193,8 @@ Status Context::allocate(int domain, std::int64_t bytes, DomainMemory* memory) c
     const int node = topology.is_host ? topology.domains[static_cast<std::size_t>(domain)].numa_node : -1;
     scheduler::Arena arena = scheduler::Arena::allocate(static_cast<std::size_t>(bytes), node);
     if (arena.data() == nullptr)
-      return {Code::out_of_memory,
-              std::to_string(bytes) + " bytes on domain " + std::to_string(domain) + " could not be had"};
+      return {Code::out_of_memory, std::to_string(bytes) + " bytes on domain " + std::to_string(domain) +
+                                       " could not be allocated"};
     DomainMemory made;
     made.is_placed_ = arena.placed();
     made.data_ = arena.release();

@@ -107,7 +107,7 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
     job.scratch_bytes = static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float);
     if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
       return {Code::out_of_memory,
-              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core is short"};
+              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core could not be allocated"};
     return {};
   });
 }
