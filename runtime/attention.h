@@ -113,8 +113,8 @@ struct AttentionArgs {
   /// the causal alignment uses this number for kv_len. plan() copies the values.
   const std::int32_t* seqused_k = nullptr;
 
-  // Changes to the scaled scores, in this order. A tensor whose shape is all 0 is absent.
-  /// Score becomes softcap * tanh(score / softcap) (Gemma 2). 0: none. Finite, not negative.
+  // Changes to the scaled scores, in this order. A tensor with null data and a shape of all 0 is absent.
+  /// Score becomes softcap * tanh(score / softcap) (Gemma 2). 0: no softcap. Finite, not negative.
   float softcap = 0.0f;
   /// Optional [batch, q_heads, q_len, kv_len], added to the scores; f32, bf16 or f16. Any strides; 0
   /// broadcasts.

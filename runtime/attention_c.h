@@ -84,7 +84,7 @@ typedef struct kumiko_tensor {
 /* The same for inputs. A stride of 0 (an expanded dimension) is accepted. */
 typedef struct kumiko_const_tensor {
   const void* data;
-  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
+  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 | KUMIKO_BOOLEAN | KUMIKO_I32 */
   int32_t reserved; /* 0 */
   int64_t shape[4];
   int64_t stride[4];
@@ -115,23 +115,23 @@ typedef struct kumiko_attention_args {
   kumiko_const_tensor q; /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
   kumiko_const_tensor k; /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
   kumiko_const_tensor v; /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
-  kumiko_tensor out;     /* [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0 */
+  kumiko_tensor out;     /* [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0 */
   float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
   int64_t lse_stride[3]; /* elements; all 0: contiguous */
   float scale;           /* factor on q.k, finite; 0: 1 / sqrt(head_dim) */
   int32_t is_causal;     /* 0 or 1 */
-  int32_t causal_alignment;   /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
-  int32_t pipeline;           /* KUMIKO_PIPELINE_* */
-  int64_t window_left;        /* keys seen left of the diagonal; -1: no limit */
-  int64_t window_right;       /* keys seen right of it; -1: no limit */
-  const int32_t* seqused_k;   /* optional: [batch], keys used of each sequence, 0..kv_len */
-  float softcap;              /* score becomes softcap * tanh(score / softcap); 0: none */
-  int32_t reserved;           /* 0 */
-  kumiko_const_tensor bias;   /* optional (shape all 0: absent): added to the scores, [batch, q_heads, q_len,
-                                 kv_len]; KUMIKO_F32, _BF16 or _F16; any strides */
-  kumiko_const_tensor mask;   /* optional (shape all 0: absent): KUMIKO_BOOLEAN of the same shape, 0 hides the
-                                 key; any strides */
-  const float* alibi_slopes;  /* optional: ALiBi slopes, [q_heads] or [batch, q_heads] */
+  int32_t causal_alignment;  /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
+  int32_t pipeline;          /* KUMIKO_PIPELINE_* */
+  int64_t window_left;       /* keys seen left of the diagonal; -1: no limit */
+  int64_t window_right;      /* keys seen right of it; -1: no limit */
+  const int32_t* seqused_k;  /* optional: [batch], keys used of each sequence, 0..kv_len */
+  float softcap;             /* score becomes softcap * tanh(score / softcap), finite, >= 0; 0: no softcap */
+  int32_t reserved;          /* 0 */
+  kumiko_const_tensor bias;  /* optional (NULL and shape all 0: absent): added to the scores, [batch, q_heads,
+                                q_len, kv_len]; KUMIKO_F32, _BF16 or _F16; any strides */
+  kumiko_const_tensor mask;  /* optional (NULL and shape all 0: absent): KUMIKO_BOOLEAN of the same shape, 0
+                                hides the key; any strides */
+  const float* alibi_slopes; /* optional: ALiBi slopes, [q_heads] or [batch, q_heads] */
   int64_t alibi_batch_stride; /* elements from one sequence's slopes to the next; 0: the same for all */
   const int32_t* kv_domains;  /* optional: [batch, kv_heads], the domain whose memory holds a KV head, -1: any
                                  (policy heads_first) */
@@ -143,7 +143,7 @@ typedef struct kumiko_softmax_pv_args {
   size_t struct_size;
   kumiko_const_tensor scores; /* [batch, q_heads, q_len, kv_len]; KUMIKO_F32 or KUMIKO_I32 */
   kumiko_const_tensor v;      /* [batch, kv_heads, kv_len, v_head_dim], q_heads a multiple of kv_heads */
-  kumiko_tensor out;          /* [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0 */
+  kumiko_tensor out;          /* [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0 */
   float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
   int64_t lse_stride[3]; /* elements; all 0: contiguous */
   float scale;           /* factor on the scores, finite */

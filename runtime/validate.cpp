@@ -235,8 +235,8 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
 #undef KUMIKO_CHECK_copied
 #undef KUMIKO_CHECK_presence
 #undef KUMIKO_CHECK_fixed
-  // A bias or mask with a pointer but no shape equals a planned absent one, as plans keep no pointers, yet it
-  // would be read.
+  // Plans keep no pointers, so a bias or mask with a pointer but no shape still equals an absent one that was
+  // planned. It would be read, so refuse it.
   if (Status s = check_score_views(a); !s.ok()) return s;
   return a.lse.data ? check_lse_of(a) : Status();
 }

@@ -113,7 +113,7 @@ TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
       {"pipeline", [](AttentionArgs& a) { a.pipeline = Pipeline::decode; }},
       {"seqused_k", [](AttentionArgs& a) { a.seqused_k = nullptr; }},
       {"seqused_k", [](AttentionArgs& a) { a.seqused_k = shorter; }},
-      // A tensor whose shape is all 0 is absent when planned and when run, whatever its pointer.
+      // Planned as absent: a pointer without a shape is not absent and must be refused.
       {"bias", [](AttentionArgs& a) { a.bias.data = &shorter; }},
       {"mask", [](AttentionArgs& a) { a.mask.data = &shorter; }},
   };
