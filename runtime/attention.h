@@ -34,8 +34,8 @@ enum class DataType : std::uint8_t {
 };
 
 /// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
-/// bytes; the last one is 1. Any base alignment is accepted. A stride of 0 (an expanded dimension) is
-/// accepted for inputs.
+/// bytes; the last one is 1. `data` must be aligned to the element size, no more. A stride of 0 (an expanded
+/// dimension) is accepted for inputs.
 template <class Pointer>
 struct View {
   Pointer data = nullptr;

@@ -71,8 +71,8 @@ typedef struct kumiko_context kumiko_context;
 typedef struct kumiko_plan kumiko_plan;
 
 /* A strided view in the logical order [batch, heads, seq, head_dim]. Strides count elements; the last one
- * is 1. Any base alignment is accepted. This struct and the next are fields of other structs, so they never
- * change. */
+ * is 1. `data` must be aligned to the element size, no more. This struct and the next are fields of other
+ * structs, so they never change. */
 typedef struct kumiko_tensor {
   void* data;
   int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
