@@ -53,7 +53,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   range.partial_row = merge.row_begin;
   range.partial_rows = merge.row_end - merge.row_begin;
   task.pipeline->run(kernels, head, range, slot.scratch);
-  // acq_rel: the last one sees what the others stored.
+  // acq_rel: the last task reads what the others stored.
   if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1)
     return;
   range.enter(kernels::Phase::merge);
@@ -77,7 +77,7 @@ Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
   return {};
 }
 
-/// The lengths of Plan::update.
+/// Checks the lengths given to Plan::update.
 Status validate_lengths(const Problem& problem, std::span<const std::int32_t> lengths) {
   if (!problem.has_seqused_k) {
     return {Code::invalid_argument,
@@ -93,7 +93,7 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
   return {};
 }
 
-/// `args` are a valid problem.
+/// `args` must have passed validate_problem().
 Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
   auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
   impl->args = without_pointers(args);
@@ -187,9 +187,8 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
 }
 
 Status attention_forward(const AttentionArgs& args) {
-  // Never destroyed: at the end of the process other threads may still be calling. A failure is not kept:
-  // memory that was short at the first call may be there at the next. Nor is a context in a forked child: it
-  // makes one of its own, the first time.
+  // Never destroyed: at the end of the process other threads may still be calling. A failed creation is tried
+  // again at the next call, which may find more memory. A forked child makes a context of its own.
   static std::atomic<const Context*> made{nullptr};
   static std::mutex making;
   return guarded([&]() -> Status {

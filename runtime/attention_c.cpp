@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C ABI: sized structs in, kumiko::Status out as a number and a sentence. No logic of attention lives
-// here.
+// The C ABI: takes sized structs and returns kumiko::Status as a number and a message. It only converts.
 #include "attention_c.h"
 
 #include <array>
@@ -27,7 +26,7 @@ struct kumiko_context {
 struct kumiko_plan {
   kumiko::Plan plan;
   mutable std::mutex explaining;
-  mutable std::string explanation;  // "": not asked for since the plan was made or updated
+  mutable std::string explanation;  // "": not computed since the plan was made or updated
 };
 
 namespace {
@@ -36,7 +35,8 @@ using kumiko::Code;
 using kumiko::Status;
 using namespace kumiko::c_abi;
 
-/// Fixed, so that saying "out of memory" needs none; the longest message of the library is well below it.
+/// A fixed size, so that reporting "out of memory" needs no memory; the library's longest message is much
+/// shorter.
 thread_local std::array<char, 1024> last_error{};
 
 kumiko_status report(Code code, const char* message) noexcept {
@@ -44,14 +44,14 @@ kumiko_status report(Code code, const char* message) noexcept {
   return static_cast<kumiko_status>(code);
 }
 
-/// Runs `body` (-> Status) and turns whatever comes out of it into a status and this thread's last error.
+/// Runs `body` (-> Status); its status or exception becomes the result and this thread's last error.
 template <class Body>
 kumiko_status guarded(Body&& body) noexcept {
   try {
     const Status status = body();
     return report(status.code(), status.message().c_str());
   } catch (const std::bad_alloc&) {
-    return report(Code::out_of_memory, "memory is short");
+    return report(Code::out_of_memory, "out of memory");
   } catch (const std::exception& exception) {
     return report(Code::internal, exception.what());
   } catch (...) {
@@ -59,8 +59,8 @@ kumiko_status guarded(Body&& body) noexcept {
   }
 }
 
-/// Contiguous strides for the order of dimensions in memory; unsigned, since validation, not this, judges
-/// absurd shapes.
+/// Contiguous strides for the order of dimensions in memory. Unsigned, so that wrapping is defined;
+/// validation refuses such shapes.
 template <class Tensor, class Pointer>
 Tensor contiguous(Pointer data, std::int64_t batch, std::int64_t heads, std::int64_t seq, std::int64_t dim,
                   bool heads_outside) {

@@ -3,21 +3,21 @@
  *
  *   out[b, h, i, :] = sum_j softmax_j(scale * <q[b, h, i, :], k[b, h / group, j, :]>) * v[b, h / group, j, :]
  *
- * The semantics of every field and call are those of <kumiko/attention.h>; this header says what is
- * particular to C.
+ * The semantics of every field and call are those of <kumiko/attention.h>; this header adds what is specific
+ * to C.
  *
- * Errors. Every call that can fail returns a kumiko_status. kumiko_last_error() holds the sentence that goes
- * with it: which argument, its value, what was expected. Nothing here aborts, prints, or lets a C++ exception
- * out. A null pointer where one is needed is KUMIKO_INVALID_ARGUMENT. On an error no output parameter has
- * been written.
+ * Errors. Every call that can fail returns a kumiko_status. kumiko_last_error() returns its message: which
+ * argument, its value, what was expected. No call aborts, prints or throws. A NULL that is not allowed gives
+ * KUMIKO_INVALID_ARGUMENT. On an error no output parameter is written.
  *
  * Versions. Structs that may grow begin with struct_size, the caller's sizeof. A library newer than its
- * caller fills the fields the caller does not know with their defaults; a library older than its caller
- * refuses a struct in which a field it does not know is not zero. Always start from the _INIT macros: a
- * zeroed struct is not a default one. Enumerators keep their values.
+ * caller sets the fields that the caller lacks to their defaults. A library older than its caller refuses a
+ * struct with a nonzero byte after the fields that it has. Always start from the _INIT macros: zero is not
+ * every field's default. Enumerators keep their values.
  *
- * Threads. Every call may be made from any number of threads at once, except that a handle is destroyed once,
- * by one thread, when no other call uses it. */
+ * Threads. Every call may be made from any number of threads at once, with two exceptions:
+ * kumiko_plan_update, and destroying a handle (once, by one thread). No other call may use that handle
+ * meanwhile. */
 #ifndef KUMIKO_ATTENTION_C_H
 #define KUMIKO_ATTENTION_C_H
 
@@ -40,21 +40,22 @@ enum {
   KUMIKO_OK = 0,
   KUMIKO_INVALID_ARGUMENT = 1,    /* An argument is outside its documented domain. */
   KUMIKO_UNSUPPORTED = 2,         /* Well formed, but this build or this machine cannot do it. */
-  KUMIKO_OUT_OF_MEMORY = 3,       /* Memory could not be had; nothing was written. */
-  KUMIKO_INVALID_ENVIRONMENT = 4, /* A KUMIKO_* variable does not parse or cannot be had. */
-  KUMIKO_INTERNAL = 5             /* A broken invariant of the library: please report it. */
+  KUMIKO_OUT_OF_MEMORY = 3,       /* Memory could not be allocated; nothing was written. */
+  KUMIKO_INVALID_ENVIRONMENT = 4, /* A KUMIKO_* variable does not parse or does not fit this machine. */
+  KUMIKO_INTERNAL = 5             /* A defect of the library: please report it. */
 };
 
-/* Element type of a tensor (kumiko::DataType). Accumulation is always f32. */
+/* Element type of a tensor (kumiko::DataType). KUMIKO_BOOLEAN is for masks only, KUMIKO_I32 for the scores of
+ * softmax_pv only. Accumulation is always f32; results are rounded to nearest even. */
 enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3, KUMIKO_I32 = 4 };
 
 /* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */
 enum {
-  KUMIKO_BOTTOM_RIGHT = 0, /* Query i sees keys j <= i + kv_len - q_len. */
+  KUMIKO_BOTTOM_RIGHT = 0, /* Query i sees keys j <= i + kv_len - q_len: the last query sees every key. */
   KUMIKO_TOP_LEFT = 1      /* Query i sees keys j <= i. */
 };
 
-/* How one core walks over the keys (kumiko::Pipeline). Every choice gives the same bits per ISA. */
+/* The order of work of one core (kumiko::Pipeline). On one ISA every choice gives the same bits. */
 enum {
   KUMIKO_PIPELINE_AUTOMATIC = 0,
   KUMIKO_PIPELINE_ONLINE = 1,
@@ -64,13 +65,14 @@ enum {
   KUMIKO_PIPELINE_THREE_PASS = 5
 };
 
-/* The machine as one runtime uses it: threads, domains, workspaces. Create one per process and share it. */
+/* A runtime: its threads, domains and workspaces. Create one per process and share it. */
 typedef struct kumiko_context kumiko_context;
-/* A call prepared once and run many times. It keeps what it needs of its context alive. */
+/* A call prepared once and run many times. It keeps its context's runtime alive. */
 typedef struct kumiko_plan kumiko_plan;
 
 /* A strided view in the logical order [batch, heads, seq, head_dim]. Strides count elements; the last one
- * is 1. These two structs are part of others and so never change. */
+ * is 1. `data` must be aligned to the element size, no more. This struct and the next are fields of other
+ * structs, so they never change. */
 typedef struct kumiko_tensor {
   void* data;
   int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
@@ -79,69 +81,72 @@ typedef struct kumiko_tensor {
   int64_t stride[4];
 } kumiko_tensor;
 
-/* The same for memory that is only read. A stride of 0 (an expanded dimension) is accepted. */
+/* The same for inputs. A stride of 0 (an expanded dimension) is accepted. */
 typedef struct kumiko_const_tensor {
   const void* data;
-  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
+  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 | KUMIKO_BOOLEAN | KUMIKO_I32 */
   int32_t reserved; /* 0 */
   int64_t shape[4];
   int64_t stride[4];
 } kumiko_const_tensor;
 
-/* What a context is made with. A field at its default takes the value of the environment variable named
- * beside it, and where that is unset too, what the machine offers. Strings are read during the call only;
- * NULL and "" are the default. */
+/* Settings of a context. A field at its default takes the value of the environment variable named beside it;
+ * if that is unset too, the machine decides. Strings are read only during the call; NULL and "" are the
+ * default. */
 typedef struct kumiko_context_options {
   size_t struct_size;
   int32_t num_threads;  /* KUMIKO_NUM_THREADS. 0: allowed cores, bounded by the cgroup CPU quota. */
   int32_t reserved;     /* 0 */
-  const char* cpus;     /* KUMIKO_CPUS: OS CPU numbers, "0-11,24-35". */
+  const char* cpus;     /* KUMIKO_CPUS: OS CPU numbers the runtime may use, "0-11,24-35". */
   const char* bind;     /* KUMIKO_BIND: close | spread | none. */
   const char* executor; /* KUMIKO_EXECUTOR: openmp | tbb | serial. */
   const char* isa; /* KUMIKO_ISA: avx512_bf16 | avx512 | avx2 | sve512 | neon | reference. One the machine
                       lacks is an error. */
   const char* topology; /* KUMIKO_TOPOLOGY: hwloc synthetic description or XML file to plan for. */
   const char* policy;   /* KUMIKO_POLICY: heads_first | flat. */
-  const char* trace;    /* KUMIKO_TRACE: file for what each core did when, in Perfetto's JSON. */
+  const char* trace;    /* KUMIKO_TRACE: file for a timeline of every core, in Perfetto's JSON. */
   const char* tuning;   /* KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it. */
 } kumiko_context_options;
 
-/* One attention call (kumiko::AttentionArgs). `out` and `lse` may not overlap the inputs or each other. */
+/* One attention call (kumiko::AttentionArgs). q, k and v have the same type, KUMIKO_F32, _BF16 or _F16; out
+ * has that type or KUMIKO_F32. `out` and `lse` must not overlap the inputs or each other. */
 typedef struct kumiko_attention_args {
   size_t struct_size;
   kumiko_const_tensor q; /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
   kumiko_const_tensor k; /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
   kumiko_const_tensor v; /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
-  kumiko_tensor out;     /* [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0 */
+  kumiko_tensor out;     /* [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0 */
   float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
   int64_t lse_stride[3]; /* elements; all 0: contiguous */
-  float scale;           /* factor on q.k; 0: 1 / sqrt(head_dim) */
+  float scale;           /* factor on q.k, finite; 0: 1 / sqrt(head_dim) */
   int32_t is_causal;     /* 0 or 1 */
-  int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
-  int32_t pipeline;         /* KUMIKO_PIPELINE_* */
-  int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
-  int64_t window_right;     /* keys seen right of it; -1: no limit */
-  const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
-  float softcap;            /* 0: none */
-  int32_t reserved;         /* 0 */
-  kumiko_const_tensor
-      bias; /* optional: added to scores, [batch, q_heads, q_len, kv_len], any strides; none: shape 0 */
-  kumiko_const_tensor mask;   /* optional: KUMIKO_BOOLEAN of the same shape, 0 hides the key; none: shape 0 */
-  const float* alibi_slopes;  /* optional: [q_heads], or [batch, q_heads] with alibi_batch_stride */
-  int64_t alibi_batch_stride; /* elements; 0: the same slopes for every sequence */
-  const int32_t* kv_domains;  /* optional: [batch, kv_heads], domain in whose memory a KV head lies, -1: any
+  int32_t causal_alignment;  /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
+  int32_t pipeline;          /* KUMIKO_PIPELINE_* */
+  int64_t window_left;       /* keys seen left of the diagonal; -1: no limit */
+  int64_t window_right;      /* keys seen right of it; -1: no limit */
+  const int32_t* seqused_k;  /* optional: [batch], keys used of each sequence, 0..kv_len */
+  float softcap;             /* score becomes softcap * tanh(score / softcap), finite, >= 0; 0: no softcap */
+  int32_t reserved;          /* 0 */
+  kumiko_const_tensor bias;  /* optional (NULL and shape all 0: absent): added to the scores, [batch, q_heads,
+                                q_len, kv_len]; KUMIKO_F32, _BF16 or _F16; any strides */
+  kumiko_const_tensor mask;  /* optional (NULL and shape all 0: absent): KUMIKO_BOOLEAN of the same shape, 0
+                                hides the key; any strides */
+  const float* alibi_slopes; /* optional: ALiBi slopes, [q_heads] or [batch, q_heads] */
+  int64_t alibi_batch_stride; /* elements from one sequence's slopes to the next; 0: the same for all */
+  const int32_t* kv_domains;  /* optional: [batch, kv_heads], the domain whose memory holds a KV head, -1: any
                                  (policy heads_first) */
 } kumiko_attention_args;
 
-/* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). */
+/* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
+ * type or KUMIKO_F32. `out` and `lse` must not overlap the inputs or each other. */
 typedef struct kumiko_softmax_pv_args {
   size_t struct_size;
   kumiko_const_tensor scores; /* [batch, q_heads, q_len, kv_len]; KUMIKO_F32 or KUMIKO_I32 */
   kumiko_const_tensor v;      /* [batch, kv_heads, kv_len, v_head_dim], q_heads a multiple of kv_heads */
-  kumiko_tensor out;          /* [batch, q_heads, q_len, v_head_dim]; rows that see nothing become 0 */
+  kumiko_tensor out;          /* [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0 */
   float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
   int64_t lse_stride[3]; /* elements; all 0: contiguous */
-  float scale;           /* factor on the scores */
+  float scale;           /* factor on the scores, finite */
   int32_t is_causal;     /* 0 or 1 */
   int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
   int32_t pipeline;         /* KUMIKO_PIPELINE_*, any but decode */
@@ -150,14 +155,15 @@ typedef struct kumiko_softmax_pv_args {
   const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
 } kumiko_softmax_pv_args;
 
-/* Two products without a softmax (kumiko::FusedGemmArgs). */
+/* Two products without a softmax (kumiko::FusedGemmArgs). q, k and v have the same type, KUMIKO_F32, _BF16 or
+ * _F16; out has that type or KUMIKO_F32. `out` must not overlap the inputs. */
 typedef struct kumiko_fused_gemm_args {
   size_t struct_size;
   kumiko_const_tensor q;    /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
   kumiko_const_tensor k;    /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
   kumiko_const_tensor v;    /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
   kumiko_tensor out;        /* [batch, q_heads, q_len, v_head_dim] */
-  float scale;              /* factor on q.k */
+  float scale;              /* factor on q.k, finite */
   int32_t is_causal;        /* 0 or 1 */
   int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
   int32_t reserved;         /* 0 */
@@ -166,11 +172,11 @@ typedef struct kumiko_fused_gemm_args {
   const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
 } kumiko_fused_gemm_args;
 
-/* The result of attention over some of the keys (kumiko::AttentionState). Part of arrays, so it never
- * changes. */
+/* The result of attention over some of the keys (kumiko::AttentionState). Callers make arrays of it, so it
+ * never changes. */
 typedef struct kumiko_attention_state {
-  kumiko_const_tensor out; /* [batch, q_heads, q_len, v_head_dim] */
-  const float* lse;        /* [batch, q_heads, q_len] */
+  kumiko_const_tensor out; /* [batch, q_heads, q_len, v_head_dim]; KUMIKO_F32, _BF16 or _F16 */
+  const float* lse;        /* [batch, q_heads, q_len], natural logarithm */
   int64_t lse_stride[3];   /* elements; all 0: contiguous */
 } kumiko_attention_state;
 
@@ -201,10 +207,10 @@ typedef struct kumiko_attention_state {
         KUMIKO_TENSOR_INIT, 1.0f, 0, KUMIKO_BOTTOM_RIGHT, 0, -1, -1, NULL                       \
   }
 
-/* "major.minor.patch" of the library that runs, which may not be the one compiled against. */
+/* "major.minor.patch" of the library that runs, which may differ from the one compiled against. */
 KUMIKO_C_API const char* kumiko_version(void);
 
-/* The sentence of this thread's latest call that returned a kumiko_status: "" if it succeeded. Never NULL.
+/* The message of this thread's latest call that returned a kumiko_status: "" if it succeeded. Never NULL.
  * Valid until this thread's next such call. */
 KUMIKO_C_API const char* kumiko_last_error(void);
 
@@ -222,55 +228,55 @@ KUMIKO_C_API kumiko_const_tensor kumiko_const_tensor_bhsd(const float* data, int
 KUMIKO_C_API kumiko_const_tensor kumiko_const_tensor_bshd(const float* data, int64_t batch, int64_t seq,
                                                           int64_t heads, int64_t dim);
 
-/* options == NULL: every default. Errors: invalid_argument, invalid_environment, unsupported (a forced choice
- * that cannot be had), out_of_memory. */
+/* options == NULL: every default. Errors: invalid_argument or invalid_environment (a value that does not
+ * parse), unsupported (a forced choice that is not available), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_context_create(const kumiko_context_options* options,
                                                  kumiko_context** context);
 /* NULL is accepted and does nothing. Plans made from the context stay usable. */
 KUMIKO_C_API void kumiko_context_destroy(kumiko_context* context);
-/* Domains, cores, executor, ISA, limits that were met: one fact a line. Valid until the context is destroyed.
- */
+/* Domains, cores, executor, ISA and the limits that apply: one fact per line. Valid until the context is
+ * destroyed. */
 KUMIKO_C_API kumiko_status kumiko_context_describe(const kumiko_context* context, const char** text);
 KUMIKO_C_API kumiko_status kumiko_context_num_threads(const kumiko_context* context, int32_t* num_threads);
-/* Writes the trace until now (kumiko::Context::write_trace). Errors: invalid_argument (no trace was asked
- * for), unsupported (the file cannot be written). */
+/* Writes the trace so far (kumiko::Context::write_trace). Errors: invalid_argument (no trace was asked for),
+ * unsupported (the file cannot be written). */
 KUMIKO_C_API kumiko_status kumiko_context_write_trace(const kumiko_context* context);
 
-/* Domains, sets of cores that share a NUMA node and a last-level cache, are numbered from 0 as in
- * kumiko_context_describe. */
+/* A domain is a set of cores that share a NUMA node and a last-level cache. Domains are numbered from 0, as
+ * in kumiko_context_describe. */
 KUMIKO_C_API kumiko_status kumiko_context_num_domains(const kumiko_context* context, int32_t* num_domains);
-/* Zeroed memory on the NUMA node of one domain, for the keys and values that its cores are to read. It starts
- * on a page of its own and outlives the context. Where the kernel places nothing (kumiko_context_describe
- * says so) each page goes to the node of the thread that first writes to it. Errors: invalid_argument (a
- * domain there is not, bytes below 1), out_of_memory. */
+/* Zeroed memory on the NUMA node of one domain, for the keys and values that its cores are to read. Its pages
+ * hold nothing else. It may outlive the context. If it cannot be placed (kumiko_context_describe says why),
+ * each page goes to the node of the thread that first writes to it. Errors: invalid_argument (no such domain,
+ * bytes below 1), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_context_allocate(const kumiko_context* context, int32_t domain,
                                                    int64_t bytes, void** data);
-/* NULL is accepted and does nothing. `bytes` is what was asked for. */
+/* NULL is accepted and does nothing. `bytes` is the number given to kumiko_context_allocate. */
 KUMIKO_C_API void kumiko_free(void* data, int64_t bytes);
 
-/* Prepares `args`; data pointers may be NULL at this point. Errors: invalid_argument, unsupported,
+/* Makes a plan for `args`, whose data pointers may still be NULL. Errors: invalid_argument, unsupported,
  * out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_plan_create(const kumiko_context* context,
                                               const kumiko_attention_args* args, kumiko_plan** plan);
 /* NULL is accepted and does nothing. */
 KUMIKO_C_API void kumiko_plan_destroy(kumiko_plan* plan);
-/* Runs on the pointers of `args`; everything else in it must equal what was planned. Errors: invalid_argument
- * (not the planned problem), out_of_memory. */
+/* Runs on the pointers and lse strides of `args`; every other field, and the values of seqused_k, must be as
+ * planned. Errors: invalid_argument (not the planned problem), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_args* args);
-/* Other used lengths, [count], from the next run on (kumiko::Plan::update). count is the planned batch. No
- * run of the plan may be under way. Errors: invalid_argument, unsupported, out_of_memory; nothing has changed
- * then. */
+/* Sets the used lengths, [count], of later runs (kumiko::Plan::update). count is the planned batch. No other
+ * call may be using the plan. Errors: invalid_argument, unsupported, out_of_memory; on an error nothing
+ * changes. */
 KUMIKO_C_API kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count);
-/* Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact a line. Valid until the
- * plan is updated or destroyed. */
+/* Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact per line. Valid until
+ * the plan is updated or destroyed. */
 KUMIKO_C_API kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text);
 /* Bytes of workspace that one run uses. */
 KUMIKO_C_API kumiko_status kumiko_plan_workspace_bytes(const kumiko_plan* plan, int64_t* bytes);
 
-/* Plan and run in one. On an error that validation can see nothing has been written. */
+/* Plan and run in one. If validation fails, nothing is written. */
 KUMIKO_C_API kumiko_status kumiko_attention_forward(const kumiko_context* context,
                                                     const kumiko_attention_args* args);
-/* The same on a process-wide context made from the environment at the first call. */
+/* The same on a process-wide context, made from the environment at the first call. */
 KUMIKO_C_API kumiko_status kumiko_attention_forward_default(const kumiko_attention_args* args);
 
 /* softmax(scale * scores) v (kumiko::softmax_pv). Errors: invalid_argument, unsupported (a forced pipeline
@@ -282,8 +288,8 @@ KUMIKO_C_API kumiko_status kumiko_softmax_pv(const kumiko_context* context,
 KUMIKO_C_API kumiko_status kumiko_fused_gemm(const kumiko_context* context,
                                              const kumiko_fused_gemm_args* args);
 
-/* Merges attention over disjoint sets of keys (kumiko::merge_states). lse may be NULL. Errors:
- * invalid_argument, out_of_memory. */
+/* Merges attention over disjoint sets of keys (kumiko::merge_states). count is 1 to 65536. lse and lse_stride
+ * may be NULL. Errors: invalid_argument, out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_merge_states(const kumiko_context* context,
                                                const kumiko_attention_state* states, int64_t count,
                                                const kumiko_tensor* out, float* lse,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What attention_fields.inc says of the structs of arguments, and that it says it of all of AttentionArgs.
+// Operations on the fields of attention_fields.inc, and the check that the table has every field of
+// AttentionArgs.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +14,14 @@ namespace kumiko {
 template <class T>
 concept Scalar = std::is_arithmetic_v<T> || std::is_enum_v<T>;
 
-/// Converts to every type: an initializer of any field. Never made, only looked at by the compiler.
+/// Converts to every type, so that it can initialize any field. For unevaluated expressions only.
 struct AnyValue {
   template <class T>
   operator T() const;
 };
 
-/// The number of fields of an aggregate: of the initializers that it takes. An array in it would count as its
-/// elements.
+/// The number of fields of an aggregate, counted as the initializers that it takes. An array would count once
+/// per element.
 template <class Aggregate, class... Values>
 constexpr int count_fields() {
   if constexpr (requires { Aggregate{Values{}..., AnyValue{}}; })
@@ -29,8 +30,8 @@ constexpr int count_fields() {
     return static_cast<int>(sizeof...(Values));
 }
 
-/// Calls see(name, bytes) for each field of `Args`, a struct of arguments in C++ or in C, that is known here:
-/// those of the table and the few that AttentionArgs has not.
+/// Calls see(name, bytes) for each field of `Args`, a C++ or C struct of arguments, that is in the table or
+/// is one of the few listed here that AttentionArgs lacks.
 template <class Args, class See>
 constexpr void for_each_field(See see) {
 #define KUMIKO_FIELD(name) \
@@ -45,11 +46,11 @@ constexpr void for_each_field(See see) {
 #undef KUMIKO_FIELD
 }
 
-/// Whether for_each_field() names every field of a struct of C++. Not by a sum of sizes: the small fields
-/// share a word with padding, so that one more may leave sizeof as it is.
+/// Whether for_each_field() names every field of a C++ struct. A sum of sizes would not tell: one more small
+/// field may fit into padding and leave sizeof as it is.
 template <class Args>
 constexpr bool knows_all_fields() {
-  enum class Once {  // A row that stands twice, and so might hide that another is missing, does not compile.
+  enum class Once {  // A duplicate row, which could hide a missing one, does not compile.
 #define KUMIKO_ATTENTION_FIELD(name, plan) name,
 #include "runtime/attention_fields.inc"
 #undef KUMIKO_ATTENTION_FIELD
@@ -63,7 +64,7 @@ static_assert(knows_all_fields<AttentionArgs>(),
 static_assert(knows_all_fields<SoftmaxPvArgs>());
 static_assert(knows_all_fields<FusedGemmArgs>());
 
-/// Copies the fields that both have.
+/// Copies the fields that both structs have.
 template <class From, class To>
 void copy_fields(const From& from, To* to) {
 #define KUMIKO_ATTENTION_FIELD(name, plan) \
@@ -72,7 +73,7 @@ void copy_fields(const From& from, To* to) {
 #undef KUMIKO_ATTENTION_FIELD
 }
 
-/// `args` with null for every pointer in it, those of its tensors too: what a plan may keep after plan().
+/// `args` with every pointer null, tensors' data included. A plan keeps no pointer of its caller.
 AttentionArgs without_pointers(const AttentionArgs& args);
 
 }  // namespace kumiko

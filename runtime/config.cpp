@@ -51,14 +51,14 @@ Status load_isa(const ContextOptions& options, Config* config) {
   return {};
 }
 
-/// What a user tells every OpenMP program of a job holds here as well, unless Kumiko was told on its own;
-/// told both, and differently, by the environment, there is no knowing which was meant. (OMP_PLACES reaches
-/// us through libgomp, as the CPUs that may be used: topology_hwloc.cpp.)
+/// OMP_PROC_BIND holds here as for every OpenMP program, unless ContextOptions::bind is set. If it
+/// contradicts KUMIKO_BIND, neither can be preferred, so that is an error. (OMP_PLACES takes effect through
+/// libgomp, as the CPUs that may be used: topology_hwloc.cpp.)
 Status load_omp_proc_bind(const Setting& bind, Config* config) {
   const bool is_option = bind.is_set() && bind.code == Code::invalid_argument;
   const Setting omp = find_setting("", "", "OMP_PROC_BIND");
   if (is_option || !omp.is_set()) return {};
-  // A list is one value a level of nesting; the library's team is the outermost.
+  // A list has one value per level of nesting; the library's team is the outermost.
   std::string value;
   for (const char c : omp.value.substr(0, omp.value.find(','))) {
     if (!std::isspace(static_cast<unsigned char>(c)))
@@ -72,7 +72,7 @@ Status load_omp_proc_bind(const Setting& bind, Config* config) {
     return omp.error(
         "false | true | close | spread, or the binding by ContextOptions::bind, which goes before it");
   }
-  // "true" leaves the way of binding open.
+  // "true" asks for binding but not for a particular one.
   const bool agrees = !config->bind || *config->bind == *wanted ||
                       (value == "true" && *config->bind != scheduler::Bind::none);
   if (!agrees) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the user asked for: ContextOptions, then the environment, then "automatic". config.cpp is the only
-// reader of the environment.
+// The user's settings: ContextOptions first, then the environment, then "automatic". Only config.cpp reads
+// the environment.
 #pragma once
 
 #include <chrono>
@@ -16,10 +16,10 @@
 
 namespace kumiko {
 
-/// One setting as found: the option if given, else the variable if set (an empty variable counts as unset).
+/// One setting: the option if given, else the variable if set (an empty variable counts as unset).
 struct Setting {
-  std::string name;   ///< Of the option or the variable, for messages.
-  std::string value;  ///< Empty: not set.
+  std::string name;   ///< Name of the option or the variable, for messages.
+  std::string value;  ///< Empty if not set.
   Code code = Code::invalid_argument;
 
   bool is_set() const { return !value.empty(); }
@@ -36,7 +36,7 @@ struct Config {
   const scheduler::PolicyRow* policy = nullptr;      ///< never null after load
   std::optional<kernels::Isa> isa;
   Setting num_threads_setting, cpus_setting, topology_setting, trace_setting,
-      tuning_setting;  ///< For errors that only the machine can tell.
+      tuning_setting;  ///< For errors that show only on the machine.
   Pipeline pipeline = Pipeline::automatic;
   bool verbose = false;
   std::chrono::microseconds spin = scheduler::kDefaultSpin;
@@ -44,11 +44,11 @@ struct Config {
 
 Status load_config(const ContextOptions& options, Config* config);
 
-/// "avx512_bf16 | avx512 | ...": what the option and KUMIKO_ISA may say.
+/// "avx512_bf16 | avx512 | ...": the values of the option and of KUMIKO_ISA.
 std::string isa_names();
 
 const char* bind_name(scheduler::Bind bind);
-/// Those that can be forced.
+/// The pipelines that can be forced.
 inline constexpr Pipeline kPipelines[] = {Pipeline::online, Pipeline::decode, Pipeline::two_pass,
                                           Pipeline::interleaved, Pipeline::three_pass};
 /// nullptr for automatic.

@@ -9,8 +9,8 @@
 namespace kumiko {
 namespace {
 
-/// More threads than cores would make the promise of never oversubscribing a lie, so a larger number is
-/// refused, not trimmed.
+/// The library promises not to oversubscribe cores. A larger number is an error: reducing it silently would
+/// hide the mistake.
 Status choose_threads(const Context::Impl& impl, int* threads) {
   int allowed = impl.topology.num_cores();
   std::string what = impl.topology.is_host ? "the cores this process may use"
@@ -50,8 +50,8 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   if (Status s = choose_threads(*impl, &executor.num_threads); !s.ok()) return s;
   executor.topology = impl->topology;
   executor.spin = config.spin;
-  // Bound threads cannot make way for another process's; unless asked, bind only where there is a domain to
-  // stay in.
+  // A bound thread cannot move away from another process's thread. So by default threads are bound only if
+  // there are several domains.
   executor.bind = config.bind.value_or(impl->topology.domains.size() > 1 ? scheduler::Bind::close
                                                                          : scheduler::Bind::none);
   impl->config.bind = executor.bind;
@@ -91,8 +91,8 @@ std::string seats_in(const scheduler::Executor& executor, std::size_t domain) {
   return text;
 }
 
-/// Values come from strings of the caller and of the environment, which may hold anything; logs and terminals
-/// want none of it.
+/// Messages quote strings of the caller and of the environment. Their control characters must not reach logs
+/// and terminals.
 Status one_line(const Status& status) {
   std::string message = status.message();
   for (char& c : message) {
@@ -103,8 +103,8 @@ Status one_line(const Status& status) {
 
 }  // namespace
 
-// Nothing of the parent's threads can be joined here, and its arenas' locks may be held for good. The child's
-// copy of it stays until the child ends.
+// In a forked child the parent's threads do not exist and cannot be joined, and the locks of its arenas may
+// stay held. So the child's copy of the executor is never destroyed.
 Context::Impl::~Impl() {
   if (is_from_before_fork()) static_cast<void>(executor.release());
 }
@@ -193,8 +193,8 @@ Status Context::allocate(int domain, std::int64_t bytes, DomainMemory* memory) c
     const int node = topology.is_host ? topology.domains[static_cast<std::size_t>(domain)].numa_node : -1;
     scheduler::Arena arena = scheduler::Arena::allocate(static_cast<std::size_t>(bytes), node);
     if (arena.data() == nullptr)
-      return {Code::out_of_memory,
-              std::to_string(bytes) + " bytes on domain " + std::to_string(domain) + " could not be had"};
+      return {Code::out_of_memory, std::to_string(bytes) + " bytes on domain " + std::to_string(domain) +
+                                       " could not be allocated"};
     DomainMemory made;
     made.is_placed_ = arena.placed();
     made.data_ = arena.release();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The runtime behind a Context: what was asked for, the machine, the threads.
+// The runtime behind a Context: settings, machine, threads.
 #pragma once
 
 #include <deque>
@@ -22,22 +22,22 @@ struct [[gnu::visibility("hidden")]] Context::Impl {
   kernels::Isa isa = kernels::Isa::reference;
   CoreTuning core;                 ///< for `isa`
   int cgroup_limit = 0;            ///< CPUs; 0: none
-  std::unique_ptr<Tracer> tracer;  ///< nullptr: not wanted
+  std::unique_ptr<Tracer> tracer;  ///< nullptr: no trace
   std::unique_ptr<scheduler::Executor> executor;
-  /// [domains] Memory for split states, by domain; empty where there is one domain or no placement.
+  /// [domains] Memory for split states; empty if there is one domain or no placement.
   std::deque<scheduler::ArenaPool> split_states;
 
   const unsigned fork_generation = scheduler::fork_generation();
 
   ~Impl();
-  /// The process that made it has been forked, and this is the child: threads are missing, locks may be held.
+  /// This process is a forked child of the one that made the context: threads are missing, locks may be held.
   bool is_from_before_fork() const {
     return fork_generation != scheduler::fork_generation();
   }
   std::string describe() const;
 };
 
-/// What stands behind the handles that a user holds.
+/// The implementation behind a user's handle.
 struct Internals {
   template <class Handle>
   static auto& of(Handle& handle) {
@@ -51,14 +51,14 @@ inline const std::shared_ptr<Plan::Impl>& impl_of(const Plan& plan) {
   return Internals::of(plan);
 }
 
-/// The error of every call in a child on a context of its parent.
+/// The error of every call in a forked child on a context of its parent.
 Status forked_error();
-/// Whether calls may be made on it: it is not empty, nor from before a fork.
+/// An error if the context is empty or from before a fork.
 Status check_context(const Context& context);
 
-/// Every public entry: runs `body` in the default floating-point state (the caller's rounding mode must not
-/// reach a plan's scale, nor its unmasked traps our arithmetic) and restores the caller's, turning bad_alloc
-/// into out_of_memory and anything else into internal: nothing is thrown across the API.
+/// Wraps every public call. Runs `body` in the default floating-point state and then restores the caller's,
+/// whose rounding mode must not change a plan's scale and whose unmasked traps must not fire in our
+/// arithmetic. bad_alloc becomes out_of_memory, any other exception internal: no call throws.
 template <class Body>
 Status guarded(Body&& body) noexcept {
   const kernels::FloatState float_state;
@@ -69,7 +69,7 @@ Status guarded(Body&& body) noexcept {
   } catch (const std::exception& e) {
     try {
       return {Code::internal, e.what()};
-    } catch (...) {  // no memory for what it says
+    } catch (...) {  // no memory for the message
     }
   } catch (...) {
   }

@@ -29,7 +29,7 @@ static_assert(KUMIKO_PIPELINE_INTERLEAVED == static_cast<int>(Pipeline::interlea
 static_assert(KUMIKO_PIPELINE_THREE_PASS == static_cast<int>(Pipeline::three_pass));
 static_assert(KUMIKO_I32 == static_cast<int>(DataType::i32));
 static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
-// No padding: a field added later can never land on bytes that an older caller left uninitialised. The sums
+// No padding: otherwise a later field could take bytes that an older caller leaves uninitialised. The sums
 // hold on LP64.
 static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
@@ -41,7 +41,7 @@ constexpr std::size_t bytes_of_fields() {
   for_each_field<Args>([&](const char*, std::size_t size) { bytes += size; });
   return bytes;
 }
-// No padding here either, and no field that convert_args() does not know.
+// No padding here either, and no field that convert_args() leaves out.
 static_assert(sizeof(kumiko_attention_args) == bytes_of_fields<kumiko_attention_args>());
 static_assert(sizeof(kumiko_softmax_pv_args) == bytes_of_fields<kumiko_softmax_pv_args>());
 static_assert(sizeof(kumiko_fused_gemm_args) == bytes_of_fields<kumiko_fused_gemm_args>());
@@ -62,7 +62,7 @@ template <class Struct>
 Status read_sized(const Struct* given, const std::string& name, const char* type, std::size_t smallest,
                   Struct* known) {
   static_assert(std::is_trivially_copyable_v<Struct> && offsetof(Struct, struct_size) == 0);
-  // Guards against an uninitialised struct_size; no release comes near it.
+  // Guards against an uninitialised struct_size; real structs are far smaller.
   constexpr std::size_t largest = 4096;
   std::size_t size = 0;
   std::memcpy(&size, given, sizeof(size));
@@ -110,7 +110,7 @@ Status convert(const kumiko_tensor& from, const std::string& name, Tensor* to) {
 
 namespace {
 
-// As convert() of tensors: other fields of the C structs, to the same ones of C++. Their kind is their type.
+// Converts the other fields of the C structs; one overload per type.
 Status convert(std::int32_t from, const char* name, bool* to) {
   if (from != 0 && from != 1) return bad_value(name, from, "0 or 1");
   *to = from == 1;
@@ -128,7 +128,7 @@ Status convert(std::int32_t from, const char* name, Pipeline* to) {
   *to = static_cast<Pipeline>(from);
   return {};
 }
-Status convert(float* from, const char*, LseView* to) {  // the strides are a field of their own
+Status convert(float* from, const char*, LseView* to) {  // the strides are a separate field
   to->data = from;
   return {};
 }
@@ -140,8 +140,8 @@ Status convert(const Same& from, const char*, Same* to) {
 
 }  // namespace
 
-/// The fields of the table that the structs have, and what C has beside them. One that only one of them has
-/// does not compile.
+/// Converts the fields of the table that the structs have, and the fields that only C has. A field that one
+/// struct lacks does not compile.
 template <class From, class To>
 static Status convert_fields(const From& from, To* to) {
 #define KUMIKO_ATTENTION_FIELD(name, plan)                                  \

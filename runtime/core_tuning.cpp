@@ -43,7 +43,7 @@ std::string field_names() {
   return names;
 }
 
-/// "name = number" into `tuning`; what is wrong with it, or "".
+/// Reads "name = number" into `tuning`. Returns the error, or "".
 std::string read_field(std::string_view line, CoreTuning* tuning) {
   const std::size_t equals = line.find('=');
   if (equals == std::string_view::npos) return "expected [isa] or name = number";
@@ -73,7 +73,7 @@ CoreTuning core_tuning(kernels::Core core, kernels::Isa isa) {
 }
 
 bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, std::string* why) {
-  // A path to something else, such as a device, must not fill the memory.
+  // A path to a device, for example, must not fill the memory.
   constexpr std::size_t kMostBytes = 65536;
   std::ifstream in(file, std::ios::binary);
   std::string content(kMostBytes + 1, '\0');
@@ -102,7 +102,7 @@ bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, 
     } else if (!section) {
       wrong = "expected [isa] before it";
     } else {
-      // Lines for other ISAs are checked as well: a file is right or wrong on every machine.
+      // Lines for other ISAs are checked too, so that a file is valid on every machine or on none.
       CoreTuning ignored = read;
       wrong = read_field(line, *section == kernels::base_of(isa) ? &read : &ignored);
     }

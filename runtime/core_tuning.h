@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What plans choose by on one kind of core: a row of core_tuning.inc, or a file that kumiko-tune measured.
-// None of it changes a bit of a result.
+// The numbers by which plans choose on one kind of core: a row of core_tuning.inc, or a file that kumiko-tune
+// measured. None of them changes a bit of a result.
 #pragma once
 
 #include <cstdint>
@@ -13,24 +13,24 @@
 namespace kumiko {
 
 struct CoreTuning {
-  std::int64_t decode_rows;  ///< Up to so many rows of a KV head, K and V are read in place.
+  std::int64_t decode_rows;  ///< Up to this many rows of a KV head, K and V are read in place.
   std::int64_t
       tile_vectors;  ///< Vectors of queries in the widest tile; no more than the ISA has kernels for.
-  std::int64_t narrow_tile_vectors;  ///< The same where a window of at most 1024 rows moves through a task.
-  std::int64_t task_tiles;           ///< Of a task; twice as many where rows see part of the keys they pack.
-  std::int64_t pipe_ahead;           ///< interleaved: tiles that the producer is before the consumer.
-  std::int64_t keys_ahead;    ///< Bytes of keys and of values that decode fetches ahead into L1, and what it
-  std::int64_t values_ahead;  ///< fetches beyond that into L2 (kernels::FetchDistances).
+  std::int64_t narrow_tile_vectors;  ///< The same for windows of at most 1024 rows.
+  std::int64_t task_tiles;           ///< Per task; twice as many if rows see only part of the packed keys.
+  std::int64_t pipe_ahead;           ///< interleaved: tiles that the producer is ahead of the consumer.
+  std::int64_t keys_ahead;    ///< Bytes of keys and of values that decode prefetches into L1, and bytes
+  std::int64_t values_ahead;  ///< beyond that into L2 (kernels::FetchDistances).
   std::int64_t l2_ahead;
   std::string source;  ///< "zen5 (measured)", or the file.
 
   kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead}; }
 };
 
-/// The table's row for this core and ISA; for a core without one, the generic row of the ISA.
+/// The table's row for this core and ISA, or the ISA's generic row if the core has none.
 CoreTuning core_tuning(kernels::Core core, kernels::Isa isa);
 
-/// One number of a tuning: its name in files, where it is, what it may be.
+/// One number of a tuning: its name in files, its member, its range.
 struct TuningField {
   const char* name;
   std::int64_t CoreTuning::*value;
@@ -48,8 +48,8 @@ inline constexpr TuningField kTuningFields[] = {
 };
 
 /// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. Fields and ISAs that
-/// it does not name keep the table's. On failure `why` says what is wrong with which line, and `tuning` is as
-/// before.
+/// it does not name keep the table's values. On failure `why` names the line and its error, and `tuning` is
+/// unchanged.
 bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, std::string* why);
 
 }  // namespace kumiko

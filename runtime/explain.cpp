@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plan::explain(): what a plan decided, one fact a line.
+// Plan::explain(): what a plan decided, one fact per line.
 #include <cstdio>
 
 #include "runtime/plan.h"
@@ -53,7 +53,7 @@ std::string Plan::Impl::explain() const {
   text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
           " a core, " + std::to_string(partition.partial_floats * static_cast<std::int64_t>(sizeof(float))) +
           " of split states)\n";
-  // Without placement every byte may come from another node, and nothing else would tell.
+  // Without placement every byte may come from another node, which the lines above do not show.
   if (const std::string note = context->topology.is_host ? scheduler::placement_note() : ""; !note.empty())
     text += "warning: " + note + "\n";
   return text;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge_states: the split-KV merge of a run, offered to callers who split the keys themselves.
+// merge_states: the split-KV merge of a run, for callers who split the keys themselves.
 #include <algorithm>
 
 #include "kernels/pipelines/pipeline.h"
@@ -14,7 +14,7 @@ namespace {
 using kernels::Element;
 
 constexpr double kLog2e = 1.44269504088896340736;
-constexpr double kLeast = -1e38;        // as good as -inf for a power of 2, but not a state that saw nothing
+constexpr double kLeast = -1e38;        // 2^-1e38 is 0; unlike -inf it does not mean that no key was seen
 constexpr std::int64_t kTaskRows = 64;  // 64 KiB of outputs a task at two states of 128 floats
 
 struct Merge {
@@ -33,7 +33,8 @@ struct Merge {
     const auto lse_of = [&](std::size_t n) {
       return states[n].lse[b * lse_strides[n][0] + h * lse_strides[n][1] + i * lse_strides[n][2]];
     };
-    // LSEs are taken relative to their maximum: in units of log2 the largest floats would be infinite.
+    // LSEs are taken relative to their maximum: multiplied by log2(e) the largest floats would become
+    // infinite.
     float top = -__builtin_inff();
     for (std::size_t n = 0; n < states.size(); ++n) top = std::max(top, lse_of(n));
     float m = -__builtin_inff(), l = 0.0f;
@@ -106,7 +107,7 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
     job.scratch_bytes = static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float);
     if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
       return {Code::out_of_memory,
-              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core is short"};
+              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core could not be allocated"};
     return {};
   });
 }

@@ -11,44 +11,45 @@
 namespace kumiko {
 namespace {
 
-// Equal pieces leave workers idle by up to one piece: 8 a worker, an eighth of the time. So one piece in five
-// is cut finer by this factor. The policies deal costly pieces first, and the fine ones fill the gaps: a
-// fiftieth of the time, for a fifth of the overhead of cutting everything so fine.
+// With equal pieces a worker may be idle for as long as one piece takes: with 8 per worker, an eighth of the
+// time. So one piece in five is cut finer by this factor. The policies assign costly pieces first, and the
+// fine ones fill the gaps: idle time falls to a fiftieth, for a fifth of the overhead of cutting everything
+// so fine.
 constexpr std::int64_t kFinerBy = 6;
 constexpr std::int64_t kOneFineIn = 5;
-// Which of five: multiples of the golden ratio, that is evenly among all pieces and among every n-th of them,
-// so that domains to which heads are dealt in turn have fine pieces alike.
+// Chooses by multiples of the golden ratio: evenly among all pieces and among every n-th piece, so that
+// domains which get heads in turn get equally many fine pieces.
 constexpr bool is_one_in_five(std::uint64_t number) {
   return number * 0x9e3779b97f4a7c15u < ~std::uint64_t{0} / kOneFineIn;
 }
-// With so many pieces a worker the last of them is small enough.
+// With this many pieces per worker the last one is small enough.
 constexpr std::int64_t kEnoughPieces = 40;
-// So few splits a worker can all be pieces of their own.
+// Up to this many splits per worker, each split is a piece of its own.
 constexpr std::int64_t kFewSplits = 16;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return a / b + (a % b != 0);
 }
 
-/// How the one piece in five is cut finer.
+/// How one piece in five is cut finer.
 enum class FineRows : std::uint8_t {
-  halves,  ///< Half, a quarter, ...: enough where pieces divide evenly, but cores are not equally fast.
+  halves,  ///< Half, a quarter, ...: enough if pieces divide evenly but cores are not equally fast.
   sixths,  ///< Fills larger gaps.
 };
 
 struct Way {
   FineRows fine_rows;
-  std::int64_t tasks_per_worker;  ///< Aim for the pieces that are not cut finer.
+  std::int64_t tasks_per_worker;  ///< Target for the pieces that are not cut finer.
 };
-/// Ways to cut rows, the one with the fewest tasks first.
+/// Ways to cut rows, fewest tasks first.
 constexpr Way kWays[] = {{FineRows::halves, 8},
                          {FineRows::sixths, 8},
                          {FineRows::sixths, 6},
                          {FineRows::sixths, 20},
                          {FineRows::sixths, 30}};
 
-/// Rows a task takes: all that fits, but fewer where that would leave workers without enough tasks; the
-/// blocks of a head are as equal as whole tiles allow.
+/// Rows per task: as many as fit, but fewer if workers would get too few tasks. The blocks of a head are as
+/// equal as whole tiles allow.
 std::int64_t task_rows_for(const Tuning& tuning, std::int64_t heads, std::int64_t rows, std::int64_t tasks) {
   if (tasks == 1) return tuning.max_task_rows;
   const std::int64_t unit = tuning.min_task_rows;
@@ -60,10 +61,10 @@ std::int64_t task_rows_for(const Tuning& tuning, std::int64_t heads, std::int64_
   return in_blocks(ceil_div(rows, std::min(wanted / unit * unit, tuning.max_task_rows)));
 }
 
-/// What a process may address on x86-64 and AArch64 without being asked for more.
+/// The default address space of a process on x86-64 and AArch64.
 constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
 
-/// floats += splits * rows * size; false when they would not fit in the address space.
+/// floats += splits * rows * size; false if the sum would not fit in the address space.
 bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
   std::int64_t more = 0;
   return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
@@ -85,13 +86,13 @@ class Partitioner {
     size_.rows = task_rows_for(tuning, heads, problem.rows_per_head(), tasks_);
     count_ = heads * ceil_div(problem.rows_per_head(), size_.rows);
     wants_fine_ = workers > 1 && count_ < workers * kEnoughPieces;
-    // Rows are cut finer before keys are, for split states cost memory.
+    // Rows are cut finer before keys, because split states cost memory.
     if (wants_fine_ && size_.rows > unit) size_.fine = std::max(size_.rows / kFinerBy / unit * unit, unit);
     size_.halves = way.fine_rows == FineRows::halves;
     fine_keys_ = wants_fine_ && size_.fine == 0;
   }
 
-  /// So few row blocks that they need not divide the work well.
+  /// There are so few row blocks that they may not divide the work well.
   bool wants_fine() const { return wants_fine_; }
 
   Status run() {
@@ -143,27 +144,27 @@ class Partitioner {
     return {};
   }
 
-  /// Splits of the next piece of a block of which `left` splits are left.
+  /// Splits in the next piece of a block that has `left` splits left.
   std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const {
     if (single_splits_) return 1;
-    // A block of one piece is the common case of a large batch: no division for it.
+    // In a large batch most blocks are one piece: avoid the division for them.
     if (!(fine_keys_ && is_fine) && 2 * block.cost < 3 * coarse_) return left;
     const std::int64_t split_cost = std::max<std::int64_t>(block.cost / block.splits(), 1);
     if (!fine_keys_) return piece_of(left, split_cost, coarse_);
     if (block.cost < 2 * coarse_) return piece_of(left, split_cost, is_fine ? fine_cost_ : coarse_);
-    // Large enough for a fine part of its own.
+    // The block is large enough for a fine part of its own.
     const std::int64_t tail = block.splits() / kOneFineIn;
     return left > tail ? piece_of(left - tail, split_cost, coarse_) : piece_of(left, split_cost, fine_cost_);
   }
 
-  /// Of `left` splits the first, where all of them make pieces of equal size and about `most`: no small rest.
+  /// Splits of the first of equal pieces that cost about `most` each, so that no small piece remains.
   static std::int64_t piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most) {
     const std::int64_t pieces = std::max<std::int64_t>((left * split_cost + most / 2) / most, 1);
     return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
   }
 
   Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine) {
-    // Without a fine part, only what is out of proportion is cut: one long sequence among short ones.
+    // Without a fine part only an outlier is cut: one long sequence among short ones.
     const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
     std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
     if (splits == block.splits()) {
@@ -187,7 +188,8 @@ class Partitioner {
     }
   }
 
-  // Field by field: a struct that is filled and then copied waits for its own stores, half the time of a cut.
+  // Field by field: filling a struct and then copying it stalls on its own stores, which took half the time
+  // of a cut.
   void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
                 std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge) {
     PlannedTask& task = made_.tasks.emplace_back();
@@ -209,17 +211,17 @@ class Partitioner {
   const Tuning& tuning_;
   const std::span<const std::int32_t> kv_domains_;
   Partition& made_;
-  const std::int64_t workers_, tasks_;  // tasks_: aim of the cut, those that are not cut finer
+  const std::int64_t workers_, tasks_;  // tasks_: target of the cut, without the finer pieces
   BlockRows size_{};
-  std::int64_t count_;  // row blocks; below 2^62, as are batch * kv_heads and batch * kv_heads * rows: q fits
-                        // in the address space
+  std::int64_t count_;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
+                        // kv_heads * rows are below 2^62
   bool wants_fine_;
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
   bool single_splits_ = false;               // few splits in all: each is a piece
 };
 
-/// When the last worker is done, and when all would be if nobody waited; in FMAs.
+/// When the last worker is done, and when all would be with no idle time; in FMAs.
 struct Forecast {
   double makespan, even_share;
 };
@@ -232,8 +234,8 @@ Forecast forecast(const Partition& partition, const Workforce& workforce) {
           total / static_cast<double>(workforce.workers()) * partition.cost_unit};
 }
 
-/// Which domain holds the split states of each row block: the one that computes them. Offsets so far count
-/// from one beginning, and from here on from the domain's.
+/// Puts the split states of each row block in the domain that computes them. Makes their offsets relative to
+/// the domain's memory.
 void place_split_states(std::int64_t v_head_dim, Partition& partition) {
   const std::int64_t state_size = kernels::partial_size(v_head_dim);
   const std::vector<std::int32_t>& begin = partition.assignment.domain_begin;
@@ -255,20 +257,20 @@ void place_split_states(std::int64_t v_head_dim, Partition& partition) {
   }
 }
 
-// What docs/planning.md promises.
+// Promised in docs/planning.md.
 constexpr double kEvenEnough = 1.03;
 
-/// The first way that leaves nobody waiting long, or the one that is done soonest.
+/// Takes the first way with little idle time, or else the one that is done soonest.
 Status cut_and_assign(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
                       const Workforce& workforce, Partition* made) {
   Partition best;
   double soonest = 0;
-  // One way for decode: simulating would double the 17 to 50 us that a plan of 64 requests takes, and pieces
-  // of whole splits are even enough.
+  // Decode tries one way only: simulating would double the 17 to 50 us that a plan of 64 requests takes, and
+  // pieces of whole splits are even enough.
   const bool is_decode = tuning.pipeline->traits.in_place;
-  // Every piece packs the keys it reads, and one of 48 rows takes half as long again for it (Zen 5, AVX-512,
-  // D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1, 16 whole
-  // ones 11.6, for one core then waits for the other.
+  // Every piece packs the keys it reads. That makes a piece of 48 rows take half as long again (Zen 5,
+  // AVX-512, D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1 ms,
+  // 16 whole ones 11.6 ms, as one core then waits for the other.
   for (const Way& way : kWays) {
     Partitioner partitioner(problem, tuning, kv_domains, workforce.workers(), way, *made);
     if (Status s = partitioner.run(); !s.ok()) {
@@ -300,7 +302,7 @@ bool Partition::has_splits_of(const Problem& problem) const {
   const PlannedTask* before = nullptr;
   kernels::HeadProblem head{};
   for (const PlannedTask& task : tasks) {
-    if (task.kv_head != 0) continue;  // Heads of a sequence are alike.
+    if (task.kv_head != 0) continue;  // All heads of a sequence are cut alike.
     if (!before || before->batch != task.batch) head = problem.head({}, task.batch, 0);
     before = &task;
     const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);

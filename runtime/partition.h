@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a problem is cut into tasks, rows into blocks, and along the keys what rows alone do not divide well;
-// and which domain takes which task.
+// How a problem is cut into tasks, and which domain takes which task. Rows are cut into blocks; where rows
+// alone do not divide the work well, keys are cut too.
 #pragma once
 
 #include <cstdint>
@@ -20,36 +20,35 @@ struct PlannedTask {
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
   const kernels::PipelineRow* pipeline;
-  std::int32_t merge;  ///< Index into Partition::merges where several tasks share the rows' splits, else -1.
+  std::int32_t merge;  ///< Index into Partition::merges if several tasks share the rows' splits, else -1.
 };
 
-/// Rows whose splits several tasks computed; the last of these tasks merges them.
+/// Rows whose splits several tasks compute; the last of these tasks to end merges them.
 struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
   std::int64_t row_begin, row_end;
-  std::int64_t partial_offset;  ///< Floats into its domain's RunState::partials: states of these splits of
-                                ///< these rows.
-  std::int32_t domain;          ///< That of its tasks, by the assignment; of the first where they differ.
+  std::int64_t partial_offset;  ///< Where the states of these splits and rows begin in its domain's
+                                ///< RunState::partials, in floats.
+  std::int32_t domain;          ///< The domain its tasks are assigned to; if they differ, that of the first.
 };
 
 struct Partition {
   std::vector<PlannedTask> tasks;
   std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them, in cost_unit FMAs
   std::vector<PlannedMerge> merges;
-  double cost_unit = 1;  ///< Costs were divided by this power of two, so that their sum fits.
+  double cost_unit = 1;  ///< Power of two by which costs were divided so that their sum fits.
   std::int64_t partial_floats = 0;
-  std::vector<std::int64_t> domain_floats;  ///< [domains] its share of partial_floats
+  std::vector<std::int64_t> domain_floats;  ///< [domains] each domain's share of partial_floats
   scheduler::Assignment assignment;
 
   /// Rows of the largest task.
   std::int64_t most_rows() const;
-  /// Whether the problem would be cut along the same keys: every row block still begins and ends in the
-  /// splits that its tasks have.
+  /// Whether every row block of the problem still begins and ends in the splits that its tasks have.
   bool has_splits_of(const Problem& problem) const;
 };
 
-/// For whom the tasks are.
+/// The workers that the tasks are for.
 struct Workforce {
   std::span<const int> workers_per_domain;
   const scheduler::PolicyRow* policy;
@@ -57,14 +56,14 @@ struct Workforce {
   std::int64_t workers() const;
 };
 
-/// kv_domains: [batch * kv_heads] the domain where a head's memory lies, -1: any; or empty. `made` may hold
-/// an earlier partition, whose memory is used again. Errors: unsupported (more tasks than kMaxTasks),
-/// out_of_memory (split states that no address space holds); `made` is then of no use.
+/// kv_domains: [batch * kv_heads] the domain whose memory holds the head, -1: any; or empty. `made` may hold
+/// an earlier partition, whose memory is reused. Errors: unsupported (more tasks than kMaxTasks),
+/// out_of_memory (split states larger than the address space); `made` is then unusable.
 Status make_partition(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
                       const Workforce& workforce, Partition* made);
 
-/// A task takes about 200 bytes while its plan is made, so these are 13 GB, and the schedulers number tasks
-/// in 32 bits. The largest batch we know of, all windows of a vision model, has 10^5.
+/// Planning takes about 200 bytes per task, 13 GB for this many, and the schedulers number tasks in 32 bits.
+/// The largest batch we know of, all windows of a vision model, has 10^5.
 inline constexpr std::int64_t kMaxTasks = std::int64_t{1} << 26;
 
 }  // namespace kumiko

@@ -12,7 +12,7 @@ namespace {
 using kernels::min_of;
 
 Visibility visibility_of(const Problem& problem) {
-  constexpr std::int64_t kWide = 4096;  // beyond that it does not matter how wide a window is
+  constexpr std::int64_t kWide = 4096;  // the width of a window beyond this does not matter
   Visibility visibility{problem.terms.has_mask, 0};
   const std::int64_t most = min_of(problem.kv_len, kWide);
   if (problem.window_left >= 0 && problem.window_right >= 0)
@@ -21,7 +21,7 @@ Visibility visibility_of(const Problem& problem) {
   return visibility;
 }
 
-/// The least share of an L2 that a core has.
+/// The smallest L2 share of any core.
 std::int64_t l2_bytes(const scheduler::Topology& topology) {
   std::int64_t least = 0;
   for (const auto& domain : topology.domains)
@@ -35,8 +35,8 @@ void choose_kernels(Plan::Impl& plan) {
   const bool is_attention = problem.computation == Computation::attention;
   Pipeline wanted = problem.pipeline != Pipeline::automatic ? problem.pipeline : context.config.pipeline;
   if (wanted == Pipeline::automatic && !is_attention)
-    wanted = Pipeline::online;  // decode makes its own scores
-  // bf16 products want their probabilities as the softmax of a product writes them.
+    wanted = Pipeline::online;  // decode computes the scores itself
+  // bf16 products need probabilities in the layout that the softmax of a product writes.
   const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
   plan.kernels = *kernels::kernel_set(isa, problem.types);
   const Visibility visibility = visibility_of(problem);
@@ -52,12 +52,12 @@ Status cut(Plan::Impl& plan, Partition* made) {
                         made);
 }
 
-/// Bytes a core needs for the largest task.
+/// Bytes of scratch a core needs for the largest task.
 std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition) {
   const Problem& problem = plan.problem;
   return std::max(plan.tuning.pipeline->scratch_bytes(plan.kernels, partition.most_rows(), problem.head_dim,
                                                       problem.v_head_dim),
-                  // The last task of a merge needs one row of O more.
+                  // The last task of a merge needs one more row of O.
                   static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
 }
 
@@ -74,8 +74,8 @@ Status prepare(Plan::Impl& plan) {
   if (plan.problem.is_empty()) return {};
   if (Status s = cut(plan, &plan.partition); !s.ok()) return s;
   if (plan.context->tracer) plan.home = planned_traffic(plan).home;
-  plan.states.release(plan.states.acquire(plan.partition));  // the first run finds its state ready
-  // Last, for the scratch stays with the context: a plan that fails must not leave it larger.
+  plan.states.release(plan.states.acquire(plan.partition));  // so that the first run allocates nothing
+  // Last, because the scratch stays with the context: a plan that fails must not enlarge it.
   plan.scratch_bytes = scratch_for(plan, plan.partition);
   return reserve(plan, plan.scratch_bytes);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands behind a Plan: the problem, how it is cut, and the memory of its runs.
+// The implementation of a Plan: the problem, how it is cut, and the memory of its runs.
 #pragma once
 
 #include <memory>
@@ -25,24 +25,24 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
 
   const std::shared_ptr<Context::Impl> context;
   Problem problem;
-  AttentionArgs args;                    ///< As planned, without pointers: what run() holds its own against.
+  AttentionArgs args;                    ///< As planned, without pointers; run() compares its own with these.
   std::vector<std::int32_t> kv_domains;  ///< [batch * kv_heads], or empty
   kernels::KernelSet kernels{};          ///< For the problem's element types; max_nr as tuned.
   Tuning tuning{};
   Partition partition;
   std::size_t scratch_bytes = 0;
-  std::vector<std::int32_t> home;  ///< Traffic::home; of traced contexts only
+  std::vector<std::int32_t> home;  ///< Traffic::home; for traced contexts only
   RunStatePool states;
 
   std::string explain() const;
   Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
-  /// Takes valid lengths in place of the planned ones, and cuts the problem anew where they ask for it.
-  /// Errors as prepare(), std::bad_alloc too; nothing has changed then.
+  /// Replaces the planned lengths by valid new ones and cuts the problem again if they need it. Errors as
+  /// prepare(), and std::bad_alloc; on an error nothing changes.
   Status update(std::span<const std::int32_t> lengths);
 
  private:
-  // Those before, for their memory.
+  // The previous ones, kept to reuse their memory.
   std::vector<std::int32_t> spare_lengths_;
   Partition spare_;
 };
@@ -51,7 +51,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
 /// unsupported (more tasks than kMaxTasks), out_of_memory.
 Status prepare(Plan::Impl& plan);
 
-/// Runs the plan's tasks on operands that are valid and of the problem planned.
+/// Runs the plan's tasks. The operands must be valid and of the planned problem.
 Status execute(Plan::Impl& plan, const Operands& operands);
 
 }  // namespace kumiko

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How long a plan's tasks would take on a machine of given rates: the executor's order of work without
-// threads.
+// How long a plan's tasks would take on a machine of given rates: simulates the executor without threads.
 #include <algorithm>
 #include <cmath>
 
@@ -10,7 +9,7 @@
 namespace kumiko {
 namespace {
 
-// The scheduler adds up whole numbers: of nanoseconds, in 1000 parts.
+// The scheduler adds up integers: picoseconds.
 constexpr double kTicksPerSecond = 1e12;
 
 bool is_rate(double rate) {

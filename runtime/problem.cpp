@@ -24,12 +24,12 @@ Layout layout_of(const View& view) {
   return {step(0), step(1), step(2)};
 }
 
-/// Of a view of scores: from one key to the next.
+/// Stride of a view of scores from one key to the next.
 std::int64_t key_stride(const ConstTensor& view) {
   return view.shape[3] > 1 ? view.stride[3] : 0;
 }
 
-/// What all three calls have.
+/// The fields that all three calls have.
 template <class Args>
 Problem common(const Args& args) {
   Problem problem;
@@ -73,7 +73,7 @@ void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
   terms.softcap = static_cast<float>(softcap * kLog2e);
   terms.has_alibi = args.alibi_slopes != nullptr;
   problem->alibi_batch_stride = args.alibi_batch_stride;
-  if (args.k.shape[2] == 0) return;  // No score is made.
+  if (args.k.shape[2] == 0) return;  // No score is computed.
   if (is_present(args.bias)) {
     terms.has_bias = true;
     terms.bias_element = element_of(args.bias.dtype);
@@ -110,9 +110,9 @@ Problem lower(const AttentionArgs& args) {
   problem.pipeline = args.pipeline;
   const double scale = args.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(args.q.shape[3]))
                                           : static_cast<double>(args.scale);
-  // Under a softcap q carries scale / softcap, and the cap brings the log2(e). Caps below 1e-30 leave no
-  // score that moves a probability, so they count as that: divided by a smaller one the scale would overflow,
-  // and where subnormals are flushed (float_state.h) a subnormal cap would be none.
+  // With a softcap q is multiplied by scale / softcap, and the cap by log2(e). With a cap below 1e-30 no
+  // score moves a probability, so it is taken as 1e-30: a smaller divisor would make the scale overflow, and
+  // a subnormal one would be 0 where subnormals are flushed (float_state.h).
   const double softcap = args.softcap != 0.0f ? std::max(static_cast<double>(args.softcap), 1e-30) : 0.0;
   problem.q_scale = static_cast<float>(softcap != 0.0 ? scale / softcap : scale * kLog2e);
   set_terms(args, softcap, &problem);
@@ -122,7 +122,8 @@ Problem lower(const AttentionArgs& args) {
 Problem lower(const SoftmaxPvArgs& args) {
   Problem problem = common(args);
   problem.computation = Computation::softmax_pv;
-  problem.types.query = problem.types.key_value;  // There is none; the kernels are those of the values.
+  problem.types.query =
+      problem.types.key_value;  // There is no query; the kernels are those of the values' type.
   problem.scores = layout_of(args.scores);
   problem.integer_scores = args.scores.dtype == DataType::i32;
   problem.pipeline = args.pipeline;
@@ -134,7 +135,7 @@ Problem lower(const FusedGemmArgs& args) {
   Problem problem = common(args);
   problem.computation = Computation::fused_gemm;
   set_query_and_key(args, &problem);
-  problem.pipeline = Pipeline::online;  // KUMIKO_PIPELINE is about softmaxes.
+  problem.pipeline = Pipeline::online;  // KUMIKO_PIPELINE applies to calls with a softmax.
   problem.q_scale = args.scale;
   return problem;
 }
@@ -207,7 +208,7 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.bias_head_stride = bias.head, head.bias_seq_stride = bias.seq;
   if (terms.has_mask && operands.mask) head.mask = operands.mask + offset(mask, q_head);
   head.mask_head_stride = mask.head, head.mask_seq_stride = mask.seq;
-  // Limits beyond reach are cut so that no sum can overflow.
+  // Limits larger than any distance are reduced, so that no sum can overflow.
   const std::int64_t reach = 2 * (request.kv_len + q_len);
   head.diagonal = request.diagonal;
   head.begin_offset = window_left < 0 ? -q_len : request.diagonal - min_of(window_left, reach);

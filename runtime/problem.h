@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a call computes, as planning and running see it: the one form that attention_forward, softmax_pv and
-// fused_gemm are brought into. It holds no pointer of a tensor: a plan is run on other pointers each time.
+// What a call computes, in the one form that attention_forward, softmax_pv and fused_gemm are converted to
+// for planning and running. It holds no tensor's pointer, because each run of a plan has its own.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,17 @@ namespace kumiko {
 
 enum class Computation : std::uint8_t { attention, softmax_pv, fused_gemm };
 
-/// The kernels' name of a type of queries, keys, values, outputs and biases. Validation lets no other pass.
+/// The kernels' type for f32, bf16 or f16. Validation refuses any other for queries, keys, values, outputs
+/// and biases.
 kernels::Element element_of(DataType type);
 
-/// Where the rows of a tensor lie, in elements. The stride of a dimension that no index moves along is 0,
-/// whatever the caller gave: nothing may be computed from it, for it may be anything.
+/// Strides of a tensor's rows, in elements. For a dimension of size 1 the stride is 0 whatever the caller
+/// gave: that may be any number, so nothing may be computed from it.
 struct Layout {
   std::int64_t batch = 0, head = 0, seq = 0;
 };
 
-/// One request of a batch.
+/// One sequence of a batch.
 struct Sequence {
   std::int64_t kv_len;    ///< Keys used.
   std::int64_t diagonal;  ///< Query i stands at key position i + diagonal.
@@ -35,7 +36,7 @@ struct Operands {
   const void* v = nullptr;
   void* out = nullptr;
   float* lse = nullptr;  ///< nullptr: not wanted
-  Layout lse_layout;     ///< Not the problem's: each run may have another.
+  Layout lse_layout;     ///< Here and not in Problem, because each run may have another.
   const void* scores = nullptr;
   const void* bias = nullptr;
   const std::uint8_t* mask = nullptr;
@@ -47,8 +48,8 @@ struct Problem {
   kernels::ElementTypes types{};
   std::int64_t batch = 0, q_heads = 0, kv_heads = 0;
   std::int64_t q_len = 0;
-  std::int64_t kv_len = 0;    ///< Used or not.
-  std::int64_t head_dim = 0;  ///< 0: scores come from elsewhere (softmax_pv).
+  std::int64_t kv_len = 0;    ///< All keys, used or not.
+  std::int64_t head_dim = 0;  ///< 0: precomputed scores (softmax_pv).
   std::int64_t v_head_dim = 0;
   Layout q, k, v, out, scores, bias, mask;
   bool integer_scores = false;
@@ -57,7 +58,7 @@ struct Problem {
   kernels::ScoreTerms terms;
   std::int64_t alibi_batch_stride = 0;
 
-  bool is_causal = false;  ///< Changes nothing beside window_right == 0; for explain().
+  bool is_causal = false;  ///< For explain() only: window_right == 0 has the effect.
   CausalAlignment alignment = CausalAlignment::bottom_right;
   std::int64_t window_left = -1, window_right = -1;  ///< -1: no limit
   bool has_seqused_k = false;
@@ -70,11 +71,11 @@ struct Problem {
   /// Query rows of one KV head.
   std::int64_t rows_per_head() const { return group() * q_len; }
   bool is_empty() const { return batch == 0 || rows_per_head() == 0; }
-  /// One KV head of sequence `b`; without operands it still tells which keys a row sees.
+  /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.
   kernels::HeadProblem head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const;
 };
 
-/// `args` are valid, pointers aside; seqused_k's values are copied.
+/// `args` must be valid except for pointers. The values of seqused_k are copied.
 Problem lower(const AttentionArgs& args);
 Problem lower(const SoftmaxPvArgs& args);
 Problem lower(const FusedGemmArgs& args);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// softmax_pv and fused_gemm: the plan and the tasks of attention without its first or without its middle
-// part.
+// softmax_pv and fused_gemm: the plan and tasks of attention without q k^T or without the softmax.
 #include "runtime/attention_fields.h"
 #include "runtime/context.h"
 #include "runtime/plan.h"
@@ -10,7 +9,7 @@
 namespace kumiko {
 namespace {
 
-/// `args` are valid, pointers and all.
+/// `args` must be valid, pointers included.
 template <class Args>
 Status run_once(const Context& context, const Args& args) {
   Plan::Impl plan(impl_of(context), lower(args));
@@ -18,7 +17,7 @@ Status run_once(const Context& context, const Args& args) {
   return execute(plan, operands_of(args));
 }
 
-/// The checks of attention, without what fused_gemm does not have.
+/// The checks of attention for the fields that fused_gemm has.
 Status validate_fused_gemm(const FusedGemmArgs& args) {
   if (Status s = check_scale(args.scale, "a finite factor"); !s.ok()) return s;
   AttentionArgs a;

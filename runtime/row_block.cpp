@@ -19,8 +19,8 @@ std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t off
   return (flat - rise) * (rise + flat - 1 + 2 * offset) / 2 + (last - flat) * limit;
 }
 
-/// Query-key pairs that rows [row_begin, row_end) see; rows of a query position are taken as a whole at the
-/// rim.
+/// Query-key pairs that rows [row_begin, row_end) see. A query position with only some of its rows in the
+/// range counts in proportion.
 std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
   const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
   const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
@@ -71,9 +71,9 @@ RowBlocks::RowBlocks(const Problem& problem, const Tuning& tuning, const BlockRo
   scale_costs(problem.kv_heads);
 }
 
-/// A cost is below 2^55, but the sum over a long batch of long sequences passes 2^63. Only the costs'
-/// proportions matter, so where the sum would pass 2^61 all are made smaller by the same power of two:
-/// policies may add up what they are given.
+/// A cost is below 2^55, but the sum over many long sequences can exceed 2^63. Only the costs' proportions
+/// matter. So if the sum exceeds 2^61, all are divided by the same power of two, and policies can add them
+/// up.
 void RowBlocks::scale_costs(std::int64_t kv_heads) {
   __extension__ using Wide = unsigned __int128;
   Wide sum = 0;

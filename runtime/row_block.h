@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of one KV head before they are cut along the keys, and what they and their pieces cost.
+// Blocks of rows of one KV head, before they are cut along the keys, and the costs of blocks and pieces.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,8 @@ struct RowBlock {
   std::int64_t cost;                    ///< in FMAs (PipelineRow::cost); scaled by RowBlocks
 
   std::int64_t splits() const { return split_end - split_begin; }
-  /// Of the splits before `split`: in proportion to the keys, for the first and the last split may have few.
-  /// The costs of pieces add up to the block's, so that heads of equal cost stay equal.
+  /// Cost of the splits before `split`, in proportion to their keys, because the first and the last split may
+  /// have few. The costs of pieces add up to the block's, so that heads of equal cost stay equal.
   std::int64_t cost_until(std::int64_t split) const {
     if (split == split_end) return cost;
     const std::int64_t keys = std::max(split * kernels::kSplitKeys - first_key, std::int64_t{0});
@@ -30,17 +30,18 @@ struct RowBlock {
   }
 };
 
-/// Rows [row, end) of a head and all keys that they see, without a cost.
+/// Rows [row, end) of a head and all keys that they see; cost is not set.
 RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::int64_t end);
 
-/// How many rows a block takes.
+/// Sizes of row blocks, in rows.
 struct BlockRows {
   std::int64_t rows;  ///< Of a block; the last one of a head may have fewer.
-  std::int64_t fine;  ///< Of the smallest piece of a block that is cut finer; 0: none is.
+  std::int64_t fine;  ///< Of the smallest piece of a block that is cut finer; 0: no block is cut finer.
   bool halves;        ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
 };
 
-/// The row blocks of all sequences. The heads of a sequence are alike, so each block stands for all of them.
+/// The row blocks of all sequences. All heads of a sequence are cut alike, so one block stands for all of
+/// them.
 class RowBlocks {
  public:
   RowBlocks(const Problem& problem, const Tuning& tuning, const BlockRows& size);

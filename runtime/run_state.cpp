@@ -8,7 +8,7 @@
 namespace kumiko {
 namespace {
 
-/// Sequences grow step by step: what must be made larger is made half as large again.
+/// Sequences grow step by step, so a buffer that is too small grows by at least half.
 std::size_t grown(std::size_t size, std::size_t needed) {
   return std::max(needed, size + size / 2);
 }
@@ -37,7 +37,8 @@ void RunStatePool::release(RunState* state) noexcept {
 void RunStatePool::clear() noexcept {
   while (idle_) {
     RunState* next = idle_->next;
-    // In a forked child the pool's lock may be held for good; the arenas then go on their own.
+    // In a forked child the pool's lock may stay held for ever, so the arenas are freed instead of given
+    // back.
     for (std::size_t d = 0; d < idle_->arenas.size() && !context_->is_from_before_fork(); ++d)
       context_->split_states[d].give(std::move(idle_->arenas[d]));
     delete idle_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of a plan's runs: counters of tasks still to come and the states of split rows. As many as ever
-// ran at the same time are kept, so that a run allocates nothing.
+// The memory of a plan's runs: counters of unfinished tasks and the states of split rows. As many are kept as
+// runs ever overlapped, so that a run allocates nothing.
 #pragma once
 
 #include <atomic>
@@ -17,13 +17,13 @@ namespace kumiko {
 
 /// Memory of one run in flight.
 struct RunState {
-  std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] tasks still to come
+  std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] unfinished tasks
   std::vector<float*> partials;  ///< [domains] the split states that the domain's cores write
 
  private:
   friend class RunStatePool;
   std::size_t pending_size = 0, heap_size = 0;
-  // Where the split states are: on the domain's node if there are several, else anywhere.
+  // Memory of the split states: arenas on each domain's node if there are several domains, else the heap.
   std::vector<scheduler::Arena> arenas;
   std::unique_ptr<float[]> heap;
   RunState* next = nullptr;
@@ -36,11 +36,11 @@ class RunStatePool {
   RunStatePool& operator=(const RunStatePool&) = delete;
   ~RunStatePool() { clear(); }
 
-  /// A state for a run of `partition`, the one that fit() was given last. Throws std::bad_alloc.
+  /// A state for a run of `partition`, which must be the one last given to fit(). Throws std::bad_alloc.
   RunState* acquire(const Partition& partition);
   void release(RunState* state) noexcept;
-  /// Makes what is idle fit another partition, without allocating where it is large enough; nothing may be in
-  /// flight. Throws std::bad_alloc, and then nothing is kept: the next acquire() makes it anew.
+  /// Makes the idle states fit another partition; allocates only for those that are too small. No run may be
+  /// in flight. Throws std::bad_alloc; all states are then freed, and the next acquire() makes a new one.
   void fit(const Partition& partition);
 
  private:

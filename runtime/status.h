@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What went wrong, in one sentence a caller can act on.
+// The outcome of a call: a code, and a message that tells the caller what to change.
 #pragma once
 
 #include <string>
@@ -12,9 +12,9 @@ enum class Code : int {
   ok = 0,
   invalid_argument = 1,     ///< An argument is outside its documented domain.
   unsupported = 2,          ///< Well formed, but this build or this machine cannot do it.
-  out_of_memory = 3,        ///< A workspace could not be allocated; nothing was written.
-  invalid_environment = 4,  ///< A KUMIKO_* variable does not parse or cannot be had.
-  internal = 5,             ///< A broken invariant of the library: please report it.
+  out_of_memory = 3,        ///< Memory could not be allocated; nothing was written.
+  invalid_environment = 4,  ///< A KUMIKO_* variable does not parse or does not fit this machine.
+  internal = 5,             ///< A defect of the library: please report it.
 };
 
 /// Outcome of every public call. `message` names the argument, its value and what was expected; empty when

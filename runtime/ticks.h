@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The processor's own clock: a few nanoseconds to read, where the system's takes 25 to 35 (Zen 5, virtual).
+// The processor's time-stamp counter: a few nanoseconds to read; the system clock takes 25 to 35 (Zen 5,
+// virtual machine).
 #pragma once
 
 #include <chrono>
@@ -11,8 +12,8 @@
 
 namespace kumiko {
 
-/// Ticks of one rate on all cores, and what they are in nanoseconds since the clock was made. Where the
-/// processor has no such counter, ticks are the steady clock's.
+/// Ticks of the same rate on all cores, and their conversion to nanoseconds since the clock was made. Without
+/// such a counter, ticks are those of the steady clock.
 class TickClock {
  public:
   TickClock() noexcept : counts_(has_counter()), first_(read()), first_ns_(steady_ns()) {}
@@ -30,7 +31,7 @@ class TickClock {
     return steady_ns();
   }
 
-  /// Turns ticks into nanoseconds by the time that has passed on both clocks until now.
+  /// Converts ticks to nanoseconds by the time that has passed on both clocks so far.
   class Scale {
    public:
     explicit Scale(const TickClock& clock) noexcept : first_(clock.first_) {

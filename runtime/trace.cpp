@@ -14,11 +14,11 @@ namespace kumiko {
 namespace {
 
 constexpr std::size_t kMostRuns = std::size_t{1} << 16;
-// A gap shorter than this between two tasks is the hand-out of the next.
+// A shorter gap between two tasks is the time to fetch the next.
 constexpr std::int64_t kLeastIdle = 1000;  // ns
 
-// Tracers whose file is to be written when the process ends, and how often each file was asked for. Never
-// destroyed: they are looked at after static destructors.
+// Tracers whose file is written when the process ends, and how many tracers named each file. Never destroyed:
+// it is used after static destructors have run.
 struct Registry {
   std::mutex mutex;
   std::vector<Tracer*> live;
@@ -61,7 +61,7 @@ const char* phase_name(kernels::Phase phase) {
   return "?";
 }
 
-// One event a line. Nothing of a user's is among the names, so nothing needs escaping.
+// One event per line. No name comes from a user, so nothing needs escaping.
 class Writer {
  public:
   explicit Writer(const TickClock::Scale& scale) : scale_(scale) {}
@@ -78,7 +78,7 @@ class Writer {
     if (!arguments.empty()) text_ += ", \"args\": {" + arguments + "}";
     text_ += "}";
   }
-  // A call may overlap others: an asynchronous pair.
+  // Calls may overlap, so each is an asynchronous pair of events.
   void call(std::int32_t number, std::size_t process, std::int64_t begin, std::int64_t end) {
     for (const bool is_begin : {true, false}) {
       open("run " + std::to_string(number), is_begin ? "b" : "e", process, 0);
@@ -109,7 +109,7 @@ struct Interval {
   std::int64_t begin, end;
 };
 
-// What of the intervals, sorted by their beginning, touches another becomes one.
+// The union of the intervals, sorted: those that touch become one.
 std::vector<Interval> united(std::vector<Interval> intervals) {
   std::sort(intervals.begin(), intervals.end(),
             [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
@@ -124,7 +124,7 @@ std::vector<Interval> united(std::vector<Interval> intervals) {
   return result;
 }
 
-// The parts of `wanted` that `taken` leaves; both united.
+// The parts of `wanted` outside `taken`; both from united().
 std::vector<Interval> without(const std::vector<Interval>& wanted, const std::vector<Interval>& taken) {
   std::vector<Interval> gaps;
   std::size_t next = 0;
@@ -157,7 +157,7 @@ std::unique_ptr<Tracer> Tracer::create(const std::string& file, const scheduler:
     }
   }
   std::unique_ptr<Tracer> tracer(new Tracer(name, topology, seats));
-  error = tracer->write();  // an empty trace shows at once whether a full one can be written
+  error = tracer->write();  // an empty trace, to find out now whether the file can be written
   const std::lock_guard lock(registry().mutex);
   if (!error.empty()) {
     tracer->process_ = 0;  // nothing to be written
@@ -180,7 +180,7 @@ Tracer::Tracer(std::string file, const scheduler::Topology& topology,
       process_(getpid()) {
   for (std::size_t slot = 0; slot < num_lanes_; ++slot) {
     lanes_[slot].seat = seats[slot];
-    // Not initialised: pages come with what is recorded.
+    // Not initialised: a page is touched only when events are recorded.
     lanes_[slot].tasks = std::make_unique_for_overwrite<TracedTask[]>(kMostTasks);
     lanes_[slot].phases = std::make_unique_for_overwrite<std::uint64_t[]>(kMostPhases);
   }
@@ -284,7 +284,7 @@ std::string Tracer::write() const {
   return std::string(std::strerror(why));
 }
 
-// A task that is itself dropped drops its phases.
+// If a task is dropped, so are its phases.
 TaskTrace::TaskTrace(Tracer* tracer, int slot, const TracedTask& task) noexcept
     : kernels::PhaseWatch{enter_phase},
       tracer_(tracer),
@@ -315,7 +315,7 @@ TaskTrace::~TaskTrace() {
   if (dropped_ > 0) lane_->dropped.fetch_add(dropped_, std::memory_order_relaxed);
 }
 
-// 8 bytes a phase, and no more than a look at the clock and a store: prefill enters one every 8 us.
+// Must be cheap, as prefill enters a phase every 8 us: one clock reading and one store of 8 bytes.
 void TaskTrace::enter_phase(kernels::PhaseWatch* self, kernels::Phase phase) noexcept {
   auto& trace = *static_cast<TaskTrace*>(self);
   const std::int64_t at = trace.tracer_->now();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each worker did when, written as Chrome/Perfetto JSON (KUMIKO_TRACE). Recording is a look at the clock
-// and a store into memory of the slot's own; the file is written when the context ends, when the process
-// does, or when asked for.
+// A timeline of every worker, written as Chrome/Perfetto JSON (KUMIKO_TRACE). Recording an event is a clock
+// reading and a store into the slot's own memory. The file is written when the context or the process ends,
+// and on request.
 #pragma once
 
 #include <atomic>
@@ -22,28 +22,27 @@ struct TracedTask {
   std::int64_t begin, end;  // ticks, as all times here
   std::int64_t bytes;       // of K and V that it read
   std::int32_t run, task, batch, kv_head;
-  std::int16_t home;  // the domain whose memory that is, by plan
+  std::int16_t home;  // the domain whose memory holds them, by plan
   std::int64_t first_phase, phases;
   std::int64_t phases_end;  // end, unless phases were dropped
 };
 
 class Tracer {
  public:
-  /// What a slot keeps, in memory that is touched as it comes; later ones are counted and dropped.
+  /// Events a slot keeps; later ones are counted and dropped. Their memory is touched only as they come.
   static constexpr std::int64_t kMostTasks = std::int64_t{1} << 16, kMostPhases = std::int64_t{1} << 20;
 
-  /// nullptr and a sentence in `error` when the file cannot be written. Further tracers of a process that
-  /// name the same file write FILE.2, FILE.3 and so on. Throws bad_alloc.
+  /// nullptr and a message in `error` if the file cannot be written. Further tracers of a process that name
+  /// the same file write FILE.2, FILE.3 and so on. Throws bad_alloc.
   static std::unique_ptr<Tracer> create(const std::string& file, const scheduler::Topology& topology,
                                         const std::vector<scheduler::Seat>& seats, std::string& error);
-  /// Writes the file. Where that fails nothing is left behind.
+  /// Writes the file. If that fails, no partial file is left.
   ~Tracer();
   Tracer(const Tracer&) = delete;
 
   std::int64_t now() const noexcept { return clock_.read(); }
 
-  /// What the worker of one slot writes. Tasks are read by others up to `count`, phases only as those of a
-  /// task.
+  /// Written by the worker of one slot. Other threads read only the first num_tasks tasks and their phases.
   struct Lane {
     scheduler::Seat seat;
     std::unique_ptr<TracedTask[]> tasks;
@@ -60,7 +59,7 @@ class Tracer {
   std::int32_t next_run() noexcept { return next_run_.fetch_add(1, std::memory_order_relaxed); }
   void add_run(std::int32_t run, std::int64_t begin, std::int64_t end) noexcept;
 
-  /// Writes all events until now: first beside the file, then in its place. "" or why not.
+  /// Writes all events so far to a temporary file, then renames it. Returns "" or the error.
   std::string write() const;
   std::string to_json() const;
   const std::string& file() const { return file_; }
@@ -87,7 +86,7 @@ class Tracer {
 /// One task and its phases, while it runs in a slot.
 class TaskTrace final : public kernels::PhaseWatch {
  public:
-  /// `task`: what is known of it. `tracer` may be nullptr: then nothing is done.
+  /// `task`: its fields other than times and phases. `tracer` may be nullptr: then nothing is recorded.
   TaskTrace(Tracer* tracer, int slot, const TracedTask& task) noexcept;
   ~TaskTrace();
   TaskTrace(const TaskTrace&) = delete;

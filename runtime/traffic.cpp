@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
 
-// Lengths reach 2^62 where a stride is 0: sums end at the largest number rather than wrap.
+// With strides of 0 sizes can reach 2^62, so products and sums saturate.
 std::int64_t product(std::int64_t a, std::int64_t b) {
   std::int64_t result = 0;
   return __builtin_mul_overflow(a, b, &result) ? kMost : result;
@@ -60,7 +60,7 @@ Traffic planned_traffic(const Plan::Impl& plan) {
 
   struct Head {
     std::int64_t most = -1;  // of one domain
-    std::int64_t here = 0;   // of the domain that is being looked at
+    std::int64_t here = 0;   // of the current domain
     std::int32_t last_reader = -1;
     std::int32_t readers = 0;
   };

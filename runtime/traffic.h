@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a plan's tasks read of K and V, and from where. "By plan" throughout: the policy's domains count, not
-// which worker helped out in the end. A KV head's memory lies where AttentionArgs::kv_domains says; without
-// that it is taken to lie where most of it is read.
+// Bytes of K and V that a plan's tasks read, and from which domain. All of it is by plan: a task counts for
+// the domain it is assigned to, whichever worker runs it. A KV head is at home where
+// AttentionArgs::kv_domains puts it; without that, in the domain that reads most of it.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,10 @@ struct Traffic {
 
 Traffic planned_traffic(const Plan::Impl& plan);
 
-/// Bytes of K and V that one task reads, each once.
+/// Bytes of K and V that one task reads, each counted once.
 std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task);
 
-/// The task's number in Traffic::home.
+/// The index of the task's head in Traffic::home.
 inline std::size_t head_number(const Plan::Impl& plan, const PlannedTask& task) {
   return static_cast<std::size_t>(task.batch * plan.problem.kv_heads + task.kv_head);
 }

@@ -7,12 +7,12 @@ namespace kumiko {
 
 constexpr std::int64_t kDefaultL2Bytes = 512 * 1024;
 constexpr std::int64_t kMaxStagedSplits = 16;
-// Bounds scratch when decode is forced on long queries.
+// Limits the scratch if decode is forced on long queries.
 constexpr std::int64_t kInPlaceRows = 64;
 
 namespace {
 
-// Such windows are not much longer than a task has rows.
+// Such a window is not much longer than a task.
 bool is_narrow(const Visibility& visibility) {
   return visibility.window_rows > 0 && visibility.window_rows <= 1024;
 }
@@ -22,15 +22,14 @@ bool is_narrow(const Visibility& visibility) {
 void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels) {
   kernels->fetch = core.fetch();
   kernels->pipe_ahead = core.pipe_ahead;
-  // A tile computes what any of its rows sees. Narrow tiles waste less at the rim of a window.
+  // A tile computes every key that any of its rows sees. Narrow tiles waste less at the edges of a window.
   const std::int64_t widest =
       (is_narrow(visibility) ? core.narrow_tile_vectors : core.tile_vectors) * kernels->lanes;
   kernels->max_nr = kernels->strip = std::min(kernels->max_nr, widest);
   if (!visibility.has_mask) return;
-  // A mask is looked at tile by tile, and masks come in blocks of 64: tiles that straddled their borders
-  // would compute up to a quarter more. What full tiles leave of a block is a tile too, and one of a single
-  // vector is slow (Zen 5: 0.8 of peak with AVX-512, 0.54 with AVX2): 32 + 32 instead of 48 + 16. 24 + 24 +
-  // 16 are left as they are.
+  // Masks are checked tile by tile, and often have blocks of 64: tiles across their borders would compute up
+  // to a quarter more. The rest of a block after full tiles is a tile too. A rest of a single vector is slow
+  // (Zen 5: 0.8 of peak with AVX-512, 0.54 with AVX2), so 48 + 16 becomes 32 + 32; 24 + 24 + 16 stays.
   constexpr std::int64_t kMaskBlock = 64;
   while (kernels->max_nr > 2 * kernels->lanes && kMaskBlock % kernels->max_nr == kernels->lanes)
     kernels->max_nr -= kernels->lanes;
@@ -69,9 +68,9 @@ Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Vis
     return static_cast<std::int64_t>(
                tuning.pipeline->scratch_bytes(tuned, task_rows, head_dim, v_head_dim)) <= budget;
   };
-  // What must stay in the L2 is what every tile comes back to, the packed block. Where no tile leaves
-  // probabilities behind, the tiles' queries and states may come from the next level: they are read once a
-  // block. A packed element is used by the rows that see it, with a mask or a window perhaps half of them.
+  // Every tile reads the packed block, so that must stay in the L2. If the tiles store no probabilities
+  // (streams_tiles), their queries and states may come from the next cache level: they are read once per
+  // block. With a mask or a narrow window perhaps half of the rows use a packed element.
   const bool in_part = visibility.has_mask || is_narrow(visibility);
   const std::int64_t most_rows = (in_part ? 2 : 1) * core.task_tiles * kernels.max_nr;
   std::int64_t task_rows = kernels.strip;
@@ -79,11 +78,12 @@ Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Vis
          (fits(task_rows + kernels.strip) || (traits.streams_tiles && fits(kernels.strip)))) {
     task_rows += kernels.strip;
   }
-  // With fewer than 4 tiles the packing of K and V shows (8 % at 48 rows); L2 overflow costs less than that.
+  // With fewer than 4 tiles the packing of K and V costs too much (8 % at 48 rows), more than overflowing the
+  // L2.
   tuning.max_task_rows = std::max(task_rows, 4 * kernels.strip);
   tuning.min_task_rows = kernels.strip;
   if (traits.uses_staging) {
-    // What the probabilities of a task's rows leave of the L2 goes to a longer super-block.
+    // The L2 left over by the probabilities of a task's rows goes to a longer super-block.
     const std::int64_t staged_rows = std::min(tuning.max_task_rows, std::max<std::int64_t>(rows, 1));
     while (tuned.staged_splits < kMaxStagedSplits) {
       ++tuned.staged_splits;

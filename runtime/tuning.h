@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numbers behind a plan: which pipeline, how many rows a task, how many tasks. None of them changes a bit
-// of the result.
+// The choices behind a plan: pipeline, rows per task, splits per super-block. None of them changes a bit of
+// the result.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +13,24 @@ namespace kumiko {
 
 struct Tuning {
   const kernels::PipelineRow* pipeline;
-  std::int64_t max_task_rows;  ///< Query rows a task may take: what fits the core's L2 beside a packed block
-                               ///< of K and V.
+  std::int64_t max_task_rows;  ///< Most query rows of a task: as many as fit in the core's L2 beside a packed
+                               ///< block of K and V.
   std::int64_t min_task_rows;  ///< Fewer would waste lanes.
   std::int64_t pipe_ahead;     ///< See KernelSet.
   std::int64_t staged_splits;
-  /// ", ..." with what is particular to the pipeline; "" where there is nothing.
+  /// ", ..." with the numbers specific to the pipeline, or "".
   std::string describe() const;
 };
 
-/// What a row sees of its task's keys, beside what causality leaves.
+/// What limits the keys that a row sees, apart from causality.
 struct Visibility {
   bool has_mask = false;
-  /// Rows that lie in one window: its keys times the heads of a group. 0: there is no window.
+  /// Rows in one window: its keys times the heads of a group. 0: no window.
   std::int64_t window_rows = 0;
 };
 
-/// The core's tiles and distances, and tiles that compute little of what a mask or a narrow window hides.
+/// Sets the core's prefetch distances and tile sizes, the latter so that little hidden by a mask or a narrow
+/// window is computed.
 void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels);
 
 /// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.

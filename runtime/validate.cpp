@@ -95,7 +95,7 @@ Status check_options(const AttentionArgs& a) {
   return check_pipeline(a.pipeline);
 }
 
-// A field of a run beside what was planned.
+// Compares a field of a run with the planned one.
 template <class Pointer>
 Status check_same(const char* name, const View<Pointer>& given, const View<Pointer>& planned) {
   if (given.dtype != planned.dtype)
@@ -179,7 +179,7 @@ Status validate_problem(const AttentionArgs& a) {
 
 Status validate_pointers(const AttentionArgs& a) {
   const Span q = span_of(a.q), k = span_of(a.k), v = span_of(a.v), out = span_of(a.out);
-  const bool idle = out.empty();  // nothing to compute: nothing is read
+  const bool idle = out.empty();  // nothing to compute, so nothing is read
   if (idle) return {};
   if (Status s = check_pointer("q", a.q.data, q, a.q.dtype); !s.ok()) return s;
   if (Status s = check_pointer("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
@@ -235,8 +235,8 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
 #undef KUMIKO_CHECK_copied
 #undef KUMIKO_CHECK_presence
 #undef KUMIKO_CHECK_fixed
-  // A pointer alone makes a tensor given, and no pointer is planned: without a shape it would be read all the
-  // same.
+  // Plans keep no pointers, so a bias or mask with a pointer but no shape still equals an absent one that was
+  // planned. It would be read, so refuse it.
   if (Status s = check_score_views(a); !s.ok()) return s;
   return a.lse.data ? check_lse_of(a) : Status();
 }

@@ -11,26 +11,26 @@ namespace kumiko {
 
 inline constexpr std::int64_t kMaxHeadDim = 576;  ///< DeepSeek's latent attention: 512 + 64.
 
-/// Shapes, strides, types, masks and lengths. Pointers are not looked at, but for seqused_k's values.
+/// Checks shapes, strides, types, masks and lengths. Ignores pointers, except for the values of seqused_k.
 Status validate_problem(const AttentionArgs& args);
 
-/// The pointers of a call whose problem is valid: present, aligned, output apart from the inputs.
+/// Checks the pointers of a valid problem: present, aligned, output apart from the inputs.
 Status validate_pointers(const AttentionArgs& args);
 
-/// Whether `args` is the problem `planned` (pointers aside), with the lengths a plan keeps if it has any.
-/// Compares what attention_fields.inc says a plan keeps.
+/// Whether `args` is the problem `planned` except for pointers, with the plan's lengths if it has any.
+/// Compares the fields that a plan keeps (attention_fields.inc).
 Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_alibi_slopes,
                              bool has_seqused_k, const std::vector<std::int32_t>& seqused_k);
 
 Status check_pipeline(Pipeline pipeline);
 
-/// The arguments of softmax_pv, pointers and all.
+/// The arguments of softmax_pv, pointers included.
 Status validate_softmax_pv(const SoftmaxPvArgs& args);
 
-/// Whether an optional tensor is there.
+/// Whether an optional tensor is given.
 bool is_present(const ConstTensor& view);
 
-/// The arguments of merge_states, pointers and all.
+/// The arguments of merge_states, pointers included.
 Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len], the first dims of

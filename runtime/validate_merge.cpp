@@ -43,7 +43,7 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
                sums = span_of(state.lse, out.shape.data(), stride.data(), 3, DataType::f32);
     if (Status s = check_pointer(out_name.c_str(), state.out.data, data, state.out.dtype); !s.ok()) return s;
     if (Status s = check_pointer(lse_name.c_str(), state.lse, sums, DataType::f32); !s.ok()) return s;
-    // In place is fine where each element is read before it is written: the very same view.
+    // In place is safe only for the same view: each element is then read before it is written.
     const bool same_out =
         state.out.data == out.data && state.out.stride == out.stride && state.out.dtype == out.dtype;
     const bool same_lse = state.lse == lse.data && stride == dense_lse;

@@ -22,11 +22,11 @@ constexpr std::int64_t bytes_of(DataType type) {
     case DataType::boolean:
       return 1;
   }
-  return 1;  // any other number has been refused
+  return 1;  // never reached: other values have been refused
 }
 
-/// No two index tuples of an output share an element: dims in order of stride must each step over all smaller
-/// ones.
+/// Returns a dim along which two indices share an element, or -1. In order of stride, each dim must step over
+/// all smaller ones.
 int overlapping_dim(const std::int64_t* shape, const std::int64_t* stride, int dims) {
   bool seen[4] = {};
   std::int64_t reach = 1;  // elements covered by the dims taken so far

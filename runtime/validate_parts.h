@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the checks of every public call share: tensors, extents, spans of memory, and the sentences about
-// them.
+// Shared by the checks of every public call: tensors, extents, spans of memory, and their messages.
 #pragma once
 
 #include <array>
@@ -18,14 +17,14 @@ Status invalid(const std::string& what, std::int64_t value, const std::string& e
 /// "q.shape[1] (heads)"
 std::string element(const char* name, const char* field, int i);
 std::string hex(const void* p);
-/// Its number where it has no name.
+/// The type's number if it has no name.
 std::string name_of(DataType type);
 /// "online (1)", for fields whose numbers callers of the C ABI use.
 std::string name_of(Pipeline pipeline);
 std::string name_of(CausalAlignment alignment);
 
-/// Distance in elements from the first to one past the last element; false when it does not fit in bytes of
-/// int64, an element taken as 4 bytes.
+/// Distance in elements from the first to one past the last element; false if it exceeds 2^63 - 1 bytes, at 4
+/// bytes per element.
 bool extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims, std::int64_t* extent);
 bool count_of(const std::int64_t* shape, int dims, std::int64_t* count);
 
@@ -75,14 +74,14 @@ Status check_view(const char* name, const View& view) {
   return check_rows(name, view);
 }
 
-/// Used keys of sequence b.
+/// Checks the number of used keys of sequence b.
 inline Status check_length(std::int64_t b, std::int32_t length, std::int64_t kv_len) {
   if (length >= 0 && length <= kv_len) return {};
   return invalid("seqused_k[" + std::to_string(b) + "]", length,
                  "0.." + std::to_string(kv_len) + " (kv_len)");
 }
 
-/// Windows, alignment and used lengths: any struct of arguments that has them.
+/// Checks windows, alignment and used lengths of any struct of arguments that has them.
 template <class Args>
 Status check_visibility(const Args& a, std::int64_t batch, std::int64_t kv_len) {
   if (a.window_left < -1) return invalid("window_left", a.window_left, "-1 (unlimited) or more");
@@ -112,8 +111,8 @@ Span span_of(const View& view) {
   return span_of(view.data, view.shape.data(), view.stride.data(), 4, view.dtype);
 }
 
-/// Two dense spans that meet do overlap. A strided view may lie in the gaps of another (a fused QKV buffer):
-/// there only an equal start is certain.
+/// Dense spans overlap if they intersect. A strided view may lie in the gaps of another (a fused QKV buffer),
+/// so for these only equal starts count as overlap.
 bool overlap(const Span& a, const Span& b);
 Status check_pointer(const char* name, const void* data, const Span& span, DataType type);
 

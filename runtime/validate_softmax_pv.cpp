@@ -35,7 +35,7 @@ Status check_types(const SoftmaxPvArgs& a) {
 
 Status check_memory(const SoftmaxPvArgs& a, const std::array<std::int64_t, 3>& lse_stride) {
   const Span out = span_of(a.out), scores = span_of(a.scores), v = span_of(a.v);
-  if (out.empty()) return {};  // nothing to compute: nothing is read
+  if (out.empty()) return {};  // nothing to compute, so nothing is read
   if (Status s = check_pointer("scores", a.scores.data, scores, a.scores.dtype); !s.ok()) return s;
   if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
   if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;

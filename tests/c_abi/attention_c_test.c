@@ -21,7 +21,7 @@ static int expectations = 0;
     }                                                                                                      \
   } while (0)
 
-/* The status and a piece of the sentence: each must name the argument. */
+/* The status and a part of the message, which must name the argument. */
 #define EXPECT_ERROR(call, status, piece)                 \
   do {                                                    \
     EXPECT((call) == (status));                           \
@@ -73,7 +73,7 @@ static double distance(int causal) {
   return worst;
 }
 
-/* Else what follows would take NaN for a small distance. */
+/* Otherwise the tests below would take NaN for a small distance. */
 static void test_distances(void) {
   const double nan = strtod("nan", NULL);
   EXPECT(isnan(naive_worst(naive_worst(naive_worst(0, 1), nan), 2)));
@@ -131,7 +131,7 @@ static void test_numbers(const kumiko_context* context) {
     args.is_causal = causal;
     clear(out, sizeof(out) / sizeof(float));
     EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
-    /* 37 scores of size < 5 and values < 1 in f32: 64 roundings of 2^-24 leave a wide margin. */
+    /* 37 scores below 5 and values below 1 in f32: a bound of 64 roundings of 2^-24 leaves a wide margin. */
     EXPECT(distance(causal) < 4e-6);
   }
 }
@@ -268,7 +268,7 @@ static void test_context(void) {
   EXPECT(text != NULL && strstr(text, "serial") != NULL && strstr(text, "reference") != NULL);
   EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
   kumiko_context_destroy(context);
-  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK); /* the plan keeps what it needs */
+  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK); /* the plan keeps its context alive */
   kumiko_plan_destroy(plan);
   kumiko_context_destroy(NULL);
   kumiko_plan_destroy(NULL);
@@ -315,7 +315,7 @@ static void test_null_pointers(const kumiko_context* context) {
   kumiko_plan_destroy(plan);
 }
 
-/* Each of these breaks one field and must be refused by name, before anything is written. */
+/* Each case breaks one field and must be refused by name before anything is written. */
 static void test_bad_fields(const kumiko_context* context) {
   kumiko_attention_args args;
   clear(other, sizeof(other) / sizeof(float));
@@ -350,7 +350,8 @@ static void test_sized_structs(const kumiko_context* context) {
   kumiko_context* made = NULL;
   EXPECT(kumiko_attention_forward(context, &whole) == KUMIKO_OK);
 
-  /* An older caller: everything after `out` is not its own, and is taken at its default however it reads. */
+  /* An older caller: the bytes after `out` are not part of its struct and must be ignored; the defaults
+   * apply. */
   memset(&caller, 0xff, sizeof(caller));
   caller.args = problem(other);
   caller.args.struct_size = offsetof(kumiko_attention_args, lse);
@@ -359,7 +360,7 @@ static void test_sized_structs(const kumiko_context* context) {
   EXPECT(kumiko_attention_forward(context, &caller.args) == KUMIKO_OK);
   EXPECT(memcmp(out, other, sizeof(out)) == 0);
 
-  /* A newer caller that uses nothing new. */
+  /* A newer caller that sets no new field. */
   memset(&caller, 0, sizeof(caller));
   caller.args = problem(other);
   caller.args.struct_size = sizeof(caller);
@@ -367,7 +368,7 @@ static void test_sized_structs(const kumiko_context* context) {
   EXPECT(kumiko_attention_forward(context, &caller.args) == KUMIKO_OK);
   EXPECT(memcmp(out, other, sizeof(out)) == 0);
 
-  /* A newer caller that sets the last byte of what it alone knows. */
+  /* A newer caller that sets the last byte of a field that the library lacks. */
   caller.bytes[sizeof(caller) - 1] = 1;
   clear(other, sizeof(other) / sizeof(float));
   EXPECT_ERROR(kumiko_attention_forward(context, &caller.args), KUMIKO_UNSUPPORTED,
@@ -413,7 +414,7 @@ static void test_last_error(const kumiko_context* context) {
   EXPECT_ERROR(kumiko_attention_forward_default(NULL), KUMIKO_INVALID_ARGUMENT, "args is NULL");
   created = pthread_create(&thread, NULL, fails_elsewhere, NULL);
   if (created == 0) joined = pthread_join(thread, NULL);
-  EXPECT(created == 0 && joined == 0); /* not before: the thread counts its expectations too */
+  EXPECT(created == 0 && joined == 0); /* only now: the thread counts expectations, too */
   EXPECT(strstr(kumiko_last_error(), "args is NULL") != NULL); /* the other thread's error is not ours */
   EXPECT(kumiko_context_num_threads(context, &threads) == KUMIKO_OK);
   EXPECT(strcmp(kumiko_last_error(), "") == 0);

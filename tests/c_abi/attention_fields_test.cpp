@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every field of the arguments of attention, through both interfaces: forward, plan, explain and run.
+// Every field of attention's arguments, through both interfaces: forward, plan, explain and run.
 #include "tests/c_abi/fields.h"
 
 namespace kumiko::test {
@@ -7,7 +7,7 @@ namespace {
 
 using AttentionFields = Fields<AttentionArgs, kumiko_attention_args>;
 
-// Fields::add_tensor() has these: a field that is added makes the binding wrong.
+// The fields that Fields::add_tensor() has. If a tensor gets another field, this binding does not compile.
 [[maybe_unused]] void each_tensor_has_these_fields() {
   { [[maybe_unused]] const auto& [data, dtype, reserved, shape, stride] = kumiko_tensor{}; }
   { [[maybe_unused]] const auto& [data, dtype, reserved, shape, stride] = kumiko_const_tensor{}; }
@@ -69,7 +69,7 @@ const AttentionFields& table() {
   return fields;
 }
 
-// Two domains, so that kv_domains counts.
+// Two domains, so that kv_domains has an effect.
 struct AttentionFieldsTest : testing::Test {
   Context cpp_context;
   kumiko_context* c_context = nullptr;

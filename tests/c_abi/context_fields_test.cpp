@@ -7,7 +7,7 @@ namespace {
 
 using OptionFields = Fields<ContextOptions, kumiko_context_options>;
 
-// A field that is added makes the binding below it wrong: give it a row in the table, then its name here.
+// With a new field the binding below does not compile: give the field a row in the table, then its name here.
 #define C_OPTIONS \
   struct_size, num_threads, reserved, cpus, bind, executor, isa, topology, policy, trace, tuning
 #define CPP_OPTIONS num_threads, cpus, bind, executor, isa, topology, policy, trace, tuning
@@ -25,7 +25,7 @@ const OptionFields& table() {
     const auto machine = [](auto& o) { o.topology = "numa:2 core:3 pu:1"; };
     f.add(
         "num_threads", [](auto& o) { o.num_threads = 2; }, machine);
-    f.add_refused("cpus", [](auto& o) { o.cpus = "4000"; });  // a machine of one CPU has no choice of CPUs
+    f.add_refused("cpus", [](auto& o) { o.cpus = "4000"; });  // one CPU: no other list is valid
     f.add(
         "bind", [](auto& o) { o.bind = "spread"; }, machine);
     f.add("executor", [](auto& o) { o.executor = "tbb"; });

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Replaces operator new for the whole program and stands between the library's arenas and the kernel. Link
-// failing_memory.cpp with
-// --wrap=mmap and --wrap=munmap.
+// Replaces operator new for the whole program, and mmap and munmap for the library's arenas. Link
+// failing_memory.cpp with --wrap=mmap and --wrap=munmap.
 #pragma once
 
 #include <ostream>
 
 namespace kumiko::test {
 
-/// While alive, this thread's operator new grants `granted` requests and refuses all after them; negative:
-/// none is refused.
+/// While alive, this thread's operator new grants `granted` requests and refuses all later ones; negative:
+/// grants all.
 class FailingHeap {
  public:
   explicit FailingHeap(long granted);
@@ -25,7 +24,7 @@ class FailingArenas {
   FailingArenas(const FailingArenas&) = delete;
 };
 
-/// What this process has from operator new and from arenas.
+/// Memory that this process holds from operator new and in arenas.
 struct Footprint {
   long blocks, mapped_bytes;
   bool operator==(const Footprint&) const = default;

@@ -4,7 +4,7 @@
 namespace kumiko::test {
 
 Memory::Memory() {
-  // A mask is bytes: about half of them 0.
+  // A mask's elements are bytes, about half of them 0.
   auto* const bytes = static_cast<unsigned char*>(mask.data());
   for (std::size_t i = 0; i < 4 * mask.words().size(); ++i) {
     bytes[i] = static_cast<unsigned char>(bytes[i] & (bytes[i] >> 3));

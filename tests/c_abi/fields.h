@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of fields share: tables of the fields of a call's arguments, each with a value that is not
-// its default, and the checks that both interfaces take every one of them.
+// Shared by the tests of fields: tables of the fields of a call's arguments, each with a value other than its
+// default, and the checks that both interfaces use every field.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -20,8 +20,8 @@
 
 namespace kumiko::test {
 
-/// Memory of a tensor that any f32, bf16 or f16 view may look into: every half of a word is a number between
-/// 2^-5 and 2 in each of the three types.
+/// Memory for tensors of f32, bf16 or f16: wherever an element starts, it is a number between 2^-5 and 2 in
+/// each of the three types.
 class Words {
  public:
   explicit Words(std::uint32_t seed) : words_(1024) {
@@ -41,7 +41,7 @@ class Words {
   std::vector<std::uint32_t> words_;
 };
 
-/// The memory of all calls here. Tables hold its addresses, so there is one.
+/// The memory of all calls here. There is one instance, because tables hold its addresses.
 struct Memory {
   Words q{1}, k{2}, v{3}, bias{4}, mask{5}, scores{6}, slopes{7}, out{8}, lse{9};
   Words parts[3] = {Words(10), Words(11), Words(12)}, sums[3] = {Words(13), Words(14), Words(15)};
@@ -50,7 +50,7 @@ struct Memory {
 };
 Memory& memory();
 
-/// All that a caller sees of a call: status, sentence, what was written, and what a plan or a context says.
+/// All visible effects of a call: status, message, outputs, and the description of a plan or context.
 struct Seen {
   int code = 0;
   std::string message, text;
@@ -58,7 +58,7 @@ struct Seen {
   bool operator==(const Seen&) const = default;
 };
 std::ostream& operator<<(std::ostream& os, const Seen& seen);
-/// The outputs start as poison.
+/// Poisons the outputs.
 void clear_outputs();
 Seen seen_of(const Status& status);
 Seen seen_of(kumiko_status status);
@@ -91,13 +91,13 @@ void place(Tensor& t, Words& words, const std::array<std::int64_t, 4>& shape,
   std::copy(stride.begin(), stride.end(), &t.stride[0]);
 }
 
-/// A field, a value for it, and what else must be given for the value to be seen.
+/// A field, a value for it, and other fields that must be set for the value to have an effect.
 template <class Cpp, class C>
 struct Field {
   std::string name;
   std::function<void(Cpp&)> cpp_given, cpp;  ///< No `cpp`: only the C struct has the field.
   std::function<void(C&)> c_given, c;
-  bool alone = false;  ///< An error, so that it cannot be set together with the others.
+  bool alone = false;  ///< The value gives an error, so it cannot be set together with others.
 };
 
 template <class Cpp, class C>
@@ -121,7 +121,8 @@ class Fields {
   void add_c(const std::string& name, std::function<void(C&)> change, Given given) {
     rows_.push_back({name, given, nullptr, given, change, true});
   }
-  /// Every field of a tensor. `tensor` returns it of either struct; `given` makes it one that is there.
+  /// Every field of a tensor. `tensor` returns the tensor of either struct; `given` makes an optional tensor
+  /// present.
   template <class Tensor, class Given>
   void add_tensor(const std::string& name, int dtype, bool is_refused_dtype, Tensor tensor, Given given) {
     const auto advance = [tensor](auto& a) {
@@ -142,7 +143,7 @@ class Fields {
     add_c(
         name + ".reserved", [tensor](C& a) { tensor(a).reserved = 1; }, given);
   }
-  /// What all structs of arguments have.
+  /// The fields that all structs of arguments have.
   void add_visibility() {
     const auto causal = [](auto& a) { a.is_causal = true; };
     add("scale", [](auto& a) { a.scale = 0.25f; });
@@ -153,7 +154,7 @@ class Fields {
     add("window_right", [](auto& a) { a.window_right = 1; });
     add("seqused_k", [](auto& a) { a.seqused_k = memory().lengths; });
   }
-  /// All but fused_gemm's struct.
+  /// For all structs but fused_gemm's.
   void add_lse() {
     const auto given = [](auto& a) {
       constexpr std::int64_t kStride[3] = {40, 7, 2};
@@ -171,7 +172,7 @@ class Fields {
   std::vector<Field<Cpp, C>> rows_;
 };
 
-/// "a, b, c": all fields of a struct of arguments, or the library would not compile.
+/// "a, b, c": all fields of a struct of arguments; the library does not compile if one is missing.
 template <class Args>
 std::string names_of() {
   std::string names;
@@ -180,7 +181,7 @@ std::string names_of() {
   return names;
 }
 
-/// "a, b, c": what the struct has. Each must have a row, named as it or as a part of it.
+/// "a, b, c": the struct's fields. Each must have a row, with its name or the name of a part of it.
 template <class Cpp, class C>
 void expect_a_row_for_each(const std::string& list, const Fields<Cpp, C>& fields) {
   for (std::size_t at = 0; at < list.size();) {
@@ -196,7 +197,8 @@ void expect_a_row_for_each(const std::string& list, const Fields<Cpp, C>& fields
   }
 }
 
-/// Changes one field at a time: the C interface must show that it was changed, and show what C++ shows.
+/// Changes one field at a time: through the C interface the change must have an effect, and the same one as
+/// in C++.
 template <class Cpp, class C, class SeeCpp, class SeeC>
 void expect_each_field_counts(const Fields<Cpp, C>& fields, const Cpp& cpp, const C& c, SeeCpp see_cpp,
                               SeeC see_c) {
@@ -220,7 +222,7 @@ void expect_each_field_counts(const Fields<Cpp, C>& fields, const Cpp& cpp, cons
   }
 }
 
-/// Changes all at once.
+/// Changes all fields at once.
 template <class Cpp, class C, class SeeCpp, class SeeC>
 void expect_all_fields_together(const Fields<Cpp, C>& fields, Cpp cpp, C c, SeeCpp see_cpp, SeeC see_c) {
   for (const auto& row : fields.rows()) row.cpp_given(cpp), row.c_given(c);

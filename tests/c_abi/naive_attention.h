@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Attention as one writes it down, in double, for contiguous [batch, heads, seq, dim]: what the C programs
- * compare with. */
+/* Attention by its formula, in double, for contiguous [batch, heads, seq, dim]: the reference of the C
+ * programs. */
 #ifndef KUMIKO_TESTS_NAIVE_ATTENTION_H
 #define KUMIKO_TESTS_NAIVE_ATTENTION_H
 
@@ -12,8 +12,7 @@ typedef struct naive_shape {
   int64_t batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;
 } naive_shape;
 
-/* One element: a causal diagonal that ends bottom-right when `causal`. `lse` receives the row's log-sum-exp.
- */
+/* One element of the output; `causal`: with a bottom-right causal mask. `lse` receives its log-sum-exp. */
 static inline double naive_element(const naive_shape* s, const float* q, const float* k, const float* v,
                                    int causal, int64_t b, int64_t h, int64_t i, int64_t d, double* lse) {
   const int64_t kv_head = h / (s->q_heads / s->kv_heads);
@@ -26,7 +25,7 @@ static inline double naive_element(const naive_shape* s, const float* q, const f
   for (int64_t j = 0; j < end; ++j) {
     double score = 0;
     for (int64_t c = 0; c < s->head_dim; ++c) score += (double)q_row[c] * (double)k_head[j * s->head_dim + c];
-    /* Inputs are in [-1, 1): no maximum need be subtracted in double. */
+    /* Inputs are in [-1, 1), so double needs no subtraction of the maximum. */
     const double p = exp(score / sqrt((double)s->head_dim));
     sum += p;
     result += p * (double)v_head[j * s->v_head_dim + d];
@@ -35,7 +34,7 @@ static inline double naive_element(const naive_shape* s, const float* q, const f
   return end > 0 ? result / sum : 0.0;
 }
 
-/* The larger of two distances, or NaN once there was one: fmax would forget it. */
+/* The larger of two distances, or NaN if either is NaN; fmax would drop a NaN. */
 static inline double naive_worst(double worst, double distance) {
   return isnan(worst) || distance <= worst ? worst : distance;
 }

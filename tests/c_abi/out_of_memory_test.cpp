@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every allocation the library makes on a caller's thread, and every mapping of its arenas on any thread, is
 // made to fail in turn. Each failure must come back as out_of_memory with the output parameters and the
-// outputs untouched, leave nothing allocated, and the next attempt must succeed with the same bits as ever:
-// nothing is left half done.
+// outputs untouched, leave nothing allocated, and the next attempt must succeed with the usual bits.
 #include <gtest/gtest.h>
 #include <kumiko/attention_c.h>
 
@@ -19,13 +18,13 @@
 
 namespace {
 
-// While set, whoever computes a row makes way for other threads after it. A run then has the others come in
-// the middle of it on a machine of one CPU, too, where it would end before anyone else is let run.
+// While set, a thread yields after each row that it computes. Otherwise, on a machine of one CPU, a run would
+// end before another thread could start one.
 std::atomic<bool> rows_make_way{false};
 
 }  // namespace
 
-// A row's log-sum-exp takes one log2, and the library is linked with --wrap=log2.
+// Each row's log-sum-exp calls log2 once, and the library is linked with --wrap=log2.
 extern "C" double __real_log2(double x);
 extern "C" double __wrap_log2(double x) {
   if (rows_make_way) std::this_thread::yield();
@@ -36,14 +35,14 @@ namespace {
 
 using namespace kumiko::test;
 
-// What is refused.
+// Which requests are refused.
 enum class Memory { heap, arenas };
 
-// Calls `attempt` with 0, 1, 2, ... requests allowed until it succeeds; every call before must say
-// out_of_memory and leave nothing allocated. Returns how many requests the success took.
+// Calls `attempt` with 0, 1, 2, ... requests allowed until it succeeds. Every earlier call must return
+// out_of_memory and leave nothing allocated. Returns the number of requests that were needed.
 template <class Attempt>
 long fail_each_request(Memory memory, Attempt&& attempt, bool leaves_nothing = true) {
-  // Threads of an earlier test's context may still have something to give back.
+  // Threads of an earlier test's context may still free something.
   if (leaves_nothing) {
     EXPECT_TRUE(all_others_come_to_rest());
   }
@@ -68,7 +67,7 @@ long fail_each_request(Memory memory, Attempt&& attempt, bool leaves_nothing = t
   return -1;
 }
 
-// 2 x 4 heads of 9 queries and 1300 keys: three splits, so that few heads give many tasks and states to
+// 2 x 4 heads of 9 queries and 1300 keys: three splits, so that few heads give many tasks and many states to
 // merge.
 struct Problem {
   static constexpr std::int64_t kBatch = 2, kQueryHeads = 4, kKvHeads = 2, kQueries = 9, kKeys = 1300,
@@ -115,7 +114,7 @@ struct Problem {
   }
 };
 
-// The bits of a problem, from a context that never was short of memory.
+// The bits of a problem, from a context with enough memory.
 const std::vector<std::uint32_t>& expected_bits(std::int64_t dim = Problem::kDim) {
   static std::vector<std::uint32_t> known[2];
   std::vector<std::uint32_t>& bits = known[dim == Problem::kDim ? 0 : 1];
@@ -166,7 +165,7 @@ class OutOfMemory : public testing::TestWithParam<const char*> {
 TEST_P(OutOfMemory, ContextCreateReportsEachFailure) {
   const kumiko_context_options options = this->options();
   kumiko_context* context = nullptr;
-  {  // What the first context ever makes for the whole process stays: oneTBB's and libgomp's pools.
+  {  // The first context makes oneTBB's and libgomp's pools, which stay until the process ends.
     expected_bits();
     kumiko_context_destroy(create());
   }
@@ -227,7 +226,7 @@ TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
   }
 }
 
-// An update that fails leaves the plan with its lengths, and a later one succeeds.
+// A failed update leaves the plan's lengths unchanged, and a later one succeeds.
 TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
   const std::vector<std::int32_t> before{1, 40}, after{1300, 1299};
   const auto bits_with = [](const kumiko_context* context, kumiko_plan* plan,
@@ -263,8 +262,8 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
   kumiko_context_destroy(context);
 }
 
-// The first run of a plan needs nothing: its state and the scratch were made with the plan. A context whose
-// scratch has grown since for another plan has more than enough.
+// The first run of a plan allocates nothing: its state and the scratch were made with the plan. If another
+// plan has enlarged the context's scratch since, that is enough, too.
 TEST_P(OutOfMemory, TheFirstRunNeedsNoMemory) {
   kumiko_context* const context = create();
   Problem problem, larger(64);
@@ -281,7 +280,8 @@ TEST_P(OutOfMemory, TheFirstRunNeedsNoMemory) {
   kumiko_context_destroy(context);
 }
 
-// Callers who meet on one plan need a state each. Whoever gets none says so; the others and the plan go on.
+// Runs of one plan that overlap need a state each. A run that gets none returns an error; the others and the
+// plan are not affected.
 TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
   kumiko_context* const context = create();
   constexpr int kCallers = 6;
@@ -292,7 +292,7 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
   rows_make_way = true;
   for (long allowed = 0; allowed < 4; ++allowed) {  // a state takes four requests
     std::atomic<int> refused{0};
-    // On a busy machine callers may pass each other: on until two have met.
+    // On a busy machine the runs may not overlap, so repeat until two did.
     for (int round = 0; round < 20 || (refused == 0 && round < 500); ++round) {
       kumiko_plan* plan = nullptr;
       ASSERT_EQ(kumiko_plan_create(context, &problems[0]->args, &plan), KUMIKO_OK) << kumiko_last_error();
@@ -329,8 +329,8 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
   kumiko_context_destroy(context);
 }
 
-// One caller's plan needs more scratch than there is memory for; the others, whose scratch is there, must not
-// notice.
+// One caller's plan needs more scratch than there is memory. The others have their scratch and must not be
+// affected.
 TEST_P(OutOfMemory, ScratchThatCannotGrowLeavesOtherCallersAlone) {
   kumiko_context* const context = create();
   Problem small;
@@ -364,12 +364,12 @@ TEST_P(OutOfMemory, ScratchThatCannotGrowLeavesOtherCallersAlone) {
 INSTANTIATE_TEST_SUITE_P(Executors, OutOfMemory, testing::Values("serial", "openmp", "tbb"),
                          [](const auto& executor) { return std::string(executor.param); });
 
-// The process-wide context is made by the first call. Memory that was short then may be there later: the
-// failure is not kept.
+// The first call makes the process-wide context. If that fails for lack of memory, a later call must try
+// again.
 TEST(OutOfMemoryDefault, TheFirstCallMayFailAndTheNextSucceed) {
   expected_bits();
   Problem problem;
-  // The context stays once it is made, though the plan that is made next fails.
+  // Once made, the context stays, even if making the plan then fails.
   constexpr bool leaves_nothing = false;
   EXPECT_GT(
       fail_each_request(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* kumiko_softmax_pv and kumiko_fused_gemm from strict C99: numbers against double, errors, sized structs.
+/* kumiko_softmax_pv and kumiko_fused_gemm from strict C99: results against double, errors, sized structs.
  * Prints each failed expectation; exits 1 if there is one. */
 #include <kumiko/attention_c.h>
 #include <math.h>

@@ -5,7 +5,7 @@
 namespace kumiko::test {
 namespace {
 
-// A field that is added makes the binding below it wrong: give it a row in its table, then its name here.
+// With a new field the binding below does not compile: give the field a row in its table, then its name here.
 #define STATE out, lse, lse_stride
 
 [[maybe_unused]] void each_state_has_these_fields() {
@@ -34,7 +34,7 @@ SoftmaxPvFields softmax_pv_fields() {
   f.add("v.dtype and out's", [](auto& a) { set(a.v.dtype, KUMIKO_F16), set(a.out.dtype, KUMIKO_F16); });
   f.add_lse();
   f.add_visibility();
-  // The others give the same bits.
+  // The other pipelines give the same bits.
   f.add_refused("pipeline", [](auto& a) { set(a.pipeline, KUMIKO_PIPELINE_DECODE); });
   f.add_c(
       "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_softmax_pv_args, lse); },
@@ -66,7 +66,7 @@ FusedGemmFields fused_gemm_fields() {
   return f;
 }
 
-/// The arguments of merge_states, which are no struct.
+/// The arguments of merge_states, which takes no struct.
 struct CppMerge {
   AttentionState states[3];
   std::size_t count = 3;
@@ -129,7 +129,7 @@ struct ProductFields : testing::Test {
   }
   void TearDown() override { kumiko_context_destroy(c_context); }
 
-  /// The C or the C++ function `call` of a context and its arguments.
+  /// Wraps the C or C++ function `call`, which takes a context and arguments.
   template <class Call, class ContextOf>
   static auto see(Call call, const ContextOf& context) {
     return [call, &context](const auto& args) {
@@ -195,7 +195,7 @@ TEST_F(ProductFields, MergeStates) {
   expect_each_field_counts(fields, cpp, c, see_cpp, see_c);
   expect_all_fields_together(fields, cpp, c, see_cpp, see_c);
 
-  // No strides are those of contiguous memory.
+  // NULL strides mean contiguous memory.
   clear_outputs();
   const LseView dense{static_cast<float*>(memory().lse.data()), {}};
   const Seen want = seen_of(merge_states(cpp_context, cpp.states, cpp.out, dense));
@@ -216,7 +216,8 @@ TEST_F(ProductFields, CountsOfStatesThatCannotBe) {
     EXPECT_EQ(seen.message, "count is " + std::to_string(count) + ", expected 1 to 65536");
     EXPECT_EQ(seen.out, before.out);
   }
-  // The most: one value with one weight, over and over, so that each sum is rounded 65536 times.
+  // The largest number of states: the same value and weight each time, so that each sum is rounded 65536
+  // times.
   std::vector<kumiko_attention_state> most(65536);
   for (kumiko_attention_state& state : most) {
     place(state.out, memory().parts[0], {1, 1, 1, 4}, {0, 0, 0, 1});

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// libFuzzer over the C ABI: whatever the arguments, a call returns a documented status, an error names what
-// is wrong and leaves the output parameters alone, nothing is printed, and a plan that is made runs, on
-// memory of exactly its size. Requests for memory fail as well. AddressSanitizer and
-// UndefinedBehaviorSanitizer watch the rest.
+// libFuzzer over the C ABI. With any arguments a call returns a documented status and prints nothing; an
+// error names the argument and leaves the output parameters unchanged; every plan that is made runs, on
+// memory of exactly its size. Requests for memory fail, too. AddressSanitizer and UndefinedBehaviorSanitizer
+// check the rest.
 #include <kumiko/attention_c.h>
 #include <unistd.h>
 
@@ -26,10 +26,10 @@
 namespace kumiko::fuzz {
 namespace {
 
-// Larger requests are refused: a plan for more memory than this says so at once, and small ones come often.
+// Larger requests are refused, so that a huge plan fails at once and small ones run often.
 constexpr std::size_t kLargestRequest = std::size_t{4} << 20;
 
-// The reference instruction set takes element by element: only small problems are repeated on it.
+// The reference instruction set computes element by element, so only small problems are repeated on it.
 constexpr Wide kMostReferenceWork = 1 << 13;
 
 class Plan {
@@ -71,7 +71,7 @@ void check_texts(const kumiko_plan* plan, long countdown) {
           "the workspace has a size", std::to_string(bytes));
 }
 
-// `call`: -> status, on what problem.pass() prepared. It must be safe to make.
+// `call`: -> status, on the arguments that problem.pass() prepared. It must be safe to call.
 template <class Call>
 kumiko_status check_call(const char* name, Problem& problem, long countdown, Call call) {
   problem.poison_outputs();
@@ -93,7 +93,7 @@ kumiko_status check_call(const char* name, Problem& problem, long countdown, Cal
   return status;
 }
 
-// The problem has run, its outputs are there.
+// The problem must have run.
 void compare_to_reference(Problem& problem, const kumiko_context* reference) {
   if (!problem.is_plain() || problem.work() > kMostReferenceWork) return;
   const std::vector<double> values = problem.output_values();
@@ -109,11 +109,11 @@ void compare_to_reference(Problem& problem, const kumiko_context* reference) {
   }
 }
 
-// How a problem without plans fares: softmax_pv, fused_gemm, merge_states. False where it did not run.
+// Calls a problem without plans: softmax_pv, fused_gemm, merge_states. False if it did not run.
 bool check_once(const char* name, Problem& problem, const kumiko_context* context,
                 const kumiko_context* reference, long countdown) {
   const auto call = [&] { return problem.call(context); };
-  if (!problem.owns_memory() && problem.is_sane()) return false;  // nobody has the memory
+  if (!problem.owns_memory() && problem.is_sane()) return false;  // no machine has the memory
   if (countdown >= 0) check_call(name, problem, countdown, call);
   const kumiko_status status = check_call(name, problem, -1, call);
   if (status != KUMIKO_OK) {
@@ -198,13 +198,13 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
   const kumiko_status status = plan.create(context, problem, -1);
   if (status != KUMIKO_OK) {
     require(problem.is_faulty(), "a sound problem is planned");
-    // Strides that interleave an output's dimensions without a collision are refused as well; only where the
-    // memory is ours is it known that there is none.
+    // Strides that interleave an output's dimensions without a collision are refused as well. That there is
+    // none is known only for our own memory.
     if (status == KUMIKO_INVALID_ARGUMENT &&
         !std::strstr(kumiko_last_error(), "keeps the output's elements apart"))
       require(!problem.is_sane(), "only an unsound problem is refused");
     if (problem.owns_memory()) {
-      // A bad pointer is seen before memory runs short.
+      // A bad pointer is found before memory is requested.
       const kumiko_status forwarded = check_call("attention_forward", problem, -1, forward);
       require(forwarded == status || forwarded == KUMIKO_INVALID_ARGUMENT,
               "forward refuses what plan refuses");
@@ -236,11 +236,11 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
       check_update(plan.get(), problem, context, countdown);
     }
   }
-  // The plan meets another problem.
+  // Runs the plan on another problem.
   const AttentionProblem::Planned planned = problem.planned();
   problem.add_fault(input);
   problem.forget_homes();
-  problem.pass();  // drops lengths that a larger batch would read past
+  problem.pass();  // drops lengths that are too few for a larger batch
   const bool is_same = problem.is_same(planned);
   if (is_same && !problem.owns_memory()) return;
   if (!problem.owns_memory()) {
@@ -278,8 +278,7 @@ void fuzz_call(Input& input, const Contexts& contexts, int what) {
   }
 }
 
-// hwloc's descriptions grow with the product of their numbers, and with the threads that a context then
-// starts.
+// A synthetic machine's size, and the number of threads of its context, is the product of the numbers.
 bool is_small_machine(const std::string& description) {
   double product = 1;
   static const std::regex number("[0-9]+");
@@ -294,7 +293,7 @@ void fuzz_allocation(Input& input, const kumiko_context* context) {
   checked(kumiko_context_num_domains(context, &num_domains), "num_domains");
   const auto domain = static_cast<std::int32_t>(input.one_in(4) ? input.number() : input.below(num_domains));
   std::int64_t bytes = input.one_in(2) ? input.number() : input.byte() * 37;
-  const bool is_absurd = bytes >= std::int64_t{1} << 48;  // more than the address space: the kernel refuses
+  const bool is_absurd = bytes >= std::int64_t{1} << 48;  // more than the address space
   if (!is_absurd && bytes > 1 << 20) bytes %= 1 << 20;
   const bool is_sane = domain >= 0 && domain < num_domains && bytes >= 1;
   void* data = nullptr;
@@ -341,7 +340,7 @@ void fuzz_context(Input& input, const kumiko_context* reference) {
   options.policy = texts[5].c_str();
   if (input.one_in(8)) options.struct_size = static_cast<std::size_t>(input.number());
   const std::size_t size = options.struct_size;
-  // A shorter struct leaves the topology to the host, whose number of threads is not ours to choose.
+  // A shorter struct selects the host's topology, whose number of threads the test cannot limit.
   const bool is_readable =
       size == sizeof options || size < offsetof(kumiko_context_options, cpus) || size > 4096 || size % 8 != 0;
   if (!is_readable) options.struct_size = sizeof options;
@@ -434,7 +433,7 @@ kumiko_context* make_context(const char* executor, const char* topology, const c
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   kumiko::fuzz::keep_console();
-  setenv("KMP_BLOCKTIME", "0", 1);  // Clang's OpenMP would spin for 200 ms after each team's end
+  setenv("KMP_BLOCKTIME", "0", 1);  // otherwise Clang's OpenMP spins for 200 ms after each team's end
   for (char** variable = environ; *variable;) {
     if (std::strncmp(*variable, "KUMIKO_", 7) == 0) {
       const std::string entry = *variable;

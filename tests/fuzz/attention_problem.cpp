@@ -12,7 +12,7 @@ bool is_given(const kumiko_const_tensor& t) {
   return t.data || t.shape[0] != 0 || t.shape[1] != 0 || t.shape[2] != 0 || t.shape[3] != 0;
 }
 
-// A tensor of scores in any strides.
+// A bias or mask, of any strides.
 bool has_shape_of_scores(const kumiko_const_tensor& t, const kumiko_attention_args& a) {
   return fits(t) && std::equal(t.shape, t.shape + 3, a.q.shape) && t.shape[3] == a.k.shape[2];
 }
@@ -74,7 +74,7 @@ void AttentionProblem::draw_terms(Input& input, int terms) {
   }
   Buffer& booleans = add_input(terms & 2 ? mask.extent() : 0, KUMIKO_BOOLEAN, 6);
   if (terms & 2) {
-    if (terms & 64) booleans.sprinkle(7, 1 + input.below(4), 0);  // few keys are seen, or none
+    if (terms & 64) booleans.sprinkle(7, 1 + input.below(4), 0);  // few keys are visible, or none
     mask.place(booleans, KUMIKO_BOOLEAN, &args_.mask);
   }
   const std::int64_t heads = args_.q.shape[1];
@@ -155,7 +155,7 @@ void AttentionProblem::change_terms(Input& input) {
         term.data = buffers_[input.byte() % buffers_.size()].data();
       }
       return;
-    case 6: {  // one element for all scores, in memory that is there or not
+    case 6: {  // one element for all scores, in valid memory or not
       const Layout one({args_.q.shape[0], args_.q.shape[1], args_.q.shape[2], args_.k.shape[2]}, Layout::bhsd,
                        15);
       one.place(buffers_[input.one_in(2) ? kMask : kQ],
@@ -198,7 +198,7 @@ std::vector<void*> AttentionProblem::pointers() {
 }
 
 std::vector<std::vector<Problem::Dim>> AttentionProblem::sizes() const {
-  // In the order of tensors(). A bias and a mask follow where they are given.
+  // In the order of tensors(). A bias and a mask follow if given.
   std::vector<std::vector<Dim>> all = {
       {{0, 0}, {1, 0}, {2, 0}, {5, 0}}, {{0, 1}, {5, 1}}, {{0, 2}, {5, 2}}, {{1, 2}, {2, 2}}};
   for (std::size_t i = 0; i < 4; ++i) {
@@ -253,10 +253,11 @@ bool AttentionProblem::outputs_are_right() const {
   return true;
 }
 
-// Rounding of a score moves an output by as much in proportion: slopes and the largest scale make scores of
-// some 1000. Products of bf16 take exponentials with a relative error of 1.1e-4 and round them by 2^-9
-// (docs/numerics.md, bf16 products): with weights that are wrong by e in proportion an average of values
-// below 2 moves by e times their distance from it, 4 at most, and the log of their sum by e.
+// The absolute rounding error of a score becomes a relative error of the output: slopes and the largest scale
+// make scores of about 1000. Products of bf16 take exponentials with a relative error of 1.1e-4 and round
+// them by 2^-9 (docs/numerics.md, bf16 products): with a relative error e of the weights, an average of
+// values below 2 moves by e times their distance from it, which is at most 4, and the log of the weights' sum
+// moves by e.
 double AttentionProblem::tolerance(double value, std::int32_t dtype) const {
   const double weights = args_.q.dtype == KUMIKO_BF16 ? 4 * (0x1p-9 + 1.1e-4) : 0.0;
   return 5e-3 + weights + (1e-5 + step_of(dtype)) * std::fabs(value);
@@ -271,13 +272,13 @@ AttentionProblem::Planned AttentionProblem::planned() const {
     t->data = nullptr;
   kept.args.out.data = nullptr;
   kept.args.lse = nullptr;
-  std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // free from run to run
+  std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // may change from run to run
   kept.args.seqused_k = kept.args.seqused_k ? lengths_.data() : nullptr;
   static constexpr float kGiven = 0.0f;
   kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
   kept.args.kv_domains = nullptr;
   kept.args.struct_size = 0;
-  if (kept.args.scale == 0.0f) kept.args.scale = 0.0f;  // -0 is the same
+  if (kept.args.scale == 0.0f) kept.args.scale = 0.0f;  // -0 means the same
   if (kept.args.softcap == 0.0f) kept.args.softcap = 0.0f;
   return kept;
 }

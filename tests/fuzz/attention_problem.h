@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A call of attention, planned and run or both in one.
+// A call of attention, by plan and run or in one call.
 #pragma once
 
 #include <cstdint>
@@ -11,27 +11,27 @@ namespace kumiko::fuzz {
 
 class AttentionProblem : public SizedProblem<kumiko_attention_args> {
  public:
-  /// A small problem that a context of so many domains must accept.
+  /// A small problem that a context with `num_domains` domains must accept.
   AttentionProblem(Input& input, int num_domains);
 
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_attention_forward(context, passed());
   }
   bool is_sane() const override { return is_sane(true); }
-  /// A run that is not to give lse does not look at its strides; a plan always does.
+  /// A run without lse ignores its strides; a plan checks them always.
   bool is_sane(bool with_lse) const;
   bool is_runnable() const override;
   bool outputs_are_right() const override;
   double tolerance(double value, std::int32_t dtype) const override;
 
-  /// What a plan keeps: all but pointers.
+  /// The fields that a plan keeps: all but pointers.
   struct Planned {
     kumiko_attention_args args;
     std::vector<std::int32_t> lengths;
   };
   Planned planned() const;
   bool is_same(const Planned& other) const;
-  /// For contexts of other domains, and for runs, which do not look at it: no result depends on it.
+  /// For contexts with other domains, and for runs, which ignore it. No result depends on it.
   void forget_homes() { args_.kv_domains = nullptr; }
   /// The lengths in reverse order, as valid as before; empty where the call has none.
   std::span<const std::int32_t> reverse_lengths();

@@ -16,7 +16,7 @@
 namespace kumiko::fuzz {
 namespace {
 
-int console = STDERR_FILENO;  // where libFuzzer's report goes; the library's own is watched
+int console = STDERR_FILENO;  // for libFuzzer's report; the library's own output is checked
 int printed = -1;
 const Problem* current = nullptr;
 
@@ -26,7 +26,7 @@ const Problem* current = nullptr;
   if (current) dprintf(console, "%s\n", current->describe().c_str());
   std::abort();
 }
-// A sentence about a field of the arguments begins with its name; any other holds one of the words.
+// A message about a field of the arguments begins with its name; any other contains one of the words.
 bool names_an_argument(const std::string& message) {
   bool is_found = false;
   const auto find_first = [&](const char* name, std::size_t) {
@@ -73,7 +73,7 @@ kumiko_status checked(kumiko_status status, const char* call) {
       require(FailingNew::has_refused() || message.find("split states") != std::string::npos,
               "out of memory only when memory is short", call);
       break;
-    default:  // the environment is empty, and nothing is to be reported to us
+    default:  // invalid_environment cannot occur, as the environment is empty, and internal must not
       fail("a status that this call may return",
            call + std::string(" returned ") + kumiko_status_name(status));
   }
@@ -84,8 +84,7 @@ void keep_console() {
   console = dup(STDERR_FILENO);
 }
 
-// libFuzzer has put /dev/null in the place of standard output and error (-close_fd_mask=3) and kept its own
-// copies.
+// libFuzzer has replaced standard output and error by /dev/null (-close_fd_mask=3) and kept copies.
 void watch_output() {
   if (printed >= 0) return;
   printed = memfd_create("printed", MFD_CLOEXEC);

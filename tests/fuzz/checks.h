@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What holds of every call: its status, its error, and that it prints nothing. What does not hold ends the
-// process with a report.
+// Checks of every call: its status, its error, and that it prints nothing. A failure ends the process with a
+// report.
 #pragma once
 
 #include <kumiko/attention_c.h>
@@ -11,7 +11,7 @@
 
 namespace kumiko::fuzz {
 
-/// While it lives a report shows this problem.
+/// During its lifetime a report shows this problem.
 class Reported {
  public:
   explicit Reported(const Problem* problem);
@@ -20,10 +20,10 @@ class Reported {
 };
 
 void require(bool holds, const char* what, const std::string& detail = "");
-/// `status`, after a look at the error it comes with.
+/// Returns `status` after checking the error message.
 kumiko_status checked(kumiko_status status, const char* call);
 
-/// Before libFuzzer closes its own: where reports go.
+/// Keeps standard error for reports. To be called before libFuzzer closes it.
 void keep_console();
 void watch_output();
 void require_nothing_printed();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// On top of AddressSanitizer's malloc, so that its checks stay. Its own operator new cannot fail: it ends the
-// process.
+// On top of AddressSanitizer's malloc, to keep its checks. AddressSanitizer's own operator new ends the
+// process instead of failing.
 #include "tests/fuzz/failing_new.h"
 
 #include <cstdlib>

@@ -6,15 +6,15 @@
 
 namespace kumiko::fuzz {
 
-/// Between construction and destruction this thread's operator new refuses what is larger than `largest`
-/// bytes, and, `countdown` >= 0, the request that comes after `countdown` others and all after it.
+/// During its lifetime this thread's operator new refuses requests larger than `largest` bytes and, if
+/// `countdown` >= 0, all requests after the first `countdown`.
 class FailingNew {
  public:
   FailingNew(std::size_t largest, long countdown);
   ~FailingNew();
   FailingNew(const FailingNew&) = delete;
   FailingNew& operator=(const FailingNew&) = delete;
-  /// Whether any was refused so far.
+  /// Whether any request has been refused.
   static bool has_refused();
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What faults do to any tensor and pointer.
+// Faults of tensors and pointers.
 #include <cstring>
 
 #include "tests/fuzz/problem.h"
@@ -32,7 +32,7 @@ void Problem::change_pointer(Input& input) {
     case 1:
       pointer = buffers_[input.byte() % buffers_.size()].data();
       break;
-    case 2:  // misaligned, for all types but one or two
+    case 2:  // misaligned for most types
       std::memcpy(&pointer, place, sizeof pointer);
       pointer = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(pointer) + 1u + input.byte() % 2u);
       break;
@@ -43,8 +43,8 @@ void Problem::change_pointer(Input& input) {
   std::memcpy(place, &pointer, sizeof pointer);
 }
 
-// One size in all tensors alike: what is accepted though nobody has the memory. With strides of 0 in the
-// inputs even run() could be given it.
+// Changes one size in all tensors alike: plans may be accepted that need more memory than any machine has.
+// With strides of 0 in the inputs even a run is possible.
 void Problem::change_all_sizes(Input& input) {
   const std::vector<std::vector<Dim>> all = sizes();
   const std::vector<Dim>& same = all[static_cast<std::size_t>(input.below(static_cast<int>(all.size())))];

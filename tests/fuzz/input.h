@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fuzzer's bytes as numbers. Past the end all are 0, so every input means something.
+// The fuzzer's bytes as numbers. Past the end all are 0, so every input is valid.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,7 @@ class Input {
     return table[below(static_cast<int>(n))];
   }
 
-  /// Any 64-bit number, with a leaning towards the small and towards powers of two and their neighbours.
+  /// Any 64-bit number; small ones, powers of two and their neighbours are more frequent.
   std::int64_t number() {
     switch (below(4)) {
       case 0:
@@ -51,7 +51,7 @@ class Input {
   std::string text(int longest) {
     std::string result;
     for (int left = below(longest + 1); left > 0; --left) result += static_cast<char>(byte());
-    return result.c_str();  // as C sees it: up to the first 0
+    return result.c_str();  // as in C: up to the first 0
   }
 
  private:

@@ -7,8 +7,8 @@
 namespace kumiko::fuzz {
 namespace {
 
-// Two of these make an f32, one a bf16 or an f16: NaNs that no arithmetic gives, nor any two halves of what
-// fill() writes.
+// Two of these pairs make an f32, one a bf16 or f16: NaNs that neither arithmetic nor any two halves of
+// fill()'s values give.
 constexpr unsigned char kUnwritten[2] = {0xdd, 0x7f};
 
 std::uint32_t next(std::uint32_t* seed) {
@@ -122,7 +122,7 @@ Wide extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims) 
   return is_empty(shape, dims) ? 0 : last + 1;
 }
 
-// An element counts as 4 bytes, whatever its type.
+// An element counts as 4 bytes for every type.
 bool fits(const std::int64_t* shape, const std::int64_t* stride, int dims) {
   Wide count = 1;
   for (int i = 0; i < dims; ++i) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors as the harness sees them: blocks of exactly their size, values for every element type, and which
-// shapes and strides may be, decided in 128 bits and apart from the library.
+// The harness's tensors: blocks of exactly their size, values of every element type, and its own decision, in
+// 128 bits and independent of the library, which shapes and strides are valid.
 #pragma once
 
 #include <kumiko/attention_c.h>
@@ -20,7 +20,7 @@ __extension__ using Wide = __int128;
 inline constexpr std::int64_t kMaxSize = std::numeric_limits<std::int32_t>::max();
 inline constexpr std::int64_t kMaxBytes = std::numeric_limits<std::int64_t>::max();
 
-/// Types of tensors; most often f32.
+/// Types of tensors; f32 twice, to be more frequent.
 inline constexpr std::int32_t kTypes[] = {KUMIKO_F32, KUMIKO_BF16, KUMIKO_F16, KUMIKO_F32};
 inline constexpr std::int64_t kDims[] = {1, 2, 7, 8, 15, 16, 17};
 
@@ -28,8 +28,8 @@ int bytes_of(std::int32_t dtype);
 inline bool is_tensor_type(std::int32_t dtype) {
   return dtype >= KUMIKO_F32 && dtype <= KUMIKO_F16;
 }
-/// The distance of neighbouring values of a type, relative to the larger: two results that are right before
-/// they are rounded to it may round to neighbours. 0 for f32, where the tolerances have it.
+/// The relative distance of neighbouring values of a type: two correct results may round to neighbours. 0 for
+/// f32, whose tolerances include it.
 inline double step_of(std::int32_t dtype) {
   return dtype == KUMIKO_BF16 ? 0x1p-7 : dtype == KUMIKO_F16 ? 0x1p-10 : 0.0;
 }
@@ -37,24 +37,24 @@ inline bool is_known_type(std::int32_t dtype) {
   return dtype >= KUMIKO_F32 && dtype <= KUMIKO_I32;
 }
 
-/// Memory on the heap with nothing behind it, so that AddressSanitizer sees the first byte too many.
+/// Heap memory of exactly its size, so that AddressSanitizer finds an access one byte past it.
 class Buffer {
  public:
   Buffer(std::int64_t count, std::int32_t dtype, bool is_output);
 
-  /// null where there are no bytes.
+  /// null if there are no bytes.
   void* data() const { return bytes_.get(); }
   std::size_t size() const { return size_; }
   bool is_output() const { return is_output_; }
-  /// Numbers below 2 in absolute value, booleans of which one in four is 0, or integers below 2^15;
-  /// `with_specials`: infinities and NaNs among them.
+  /// Fills with numbers below 2 in absolute value, booleans of which one in four is 0, or integers below
+  /// 2^15; `with_specials`: with infinities and NaNs.
   void fill(std::uint32_t seed, bool with_specials);
-  /// One element in `one_in`.
+  /// Sets one element in `one_in` to `value`.
   void sprinkle(std::uint32_t seed, int one_in, double value);
   void poison();
   bool is_poisoned(std::size_t begin, std::size_t end) const;
   bool is_poisoned() const { return is_poisoned(0, size_); }
-  /// As an element of this type, whatever was filled in.
+  /// The bytes read as an element of this type.
   double value(std::size_t i, std::int32_t dtype) const;
 
  private:
@@ -66,7 +66,7 @@ class Buffer {
   bool is_output_;
 };
 
-/// A tensor of a call as the library must take it.
+/// A tensor of a call, as the library must read it.
 struct Operand {
   const char* name;
   const void* data;
@@ -83,21 +83,21 @@ inline bool is_empty(const Operand& o) {
 }
 /// Elements from the first to one past the last.
 Wide extent_of(const std::int64_t* shape, const std::int64_t* stride, int dims);
-/// May a tensor have this shape and these strides?
+/// Whether a tensor may have this shape and these strides.
 bool fits(const std::int64_t* shape, const std::int64_t* stride, int dims);
 template <class Tensor>
 bool fits(const Tensor& t) {
   return t.reserved == 0 && fits(t.shape, t.stride, 4);
 }
-/// The same with rows of neighbouring elements.
+/// The same for a tensor whose last stride is 1.
 template <class Tensor>
 bool has_rows(const Tensor& t) {
   return fits(t) && (is_empty(t.shape, 4) || t.shape[3] == 1 || t.stride[3] == 1);
 }
-/// Strides of [batch, heads, queries], those of contiguous memory where all are 0.
+/// Strides of [batch, heads, queries]; if all are 0, those of contiguous memory.
 std::array<std::int64_t, 4> lse_strides(const std::int64_t* stride, const std::int64_t* shape);
 
-/// Calls visit(offset) for every element, the last dimension fastest, while that returns true.
+/// Calls visit(offset) for every element, the last dimension fastest, until it returns false.
 template <class Visit>
 bool each_element(const Operand& o, Visit visit) {
   if (is_empty(o)) return true;
@@ -114,7 +114,7 @@ bool each_element(const Operand& o, Visit visit) {
   }
 }
 
-/// Where the elements of a sound tensor are.
+/// The layout of a valid tensor.
 struct Layout {
   enum Order { bhsd, bshd, transposed };
   std::array<std::int64_t, 4> shape{}, stride{};

@@ -11,7 +11,7 @@ namespace {
 constexpr std::int64_t kMostStates = 65536;
 constexpr std::int64_t kDense[3] = {};
 
-// Buffers: the outputs, then every state's two.
+// Buffers: the two outputs, then two for each state.
 enum Home : std::size_t { kOut, kLse, kFirstState };
 
 }  // namespace
@@ -68,7 +68,8 @@ void MergeProblem::change(Input& input) {
       return;
     }
     case 8: {
-      // Fewer states than there are, or a number that must be refused: no other can be seen by the library.
+      // Fewer states than there are, or a number that must be refused. The library cannot detect any other
+      // wrong number.
       const std::int64_t count = input.number();
       if (count <= static_cast<std::int64_t>(states_.size()) || count > kMostStates) count_ = count;
       return;

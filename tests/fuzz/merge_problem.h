@@ -15,14 +15,14 @@ class MergeProblem : public Problem {
   void pass() override;
   kumiko_status call(const kumiko_context* context) const override;
   bool is_sane() const override;
-  /// Not where an output is in a state's place: sound, but what is unwritten cannot be seen there.
+  /// False for in-place calls: they are valid, but unwritten elements cannot be found there.
   bool owns_memory() const override;
   bool outputs_are_right() const override;
   double tolerance(double value, std::int32_t dtype) const override;
   Wide work() const override;
 
-  /// Puts the first state's values into the outputs and makes these the state's place. False where their
-  /// types, and so their views, are not the same or lse is not wanted.
+  /// Copies the first state into the outputs and makes these its memory. False if their types differ or lse
+  /// is not requested.
   bool move_in_place();
 
  private:

@@ -13,7 +13,7 @@ std::size_t bytes(const Operand& o) {
   return static_cast<std::size_t>(bytes_of(o.dtype));
 }
 
-// Marks the elements; false when two are in one place.
+// Marks the elements; false if two share an address.
 bool mark(const Operand& o, std::vector<bool>* marks) {
   return each_element(o, [&](std::size_t at) {
     const bool is_new = !(*marks)[at];
@@ -36,13 +36,13 @@ bool Problem::owns(const Operand& o) const {
   if (address % bytes(o) != 0 || !o.data) return true;
   if (!fits(o.shape.data(), o.stride.data(), o.dims)) return false;
   const Wide size = extent_of(o.shape.data(), o.stride.data(), o.dims) * static_cast<Wide>(bytes(o));
-  if (address + size > std::numeric_limits<std::uintptr_t>::max()) return true;  // no memory goes on there
+  if (address + size > std::numeric_limits<std::uintptr_t>::max()) return true;  // beyond the address space
   const Buffer* const buffer = buffer_at(o.data);
   return buffer && size <= static_cast<Wide>(buffer->size());
 }
 
 bool Problem::owns_memory() const {
-  // Strides of 0 put any number of keys into a few floats, but a run over 2^31 of them takes minutes.
+  // With strides of 0 a few floats can hold 2^31 keys, but a run over them takes minutes.
   if (work() > kMostWork) return false;
   const std::vector<Operand> all = operands();
   for (const Operand& o : all) {
@@ -50,11 +50,12 @@ bool Problem::owns_memory() const {
     const auto shares = [&](const Operand& other) {
       return &other != &o && other.data == o.data && !is_empty(other);
     };
-    // An output in another buffer that nobody else uses is sound, but not where outputs_written() looks.
+    // An output in a buffer that nothing else uses is valid, but outputs_written() does not check that
+    // buffer.
     if (o.is_output && buffer && buffer != &buffers_[o.home] && std::none_of(all.begin(), all.end(), shares))
       return false;
-    // So is an input in the buffer of an output that is not wanted, but its values are what marks the
-    // unwritten.
+    // An input in the buffer of an output that is not requested is valid, too, but its values are the marks
+    // of unwritten elements.
     const auto is_wanted = [&](const Operand& other) { return other.is_output && other.data == o.data; };
     if (!o.is_output && buffer && buffer->is_output() && std::none_of(all.begin(), all.end(), is_wanted))
       return false;

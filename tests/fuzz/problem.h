@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One call of the C ABI with memory of its own, made from the fuzzer's bytes: a sound problem first, then
-// faults. What is sound is decided here once more, apart from the library.
+// One call of the C ABI with memory of its own, made from the fuzzer's bytes: a valid problem first, then
+// faults. Validity is decided here independently of the library.
 #pragma once
 
 #include <kumiko/attention_c.h>
@@ -33,16 +33,16 @@ class Problem {
   virtual void pass() = 0;
   virtual kumiko_status call(const kumiko_context* context) const = 0;
 
-  /// Whether the documentation allows the problem, pointers aside. Two elements of an output in one place
-  /// count only where owns_memory().
+  /// Whether the documentation allows the problem, pointers aside. Two elements of an output at one address
+  /// count only if owns_memory().
   virtual bool is_sane() const = 0;
-  /// Every pointer is the start of a buffer here that holds all the tensor's elements, or must be refused:
-  /// null, misaligned, too close to the end of the address space. The call is safe to make.
+  /// Every pointer is either the start of a buffer here that holds all the tensor's elements, or must be
+  /// refused: null, misaligned, too close to the end of the address space. The call is safe to make.
   virtual bool owns_memory() const;
-  /// is_sane(), owns_memory(), no pointer is missing, none shared with an output.
+  /// is_sane(), owns_memory(), no pointer missing and none shared with an output.
   virtual bool is_runnable() const { return is_sane() && has_memory(); }
   bool has_output() const;
-  /// Sound, but this call says that it cannot.
+  /// Valid, but this call returns unsupported.
   virtual bool is_unsupported() const { return false; }
 
   void poison_outputs();
@@ -51,22 +51,22 @@ class Problem {
   bool outputs_written() const;
   /// All elements of outputs, as bytes.
   std::vector<unsigned char> outputs() const;
-  /// What a plain problem's outputs must be: numbers, and small ones where that is known.
+  /// For a plain problem: the outputs are numbers, and small if a bound is known.
   virtual bool outputs_are_right() const = 0;
   std::vector<double> output_values() const;
-  /// The type of each.
+  /// The type of each of output_values().
   std::vector<std::int32_t> output_types() const;
-  /// How far two instruction sets may be apart in an element of about this value and of this type.
+  /// How much two instruction sets may differ in an element of about this value and of this type.
   virtual double tolerance(double value, std::int32_t dtype) const = 0;
-  /// Products of sizes that a run's time goes with.
+  /// The product of sizes that a run's time is proportional to.
   virtual Wide work() const = 0;
   /// For the report of a failure.
   std::string describe() const;
 
  protected:
-  /// What faults change of a tensor.
+  /// The parts of a tensor that faults change.
   struct Field {
-    void* data;  ///< where the pointer is, of whatever type
+    void* data;  ///< address of the pointer, of either type
     std::int32_t *dtype, *reserved;
     std::int64_t *shape, *stride;
   };
@@ -93,22 +93,23 @@ class Problem {
   };
 
   virtual void change(Input& input) = 0;
-  /// The tensors whose memory a run needs: none that is not given or not wanted.
+  /// The tensors whose memory a run needs, without absent optional ones.
   virtual std::vector<Operand> operands() const = 0;
   /// All tensors, the output last.
   virtual std::vector<Field> tensors() = 0;
-  /// Where pointers are that belong to none of tensors().
+  /// Addresses of the pointers that belong to none of tensors().
   virtual std::vector<void*> pointers() = 0;
-  /// Which dimensions are one size.
+  /// Groups of dimensions that must have the same size.
   virtual std::vector<std::vector<Dim>> sizes() const = 0;
   virtual std::string describe_options() const = 0;
 
   void change_tensor(Input& input);
   void change_pointer(Input& input);
   void change_all_sizes(Input& input);
-  /// Pointers are there, aligned, and none is shared with an output; where there is no output none counts.
+  /// owns_memory(), every output in its own buffer and no input in an output's. If the output is empty,
+  /// owns_memory() is enough.
   bool has_memory() const;
-  /// No two elements of an output are in one place, as far as is known.
+  /// No two elements of an output are known to share an address.
   bool outputs_apart() const;
 
   Buffer& add_input(std::int64_t count, std::int32_t dtype, std::uint32_t seed) {

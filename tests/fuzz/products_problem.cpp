@@ -191,7 +191,7 @@ double FusedGemmProblem::bound() const {
          static_cast<double>(args_.k.shape[2]);
 }
 
-// f16 ends at 65504, and what rounds to more is infinite.
+// The largest f16 is 65504; larger values round to infinity.
 bool FusedGemmProblem::outputs_are_right() const {
   const double largest = bound() * 1.01;
   const bool may_overflow = args_.out.dtype == KUMIKO_F16 && largest >= 65520;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls of softmax_pv and fused_gemm: attention without its first or its middle part.
+// Calls of softmax_pv and fused_gemm: attention without q k^T or without the softmax.
 #pragma once
 
 #include "tests/fuzz/sized.h"
@@ -48,7 +48,7 @@ class FusedGemmProblem : public SizedProblem<kumiko_fused_gemm_args> {
   std::vector<std::vector<Dim>> sizes() const override;
   const std::int64_t* rows(const kumiko_fused_gemm_args& a) const override { return a.q.shape; }
   std::int64_t keys(const kumiko_fused_gemm_args& a) const override { return a.k.shape[2]; }
-  /// No output of a plain problem is larger.
+  /// Upper bound of a plain problem's outputs.
   double bound() const;
 };
 

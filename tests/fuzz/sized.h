@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Problems whose arguments are one struct that begins with struct_size, and what all of these structs have.
+// Problems whose arguments are one struct that begins with struct_size, and the fields that all these structs
+// share.
 #pragma once
 
 #include <algorithm>
@@ -12,14 +13,14 @@ namespace kumiko::fuzz {
 
 inline constexpr std::size_t kLargestStruct = 4096;  // beyond it struct_size is taken for uninitialised
 
-/// `Args` without its INIT macro's values is never seen by the library.
+/// The library never gets an `Args` without the values of its INIT macro.
 template <class Args>
 class SizedProblem : public Problem {
  public:
   /// The arguments in memory of exactly struct_size bytes.
   void pass() override {
     const std::size_t size = args_.struct_size;
-    // The library may look at struct_size alone where it is absurd.
+    // If struct_size is absurd, the library may read only that.
     const bool is_readable = size >= smallest_ && size <= kLargestStruct && size % alignof(Args) == 0;
     drop_short_lists(&args_);
     passed_.clear();
@@ -38,13 +39,13 @@ class SizedProblem : public Problem {
   /// [batch, q_heads, q_len] of the call, and its number of keys.
   virtual const std::int64_t* rows(const Args& args) const = 0;
   virtual std::int64_t keys(const Args& args) const = 0;
-  /// Lists have as many values as the sound problem wanted: what a fault makes of the sizes must not read
-  /// past them, and no fault of this kind can be seen by the library.
+  /// Drops lists that are shorter than the sizes after a fault: the library cannot detect that and would read
+  /// past them.
   virtual void drop_short_lists(Args* args) const {
     if (rows(*args)[0] > static_cast<std::int64_t>(lengths_.size())) args->seqused_k = nullptr;
   }
 
-  /// What the library must take the arguments for: the defaults where struct_size ends before a field.
+  /// The arguments as the library must take them: defaults for the fields after struct_size.
   Args seen() const {
     Args args = defaults_;
     std::memcpy(static_cast<void*>(&args), &args_, std::min(args_.struct_size, sizeof args));
@@ -92,7 +93,7 @@ class SizedProblem : public Problem {
     return true;
   }
 
-  /// One of the faults that every struct of arguments can have; `ends` are where older ones ended.
+  /// One of the faults that every struct of arguments can have; `ends`: sizes of older versions.
   template <std::size_t n>
   void change_sized(Input& input, const std::size_t (&ends)[n]) {
     switch (input.below(11)) {

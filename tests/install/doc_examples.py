@@ -6,7 +6,7 @@ A fenced block of `cpp` or `c` is a program under test if the line above it is a
     <!-- example: examples/hello_attention/hello_attention.cpp -->   the block is that file, letter for letter but for its licence line
     <!-- example -->                                                  a whole program: it builds and exits 0
 
-A block of either language that defines main() and carries no mark is an error: it would rot unseen.
+A block of either language that defines main() and carries no mark is an error: it would go stale unnoticed.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README and docs: every marked program is the file it says, builds against the installed package and exits 0.
+"""README and docs: every marked program equals the file that it names, builds against the installed package and exits 0.
 
     doc_examples_test.py CMAKE BUILD WORK CC CXX
 """

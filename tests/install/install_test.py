@@ -83,12 +83,13 @@ class Install(unittest.TestCase):
         self.assertIn("kumiko::attention_forward", exported)
         self.assertIn("kumiko_attention_forward", exported)
         for inner in ("kumiko::kernels", "kumiko::scheduler", "::Impl::"):
-            # Weak symbols of templates over inner types are the standard library's, not ours.
+            # Weak symbols are instances of the standard library's templates with our inner types.
             strong = [line for line in exported.splitlines() if inner in line and line.split()[1] in "TBDR"]
             self.assertEqual(strong, [])
 
     def test_linked_program_has_no_executable_stack_and_no_text_relocations(self):
-        # One assembly file without its .note.GNU-stack, or with an absolute address, would do either to the whole program.
+        # One assembly file without .note.GNU-stack, or with an absolute address, would cause either for the whole
+        # program.
         if package.variant == "static":
             program = package.cmake_program(HERE / "consumer_cpp", "consumer_stack")
         else:

@@ -19,11 +19,11 @@ class Package:
         shutil.rmtree(work / "first", ignore_errors=True)
         shutil.rmtree(work / "moved", ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
-        # An install prefix of the configuration must not matter, nor must the place it is installed to first.
+        # Neither the configured install prefix nor the first install location may matter.
         first = work / "first"
         if variant == "shared":
             build = work / "build"
-            # -O1: what is looked at is what the linker makes of it. A kernel's file compiles in less than half the time.
+            # -O1: these tests check linking, and a kernel's file compiles in less than half the time.
             self.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON",
                       *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O1 -DNDEBUG" for language in ("C", "CXX")),
                       "-DKUMIKO_BUILD_EXAMPLES=OFF", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])

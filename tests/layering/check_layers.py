@@ -3,19 +3,19 @@
 
     check_layers.py ROOT        prints one line per violation; exit status 1 if there is any
 
-Nothing but the standard library: it runs wherever the tests are built.
+Uses only the standard library, so that it runs wherever the tests are built.
 """
 
 import re
 import sys
 from pathlib import Path
 
-# Room -> rooms whose headers it may include. Arrows point down: a room that is not in the set is above or beside it.
+# Room -> rooms whose headers it may include. A room that is not in the set is above or beside it.
 MAY_INCLUDE = {
     "kernels": {"kernels"},
     "scheduler": {"scheduler"},
     "runtime": {"runtime", "kernels", "scheduler"},
-    "examples": {"examples"},  # examples see the library as a user does: <kumiko/...>
+    "examples": {"examples"},  # examples use the library as a user does: <kumiko/...>
     "python": {"python"},
     "tools": {"tools", "bench", "runtime", "kernels", "scheduler"},
     "bench": {"bench", "tests", "runtime", "kernels", "scheduler"},
@@ -24,7 +24,7 @@ MAY_INCLUDE = {
 LIBRARY = ("kernels", "scheduler", "runtime")
 PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/status.h"}
 
-# The programs of bench/ that run on Google Benchmark.
+# The programs of bench/ that use Google Benchmark.
 BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "machine", "pipelines", "plan", "scaling", "trace"))
 # System header -> the files (or folders, with a slash) that may include it.
 HEADER_OWNERS = [
@@ -32,11 +32,11 @@ HEADER_OWNERS = [
     (re.compile(r"numa(if)?\.h"), ("scheduler/memory.cpp", "tests/emulated_numa/", "tests/scheduler/")),
     (re.compile(r"omp\.h"), ("scheduler/executor_openmp.cpp", "scheduler/topology_hwloc.cpp", "examples/", "tests/", "bench/")),
     (re.compile(r"(oneapi/)?tbb(\.h|/.*)"), ("scheduler/executor_tbb.cpp", "tests/", "bench/")),
-    # What tools/bench shares with the benchmarks is built without that library.
+    # The files that tools/bench shares with the benchmarks are built without that library.
     (re.compile(r"benchmark/.*"), ("bench/benchmark_rounds.h", "bench/kernels_bench/", *BENCHMARKS)),
     (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),
 ]
-# What a kernel may not know: threads, locks, streams, the environment's containers.
+# Headers that kernels must not include: threads, locks, streams.
 KERNELS_MAY_NOT_INCLUDE = re.compile(r"(thread|mutex|condition_variable|future|iostream|fstream|omp\.h|pthread\.h)")
 # Words in code (comments and strings are blanked first) -> the only file of the library that may use them.
 WORD_OWNERS = [
@@ -79,7 +79,8 @@ def check_file(root: Path, room: str, path: Path):
     for include in INCLUDE.finditer(re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL)):
         quote, name = include.groups()
         target = project_target(root, path, name) if quote == '"' else None
-        # A path that starts with a room's name points there even if the file is missing or the brackets are the wrong kind.
+        # A path that starts with a room's name counts for that room even if the file is missing or the brackets are of
+        # the wrong kind.
         first = (target or name).split("/")[0]
         if target is None and quote == "<" and not (root / name).is_file():
             first = None

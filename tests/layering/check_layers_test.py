@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves that check_layers.py sees each kind of violation, and only violations: one small tree per case."""
+"""Tests that check_layers.py reports each kind of violation and nothing else: one small tree per case."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The error promise over samples large enough to need no allowance for luck: at most twice naive f32's error
-// against fp64, in the maximum and in the root mean square. Prints the table docs/numerics.md quotes.
+// The promised error bound: at most twice naive f32's error against fp64, in the maximum and in the root mean
+// square. The samples are large enough to need no tolerance for chance. Prints the table of docs/numerics.md.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -33,8 +33,7 @@ TEST_P(Accuracy, AtMostTwiceTheErrorOfNaive) {
               "dim", "kv_len", "scale");
   for (const std::int64_t dim : {16, 64, 128, 256}) {
     for (const std::int64_t kv_len : {33, 512, 1500}) {
-      // In units of 1 / sqrt(dim): scores of size 1, as trained models have them, and of size 8, close to
-      // one-hot.
+      // In units of 1 / sqrt(dim): scores of size 1, as in trained models, and of size 8, close to one-hot.
       for (const float sharpness : {1.0f, 8.0f}) {
         Case c;
         c.seed = static_cast<std::uint64_t>(dim * 10000 + kv_len);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A plan's runs allocate nothing once as many have run as ever run at the same time. Counted over the whole
-// process.
+// A plan's run allocates nothing, unless more runs overlap than ever before. Counted over the whole process.
 #include <gtest/gtest.h>
 #include <oneapi/tbb/task_group.h>
 
@@ -65,7 +64,7 @@ TEST_P(Allocation, RunsAfterTheFirstAllocateNothing) {
   }
 }
 
-// Nor does a decode step that leaves every row block its splits.
+// A decode step that leaves every row block its splits allocates nothing either.
 TEST_P(Allocation, UpdatesWithinSplitsAllocateNothing) {
   const Context context = make(4);
   Case c = cases()[2];
@@ -88,8 +87,7 @@ TEST_P(Allocation, UpdatesWithinSplitsAllocateNothing) {
   EXPECT_EQ(calls, 0);
 }
 
-// As many states as there are callers are made first, as if all had met: which callers do meet is up to the
-// machine.
+// First makes one state per caller, as if all runs had overlapped: which runs do overlap depends on timing.
 TEST_P(Allocation, RunsAtTheSameTimeAllocateNothingOnceThereIsAStateForEach) {
   const Context context = make(2);
   const Case c = cases()[1];
@@ -110,8 +108,8 @@ TEST_P(Allocation, RunsAtTheSameTimeAllocateNothingOnceThereIsAStateForEach) {
   for (int t = 0; t < kCallers; ++t)
     threads.emplace_back([&] {
       const Problem problem(c);
-      // oneTBB keeps a record of each thread from its first task on. Whether a run brings one depends on the
-      // helpers that are there already, so every caller brings one of its own first.
+      // oneTBB allocates a record for each thread at its first task. Whether that happens in a run depends on
+      // timing, so every caller runs a task first.
       oneapi::tbb::task_group().run_and_wait([] {});
       failed += !prepared.run(problem.args()).ok();
       ready.arrive_and_wait();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every row of attention_fields.inc: a plan refuses a run in which one field that it keeps is another, and
-// gives the same bits whatever a field is that it does not keep.
+// Every row of attention_fields.inc: a plan refuses a run that differs in a field the plan keeps, and gives
+// the same bits whatever the other fields are.
 #include "runtime/attention_fields.h"
 
 #include <gtest/gtest.h>
@@ -17,10 +17,10 @@
 namespace kumiko::test {
 namespace {
 
-// Makes one field another; false where it was that already.
+// Changes one field; false if it already had that value.
 using Change = std::function<bool(AttentionArgs&)>;
 
-// Memory for pointers that were null; nothing here is a length or a domain.
+// Memory for pointers that were null; not valid as lengths or domains.
 float other_floats[256];
 const std::int32_t other_numbers[8] = {77, -5, 77, -5, 77, -5, 77, -5};
 
@@ -110,7 +110,7 @@ Case plain() {
   c.v_head_dim = 6;
   return c;
 }
-// No field at its default but the pipeline.
+// Every field except the pipeline differs from its default.
 Case full() {
   Case c = plain();
   c.lse = GuardedLse::Layout::padded;

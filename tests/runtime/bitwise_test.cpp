@@ -34,7 +34,7 @@ std::vector<Case> cases() {
     c.head_dim = r.dim;
     c.v_head_dim = r.dim + 3;
     c.is_causal = r.causal;
-    // Tiny negative values times tiny weights round to -0: whose sign must not depend on the cut either.
+    // Tiny negative values times tiny weights round to -0, whose sign must not depend on the cut either.
     if (list.size() % 3 == 1) c.v_magnitude = 1e-44f, c.scale = 8.0f;
     if (list.size() % 4 == 2) c.window_left = 520;
     list.push_back(c);
@@ -105,7 +105,7 @@ TEST_P(Bitwise, OneToEightThreadsOnEveryExecutor) {
   }
 }
 
-// Under emulation one binding of each topology and policy, all in turn.
+// Under emulation each topology and policy gets one binding, all bindings in turn.
 TEST_P(Bitwise, EveryTopologyPolicyAndBinding) {
   int binding = 0;
   for (const char* topology : {"", "numa:2 core:4 pu:1", "pack:1 l3:2 core:2 pu:1",
@@ -172,8 +172,8 @@ TEST_P(BitwiseWithTheReference, GivesTheSameBits) {
   }
 }
 
-// No run sees two architectures, so that the outputs' digest (64-bit FNV-1a) is written down. The LSE goes
-// through the system's log2 and is left out.
+// No run has two architectures, so the outputs are compared with a digest (64-bit FNV-1a) given here. The LSE
+// is left out, because it depends on the system's log2.
 TEST(BitwiseAcrossIsas, EveryArchitectureGivesTheSameBits) {
   for (const std::string& isa : host_isas()) {
     std::uint64_t digest = 0xcbf29ce484222325u;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What belongs to the caller is as before on return: floating-point control, affinity mask; and its settings
-// change no bit of the result.
+// A call leaves the caller's floating-point control and affinity mask unchanged, and they change no bit of
+// the result.
 #include <gtest/gtest.h>
 #include <sched.h>
 
@@ -63,7 +63,7 @@ TEST_P(CallerState, MxcsrIsRestoredAndChangesNoBit) {
         const unsigned after = _mm_getcsr();
         _mm_setcsr(keep.saved);
         ASSERT_TRUE(status.ok()) << status.message();
-        // The low six bits are sticky flags: the call may have no say in them either.
+        // The low six bits are sticky flags; the call must not change them either.
         EXPECT_EQ(after, mine) << std::hex << "MXCSR was " << mine << ", is " << after;
         EXPECT_TRUE(same_bits(problem.outcome(), want)) << std::hex << "MXCSR " << mine;
       }
@@ -152,7 +152,7 @@ cpu_set_t affinity() {
   return set;
 }
 
-// Bound workers on the host itself: the one setting under which threads are pinned at all.
+// Bound workers on the host itself: the only setting that pins threads.
 TEST_P(CallerState, AffinityOfTheCallerIsUnchanged) {
   for (const char* bind : {"close", "spread", "none"}) {
     ContextOptions options;
@@ -177,7 +177,7 @@ TEST_P(CallerState, AffinityOfTheCallerIsUnchanged) {
   }
 }
 
-// A caller pinned to one CPU stays there and still gets its answer.
+// A caller pinned to one CPU stays there and gets its result.
 TEST_P(CallerState, APinnedCallerStaysPinned) {
   const Problem problem(ordinary());
   ContextOptions options;

@@ -142,7 +142,7 @@ Problem::Problem(const Case& c) : seqused_(c.seqused) {
     mask = TermTensor(scores, c.mask, DataType::boolean, flush());
     const std::uint64_t salt = random.bits();
     mask.fill([&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
-      // The same draw for a whole square; true is any byte but 0.
+      // One draw for a whole square; true is any byte other than 0.
       Random square(salt ^ static_cast<std::uint64_t>(((b * 31 + h) * 1009 + i / c.mask_block) * 100'003 +
                                                       j / c.mask_block + 1));
       return square.one_in(2) ? static_cast<float>(square.between(1, 255)) : 0.0f;
@@ -214,7 +214,7 @@ void TermTensor::set(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_
     case DataType::boolean:
       bytes[at] = static_cast<unsigned char>(value);
       break;
-    case DataType::i32:  // no term's type
+    case DataType::i32:  // no bias or mask has this type
       break;
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One attention call as data: what to build, where to put it, what to check.
+// One attention call as data: its tensors, their memory, its checks.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -16,7 +16,7 @@
 
 namespace kumiko::test {
 
-/// How a tensor of scores, bias or mask, lies in memory and is broadcast.
+/// Memory layout and broadcasting of a bias or mask.
 enum class TermLayout {
   none,
   full,        ///< [batch, q_heads, q_len, kv_len]
@@ -32,7 +32,7 @@ inline constexpr TermLayout kTermLayouts[] = {TermLayout::full,       TermLayout
                                               TermLayout::positions,  TermLayout::keys,   TermLayout::queries,
                                               TermLayout::transposed, TermLayout::one};
 
-/// All that `pipeline` can be.
+/// All values of `pipeline`.
 inline constexpr Pipeline kPipelines[] = {Pipeline::automatic, Pipeline::online,      Pipeline::decode,
                                           Pipeline::two_pass,  Pipeline::interleaved, Pipeline::three_pass};
 
@@ -49,7 +49,7 @@ struct Case {
   TermLayout bias = TermLayout::none;
   DataType bias_type = DataType::f32;
   TermLayout mask = TermLayout::none;
-  std::int64_t mask_block = 1;  ///< the mask is drawn in squares of this size
+  std::int64_t mask_block = 1;  ///< the mask is constant within squares of this size
   int alibi = 0;                ///< 1: slopes per head, 2: per sequence and head
   float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
   std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
@@ -61,8 +61,7 @@ std::ostream& operator<<(std::ostream& os, const Case& c);
 
 /// Kinds of mask, for lists that cross shapes with masks.
 inline constexpr int kMaskKinds = 12;
-/// Gives the case mask number `kind` of kMaskKinds; 0 is none. Window sizes and lengths are drawn from the
-/// case's seed.
+/// Adds mask number `kind` of kMaskKinds; 0: no mask. The case's seed determines window sizes and lengths.
 Case masked(Case c, int kind);
 
 struct Outcome {
@@ -93,7 +92,7 @@ class TermTensor {
   GuardedBuffer buffer_;
 };
 
-/// The memory of a case, every tensor flush against a guard page, everything that is not an element poisoned,
+/// The memory of a case. Every tensor ends or begins at a guard page. Memory between elements is poisoned,
 /// and so is every key and value past seqused_k (unless the layout makes sequences share memory).
 class Problem {
  public:
@@ -105,9 +104,9 @@ class Problem {
   Outcome outcome() const { return {out.elements(), lse.elements()}; }
   /// Nothing outside out's and lse's elements was written.
   ::testing::AssertionResult borders_intact() const;
-  /// Not even their elements were written.
+  /// Their elements were not written either.
   ::testing::AssertionResult outputs_untouched() const;
-  /// Poisons the outputs, runs, checks the borders. Failures are the running test's.
+  /// Poisons the outputs, runs, checks the borders. A failure fails the running test.
   Outcome run(const Context& context, Pipeline pipeline = Pipeline::automatic) const;
 
   GuardedTensor q, k, v, out;

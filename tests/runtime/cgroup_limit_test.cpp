@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cgroup's CPU quota bounds the threads of a context. The linker puts our functions in place of the
-// library's (--wrap), so that the quota is read from a tree of files made here and the host has four cores.
+// A cgroup's CPU quota bounds the threads of a context. The linker replaces the library's functions by ours
+// (--wrap): the quota is read from files made here, and the host has four cores.
 #include <gtest/gtest.h>
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A token's row is the same bits through one prefill, chunked prefill or decode, alone or in a batch.
+// A token's row has the same bits from one prefill, chunked prefill or decode, alone or in a batch.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,8 +16,8 @@ struct Chunking : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");
 
   // Rows [first, last) of a causal self-attention of n tokens, computed over the keys that exist by then.
-  // `cache`: the keys lie in a view of full length and seqused_k tells how many count, as in a preallocated
-  // KV cache.
+  // `cache`: the keys are in a view of full length and seqused_k gives their number, as in a preallocated KV
+  // cache.
   Outcome chunk(const Problem& problem, std::int64_t first, std::int64_t last, bool cache,
                 Pipeline pipeline) {
     AttentionArgs args = problem.args(pipeline);
@@ -91,7 +91,7 @@ TEST_P(Chunking, AnyChunksEqualOnePrefill) {
   }
 }
 
-// What changes a score goes by the positions of its query and its key, wherever a chunk begins.
+// Bias, ALiBi and mask depend on the positions of query and key, wherever a chunk begins.
 TEST_P(Chunking, AnyChunksEqualOnePrefillWithTerms) {
   Random random(test_seed(73));
   // Bits: softcap, bias, ALiBi, mask.

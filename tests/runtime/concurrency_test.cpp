@@ -17,7 +17,7 @@ namespace {
 constexpr int kCallers = 32;
 const int kRepeats = kThinned ? 8 : 25;
 
-// Mixed as a server mixes them: long prefill beside decode beside short batches.
+// A mix as on a server: long prefill, decode, short batches.
 Case case_of(int i) {
   Case c;
   c.seed = 9000 + static_cast<std::uint64_t>(i);
@@ -63,8 +63,8 @@ void together(int callers, Body body) {
 }
 
 struct Concurrency : ::testing::TestWithParam<std::string> {
-  // `threads` > what the host has: a machine of that many cores is assumed, so that helpers and callers
-  // really meet.
+  // If the host has fewer than `threads` cores, a machine with that many is assumed, so that helpers and
+  // callers do overlap.
   Context make(int threads) {
     ContextOptions options;
     options.executor = GetParam();

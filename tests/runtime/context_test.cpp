@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Context can be made with, and what it says of itself.
+// The options of a Context, and what it reports of itself.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -128,7 +128,7 @@ TEST(Context, AllocatesMemoryOfADomain) {
     std::fill_n(data, bytes, static_cast<unsigned char>(1));
     DomainMemory moved = std::move(memory);
     EXPECT_EQ(moved.data(), data);
-    EXPECT_EQ(memory.data(), nullptr);  // NOLINT: the state after the move is what is tested.
+    EXPECT_EQ(memory.data(), nullptr);  // NOLINT: tests the state after the move.
     void* const raw = moved.release();
     EXPECT_EQ(raw, data);
     EXPECT_EQ(moved.size(), 0);

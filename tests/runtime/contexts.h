@@ -12,10 +12,10 @@
 
 namespace kumiko::test {
 
-/// A machine of `cores` cores in one domain: thread counts above the host's need a topology that has them.
+/// A machine of `cores` cores in one domain, for more threads than the host has cores.
 std::string flat_machine(int cores);
 
-/// The context of these options. Fails the running test and returns an empty context when it cannot be made.
+/// A context with these options. On failure fails the running test and returns an empty context.
 Context context_of(const ContextOptions& options);
 Context context_of(const std::string& isa, const std::string& executor);
 

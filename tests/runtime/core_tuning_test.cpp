@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tuning table, files that stand in for it, and that no number in either changes a bit of a result.
+// The tuning table, the files that replace it, and that no number in either changes a bit of a result.
 #include "runtime/core_tuning.h"
 
 #include <gtest/gtest.h>
@@ -20,7 +20,7 @@ namespace {
 using kernels::Core;
 using kernels::Isa;
 
-/// A file of the test's own, gone at its end.
+/// A temporary file.
 class File {
  public:
   explicit File(const std::string& content)
@@ -90,7 +90,7 @@ TEST(CoreTuning, AWrongLineIsNamedAndChangesNothing) {
       {"[avx2]\nkeys_ahead = 99999999999999999999", "expected 0..1048576"},
       {"[avx3]\n", "line 1 is \"[avx3]\"; expected the name of an instruction set"},
       {"[avx2\n", "line 1 is \"[avx2\"; expected the name of an instruction set"},
-      {"[neon]\ntask_tiles = 3", "expected 4..256"},  // of another ISA than the one asked for
+      {"[neon]\ntask_tiles = 3", "expected 4..256"},  // of an ISA other than the requested one
   };
   for (const auto& [content, want] : rows) {
     const File file(content);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // bf16 and f16 tensors. Widening is exact and accumulation is f32, so a call on 16-bit inputs must give the
 // bits of the f32 call on the same values, and a 16-bit output must be that result rounded once. Where the
-// ISA multiplies bf16 pairs, probabilities are rounded to bf16 too: there the call is judged by the error
-// promise, and must give the same bits in every pipeline.
+// ISA multiplies bf16 pairs, probabilities are rounded to bf16 too: there the result must meet the error
+// promise and have the same bits in every pipeline.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -99,8 +99,8 @@ TEST_P(Dtype, ScoreTerms) {
 TEST_P(Dtype, EachCombinationOfTerms) {
   for (const Case& c : combinations_of_terms()) ASSERT_NO_FATAL_FAILURE(check(c));
 }
-// A mask leaves scores as they are, the other terms do not: where bf16 pairs are multiplied, they take
-// another way to their exponentials.
+// A mask does not change scores; the other terms do, and where bf16 pairs are multiplied their exponentials
+// are computed by other code.
 TEST_P(Dtype, AMaskAlone) {
   std::vector<Case> cases = score_terms();
   std::erase_if(cases, [](const Case& c) {
@@ -115,7 +115,8 @@ TEST_P(Dtype, RandomShapes) {
   check_all(random_cases(seed, 60), 1);
 }
 
-// Where bf16 pairs are multiplied, the query takes the sign of the scale, and the scores its size.
+// Where bf16 pairs are multiplied, the sign of the scale is applied to the query and its magnitude to the
+// scores.
 TEST_P(Dtype, NegativeScales) {
   for (const std::int64_t q_len : {1, 40}) {
     for (const int alibi : {0, 1}) {
@@ -127,7 +128,7 @@ TEST_P(Dtype, NegativeScales) {
   }
 }
 
-// Values that are not finite go another way through the kernels.
+// The kernels handle values that are not finite by other code.
 TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   Case c;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes a context under the environment it is started with and prints what came of it. Started by
+// Makes a context in the environment it is started with and prints the outcome. Started by
 // environment_test.cpp.
 //
 //   environment_probe [num_threads=N] [cpus=..] [bind=..] [executor=..] [isa=..] [topology=..] [policy=..]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// KUMIKO_* variables, each in a process of its own: what they choose, and the error when they cannot.
+// KUMIKO_* variables, each in a process of its own: what they choose, and the error if that is not possible.
 #include <gtest/gtest.h>
 #include <sched.h>
 
@@ -113,7 +113,7 @@ TEST(Environment, ThreadsNeverExceedTheCoresAllowed) {
     expect_error(probe({executor, "KUMIKO_NUM_THREADS=5000"}), 4, "KUMIKO_NUM_THREADS", "5000");
     expect_error(probe({executor, kBig, "KUMIKO_NUM_THREADS=9"}), 4, "KUMIKO_NUM_THREADS", "9");
   }
-  // OpenMP's own wishes are not ours.
+  // OMP_NUM_THREADS does not set our number of threads.
   EXPECT_TRUE(probe({"OMP_NUM_THREADS=7", kBig, "KUMIKO_NUM_THREADS=3"}).says("num_threads 3\n"));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sizes and strides whose products leave 63 bits: an error, or a plan that is right, never a wrapped number.
-// Runs under UndefinedBehaviorSanitizer too, which sees each wrap that changes nothing here.
+// Sizes and strides whose products exceed 63 bits give an error or a correct plan, never a wrapped number.
+// UndefinedBehaviorSanitizer also runs this and finds the wraps that change no result.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -23,7 +23,7 @@ std::int64_t power(int exponent) {
   return std::int64_t{1} << exponent;
 }
 
-// Only to be planned: no pointers. Inputs are expanded (strides 0) where their size would not fit.
+// For planning only: no pointers. Inputs are expanded (strides 0) if their size would not fit.
 AttentionArgs problem(std::int64_t batch, std::int64_t q_heads, std::int64_t kv_heads, std::int64_t q_len,
                       std::int64_t kv_len, std::int64_t dim) {
   AttentionArgs args;
@@ -36,7 +36,7 @@ AttentionArgs problem(std::int64_t batch, std::int64_t q_heads, std::int64_t kv_
 
 Context machine(int cores) {
   ContextOptions options;
-  options.executor = "serial";  // any number of seats without a thread
+  options.executor = "serial";  // any number of seats without threads
   options.topology = flat_machine(cores);
   return context_of(options);
 }
@@ -98,7 +98,7 @@ TEST(ExtremeShapes, SlopesThatReachBeyondTheAddressSpaceAreRefusedByName) {
   EXPECT_TRUE(plan_only(args).ok()) << plan_only(args).message();
 }
 
-// Strides of 0 keep the extents small: the number of elements alone is too large. No memory is looked at.
+// Strides of 0 keep the extents small: only the number of elements is too large. No memory is read.
 TEST(ExtremeShapes, ProductsOfSizesFrom2To61OnAreRefusedByName) {
   auto* const somewhere = reinterpret_cast<float*>(std::uintptr_t{1} << 40);
   const auto apart = [&](int n) { return somewhere + power(36) * n; };
@@ -136,7 +136,7 @@ TEST(ExtremeShapes, ProductsOfSizesFrom2To61OnAreRefusedByName) {
   }
 }
 
-// 2^45 tasks, and 2^31 of them: more than numbers of 32 bits and than any memory.
+// 2^45 and 2^31 tasks: too many for 32-bit numbers and for any memory.
 TEST(ExtremeShapes, MoreTasksThanAPlanHoldsAreUnsupported) {
   AttentionArgs args = problem(power(30), power(15), power(15), 1, 1, 1);
   expect_refused(args, Code::unsupported, "q.shape");
@@ -146,7 +146,7 @@ TEST(ExtremeShapes, MoreTasksThanAPlanHoldsAreUnsupported) {
   expect_refused(problem(1, power(20), 1, kLongest, kLongest, 8), Code::unsupported, "q.shape");
 }
 
-// Each of these tasks costs about 2^50, all of them 2^64. What the plan makes of it must still balance.
+// Each of these tasks costs about 2^50, all of them 2^64. The plan must still be balanced.
 TEST(ExtremeShapes, CostsThatAddUpBeyondInt64StayBalanced) {
   AttentionArgs args = problem(1, 1, 1, 1 << 22, kLongest, 576);
   args.pipeline = Pipeline::online;
@@ -162,8 +162,8 @@ TEST(ExtremeShapes, CostsThatAddUpBeyondInt64StayBalanced) {
   EXPECT_LT(imbalance, 5.0) << text;
 }
 
-// 4096 seats want 32768 tasks: 300000 rows, cut along 2^31 keys, would keep 2^51 bytes of split
-// states.
+// For 4096 seats the plan aims at 32768 tasks: 300000 rows, cut along 2^31 keys, would need 2^51 bytes of
+// split states.
 TEST(ExtremeShapes, SplitStatesBeyondTheAddressSpaceAreOutOfMemory) {
   AttentionArgs args = problem(1, 1, 1, 300000, kLongest, 576);
   args.pipeline = Pipeline::online;
@@ -172,7 +172,7 @@ TEST(ExtremeShapes, SplitStatesBeyondTheAddressSpaceAreOutOfMemory) {
   EXPECT_NE(status.message().find("split states"), std::string::npos) << status.message();
 }
 
-// A window of 2^63 - 1 and lengths of 2^31 - 1 meet in the offsets of the mask.
+// The offsets of the mask add a window of 2^63 - 1 and lengths of 2^31 - 1.
 TEST(ExtremeShapes, OffsetsOfTheMaskDoNotWrap) {
   for (const std::int64_t window : {power(31), power(40), power(62), kMax}) {
     AttentionArgs args = problem(1, 1, 1, 64, kLongest, 8);
@@ -185,7 +185,7 @@ TEST(ExtremeShapes, OffsetsOfTheMaskDoNotWrap) {
   }
 }
 
-// Strides that lead to no second element may be anything, and are multiplied with nothing.
+// The stride of a dimension of size 1 may be any number; nothing may be computed from it.
 TEST(ExtremeShapes, StridesThatReachNothingDoNotMatter) {
   const Context context = machine(4);
   for (const std::int64_t kv_len : {0, 1}) {
@@ -211,7 +211,7 @@ TEST(ExtremeShapes, StridesThatReachNothingDoNotMatter) {
   Plan prepared;
   ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
   AttentionArgs args = problem.args();
-  args.lse.data = nullptr;  // not wanted, so its strides are nobody's
+  args.lse.data = nullptr;  // not computed, so its strides do not matter
   args.lse.stride = {kMax, kMax, kMax};
   problem.poison_outputs();
   ASSERT_TRUE(prepared.run(args).ok());
@@ -241,7 +241,7 @@ TEST(ExtremeShapes, AnAddressFromWhichATensorWouldWrapIsRefused) {
   }
 }
 
-// The helpers that make contiguous views must not wrap into something that is then accepted.
+// The helpers that make contiguous views must not wrap to shapes that are then accepted.
 TEST(ExtremeShapes, ContiguousViewsOfAbsurdShapesAreRefused) {
   for (const int bits : {21, 30, 31}) {
     const std::int64_t size = bits == 31 ? kLongest : power(bits);

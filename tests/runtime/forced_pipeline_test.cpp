@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// KUMIKO_PIPELINE and the calls that are no plain attention: fused_gemm has one pipeline and keeps it,
-// softmax_pv takes any but decode.
+// KUMIKO_PIPELINE: calls of attention take any, softmax_pv any but decode, and fused_gemm always uses its
+// own.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -30,7 +30,7 @@ Context context_under(const std::string& isa, const char* pipeline) {
 
 constexpr const char* kNames[] = {"automatic", "online", "decode", "two_pass", "interleaved", "three_pass"};
 
-/// Rows of a KV head for which decode is chosen, and for which it is not.
+/// A case with q_len queries; decode is chosen for few.
 Case of_rows(std::int64_t q_len) {
   Case c;
   c.batch = 2, c.q_heads = 4, c.kv_heads = 2, c.q_len = q_len, c.kv_len = 1100, c.head_dim = 12,
@@ -86,7 +86,7 @@ TEST_P(ForcedPipeline, SoftmaxPvTakesAnyButDecode) {
         ASSERT_TRUE(status.ok()) << status.message();
         EXPECT_TRUE(same_bits(problem.outcome(), want));
       }
-      // What the call asks for goes before the variable.
+      // The call's choice takes precedence over the variable.
       args.pipeline = Pipeline::two_pass;
       problem.poison_outputs();
       ASSERT_TRUE(softmax_pv(context, args).ok());
@@ -116,8 +116,8 @@ TEST_P(ForcedPipeline, IsTheOnePlanned) {
   }
 }
 
-// A task that takes several splits at a time keeps each split's sums apart, and where others share its rows
-// stores each.
+// A task that takes several splits at a time keeps the sums of each split separate, and stores each if other
+// tasks share its rows.
 TEST_P(ForcedPipeline, ThreePassOverSeveralSplitsHasTheBitsOfOnline) {
   for (const std::int64_t kv_len : {2700, 40 * 512}) {
     ContextOptions options;

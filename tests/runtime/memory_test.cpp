@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is read and written: nothing past seqused_k, nothing outside out and lse, every element of them.
+// No key past seqused_k is read, nothing outside out and lse is written, and every element of them is.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -15,7 +15,7 @@ struct Memory : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");
 };
 
-// The view says kv_len keys, memory ends after seqused_k of them: one read past is a SIGSEGV.
+// The view has kv_len keys but memory ends after seqused_k of them: a read past that is a SIGSEGV.
 TEST_P(Memory, KeysPastTheUsedLengthAreNeverRead) {
   for (const std::int32_t used : {0, 1, 2, 7, 8, 15, 16, 17, 255, 256, 257, 511, 513}) {
     for (const std::int64_t q_len : {1, 5, 60}) {
@@ -84,7 +84,7 @@ TEST_P(Memory, KeysAndValuesMayBeTheSameMemory) {
   c.q_len = 9;
   c.kv_len = 50;
   c.head_dim = 24;
-  c.v_head_dim = 16;  // as in multi-head latent attention: values are the leading columns of the keys
+  c.v_head_dim = 16;  // as in multi-head latent attention, where values are the leading columns of the keys
   const Problem problem(c);
   AttentionArgs args = problem.args();
   args.v = args.k;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge_states: attention over cut keys, merged, against attention over all of them.
+// merge_states: attention over parts of the keys, merged, against attention over all of them.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -36,7 +36,7 @@ TEST_P(Merge, PartsOfTheKeysMergeIntoTheWhole) {
       std::vector<std::unique_ptr<NarrowTensor>> narrow;
       std::vector<std::unique_ptr<GuardedLse>> sums;
       std::vector<AttentionState> states;
-      // Parts of uneven length, one of them empty: an output row of it is 0 and its LSE -inf.
+      // Parts of uneven length, one of them empty: its output rows are 0 and its LSEs -inf.
       for (const auto& [first, last] : {std::pair{0, 3}, {3, 3}, {3, 300}, {300, 499}, {499, 500}}) {
         AttentionArgs part = whole.args();
         for (ConstTensor* t : {&part.k, &part.v}) {
@@ -61,7 +61,7 @@ TEST_P(Merge, PartsOfTheKeysMergeIntoTheWhole) {
       ASSERT_TRUE(status.ok()) << status.message();
       ASSERT_TRUE(whole.borders_intact());
       const Outcome got = whole.outcome();
-      // Each part is right to about 1e-6 and the weights add up to 1; 16-bit parts are off by half an ulp.
+      // Each part is correct to about 1e-6 and the weights add up to 1; 16-bit parts are off by half an ulp.
       const double tolerance = type == DataType::f32 ? 3e-6 : type == DataType::bf16 ? 2e-2 : 2e-3;
       for (std::size_t i = 0; i < got.out.size(); ++i) ASSERT_NEAR(got.out[i], fp64.out[i], tolerance) << i;
       for (std::size_t i = 0; i < got.lse.size(); ++i) ASSERT_NEAR(got.lse[i], fp64.lse[i], 3e-6) << i;
@@ -85,7 +85,7 @@ TEST_P(Merge, StatesThatSawNothingAreNeutralWhateverTheyHold) {
   EXPECT_EQ(lse, -kInf);
 }
 
-// A finite LSE is none of +-inf in whatever units it is computed with.
+// A finite LSE must not become +-inf in the units of the computation.
 TEST_P(Merge, TheLargestAndTheSmallestSums) {
   const float left[4] = {1.0f, -2.0f, 3.0f, 4.0f}, right[4] = {3.0f, 2.0f, -3.0f, 0.0f};
   const auto view = [](const float* data) { return ConstTensor::bhsd(data, 1, 1, 1, 4); };
@@ -97,7 +97,7 @@ TEST_P(Merge, TheLargestAndTheSmallestSums) {
     for (int d = 0; d < 4; ++d) EXPECT_FLOAT_EQ(out[d], 0.5f * (left[d] + right[d])) << sum;
     EXPECT_EQ(lse, sum) << "log(2) is below its last place";
   }
-  // As far apart as floats are: the greater alone counts.
+  // As far apart as floats can be: only the greater counts.
   const float most = std::numeric_limits<float>::max(), least = std::numeric_limits<float>::lowest();
   float out[4] = {}, lse = 0;
   const AttentionState states[] = {{view(left), &least}, {view(right), &most}};
@@ -106,7 +106,7 @@ TEST_P(Merge, TheLargestAndTheSmallestSums) {
   EXPECT_EQ(lse, most);
 }
 
-// "In the order given", to the bit: f32 sums of which each order gives another number, weights of exactly 1.
+// "In the order given", to the bit: f32 sums that differ in every order, with weights of exactly 1.
 TEST_P(Merge, ThreeAndMoreStatesMergeInTheOrderGiven) {
   const float values[] = {1e8f, 1.0f, -1e8f, 3.0f}, same = 0.25f;
   for (const std::size_t count : {3, 4}) {
@@ -124,7 +124,7 @@ TEST_P(Merge, ThreeAndMoreStatesMergeInTheOrderGiven) {
           << count << " states from number " << order[0] << ", then " << order[1] << ", then " << order[2];
     } while (std::next_permutation(order.begin(), order.end()));
   }
-  // Weights of 0.7 * 2^-24: one at a time they are lost beside a weight of 1, together they are not.
+  // Weights of 0.7 * 2^-24: added to 1 one at a time they are lost, added up first they are not.
   const float most = 0.0f, least = -24.5f * 0.6931472f, one = 1.0f;
   const AttentionState top{ConstTensor::bhsd(&one, 1, 1, 1, 1), &most},
       small{ConstTensor::bhsd(&one, 1, 1, 1, 1), &least};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A forced ISA that the machine lacks is an error. The linker puts our probe in place of the library's
-// (--wrap), so that this machine can play one that has less.
+// A forced ISA that the machine lacks is an error. The linker replaces the library's probe by ours (--wrap),
+// so that this machine can simulate one with fewer ISAs.
 #include <gtest/gtest.h>
 
 #include "kernels/cpu.h"

@@ -19,7 +19,7 @@ namespace kumiko::test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr std::uint32_t kCanonical = 0x7fc00000u;  // what 0x7fc0 and 0x7e00 are widened to, too
+constexpr std::uint32_t kCanonical = 0x7fc00000u;  // 0x7fc0 (bf16) and 0x7e00 (f16) widen to it, too
 
 /// Number n of a list of NaNs: both signs, several payloads, quiet and signalling.
 float nan(std::int64_t n) {
@@ -28,7 +28,7 @@ float nan(std::int64_t n) {
   return std::bit_cast<float>(kBits[static_cast<std::size_t>(n) % std::size(kBits)]);
 }
 
-/// NaNs are canonical, and there are some, and other values.
+/// All NaNs are canonical, and there are both NaNs and other values.
 ::testing::AssertionResult canonical(const std::vector<float>& values) {
   std::size_t nans = 0;
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -207,7 +207,7 @@ TEST_P(Nan, IsTheCanonicalOneInFusedGemm) {
   }
 }
 
-// Rows of which one state or both hold NaNs, and LSEs of NaN and +inf.
+// Rows with NaNs in one state or both, and LSEs of NaN and +inf.
 TEST_P(Nan, IsTheCanonicalOneOfMergedStates) {
   constexpr std::int64_t kRows = 12, kDim = 19;
   std::vector<float> values[2], lse[2], out(kRows * kDim), sums(kRows);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// bf16 and f16: the same bits for any thread count, executor, policy, topology and pipeline, into f32 outputs
-// and into their own type. bitwise_test.cpp has f32.
+// bf16 and f16: the same bits for any thread count, executor, policy, topology and pipeline, for outputs of
+// f32 and of the inputs' type. f32 inputs: bitwise_test.cpp.
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -16,8 +16,8 @@
 namespace kumiko::test {
 namespace {
 
-// Causal prefill, decode along several splits, a ragged batch, a chunk: odd dims and lengths, so that pairs
-// of elements are cut everywhere.
+// Causal prefill, decode along several splits, a ragged batch, a chunk: odd dims and lengths, so that cuts
+// fall inside pairs of elements.
 std::vector<Case> cases() {
   const struct {
     std::int64_t batch, q_heads, kv_heads, q_len, kv_len, dim;

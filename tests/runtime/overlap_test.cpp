@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors that share memory: every pair of an output with anything else, of every call. Refused by name with
-// nothing written, or taken where no element is shared.
+// Every pair of an output and another tensor that share memory, for every call. Refused by name with nothing
+// written, or accepted if they share no element.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,12 +24,12 @@ struct Placed {
   std::function<void(void*)> place;
 };
 
-/// A call on tensors that are put into one piece of memory, far apart from each other at first.
+/// A call on tensors in one block of memory, at first far apart.
 struct Shared {
   static constexpr std::size_t kApart = 4096;
   std::vector<Placed> tensors;
   std::function<Status()> call;
-  /// Whether the very same view may be both.
+  /// Whether both may be the same view.
   std::function<bool(const Placed& x, const Placed& y)> in_place = [](auto&, auto&) { return false; };
   Bytes memory;
 
@@ -59,7 +59,7 @@ struct Shared {
  private:
   void expect_told_apart(std::size_t x, std::size_t y) {
     const Placed &output = tensors[x], &other = tensors[y];
-    // From the start of the other to the start of the output.
+    // Offset from the other's start to the output's start.
     const struct {
       const char* what;
       std::int64_t offset;
@@ -170,7 +170,7 @@ TEST(Overlap, MergeStatesTellsEveryPairApartButTheSameView) {
   MergeCall f32;
   f32.shared.in_place = [](const Placed& x, const Placed& y) { return y.name.ends_with("]." + x.name); };
   f32.shared.expect_every_pair_told_apart();
-  // Another type is another view.
+  // A view of another type is not the same view.
   MergeCall bf16(DataType::bf16);
   bf16.shared.in_place = [](const Placed& x, const Placed& y) {
     return x.name == "lse" && y.name.ends_with("].lse");
@@ -178,7 +178,7 @@ TEST(Overlap, MergeStatesTellsEveryPairApartButTheSameView) {
   bf16.shared.expect_every_pair_told_apart();
 }
 
-// Of strided views only an equal start is certain: what lies in the gaps of another is taken.
+// Strided views may lie in each other's gaps, so they are refused only if their starts are equal.
 TEST(Overlap, EqualStartsWithOtherStridesAreRefusedAndGapsAreNot) {
   const auto refused = [](const Status& status, const std::string& first, const std::string& second) {
     EXPECT_EQ(status.code(), Code::invalid_argument);
@@ -196,7 +196,7 @@ TEST(Overlap, EqualStartsWithOtherStridesAreRefusedAndGapsAreNot) {
     m.lse.data = const_cast<float*>(m.states[n].lse);
     m.lse.stride = {24, 6, 2};
     refused(m.shared.call(), "lse", state + ".lse");
-    // Rows of 6 between rows of 6; sums between sums.
+    // Rows of 6 in the gaps between rows of 6, LSEs in the gaps between LSEs.
     m.shared.start();
     m.out.stride = m.states[n].out.stride = {144, 36, 12, 1};
     m.out.data = static_cast<float*>(const_cast<void*>(m.states[n].out.data)) + 6;
@@ -219,7 +219,7 @@ TEST(Overlap, EqualStartsWithOtherStridesAreRefusedAndGapsAreNot) {
   }
 }
 
-// Two elements of an output in one place.
+// Two elements of an output at the same address.
 TEST(Overlap, OutputsThatOverlapThemselvesAreRefused) {
   const Context context = context_of(ContextOptions{});
   std::vector<float> in(1000, 0.5f), written(1000, 7.0f), sums(100, 7.0f);

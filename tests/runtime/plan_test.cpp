@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plans: run() takes the planned problem on other pointers and nothing else; explain() and workspace_bytes()
-// tell the truth.
+// Plans: run() accepts only the planned problem, on any pointers; explain() and workspace_bytes() are
+// correct.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -113,7 +113,7 @@ TEST(PlanRun, AnythingButPointersMustBeAsPlanned) {
       {"pipeline", [](AttentionArgs& a) { a.pipeline = Pipeline::decode; }},
       {"seqused_k", [](AttentionArgs& a) { a.seqused_k = nullptr; }},
       {"seqused_k", [](AttentionArgs& a) { a.seqused_k = shorter; }},
-      // A shape of zeros is none, and what is planned without is run without, whatever the pointer.
+      // Planned as absent: a pointer without a shape is not absent and must be refused.
       {"bias", [](AttentionArgs& a) { a.bias.data = &shorter; }},
       {"mask", [](AttentionArgs& a) { a.mask.data = &shorter; }},
   };
@@ -180,7 +180,7 @@ TEST(PlanExplain, SaysWhatWillRunWhere) {
   EXPECT_EQ(text.back(), '\n');
 }
 
-// "domain D: N tasks, reads L bytes of K and V locally, R remotely", and the line of the sum.
+// "domain D: N tasks, reads L bytes of K and V locally, R remotely", and the line with the sums.
 struct Reads {
   std::int64_t local = 0, remote = 0;
 };
@@ -265,7 +265,7 @@ TEST(PlanKvDomains, TasksGoWhereTheMemoryIs) {
   EXPECT_EQ(planned_traffic(*impl_of(placed)).home, domains);
   EXPECT_EQ(reads_of(placed.explain(), "memory").remote, 0) << placed.explain();
   EXPECT_GT(reads_of(placed.explain(), "memory").local, 0);
-  // Memory that is all in one domain is read from the other, and explain() says so.
+  // All memory is in one domain: the other domain reads it remotely, and explain() shows that.
   const std::vector<std::int32_t> heaped(4, 1);
   args.kv_domains = heaped.data();
   ASSERT_TRUE(plan(context, args, &placed).ok());
@@ -273,7 +273,7 @@ TEST(PlanKvDomains, TasksGoWhereTheMemoryIs) {
   EXPECT_EQ(reads_of(text, "domain 1").remote, 0) << text;
   EXPECT_EQ(reads_of(text, "domain 0").local, 0) << text;
   EXPECT_GT(reads_of(text, "domain 0").remote, 0) << text;
-  // A run needs them no more, and gives the same bits.
+  // A run does not read kv_domains, and gives the same bits.
   const Outcome want = problem.run(context);
   args.kv_domains = nullptr;
   problem.poison_outputs();
@@ -313,8 +313,8 @@ TEST(PlanExplain, NamesTheForcedPipeline) {
   }
 }
 
-// Promise: memory grows with q_len + kv_len at most, never with their product. 16 times the scores of the
-// first, 4 times its length.
+// Promise: memory grows at most with q_len + kv_len, never with their product. The second problem has 16
+// times the scores of the first, at 4 times its length.
 TEST(PlanWorkspace, DoesNotGrowWithTheProductOfLengths) {
   ContextOptions options;
   options.num_threads = 1;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plan::update(): other lengths in place, with the bits of a new plan; nothing is cut anew that need not be.
+// Plan::update(): changes lengths in place, gives the bits of a new plan, and cuts again only if necessary.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -14,7 +14,7 @@ namespace {
 
 using Lengths = std::vector<std::int32_t>;
 
-/// The same tensors with other lengths: what lies past them is poisoned.
+/// The same tensors with other lengths; keys and values past them are poisoned.
 Problem with_lengths(Case c, const Lengths& lengths) {
   c.seqused = lengths;
   return Problem(c);
@@ -64,7 +64,7 @@ void expect_bits_of_a_new_plan(const Context& context, const Plan& updated, cons
   EXPECT_TRUE(same_bits(problem.outcome(), want));
 }
 
-// One step of a sequence at a time, leaps, empty sequences, and back.
+// Single steps of one sequence, large steps, empty sequences, and back.
 TEST(PlanUpdate, HasTheBitsOfANewPlan) {
   std::mt19937 random(7);
   for (const Context& context : contexts()) {
@@ -124,7 +124,7 @@ TEST(PlanUpdate, CutsAnewOnlyWhereARowBlockHasOtherSplits) {
   EXPECT_EQ(made.explain(), fresh.explain());
 }
 
-// A window's first key moves along with the last: a split may be left behind while none is reached.
+// A window's first key moves with its last: it may leave a split without reaching a new one.
 TEST(PlanUpdate, SplitsThatAWindowLeavesAreCutAnew) {
   ContextOptions options;
   options.topology = "core:4 pu:1";

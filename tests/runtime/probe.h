@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs environment_probe as a process of its own with exactly the environment given.
+// Runs environment_probe as a process with exactly the given environment.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// softmax_pv and fused_gemm: against fp64 on every ISA, executor and pipeline, the bits of rows, special
-// values, and errors that name what was wrong.
+// softmax_pv and fused_gemm: results against fp64 on every ISA, executor and pipeline, the bits of rows,
+// special values, and errors that name the argument.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr Pipeline kTilePipelines[] = {Pipeline::automatic, Pipeline::online, Pipeline::two_pass,
                                        Pipeline::interleaved, Pipeline::three_pass};
 
-/// Precomputed scores instead of a case's queries and keys: the case's masks, lengths, layouts and V.
+/// Precomputed scores in place of a case's queries and keys, with its masks, lengths, layouts and V.
 struct ScoredProblem {
   Problem base;
   GuardedTensor scores;
@@ -71,7 +71,7 @@ struct ScoredProblem {
     return base.outcome();
   }
 
-  /// The same problem for the specification: scores as a bias on products that are 0.
+  /// The same problem for the reference: scores as a bias on products that are 0.
   struct Spec {
     std::vector<float> zeros, bias;
     AttentionArgs args;
@@ -155,7 +155,8 @@ TEST_P(SoftmaxPv, EveryIsaAndThreadCountGivesTheBitsOfTheReference) {
     if (c.kv_len < 500) continue;
     SCOPED_TRACE(::testing::Message() << c);
     const ScoredProblem problem(c, DataType::f32, 1.0f);
-    // sve512 takes subnormals for 0 and exponentiates by table: it has bits of its own (docs/numerics.md).
+    // sve512 flushes subnormals to 0 and computes exponentials by table, so its bits differ
+    // (docs/numerics.md).
     const std::string yardstick = GetParam() == "sve512" ? GetParam() : "reference";
     const Outcome want = problem.run(context_of(yardstick, "serial"), Pipeline::automatic);
     for (const int threads : {1, 3, 8}) {
@@ -192,7 +193,7 @@ TEST_P(SoftmaxPv, ScoresOfMinusInfinityHideAndNanReachesItsRowAlone) {
   }
 }
 
-// A hidden score far above the others would leave them all a probability of 0 if it raised the maximum.
+// If a hidden score far above the others raised the maximum, their probabilities would all be 0.
 TEST_P(SoftmaxPv, HiddenScoresRaiseNoMaximum) {
   Case c;
   c.q_heads = 1, c.kv_heads = 1, c.q_len = 60, c.kv_len = 300, c.v_head_dim = 12, c.is_causal = true;
@@ -450,7 +451,7 @@ TEST(FusedGemmErrors, NameTheArgumentAndWriteNothing) {
     problem.poison_outputs();
     const Status status = fused_gemm(context, args);
     expect_error(status, Code::invalid_argument, fault.argument, fault.value);
-    // 0 is a factor here, and not the 1 / sqrt(head_dim) that it is to attention_forward.
+    // 0 is a factor here, not the default 1 / sqrt(head_dim) of attention_forward.
     EXPECT_EQ(status.message().find("sqrt"), std::string::npos) << status.message();
     EXPECT_TRUE(problem.outputs_untouched());
   }

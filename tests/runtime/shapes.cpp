@@ -102,7 +102,7 @@ std::vector<Case> layouts() {
         c.kv_len = random.pick<std::int64_t>({5, 70});
         c.head_dim = random.between(1, 20);
         c.v_head_dim = random.between(1, 20);
-        // One operand at a time takes the layout under test, the others any.
+        // One operand at a time has the layout under test, the others any.
         c.q_layout = random.one_in(2) ? input : random.pick({Layout::padded, Layout::bshd});
         c.k_layout = random.one_in(2) ? input : random.pick({Layout::padded, Layout::bshd});
         c.v_layout = input;
@@ -122,7 +122,7 @@ std::vector<Case> long_sequences() {
     std::int64_t q_len, kv_len, head_dim, v_head_dim, q_heads, kv_heads;
     bool causal;
   } rows[] = {
-      // The first one is taken wherever few are.
+      // The first one is always taken, even if few are.
       {100, 700, 192, 128, 1, 1, true}, {500, 500, 128, 128, 1, 1, true}, {257, 1025, 32, 32, 4, 2, true},
       {1, 1537, 128, 128, 8, 2, true},  {4, 1300, 64, 80, 6, 2, true},    {200, 1537, 64, 64, 2, 1, false},
       {500, 300, 40, 40, 1, 1, true},   {47, 1025, 96, 96, 3, 1, false},  {1, 1025, 576, 512, 16, 1, true}};
@@ -181,7 +181,7 @@ std::vector<Case> score_terms() {
   } shapes[] = {
       {1, 2, 1, 70, 130}, {2, 4, 2, 1, 300}, {2, 2, 2, 33, 17}, {1, 3, 1, 5, 600}, {1, 1, 1, 200, 520}};
   const DataType types[] = {DataType::f32, DataType::bf16, DataType::f16};
-  // Which terms: bits softcap, bias, ALiBi, mask.
+  // Bits: softcap, bias, ALiBi, mask.
   for (int terms = 1; terms < 16; ++terms) {
     for (const TermLayout layout : kTermLayouts) {
       if (!(terms & 10) && layout != TermLayout::full) continue;

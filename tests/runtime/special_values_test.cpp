@@ -16,8 +16,8 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct SpecialValues : ::testing::TestWithParam<std::string> {
-  // Every pipeline against fp64: NaN and infinities where fp64 has them and nowhere else, the rest within the
-  // error promise.
+  // Every pipeline against fp64: NaNs and infinities exactly where fp64 has them, the rest within the error
+  // promise.
   void check(const Problem& problem) {
     const auto fp64 = attention_fp64(problem.args());
     const auto naive = attention_naive_f32(problem.args());
@@ -29,7 +29,7 @@ struct SpecialValues : ::testing::TestWithParam<std::string> {
       if (HasFailure()) return;
     }
   }
-  // One of so many cases of the long lists; coprime to what they cross.
+  // Thins the long lists of cases. The steps are coprime to the lengths of the loops.
   bool taken() { return asked++ % thinned(1, 5, 13) == 0; }
   int asked = 0;
   // Causal, so that a key is seen by some rows of a tile and hidden from their neighbours.
@@ -96,8 +96,8 @@ TEST_P(SpecialValues, BadValuesPastBlocksAndSplits) {
   }
 }
 
-// What a mask leaves of a block is computed run by run, and values that are not finite come in by hand, each
-// with the probability of its own key: here 0 for all keys of the first run.
+// The visible keys of a masked block are computed run by run. Values that are not finite are added
+// separately, each with the probability of its own key: here 0 for all keys of the first run.
 TEST_P(SpecialValues, AnInfiniteValueInAMasksSecondRunKeepsItsOwnProbability) {
   for (const std::int64_t q_len : {1, 3, 50}) {
     Case c = causal(q_len, 200);
@@ -163,7 +163,7 @@ TEST_P(SpecialValues, NanHiddenByMaskOrLengthReachesNobody) {
   c.batch = 2;
   c.seqused = {150, 80};
   const Problem problem(c);
-  // Rows see keys from used - 70 - 5 on: everything before is hidden from all. Past seqused is poison
+  // Rows see keys from used - 70 - 5 on: everything before is hidden from all. Keys past seqused are poisoned
   // already.
   for (std::int64_t b = 0; b < 2; ++b)
     for (std::int64_t j = 0; j < c.seqused[static_cast<std::size_t>(b)] - 75; ++j) {
@@ -250,7 +250,7 @@ TEST_P(SpecialValues, SubnormalInputsAndOutputs) {
     c.q_magnitude = 1.0f;
     c.k_magnitude = 1e-41f;
     ASSERT_NO_FATAL_FAILURE(check(Problem(c)));
-    // Products of an ordinary size; where subnormals are 0, the keys are normal.
+    // Products of ordinary size. Keys are normal numbers where subnormals are flushed to 0.
     c.k_magnitude = own_arithmetic(GetParam()) ? 1e-32f : 1e-38f;
     c.q_magnitude = own_arithmetic(GetParam()) ? 1e32f : 1e38f;
     ASSERT_NO_FATAL_FAILURE(check(Problem(c)));

@@ -16,8 +16,8 @@ struct Sweep : ::testing::TestWithParam<std::string> {
   WorstError worst;
   Case worst_case;
 
-  // One run is held against fp64; the others must repeat its bits, so they need no judge of their own. Large
-  // cases take each pipeline once instead of on every executor.
+  // One run is compared with fp64; the others must have its bits. Large cases take each pipeline once instead
+  // of on every executor.
   void check(const Case& c) {
     SCOPED_TRACE(::testing::Message() << GetParam() << ": " << c);
     const Problem problem(c);
@@ -46,7 +46,8 @@ struct Sweep : ::testing::TestWithParam<std::string> {
   }
 
   void check_all(const std::vector<Case>& cases) {
-    // Steps coprime to the lengths of the lists that shapes.cpp crosses, so that their entries still come.
+    // The steps are coprime to the lengths of the lists that shapes.cpp combines, so that every entry still
+    // occurs.
     check_each(thin(cases, thinned<std::size_t>(1, 7, 29), 5'000'000));
   }
   void check_each(const std::vector<Case>& cases) {

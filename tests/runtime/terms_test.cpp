@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What softcap, bias, ALiBi and mask must do to the edges; the sweep checks their ordinary values.
+// Edge cases of softcap, bias, ALiBi and mask; the sweep checks ordinary values.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -25,11 +25,11 @@ struct Terms : ::testing::TestWithParam<std::string> {
   }
 };
 
-// A masked key may hold anything: rows that do not see it are as if it were an ordinary key.
+// A masked key may hold anything: rows that do not see it are as with an ordinary key.
 TEST_P(Terms, AMaskedNonFiniteKeyTouchesOnlyTheRowsThatSeeIt) {
   for (const std::int64_t q_len : {1, 5, 40}) {
     const Problem problem(with_mask(q_len, 300));
-    constexpr std::int64_t kBad = 130;  // seen by the last query alone
+    constexpr std::int64_t kBad = 130;  // only the last query sees it
     for (std::int64_t i = 0; i < q_len; ++i) problem.mask.set(0, 0, i, kBad, i == q_len - 1 ? 1.0f : 0.0f);
     for (const Pipeline pipeline : kPipelines) {
       for (const float bad : {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()}) {
@@ -69,7 +69,7 @@ TEST_P(Terms, RowsWhoseKeysAreAllMaskedAreZeroWithLseMinusInfinity) {
   }
 }
 
-// -inf in a bias is a score like any other: the weight is 0, and a row of nothing else sees nothing.
+// A bias of -inf gives a weight of 0, and a row with only such keys sees no key.
 TEST_P(Terms, ABiasOfMinusInfinityHidesAsAMaskDoes) {
   for (const std::int64_t mask_block : {1, 5, 32, 64}) {
     SCOPED_TRACE(::testing::Message() << "squares of " << mask_block);
@@ -122,7 +122,7 @@ TEST_P(Terms, AMaskOfOnesABiasOfZerosAndSlopesOfZeroChangeNoBit) {
   }
 }
 
-// However small: scale / cap must not overflow, nor its products with q and k.
+// For any cap, scale / cap and its products with q and k must not overflow.
 TEST_P(Terms, ACapFarBelowTheScoresMakesThemAllEqual) {
   Case c;
   c.q_heads = 2, c.q_len = 9, c.kv_len = 300, c.head_dim = 20, c.v_head_dim = 12;

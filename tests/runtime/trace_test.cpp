@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// KUMIKO_TRACE: what the file says of a run, by a JSON parser that is not ours; when it is written, and when
-// not.
+// KUMIKO_TRACE: the file's contents after a run, read by an independent JSON parser, and when it is written.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -25,7 +24,7 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-/// A folder of the test's own, gone with it.
+/// A temporary folder.
 class Folder {
  public:
   Folder()
@@ -180,7 +179,7 @@ TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
   std::set<std::string> phases;
   {
     Context context = traced(file);
-    Case whole = prefill();  // keys of one split: no task but one sees a row, and writes it
+    Case whole = prefill();  // keys of one split: each row has one task, which writes it
     whole.kv_len = 200;
     for (const Case& c : {prefill(), whole, decode()}) (void)Problem(c).run(context);
   }  // the last copy: written
@@ -277,7 +276,7 @@ TEST(Trace, EveryMomentOfACallIsATaskOrIdle) {
     for (const auto* list : {&tasks[lane], &idle[lane]}) {
       for (const Span& span : *list) covered += span.end - span.begin;
     }
-    // Less than 1 us between two spans, or at a call's end, is none.
+    // A gap of less than 1 us between two spans, or at a call's end, does not count as idle.
     const auto gaps = static_cast<double>(tasks[lane].size() + idle[lane].size() + calls.size());
     EXPECT_LE(covered, length + 0.003 * gaps) << "slot " << lane.second;
     EXPECT_GE(covered, length - 1.003 * gaps) << "slot " << lane.second;
@@ -285,7 +284,7 @@ TEST(Trace, EveryMomentOfACallIsATaskOrIdle) {
   }
 }
 
-// What a worker of one domain reads of a head at home in the other is remote, however the plan had it.
+// Bytes that a worker reads of a head at home in the other domain are remote, whatever the plan assigned.
 TEST(Trace, BytesOfHeadsAtHomeElsewhereAreRemote) {
   const Folder folder;
   const Problem problem(prefill());
@@ -362,7 +361,7 @@ TEST(Trace, NobodyWritesWhereNoneWasAskedFor) {
   EXPECT_EQ(Context().write_trace().code(), Code::invalid_argument);
 }
 
-// 2^16 tasks a slot: what comes later is counted, with its phases.
+// A slot keeps 2^16 tasks; later ones are counted, with their phases.
 TEST(Trace, AFullTraceCountsWhatItDrops) {
   const Folder folder;
   const std::string file = folder.file("trace.json");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numbers behind a plan: what a task's scratch may take, how tiles lie under masks and windows, and what
-// tasks cost and read. No bit of a result depends on them, so nothing else notices one that is off.
+// The numbers behind a plan: scratch of a task, tiles under masks and windows, costs and bytes read. No bit
+// of a result depends on them, so no other test finds a wrong one.
 #include "runtime/tuning.h"
 
 #include <gtest/gtest.h>
@@ -33,7 +33,7 @@ TEST_P(TuningOf, FewRowsAreDecodedInPlace) {
 TEST_P(TuningOf, TilesUnderAMaskFillItsBlocksOf64Queries) {
   fit_kernels(core, {true, 0}, &kernels);
   EXPECT_EQ(kernels.strip, 64);
-  // What is left of a block is not a single vector, the slowest tile, where a narrower tile avoids that.
+  // The rest of a block must not be a single vector, the slowest tile, if a narrower tile avoids that.
   EXPECT_TRUE(64 % kernels.max_nr != kernels.lanes || kernels.max_nr <= 2 * kernels.lanes) << kernels.max_nr;
 }
 
@@ -46,7 +46,7 @@ TEST_P(TuningOf, OnlyNarrowWindowsHaveNarrowTiles) {
   EXPECT_EQ(kernels.max_nr, is_avx512 ? 2 * wide.lanes : wide.max_nr);
 }
 
-// Seven eighths of the L2 at most, but four tiles at least; and no tile or split more would fit.
+// At most seven eighths of the L2, but at least four tiles; one more tile or split would not fit.
 TEST_P(TuningOf, ATasksScratchFitsTheL2) {
   for (const std::int64_t l2 : {256 * 1024, 1 << 20, 2 << 20}) {
     for (const char* name : {"two_pass", "three_pass"}) {
@@ -78,7 +78,7 @@ TEST_P(TuningOf, ATasksScratchFitsTheL2) {
 
 INSTANTIATE_TEST_SUITE_P(Isa, TuningOf, ::testing::ValuesIn(host_isas()), StringName());
 
-// A plan of `args`, whose tasks and costs are looked at.
+// A plan for `args`, whose tasks and costs are checked.
 Plan planned(const char* topology, const AttentionArgs& args, int threads = 0) {
   ContextOptions options;
   options.topology = topology;
@@ -130,7 +130,7 @@ TEST(TaskCosts, CountThePairsThatAreSeen) {
   }
 }
 
-// Pieces of one head cost in proportion to their keys, and together what the head costs.
+// The costs of one head's pieces are in proportion to their keys and add up to the head's.
 TEST(TaskCosts, OfPiecesAreInProportionToTheirKeys) {
   AttentionArgs args = attention(1, 1, 2000, 64, 64);
   args.window_left = 1299;  // keys 700 to 1999: 324 of split 1, 512 of split 2, 464 of split 3

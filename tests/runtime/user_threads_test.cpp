@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls from where users call: their own OpenMP regions and TBB tasks, threads that end, stacks that unwind,
-// and processes that fork.
+// Calls from users' own OpenMP regions and TBB tasks, threads that end, unwinding stacks and forked
+// processes.
 #include <gtest/gtest.h>
 #include <oneapi/tbb/parallel_for.h>
 
@@ -40,7 +40,7 @@ class UserThreads : public testing::TestWithParam<std::string> {
   const Context context_ = two_domains(GetParam());
 };
 
-/// Runs a problem of its own and compares with a lone call's bits.
+/// Runs its own problem and compares the bits with those of a single call.
 class Caller {
  public:
   explicit Caller(const Context& context, std::uint64_t seed = 1)
@@ -179,7 +179,7 @@ TEST_P(Forked, AChildMakesContextsOfItsOwn) {
       options.topology = "numa:2 core:2 pu:1";
       Context own;
       const Status status = Context::create(options, &own);
-      // oneTBB cannot be had in the child of a process that has used it, and that is said.
+      // oneTBB is not available in the child of a process that has used it; the error must say so.
       if (executor == "tbb" && !status.ok())
         return status.code() == Code::unsupported && status.message().find("forked") != std::string::npos ? 0
                                                                                                           : 2;

@@ -34,7 +34,7 @@ Case base() {
 
 struct Fault {
   std::string title;                           ///< gtest name
-  std::string argument;                        ///< the message must hold it as a word
+  std::string argument;                        ///< the message must contain it as a word
   std::string value;                           ///< and this
   std::function<void(AttentionArgs&)> commit;  ///< makes the argument bad
 };
@@ -47,7 +47,7 @@ std::int32_t too_long[] = {5, 6};
 std::int32_t negative[] = {-1, 5};
 std::int32_t lowest[] = {5, std::numeric_limits<std::int32_t>::min()};
 
-// A tensor of scores over memory that is never read: the fault is found first.
+// A tensor of scores whose memory is never read, because the fault is found first.
 ConstTensor scores(const AttentionArgs& a, DataType type) {
   static const std::vector<float> memory(4096);
   return ConstTensor::bhsd(memory.data(), a.q.shape[0], a.q.shape[1], a.q.shape[2], a.k.shape[2], type);
@@ -241,7 +241,7 @@ TEST(ValidationBase, TheUnspoiltArgumentsAreAccepted) {
 }
 
 TEST(ValidationBase, ProductsOfSizesThatOverflowAreRefused) {
-  // Each size is in range, zero strides keep the extent small: only the product is too large.
+  // Each size is in range and zero strides keep the extent small; only the product is too large.
   Problem problem(base());
   AttentionArgs args = problem.args();
   for (auto* t : {&args.q, &args.k, &args.v})

@@ -4,7 +4,7 @@
     make.py            writes every file
     make.py --check    prints what differs from a fresh copy; exit status 1 if anything does
 
-hwloc's own synthetic strings cannot say what matters here: a processor's identification, offline and forbidden CPUs, nodes that
+hwloc's synthetic strings cannot describe what matters here: a processor's identification, offline and forbidden CPUs, nodes that
 the operating system numbers from 4 on.
 """
 
@@ -20,7 +20,7 @@ A64FX = {"CPUImplementer": "0x46", "CPUArchitecture": "8", "CPUVariant": "0x1", 
 
 
 def bitmap(numbers):
-    """hwloc's notation: 32-bit words, highest first, the first of them never empty."""
+    """hwloc's notation of a set: 32-bit words, highest first, the first never 0."""
     value = sum(1 << n for n in set(numbers))
     words = [value >> shift & 0xFFFFFFFF for shift in range(0, max(value.bit_length(), 1), 32)]
     return ",".join(f"0x{word:08x}" for word in reversed(words))
@@ -89,7 +89,7 @@ def cache(level, size, children):
 def core(index, cpus, offline=(), l1=0, l2=0):
     result = Object("Core", [Object("PU", os_index=cpu, online=cpu not in offline) for cpu in cpus], os_index=index)
     if not result.cpus():
-        return None  # Linux says nothing of a core whose threads are all offline.
+        return None  # Linux reports nothing for a core whose threads are all offline.
     for level, size in ((1, l1), (2, l2)):
         if size:
             result = cache(level, size, [result])
@@ -118,14 +118,14 @@ def a64fx_fx700():
 
 
 def a64fx_fugaku():
-    """A node with four assistant cores, one a CMG, which jobs may not use."""
+    """A node with four assistant cores, one per CMG, which jobs must not use."""
     assistants = [cmg(node, [node], 704 * MIB) for node in range(4)]
     compute = [cmg(4 + node, range(12 + 12 * node, 24 + 12 * node)) for node in range(4)]
     return xml(assistants + compute, "aarch64", range(12, 60), range(4, 8))
 
 
 def x86_2_sockets(each, offline=()):
-    """Linux numbers first threads socket after socket, then second threads in the same order."""
+    """Linux numbers the first threads of all cores, socket by socket, then the second threads in the same order."""
     total = 2 * each
 
     def one(socket, index):
@@ -151,7 +151,7 @@ def epyc_nps4():
 
 
 def one_core_container():
-    """Eight cores, of which a cpuset leaves the second thread of one."""
+    """Eight cores, of which a cpuset allows only the second thread of one."""
     members = [core(index, [index, 8 + index], (), 32 * KIB, 512 * KIB) for index in range(8)]
     package = Object("Package", [numa(0, 32 * GIB), cache(3, 16 * MIB, members)], os_index=0, info={"CPUVendor": "AuthenticAMD"})
     return xml([package], "x86_64", [13])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The one-shot call from C, each element compared with attention as one writes it down. */
+/* The one-shot call from C; each element is compared with attention by its formula. */
 #include <kumiko/attention_c.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal GQA on BSHD memory through plan() and run(), each element compared with attention as one writes it
-// down.
+// Causal GQA on BSHD memory through plan() and run(), each element is compared with attention by its formula.
 #include <kumiko/attention.h>
 
 #include <cmath>
@@ -50,7 +49,7 @@ int main() {
         }
         for (int d = 0; d < dim; ++d) {
           const double error = std::fabs(row(out, q_len, q_heads, i, h)[d] - expected[d] / sum);
-          if (!(error <= worst)) worst = error;  // NaN lands here too
+          if (!(error <= worst)) worst = error;  // also true for NaN
         }
       }
     }
