@@ -28,6 +28,23 @@ struct Avx2 {
   static void store_first(float* p, std::int64_t n, Reg x) { _mm256_maskstore_ps(p, first(n), x); }
   static Reg load(const Bf16* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Reg load_first(const Bf16* p, std::int64_t n) { return widen_bf16(load_first_16(p, n)); }
+  /// The even and the odd ones of 16 elements: one load and no shuffle, where two of load() take two of each.
+  static void load_even_odd(const Bf16* p, Reg& even, Reg& odd) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+  /// 16 floats in two vectors, from their order in memory to even and odd ones, and back.
+  static void to_even_odd(Reg& a, Reg& b) {
+    const __m256 even = _mm256_shuffle_ps(a, b, 0x88), odd = _mm256_shuffle_ps(a, b, 0xdd);
+    a = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
+    b = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odd), 0xd8));
+  }
+  static void from_even_odd(Reg& a, Reg& b) {
+    const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    a = _mm256_permute2f128_ps(low, high, 0x20);
+    b = _mm256_permute2f128_ps(low, high, 0x31);
+  }
   static void store(Bf16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
   static void store_first(Bf16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_bf16(x)); }
   static Reg load(const F16* p) {
