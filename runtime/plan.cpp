@@ -86,18 +86,24 @@ Status Plan::Impl::update(std::span<const std::int32_t> lengths) {
   if (partition.has_splits_of(problem)) return {};
   struct Undo {
     Impl* plan;
+    bool is_cut = false;
     ~Undo() {
-      if (plan) std::swap(plan->problem.seqused_k, plan->spare_lengths_);
+      if (!plan) return;
+      std::swap(plan->problem.seqused_k, plan->spare_lengths_);
+      if (is_cut) std::swap(plan->partition, plan->spare_);
     }
   } undo{this};
   if (Status s = cut(*this, &spare_); !s.ok()) return s;
   const std::size_t scratch = std::max(scratch_bytes, scratch_for(*this, spare_));
   if (Status s = reserve(*this, scratch); !s.ok()) return s;
-  states.fit(spare_);
   std::swap(partition, spare_);
+  undo.is_cut = true;
+  std::vector<std::int32_t> homes;
+  if (context->tracer) homes = planned_traffic(*this).home;
+  states.fit(partition);
   undo.plan = nullptr;
   scratch_bytes = scratch;
-  if (context->tracer) home = planned_traffic(*this).home;
+  home.swap(homes);
   return {};
 }
 

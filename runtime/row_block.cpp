@@ -9,10 +9,6 @@ namespace {
 using kernels::kSplitKeys;
 using kernels::min_of;
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return a / b + (a % b != 0);
-}
-
 /// Sum of clamp(i + offset, 0, limit) for i in [first, last).
 std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t limit) {
   const std::int64_t rise = std::clamp(-offset, first, last), flat = std::clamp(limit - offset, rise, last);

@@ -13,6 +13,10 @@
 
 namespace kumiko {
 
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return a / b + (a % b != 0);
+}
+
 struct RowBlock {
   std::int64_t row_begin, row_end;
   std::int64_t first_key, last_key;     ///< [first_key, last_key): seen by some row

@@ -25,19 +25,20 @@ constexpr bool kEvenOdd = requires(const T* p, typename V::Reg& x) {
   V::load_even_odd(p, x, x);
 };
 
-/// N vectors of a row's sums, in memory in order; kPairs: in registers as even and odd ones of every two.
-template <class V, int N, bool kPairs>
+/// N vectors of a row's sums, in memory in order; kSplit: in registers as the even and the odd ones of every
+/// two.
+template <class V, int N, bool kSplit>
 [[gnu::always_inline]] inline void load_sums(const float* o, typename V::Reg (&sum)[N]) {
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) sum[n] = V::load(o + n * V::kLanes);
-  if constexpr (kPairs) {
+  if constexpr (kSplit) {
 #pragma GCC unroll 16
     for (int n = 0; n < N; n += 2) V::to_even_odd(sum[n], sum[n + 1]);
   }
 }
-template <class V, int N, bool kPairs>
+template <class V, int N, bool kSplit>
 [[gnu::always_inline]] inline void store_sums(float* o, typename V::Reg (&sum)[N]) {
-  if constexpr (kPairs) {
+  if constexpr (kSplit) {
 #pragma GCC unroll 16
     for (int n = 0; n < N; n += 2) V::from_even_odd(sum[n], sum[n + 1]);
   }
@@ -46,9 +47,9 @@ template <class V, int N, bool kPairs>
 }
 
 /// N vectors of a value row, the last of `tail` elements if kPartial.
-template <class V, class T, int N, bool kPairs, bool kPartial>
+template <class V, class T, int N, bool kSplit, bool kPartial>
 [[gnu::always_inline]] inline void load_value(const T* v, std::int64_t tail, typename V::Reg (&value)[N]) {
-  if constexpr (kPairs) {
+  if constexpr (kSplit) {
 #pragma GCC unroll 16
     for (int n = 0; n < N; n += 2) V::load_even_odd(v + n * V::kLanes, value[n], value[n + 1]);
   } else {
@@ -67,20 +68,20 @@ template <class V, class T, int R, int N, bool kPartial, bool kLast>
 void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& fetcher) {
   RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
   const std::int64_t d = part.first * V::kLanes, tail = args.v_dim - (part.end - 1) * V::kLanes;
-  constexpr bool kPairs = kEvenOdd<V, T> && N % 2 == 0 && !kPartial;
+  constexpr bool kSplit = kEvenOdd<V, T> && N % 2 == 0 && !kPartial;
   typename V::Reg sum[R][N], weight[R];
   const float* p = args.p + row * args.p_stride;
   float* o = args.o + row * args.o_stride + d;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (kLast) weight[r] = V::set1(args.l[row + r]);
-    load_sums<V, N, kPairs>(o + r * args.o_stride, sum[r]);
+    load_sums<V, N, kSplit>(o + r * args.o_stride, sum[r]);
   }
   const T* v = static_cast<const T*>(args.v) + part.first_key * args.v_stride + d;
   for (std::int64_t j = part.first_key; j < part.end_key; ++j, v += args.v_stride) {
     typename V::Reg value[N];
     for (std::int64_t i = 0; i < part.lines; ++i) ahead.fetch_line();
-    load_value<V, T, N, kPairs, kPartial>(v, tail, value);
+    load_value<V, T, N, kSplit, kPartial>(v, tail, value);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const auto x = V::set1(p[r * args.p_stride + j]);
@@ -92,7 +93,7 @@ void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart&
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (kLast) V::store_first(args.l + row + r, 1, weight[r]);
-    store_sums<V, N, kPairs>(o + r * args.o_stride, sum[r]);
+    store_sums<V, N, kSplit>(o + r * args.o_stride, sum[r]);
   }
   fetcher = ahead;
 }

@@ -245,6 +245,8 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
   problem.args.seqused_k = before.data();
   kumiko_plan* plan = nullptr;
   ASSERT_EQ(kumiko_plan_create(context, &problem.args, &plan), KUMIKO_OK) << kumiko_last_error();
+  std::int64_t bytes_before = 0, bytes = 0;
+  ASSERT_EQ(kumiko_plan_workspace_bytes(plan, &bytes_before), KUMIKO_OK);
   long allowed = 0;
   for (; allowed < 1000; ++allowed) {
     kumiko_status status;
@@ -255,6 +257,8 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
     if (status == KUMIKO_OK) break;
     ASSERT_EQ(status, KUMIKO_OUT_OF_MEMORY) << kumiko_last_error();
     EXPECT_EQ(bits_with(context, plan, before), want_before) << "with " << allowed << " requests";
+    EXPECT_EQ(kumiko_plan_workspace_bytes(plan, &bytes), KUMIKO_OK);
+    EXPECT_EQ(bytes, bytes_before) << "with " << allowed << " requests";
   }
   EXPECT_GT(allowed, 4) << "a cut and the states of its rows";
   EXPECT_EQ(bits_with(context, plan, after), want_after);

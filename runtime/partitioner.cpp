@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/partitioner.h"
+
+#include <algorithm>
+
+namespace kumiko {
+namespace {
+
+// With equal pieces a worker may be idle for as long as one piece takes: with 8 per worker, an eighth of the
+// time. So one piece in five is cut finer by this factor. The policies assign costly pieces first, and the
+// fine ones fill the gaps: idle time falls to a fiftieth, for a fifth of the overhead of cutting everything
+// so fine.
+constexpr std::int64_t kFinerBy = 6;
+constexpr std::int64_t kOneFineIn = 5;
+// Chooses by multiples of the golden ratio: evenly among all pieces and among every n-th piece, so that
+// domains which get heads in turn get equally many fine pieces.
+constexpr bool is_one_in_five(std::uint64_t number) {
+  return number * 0x9e3779b97f4a7c15u < ~std::uint64_t{0} / kOneFineIn;
+}
+// With this many pieces per worker the last one is small enough.
+constexpr std::int64_t kEnoughPieces = 40;
+// Up to this many splits per worker, each split is a piece of its own.
+constexpr std::int64_t kFewSplits = 16;
+
+/// Rows per task: as many as fit, but fewer if workers would get too few tasks. The blocks of a head are as
+/// equal as whole tiles allow.
+std::int64_t task_rows_for(const Tuning& tuning, std::int64_t heads, std::int64_t rows, std::int64_t tasks) {
+  if (tasks == 1) return tuning.max_task_rows;
+  const std::int64_t unit = tuning.min_task_rows;
+  const std::int64_t wanted = std::max(heads * rows / tasks, unit);
+  const auto in_blocks = [&](std::int64_t blocks) { return ceil_div(ceil_div(rows, blocks), unit) * unit; };
+  if (const std::int64_t about = in_blocks(std::max<std::int64_t>((rows + wanted / 2) / wanted, 1));
+      about <= tuning.max_task_rows && about <= wanted + wanted / 8)
+    return about;
+  return in_blocks(ceil_div(rows, std::min(wanted / unit * unit, tuning.max_task_rows)));
+}
+
+/// The default address space of a process on x86-64 and AArch64.
+constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
+
+/// floats += splits * rows * size; false if the sum would not fit in the address space.
+bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
+  std::int64_t more = 0;
+  return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
+         !__builtin_add_overflow(*floats, more, floats) &&
+         *floats <= kAddressSpace / static_cast<std::int64_t>(sizeof(float));
+}
+
+}  // namespace
+
+Partitioner::Partitioner(const Problem& problem, const Tuning& tuning,
+                         std::span<const std::int32_t> kv_domains, std::int64_t workers, const Way& way,
+                         Partition& made)
+    : problem_(problem),
+      tuning_(tuning),
+      kv_domains_(kv_domains),
+      made_(made),
+      workers_(workers),
+      tasks_(workers > 1 ? workers * way.tasks_per_worker : 1) {
+  const std::int64_t heads = problem.batch * problem.kv_heads, unit = tuning.min_task_rows;
+  size_.rows = task_rows_for(tuning, heads, problem.rows_per_head(), tasks_);
+  count_ = heads * ceil_div(problem.rows_per_head(), size_.rows);
+  wants_fine_ = workers > 1 && count_ < workers * kEnoughPieces;
+  // Rows are cut finer before keys, because split states cost memory.
+  if (wants_fine_ && size_.rows > unit) size_.fine = std::max(size_.rows / kFinerBy / unit * unit, unit);
+  size_.halves = way.fine_rows == FineRows::halves;
+  fine_keys_ = wants_fine_ && size_.fine == 0;
+}
+
+Status Partitioner::run() {
+  if (count_ > kMaxTasks) {
+    return {Code::unsupported, "q.shape makes " + std::to_string(count_) +
+                                   " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
+  }
+  clear();
+  const RowBlocks blocks(problem_, tuning_, size_);
+  set_costs(blocks);
+  std::uint64_t number = 0;
+  for (std::int64_t b = 0; b < problem_.batch; ++b) {
+    for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
+      for (std::int64_t i = 0; i < blocks.per_head(); ++i) {
+        if (Status s = take(blocks, b, h, i, is_one_in_five(number++)); !s.ok()) return s;
+      }
+    }
+  }
+  return {};
+}
+
+void Partitioner::clear() {
+  made_.tasks.clear();
+  made_.costs.clear();
+  made_.merges.clear();
+  made_.partial_floats = 0;
+  const auto most = static_cast<std::size_t>(count_ + (wants_fine_ ? 2 * tasks_ : 0));
+  made_.tasks.reserve(most);
+  made_.costs.reserve(most);
+}
+
+void Partitioner::set_costs(const RowBlocks& blocks) {
+  made_.cost_unit = blocks.cost_unit();
+  coarse_ = workers_ == 1 ? blocks.total_cost() + 1 : std::max<std::int64_t>(blocks.total_cost() / tasks_, 1);
+  fine_cost_ = std::max<std::int64_t>(coarse_ / kFinerBy, 1);
+  if (!fine_keys_) return;
+  std::int64_t splits = 0;
+  for (const RowBlock& block : blocks.all()) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
+  single_splits_ = splits * problem_.kv_heads <= kFewSplits * workers_;
+}
+
+Status Partitioner::take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i,
+                         bool is_fine) {
+  if (size_.fine == 0 || !is_fine) return cut_keys(b, h, blocks.whole(b, i), is_fine);
+  for (const RowBlock& piece : blocks.fine(b, i)) {
+    if (Status s = cut_keys(b, h, piece, false); !s.ok()) return s;
+  }
+  return {};
+}
+
+std::int64_t Partitioner::next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const {
+  if (single_splits_) return 1;
+  // In a large batch most blocks are one piece: avoid the division for them.
+  if (!(fine_keys_ && is_fine) && 2 * block.cost < 3 * coarse_) return left;
+  const std::int64_t split_cost = std::max<std::int64_t>(block.cost / block.splits(), 1);
+  if (!fine_keys_) return piece_of(left, split_cost, coarse_);
+  if (block.cost < 2 * coarse_) return piece_of(left, split_cost, is_fine ? fine_cost_ : coarse_);
+  // The block is large enough for a fine part of its own.
+  const std::int64_t tail = block.splits() / kOneFineIn;
+  return left > tail ? piece_of(left - tail, split_cost, coarse_) : piece_of(left, split_cost, fine_cost_);
+}
+
+std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most) {
+  const std::int64_t pieces = std::max<std::int64_t>((left * split_cost + most / 2) / most, 1);
+  return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
+}
+
+Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine) {
+  // Without a fine part only an outlier is cut: one long sequence among short ones.
+  const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
+  std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
+  if (splits == block.splits()) {
+    add_task(b, h, block, block.split_begin, block.split_end, block.cost, -1);
+    return {};
+  }
+  const auto merge = static_cast<std::int32_t>(made_.merges.size());
+  made_.merges.push_back(
+      {0, block.split_begin, block.split_end, block.row_begin, block.row_end, made_.partial_floats, 0});
+  if (!add_states(block.splits(), block.row_end - block.row_begin, kernels::partial_size(problem_.v_head_dim),
+                  &made_.partial_floats))
+    return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+  std::int64_t cost_before = 0;
+  for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
+    const std::int64_t cost = block.cost_until(at + splits);
+    add_task(b, h, block, at, at + splits, cost - cost_before, merge);
+    cost_before = cost;
+    ++made_.merges.back().tasks;
+    at += splits;
+    if (at == block.split_end) return {};
+  }
+}
+
+// Field by field: filling a struct and then copying it stalls on its own stores, which took half the time of
+// a cut.
+void Partitioner::add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
+                           std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge) {
+  PlannedTask& task = made_.tasks.emplace_back();
+  task.batch = static_cast<std::int32_t>(b);
+  task.kv_head = static_cast<std::int32_t>(h);
+  task.row_begin = block.row_begin;
+  task.row_end = block.row_end;
+  task.split_begin = split_begin;
+  task.split_end = split_end;
+  task.pipeline = tuning_.pipeline;
+  task.merge = merge;
+  scheduler::Task& cost = made_.costs.emplace_back();
+  cost.cost = piece_cost;
+  cost.group = static_cast<std::int32_t>(b * problem_.kv_heads + h);
+  if (!kv_domains_.empty()) cost.home = kv_domains_[static_cast<std::size_t>(cost.group)];
+}
+
+}  // namespace kumiko

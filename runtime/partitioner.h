@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cuts a problem into tasks in one way: rows into blocks, one piece in five finer, and keys where rows alone
+// do not divide the work.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "runtime/partition.h"
+#include "runtime/row_block.h"
+
+namespace kumiko {
+
+/// How one piece in five is cut finer.
+enum class FineRows : std::uint8_t {
+  halves,  ///< Half, a quarter, ...: enough if pieces divide evenly but cores are not equally fast.
+  sixths,  ///< Fills larger gaps.
+};
+
+struct Way {
+  FineRows fine_rows;
+  std::int64_t tasks_per_worker;  ///< Target for the pieces that are not cut finer.
+};
+
+class Partitioner {
+ public:
+  Partitioner(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
+              std::int64_t workers, const Way& way, Partition& made);
+
+  /// There are so few row blocks that they may not divide the work well.
+  bool wants_fine() const { return wants_fine_; }
+
+  /// Fills the partition's tasks, costs and merges. Errors: those of make_partition().
+  Status run();
+
+ private:
+  void clear();
+  void set_costs(const RowBlocks& blocks);
+  Status take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine);
+  /// Splits in the next piece of a block that has `left` splits left.
+  std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const;
+  /// Splits of the first of equal pieces that cost about `most` each, so that no small piece remains.
+  static std::int64_t piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most);
+  Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine);
+  void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
+                std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge);
+
+  const Problem& problem_;
+  const Tuning& tuning_;
+  const std::span<const std::int32_t> kv_domains_;
+  Partition& made_;
+  const std::int64_t workers_, tasks_;  // tasks_: target of the cut, without the finer pieces
+  BlockRows size_{};
+  std::int64_t count_;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
+                        // kv_heads * rows are below 2^62
+  bool wants_fine_;
+  bool fine_keys_;
+  std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
+  bool single_splits_ = false;               // few splits in all: each is a piece
+};
+
+}  // namespace kumiko
