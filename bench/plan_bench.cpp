@@ -38,12 +38,16 @@ AttentionArgs decode_batch(const std::vector<std::int32_t>& lengths) {
   return args;
 }
 
-void plan_decode(benchmark::State& state, const Machine& machine) {
+Status context_for(const Machine& machine, Context* context) {
   ContextOptions options;
   options.topology = machine.topology;
   options.executor = "serial";
+  return Context::create(options, context);
+}
+
+void plan_decode(benchmark::State& state, const Machine& machine) {
   Context context;
-  if (const Status s = Context::create(options, &context); !s.ok())
+  if (const Status s = context_for(machine, &context); !s.ok())
     return state.SkipWithError(s.message().c_str());
   std::vector<std::int32_t> lengths;
   for (int request = 0; request < kBatch; ++request) lengths.push_back(200 + request * 2339 % 3801);
@@ -64,11 +68,8 @@ void plan_decode(benchmark::State& state, const Machine& machine) {
 
 /// One decode step's update: of all lengths by `step` keys, there and back.
 void update_decode(benchmark::State& state, const Machine& machine, std::int32_t step) {
-  ContextOptions options;
-  options.topology = machine.topology;
-  options.executor = "serial";
   Context context;
-  if (const Status s = Context::create(options, &context); !s.ok())
+  if (const Status s = context_for(machine, &context); !s.ok())
     return state.SkipWithError(s.message().c_str());
   std::vector<std::int32_t> lengths[2];
   for (int request = 0; request < kBatch; ++request) {
@@ -88,9 +89,11 @@ void update_decode(benchmark::State& state, const Machine& machine, std::int32_t
     seconds.push_back(each);
     state.SetIterationTime(each);
   }
+  // The answer: after a step of whole splits, every row block was cut anew as in a new plan.
   Plan fresh;
-  if (prepared.update(lengths[1]).ok() && plan(context, decode_batch(lengths[1]), &fresh).ok() &&
-      step % 512 == 0 && prepared.explain() != fresh.explain())
+  if (const Status s = prepared.update(lengths[1]); !s.ok()) error = s.message();
+  if (const Status s = plan(context, decode_batch(lengths[1]), &fresh); !s.ok()) error = s.message();
+  if (error.empty() && step % 512 == 0 && prepared.explain() != fresh.explain())
     error = "an updated plan is not the one made anew";
   if (!error.empty()) return state.SkipWithError(error.c_str());
   state.counters["microseconds"] = 1e6 * median(seconds);
