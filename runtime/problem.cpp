@@ -184,12 +184,11 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   };
   kernels::HeadProblem head{};
   head.q = element_at(types.query, operands.q, offset(q, q_head));
-  head.k = element_at(types.key_value, operands.k, offset(k, kv_head));
-  head.v = element_at(types.key_value, operands.v, offset(v, kv_head));
+  head.k = {element_at(types.key_value, operands.k, offset(k, kv_head)), k.seq};
+  head.v = {element_at(types.key_value, operands.v, offset(v, kv_head)), v.seq};
   head.out = element_at(types.output, operands.out, offset(out, q_head));
   head.lse = operands.lse ? operands.lse + offset(operands.lse_layout, q_head) : nullptr;
   head.q_head_stride = q.head, head.q_seq_stride = q.seq;
-  head.k_seq_stride = k.seq, head.v_seq_stride = v.seq;
   head.out_head_stride = out.head, head.out_seq_stride = out.seq;
   head.lse_head_stride = operands.lse_layout.head, head.lse_seq_stride = operands.lse_layout.seq;
   head.group = group();
