@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """clang-tidy, with the checks of .clang-tidy, over the library, its tools and the inference server:
 
-    tidy.py BUILD    the build folder, for its compile_commands.json
+    tidy.py BUILD [UNIT]...    the build folder, for its compile_commands.json; units of TOGETHER: these and no others
 
 Files are checked as one source for the library and one for the programs, in a tenth of the time: nearly all of it goes to
 the headers they share. What has no findings is skipped until a file or a check changes (.cache/clang-tidy).
@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIDY = "clang-tidy-14"
 # What is checked as one source: {name: rooms}.
 TOGETHER = {"library": ("kernels", "scheduler", "runtime"),
-            "programs": ("tools/topology", "examples/inference_server", "examples/scaling")}
+            "programs": ("tools/topology", "examples/inference_server", "examples/scaling"),
+            "python": ("python/src",)}
 ROOMS = tuple(room for rooms in TOGETHER.values() for room in rooms)
 # Files in which a name means something else than in another of these rooms, and so apart from them.
 APART = {"apart_1": ("kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp",
@@ -98,8 +99,8 @@ def findings(build, unit, names, options):
 
 
 if __name__ == "__main__":
-    folder = pathlib.Path(sys.argv[1]).resolve()
-    what = units(sources(folder))
-    assert len(what) == len(TOGETHER) + len(APART), f"{folder} lacks rooms: it has {[unit for unit, _, _ in what]}"
+    folder, only = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
+    what = [unit for unit in units(sources(folder)) if not only or unit[0] in only]
+    assert len(what) >= (len(only) or 4), f"{folder} has too few of the units: {[unit for unit, _, _ in what]}"
     texts = [text for unit in what if (text := findings(folder, *unit))]
     sys.exit("\n".join(texts) or 0)
