@@ -19,13 +19,12 @@ TIDY = "clang-tidy-14"
 # What is checked as one source: {name: rooms}.
 TOGETHER = {"library": ("kernels", "scheduler", "runtime"),
             "programs": ("tools/topology", "examples/inference_server", "examples/scaling"),
-            "python": ("python/src",)}
+            "python/src": ("python/src",)}
 ROOMS = tuple(room for rooms in TOGETHER.values() for room in rooms)
 # Files in which a name means something else than in another of these rooms, and so apart from them.
 APART = {"apart_1": ("kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp",
                      "examples/inference_server/model_config.cpp"),
-         "apart_2": ("runtime/validate_softmax_pv.cpp", "examples/inference_server/safetensors_header.cpp",
-                     "examples/inference_server/main.cpp")}
+         "apart_2": ("runtime/validate_softmax_pv.cpp", "examples/inference_server/safetensors_header.cpp")}
 # Files of one instruction set, which are all intrinsics; and coroutines, which Clang 14 does not find in the standard library of GCC 12.
 LEFT_OUT = ("/x86_", "/arm_", "examples/inference_server/http_connection.cpp", "examples/inference_server/http_server.cpp")
 
@@ -77,14 +76,15 @@ def key(names, options):
 
 def findings(build, unit, names, options):
     """clang-tidy's findings, "" if none."""
-    seen = ROOT / ".cache" / "clang-tidy" / unit
+    seen = ROOT / ".cache" / "clang-tidy" / unit.replace("/", "_")
     now = key(names, options)
     if seen.is_file() and seen.read_text() == now:
         return ""
     folder = build / "tidy"
     folder.mkdir(exist_ok=True)
-    together = folder / f"{unit}.cpp"
-    together.write_text("".join(f'#include "{ROOT / name}"\n' for name in names))
+    together = folder / f"{unit.replace('/', '_')}.cpp"
+    # Several programs: each has a main of its own.
+    together.write_text("".join(f'#define main main_{i}\n#include "{ROOT / name}"\n#undef main\n' for i, name in enumerate(names)))
     # So that <kumiko/attention.h> and "runtime/attention.h" are one file. The build's <kumiko/...> are copies.
     public = folder / "kumiko"
     if not public.is_symlink():
