@@ -16,7 +16,8 @@
 namespace inference {
 namespace {
 
-using kumiko::test::kSanitized;  // takes a tenth of the work: bytes are looked at one by one, ten times as slowly
+using kumiko::test::kSanitized;  // takes a tenth of the work: bytes are looked at one by one, ten times as
+                                 // slowly
 using test::on_small_stack;
 using test::peak_memory;
 

@@ -149,8 +149,9 @@ TEST(CoreTuning, AFileThatIsWrongIsAnErrorOfTheContext) {
   EXPECT_FALSE(context);
 }
 
-/// Prefill with a window and decode of two lengths, in every pipeline that can. If few cases are taken, of fewer
-/// heads and rows, but still of more than one task where task_tiles is 4 (192 rows for AVX-512 and SVE).
+/// Prefill with a window and decode of two lengths, in every pipeline that can. If few cases are taken, of
+/// fewer heads and rows, but still of more than one task where task_tiles is 4 (192 rows for AVX-512 and
+/// SVE).
 std::vector<float> outputs(const Context& context) {
   const std::int64_t kv_heads = test::thinned<std::int64_t>(2, 1, 1), heads = 2 * kv_heads;
   constexpr std::int64_t kKeys = 700, kDim = 40;
@@ -160,7 +161,8 @@ std::vector<float> outputs(const Context& context) {
   const float* const q = data.data();
   const float *const k = q + heads * kKeys * kDim, *const v = k + kv_heads * kKeys * kDim;
   std::vector<float> all;
-  for (const std::int64_t queries : {std::int64_t{1}, std::int64_t{5}, test::thinned<std::int64_t>(300, 200, 200)}) {
+  for (const std::int64_t queries :
+       {std::int64_t{1}, std::int64_t{5}, test::thinned<std::int64_t>(300, 200, 200)}) {
     for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode,
                                     Pipeline::two_pass, Pipeline::interleaved, Pipeline::three_pass}) {
       AttentionArgs args;

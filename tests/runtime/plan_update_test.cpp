@@ -65,8 +65,8 @@ void expect_bits_of_a_new_plan(const Context& context, const Plan& updated, cons
   EXPECT_TRUE(same_bits(problem.outcome(), want));
 }
 
-// Single steps of one sequence, large steps, empty sequences, and back. Under emulation, which has the same code
-// in every file but the kernels', once.
+// Single steps of one sequence, large steps, empty sequences, and back. Under emulation, which has the same
+// code in every file but the kernels', once.
 TEST(PlanUpdate, HasTheBitsOfANewPlan) {
   std::mt19937 random(7);
   for (const Context& context : contexts()) {
