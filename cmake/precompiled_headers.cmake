@@ -16,7 +16,11 @@ if(TARGET inference)
   else()
     target_precompile_headers(inference REUSE_FROM kumiko_scheduler)
   endif()
-  # It has compile flags of its own, with which the headers were not compiled.
-  set_source_files_properties(${PROJECT_SOURCE_DIR}/examples/inference_server/elementwise.cpp
-    TARGET_DIRECTORY inference PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+  # They have compile flags of their own, with which the headers were not compiled: those of headers are not optimised under a sanitizer.
+  set(own_flags elementwise.cpp)
+  if(KUMIKO_SANITIZE)
+    list(APPEND own_flags http_connection.cpp http_server.cpp json_reader.cpp)
+  endif()
+  list(TRANSFORM own_flags PREPEND ${PROJECT_SOURCE_DIR}/examples/inference_server/)
+  set_source_files_properties(${own_flags} TARGET_DIRECTORY inference PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 endif()
