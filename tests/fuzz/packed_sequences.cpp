@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packed sequences and pages of an attention problem: valid ones over the tensors that it has already, and
-// their faults.
+// Packed sequences and pages of an attention problem, over the tensors that it has already.
 #include "tests/fuzz/packed_sequences.h"
 
 #include <algorithm>
@@ -12,9 +11,6 @@ namespace {
 
 constexpr std::int64_t kPageKeys[] = {1, 2, 3, 7, 15, 16, 17, 32, 48, 64, 100, 256, 512};
 constexpr std::int64_t kMaxPages[] = {0, 1, 2, 3, 5, 9, 40};
-// Entries that are not pages.
-constexpr std::int32_t kNoPages[] = {-1, std::numeric_limits<std::int32_t>::min(),
-                                     std::numeric_limits<std::int32_t>::max(), 100000};
 
 std::int64_t part_of(Input& input, std::int64_t whole) {
   return input.byte() * whole / 255;
@@ -26,10 +22,6 @@ std::vector<std::int32_t> draw_cu_seqlens(Input& input, std::int64_t count, std:
   for (std::size_t b = 1; b < list.size(); ++b)
     list[b] = list[b - 1] + static_cast<std::int32_t>(part_of(input, room - list[b - 1]));
   return list;
-}
-
-std::vector<std::int32_t> shorter(const std::vector<std::int32_t>& list, std::size_t size) {
-  return {list.begin(), list.begin() + static_cast<std::ptrdiff_t>(std::min(size, list.size()))};
 }
 
 }  // namespace
@@ -144,78 +136,6 @@ void AttentionProblem::complete_table(const kumiko_attention_args& a) {
 
 bool AttentionProblem::has_own_table(const kumiko_attention_args& a) const {
   return a.block_table && buffers_.size() > kTable && a.block_table == buffers_[kTable].data();
-}
-
-void AttentionProblem::change_sequences(Input& input) {
-  const auto change_entry = [&](std::vector<std::int32_t>& list) {
-    if (list.empty()) return;
-    std::int32_t& entry = list[input.byte() % list.size()];
-    entry = static_cast<std::int32_t>(input.one_in(2) ? entry + input.below(5) - 2 : input.number());
-  };
-  switch (input.below(8)) {
-    case 0: {
-      if (buffers_.size() <= kTable) return;
-      const Buffer& table = buffers_[kTable];
-      const kumiko_attention_args a = seen();
-      const std::vector<std::int64_t> read =
-          is_sane(false) && has_own_table(a) ? entries_read(a) : std::vector<std::int64_t>();
-      const std::size_t entries = table.size() / 4,
-                        at = !read.empty() && input.one_in(2)
-                                 ? static_cast<std::size_t>(read[input.byte() % read.size()])
-                                 : input.byte();
-      static_cast<std::int32_t*>(table.data())[at % entries] =
-          input.one_in(2) ? input.pick(kNoPages) : static_cast<std::int32_t>(input.number());
-      return;
-    }
-    case 1:
-      return change_entry(cu_seqlens_q_);
-    case 2:
-      return change_entry(cu_seqlens_k_);
-    case 3:
-      args_.num_sequences = input.number();
-      return;
-    case 4:
-      args_.max_pages = input.number();
-      return;
-    case 5:
-      args_.block_table_stride = input.number();
-      return;
-    case 6: {  // fewer sequences, in lists of just their length
-      if (cu_seqlens_q_.size() < 2) return;
-      const std::size_t count = input.byte() % (cu_seqlens_q_.size() - 1);
-      cu_seqlens_q_ = shorter(cu_seqlens_q_, count + 1), cu_seqlens_k_ = shorter(cu_seqlens_k_, count + 1);
-      lengths_ = shorter(lengths_, count);
-      lengths_.reserve(1);
-      args_.num_sequences = static_cast<std::int64_t>(count);
-      args_.cu_seqlens_q = args_.cu_seqlens_q ? cu_seqlens_q_.data() : nullptr;
-      args_.cu_seqlens_k = args_.cu_seqlens_k ? cu_seqlens_k_.data() : nullptr;
-      args_.seqused_k = args_.seqused_k ? lengths_.data() : nullptr;
-      return;
-    }
-    default:
-      return change_sequences_pointer(input);
-  }
-}
-
-// To null, or to a list that it does not belong to.
-void AttentionProblem::change_sequences_pointer(Input& input) {
-  const std::int32_t* const lists[] = {nullptr, cu_seqlens_q_.empty() ? nullptr : cu_seqlens_q_.data(),
-                                       cu_seqlens_k_.empty() ? nullptr : cu_seqlens_k_.data()};
-  switch (input.below(4)) {
-    case 0:
-      args_.cu_seqlens_q = input.pick(lists);
-      return;
-    case 1:
-      args_.cu_seqlens_k = input.pick(lists);
-      return;
-    case 2:
-      args_.block_table = nullptr;
-      return;
-    default:
-      args_.block_table = static_cast<const std::int32_t*>(buffers_[input.byte() % buffers_.size()].data());
-      if (input.one_in(2)) args_.cu_seqlens_k = nullptr;
-      return;
-  }
 }
 
 std::int64_t AttentionProblem::sequences(const kumiko_attention_args& a) const {

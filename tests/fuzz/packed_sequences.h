@@ -6,12 +6,17 @@
 #include <kumiko/attention_c.h>
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "tests/fuzz/memory.h"
 
 namespace kumiko::fuzz {
+
+/// Entries of a block table that name no page.
+inline constexpr std::int32_t kNoPages[] = {-1, std::numeric_limits<std::int32_t>::min(),
+                                            std::numeric_limits<std::int32_t>::max(), 100000};
 
 std::int64_t sequences_of(const kumiko_attention_args& a);
 /// Keys that sequence b can have; 0 if the arguments make no sense.
