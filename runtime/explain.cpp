@@ -17,7 +17,8 @@ namespace {
 /// "512", or "1..512" of sequences of different lengths.
 std::string lengths_of_queries(const Problem& problem) {
   std::int64_t least = problem.q_len;
-  for (std::int64_t b = 0; b < problem.batch; ++b) least = std::min(least, problem.sequence(b).q_len);
+  for (std::int64_t b = 0; b < problem.batch && problem.has_cu_seqlens_q; ++b)
+    least = std::min(least, problem.sequence(b).q_len);
   return (least < problem.q_len ? std::to_string(least) + ".." : "") + std::to_string(problem.q_len);
 }
 

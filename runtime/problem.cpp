@@ -282,6 +282,7 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.diagonal = request.diagonal;
   head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
   head.end_offset = window_right < 0 ? request.kv_len : request.diagonal + min_of(window_right, reach) + 1;
+  head.k.first_seen = head.v.first_seen = head.begin_of(0);
   return head;
 }
 

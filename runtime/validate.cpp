@@ -235,6 +235,8 @@ Status validate_pointers(const AttentionArgs& a) {
 }
 
 Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, const Problem& problem) {
+  // First, because the lists that are compared with the plan's have as many entries as it says.
+  if (Status s = check_same("num_sequences", a.num_sequences, planned.num_sequences); !s.ok()) return s;
 #define KUMIKO_CHECK_fixed(name) check_same(#name, a.name, planned.name)
 #define KUMIKO_CHECK_presence(name) check_presence(#name, a.name, problem.has_##name)
 #define KUMIKO_CHECK_copied(name) check_copied(#name, a.name, problem.has_##name, problem.name)

@@ -17,10 +17,12 @@ struct KeyRows {
   const std::int32_t* pages = nullptr;  ///< Keys [i * page_keys, (i + 1) * page_keys) lie in page pages[i].
   std::int64_t page_keys = 0;           ///< 0: dense
   std::int64_t page_stride = 0;
+  std::int64_t first_seen = 0;  ///< Keys before it may have no page; any page's row stands for theirs.
 
   const void* row(Element element, std::int64_t key) const {
     if (!pages) return element_at(element, data, key * stride);
-    return element_at(element, data, pages[key / page_keys] * page_stride + key % page_keys * stride);
+    const std::int32_t page = pages[(key < first_seen ? first_seen : key) / page_keys];
+    return element_at(element, data, page * page_stride + key % page_keys * stride);
   }
   /// The first key after `key` that is not `stride` after the one before.
   std::int64_t piece_end(std::int64_t key) const {

@@ -149,7 +149,7 @@ void check_in_place(MergeProblem& problem, const kumiko_context* context) {
 void check_update(kumiko_plan* plan, AttentionProblem& problem, const kumiko_context* context,
                   long countdown) {
   for (int turn = 0; turn < 2; ++turn) {
-    const std::span<const std::int32_t> lengths = problem.reverse_lengths();
+    const std::span<const std::int32_t> lengths = problem.other_lengths();
     if (lengths.empty()) return;
     const auto update = [&] {
       return checked(kumiko_plan_update(plan, lengths.data(), static_cast<std::int64_t>(lengths.size())),
@@ -183,7 +183,7 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
   require(checked(kumiko_context_num_domains(context, &num_domains), "num_domains") == KUMIKO_OK &&
               num_domains >= 1,
           "a context has domains");
-  AttentionProblem problem(input, num_domains);
+  AttentionProblem problem(input, num_domains, flags >> 3 & 1);
   const Reported reported(&problem);
   for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
 

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
+#include "tests/fuzz/packed_sequences.h"
+
 namespace kumiko::fuzz {
 namespace {
-
-enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes };
 
 bool is_given(const kumiko_const_tensor& t) {
   return t.data || t.shape[0] != 0 || t.shape[1] != 0 || t.shape[2] != 0 || t.shape[3] != 0;
@@ -14,14 +14,15 @@ bool is_given(const kumiko_const_tensor& t) {
 
 // A bias or mask, of any strides.
 bool has_shape_of_scores(const kumiko_const_tensor& t, const kumiko_attention_args& a) {
-  return fits(t) && std::equal(t.shape, t.shape + 3, a.q.shape) && t.shape[3] == a.k.shape[2];
+  return fits(t) && std::equal(t.shape, t.shape + 3, a.q.shape) && t.shape[3] == longest_capacity(a);
 }
 
 }  // namespace
 
-AttentionProblem::AttentionProblem(Input& input, int num_domains)
+AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves)
     : SizedProblem(KUMIKO_ATTENTION_ARGS_INIT, offsetof(kumiko_attention_args, lse)),
-      num_domains_(num_domains) {
+      num_domains_(num_domains),
+      serves_(serves) {
   const std::int64_t batch = input.below(3), kv_heads = 1 + input.below(2),
                      q_heads = kv_heads * input.below(4), q_len = input.pick(kQueries),
                      kv_len = input.pick(kKeys), dim = input.pick(kDims), v_dim = input.pick(kDims);
@@ -32,16 +33,24 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains)
 
   const Layout::Order order = flags & 2 ? Layout::bshd : Layout::bhsd;
   const int shared = (places & 16 ? 1 : 0) | (places & 32 ? 2 : 0);
-  const Layout q({batch, q_heads, q_len, dim}, order, places & 64 ? 2 : 0, places & 1 ? 3 : 0);
-  const Layout k({batch, kv_heads, kv_len, dim}, order, shared, places & 2 ? 1 : 0);
-  const Layout v({batch, kv_heads, kv_len, v_dim}, order, shared, places & 4 ? 2 : 0);
-  const Layout out({batch, q_heads, q_len, v_dim}, order, 0, places & 8 ? 3 : 0);
+  const Places at{order,
+                  places & 64 ? 2 : 0,
+                  shared,
+                  places & 1 ? 3 : 0,
+                  places & 2 ? 1 : 0,
+                  places & 4 ? 2 : 0,
+                  places & 8 ? 3 : 0,
+                  places & 128 ? 2 : 1};
+  const Layout q({batch, q_heads, q_len, dim}, order, at.q_shared, at.q_pad);
+  const Layout k({batch, kv_heads, kv_len, dim}, order, shared, at.k_pad);
+  const Layout v({batch, kv_heads, kv_len, v_dim}, order, shared, at.v_pad);
+  const Layout out({batch, q_heads, q_len, v_dim}, order, 0, at.out_pad);
   q.place(add_input(q.extent(), type, 1), type, &args_.q);
   k.place(add_input(k.extent(), type, 2), type, &args_.k);
   v.place(add_input(v.extent(), type, 3), type, &args_.v);
   out.place(add_output(out.extent(), out_type), out_type, &args_.out);
-  const std::int64_t lse_step = places & 128 ? 2 : 1, rows = batch * q_heads * q_len;
-  void* const lse = add_output(rows > 0 ? (rows - 1) * lse_step + 1 : 0, KUMIKO_F32).data();
+  const std::int64_t rows = batch * q_heads * q_len;
+  void* const lse = add_output(rows > 0 ? (rows - 1) * at.lse_step + 1 : 0, KUMIKO_F32).data();
   if (places & 128) {
     const std::int64_t stride[3] = {q_heads * q_len * 2, q_len * 2, 2};
     std::copy(stride, stride + 3, args_.lse_stride);
@@ -52,9 +61,11 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains)
   draw_visibility(input, mask);
   draw_terms(input, terms);
   homes_.resize(static_cast<std::size_t>(batch * kv_heads), -1);
-  if (!input.one_in(4)) return;
-  args_.kv_domains = homes_.data();
-  for (std::int32_t& home : homes_) home = input.below(num_domains + 1) - 1;
+  if (input.one_in(4)) {
+    args_.kv_domains = homes_.data();
+    for (std::int32_t& home : homes_) home = input.below(num_domains + 1) - 1;
+  }
+  if (serves) draw_sequences(input, at);  // last, so that other inputs keep their meaning
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -89,86 +100,6 @@ void AttentionProblem::draw_terms(Input& input, int terms) {
   if (terms & 128) args_.scale = input.pick(kScales);
 }
 
-void AttentionProblem::change(Input& input) {
-  static constexpr std::size_t kEnds[] = {offsetof(kumiko_attention_args, lse),
-                                          offsetof(kumiko_attention_args, lse_stride),
-                                          offsetof(kumiko_attention_args, scale),
-                                          offsetof(kumiko_attention_args, causal_alignment),
-                                          offsetof(kumiko_attention_args, window_left),
-                                          offsetof(kumiko_attention_args, seqused_k),
-                                          offsetof(kumiko_attention_args, softcap),
-                                          offsetof(kumiko_attention_args, bias),
-                                          offsetof(kumiko_attention_args, mask),
-                                          offsetof(kumiko_attention_args, alibi_slopes),
-                                          offsetof(kumiko_attention_args, alibi_batch_stride),
-                                          offsetof(kumiko_attention_args, kv_domains),
-                                          sizeof(kumiko_attention_args) + 8,
-                                          kLargestStruct};
-  switch (input.below(8)) {
-    case 0:
-    case 1:
-      return change_terms(input);
-    case 3:
-      args_.kv_domains = input.one_in(4) ? nullptr : homes_.data();
-      if (!homes_.empty()) homes_[input.byte() % homes_.size()] = static_cast<std::int32_t>(input.number());
-      return;
-    case 2: {
-      if (input.one_in(2))
-        args_.pipeline = static_cast<std::int32_t>(input.number());
-      else
-        args_.lse_stride[input.below(3)] = input.number();
-      return;
-    }
-    default:
-      return change_sized(input, kEnds);
-  }
-}
-
-void AttentionProblem::change_terms(Input& input) {
-  kumiko_const_tensor& term = input.one_in(2) ? args_.bias : args_.mask;
-  switch (input.below(8)) {
-    case 0:
-      args_.softcap = input.raw<float>();
-      return;
-    case 1:
-      args_.alibi_batch_stride = input.number();
-      return;
-    case 2:
-      args_.alibi_slopes = input.one_in(2)
-                               ? nullptr
-                               : static_cast<const float*>(buffers_[input.byte() % buffers_.size()].data());
-      return;
-    case 3:
-      args_.reserved = static_cast<std::int32_t>(input.number());
-      return;
-    case 4: {  // every tensor of another type
-      const auto type = static_cast<std::int32_t>(input.below(5));
-      args_.q.dtype = args_.k.dtype = args_.v.dtype = type;
-      if (input.one_in(2)) args_.out.dtype = type;
-      return;
-    }
-    case 5:  // a pointer without a shape, or one tensor in the place of the other
-      if (input.one_in(2)) {
-        std::swap(args_.bias, args_.mask);
-      } else {
-        std::fill(term.shape, term.shape + 4, 0);
-        term.data = buffers_[input.byte() % buffers_.size()].data();
-      }
-      return;
-    case 6: {  // one element for all scores, in valid memory or not
-      const Layout one({args_.q.shape[0], args_.q.shape[1], args_.q.shape[2], args_.k.shape[2]}, Layout::bhsd,
-                       15);
-      one.place(buffers_[input.one_in(2) ? kMask : kQ],
-                &term == &args_.mask ? static_cast<std::int32_t>(KUMIKO_BOOLEAN) : kTypes[input.below(4)],
-                &term);
-      return;
-    }
-    default:
-      term = KUMIKO_TENSOR_INIT;
-      return;
-  }
-}
-
 std::vector<Operand> AttentionProblem::operands() const {
   const kumiko_attention_args a = seen();
   std::vector<Operand> all = {operand_of("q", a.q, kQ), operand_of("k", a.k, kK), operand_of("v", a.v, kV)};
@@ -179,9 +110,18 @@ std::vector<Operand> AttentionProblem::operands() const {
                    a.alibi_slopes,
                    KUMIKO_F32,
                    2,
-                   {a.q.shape[0], a.q.shape[1], 0, 0},
+                   {sequences(a), a.q.shape[1], 0, 0},
                    {a.alibi_batch_stride, 1, 0, 0},
                    kSlopes,
+                   false});
+  if (a.block_table)
+    all.push_back({"block_table",
+                   a.block_table,
+                   KUMIKO_I32,
+                   2,
+                   {sequences(a), a.max_pages, 0, 0},
+                   {table_stride(a), 1, 0, 0},
+                   kTable,
                    false});
   all.push_back(operand_of("out", a.out, kOut, true));
   if (a.lse) all.push_back(lse_of("lse", a.lse, a.lse_stride, a.q.shape, kLse));
@@ -194,6 +134,7 @@ std::vector<Problem::Field> AttentionProblem::tensors() {
 }
 
 std::vector<void*> AttentionProblem::pointers() {
+  if (args_.block_table) return {&args_.lse, &args_.alibi_slopes, &args_.block_table};
   return {&args_.lse, &args_.alibi_slopes};
 }
 
@@ -218,7 +159,8 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   if (a.out.dtype != a.q.dtype && a.out.dtype != KUMIKO_F32) return false;
   const std::int64_t *q = a.q.shape, *k = a.k.shape, *v = a.v.shape, *out = a.out.shape;
   if (q[3] < 1 || q[3] > 576 || v[3] < 1 || v[3] > 576) return false;
-  if (k[0] != q[0] || v[0] != q[0] || out[0] != q[0] || v[1] != k[1] || out[1] != q[1]) return false;
+  if (!has_sane_sequences(a)) return false;
+  if (v[0] != k[0] || out[0] != q[0] || v[1] != k[1] || out[1] != q[1]) return false;
   if (v[2] != k[2] || out[2] != q[2] || k[3] != q[3] || out[3] != v[3]) return false;
   if (q[1] > 0 && (k[1] == 0 || q[1] % k[1] != 0)) return false;
   if (with_lse && !is_empty(q, 3) && !fits(q, lse_strides(a.lse_stride, q).data(), 3)) return false;
@@ -228,23 +170,24 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   if (!is_known_type(a.mask.dtype) || a.mask.reserved != 0) return false;
   if (is_given(a.bias) && (!is_tensor_type(a.bias.dtype) || !has_shape_of_scores(a.bias, a))) return false;
   if (is_given(a.mask) && (a.mask.dtype != KUMIKO_BOOLEAN || !has_shape_of_scores(a.mask, a))) return false;
-  for (std::int64_t i = 0; a.kv_domains && i < q[0] * k[1]; ++i) {
+  for (std::int64_t i = 0; a.kv_domains && i < sequences(a) * k[1]; ++i) {
     if (a.kv_domains[i] < -1 || a.kv_domains[i] >= num_domains_) return false;
   }
-  const std::int64_t slopes[2] = {a.alibi_batch_stride, 1};
+  const std::int64_t slopes[2] = {a.alibi_batch_stride, 1}, sizes[2] = {sequences(a), q[1]};
   if (slopes[0] != 0 && slopes[0] < q[1]) return false;
-  if (!is_empty(q, 2) && extent_of(q, slopes, 2) * 4 > kMaxBytes) return false;
+  if (extent_of(sizes, slopes, 2) * 4 > kMaxBytes) return false;
   return outputs_apart();
 }
 
 bool AttentionProblem::is_runnable() const {
-  return is_sane(seen().lse != nullptr) && has_memory();
+  const kumiko_attention_args a = seen();
+  return is_sane(a.lse != nullptr) && has_memory() && (!has_output() || has_sane_table(a));
 }
 
 // Every output is an average of values below 2.
 bool AttentionProblem::outputs_are_right() const {
   for (const Operand& o : operands()) {
-    const bool all = !o.is_output || each_element(o, [&](std::size_t at) {
+    const bool all = !o.is_output || each_element(written_part(o), [&](std::size_t at) {
       const double value = buffers_[o.home].value(at, o.dtype);
       return o.home == kOut ? std::fabs(value) <= 2.001 : value < 1e5;  // -inf: nothing was seen
     });
@@ -264,17 +207,25 @@ double AttentionProblem::tolerance(double value, std::int32_t dtype) const {
 }
 
 AttentionProblem::Planned AttentionProblem::planned() const {
-  Planned kept{seen(), {}};
-  if (kept.args.seqused_k) kept.lengths = lengths_;
-  kept.lengths.resize(
-      std::min(kept.lengths.size(), static_cast<std::size_t>(std::max<std::int64_t>(args_.q.shape[0], 0))));
+  Planned kept{seen(), {}, {}, {}};
+  const auto copy = [&](const std::int32_t* list, std::int64_t count) {
+    count = std::clamp<std::int64_t>(count, 0, size_of_list(list));
+    return std::vector<std::int32_t>(list, list + count);
+  };
+  const std::int64_t count = sequences(kept.args);
+  kept.lengths = copy(kept.args.seqused_k, count);
+  kept.cu_seqlens_q = copy(kept.args.cu_seqlens_q, count + 1);
+  kept.cu_seqlens_k = copy(kept.args.cu_seqlens_k, count + 1);
   for (kumiko_const_tensor* t : {&kept.args.q, &kept.args.k, &kept.args.v, &kept.args.bias, &kept.args.mask})
     t->data = nullptr;
   kept.args.out.data = nullptr;
   kept.args.lse = nullptr;
   std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // may change from run to run
-  kept.args.seqused_k = kept.args.seqused_k ? lengths_.data() : nullptr;
   static constexpr float kGiven = 0.0f;
+  static constexpr std::int32_t kGivenList = 0;
+  for (const std::int32_t** list :
+       {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k, &kept.args.block_table})
+    *list = *list ? &kGivenList : nullptr;
   kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
   kept.args.kv_domains = nullptr;
   kept.args.struct_size = 0;
@@ -283,23 +234,10 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   return kept;
 }
 
-void AttentionProblem::drop_short_lists(kumiko_attention_args* a) const {
-  SizedProblem::drop_short_lists(a);
-  const Wide heads = static_cast<Wide>(a->q.shape[0]) * a->k.shape[1];
-  if (heads > static_cast<Wide>(homes_.size())) a->kv_domains = nullptr;
-}
-
-std::span<const std::int32_t> AttentionProblem::reverse_lengths() {
-  const kumiko_attention_args a = seen();
-  if (!a.seqused_k) return {};
-  const std::span<std::int32_t> used(lengths_.data(), static_cast<std::size_t>(a.q.shape[0]));
-  std::reverse(used.begin(), used.end());
-  return used;
-}
-
 bool AttentionProblem::is_same(const Planned& other) const {
   const Planned mine = planned();
-  return std::memcmp(&mine.args, &other.args, sizeof mine.args) == 0 && mine.lengths == other.lengths;
+  return std::memcmp(&mine.args, &other.args, sizeof mine.args) == 0 && mine.lengths == other.lengths &&
+         mine.cu_seqlens_q == other.cu_seqlens_q && mine.cu_seqlens_k == other.cu_seqlens_k;
 }
 
 std::string AttentionProblem::describe_options() const {
@@ -310,6 +248,7 @@ std::string AttentionProblem::describe_options() const {
        << ", ALiBi stride " << a.alibi_batch_stride << ", reserved " << a.reserved << ", homes";
   if (!a.kv_domains) text << " none";
   for (std::size_t i = 0; a.kv_domains && i < homes_.size(); ++i) text << ' ' << homes_[i];
+  text << describe_sequences(a);
   return text.str();
 }
 

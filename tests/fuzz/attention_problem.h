@@ -11,8 +11,9 @@ namespace kumiko::fuzz {
 
 class AttentionProblem : public SizedProblem<kumiko_attention_args> {
  public:
-  /// A small problem that a context with `num_domains` domains must accept.
-  AttentionProblem(Input& input, int num_domains);
+  /// A small problem that a context with `num_domains` domains must accept; `serves`: of packed sequences, of
+  /// pages, or of both (packed_sequences.cpp).
+  AttentionProblem(Input& input, int num_domains, bool serves = false);
 
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_attention_forward(context, passed());
@@ -27,30 +28,53 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   /// The fields that a plan keeps: all but pointers.
   struct Planned {
     kumiko_attention_args args;
-    std::vector<std::int32_t> lengths;
+    std::vector<std::int32_t> lengths, cu_seqlens_q, cu_seqlens_k;
   };
   Planned planned() const;
   bool is_same(const Planned& other) const;
   /// For contexts with other domains, and for runs, which ignore it. No result depends on it.
   void forget_homes() { args_.kv_domains = nullptr; }
-  /// The lengths in reverse order, as valid as before; empty where the call has none.
-  std::span<const std::int32_t> reverse_lengths();
+  /// Changes the lengths to others as valid, and back at the next call: the reverse order, or the keys that
+  /// were not used. Empty where the call has none.
+  std::span<const std::int32_t> other_lengths();
 
  private:
+  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kTable };
+  /// How the tensors of a valid problem lie.
+  struct Places {
+    Layout::Order order;
+    int q_shared, kv_shared;
+    std::int64_t q_pad, k_pad, v_pad, out_pad, lse_step;
+  };
   void change(Input& input) override;
   void change_terms(Input& input);
   void draw_terms(Input& input, int terms);
+  void draw_sequences(Input& input, const Places& places);
+  void pack_queries(Input& input, const Places& places);
+  void place_keys(const Places& places, std::int64_t batch, std::int64_t keys);
+  void draw_pages(Input& input, const Places& places, std::int64_t rows);
+  void enlarge_terms(Input& input, const Places& places);
+  void change_sequences(Input& input);
+  void change_sequences_pointer(Input& input);
+  /// Gives every entry of the table that a run reads a page, if it has none.
+  void complete_table(const kumiko_attention_args& a);
+  bool has_own_table(const kumiko_attention_args& a) const;
+  /// How many numbers lie at one of the lists here.
+  std::int64_t size_of_list(const std::int32_t* list) const;
   std::vector<Operand> operands() const override;
+  Operand written_part(const Operand& o) const override;
   std::vector<Field> tensors() override;
   std::vector<void*> pointers() override;
   std::vector<std::vector<Dim>> sizes() const override;
   std::string describe_options() const override;
   const std::int64_t* rows(const kumiko_attention_args& a) const override { return a.q.shape; }
-  std::int64_t keys(const kumiko_attention_args& a) const override { return a.k.shape[2]; }
+  std::int64_t keys(const kumiko_attention_args& a) const override;
+  std::int64_t sequences(const kumiko_attention_args& a) const override;
   void drop_short_lists(kumiko_attention_args* a) const override;
 
   int num_domains_;
-  std::vector<std::int32_t> homes_;
+  bool serves_;
+  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_;
 };
 
 }  // namespace kumiko::fuzz

@@ -108,7 +108,7 @@ bool Problem::outputs_written() const {
   for (const Buffer& buffer : buffers_) written.emplace_back(buffer.size());
   for (const Operand& o : operands()) {
     if (!o.is_output || !has_output()) continue;
-    const bool all = each_element(o, [&](std::size_t at) {
+    const bool all = each_element(written_part(o), [&](std::size_t at) {
       const std::size_t begin = at * bytes(o), end = begin + bytes(o);
       std::fill(written[o.home].begin() + static_cast<std::ptrdiff_t>(begin),
                 written[o.home].begin() + static_cast<std::ptrdiff_t>(end), true);
@@ -137,7 +137,7 @@ std::vector<double> Problem::output_values() const {
   std::vector<double> values;
   for (const Operand& o : operands()) {
     if (!o.is_output) continue;
-    each_element(o, [&](std::size_t at) {
+    each_element(written_part(o), [&](std::size_t at) {
       values.push_back(buffers_[o.home].value(at, o.dtype));
       return true;
     });
@@ -149,7 +149,7 @@ std::vector<std::int32_t> Problem::output_types() const {
   std::vector<std::int32_t> types;
   for (const Operand& o : operands()) {
     if (!o.is_output) continue;
-    each_element(o, [&](std::size_t) {
+    each_element(written_part(o), [&](std::size_t) {
       types.push_back(o.dtype);
       return true;
     });

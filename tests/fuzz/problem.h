@@ -95,6 +95,8 @@ class Problem {
   virtual void change(Input& input) = 0;
   /// The tensors whose memory a run needs, without absent optional ones.
   virtual std::vector<Operand> operands() const = 0;
+  /// What a run writes of an output.
+  virtual Operand written_part(const Operand& o) const { return o; }
   /// All tensors, the output last.
   virtual std::vector<Field> tensors() = 0;
   /// Addresses of the pointers that belong to none of tensors().

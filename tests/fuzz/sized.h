@@ -39,10 +39,12 @@ class SizedProblem : public Problem {
   /// [batch, q_heads, q_len] of the call, and its number of keys.
   virtual const std::int64_t* rows(const Args& args) const = 0;
   virtual std::int64_t keys(const Args& args) const = 0;
+  virtual std::int64_t sequences(const Args& args) const { return rows(args)[0]; }
   /// Drops lists that are shorter than the sizes after a fault: the library cannot detect that and would read
   /// past them.
   virtual void drop_short_lists(Args* args) const {
-    if (rows(*args)[0] > static_cast<std::int64_t>(lengths_.size())) args->seqused_k = nullptr;
+    if (std::max(rows(*args)[0], sequences(*args)) > static_cast<std::int64_t>(lengths_.size()))
+      args->seqused_k = nullptr;
   }
 
   /// The arguments as the library must take them: defaults for the fields after struct_size.
@@ -87,7 +89,7 @@ class SizedProblem : public Problem {
   bool has_sane_options(const Args& a) const {
     if (!std::isfinite(a.scale) || (a.is_causal | 1) != 1 || (a.causal_alignment | 1) != 1) return false;
     if (a.window_left < -1 || a.window_right < -1) return false;
-    for (std::int64_t b = 0; a.seqused_k && b < rows(a)[0]; ++b) {
+    for (std::int64_t b = 0; a.seqused_k && b < sequences(a); ++b) {
       if (a.seqused_k[b] < 0 || a.seqused_k[b] > keys(a)) return false;
     }
     return true;

@@ -123,18 +123,40 @@ TEST_P(Serving, ForcedPipelinesTakePages) {
 
 // A server frees the pages that a window has left behind.
 TEST_P(Serving, PagesBeforeTheWindowNeedNotExist) {
-  for (const std::int64_t page : {16, 24, 64}) {
-    StepShape s;
-    s.sequences = {{1, 1000}, {40, 900}};
-    s.page_keys = page;
-    s.window_left = 130;
-    ServerStep step(s);
-    for (std::size_t b = 0; b < step.sequences(); ++b) {
-      const std::int64_t first = s.sequences[b].kv_len - s.sequences[b].q_len - s.window_left;
-      for (std::int64_t i = 0; i < first / page; ++i) step.table(b, i) = -1;
+  // The first keys that are seen, 869 and 731, are odd and begin a page of 1, of 11 and of 17 keys: the one
+  // before them, which products of pairs compute too, lies in a page that does not exist.
+  for (const std::int64_t page : {1, 11, 16, 17, 24, 64}) {
+    for (const DataType type : kTypes) {
+      StepShape s;
+      s.sequences = {{1, 1000}, {40, 901}};
+      s.page_keys = page;
+      s.type = type;
+      s.window_left = 130;
+      ServerStep step(s);
+      for (std::size_t b = 0; b < step.sequences(); ++b) {
+        const std::int64_t first = s.sequences[b].kv_len - s.sequences[b].q_len - s.window_left;
+        for (std::int64_t i = 0; i < first / page; ++i) step.table(b, i) = i % 2 == 0 ? 2147483647 : -1;
+      }
+      SCOPED_TRACE(::testing::Message() << s);
+      ASSERT_NO_FATAL_FAILURE(expect_bits(step, contexts[1]));
     }
-    ASSERT_NO_FATAL_FAILURE(expect_bits(step, contexts[1]));
   }
+}
+
+TEST_P(Serving, ATableWithoutAStrideHasRowsOfMaxPages) {
+  StepShape s;
+  s.sequences = {{1, 70}, {12, 33}, {3, 50}};
+  ServerStep step(s);
+  AttentionArgs args = step.args();
+  std::vector<std::int32_t> rows;
+  for (std::size_t b = 0; b < step.sequences(); ++b)
+    for (std::int64_t i = 0; i < args.max_pages; ++i) rows.push_back(step.table(b, i));
+  args.block_table = rows.data();
+  args.block_table_stride = 0;
+  step.poison_outputs();
+  const Status status = attention_forward(contexts[1], args);
+  ASSERT_TRUE(status.ok()) << status.message();
+  ASSERT_NO_FATAL_FAILURE(expect_rows_of_sequences_alone(step, contexts[1]));
 }
 
 TEST_P(Serving, OnePlanServesOtherPagesAndLengths) {
@@ -171,7 +193,7 @@ TEST_P(Serving, OnePlanServesOtherPagesAndLengths) {
 
 TEST_P(Serving, DecodesAndPromptsInOneCallHaveAPipelineEach) {
   StepShape s;
-  s.sequences = {{1, 600}, {400, 500}, {1, 80}};
+  s.sequences = {{1, 600}, {400, 500}, {1, 80}, {2, 90}};
   const ServerStep step(s);
   Plan made;
   ASSERT_TRUE(plan(contexts[1], step.args(), &made).ok());
@@ -181,7 +203,7 @@ TEST_P(Serving, DecodesAndPromptsInOneCallHaveAPipelineEach) {
   EXPECT_EQ(of_prompt, std::set<std::string>{"online"});
   EXPECT_EQ(of_decodes, std::set<std::string>{"decode"});
   const std::string text = made.explain();
-  EXPECT_NE(text.find("sequences 3"), std::string::npos) << text;
+  EXPECT_NE(text.find("sequences 4"), std::string::npos) << text;
   EXPECT_NE(text.find("q_len 1..400"), std::string::npos) << text;
   EXPECT_NE(text.find("pages of 16 keys"), std::string::npos) << text;
   EXPECT_NE(text.find("pipeline: decode up to "), std::string::npos) << text;
@@ -212,7 +234,7 @@ struct ServingErrors : testing::Test {
 };
 
 TEST_F(ServingErrors, EntriesOfTheBlockTable) {
-  for (const std::int32_t wrong : {-1, -2147483647 - 1, 10, 2147483647}) {
+  for (const std::int32_t wrong : {-1, -2147483647 - 1, 9, 2147483647}) {
     ServerStep step(s);
     ASSERT_EQ(step.args().k.shape[0], 9);
     step.table(1, 2) = wrong;
@@ -244,6 +266,7 @@ TEST_F(ServingErrors, ArgumentsThatDoNotFitTogether) {
   };
   with([](auto& a) { a.num_sequences = 0; },
        "num_sequences is 0; expected 1..1073741823, as cu_seqlens_q is given");
+  with([](auto& a) { a.q.shape[0] = 2; }, "q.shape[0] (batch) is 2; expected 1, as cu_seqlens_q is given");
   with([](auto& a) { a.cu_seqlens_k = a.cu_seqlens_q; },
        "cu_seqlens_k is given; expected null, as block_table is given");
   with([](auto& a) { a.seqused_k = nullptr; },
@@ -251,17 +274,24 @@ TEST_F(ServingErrors, ArgumentsThatDoNotFitTogether) {
   with([](auto& a) { a.max_pages = 1 << 28; }, "max_pages is 268435456; expected 0..134217727");
   with([](auto& a) { a.block_table_stride = 1; },
        "block_table_stride is 1; expected 0, or at least max_pages, which is 3");
+  with([](auto& a) { a.block_table_stride = std::int64_t{1} << 61; },
+       "block_table_stride is 2305843009213693952; expected a table that fits in the address space");
   with([](auto& a) { a.block_table = nullptr; }, "max_pages is 3; expected 0, as block_table is null");
+  with([](auto& a) { a.block_table = nullptr, a.max_pages = 0; },
+       "block_table_stride is " + std::to_string(step.args().block_table_stride) +
+           "; expected 0, as block_table is null");
   with([](auto& a) { a.cu_seqlens_q = nullptr; },
        "num_sequences is 3; expected 0 or q.shape[0], which is 1, without cu_seqlens_q");
+  const auto address = [](const void* data) {
+    std::ostringstream text;
+    text << data;
+    return text.str();
+  };
   with([](auto& a) { a.block_table = reinterpret_cast<const std::int32_t*>(a.out.data); },
-       "out.data is " +
-           [&] {
-             std::ostringstream text;
-             text << step.args().out.data;
-             return text.str();
-           }() +
-           "; expected memory apart from block_table");
+       "out.data is " + address(step.args().out.data) + "; expected memory apart from block_table");
+  const void* const odd = reinterpret_cast<const std::byte*>(step.args().block_table) + 2;
+  with([&](auto& a) { a.block_table = static_cast<const std::int32_t*>(odd); },
+       "block_table.data is " + address(odd) + "; expected an address aligned to 4 bytes");
   std::vector<std::int32_t> lengths{40, 49, 7};
   with([&](auto& a) { a.seqused_k = lengths.data(); }, "seqused_k[1] is 49; expected 0..48 (kv_len)");
   StepShape large = s;
@@ -284,6 +314,21 @@ TEST_F(ServingErrors, PackedKeys) {
        "cu_seqlens_k[2] is 39; expected at least cu_seqlens_k[1], which is 40");
   with([&](auto& a) { a.seqused_k = lengths.data(); }, "seqused_k[1] is 34; expected 0..33 (kv_len)");
   with([](auto& a) { a.cu_seqlens_k = nullptr; }, "k.shape[0] (batch) is 1; expected 3, as in num_sequences");
+}
+
+// The lists of such a run are shorter than the plan's.
+TEST_F(ServingErrors, ARunOfFewerSequencesThanPlanned) {
+  const ServerStep step(s);
+  Plan made;
+  ASSERT_TRUE(plan(context, step.args(), &made).ok());
+  const std::vector<std::int32_t> positions{0, 1}, lengths{40};
+  AttentionArgs args = step.args();
+  args.num_sequences = 1;
+  args.cu_seqlens_q = positions.data();
+  args.seqused_k = lengths.data();
+  step.poison_outputs();
+  EXPECT_EQ(made.run(args).message(), "num_sequences is 1; expected the planned 3");
+  EXPECT_TRUE(step.outputs_untouched());
 }
 
 TEST_F(ServingErrors, AnUpdateBeyondAPackedSequencesKeys) {

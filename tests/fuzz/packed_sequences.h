@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packed sequences and pages: what the documentation allows, decided independently of the library. A list of
+// the arguments must be as long as they say.
+#pragma once
+
+#include <kumiko/attention_c.h>
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "tests/fuzz/memory.h"
+
+namespace kumiko::fuzz {
+
+/// Entries of a block table that name no page.
+inline constexpr std::int32_t kNoPages[] = {-1, std::numeric_limits<std::int32_t>::min(),
+                                            std::numeric_limits<std::int32_t>::max(), 100000};
+
+std::int64_t sequences_of(const kumiko_attention_args& a);
+/// Keys that sequence b can have; 0 if the arguments make no sense.
+std::int64_t capacity_of(const kumiko_attention_args& a, std::int64_t b);
+/// The most of any sequence: the number of columns of bias and mask.
+std::int64_t longest_capacity(const kumiko_attention_args& a);
+/// Elements from one row of the block table to the next.
+std::int64_t table_stride(const kumiko_attention_args& a);
+/// Query positions that belong to a sequence, from the first on.
+std::int64_t positions_of(const kumiko_attention_args& a);
+
+/// Whether the lists and numbers of packed sequences and of pages fit together.
+bool has_sane_sequences(const kumiko_attention_args& a);
+
+/// Where the entries that a run reads stand in the block table, of sane arguments.
+std::vector<std::int64_t> entries_read(const kumiko_attention_args& a);
+/// All of them are pages.
+bool has_sane_table(const kumiko_attention_args& a);
+
+std::string describe_sequences(const kumiko_attention_args& a);
+
+}  // namespace kumiko::fuzz
