@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arguments from Python as the library's structs have them.
+#pragma once
+
+#include <kumiko/attention.h>
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tensors.h"
+
+namespace kumiko::python {
+
+/// The order of a tensor's dimensions: [batch, heads, seq, dim] or [batch, seq, heads, dim].
+enum class Layout : std::uint8_t { bhsd, bshd };
+Layout layout_of(nb::handle value);
+CausalAlignment alignment_of(nb::handle value);
+Pipeline pipeline_of(nb::handle value);
+
+bool flag_of(const char* name, nb::handle value);
+std::int64_t integer_of(const char* name, nb::handle value);
+float number_of(const char* name, nb::handle value);
+/// For a scale that 0 stands for the default of: None is 0, and 0 the smallest normal number, with which
+/// every finite score below 1e30 has the same weight.
+float scale_of(nb::handle value);
+/// (left, right), where None and -1 mean no limit; None is no window.
+void window_of(nb::handle value, std::int64_t* left, std::int64_t* right);
+/// Integers of a sequence or of a tensor of int32 or int64, in order; `shape_text` says what was expected.
+std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::int64_t count,
+                                      const char* shape_text);
+
+DataType dtype_of(const Imported& tensor);
+ConstTensor input_of(const Imported& tensor, Layout layout);
+Tensor output_of(const Imported& tensor, Layout layout);
+/// f32 [batch, heads, seq]
+LseView lse_of(const Imported& tensor, const ConstTensor& q);
+/// A mask or bias of up to four dimensions, broadcast to `shape` as numpy does.
+ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape);
+/// f32 [heads] or [batch, heads]
+void slopes_of(const Imported& tensor, const ConstTensor& q, AttentionArgs* args);
+
+}  // namespace kumiko::python
