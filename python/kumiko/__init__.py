@@ -12,14 +12,21 @@ heads, length, head_dim.
 
 from ._attention import Tensor, attention, scaled_dot_product_attention
 from ._core import Context, DomainMemory, __version__, default_context, set_default_context
+from ._plan import Plan, Prediction
+from ._products import fused_gemm, merge_states, softmax_pv
 
 __all__ = [
     "Context",
     "DomainMemory",
+    "Plan",
+    "Prediction",
     "Tensor",
     "__version__",
     "attention",
     "default_context",
+    "fused_gemm",
+    "merge_states",
     "scaled_dot_product_attention",
     "set_default_context",
+    "softmax_pv",
 ]

@@ -116,18 +116,18 @@ std::int64_t integer_of(const char* name, nb::handle value) {
   return integer;
 }
 
-float number_of(const char* name, nb::handle value) {
+double number_of(const char* name, nb::handle value) {
   const double number = PyFloat_AsDouble(value.ptr());
   if (number == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
     wrong_type(name, value, "a number");
   }
-  return static_cast<float>(number);
+  return number;
 }
 
 float scale_of(nb::handle value) {
   if (value.is_none()) return 0.0f;
-  const float scale = number_of("scale", value);
+  const auto scale = static_cast<float>(number_of("scale", value));
   return scale == 0.0f ? std::numeric_limits<float>::min() : scale;
 }
 
@@ -159,6 +159,11 @@ std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::i
   return numbers;
 }
 
+std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t batch) {
+  if (seqused_k.is_none()) return {};
+  return integers_of("seqused_k", seqused_k, batch, "one for each sequence of the batch");
+}
+
 DataType dtype_of(const Imported& tensor) {
   if (tensor.is(dlpack::kFloat, 32)) return DataType::f32;
   if (tensor.is(dlpack::kFloat, 16)) return DataType::f16;
@@ -173,15 +178,20 @@ Tensor output_of(const Imported& tensor, Layout layout) {
   return view_of<void*>(tensor, layout);
 }
 
-LseView lse_of(const Imported& tensor, const ConstTensor& q) {
+LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape, const char* whose) {
+  const std::string name = tensor.name;
   expect_float32(tensor);
   expect_dims(tensor, 3, "three dimensions: batch, q_heads, q_len");
   for (std::size_t i = 0; i < 3; ++i) {
-    if (tensor.shape[i] != q.shape[i])
-      wrong_value("lse.shape[" + std::to_string(i) + "]", std::to_string(tensor.shape[i]),
-                  std::to_string(q.shape[i]) + ", as in q");
+    if (tensor.shape[i] != shape[i])
+      wrong_value(name + ".shape[" + std::to_string(i) + "]", std::to_string(tensor.shape[i]),
+                  std::to_string(shape[i]) + ", as in " + whose);
   }
-  return {reinterpret_cast<float*>(tensor.data), {tensor.stride[0], tensor.stride[1], tensor.stride[2]}};
+  const std::array<std::int64_t, 3> stride = {tensor.stride[0], tensor.stride[1], tensor.stride[2]};
+  // To the library strides of 0 alone mean a contiguous tensor.
+  if (stride == std::array<std::int64_t, 3>{} && shape[0] * shape[1] * shape[2] != 0)
+    wrong_value(name + ".stride", "0 in every dimension", "strides that keep the elements apart");
+  return {reinterpret_cast<float*>(tensor.data), stride};
 }
 
 ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape) {

@@ -21,7 +21,7 @@ Pipeline pipeline_of(nb::handle value);
 
 bool flag_of(const char* name, nb::handle value);
 std::int64_t integer_of(const char* name, nb::handle value);
-float number_of(const char* name, nb::handle value);
+double number_of(const char* name, nb::handle value);
 /// For a scale that 0 stands for the default of: None is 0, and 0 the smallest normal number, with which
 /// every finite score below 1e30 has the same weight.
 float scale_of(nb::handle value);
@@ -30,12 +30,14 @@ void window_of(nb::handle value, std::int64_t* left, std::int64_t* right);
 /// Integers of a sequence or of a tensor of int32 or int64, in order; `shape_text` says what was expected.
 std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::int64_t count,
                                       const char* shape_text);
+/// The numbers of used keys; none for None.
+std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t batch);
 
 DataType dtype_of(const Imported& tensor);
 ConstTensor input_of(const Imported& tensor, Layout layout);
 Tensor output_of(const Imported& tensor, Layout layout);
-/// f32 [batch, heads, seq]
-LseView lse_of(const Imported& tensor, const ConstTensor& q);
+/// f32 [batch, heads, seq], the first three sizes of `shape`, which is that of `whose`.
+LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape, const char* whose);
 /// A mask or bias of up to four dimensions, broadcast to `shape` as numpy does.
 ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape);
 /// f32 [heads] or [batch, heads]

@@ -18,12 +18,7 @@ nb::object attention(nb::handle q, nb::handle k, nb::handle v, nb::handle causal
   call.set_out(out);
   call.set_lse(lse, flag_of("return_lse", return_lse));
   const Context chosen = context_of(context);
-  Status status;
-  {
-    const nb::gil_scoped_release released;
-    status = attention_forward(chosen, call.args);
-  }
-  check(status);
+  without_gil([&] { return attention_forward(chosen, call.args); });
   return call.result();
 }
 

@@ -3,8 +3,6 @@
 
 #include <span>
 
-#include "outputs.h"
-
 namespace kumiko::python {
 
 AttentionCall::AttentionCall(nb::handle q, nb::handle k, nb::handle v, Layout layout)
@@ -15,19 +13,30 @@ AttentionCall::AttentionCall(nb::handle q, nb::handle k, nb::handle v, Layout la
 }
 
 void AttentionCall::set(const Settings& settings) {
-  set_visibility(settings, &args);
+  set_visibility(settings.causal, settings.causal_alignment, settings.window, &args);
   args.scale = scale_of(settings.scale);
-  args.softcap = number_of("softcap", settings.softcap);
+  args.softcap = static_cast<float>(number_of("softcap", settings.softcap));
   args.pipeline = pipeline_of(settings.pipeline);
   const std::int64_t batch = args.q.shape[0], kv_heads = args.k.shape[1];
   if (!settings.seqused_k.is_none()) {
-    seqused_k = integers_of("seqused_k", settings.seqused_k, batch, "the batch of q");
+    seqused_k = lengths_of(settings.seqused_k, batch);
     args.seqused_k = seqused_k.data();
   }
   if (!settings.kv_domains.is_none()) {
     kv_domains_ = integers_of("kv_domains", settings.kv_domains, batch * kv_heads, "batch times kv_heads");
     args.kv_domains = kv_domains_.data();
   }
+}
+
+void AttentionCall::set(const AttentionArgs& planned) {
+  args.is_causal = planned.is_causal;
+  args.causal_alignment = planned.causal_alignment;
+  args.window_left = planned.window_left;
+  args.window_right = planned.window_right;
+  args.scale = planned.scale;
+  args.softcap = planned.softcap;
+  args.pipeline = planned.pipeline;
+  args.seqused_k = planned.seqused_k;
 }
 
 void AttentionCall::set(const Terms& terms) {
@@ -43,15 +52,20 @@ void AttentionCall::set(const Terms& terms) {
     slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), args.q, &args);
 }
 
+std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,
+                                    std::int64_t dim) {
+  if (layout == Layout::bhsd) return {batch, heads, seq, dim};
+  return {batch, seq, heads, dim};
+}
+
 std::array<std::int64_t, 4> AttentionCall::out_shape() const {
   const auto& q = args.q.shape;
-  if (layout_ == Layout::bhsd) return {q[0], q[1], q[2], args.v.shape[3]};
-  return {q[0], q[2], q[1], args.v.shape[3]};
+  return ordered(layout_, q[0], q[1], q[2], args.v.shape[3]);
 }
 
 void AttentionCall::set_out(nb::handle out) {
-  out_ = out.is_none() ? new_tensor(query_, out_shape()) : nb::borrow(out);
-  args.out = output_of(out_tensor_.emplace("out", out_, Access::write), layout_);
+  out_.emplace("out", out, query_, out_shape(), Output::Type::as_like);
+  args.out = output_of(out_->tensor(), layout_);
 }
 
 void AttentionCall::plan_out() {
@@ -62,15 +76,14 @@ void AttentionCall::plan_out() {
 
 void AttentionCall::set_lse(nb::handle lse, bool is_returned) {
   if (lse.is_none() && !is_returned) return;
-  const std::array<std::int64_t, 3> shape = {args.q.shape[0], args.q.shape[1], args.q.shape[2]};
-  lse_ = lse.is_none() ? new_float32_tensor(query_, shape) : nb::borrow(lse);
-  args.lse = lse_of(lse_tensor_.emplace("lse", lse_, Access::write), args.q);
+  const auto& shape = args.q.shape;
+  lse_.emplace("lse", lse, query_, std::span(shape).first(3), Output::Type::float32);
+  args.lse = lse_of(lse_->tensor(), shape, "q");
 }
 
 nb::object AttentionCall::result() const {
-  const nb::object out = finished(query_, out_);
-  if (!lse_.is_valid()) return out;
-  return nb::make_tuple(out, finished(query_, lse_));
+  if (!lse_) return out_->result();
+  return nb::make_tuple(out_->result(), lse_->result());
 }
 
 }  // namespace kumiko::python

@@ -10,22 +10,38 @@
 #include <vector>
 
 #include "arguments.h"
+#include "outputs.h"
 #include "tensors.h"
 
 namespace kumiko::python {
 
-/// Arguments that are no tensors. None is the default where there is one.
-struct Settings {
-  nb::handle causal, causal_alignment, window, scale, softcap, seqused_k, pipeline, kv_domains;
-};
+/// Runs the library's call without the GIL, so that other threads of Python run, and raises its error.
+template <class Call>
+void without_gil(const Call& call) {
+  Status status;
+  {
+    const nb::gil_scoped_release released;
+    status = call();
+  }
+  check(status);
+}
 
 /// Fills what AttentionArgs, SoftmaxPvArgs and FusedGemmArgs have in common.
 template <class Args>
-void set_visibility(const Settings& settings, Args* args) {
-  args->is_causal = flag_of("causal", settings.causal);
-  args->causal_alignment = alignment_of(settings.causal_alignment);
-  window_of(settings.window, &args->window_left, &args->window_right);
+void set_visibility(nb::handle causal, nb::handle causal_alignment, nb::handle window, Args* args) {
+  args->is_causal = flag_of("causal", causal);
+  args->causal_alignment = alignment_of(causal_alignment);
+  window_of(window, &args->window_left, &args->window_right);
 }
+
+/// The shape of a tensor in its own order.
+std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,
+                                    std::int64_t dim);
+
+/// Arguments of attention that are no tensors.
+struct Settings {
+  nb::handle causal, causal_alignment, window, scale, softcap, seqused_k, pipeline, kv_domains;
+};
 
 /// The tensors of the terms of a score, each a tensor or None.
 struct Terms {
@@ -40,7 +56,9 @@ class AttentionCall {
 
   void set(const Settings& settings);
   void set(const Terms& terms);
-  /// `out`, or a new tensor of q's kind; returned by result().
+  /// The settings of a planned call.
+  void set(const AttentionArgs& planned);
+  /// `out` may be None.
   void set_out(nb::handle out);
   /// `lse`, or a new tensor if one is to be returned.
   void set_lse(nb::handle lse, bool is_returned);
@@ -57,8 +75,8 @@ class AttentionCall {
 
   nb::handle query_;
   Layout layout_;
-  nb::object out_, lse_;
-  std::optional<Imported> q_, k_, v_, out_tensor_, lse_tensor_, slopes_, bias_, mask_;
+  std::optional<Output> out_, lse_;
+  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_;
   std::vector<std::int32_t> kv_domains_;
 };
 

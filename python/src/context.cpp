@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "arguments.h"
+#include "call.h"
 
 namespace kumiko::python {
 namespace {
@@ -17,15 +17,11 @@ namespace {
 /// The shared context. The GIL guards it. It is never destroyed: at the end of the process other threads may
 /// still be calling. A forked child, which lacks the parent's threads, makes its own.
 const Context* shared = nullptr;
+int fork_count = 0;
 
 Context create(const ContextOptions& options) {
   Context made;
-  Status status;
-  {
-    const nb::gil_scoped_release released;
-    status = Context::create(options, &made);
-  }
-  check(status);
+  without_gil([&] { return Context::create(options, &made); });
   return made;
 }
 
@@ -87,12 +83,7 @@ DomainMemory allocate(const Context& context, nb::handle domain, nb::handle nbyt
 }
 
 void write_trace(const Context& context) {
-  Status status;
-  {
-    const nb::gil_scoped_release released;
-    status = context.write_trace();
-  }
-  check(status);
+  without_gil([&] { return context.write_trace(); });
 }
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
@@ -102,8 +93,8 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
 
 nb::object to_dlpack(nb::handle self, const nb::kwargs& options) {
   const auto& memory = nb::cast<const DomainMemory&>(self);
-  const nb::ndarray<std::uint8_t, nb::ndim<1>> bytes(memory.data(), {static_cast<std::size_t>(memory.size())},
-                                                     self);
+  const nb::ndarray<nb::array_api, std::uint8_t, nb::ndim<1>> bytes(
+      memory.data(), {static_cast<std::size_t>(memory.size())}, self);
   return nb::cast(bytes).attr("__dlpack__")(**options);
 }
 
@@ -148,6 +139,10 @@ choice that is not available here), MemoryError.)";
 
 }  // namespace
 
+int forks() {
+  return fork_count;
+}
+
 Context context_of(nb::handle value) {
   if (value.is_none()) return shared_context();
   Context* context = nullptr;
@@ -157,7 +152,10 @@ Context context_of(nb::handle value) {
 }
 
 void bind_context(nb::module_& module) {
-  pthread_atfork(nullptr, nullptr, [] { shared = nullptr; });
+  pthread_atfork(nullptr, nullptr, [] {
+    shared = nullptr;
+    ++fork_count;
+  });
   bind_domain_memory(module);
   using nb::arg;
   nb::class_<Context>(module, "Context", kContextText)

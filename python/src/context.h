@@ -11,6 +11,9 @@ namespace nb = nanobind;
 /// The context of an argument: None is the one that the process shares, made at the first call.
 Context context_of(nb::handle value);
 
+/// How often the process was forked on the way from the one that loaded this module.
+int forks();
+
 void bind_context(nb::module_& module);
 
 }  // namespace kumiko::python

@@ -36,10 +36,8 @@ nb::object own_tensor(std::span<const std::int64_t> shape, nb::dlpack::dtype dty
   }
   void* const data = ::operator new(bytes);
   const nb::capsule owner(data, [](void* memory) noexcept { ::operator delete(memory); });
-  return nb::cast(nb::ndarray<>(data, sizes.size(), sizes.data(), owner, nullptr, dtype));
+  return nb::cast(nb::ndarray<nb::array_api>(data, sizes.size(), sizes.data(), owner, nullptr, dtype));
 }
-
-}  // namespace
 
 nb::object new_tensor(nb::handle like, std::span<const std::int64_t> shape) {
   if (is_numpy(like)) return loaded("numpy").attr("empty")(tuple_of(shape), like.attr("dtype"));
@@ -49,16 +47,34 @@ nb::object new_tensor(nb::handle like, std::span<const std::int64_t> shape) {
 }
 
 nb::object new_float32_tensor(nb::handle like, std::span<const std::int64_t> shape) {
-  if (is_numpy(like)) return loaded("numpy").attr("empty")(tuple_of(shape), "float32");
+  if (is_numpy(like)) {
+    const nb::object numpy = loaded("numpy");
+    return numpy.attr("empty")(tuple_of(shape), numpy.attr("float32"));
+  }
   if (nb::hasattr(like, "new_empty"))
     return like.attr("new_empty")(tuple_of(shape), nb::arg("dtype") = loaded("torch").attr("float32"));
   return own_tensor(shape, nb::dtype<float>());
 }
 
-nb::object finished(nb::handle like, const nb::object& made) {
-  if (is_numpy(like) || nb::hasattr(like, "new_empty") || !nb::hasattr(like, "__array_namespace__"))
-    return made;
-  return like.attr("__array_namespace__")().attr("from_dlpack")(made);
+nb::object object_of(nb::handle given, nb::handle like, std::span<const std::int64_t> shape,
+                     Output::Type type) {
+  if (!given.is_none()) return nb::borrow(given);
+  return type == Output::Type::float32 ? new_float32_tensor(like, shape) : new_tensor(like, shape);
+}
+
+}  // namespace
+
+Output::Output(const char* name, nb::handle given, nb::handle like, std::span<const std::int64_t> shape,
+               Type type)
+    : like_(like),
+      is_new_(given.is_none()),
+      object_(object_of(given, like, shape, type)),
+      tensor_(name, object_, Access::write) {}
+
+nb::object Output::result() const {
+  const bool is_final = !is_new_ || is_numpy(like_) || nb::hasattr(like_, "new_empty");
+  if (is_final || !nb::hasattr(like_, "__array_namespace__")) return object_;
+  return like_.attr("__array_namespace__")().attr("from_dlpack")(object_);
 }
 
 }  // namespace kumiko::python

@@ -11,12 +11,26 @@
 
 namespace kumiko::python {
 
-/// A new tensor of the library that `like` is of: numpy's for a numpy array, PyTorch's for one of PyTorch
-/// (whatever has new_empty), otherwise an object that speaks DLPack and the buffer protocol.
-nb::object new_tensor(nb::handle like, std::span<const std::int64_t> shape);
-/// The same of float32.
-nb::object new_float32_tensor(nb::handle like, std::span<const std::int64_t> shape);
-/// The new tensor once it is written: arrays that never change (JAX) are made from it by their own library.
-nb::object finished(nb::handle like, const nb::object& made);
+/// What a call writes: the caller's tensor, or a new one of the library that another is of: numpy's for a
+/// numpy array, PyTorch's for one of PyTorch (whatever has new_empty), that of its array namespace (JAX),
+/// otherwise an object that speaks DLPack and the buffer protocol.
+class Output {
+ public:
+  enum class Type : std::uint8_t { as_like, float32 };
+
+  /// `given` may be None: a new tensor of this shape then.
+  Output(const char* name, nb::handle given, nb::handle like, std::span<const std::int64_t> shape, Type type);
+
+  /// Where to write. It is destroyed with this object.
+  const Imported& tensor() const { return tensor_; }
+  /// What to return once it is written: arrays that never change (JAX's) are made now.
+  nb::object result() const;
+
+ private:
+  nb::handle like_;
+  bool is_new_;
+  nb::object object_;
+  Imported tensor_;
+};
 
 }  // namespace kumiko::python

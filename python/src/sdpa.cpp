@@ -9,7 +9,6 @@
 #include "attention.h"
 #include "call.h"
 #include "context.h"
-#include "outputs.h"
 
 namespace kumiko::python {
 namespace {
@@ -56,7 +55,7 @@ class Sdpa {
     args_.scale = scale_of(scale);
   }
   Status run(const Context& context) const;
-  nb::object result() const { return finished(like_, out_object_); }
+  nb::object result() const { return out_->result(); }
 
  private:
   void check_ranks() const;
@@ -71,15 +70,15 @@ class Sdpa {
 
   /// Null for an absent mask.
   const Imported* operand(std::size_t number) const {
-    const std::array<const Imported*, kOperands> all = {&query_, &key_, &value_, out_ ? &*out_ : nullptr,
-                                                        mask_ ? &*mask_ : nullptr};
+    const std::array<const Imported*, kOperands> all = {
+        &query_, &key_, &value_, out_ ? &out_->tensor() : nullptr, mask_ ? &*mask_ : nullptr};
     return all[number];
   }
 
   nb::handle like_;
-  nb::object out_object_;
   Imported query_, key_, value_;
-  std::optional<Imported> mask_, out_;
+  std::optional<Imported> mask_;
+  std::optional<Output> out_;
   int rank_ = 0;
   std::int64_t heads_ = 1, kv_heads_ = 1;
   std::vector<Outer> outer_;  // outermost first; the last one is the library's batch
@@ -148,14 +147,13 @@ void Sdpa::make_out() {
   if (rank_ >= 3) shape.push_back(heads_);
   shape.push_back(query_.size(-2));
   shape.push_back(value_.size(-1));
-  out_object_ = new_tensor(like_, shape);
-  out_.emplace("out", out_object_, Access::write);
+  out_.emplace("out", nb::none(), like_, shape, Output::Type::as_like);
 }
 
 /// Dimensions that every operand steps through as through one are one.
 void Sdpa::set_outer() {
   for (int index = -rank_; index < -3; ++index) {
-    Outer next{out_->size(index), {}};
+    Outer next{out_->tensor().size(index), {}};
     for (std::size_t i = 0; i < kOperands; ++i) {
       if (operand(i)) next.stride[i] = step_of(*operand(i), index);
     }
@@ -242,7 +240,7 @@ std::string renamed(const std::string& message) {
 nb::object scaled_dot_product_attention(nb::handle query, nb::handle key, nb::handle value,
                                         nb::handle attn_mask, nb::handle dropout_p, nb::handle is_causal,
                                         nb::handle scale, nb::handle enable_gqa) {
-  if (const float p = number_of("dropout_p", dropout_p); p != 0.0f)
+  if (const double p = number_of("dropout_p", dropout_p); p != 0.0)
     check(
         {Code::unsupported, "dropout_p is " + std::to_string(p) + "; expected 0: there is no dropout here"});
   const bool causal = flag_of("is_causal", is_causal);
@@ -250,12 +248,10 @@ nb::object scaled_dot_product_attention(nb::handle query, nb::handle key, nb::ha
   Sdpa call(query, key, value, attn_mask, flag_of("enable_gqa", enable_gqa));
   call.set_options(causal, scale);
   const Context context = context_of(nb::none());
-  Status status;
-  {
-    const nb::gil_scoped_release released;
-    status = call.run(context);
-  }
-  check({status.code(), renamed(status.message())});
+  without_gil([&] {
+    const Status status = call.run(context);
+    return Status(status.code(), renamed(status.message()));
+  });
   return call.result();
 }
 

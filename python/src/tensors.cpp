@@ -25,11 +25,26 @@ std::int64_t product(std::int64_t a, std::int64_t b) {
   return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
 }
 
-/// The type object of numpy arrays of bfloat16, once one was seen: to ask for their buffer first takes 2 us.
+/// numpy's type objects of ml_dtypes.bfloat16, once an array of it was seen, and of uint16. They live as long
+/// as the process. Without them it takes 2 us a tensor to find that there is no buffer, and why.
 PyObject* known_bfloat16 = nullptr;
+PyObject* known_uint16 = nullptr;
 
 bool is_known_bfloat16(nb::handle object) {
   return known_bfloat16 && nb::getattr(object, "dtype", nb::none()).ptr() == known_bfloat16;
+}
+
+/// Whether it is a numpy array of ml_dtypes.bfloat16, which numpy offers neither as a buffer nor by DLPack.
+bool is_numpy_bfloat16(nb::handle object) {
+  const nb::object type = nb::getattr(object, "dtype", nb::none());
+  if (!nb::hasattr(object, "__array_interface__") ||
+      !nb::getattr(type, "name", nb::none()).equal(nb::str("bfloat16")))
+    return false;
+  if (known_bfloat16 == nullptr) {
+    known_uint16 = nb::object(nb::module_::import_("numpy").attr("uint16")).release().ptr();
+    known_bfloat16 = nb::object(type).release().ptr();
+  }
+  return true;
 }
 
 nb::object call_dlpack(nb::handle object) {
@@ -62,14 +77,16 @@ Imported::~Imported() {
 
 bool Imported::take_buffer_of(nb::handle object) {
   if (!PyObject_CheckBuffer(object.ptr())) return false;
-  if (is_known_bfloat16(object)) return take_numpy_bfloat16(object);
-  if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_RECORDS_RO) == 0) {
-    take_buffer();
-    return true;
+  nb::object bits;
+  if (is_known_bfloat16(object)) bits = object.attr("view")(nb::handle(known_uint16));
+  if (PyObject_GetBuffer(bits.is_valid() ? bits.ptr() : object.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
+    buffer_.obj = nullptr;
+    PyErr_Clear();
+    return is_numpy_bfloat16(object) && !bits.is_valid() && take_buffer_of(object);
   }
-  buffer_.obj = nullptr;
-  PyErr_Clear();
-  return take_numpy_bfloat16(object);
+  take_buffer();
+  if (bits.is_valid()) dtype = {dlpack::kBfloat, 16, 1};
+  return true;
 }
 
 void Imported::take_buffer() {
@@ -94,24 +111,6 @@ void Imported::take_buffer() {
   }
 }
 
-/// ml_dtypes.bfloat16 in a numpy array, which offers it neither as a buffer nor by DLPack.
-bool Imported::take_numpy_bfloat16(nb::handle object) {
-  const nb::object type = nb::getattr(object, "dtype", nb::none());
-  if (!nb::hasattr(type, "name") || !nb::hasattr(object, "view") || nb::hasattr(object, "new_empty"))
-    return false;
-  if (!type.attr("name").equal(nb::str("bfloat16"))) return false;
-  if (known_bfloat16 == nullptr) known_bfloat16 = type.inc_ref().ptr();
-  const nb::object bits = object.attr("view")("uint16");
-  if (PyObject_GetBuffer(bits.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
-    buffer_.obj = nullptr;
-    PyErr_Clear();
-    return false;
-  }
-  take_buffer();
-  dtype = {dlpack::kBfloat, 16, 1};
-  return true;
-}
-
 /// By the table of functions of the object's type, which takes a tenth of the time of __dlpack__.
 bool Imported::take_exchange(nb::handle object) {
   const nb::object capsule = nb::getattr(object.type(), "__dlpack_c_exchange_api__", nb::none());
@@ -126,30 +125,38 @@ bool Imported::take_exchange(nb::handle object) {
   return true;
 }
 
-void Imported::take_dlpack(nb::handle object) {
-  if (object.is_none() || PyType_Check(object.ptr()) || !nb::hasattr(object, "__dlpack__"))
-    wrong_type(name, object, "a tensor (DLPack or the buffer protocol)");
+/// By the method __dlpack__.
+void Imported::take_capsule(nb::handle object) {
   if (nb::hasattr(object, "__dlpack_device__")) {
     const auto device = nb::cast<nb::tuple>(object.attr("__dlpack_device__")());
     check_device(object, nb::cast<int>(device[0]), nb::cast<int>(device[1]));
   }
+  const nb::object capsule = call_dlpack(object);
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
+    versioned_ =
+        static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
+  } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
+    managed_ = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor");
+  } else {
+    wrong_type(name, capsule, "a capsule of DLPack from its __dlpack__()");
+  }
+}
+
+void Imported::take_dlpack(nb::handle object) {
+  if (object.is_none() || PyType_Check(object.ptr()) || !nb::hasattr(object, "__dlpack__"))
+    wrong_type(name, object, "a tensor (DLPack or the buffer protocol)");
+  check_gradient(object);
   try {
-    if (!take_exchange(object)) {
-      const nb::object capsule = call_dlpack(object);
-      if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-        versioned_ =
-            static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-        PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-      } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-        managed_ = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-        PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-      } else {
-        wrong_type(name, capsule, "a capsule of DLPack from its __dlpack__()");
-      }
-    }
+    if (!take_exchange(object)) take_capsule(object);
   } catch (nb::python_error& error) {
+    if (error.matches(PyExc_MemoryError)) throw;
+    const std::string why = nb::str(error.value()).c_str();
     error.restore();
-    wrong_value_from_error(std::string(name) + " cannot be shared by DLPack");
+    if (why.starts_with(std::string(name) + " is ")) throw nb::python_error();
+    wrong_value_from_error(std::string(name) +
+                           " cannot be shared by DLPack: " + why.substr(0, why.find('\n')));
   }
   if (versioned_) {
     is_read_only_ = (versioned_->flags & dlpack::kReadOnly) != 0;
@@ -158,6 +165,15 @@ void Imported::take_dlpack(nb::handle object) {
   const dlpack::Tensor& tensor = versioned_ ? versioned_->tensor : managed_->tensor;
   check_device(object, tensor.device.type, tensor.device.id);
   take_tensor(tensor);
+}
+
+/// PyTorch's table of functions would share a tensor whose result must have a gradient. There is none here.
+void Imported::check_gradient(nb::handle object) const {
+  if (nb::getattr(object, "requires_grad", nb::none()).ptr() != Py_True) return;
+  const nb::dict modules = nb::borrow<nb::dict>(PyImport_GetModuleDict());
+  if (!modules.contains("torch") || !nb::cast<bool>(modules["torch"].attr("is_grad_enabled")())) return;
+  wrong_value(name, "a tensor that requires a gradient",
+              "one that does not (its detach()), or a call under torch.no_grad()");
 }
 
 void Imported::take_tensor(const dlpack::Tensor& tensor) {

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan, and what of the planned call its runs do not bring along.
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <mutex>
+#include <shared_mutex>
+#include <utility>
+
+#include "attention.h"
+#include "call.h"
+#include "context.h"
+
+namespace kumiko::python {
+namespace {
+
+class PyPlan {
+ public:
+  PyPlan(const Context& context, AttentionCall& call, Layout layout) : layout_(layout) {
+    check(plan(context, call.args, &plan_));
+    planned_ = call.args;
+    lengths_ = std::move(call.seqused_k);
+    planned_.seqused_k = planned_.seqused_k ? lengths_.data() : nullptr;
+  }
+
+  nb::object run(nb::handle q, nb::handle k, nb::handle v, nb::handle alibi_slopes, nb::handle bias,
+                 nb::handle mask, nb::handle return_lse, nb::handle lse, nb::handle out) const {
+    AttentionCall call(q, k, v, layout_);
+    call.set(planned_);
+    call.set(Terms{alibi_slopes, bias, mask});
+    call.set_out(out);
+    call.set_lse(lse, flag_of("return_lse", return_lse));
+    without_gil([&] {
+      const auto held = lock<std::shared_lock>();
+      return plan_.run(call.args);
+    });
+    return call.result();
+  }
+
+  void update(nb::handle seqused_k) {
+    std::vector<std::int32_t> lengths = lengths_of(seqused_k, planned_.q.shape[0]);
+    without_gil([&] {
+      const auto held = lock<std::unique_lock>();
+      Status status = plan_.update(lengths);
+      if (status.ok()) std::copy(lengths.begin(), lengths.end(), lengths_.begin());
+      return status;
+    });
+  }
+
+  /// What `ask` says of the plan while nothing changes it.
+  template <class Ask>
+  auto read(const Ask& ask) const {
+    const nb::gil_scoped_release released;
+    const auto held = lock<std::shared_lock>();
+    return ask(plan_);
+  }
+
+ private:
+  /// Holds updates off runs, and is taken without the GIL. Not in a forked child, where it may be held by a
+  /// thread of the parent; there the library refuses to run the plan.
+  template <template <class> class Lock>
+  Lock<std::shared_mutex> lock() const {
+    return forks() == made_after_forks_ ? Lock(changing_) : Lock(changing_, std::defer_lock);
+  }
+
+  Plan plan_;
+  AttentionArgs planned_;  // its pointers, but for lengths_, are not used
+  std::vector<std::int32_t> lengths_;
+  Layout layout_;
+  int made_after_forks_ = forks();
+  mutable std::shared_mutex changing_;
+};
+
+void init_plan(PyPlan* self, nb::handle q, nb::handle k, nb::handle v, nb::handle causal,
+               nb::handle causal_alignment, nb::handle window, nb::handle scale, nb::handle softcap,
+               nb::handle alibi_slopes, nb::handle bias, nb::handle mask, nb::handle seqused_k,
+               nb::handle pipeline, nb::handle kv_domains, nb::handle layout, nb::handle out,
+               nb::handle context) {
+  const Layout order = layout_of(layout);
+  AttentionCall call(q, k, v, order);
+  call.set(Settings{causal, causal_alignment, window, scale, softcap, seqused_k, pipeline, kv_domains});
+  call.set(Terms{alibi_slopes, bias, mask});
+  if (out.is_none()) {
+    call.plan_out();
+  } else {
+    call.set_out(out);
+  }
+  new (self) PyPlan(context_of(context), call, order);
+}
+
+nb::tuple predict(const PyPlan& plan, nb::handle core_flops, nb::handle core_bandwidth,
+                  nb::handle domain_bandwidth, nb::handle start_seconds) {
+  const MachineRates rates{number_of("core_flops", core_flops), number_of("core_bandwidth", core_bandwidth),
+                           number_of("domain_bandwidth", domain_bandwidth),
+                           number_of("start_seconds", start_seconds)};
+  const Prediction said = plan.read([&](const Plan& inner) { return inner.predict(rates); });
+  return nb::make_tuple(said.seconds, said.attainable_seconds);
+}
+
+}  // namespace
+
+void bind_plan(nb::module_& module) {
+  using nb::arg;
+  nb::class_<PyPlan>(module, "Plan", "What kumiko.Plan wraps.")
+      .def("__init__", &init_plan, arg("q").none(), arg("k").none(), arg("v").none(), arg("causal").none(),
+           arg("causal_alignment").none(), arg("window").none(), arg("scale").none(), arg("softcap").none(),
+           arg("alibi_slopes").none(), arg("bias").none(), arg("mask").none(), arg("seqused_k").none(),
+           arg("pipeline").none(), arg("kv_domains").none(), arg("layout").none(), arg("out").none(),
+           arg("context").none())
+      .def("run", &PyPlan::run, arg("q").none(), arg("k").none(), arg("v").none(), arg("alibi_slopes").none(),
+           arg("bias").none(), arg("mask").none(), arg("return_lse").none(), arg("lse").none(),
+           arg("out").none())
+      .def("update", &PyPlan::update, arg("seqused_k").none())
+      .def("explain", [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.explain(); }); })
+      .def("predict", &predict, arg("core_flops").none(), arg("core_bandwidth").none(),
+           arg("domain_bandwidth").none(), arg("start_seconds").none())
+      .def("workspace_bytes",
+           [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.workspace_bytes(); }); });
+}
+
+}  // namespace kumiko::python
