@@ -31,10 +31,12 @@ bool is_numpy(nb::handle like) {
 nb::object own_tensor(std::span<const std::int64_t> shape, nb::dlpack::dtype dtype) {
   std::vector<std::size_t> sizes(shape.begin(), shape.end());
   std::size_t bytes = dtype.bits / 8u;
-  for (const std::size_t size : sizes) {
-    if (__builtin_mul_overflow(bytes, size, &bytes)) throw std::bad_alloc();
-  }
-  void* const data = ::operator new(bytes);
+  bool fits = true;
+  for (const std::size_t size : sizes) fits = fits && !__builtin_mul_overflow(bytes, size, &bytes);
+  void* const data = fits ? ::operator new(bytes, std::nothrow) : nullptr;
+  if (data == nullptr)
+    check({Code::out_of_memory, "a result of " + (fits ? std::to_string(bytes) : "more than 2^64") +
+                                    " bytes could not be allocated"});
   const nb::capsule owner(data, [](void* memory) noexcept { ::operator delete(memory); });
   return nb::cast(nb::ndarray<nb::array_api>(data, sizes.size(), sizes.data(), owner, nullptr, dtype));
 }
