@@ -98,12 +98,8 @@ void Sdpa::check_matrices() const {
   expect_size(key_, -1, query_.size(-1), ", as in query");
   expect_size(value_, -2, key_.size(-2), ", as in key");
   if (!mask_) return;
-  const std::array<std::int64_t, 2> scores = {query_.size(-2), key_.size(-2)};
-  for (const int index : {-1, -2}) {
-    if (size_of(*mask_, index) != 1)
-      expect_size(*mask_, index, scores[static_cast<std::size_t>(index + 2)],
-                  index == -1 ? ", as in key, or 1" : ", as in query, or 1");
-  }
+  if (size_of(*mask_, -1) != 1) expect_size(*mask_, -1, key_.size(-2), ", as in key, or 1");
+  if (size_of(*mask_, -2) != 1) expect_size(*mask_, -2, query_.size(-2), ", as in query, or 1");
 }
 
 /// The size of a dimension that query, key and value share, where each has it or 1.

@@ -35,9 +35,9 @@ class Imported {
   std::array<std::int64_t, kMaxDims> stride{};  ///< In elements.
   dlpack::Type dtype{};
 
-  /// Of one of these; `index` counts from the end, -1 is the last.
-  std::int64_t size(int index) const { return shape[static_cast<std::size_t>(ndim + index)]; }
-  std::int64_t step(int index) const { return stride[static_cast<std::size_t>(ndim + index)]; }
+  /// Of one dimension, counted from the end: -1 is the last.
+  std::int64_t size(int index) const { return shape.begin()[ndim + index]; }
+  std::int64_t step(int index) const { return stride.begin()[ndim + index]; }
   std::int64_t item_bytes() const { return dtype.bits / 8; }
   bool is(std::uint8_t code, int bits) const { return dtype.code == code && dtype.bits == bits; }
   std::string dtype_name() const;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """clang-tidy, with the checks of .clang-tidy, over the library, its tools and the inference server:
 
-    tidy.py BUILD    the build folder, for its compile_commands.json
+    tidy.py BUILD [ROOM]...    the build folder, for its compile_commands.json; rooms: these and no others
 
 The files of a room are checked as one source, in an eighth of the time: nearly all of it goes to the headers they share.
 A room without findings is skipped until a file or a check changes (.cache/clang-tidy).
@@ -16,7 +16,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIDY = "clang-tidy-14"
-ROOMS = ("kernels", "scheduler", "runtime", "tools/topology", "examples/inference_server", "examples/scaling")
+ROOMS = ("kernels", "scheduler", "runtime", "tools/topology", "examples/inference_server", "examples/scaling", "python/src")
 # Checked alone: another file of the room uses one of its names for something else.
 APART = {"kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp", "runtime/validate_softmax_pv.cpp",
          "examples/inference_server/model_config.cpp", "examples/inference_server/safetensors_header.cpp"}
@@ -88,8 +88,8 @@ def findings(build, room, names, options):
 
 
 if __name__ == "__main__":
-    folder = pathlib.Path(sys.argv[1]).resolve()
-    what = units(sources(folder))
-    assert len(what) >= 4, f"{folder} has too few of the rooms: {[room for room, _, _ in what]}"
+    folder, only = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
+    what = [unit for unit in units(sources(folder)) if not only or unit[0] in only]
+    assert len(what) >= (len(only) or 4), f"{folder} has too few of the rooms: {[room for room, _, _ in what]}"
     texts = [text for unit in what if (text := findings(folder, *unit))]
     sys.exit("\n".join(texts) or 0)
