@@ -108,8 +108,8 @@ struct ScoresAndValues {
     const Tuning tuning = tune(core, kernels, {}, rows, 0, dim, l2_bytes(), pipeline);
     kernels.staged_splits = tuning.staged_splits;
     head.out = out.data();
-    head.v = values.data();
-    head.v_seq_stride = head.out_seq_stride = dim;
+    head.v = {values.data(), dim};
+    head.out_seq_stride = dim;
     head.group = 1;
     head.q_len = rows;
     head.kv_len = head.end_offset = keys;

@@ -66,7 +66,7 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
 Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
   const std::int64_t heads = args.k.shape[1];
   const int domains = static_cast<int>(plan.context->topology.domains.size());
-  for (std::int64_t i = 0; i < args.q.shape[0] * heads; ++i) {
+  for (std::int64_t i = 0; i < plan.problem.batch * heads; ++i) {
     const std::int32_t domain = args.kv_domains[i];
     if (domain < -1 || domain >= domains) {
       return invalid("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]",
@@ -88,7 +88,8 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
                    "the planned batch, " + std::to_string(problem.batch));
   }
   for (std::int64_t b = 0; b < problem.batch; ++b) {
-    if (Status s = check_length(b, lengths[static_cast<std::size_t>(b)], problem.kv_len); !s.ok()) return s;
+    if (Status s = check_length(b, lengths[static_cast<std::size_t>(b)], problem.capacity(b)); !s.ok())
+      return s;
   }
   return {};
 }
@@ -147,11 +148,9 @@ Status Plan::run(const AttentionArgs& args) const {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     if (impl_->context->is_from_before_fork()) return forked_error();
     const Problem& problem = impl_->problem;
-    if (Status s = validate_same_problem(args, impl_->args, problem.terms.has_alibi, problem.has_seqused_k,
-                                         problem.seqused_k);
-        !s.ok())
-      return s;
+    if (Status s = validate_same_problem(args, impl_->args, problem); !s.ok()) return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
+    if (Status s = validate_block_table(problem, args.block_table); !s.ok()) return s;
     return execute(*impl_, operands_of(args));
   });
 }
@@ -182,6 +181,7 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
     if (Status s = check_context(context); !s.ok()) return s;
     std::shared_ptr<Plan::Impl> once;
     if (Status s = make_plan(context, args, &once); !s.ok()) return s;
+    if (Status s = validate_block_table(once->problem, args.block_table); !s.ok()) return s;
     return execute(*once, operands_of(args));
   });
 }

@@ -134,6 +134,26 @@ struct AttentionArgs {
   /// (Context::allocate), -1 for any. The policy heads_first gives the head's tasks to that domain as far as
   /// the load stays balanced. Only plan() reads it, and no result depends on it.
   const std::int32_t* kv_domains = nullptr;
+
+  // A server's step: sequences of different lengths in one call, their keys and values in pages. Below,
+  // [batch] of the optional arrays above means [num_sequences], and their kv_len the keys that the longest
+  // sequence can have: max_pages * page_size, or the largest difference in cu_seqlens_k, or k.shape[2].
+  /// Optional [num_sequences + 1] int32, from 0 on and never falling: q, out and lse have batch size 1, and
+  /// sequence b has their query positions [cu_seqlens_q[b], cu_seqlens_q[b + 1]). Positions after the last
+  /// are neither read nor written. Rows of bias and mask are those of q. plan() copies the values.
+  const std::int32_t* cu_seqlens_q = nullptr;
+  /// The same for the keys of k and v. Columns of bias and mask count from a sequence's first key.
+  const std::int32_t* cu_seqlens_k = nullptr;
+  /// 0: the batch size of q. Must be given with cu_seqlens_q.
+  std::int64_t num_sequences = 0;
+  /// Optional [num_sequences, max_pages] int32, with rows block_table_stride apart (0: max_pages): key j of
+  /// sequence b is row j % page_size of page block_table[b, j / page_size]. Then k is [pages, kv_heads,
+  /// page_size, head_dim] and v [pages, kv_heads, page_size, v_head_dim], of any strides, page_size
+  /// in 1..512, and seqused_k must be given. Only entries and rows of keys that some query sees are read.
+  /// Null both for plan() and for run(), or for neither; each run has its own pages.
+  const std::int32_t* block_table = nullptr;
+  std::int64_t max_pages = 0;
+  std::int64_t block_table_stride = 0;
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`

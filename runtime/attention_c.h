@@ -135,6 +135,17 @@ typedef struct kumiko_attention_args {
   int64_t alibi_batch_stride; /* elements from one sequence's slopes to the next; 0: the same for all */
   const int32_t* kv_domains;  /* optional: [batch, kv_heads], the domain whose memory holds a KV head, -1: any
                                  (policy heads_first) */
+  /* Sequences of different lengths in one call, keys and values in pages: see kumiko::AttentionArgs. */
+  const int32_t* cu_seqlens_q; /* optional: [num_sequences + 1], from 0, never falling: sequence b has the
+                                  query positions [cu_seqlens_q[b], cu_seqlens_q[b + 1]) of q, out and lse,
+                                  whose batch size is then 1 */
+  const int32_t* cu_seqlens_k; /* optional: the same for the keys of k and v */
+  int64_t num_sequences;       /* 0: the batch size of q; must be given with cu_seqlens_q */
+  const int32_t* block_table;  /* optional: [num_sequences, max_pages], the page of each page_size keys; k and
+                                  v  are then [pages, kv_heads, page_size, head_dim], page_size in 1..512, and
+                                  seqused_k must be given */
+  int64_t max_pages;           /* columns of block_table */
+  int64_t block_table_stride;  /* elements from one row of block_table to the next; 0: max_pages */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -189,11 +200,11 @@ typedef struct kumiko_attention_state {
   }
 #define KUMIKO_CONTEXT_OPTIONS_INIT \
   { sizeof(kumiko_context_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
-#define KUMIKO_ATTENTION_ARGS_INIT                                                                        \
-  {                                                                                                       \
-    sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,            \
-        KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, \
-        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL                          \
+#define KUMIKO_ATTENTION_ARGS_INIT                                                                          \
+  {                                                                                                         \
+    sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,              \
+        KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,   \
+        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0 \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plan::explain(): what a plan decided, one fact per line.
+#include <algorithm>
 #include <cstdio>
 
 #include "runtime/plan.h"
@@ -11,20 +12,41 @@ namespace kumiko {
 
 using kernels::kSplitKeys;
 
+namespace {
+
+/// "512", or "1..512" of sequences of different lengths.
+std::string lengths_of_queries(const Problem& problem) {
+  std::int64_t least = problem.q_len;
+  for (std::int64_t b = 0; b < problem.batch; ++b) least = std::min(least, problem.sequence(b).q_len);
+  return (least < problem.q_len ? std::to_string(least) + ".." : "") + std::to_string(problem.q_len);
+}
+
+/// "online", or "decode up to 16 rows, online above" if the sequences' lengths call for two.
+std::string pipelines_of(const Plan::Impl& plan) {
+  const Tunings& tunings = plan.tunings;
+  if (tunings.few.pipeline == tunings.many.pipeline) return tunings.many.pipeline->name;
+  return std::string(tunings.few.pipeline->name) + " up to " + std::to_string(tunings.few_rows) + " rows, " +
+         tunings.many.pipeline->name + " above";
+}
+
+}  // namespace
+
 std::string Plan::Impl::explain() const {
   std::string text =
-      "problem: batch " + std::to_string(problem.batch) + ", query heads " + std::to_string(problem.q_heads) +
-      ", KV heads " + std::to_string(problem.kv_heads) + ", q_len " + std::to_string(problem.q_len) +
-      ", kv_len " + std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) +
-      ", v_head_dim " + std::to_string(problem.v_head_dim) + (problem.is_causal ? ", causal" : "") + "\n";
-  text += "pipeline: " + std::string(tuning.pipeline->name) + ", isa " + kernels::name(kernels.isa) +
-          ", elements " + kernels::element_name(kernels.types.key_value) +
+      "problem: " + std::string(problem.has_cu_seqlens_q ? "sequences " : "batch ") +
+      std::to_string(problem.batch) + ", query heads " + std::to_string(problem.q_heads) + ", KV heads " +
+      std::to_string(problem.kv_heads) + ", q_len " + lengths_of_queries(problem) + ", kv_len " +
+      std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) + ", v_head_dim " +
+      std::to_string(problem.v_head_dim) + (problem.is_causal ? ", causal" : "") +
+      (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") + "\n";
+  text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
+          kernels::element_name(kernels.types.key_value) +
           (kernels.types.output == kernels.types.key_value
                ? ""
                : std::string(" to ") + kernels::element_name(kernels.types.output)) +
           ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " +
           std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
-          " query rows a task" + tuning.describe() + ", tuning " + context->core.source + "\n";
+          " query rows a task" + tunings.many.describe() + ", tuning " + context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
           std::to_string(partition.merges.size()) + " row blocks split along the keys\n";
   const scheduler::Assignment& assignment = partition.assignment;

@@ -59,18 +59,18 @@ void place_split_states(std::int64_t v_head_dim, Partition& partition) {
 constexpr double kEvenEnough = 1.03;
 
 /// Takes the first way with little idle time, or else the one that is done soonest.
-Status cut_and_assign(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
-                      const Workforce& workforce, Partition* made) {
+Status cut_and_assign(const Problem& problem, const Tunings& tunings,
+                      std::span<const std::int32_t> kv_domains, const Workforce& workforce, Partition* made) {
   Partition best;
   double soonest = 0;
   // Decode tries one way only: simulating would double the 17 to 50 us that a plan of 64 requests takes, and
   // pieces of whole splits are even enough.
-  const bool is_decode = tuning.pipeline->traits.in_place;
+  const bool is_decode = tunings.all_in_place();
   // Every piece packs the keys it reads. That makes a piece of 48 rows take half as long again (Zen 5,
   // AVX-512, D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1 ms,
   // 16 whole ones 11.6 ms, as one core then waits for the other.
   for (const Way& way : kWays) {
-    Partitioner partitioner(problem, tuning, kv_domains, workforce.workers(), way, *made);
+    Partitioner partitioner(problem, tunings, kv_domains, workforce.workers(), way, *made);
     if (Status s = partitioner.run(); !s.ok()) {
       if (soonest == 0) return s;
       break;
@@ -90,9 +90,11 @@ Status cut_and_assign(const Problem& problem, const Tuning& tuning, std::span<co
 
 }  // namespace
 
-std::int64_t Partition::most_rows() const {
+std::int64_t Partition::most_rows(const kernels::PipelineRow* pipeline) const {
   std::int64_t most = 0;
-  for (const PlannedTask& task : tasks) most = std::max(most, task.row_end - task.row_begin);
+  for (const PlannedTask& task : tasks) {
+    if (!pipeline || task.pipeline == pipeline) most = std::max(most, task.row_end - task.row_begin);
+  }
   return most;
 }
 
@@ -116,9 +118,9 @@ std::int64_t Workforce::workers() const {
   return std::accumulate(workers_per_domain.begin(), workers_per_domain.end(), std::int64_t{0});
 }
 
-Status make_partition(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
-                      const Workforce& workforce, Partition* made) {
-  if (Status s = cut_and_assign(problem, tuning, kv_domains, workforce, made); !s.ok()) return s;
+Status make_partition(const Problem& problem, const Tunings& tunings,
+                      std::span<const std::int32_t> kv_domains, const Workforce& workforce, Partition* made) {
+  if (Status s = cut_and_assign(problem, tunings, kv_domains, workforce, made); !s.ok()) return s;
   place_split_states(problem.v_head_dim, *made);
   return {};
 }

@@ -42,8 +42,8 @@ struct Partition {
   std::vector<std::int64_t> domain_floats;  ///< [domains] each domain's share of partial_floats
   scheduler::Assignment assignment;
 
-  /// Rows of the largest task.
-  std::int64_t most_rows() const;
+  /// Rows of the largest task, of those of one pipeline or of all (nullptr).
+  std::int64_t most_rows(const kernels::PipelineRow* pipeline = nullptr) const;
   /// Whether every row block of the problem still begins and ends in the splits that its tasks have.
   bool has_splits_of(const Problem& problem) const;
 };
@@ -59,8 +59,8 @@ struct Workforce {
 /// kv_domains: [batch * kv_heads] the domain whose memory holds the head, -1: any; or empty. `made` may hold
 /// an earlier partition, whose memory is reused. Errors: unsupported (more tasks than kMaxTasks),
 /// out_of_memory (split states larger than the address space); `made` is then unusable.
-Status make_partition(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
-                      const Workforce& workforce, Partition* made);
+Status make_partition(const Problem& problem, const Tunings& tunings,
+                      std::span<const std::int32_t> kv_domains, const Workforce& workforce, Partition* made);
 
 /// Planning takes about 200 bytes per task, 13 GB for this many, and the schedulers number tasks in 32 bits.
 /// The largest batch we know of, all windows of a vision model, has 10^5.

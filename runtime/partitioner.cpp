@@ -6,11 +6,6 @@
 namespace kumiko {
 namespace {
 
-// With equal pieces a worker may be idle for as long as one piece takes: with 8 per worker, an eighth of the
-// time. So one piece in five is cut finer by this factor. The policies assign costly pieces first, and the
-// fine ones fill the gaps: idle time falls to a fiftieth, for a fifth of the overhead of cutting everything
-// so fine.
-constexpr std::int64_t kFinerBy = 6;
 constexpr std::int64_t kOneFineIn = 5;
 // Chooses by multiples of the golden ratio: evenly among all pieces and among every n-th piece, so that
 // domains which get heads in turn get equally many fine pieces.
@@ -21,19 +16,6 @@ constexpr bool is_one_in_five(std::uint64_t number) {
 constexpr std::int64_t kEnoughPieces = 40;
 // Up to this many splits per worker, each split is a piece of its own.
 constexpr std::int64_t kFewSplits = 16;
-
-/// Rows per task: as many as fit, but fewer if workers would get too few tasks. The blocks of a head are as
-/// equal as whole tiles allow.
-std::int64_t task_rows_for(const Tuning& tuning, std::int64_t heads, std::int64_t rows, std::int64_t tasks) {
-  if (tasks == 1) return tuning.max_task_rows;
-  const std::int64_t unit = tuning.min_task_rows;
-  const std::int64_t wanted = std::max(heads * rows / tasks, unit);
-  const auto in_blocks = [&](std::int64_t blocks) { return ceil_div(ceil_div(rows, blocks), unit) * unit; };
-  if (const std::int64_t about = in_blocks(std::max<std::int64_t>((rows + wanted / 2) / wanted, 1));
-      about <= tuning.max_task_rows && about <= wanted + wanted / 8)
-    return about;
-  return in_blocks(ceil_div(rows, std::min(wanted / unit * unit, tuning.max_task_rows)));
-}
 
 /// The default address space of a process on x86-64 and AArch64.
 constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
@@ -48,23 +30,27 @@ bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::
 
 }  // namespace
 
-Partitioner::Partitioner(const Problem& problem, const Tuning& tuning,
+Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
                          std::span<const std::int32_t> kv_domains, std::int64_t workers, const Way& way,
                          Partition& made)
     : problem_(problem),
-      tuning_(tuning),
       kv_domains_(kv_domains),
       made_(made),
       workers_(workers),
-      tasks_(workers > 1 ? workers * way.tasks_per_worker : 1) {
-  const std::int64_t heads = problem.batch * problem.kv_heads, unit = tuning.min_task_rows;
-  size_.rows = task_rows_for(tuning, heads, problem.rows_per_head(), tasks_);
-  count_ = heads * ceil_div(problem.rows_per_head(), size_.rows);
-  wants_fine_ = workers > 1 && count_ < workers * kEnoughPieces;
-  // Rows are cut finer before keys, because split states cost memory.
-  if (wants_fine_ && size_.rows > unit) size_.fine = std::max(size_.rows / kFinerBy / unit * unit, unit);
-  size_.halves = way.fine_rows == FineRows::halves;
-  fine_keys_ = wants_fine_ && size_.fine == 0;
+      tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
+      cut_{tunings, tasks_, problem.kv_heads * problem.total_rows() / tasks_,
+           way.fine_rows == FineRows::halves} {
+  const auto for_each_length = [&](auto visit) {
+    for (std::int64_t b = 0; b < problem.batch; ++b) {
+      if (const std::int64_t rows = problem.rows_of(b); rows > 0) visit(rows);
+      if (!problem.has_cu_seqlens_q) break;  // All have the same length.
+    }
+  };
+  for_each_length([&](std::int64_t rows) { count_ += problem.kv_heads * ceil_div(rows, cut_(rows).rows); });
+  if (!problem.has_cu_seqlens_q) count_ *= problem.batch;
+  wants_fine_ = cut_.wants_fine = workers > 1 && count_ < workers * kEnoughPieces;
+  fine_keys_ = wants_fine_;
+  for_each_length([&](std::int64_t rows) { fine_keys_ = fine_keys_ && cut_(rows).fine == 0; });
 }
 
 Status Partitioner::run() {
@@ -73,12 +59,13 @@ Status Partitioner::run() {
                                    " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
   }
   clear();
-  const RowBlocks blocks(problem_, tuning_, size_);
+  const RowBlocks blocks(problem_, cut_);
   set_costs(blocks);
   std::uint64_t number = 0;
   for (std::int64_t b = 0; b < problem_.batch; ++b) {
+    pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
     for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
-      for (std::int64_t i = 0; i < blocks.per_head(); ++i) {
+      for (std::int64_t i = 0; i < blocks.count(b); ++i) {
         if (Status s = take(blocks, b, h, i, is_one_in_five(number++)); !s.ok()) return s;
       }
     }
@@ -108,8 +95,10 @@ void Partitioner::set_costs(const RowBlocks& blocks) {
 
 Status Partitioner::take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i,
                          bool is_fine) {
-  if (size_.fine == 0 || !is_fine) return cut_keys(b, h, blocks.whole(b, i), is_fine);
-  for (const RowBlock& piece : blocks.fine(b, i)) {
+  const std::span<const RowBlock> pieces =
+      wants_fine_ && is_fine ? blocks.fine(b, i) : std::span<const RowBlock>();
+  if (pieces.empty()) return cut_keys(b, h, blocks.whole(b, i), is_fine);
+  for (const RowBlock& piece : pieces) {
     if (Status s = cut_keys(b, h, piece, false); !s.ok()) return s;
   }
   return {};
@@ -168,7 +157,7 @@ void Partitioner::add_task(std::int64_t b, std::int64_t h, const RowBlock& block
   task.row_end = block.row_end;
   task.split_begin = split_begin;
   task.split_end = split_end;
-  task.pipeline = tuning_.pipeline;
+  task.pipeline = pipeline_;
   task.merge = merge;
   scheduler::Task& cost = made_.costs.emplace_back();
   cost.cost = piece_cost;

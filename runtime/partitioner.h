@@ -24,7 +24,7 @@ struct Way {
 
 class Partitioner {
  public:
-  Partitioner(const Problem& problem, const Tuning& tuning, std::span<const std::int32_t> kv_domains,
+  Partitioner(const Problem& problem, const Tunings& tunings, std::span<const std::int32_t> kv_domains,
               std::int64_t workers, const Way& way, Partition& made);
 
   /// There are so few row blocks that they may not divide the work well.
@@ -47,13 +47,13 @@ class Partitioner {
                        std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge);
 
   const Problem& problem_;
-  const Tuning& tuning_;
   const std::span<const std::int32_t> kv_domains_;
   Partition& made_;
   const std::int64_t workers_, tasks_;  // tasks_: target of the cut, without the finer pieces
-  BlockRows size_{};
-  std::int64_t count_;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
-                        // kv_heads * rows are below 2^62
+  RowCut cut_;
+  const kernels::PipelineRow* pipeline_ = nullptr;  // of the sequence at hand
+  std::int64_t count_ = 0;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
+                            // kv_heads * rows are below 2^62
   bool wants_fine_;
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces

@@ -41,24 +41,37 @@ void choose_kernels(Plan::Impl& plan) {
   plan.kernels = *kernels::kernel_set(isa, problem.types);
   const Visibility visibility = visibility_of(problem);
   fit_kernels(context.core, visibility, &plan.kernels);
-  plan.tuning = tune(context.core, plan.kernels, visibility, problem.rows_per_head(), problem.head_dim,
-                     problem.v_head_dim, l2_bytes(context.topology), pipeline_name(wanted));
-  plan.kernels.staged_splits = plan.tuning.staged_splits;
+  plan.kernels.page_keys = problem.page_keys;
+  const auto tuned = [&](std::int64_t rows) {
+    return tune(context.core, plan.kernels, visibility, rows, problem.head_dim, problem.v_head_dim,
+                l2_bytes(context.topology), pipeline_name(wanted));
+  };
+  const std::int64_t most = problem.most_rows(), few = context.core.decode_rows;
+  plan.tunings.many = plan.tunings.few = tuned(most);
+  if (const std::int64_t least = problem.least_rows(); least <= few && few < most) {
+    plan.tunings.few = tuned(least);
+    plan.tunings.few_rows = few;
+  }
+  plan.kernels.staged_splits = plan.tunings.many.staged_splits;
 }
 
 Status cut(Plan::Impl& plan, Partition* made) {
   const std::vector<int> workers = plan.context->executor->workers_per_domain();
-  return make_partition(plan.problem, plan.tuning, plan.kv_domains, {workers, plan.context->config.policy},
+  return make_partition(plan.problem, plan.tunings, plan.kv_domains, {workers, plan.context->config.policy},
                         made);
 }
 
 /// Bytes of scratch a core needs for the largest task.
 std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition) {
   const Problem& problem = plan.problem;
-  return std::max(plan.tuning.pipeline->scratch_bytes(plan.kernels, partition.most_rows(), problem.head_dim,
-                                                      problem.v_head_dim),
-                  // The last task of a merge needs one more row of O.
-                  static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
+  // The last task of a merge needs one row of O.
+  std::size_t bytes = static_cast<std::size_t>(problem.v_head_dim) * sizeof(float);
+  for (const Tuning* tuning : {&plan.tunings.few, &plan.tunings.many}) {
+    bytes =
+        std::max(bytes, tuning->pipeline->scratch_bytes(plan.kernels, partition.most_rows(tuning->pipeline),
+                                                        problem.head_dim, problem.v_head_dim));
+  }
+  return bytes;
 }
 
 Status reserve(const Plan::Impl& plan, std::size_t scratch_bytes) {

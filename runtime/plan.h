@@ -28,7 +28,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   AttentionArgs args;                    ///< As planned, without pointers; run() compares its own with these.
   std::vector<std::int32_t> kv_domains;  ///< [batch * kv_heads], or empty
   kernels::KernelSet kernels{};          ///< For the problem's element types; max_nr as tuned.
-  Tuning tuning{};
+  Tunings tunings{};
   Partition partition;
   std::size_t scratch_bytes = 0;
   std::vector<std::int32_t> home;  ///< Traffic::home; for traced contexts only

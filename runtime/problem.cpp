@@ -48,8 +48,12 @@ Problem common(const Args& args) {
   problem.window_left = args.window_left;
   problem.window_right = args.is_causal ? 0 : args.window_right;
   problem.has_seqused_k = args.seqused_k != nullptr;
-  if (args.seqused_k) problem.seqused_k.assign(args.seqused_k, args.seqused_k + problem.batch);
   return problem;
+}
+
+template <class Args>
+void copy_lengths(const Args& args, Problem* problem) {
+  if (args.seqused_k) problem->seqused_k.assign(args.seqused_k, args.seqused_k + problem->batch);
 }
 
 template <class Args>
@@ -68,12 +72,37 @@ void set_query_and_key(const Args& args, Problem* problem) {
   problem->k = layout_of(args.k);
 }
 
+std::int64_t longest(const std::vector<std::int32_t>& cu_seqlens) {
+  std::int32_t most = 0;
+  for (std::size_t b = 1; b < cu_seqlens.size(); ++b)
+    most = std::max(most, cu_seqlens[b] - cu_seqlens[b - 1]);
+  return most;
+}
+
+void set_sequences(const AttentionArgs& args, Problem* problem) {
+  problem->batch = number_of_sequences(args);
+  const auto copy = [&](const std::int32_t* from, std::vector<std::int32_t>* to) {
+    if (from) to->assign(from, from + problem->batch + 1);
+    return from != nullptr;
+  };
+  problem->has_cu_seqlens_q = copy(args.cu_seqlens_q, &problem->cu_seqlens_q);
+  problem->has_cu_seqlens_k = copy(args.cu_seqlens_k, &problem->cu_seqlens_k);
+  if (problem->has_cu_seqlens_q) problem->q_len = longest(problem->cu_seqlens_q);
+  problem->kv_len = longest_capacity(args);
+  problem->has_block_table = args.block_table != nullptr;
+  if (!problem->has_block_table) return;
+  problem->page_keys = args.k.shape[2];
+  problem->pages = args.k.shape[0];
+  problem->max_pages = args.max_pages;
+  problem->block_table_stride = args.block_table_stride > 0 ? args.block_table_stride : args.max_pages;
+}
+
 void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
   kernels::ScoreTerms& terms = problem->terms;
   terms.softcap = static_cast<float>(softcap * kLog2e);
-  terms.has_alibi = args.alibi_slopes != nullptr;
+  terms.has_alibi = problem->has_alibi_slopes = args.alibi_slopes != nullptr;
   problem->alibi_batch_stride = args.alibi_batch_stride;
-  if (args.k.shape[2] == 0) return;  // No score is computed.
+  if (problem->kv_len == 0) return;  // No score is computed.
   if (is_present(args.bias)) {
     terms.has_bias = true;
     terms.bias_element = element_of(args.bias.dtype);
@@ -107,6 +136,8 @@ Element element_of(DataType type) {
 Problem lower(const AttentionArgs& args) {
   Problem problem = common(args);
   set_query_and_key(args, &problem);
+  set_sequences(args, &problem);
+  copy_lengths(args, &problem);
   problem.pipeline = args.pipeline;
   const double scale = args.scale == 0.0f ? 1.0 / std::sqrt(static_cast<double>(args.q.shape[3]))
                                           : static_cast<double>(args.scale);
@@ -122,6 +153,7 @@ Problem lower(const AttentionArgs& args) {
 Problem lower(const SoftmaxPvArgs& args) {
   Problem problem = common(args);
   problem.computation = Computation::softmax_pv;
+  copy_lengths(args, &problem);
   problem.types.query =
       problem.types.key_value;  // There is no query; the kernels are those of the values' type.
   problem.scores = layout_of(args.scores);
@@ -134,6 +166,7 @@ Problem lower(const SoftmaxPvArgs& args) {
 Problem lower(const FusedGemmArgs& args) {
   Problem problem = common(args);
   problem.computation = Computation::fused_gemm;
+  copy_lengths(args, &problem);
   set_query_and_key(args, &problem);
   problem.pipeline = Pipeline::online;  // KUMIKO_PIPELINE applies to calls with a softmax.
   problem.q_scale = args.scale;
@@ -149,6 +182,7 @@ Operands operands_of(const AttentionArgs& args) {
   operands.bias = args.bias.data;
   operands.mask = static_cast<const std::uint8_t*>(args.mask.data);
   operands.alibi_slopes = args.alibi_slopes;
+  operands.block_table = args.block_table;
   set_lse(args, &operands);
   return operands;
 }
@@ -171,29 +205,64 @@ Operands operands_of(const FusedGemmArgs& args) {
   return operands;
 }
 
+std::int64_t Problem::capacity(std::int64_t b) const {
+  const auto i = static_cast<std::size_t>(b);
+  return cu_seqlens_k.empty() ? kv_len : cu_seqlens_k[i + 1] - cu_seqlens_k[i];
+}
+
 Sequence Problem::sequence(std::int64_t b) const {
-  const std::int64_t keys = seqused_k.empty() ? kv_len : seqused_k[static_cast<std::size_t>(b)];
-  return {keys, alignment == CausalAlignment::bottom_right ? keys - q_len : 0};
+  const auto i = static_cast<std::size_t>(b);
+  Sequence s{};
+  s.q_begin = cu_seqlens_q.empty() ? 0 : cu_seqlens_q[i];
+  s.q_len = cu_seqlens_q.empty() ? q_len : cu_seqlens_q[i + 1] - s.q_begin;
+  s.kv_begin = cu_seqlens_k.empty() ? 0 : cu_seqlens_k[i];
+  s.kv_len = seqused_k.empty() ? capacity(b) : seqused_k[i];
+  s.diagonal = alignment == CausalAlignment::bottom_right ? s.kv_len - s.q_len : 0;
+  return s;
+}
+
+std::int64_t Problem::least_rows() const {
+  std::int64_t least = most_rows();
+  for (std::int64_t b = 0; b < batch && has_cu_seqlens_q; ++b) {
+    if (const std::int64_t rows = rows_of(b); rows > 0) least = min_of(least, rows);
+  }
+  return least;
+}
+
+std::int64_t Problem::total_rows() const {
+  return has_cu_seqlens_q && batch > 0 ? group() * cu_seqlens_q.back() : batch * most_rows();
 }
 
 kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const {
   const Sequence request = sequence(b);
   const std::int64_t q_head = kv_head * group();
+  // Packed sequences lie one after another in one batch.
+  const std::int64_t q_batch = has_cu_seqlens_q ? 0 : b,
+                     k_batch = has_cu_seqlens_k || has_block_table ? 0 : b;
   const auto offset = [&](const Layout& layout, std::int64_t head) {
-    return b * layout.batch + head * layout.head;
+    return q_batch * layout.batch + head * layout.head + request.q_begin * layout.seq;
+  };
+  const auto keys_of = [&](const Layout& layout, const void* data) {
+    const std::int64_t at = k_batch * layout.batch + kv_head * layout.head + request.kv_begin * layout.seq;
+    kernels::KeyRows rows{element_at(types.key_value, data, at), layout.seq};
+    if (operands.block_table) {
+      rows.pages = operands.block_table + b * block_table_stride;
+      rows.page_keys = page_keys;
+      rows.page_stride = layout.batch;
+    }
+    return rows;
   };
   kernels::HeadProblem head{};
   head.q = element_at(types.query, operands.q, offset(q, q_head));
-  head.k = element_at(types.key_value, operands.k, offset(k, kv_head));
-  head.v = element_at(types.key_value, operands.v, offset(v, kv_head));
+  head.k = keys_of(k, operands.k);
+  head.v = keys_of(v, operands.v);
   head.out = element_at(types.output, operands.out, offset(out, q_head));
   head.lse = operands.lse ? operands.lse + offset(operands.lse_layout, q_head) : nullptr;
   head.q_head_stride = q.head, head.q_seq_stride = q.seq;
-  head.k_seq_stride = k.seq, head.v_seq_stride = v.seq;
   head.out_head_stride = out.head, head.out_seq_stride = out.seq;
   head.lse_head_stride = operands.lse_layout.head, head.lse_seq_stride = operands.lse_layout.seq;
   head.group = group();
-  head.q_len = q_len;
+  head.q_len = request.q_len;
   head.kv_len = request.kv_len;
   head.head_dim = head_dim;
   head.v_head_dim = v_head_dim;
@@ -209,9 +278,9 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   if (terms.has_mask && operands.mask) head.mask = operands.mask + offset(mask, q_head);
   head.mask_head_stride = mask.head, head.mask_seq_stride = mask.seq;
   // Limits larger than any distance are reduced, so that no sum can overflow.
-  const std::int64_t reach = 2 * (request.kv_len + q_len);
+  const std::int64_t reach = 2 * (request.kv_len + request.q_len);
   head.diagonal = request.diagonal;
-  head.begin_offset = window_left < 0 ? -q_len : request.diagonal - min_of(window_left, reach);
+  head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
   head.end_offset = window_right < 0 ? request.kv_len : request.diagonal + min_of(window_right, reach) + 1;
   return head;
 }

@@ -25,6 +25,9 @@ struct Layout {
 
 /// One sequence of a batch.
 struct Sequence {
+  std::int64_t q_begin;  ///< Its first query position in q and out.
+  std::int64_t q_len;
+  std::int64_t kv_begin;  ///< Its first key in k and v; 0 with pages.
   std::int64_t kv_len;    ///< Keys used.
   std::int64_t diagonal;  ///< Query i stands at key position i + diagonal.
 };
@@ -41,36 +44,51 @@ struct Operands {
   const void* bias = nullptr;
   const std::uint8_t* mask = nullptr;
   const float* alibi_slopes = nullptr;
+  const std::int32_t* block_table = nullptr;
 };
 
 struct Problem {
   Computation computation = Computation::attention;
   kernels::ElementTypes types{};
   std::int64_t batch = 0, q_heads = 0, kv_heads = 0;
-  std::int64_t q_len = 0;
-  std::int64_t kv_len = 0;    ///< All keys, used or not.
+  std::int64_t q_len = 0;     ///< Of the longest sequence.
+  std::int64_t kv_len = 0;    ///< Keys that the longest sequence can have, used or not.
   std::int64_t head_dim = 0;  ///< 0: precomputed scores (softmax_pv).
   std::int64_t v_head_dim = 0;
-  Layout q, k, v, out, scores, bias, mask;
+  Layout q, k, v, out, scores, bias, mask;  ///< The batch stride of k and v in pages is that of a page.
   bool integer_scores = false;
 
   float q_scale = 0.0f;  ///< See HeadProblem.
   kernels::ScoreTerms terms;
   std::int64_t alibi_batch_stride = 0;
+  bool has_alibi_slopes = false;
 
   bool is_causal = false;  ///< For explain() only: window_right == 0 has the effect.
   CausalAlignment alignment = CausalAlignment::bottom_right;
   std::int64_t window_left = -1, window_right = -1;  ///< -1: no limit
   bool has_seqused_k = false;
   std::vector<std::int32_t> seqused_k;  ///< [batch] keys used, or empty: all
+  bool has_cu_seqlens_q = false, has_cu_seqlens_k = false;
+  std::vector<std::int32_t> cu_seqlens_q, cu_seqlens_k;  ///< [batch + 1], or empty: not packed
+
+  bool has_block_table = false;
+  std::int64_t page_keys = 0;  ///< Of a page; 0: no pages.
+  std::int64_t pages = 0;      ///< In k and v.
+  std::int64_t max_pages = 0, block_table_stride = 0;
 
   Pipeline pipeline = Pipeline::automatic;
 
   std::int64_t group() const { return kv_heads > 0 ? q_heads / kv_heads : 0; }
   Sequence sequence(std::int64_t b) const;
-  /// Query rows of one KV head.
-  std::int64_t rows_per_head() const { return group() * q_len; }
-  bool is_empty() const { return batch == 0 || rows_per_head() == 0; }
+  /// Query rows of one KV head of sequence b.
+  std::int64_t rows_of(std::int64_t b) const { return group() * sequence(b).q_len; }
+  /// The same of the longest sequence, of the shortest one that has any, and of all together.
+  std::int64_t most_rows() const { return group() * q_len; }
+  std::int64_t least_rows() const;
+  std::int64_t total_rows() const;
+  /// Keys that sequence b can have.
+  std::int64_t capacity(std::int64_t b) const;
+  bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.
   kernels::HeadProblem head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const;
 };

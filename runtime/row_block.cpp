@@ -45,25 +45,45 @@ RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::i
   return block;
 }
 
-RowBlocks::RowBlocks(const Problem& problem, const Tuning& tuning, const BlockRows& size) {
-  const std::int64_t rows = problem.rows_per_head(), unit = tuning.min_task_rows;
-  per_head_ = ceil_div(rows, size.rows);
-  whole_.reserve(static_cast<std::size_t>(problem.batch * per_head_));
+/// As many rows a task as fit, but fewer if workers would get too few tasks. The blocks of a head are as
+/// equal as whole tiles allow.
+BlockRows RowCut::operator()(std::int64_t rows) const {
+  const Tuning& tuning = tunings.of(rows);
+  if (tasks == 1) return {tuning.max_task_rows, 0};
+  const std::int64_t unit = tuning.min_task_rows, about_rows = std::max(wanted, unit);
+  const auto in_blocks = [&](std::int64_t blocks) { return ceil_div(ceil_div(rows, blocks), unit) * unit; };
+  std::int64_t size = in_blocks(std::max<std::int64_t>((rows + about_rows / 2) / about_rows, 1));
+  if (size > tuning.max_task_rows || size > about_rows + about_rows / 8)
+    size = in_blocks(ceil_div(rows, std::min(about_rows / unit * unit, tuning.max_task_rows)));
+  // Rows are cut finer before keys, because split states cost memory.
+  const bool is_cut_finer = wants_fine && size > unit;
+  return {size, is_cut_finer ? std::max(size / kFinerBy / unit * unit, unit) : 0};
+}
+
+RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut) {
+  begin_.reserve(static_cast<std::size_t>(problem.batch) + 1);
   for (std::int64_t b = 0; b < problem.batch; ++b) {
+    begin_.push_back(whole_.size());
+    const std::int64_t rows = problem.rows_of(b);
+    if (rows == 0) continue;
     const kernels::HeadProblem head = problem.head({}, b, 0);
+    const Tuning& tuning = cut.tunings.of(rows);
+    const std::int64_t unit = tuning.min_task_rows;
+    const BlockRows size = cut(rows);
     for (std::int64_t row = 0; row < rows; row += size.rows) {
       const std::int64_t end = min_of(row + size.rows, rows);
       whole_.push_back(block_of(tuning, head, row, end));
-      if (size.fine == 0) continue;
+      if (!cut.wants_fine) continue;
       fine_begin_.push_back(fine_.size());
-      for (std::int64_t at = row, next; at < end; at = next) {
-        const std::int64_t half = size.halves ? ceil_div((end - at) / 2, unit) * unit : 0;
+      for (std::int64_t at = row, next; at < end && size.fine > 0; at = next) {
+        const std::int64_t half = cut.halves ? ceil_div((end - at) / 2, unit) * unit : 0;
         next = min_of(at + std::max(half, size.fine), end);
         fine_.push_back(block_of(tuning, head, at, next));
       }
     }
   }
-  if (size.fine > 0) fine_begin_.push_back(fine_.size());
+  begin_.push_back(whole_.size());
+  if (cut.wants_fine) fine_begin_.push_back(fine_.size());
   scale_costs(problem.kv_heads);
 }
 

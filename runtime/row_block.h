@@ -37,20 +37,40 @@ struct RowBlock {
 /// Rows [row, end) of a head and all keys that they see; cost is not set.
 RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::int64_t end);
 
+// With equal pieces a worker may be idle for as long as one piece takes: with 8 per worker, an eighth of the
+// time. So one piece in five is cut finer by this factor. The policies assign costly pieces first, and the
+// fine ones fill the gaps: idle time falls to a fiftieth, for a fifth of the overhead of cutting everything
+// so fine.
+inline constexpr std::int64_t kFinerBy = 6;
+
 /// Sizes of row blocks, in rows.
 struct BlockRows {
   std::int64_t rows;  ///< Of a block; the last one of a head may have fewer.
   std::int64_t fine;  ///< Of the smallest piece of a block that is cut finer; 0: no block is cut finer.
-  bool halves;        ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
+};
+
+/// How the rows of a call are cut into blocks.
+struct RowCut {
+  const Tunings& tunings;
+  std::int64_t tasks;   ///< Target, without the finer pieces; 1: rows are not cut to have more tasks.
+  std::int64_t wanted;  ///< Rows of a task that give so many.
+  bool halves;          ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
+  bool wants_fine = false;
+
+  /// For a sequence of so many rows a head, more than 0.
+  BlockRows operator()(std::int64_t rows) const;
 };
 
 /// The row blocks of all sequences. All heads of a sequence are cut alike, so one block stands for all of
-/// them.
+/// them. Blocks of a sequence are numbered from 0.
 class RowBlocks {
  public:
-  RowBlocks(const Problem& problem, const Tuning& tuning, const BlockRows& size);
+  RowBlocks(const Problem& problem, const RowCut& cut);
 
-  std::int64_t per_head() const { return per_head_; }
+  std::int64_t count(std::int64_t b) const {
+    const auto i = static_cast<std::size_t>(b);
+    return static_cast<std::int64_t>(begin_[i + 1] - begin_[i]);
+  }
   const RowBlock& whole(std::int64_t b, std::int64_t i) const { return whole_[index(b, i)]; }
   /// The same rows, cut finer.
   std::span<const RowBlock> fine(std::int64_t b, std::int64_t i) const {
@@ -63,14 +83,14 @@ class RowBlocks {
 
  private:
   std::size_t index(std::int64_t b, std::int64_t i) const {
-    return static_cast<std::size_t>(b * per_head_ + i);
+    return begin_[static_cast<std::size_t>(b)] + static_cast<std::size_t>(i);
   }
   void scale_costs(std::int64_t kv_heads);
 
-  std::int64_t per_head_;
-  std::vector<RowBlock> whole_;  // [batch][per_head]
+  std::vector<std::size_t> begin_;  // [batch + 1] in whole_
+  std::vector<RowBlock> whole_;
   std::vector<RowBlock> fine_;
-  std::vector<std::size_t> fine_begin_;  // [batch * per_head + 1], or empty
+  std::vector<std::size_t> fine_begin_;  // [blocks + 1] in fine_
   double cost_unit_ = 1;
   std::int64_t total_cost_ = 0;
 };

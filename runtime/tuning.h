@@ -22,6 +22,17 @@ struct Tuning {
   std::string describe() const;
 };
 
+/// The choices for both kinds of sequences that one call may have.
+struct Tunings {
+  Tuning few;             ///< For sequences of at most few_rows query rows a KV head.
+  Tuning many;            ///< For longer ones.
+  std::int64_t few_rows;  ///< 0: `many` is for all.
+
+  const Tuning& of(std::int64_t rows) const { return rows <= few_rows ? few : many; }
+  /// Keys and values of every sequence are read in place.
+  bool all_in_place() const { return few.pipeline->traits.in_place && many.pipeline->traits.in_place; }
+};
+
 /// What limits the keys that a row sees, apart from causality.
 struct Visibility {
   bool has_mask = false;
@@ -34,6 +45,7 @@ struct Visibility {
 void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels);
 
 /// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.
+/// forced_pipeline: nullptr, or the name of the one to use whatever the rows.
 Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Visibility& visibility,
             std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
             const char* forced_pipeline);

@@ -8,19 +8,23 @@
 
 #include "runtime/attention_fields.h"
 #include "runtime/config.h"
+#include "runtime/problem.h"
 #include "runtime/validate_parts.h"
 
 namespace kumiko {
 namespace {
 
-/// [batch, q_heads, q_len, kv_len] in any strides.
+/// [batch, q_heads, q_len, kv_len] of q and of the longest sequence, in any strides.
 Status check_score_view(const char* name, const ConstTensor& view, const AttentionArgs& a) {
   if (!is_present(view)) return {};
   if (Status s = check_extent(name, view); !s.ok()) return s;
   for (int i = 0; i < 3; ++i) {
     if (Status s = check_equal(name, i, view.shape[i], "q.shape", a.q.shape[i]); !s.ok()) return s;
   }
-  return check_equal(name, 3, view.shape[3], "k.shape[2] (kv_len)", a.k.shape[2]);
+  const char* keys = a.block_table    ? "max_pages * k.shape[2] (kv_len)"
+                     : a.cu_seqlens_k ? "the largest difference in cu_seqlens_k (kv_len)"
+                                      : "k.shape[2] (kv_len)";
+  return check_equal(name, 3, view.shape[3], keys, longest_capacity(a));
 }
 
 Status check_types(const AttentionArgs& a) {
@@ -39,9 +43,9 @@ Status check_shapes(const AttentionArgs& a) {
   for (auto [name, dim] : {std::pair{"q", a.q.shape[3]}, std::pair{"v", a.v.shape[3]}}) {
     if (dim < 1 || dim > kMaxHeadDim) return invalid(element(name, "shape", 3), dim, "1..576");
   }
-  if (Status s = check_equal("k", 0, a.k.shape[0], "q.shape[0]", a.q.shape[0]); !s.ok()) return s;
+  if (Status s = check_sequences(a); !s.ok()) return s;
   if (Status s = check_equal("k", 3, a.k.shape[3], "q.shape[3]", a.q.shape[3]); !s.ok()) return s;
-  if (Status s = check_equal("v", 0, a.v.shape[0], "q.shape[0]", a.q.shape[0]); !s.ok()) return s;
+  if (Status s = check_equal("v", 0, a.v.shape[0], "k.shape[0]", a.k.shape[0]); !s.ok()) return s;
   if (Status s = check_equal("v", 1, a.v.shape[1], "k.shape[1]", a.k.shape[1]); !s.ok()) return s;
   if (Status s = check_equal("v", 2, a.v.shape[2], "k.shape[2]", a.k.shape[2]); !s.ok()) return s;
   for (int i = 0; i < 3; ++i) {
@@ -81,7 +85,7 @@ Status check_terms(const AttentionArgs& a) {
     return invalid("alibi_batch_stride", a.alibi_batch_stride,
                    "0, or at least q.shape[1] (q_heads), which is " + std::to_string(a.q.shape[1]));
   }
-  const std::int64_t shape[2] = {a.q.shape[0], a.q.shape[1]}, stride[2] = {a.alibi_batch_stride, 1};
+  const std::int64_t shape[2] = {number_of_sequences(a), a.q.shape[1]}, stride[2] = {a.alibi_batch_stride, 1};
   std::int64_t extent = 0;
   if (!extent_of(shape, stride, 2, &extent)) {
     return invalid("alibi_batch_stride", a.alibi_batch_stride, "slopes that fit in the address space");
@@ -91,7 +95,7 @@ Status check_terms(const AttentionArgs& a) {
 
 Status check_options(const AttentionArgs& a) {
   if (Status s = check_scale(a.scale, "a finite factor, or 0 for 1 / sqrt(head_dim)"); !s.ok()) return s;
-  if (Status s = check_visibility(a, a.q.shape[0], a.k.shape[2]); !s.ok()) return s;
+  if (Status s = check_visibility(a, number_of_sequences(a), longest_capacity(a)); !s.ok()) return s;
   return check_pipeline(a.pipeline);
 }
 
@@ -193,12 +197,20 @@ Status validate_pointers(const AttentionArgs& a) {
   if (is_present(a.mask)) {
     if (Status s = check_pointer("mask", a.mask.data, mask, a.mask.dtype); !s.ok()) return s;
   }
-  const std::int64_t slopes_shape[2] = {a.q.shape[0], a.q.shape[1]},
+  const std::int64_t sequences = number_of_sequences(a);
+  const std::int64_t slopes_shape[2] = {sequences, a.q.shape[1]},
                      slopes_stride[2] = {a.alibi_batch_stride, 1};
   const Span slopes =
       a.alibi_slopes ? span_of(a.alibi_slopes, slopes_shape, slopes_stride, 2, DataType::f32) : Span{};
   if (a.alibi_slopes) {
     if (Status s = check_pointer("alibi_slopes", a.alibi_slopes, slopes, DataType::f32); !s.ok()) return s;
+  }
+  const std::int64_t table_shape[2] = {sequences, a.max_pages},
+                     table_stride[2] = {a.block_table_stride > 0 ? a.block_table_stride : a.max_pages, 1};
+  const Span table =
+      a.block_table ? span_of(a.block_table, table_shape, table_stride, 2, DataType::i32) : Span{};
+  if (a.block_table) {
+    if (Status s = check_pointer("block_table", a.block_table, table, DataType::i32); !s.ok()) return s;
   }
   const auto stride = lse_strides(a);
   const Span lse =
@@ -210,8 +222,9 @@ Status validate_pointers(const AttentionArgs& a) {
     const char* name;
     const Span& span;
   };
-  for (const Named& input : {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias},
-                             Named{"mask", mask}, Named{"alibi_slopes", slopes}}) {
+  for (const Named& input :
+       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias}, Named{"mask", mask},
+        Named{"alibi_slopes", slopes}, Named{"block_table", table}}) {
     if (overlap(out, input.span))
       return invalid("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
     if (overlap(lse, input.span))
@@ -221,11 +234,10 @@ Status validate_pointers(const AttentionArgs& a) {
   return {};
 }
 
-Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, bool has_alibi_slopes,
-                             bool has_seqused_k, const std::vector<std::int32_t>& seqused_k) {
+Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, const Problem& problem) {
 #define KUMIKO_CHECK_fixed(name) check_same(#name, a.name, planned.name)
-#define KUMIKO_CHECK_presence(name) check_presence(#name, a.name, has_##name)
-#define KUMIKO_CHECK_copied(name) check_copied(#name, a.name, has_##name, name)
+#define KUMIKO_CHECK_presence(name) check_presence(#name, a.name, problem.has_##name)
+#define KUMIKO_CHECK_copied(name) check_copied(#name, a.name, problem.has_##name, problem.name)
 #define KUMIKO_CHECK_free(name) Status()
 #define KUMIKO_ATTENTION_FIELD(name, plan) \
   if (Status s = KUMIKO_CHECK_##plan(name); !s.ok()) return s;

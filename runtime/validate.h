@@ -3,11 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "runtime/attention.h"
 
 namespace kumiko {
+
+struct Problem;
 
 inline constexpr std::int64_t kMaxHeadDim = 576;  ///< DeepSeek's latent attention: 512 + 64.
 
@@ -17,10 +18,20 @@ Status validate_problem(const AttentionArgs& args);
 /// Checks the pointers of a valid problem: present, aligned, output apart from the inputs.
 Status validate_pointers(const AttentionArgs& args);
 
-/// Whether `args` is the problem `planned` except for pointers, with the plan's lengths if it has any.
+/// Whether `args` is the problem `planned` except for pointers, with the lengths and presences of `problem`.
 /// Compares the fields that a plan keeps (attention_fields.inc).
-Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, bool has_alibi_slopes,
-                             bool has_seqused_k, const std::vector<std::int32_t>& seqused_k);
+Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, const Problem& problem);
+
+/// Checks num_sequences, cu_seqlens, the block table apart from its entries, and the batch size of k. Part of
+/// validate_problem().
+Status check_sequences(const AttentionArgs& args);
+
+/// Checks the entries of the block table that a valid problem reads.
+Status validate_block_table(const Problem& problem, const std::int32_t* block_table);
+
+/// Sequences of a call, and keys that the longest of them can have.
+std::int64_t number_of_sequences(const AttentionArgs& args);
+std::int64_t longest_capacity(const AttentionArgs& args);
 
 Status check_pipeline(Pipeline pipeline);
 

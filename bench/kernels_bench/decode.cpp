@@ -11,6 +11,7 @@ namespace kumiko::bench {
 namespace {
 
 constexpr std::int64_t kKeys = 256, kDim = 128;
+constexpr int kOneGroup = 8;                   // of 2^8 keys
 constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
 
 // Block after block of K and V through the whole pool, as a decode step reads KV data larger than the caches.
@@ -42,17 +43,22 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
   o.fill(0.0f);
   const std::int64_t width = kDim * bytes_of(type);
   const auto run_block = [&](const std::byte* k, const std::byte* v) {
-    const kernels::NextRows values_next{v, width, width}, keys_next{k + bytes, width, width};
+    const auto rows_at = [width](const std::byte* at, std::int64_t count) {
+      return kernels::RowRange{reinterpret_cast<const char*>(at), width, width, count};
+    };
+    const kernels::RowRange ranges[] = {rows_at(k, kKeys), rows_at(v, kKeys),
+                                        rows_at(k + bytes, kernels::kNoEnd)};
+    const kernels::RowList keys_ahead{ranges, ranges + 1}, values_ahead{ranges + 1, ranges + 2};
+    const void *const key_group = k, *const value_group = v;
     row.scores({steps.data(),
                 pairs ? kDim / 2 : kDim,
-                k,
-                kDim,
+                {&key_group, kDim, kOneGroup},
                 rows,
                 kDim,
                 kKeys,
                 scores.data(),
                 kKeys,
-                values_next,
+                keys_ahead,
                 {}});
     row.softmax({scores.data(),
                  kKeys,
@@ -66,12 +72,11 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
                  kDim,
                  kDim,
                  1.0f,
-                 values_next,
+                 values_ahead,
                  {}});
     row.add_values({scores.data(),
                     kKeys,
-                    v,
-                    kDim,
+                    {&value_group, kDim, kOneGroup},
                     rows,
                     kDim,
                     kKeys,
@@ -79,7 +84,7 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
                     l.data(),
                     o.data(),
                     kDim,
-                    keys_next,
+                    values_ahead,
                     {}});
   };
   run_block(keys, values);

@@ -19,6 +19,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/element.h"
+#include "kernels/row_range.h"
 
 namespace kumiko::kernels {
 
@@ -30,24 +31,16 @@ struct FetchDistances {
   std::int64_t l2 = 0;          ///< beyond either, into L2; 0: not at all
 };
 
-/// Rows in memory that are read after those at hand, and fetched while these are. Strides and widths in
-/// bytes: whoever fetches does not know the element.
-struct NextRows {
-  const void* row;
-  std::int64_t stride, width;
-};
-
 struct DecodeScoresArgs {
   const float* q;  ///< [rows][steps of dim] by q_stride, f32: already times scale * log2(e)
   std::int64_t q_stride;
-  const void* k;  ///< [kv][dim] by k_stride
-  std::int64_t k_stride;
+  RowGroups k;  ///< [kv][dim]
   std::int64_t rows;
   std::int64_t dim;
   std::int64_t kv;  ///< >= 1
   float* scores;    ///< out: [rows][score_stride], score_stride >= kv rounded up to score_keys
   std::int64_t score_stride;
-  NextRows values;  ///< of the same keys
+  RowList rows_ahead;  ///< the keys, then their values
   FetchDistances fetch;
 };
 
@@ -65,7 +58,7 @@ struct DecodeSoftmaxArgs {
   std::int64_t o_stride;
   std::int64_t v_dim;
   float scale = 1.0f;  ///< of scores; product bf16 only
-  NextRows values;     ///< of the same keys
+  RowList rows_ahead;  ///< the values of the same keys
   FetchDistances fetch;
 };
 
@@ -83,8 +76,7 @@ struct KeyRuns {
 struct DecodeValuesArgs {
   const float* p;  ///< [rows][p_stride]: what softmax left in scores. Product bf16: 0 for hidden keys
   std::int64_t p_stride;
-  const void* v;  ///< [kv][v_dim] by v_stride
-  std::int64_t v_stride;
+  RowGroups v;  ///< [kv][v_dim]
   std::int64_t rows;
   std::int64_t v_dim;
   std::int64_t kv;
@@ -92,7 +84,7 @@ struct DecodeValuesArgs {
   float* l;             ///< [rows]
   float* o;             ///< [rows][o_stride], o_stride >= v_dim rounded up to the lanes
   std::int64_t o_stride;
-  NextRows next_keys;  ///< those of the next block
+  RowList rows_ahead;  ///< the values, then the keys of the next block
   FetchDistances fetch;
 };
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/decode/decode.h"
+#include "kernels/decode/rows.h"
 #include "kernels/simd/scalar.h"
 
 namespace kumiko::kernels {
@@ -12,12 +13,12 @@ namespace {
 
 template <class T>
 void decode_scores(const DecodeScoresArgs& args) {
-  const T* k = static_cast<const T*>(args.k);
   for (std::int64_t row = 0; row < args.rows; ++row) {
     for (std::int64_t j = 0; j < args.kv; ++j) {
+      const T* key = row_of<T>(args.k, j);
       float sum = 0.0f;
       for (std::int64_t d = 0; d < args.dim; ++d)
-        sum = std::fma(to_float(k[j * args.k_stride + d]), args.q[row * args.q_stride + d], sum);
+        sum = std::fma(to_float(key[d]), args.q[row * args.q_stride + d], sum);
       args.scores[row * args.score_stride + j] = sum;
     }
   }
@@ -41,16 +42,15 @@ void row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row) {
 
 template <class T>
 void decode_add_values(const DecodeValuesArgs& args) {
-  const T* v = static_cast<const T*>(args.v);
   for (std::int64_t row = 0; row < args.rows; ++row) {
     const float* p = args.p + row * args.p_stride;
     float* o = args.o + row * args.o_stride;
     const KeyRuns& runs = args.runs[row];
     for (const KeyRun* run = runs.run; run != runs.run + runs.count; ++run) {
       for (std::int64_t j = run->begin; j < run->end; ++j) {
+        const T* value = row_of<T>(args.v, j);
         args.l[row] += p[j];
-        for (std::int64_t d = 0; d < args.v_dim; ++d)
-          o[d] = std::fma(p[j], to_float(v[j * args.v_stride + d]), o[d]);
+        for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] = std::fma(p[j], to_float(value[d]), o[d]);
       }
     }
   }

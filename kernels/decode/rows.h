@@ -20,8 +20,14 @@ inline typename V::Reg in_register(typename V::Reg x) {
   }
 }
 
-inline RowRange range_of(const NextRows& next, std::int64_t rows) {
-  return RowRange(static_cast<const char*>(next.row), next.stride, next.width, rows);
+template <class T>
+inline const T* row_of(const RowGroups& rows, std::int64_t j) {
+  const std::int64_t group = j >> rows.shift;
+  return static_cast<const T*>(rows.group[group]) + (j - (group << rows.shift)) * rows.stride;
+}
+/// The first key after j that may lie in another group.
+inline std::int64_t group_end(const RowGroups& rows, std::int64_t j) {
+  return ((j >> rows.shift) + 1) << rows.shift;
 }
 
 /// Rows in groups of kGroup, then one group of what is left.

@@ -42,12 +42,13 @@ template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
 /// Whole cache lines that a piece of a block has.
 template <class V, class T>
 inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Transpose<V, T>::kDims * sizeof(T)) /
-                                   (RowRange::kLine * Transpose<V, T>::kPieces);
+                                   (kLine * Transpose<V, T>::kPieces);
 
-/// Turns the blocks at `keys`, kParts of them one below the other, into `next` (kTurn), and multiplies those
+/// Transposes the blocks at `keys` from dim d on, kParts of them, into `next` (kTurn), and multiplies those
 /// in `now` (kMultiply), a piece of the one and a slice of the other at a time.
 template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
-[[gnu::always_inline]] inline void turn_and_multiply(const T* keys, std::int64_t stride,
+[[gnu::always_inline]] inline void turn_and_multiply(const T* const (&keys)[kParts], std::int64_t d,
+                                                     std::int64_t stride,
                                                      typename Transpose<V, T>::Tile* next, RowFetcher& ahead,
                                                      typename V::Reg (&sum)[R][kParts],
                                                      const typename Transpose<V, T>::Tile* now,
@@ -59,8 +60,8 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
     constexpr int kPart = k / Block::kPieces;
     if constexpr (kTurn) {
       ahead.fetch_lines<kPieceLines<V, T>>();
-      block.template piece<k % Block::kPieces>(keys + kPart * V::kLanes * stride, stride,
-                                               next + kPart * V::kLanes, kParts * V::kLanes);
+      block.template piece<k % Block::kPieces>(keys[kPart] + d, stride, next + kPart * V::kLanes,
+                                               kParts * V::kLanes);
     }
     if constexpr (kMultiply) {
       multiply_keys<V, typename Block::Tile, R, kParts, k * Block::kSteps / kSlices,
@@ -79,6 +80,12 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
   using Block = Transpose<V, T>;
   RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
   const float* q = args.q + row * args.q_stride;
+  const T* keys[kParts];
+#pragma GCC unroll 16
+  for (int p = 0; p < kParts; ++p) {
+    const std::int64_t j = j0 + p * V::kLanes;
+    keys[p] = row_of<T>(args.k, j < args.kv ? j : j0);
+  }
   typename V::Reg sum[R][kParts];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -89,20 +96,19 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
   if (args.kv - j0 >= kParts * V::kLanes && args.dim >= Block::kDims) {
     alignas(64) typename Block::Tile tiles[2][Block::kSteps * kParts * V::kLanes];
     typename Block::Tile *now = tiles[0], *next = tiles[1];
-    const T* keys = static_cast<const T*>(args.k) + j0 * args.k_stride;
-    turn_and_multiply<V, T, R, kParts, true, false>(keys, args.k_stride, now, ahead, sum, now, q, 0);
+    turn_and_multiply<V, T, R, kParts, true, false>(keys, 0, args.k.stride, now, ahead, sum, now, q, 0);
     for (d = Block::kDims; d + Block::kDims <= args.dim; d += Block::kDims) {
-      turn_and_multiply<V, T, R, kParts, true, true>(keys + d, args.k_stride, next, ahead, sum, now, q,
+      turn_and_multiply<V, T, R, kParts, true, true>(keys, d, args.k.stride, next, ahead, sum, now, q,
                                                      args.q_stride);
       q += Block::kSteps;
       std::swap(now, next);
     }
-    turn_and_multiply<V, T, R, kParts, false, true>(keys, 0, next, ahead, sum, now, q, args.q_stride);
+    turn_and_multiply<V, T, R, kParts, false, true>(keys, 0, 0, next, ahead, sum, now, q, args.q_stride);
     q += Block::kSteps;
   }
   // What the rows have beyond whole lines of whole blocks.
-  const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
-  std::int64_t lines = kParts * V::kLanes * keys.lines();
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
+  std::int64_t lines = kParts * V::kLanes * lines_of_row(args.dim * kBytes);
   for (lines -= d / Block::kDims * kParts * Block::kPieces * kPieceLines<V, T>; lines > 0; --lines)
     ahead.fetch_line();
   for (; d < args.dim; d += kElements<V>, q += V::kLanes) {  // the rim: fewer keys or elements than a block
@@ -110,10 +116,9 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
     const int count = dims < kElements<V> ? static_cast<int>(lanes_of<V>(dims)) : V::kLanes;
 #pragma GCC unroll 16
     for (int p = 0; p < kParts; ++p) {
-      const T* src = static_cast<const T*>(args.k) + (j0 + p * V::kLanes) * args.k_stride;
       typename V::Reg x[V::kLanes];
       load_transposed<V>(
-          x, [&](int i) { return src + i * args.k_stride; }, args.kv - j0 - p * V::kLanes, d, dims);
+          x, [&](int i) { return keys[p] + i * args.k.stride; }, args.kv - j0 - p * V::kLanes, d, dims);
       for (int i = 0; i < count; ++i) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
@@ -145,10 +150,9 @@ template <class V, class T, int R>
 void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr int kParts = key_vectors<V, T, R>();
   constexpr std::int64_t kKeys = kParts * V::kLanes;
-  const RowRange keys(static_cast<const T*>(args.k), args.k_stride, args.dim, args.kv);
-  const RowRange values = range_of(args.values, args.kv);
-  const std::int64_t span = kKeys * keys.width + 4096;  // at least, see key_vectors()
-  RowFetcher ahead(keys, values, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()
+  RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
 

@@ -15,9 +15,8 @@ inline constexpr bool kPairs = elements_per_lane<V>() > 1;
 /// For the time between scores and values, when memory would rest: what values are fetched further ahead.
 template <class V>
 RowFetcher fetcher_between(const DecodeSoftmaxArgs& args) {
-  const RowRange values = range_of(args.values, args.kv);
-  const std::int64_t rows = (args.fetch.values - args.fetch.keys) / values.width;
-  return RowFetcher(values, values, args.fetch.keys, rows,
+  const std::int64_t rows = (args.fetch.values - args.fetch.keys) / args.rows_ahead.begin->width;
+  return RowFetcher(args.rows_ahead, args.fetch.keys, rows,
                     args.rows * ((args.kv + V::kLanes - 1) / V::kLanes), args.fetch.l2);
 }
 

@@ -77,17 +77,20 @@ void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart&
     if (kLast) weight[r] = V::set1(args.l[row + r]);
     load_sums<V, N, kSplit>(o + r * args.o_stride, sum[r]);
   }
-  const T* v = static_cast<const T*>(args.v) + part.first_key * args.v_stride + d;
-  for (std::int64_t j = part.first_key; j < part.end_key; ++j, v += args.v_stride) {
-    typename V::Reg value[N];
-    for (std::int64_t i = 0; i < part.lines; ++i) ahead.fetch_line();
-    load_value<V, T, N, kSplit, kPartial>(v, tail, value);
+  for (std::int64_t j = part.first_key; j < part.end_key;) {
+    const T* v = row_of<T>(args.v, j) + d;
+    const std::int64_t end = group_end(args.v, j), stop = end < part.end_key ? end : part.end_key;
+    for (; j < stop; ++j, v += args.v.stride) {
+      typename V::Reg value[N];
+      for (std::int64_t i = 0; i < part.lines; ++i) ahead.fetch_line();
+      load_value<V, T, N, kSplit, kPartial>(v, tail, value);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const auto x = V::set1(p[r * args.p_stride + j]);
-      if (kLast) weight[r] = V::add(weight[r], x);
+      for (int r = 0; r < R; ++r) {
+        const auto x = V::set1(p[r * args.p_stride + j]);
+        if (kLast) weight[r] = V::add(weight[r], x);
 #pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) sum[r][n] = V::fma(x, value[n], sum[r][n]);
+        for (int n = 0; n < N; ++n) sum[r][n] = V::fma(x, value[n], sum[r][n]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -160,12 +163,11 @@ constexpr std::int64_t kValueRows = 32;
 /// kGroup rows by kMost vectors a pass, or a few less: as many vectors in one pass as in another.
 template <class V, class T, int kGroup, int kMost>
 void decode_add_values(const DecodeValuesArgs& args) {
-  const RowRange values(static_cast<const T*>(args.v), args.v_stride, args.v_dim, args.kv);
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
-  RowFetcher ahead(values, range_of(args.next_keys, kNoEnd), args.fetch.values, 1, passes, args.fetch.l2);
-  const std::int64_t lines = values.lines();
+  RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, passes, args.fetch.l2);
+  const std::int64_t lines = lines_of_row(args.v_dim * static_cast<std::int64_t>(sizeof(T)));
   const bool all = all_see_all(args);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;

@@ -131,19 +131,22 @@ void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, s
   const std::int64_t left = args.v_dim - d - (value.kLoads - 1) * kElements<V>;
   const std::int64_t p_stride = 2 * args.p_stride;
   const std::uint16_t* p = reinterpret_cast<const std::uint16_t*>(args.p) + row * p_stride;
-  const Bf16* v = static_cast<const Bf16*>(args.v) + keys.first * args.v_stride + d;
   float* o = args.o + row * args.o_stride + d;
   sums.load(args.l + row, o, args.o_stride);
-  for (std::int64_t j = keys.first; j < keys.last; j += 2, v += 2 * args.v_stride) {
-    ahead.fetch();
-    if constexpr (std::is_same_v<Sees, EveryKey>) {
-      value.load(v, args.v_stride, left);
-    } else {
-      const bool first = sees(j), second = sees(j + 1);
-      if (!first && !second) continue;
-      value.load_seen(v, args.v_stride, left, first, second);
+  for (std::int64_t j = keys.first; j < keys.last;) {
+    const Bf16* v = row_of<Bf16>(args.v, j) + d;
+    const std::int64_t end = group_end(args.v, j), stop = end < keys.last ? end : keys.last;
+    for (; j < stop; j += 2, v += 2 * args.v.stride) {
+      ahead.fetch();
+      if constexpr (std::is_same_v<Sees, EveryKey>) {
+        value.load(v, args.v.stride, left);
+      } else {
+        const bool first = sees(j), second = sees(j + 1);
+        if (!first && !second) continue;
+        value.load_seen(v, args.v.stride, left, first, second);
+      }
+      sums.add(value.x, value.y, p + j, p_stride);
     }
-    sums.add(value.x, value.y, p + j, p_stride);
   }
   // l belongs to the row, not to one pass of dims: the last one keeps it.
   sums.store(args.v_dim - d <= kDims, args.l + row, o, args.o_stride);
@@ -190,9 +193,8 @@ void decode_bf16_avx512_bf16_softmax(const DecodeSoftmaxArgs& args) noexcept {
   decode_softmax<V>(args);
 }
 void decode_bf16_avx512_bf16_add_values(const DecodeValuesArgs& args) noexcept {
-  const RowRange values(static_cast<const Bf16*>(args.v), args.v_stride, args.v_dim, args.kv);
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
-  RowFetcher ahead(values, range_of(args.next_keys, kNoEnd), args.fetch.values, 2, passes, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, args.fetch.values, 2, passes, args.fetch.l2);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     for_row_groups<kRowGroup>(

@@ -81,8 +81,8 @@ bool pack_value_two_panels(const PackValueArgs& args) {
       V::store(dst + d / kMr * height + lanes_of<V>(j + r) * kMr, x);
     }
   };
-  const RowRange range(values, args.stride, args.dim, kNoEnd);
-  RowFetcher ahead(range, range, kAhead, kRows, (args.dim + kStrip - 1) / kStrip);
+  const RowRange range = endless_rows(values, args.stride, args.dim);
+  RowFetcher ahead({&range, &range + 1}, kAhead, kRows, (args.dim + kStrip - 1) / kStrip);
   for (std::int64_t run = 0; run < whole_rows; run += kRun) {
     const std::int64_t run_end = run + kRun < whole_rows ? run + kRun : whole_rows;
     for (std::int64_t strip = 0; strip < whole_dims; strip += kStrip) {

@@ -61,8 +61,8 @@ void pack_key_panels(const PackKeyArgs& args) {
   constexpr std::int64_t kMr = V::kMr, kLanes = V::kLanes;
   const float* const keys = static_cast<const float*>(args.src);
   float* dst = static_cast<float*>(args.dst);
-  const RowRange range(keys, args.stride, args.dim, kNoEnd);
-  RowFetcher ahead(range, range, kPackAhead, kMr, (args.dim + kLanes - 1) / kLanes);
+  const RowRange range = endless_rows(keys, args.stride, args.dim);
+  RowFetcher ahead({&range, &range + 1}, kPackAhead, kMr, (args.dim + kLanes - 1) / kLanes);
   for (std::int64_t j = 0; j < args.rows; j += kMr) {
     const std::int64_t rows = args.rows - j;
     for (std::int64_t d = 0; d < args.dim; d += kLanes) {
@@ -90,8 +90,8 @@ void pack_key(const PackKeyArgs& args) {
   constexpr int kMr = V::kMr;
   static_assert(kTwoPanels<V> || kMr % V::kLanes == 0);
   const T* const first = static_cast<const T*>(args.src);
-  const RowRange keys(first, args.stride, args.dim, kNoEnd);
-  RowFetcher ahead(keys, keys, kPackAhead, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
+  const RowRange keys = endless_rows(first, args.stride, args.dim);
+  RowFetcher ahead({&keys, &keys + 1}, kPackAhead, V::kLanes, (args.dim + kElements<V> - 1) / kElements<V>);
   const std::int64_t steps = lanes_of<V>(args.dim);
   // To the end of the last row's panel: vectors past that row become 0.
   for (std::int64_t j = 0; panel_begin<V>(j) < args.rows; j += V::kLanes) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
+#include <bit>
 #include <cstring>
 
 #include "kernels/pipelines/masks.h"
@@ -8,11 +9,21 @@
 namespace kumiko::kernels {
 namespace {
 
+constexpr std::int64_t kMostGroups = kBlockKeys / kLeastGroup + 1;  // and pieces of memory, of a block
+
+/// Whether the rows of a block are copied together before they are read.
+bool copies(const KernelSet& kernels) {
+  return kernels.page_keys % kLeastGroup != 0;
+}
+
 struct Scratch {
   float *q, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
   KeyRuns* runs;
   KeyRun* run;  // [rows][kRowRuns]
+  const void **k_group, **v_group;
+  RowRange* ranges;
+  std::byte *k, *v;  // rows copied together; only for pages whose size is no multiple of a group
   std::int64_t o_stride;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
@@ -20,6 +31,9 @@ struct Scratch {
     o_stride = round_up(v_head_dim, kernels.lanes);
     q = carver.take<float>(rows * kernels.steps(head_dim));
     scores = carver.take<float>(rows * kBlockKeys);
+    k_group = carver.take<const void*>(kMostGroups);
+    v_group = carver.take<const void*>(kMostGroups);
+    ranges = carver.take<RowRange>(3 * kMostGroups);
     m = carver.take<float>(rows);
     l = carver.take<float>(rows);
     o = carver.take<float>(rows * o_stride);
@@ -30,6 +44,9 @@ struct Scratch {
     end = carver.take<std::int32_t>(rows);
     runs = carver.take<KeyRuns>(rows);
     run = carver.take<KeyRun>(rows * kRowRuns);
+    const std::int64_t copied = copies(kernels) ? kBlockKeys * bytes_of(kernels.types.key_value) : 0;
+    k = carver.take<std::byte>(copied * head_dim);
+    v = carver.take<std::byte>(copied * v_head_dim);
   }
 
   static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
@@ -63,8 +80,11 @@ struct Scratch {
 FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
   constexpr std::int64_t kApartAhead = 16384;
   FetchDistances fetch = kernels.fetch;
-  if (head.k_seq_stride != head.head_dim || head.v_seq_stride != head.v_head_dim)
+  if (head.k.pages) {
+    fetch.l2 = 0;  // The rows that far on are in a page elsewhere.
+  } else if (head.k.stride != head.head_dim || head.v.stride != head.v_head_dim) {
     fetch.l2 = max_of(fetch.l2, kApartAhead);
+  }
   return fetch;
 }
 
@@ -87,10 +107,10 @@ class Decode {
   void run() {
     task_.enter(Phase::queries);
     set_queries();
-    const KeyRange keys = visible_keys();
+    seen_ = visible_keys();
     set_operands();
     Scratch::clear(s_.total_m, s_.total_l, s_.total_o, rows_, s_.o_stride);
-    for (std::int64_t split = task_.split_begin; split < task_.split_end; ++split) run_split(split, keys);
+    for (std::int64_t split = task_.split_begin; split < task_.split_end; ++split) run_split(split);
     if (task_.partial) return;
     task_.enter(Phase::store);
     for (std::int64_t r = 0; r < rows_; ++r) store_row(r);
@@ -103,7 +123,7 @@ class Decode {
       set_query(kernels_, head_, task_.row_begin + r, s_.q + r * steps);
   }
 
-  /// Those that some row sees, from the first of a step on.
+  /// Those that some row sees, from the first of a step on, and in pages from that of a group.
   KeyRange visible_keys() const {
     std::int64_t first = head_.kv_len, last = 0;
     for (std::int64_t row = task_.row_begin; row < task_.row_end; ++row) {
@@ -111,24 +131,20 @@ class Decode {
       first = min_of(first, head_.begin_of(row));
       last = max_of(last, head_.end_of(row));
     }
-    return {first / kernels_.per_step() * kernels_.per_step(), last};
+    const std::int64_t unit = head_.k.pages && !copies(kernels_) ? kLeastGroup : kernels_.per_step();
+    return {first / unit * unit, last};
   }
 
   /// What is the same for all blocks.
   void set_operands() {
-    const std::int64_t bytes = bytes_of(kernels_.types.key_value);
-    const NextRows keys{nullptr, head_.k_seq_stride * bytes, head_.head_dim * bytes},
-        values{nullptr, head_.v_seq_stride * bytes, head_.v_head_dim * bytes};
     const FetchDistances fetch = fetch_distances(kernels_, head_);
 
     scores_.q = s_.q;
     scores_.q_stride = kernels_.steps(head_.head_dim);
-    scores_.k_stride = head_.k_seq_stride;
     scores_.rows = rows_;
     scores_.dim = head_.head_dim;
     scores_.scores = s_.scores;
     scores_.score_stride = kBlockKeys;
-    scores_.values = values;
     scores_.fetch = fetch;
 
     softmax_.scores = s_.scores;
@@ -143,44 +159,91 @@ class Decode {
     softmax_.v_dim = head_.v_head_dim;
     // Terms have the scale in them already.
     softmax_.scale = head_.terms.any() ? 1.0f : kernels_.score_scale(head_.q_scale);
-    softmax_.values = values;
     softmax_.fetch = fetch;
 
     values_.p = s_.scores;
     values_.p_stride = kBlockKeys;
-    values_.v_stride = head_.v_seq_stride;
     values_.rows = rows_;
     values_.v_dim = head_.v_head_dim;
     values_.runs = s_.runs;
     values_.l = s_.l;
     values_.o = s_.o;
     values_.o_stride = s_.o_stride;
-    values_.next_keys = keys;
     values_.fetch = fetch;
   }
 
-  void run_split(std::int64_t split, const KeyRange& seen) {
-    const KeyRange keys{max_of(split * kSplitKeys, seen.first / kBlockKeys * kBlockKeys),
-                        min_of((split + 1) * kSplitKeys, seen.last)};
+  void run_split(std::int64_t split) {
+    const KeyRange keys{max_of(split * kSplitKeys, seen_.first / kBlockKeys * kBlockKeys),
+                        min_of((split + 1) * kSplitKeys, seen_.last)};
     if (keys.empty() && !task_.partial) return;
     task_.enter(Phase::decode);
     Scratch::clear(s_.m, s_.l, s_.o, rows_, s_.o_stride);
     for (std::int64_t block = keys.first; block < keys.last; block += kBlockKeys)
-      run_block({max_of(block, seen.first), min_of(block + kBlockKeys, keys.last)});
+      run_block({max_of(block, seen_.first), min_of(block + kBlockKeys, keys.last)});
     task_.enter(Phase::merge);
     for (std::int64_t r = 0; r < rows_; ++r) end_split(split, r);
   }
 
   void run_block(const KeyRange& block) {
-    scores_.k = head_.k_row(kernels_.types.key_value, block.first);
-    values_.v = scores_.values.row = softmax_.values.row = head_.v_row(kernels_.types.key_value, block.first);
-    values_.next_keys.row = head_.k_row(kernels_.types.key_value, block.last);
+    scores_.k = groups(head_.k, head_.head_dim, block, s_.k, s_.k_group);
+    values_.v = groups(head_.v, head_.v_head_dim, block, s_.v, s_.v_group);
+    list_rows(block);
     scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
     for (std::int64_t r = 0; r < rows_; ++r) set_visible(r, block);
     kernels_.decode->scores(scores_);
     for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
     kernels_.decode->softmax(softmax_);
     kernels_.decode->add_values(values_);
+  }
+
+  /// The block's rows of K or V, where they lie or in `copy`.
+  RowGroups groups(const KeyRows& rows, std::int64_t dim, const KeyRange& block, std::byte* copy,
+                   const void** group) const {
+    const Element element = kernels_.types.key_value;
+    constexpr int kOneGroup = std::countr_zero(static_cast<std::uint64_t>(kBlockKeys));
+    if (!rows.pages) {
+      *group = rows.row(element, block.first);
+      return {group, rows.stride, kOneGroup};
+    }
+    if (copies(kernels_)) {
+      rows.copy(element, dim, block.first, block.last, copy);
+      *group = copy;
+      return {group, dim, kOneGroup};
+    }
+    // The largest groups that begin with the block and with each page.
+    const int shift = std::countr_zero(static_cast<std::uint64_t>(rows.page_keys | block.first | kBlockKeys));
+    const void** at = group;
+    for (std::int64_t key = block.first; key < block.last; key += std::int64_t{1} << shift)
+      *at++ = rows.row(element, key);
+    return {group, rows.stride, shift};
+  }
+
+  /// What is fetched: the block's keys, its values, the next block's keys.
+  void list_rows(const KeyRange& block) {
+    const Element element = kernels_.types.key_value;
+    RowRange* const keys = s_.ranges;
+    if (copies(kernels_)) {  // They lie in the caches.
+      const std::int64_t bytes = bytes_of(element), count = block.last - block.first;
+      keys[0] = {reinterpret_cast<const char*>(s_.k), head_.head_dim * bytes, head_.head_dim * bytes, count};
+      keys[1] = {reinterpret_cast<const char*>(s_.v), head_.v_head_dim * bytes, head_.v_head_dim * bytes,
+                 count};
+      keys[2] = keys[1];
+      keys[2].rows = kNoEnd;
+      return set_lists(keys, keys + 1, keys + 2);
+    }
+    RowRange* const values = head_.k.list(element, head_.head_dim, block.first, block.last, keys);
+    RowRange* const next = head_.v.list(element, head_.v_head_dim, block.first, block.last, values);
+    // Past the end of a dense tensor a prefetch does no harm; a block table has no entries there.
+    const std::int64_t next_end =
+        head_.k.pages ? min_of(block.last + kBlockKeys, seen_.last) : block.last + kBlockKeys;
+    RowRange* end = head_.k.list(element, head_.head_dim, block.last, next_end, next);
+    if (end == next) *end++ = next[-1];
+    end[-1].rows = kNoEnd;
+    set_lists(keys, values, next);
+  }
+  void set_lists(const RowRange* keys, const RowRange* values, const RowRange* next) {
+    scores_.rows_ahead = {keys, values};
+    softmax_.rows_ahead = values_.rows_ahead = {values, next};
   }
 
   /// Interval and runs of what row r sees of the block, counted from its first key.
@@ -237,6 +300,7 @@ class Decode {
   std::int64_t rows_;
   Carver carver_;
   Scratch s_;
+  KeyRange seen_{};
   DecodeScoresArgs scores_{};
   DecodeSoftmaxArgs softmax_{};
   DecodeValuesArgs values_{};

@@ -18,6 +18,7 @@
 #include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
+#include "kernels/pipelines/key_rows.h"
 #include "kernels/score/score.h"
 #include "kernels/score_tile/score_tile.h"
 #include "kernels/softmax/softmax.h"
@@ -60,7 +61,8 @@ struct KernelSet {
   const ScoreTileKernel* score_tile;
   std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
-  FetchDistances fetch;            ///< decode
+  std::int64_t page_keys = 0;  ///< KeyRows::page_keys of the problem: room for rows that are copied together
+  FetchDistances fetch;        ///< decode
 
   /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
@@ -81,12 +83,10 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types);
 /// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
 struct HeadProblem {
   const void* q;
-  const void* k;
-  const void* v;
+  KeyRows k, v;
   void* out;
   float* lse;  ///< nullptr: not wanted
   std::int64_t q_head_stride, q_seq_stride;
-  std::int64_t k_seq_stride, v_seq_stride;
   std::int64_t out_head_stride, out_seq_stride;
   std::int64_t lse_head_stride, lse_seq_stride;
   std::int64_t group;
@@ -120,12 +120,6 @@ struct HeadProblem {
   }
   std::int64_t score_dim() const { return scores ? 0 : head_dim; }
   float inverse_of(float l) const { return has_softmax ? inverse_sum(l) : 1.0f; }
-  const void* k_row(Element element, std::int64_t key) const {
-    return element_at(element, k, key * k_seq_stride);
-  }
-  const void* v_row(Element element, std::int64_t key) const {
-    return element_at(element, v, key * v_seq_stride);
-  }
   void* out_row(Element element, std::int64_t row) const {
     return element_at(element, out, row % group * out_head_stride + row / group * out_seq_stride);
   }

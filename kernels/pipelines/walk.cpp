@@ -22,6 +22,9 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
   slots_ = carver.take<Slot>(slots);
   keys_ = carver.take<float>(kBlockKeys * kernels.steps(head_dim));
   values_ = carver.take<float>(kBlockKeys * o_rows_);
+  const bool gathers = kernels.page_keys % kBlockKeys != 0;
+  gathered_ = carver.take<std::byte>(
+      gathers ? kBlockKeys * max_of(head_dim, v_head_dim) * bytes_of(kernels.types.key_value) : 0);
   for (std::int64_t s = 0; s < slots; ++s) {
     float* scores = carver.take<float>(kBlockKeys * kernels.max_nr + kSlotPadding);
     if (slots_) slots_[s].scores = scores;
@@ -73,11 +76,20 @@ Block Walk::block_at(std::int64_t at, const Keys& keys) const {
   return {max_of(at, keys.from), min_of(at + kBlockKeys, keys.to), nullptr, 0, true};
 }
 
+/// The block's rows of K or V where they lie; those of several pages are copied together first, which costs a
+/// few per cent of packing them.
+Walk::RowsInPlace Walk::rows_of(const KeyRows& rows, std::int64_t dim, const Block& block) const {
+  const Element element = kernels_.types.key_value;
+  if (rows.piece_end(block.first) >= block.last) return {rows.row(element, block.first), rows.stride};
+  rows.copy(element, dim, block.first, block.last, gathered_);
+  return {gathered_, dim};
+}
+
 void Walk::pack_keys(const Block& block) const {
   if (head_->scores) return;
   range_->enter(Phase::pack);
-  kernels_.pack->key({head_->k_row(kernels_.types.key_value, block.first), head_->k_seq_stride,
-                      block.last - block.first, head_->head_dim, keys_});
+  const RowsInPlace rows = rows_of(head_->k, head_->head_dim, block);
+  kernels_.pack->key({rows.first, rows.stride, block.last - block.first, head_->head_dim, keys_});
 }
 
 void Walk::pack_values(Block& block) const {
@@ -91,8 +103,8 @@ void Walk::pack_values(Block& block) const {
   range_->enter(Phase::pack);
   block.values = values_;
   block.value_stride = kernels_.steps(keys) * kernels_.mr * floats;
-  block.finite_values = kernels_.pack->value({head_->v_row(kernels_.types.key_value, block.first),
-                                              head_->v_seq_stride, keys, head_->v_head_dim, values_});
+  const RowsInPlace rows = rows_of(head_->v, head_->v_head_dim, block);
+  block.finite_values = kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, values_});
   if (block.finite_values) return;
   // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements in by hand.
   void* values = values_;
@@ -183,7 +195,7 @@ void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const 
   std::uint64_t of_key[kBlockKeys];
   seers(tile, run, of_key);
   for (std::int64_t j = 0; j < run.count; ++j) {
-    const void* value = head_->v_row(kernels_.types.key_value, run.first + j);
+    const void* value = head_->v.row(kernels_.types.key_value, run.first + j);
     for (std::int64_t d = 0; d < head_->v_head_dim; ++d) {
       const float x = load_element(kernels_.types.key_value, value, d);
       if (std::isfinite(x)) continue;

@@ -107,6 +107,11 @@ class Walk {
   void end_split(std::int64_t split, std::int64_t stage) const;
 
  private:
+  struct RowsInPlace {
+    const void* first;
+    std::int64_t stride;
+  };
+  RowsInPlace rows_of(const KeyRows& rows, std::int64_t dim, const Block& block) const;
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
   void product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
                float* block_max) const;
@@ -135,6 +140,7 @@ class Walk {
   Tile* tiles_;
   Slot* slots_;
   float *keys_, *values_;  // panels in steps of 4 bytes (pack.h)
+  std::byte* gathered_;    // [kBlockKeys] rows of K or V that lie in several pages
   std::size_t scratch_bytes_;
 };
 

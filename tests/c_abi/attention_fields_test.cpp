@@ -59,6 +59,22 @@ const AttentionFields& table() {
     f.add(
         "alibi_batch_stride", [](auto& a) { a.alibi_batch_stride = 9; }, slopes);
     f.add("kv_domains", [](auto& a) { a.kv_domains = memory().homes; });
+    // These do not go together with other rows' shapes.
+    f.add_refused("cu_seqlens_q", [](auto& a) {
+      a.q.shape[0] = a.out.shape[0] = 1;
+      a.cu_seqlens_q = memory().cu_seqlens, a.num_sequences = 2;
+    });
+    f.add_refused("cu_seqlens_k", [](auto& a) {
+      a.k.shape[0] = a.v.shape[0] = 1;
+      a.cu_seqlens_k = memory().cu_seqlens;
+    });
+    f.add_refused("num_sequences", [](auto& a) { a.num_sequences = 1; });
+    const auto paged = [](auto& a) {
+      a.block_table = memory().table, a.max_pages = 1, a.seqused_k = memory().lengths;
+    };
+    f.add_refused("block_table", paged);
+    f.add_refused("max_pages", [](auto& a) { a.max_pages = 3; });
+    f.add_refused("block_table_stride", [paged](auto& a) { paged(a), a.block_table_stride = 2; });
     f.add_c(
         "reserved", [](auto& a) { a.reserved = 1; }, none);
     f.add_c(

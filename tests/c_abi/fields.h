@@ -45,7 +45,8 @@ class Words {
 struct Memory {
   Words q{1}, k{2}, v{3}, bias{4}, mask{5}, scores{6}, slopes{7}, out{8}, lse{9};
   Words parts[3] = {Words(10), Words(11), Words(12)}, sums[3] = {Words(13), Words(14), Words(15)};
-  std::int32_t lengths[2] = {4, 2}, homes[4] = {1, 1, 1, 0};
+  std::int32_t lengths[2] = {4, 2}, homes[4] = {1, 1, 1, 0}, cu_seqlens[3] = {0, 1, 3},
+               table[4] = {1, 0, 1, 0};
   Memory();
 };
 Memory& memory();

@@ -57,18 +57,24 @@ struct State {
   std::vector<float> o;
 };
 
+const void* row_of(kernels::Element element, const kernels::RowGroups& rows, std::int64_t j) {
+  const std::int64_t keys = std::int64_t{1} << rows.shift;
+  return kernels::element_at(element, rows.group[j / keys], j % keys * rows.stride);
+}
+
 float model_score(kernels::Element element, const kernels::DecodeScoresArgs& a, std::int64_t r,
                   std::int64_t j) {
   float sum = 0.0f;
   for (std::int64_t d = 0; d < a.dim; ++d)
-    sum = std::fma(kernels::load_element(element, a.k, j * a.k_stride + d), a.q[r * a.q_stride + d], sum);
+    sum = std::fma(kernels::load_element(element, row_of(element, a.k, j), d), a.q[r * a.q_stride + d], sum);
   return sum;
 }
 
 // In steps of bf16 pairs, two dims of a key.
 float model_score_of_pairs(const kernels::DecodeScoresArgs& a, std::int64_t r, std::int64_t j) {
   const auto element = [&](std::int64_t d) {
-    return d < a.dim ? kernels::load_element(kernels::Element::bf16, a.k, j * a.k_stride + d) : 0.0f;
+    constexpr auto kBf16 = kernels::Element::bf16;
+    return d < a.dim ? kernels::load_element(kBf16, row_of(kBf16, a.k, j), d) : 0.0f;
   };
   float sum = 0.0f;
   for (std::int64_t d = 0; d < a.dim; d += 2)
@@ -105,9 +111,10 @@ void model_row_of_pairs(const Block& block, std::int64_t r, State& state) {
     state.l = add_pair_product(weights, pair_of(1.0f, 1.0f), state.l);
     for (std::size_t d = 0; d < state.o.size(); ++d) {
       const auto value = [&](std::int64_t key) {
-        return block.sees(r, key) ? kernels::load_element(kernels::Element::bf16, a.v,
-                                                          key * a.v_stride + static_cast<std::int64_t>(d))
-                                  : 0.0f;
+        constexpr auto kBf16 = kernels::Element::bf16;
+        return block.sees(r, key)
+                   ? kernels::load_element(kBf16, row_of(kBf16, a.v, key), static_cast<std::int64_t>(d))
+                   : 0.0f;
       };
       state.o[d] = add_pair_product(pair_of(value(j), value(j + 1)), weights, state.o[d]);
     }
@@ -134,7 +141,8 @@ void model_row(kernels::Isa isa, kernels::Element element, const Block& block, s
     const float p = exp2_model(isa, s[sz(j)] - shift);
     state.l += p;
     for (std::size_t d = 0; d < state.o.size(); ++d) {
-      const float value = kernels::load_element(element, a.v, j * a.v_stride + static_cast<std::int64_t>(d));
+      const float value =
+          kernels::load_element(element, row_of(element, a.v, j), static_cast<std::int64_t>(d));
       state.o[d] = std::fma(p, value, state.o[d]);
     }
   }
@@ -164,9 +172,34 @@ struct Decode : RowTest<DecodeKernel> {
     return runs;
   }
 
-  kernels::NextRows next_rows(const void* data, std::int64_t stride, std::int64_t dim) const {
+  // Keys in groups of 2^shift that lie in any order; the last one, perhaps not full, last.
+  struct Order {
+    std::int64_t rows, keys;          // keys: of a group
+    std::vector<std::int64_t> place;  // of each group
+
+    Order(std::int64_t count, int shift, Random& random) : rows(count), keys(std::int64_t{1} << shift) {
+      for (std::int64_t g = 0; g < rows / keys; ++g) {
+        place.push_back(g);
+        std::swap(place.back(), place[sz(random.between(0, g))]);
+      }
+      if (rows % keys != 0) place.push_back(rows / keys);
+    }
+    std::int64_t row_of(std::int64_t key) const { return place[sz(key / keys)] * keys + key % keys; }
+  };
+  struct Groups {
+    std::vector<const void*> group;
+    std::vector<kernels::RowRange> ranges;
+  };
+  Groups groups_of(const Order& order, const ElementOperand& x, std::int64_t stride, std::int64_t dim) const {
     const std::int64_t bytes = kernels::bytes_of(row.element);
-    return {data, stride * bytes, dim * bytes};
+    Groups groups;
+    for (std::int64_t key = 0; key < order.rows; key += order.keys) {
+      const void* first = kernels::element_at(row.element, x.data(), order.row_of(key) * stride);
+      groups.group.push_back(first);
+      groups.ranges.push_back({static_cast<const char*>(first), stride * bytes, dim * bytes,
+                               std::min(order.keys, order.rows - key)});
+    }
+    return groups;
   }
 
   // The operations in their order, with what a mask does between the first two.
@@ -213,6 +246,8 @@ struct Decode : RowTest<DecodeKernel> {
             pair_of(random.normal(), 2 * d + 1 < dim ? random.normal() : 0.0f);
     }
     const auto k = filled(row.element, kv, k_stride, dim), v = filled(row.element, kv, v_stride, v_dim);
+    const int shift = static_cast<int>(random.between(4, 8));
+    const Order k_order(kv, shift, random), v_order(kv, shift, random);
     Operand<std::int32_t> begin(sz(rows), place), end(sz(rows), place);
     for (std::size_t r = 0; r < sz(rows); ++r) {
       begin[r] = hidden ? static_cast<std::int32_t>(random.between(0, kv)) : 0;
@@ -229,8 +264,9 @@ struct Decode : RowTest<DecodeKernel> {
       bool seen = false;
       for (std::int64_t r = 0; r < rows; ++r) seen = seen || block.sees(r, j);
       if (seen) continue;
-      for (std::int64_t d = 0; d < dim; ++d) k.set(sz(j * k_stride + d), poison());
-      for (std::int64_t d = 0; d < v_dim; ++d) v.set(sz(j * v_stride + d), d % 2 ? poison() : kInf);
+      for (std::int64_t d = 0; d < dim; ++d) k.set(sz(k_order.row_of(j) * k_stride + d), poison());
+      for (std::int64_t d = 0; d < v_dim; ++d)
+        v.set(sz(v_order.row_of(j) * v_stride + d), d % 2 ? poison() : kInf);
     }
     Operand<float> scores(sz(rows * score_stride), place), m(sz(rows), place), l(sz(rows), place),
         o(sz(rows * o_stride), place);
@@ -239,16 +275,21 @@ struct Decode : RowTest<DecodeKernel> {
     for (std::size_t r = 0; r < sz(rows); ++r) l[r] = m[r] == -kInf ? 0.0f : 2.0f;
     for (std::size_t i = 0; i < o.size(); ++i) o[i] = m[i / sz(o_stride)] == -kInf ? 0.0f : random.normal();
 
+    const Groups keys = groups_of(k_order, k, k_stride, dim), values = groups_of(v_order, v, v_stride, v_dim);
+    std::vector<kernels::RowRange> ahead = keys.ranges;
+    ahead.insert(ahead.end(), values.ranges.begin(), values.ranges.end());
+    ahead.push_back({keys.ranges[0].row, keys.ranges[0].stride, keys.ranges[0].width, kernels::kNoEnd});
+    const kernels::RowRange *first_value = ahead.data() + keys.ranges.size(), *after = &ahead.back();
+
     block.scores = {static_cast<const float*>(q.data()),
                     q_stride,
-                    k.data(),
-                    k_stride,
+                    {keys.group.data(), k_stride, shift},
                     rows,
                     dim,
                     kv,
                     scores.data(),
                     score_stride,
-                    next_rows(v.data(), v_stride, v_dim),
+                    {ahead.data(), first_value},
                     {}};
     block.softmax = {scores.data(),
                      score_stride,
@@ -262,12 +303,11 @@ struct Decode : RowTest<DecodeKernel> {
                      o_stride,
                      v_dim,
                      pairs ? random.pick({1.0f, 0.3f, 2.5f}) : 1.0f,
-                     block.scores.values,
+                     {first_value, after},
                      {}};
     block.values = {scores.data(),
                     score_stride,
-                    v.data(),
-                    v_stride,
+                    {values.group.data(), v_stride, shift},
                     rows,
                     v_dim,
                     kv,
@@ -275,7 +315,7 @@ struct Decode : RowTest<DecodeKernel> {
                     l.data(),
                     o.data(),
                     o_stride,
-                    next_rows(k.data(), k_stride, dim),
+                    {first_value, after},
                     {}};
 
     std::vector<State> want;

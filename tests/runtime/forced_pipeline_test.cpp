@@ -107,7 +107,7 @@ TEST_P(ForcedPipeline, IsTheOnePlanned) {
         Plan::Impl plan(impl_of(context), lowered);
         ASSERT_TRUE(prepare(plan).ok());
         const bool is_decode = computation == Computation::attention && q_len == 1;
-        EXPECT_EQ(plan.tuning.pipeline->name, name != "automatic" ? name
+        EXPECT_EQ(plan.tunings.many.pipeline->name, name != "automatic" ? name
                                               : is_decode         ? "decode"
                                                                   : "online")
             << "computation " << static_cast<int>(computation) << ", " << q_len << " queries";
@@ -132,7 +132,7 @@ TEST_P(ForcedPipeline, ThreePassOverSeveralSplitsHasTheBitsOfOnline) {
     Plan made;
     ASSERT_TRUE(plan(context, problem.args(Pipeline::three_pass), &made).ok());
     const Plan::Impl& impl = *impl_of(made);
-    ASSERT_GT(impl.tuning.staged_splits, 1);
+    ASSERT_GT(impl.tunings.many.staged_splits, 1);
     const PlannedTask& task = impl.partition.tasks.front();
     ASSERT_GT(task.split_end - task.split_begin, 1);
     ASSERT_EQ(task.merge >= 0, options.num_threads > 1);

@@ -121,7 +121,7 @@ TEST(TaskCosts, CountThePairsThatAreSeen) {
             first = std::min(first, begin), last = std::max(last, end);
           }
           EXPECT_EQ(impl.partition.costs[i].cost,
-                    impl.tuning.pipeline->cost({pairs, task.row_end - task.row_begin,
+                    impl.tunings.many.pipeline->cost({pairs, task.row_end - task.row_begin,
                                                 std::max(last - first, std::int64_t{0}), 16, 24}))
               << pairs << " pairs";
         }
@@ -137,7 +137,7 @@ TEST(TaskCosts, OfPiecesAreInProportionToTheirKeys) {
   const Plan made = planned("core:4 pu:1", args);
   const Plan::Impl& impl = *impl_of(made);
   ASSERT_EQ(impl.partition.tasks.size(), 3u);
-  const std::int64_t whole = impl.tuning.pipeline->cost({1300, 1, 1300, 64, 64});
+  const std::int64_t whole = impl.tunings.many.pipeline->cost({1300, 1, 1300, 64, 64});
   std::int64_t sum = 0;
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(impl.partition.tasks[i].split_begin, static_cast<std::int64_t>(i) + 1);

@@ -27,7 +27,7 @@ std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
   std::vector<std::int64_t> pieces;
   for (std::size_t i = 0; i < plan.partition.tasks.size(); ++i) {
     const PlannedTask& task = plan.partition.tasks[i];
-    if (task.row_end - task.row_begin > plan.tuning.min_task_rows) continue;
+    if (task.row_end - task.row_begin > plan.tunings.many.min_task_rows) continue;
     const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
     const auto inside = [&](std::int64_t split) {
       return std::clamp(split * kernels::kSplitKeys, head.begin_of(task.row_begin),
@@ -147,7 +147,7 @@ SweepResult result_of(const Plan& plan) {
   for (const scheduler::Task& task : impl.partition.costs)
     result.costliest = std::max(result.costliest, task.cost);
   for (const PlannedTask& task : impl.partition.tasks) {
-    if (task.split_end - task.split_begin > 1 || task.row_end - task.row_begin > impl.tuning.min_task_rows)
+    if (task.split_end - task.split_begin > 1 || task.row_end - task.row_begin > impl.tunings.many.min_task_rows)
       result.may_be_cut = true;
   }
   result.whole_bound = whole_bound(whole_pieces(impl), std::accumulate(workers.begin(), workers.end(), 0));

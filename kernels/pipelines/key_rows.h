@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the keys or values of one KV head lie: in a dense tensor, or in pages that a block table names.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/element.h"
+#include "kernels/row_range.h"
+
+namespace kumiko::kernels {
+
+/// Strides in elements.
+struct KeyRows {
+  const void* data = nullptr;  ///< The first row; with pages, the first one of page 0.
+  std::int64_t stride = 0;
+  const std::int32_t* pages = nullptr;  ///< Keys [i * page_keys, (i + 1) * page_keys) lie in page pages[i].
+  std::int64_t page_keys = 0;           ///< 0: dense
+  std::int64_t page_stride = 0;
+
+  const void* row(Element element, std::int64_t key) const {
+    if (!pages) return element_at(element, data, key * stride);
+    return element_at(element, data, pages[key / page_keys] * page_stride + key % page_keys * stride);
+  }
+  /// The first key after `key` that is not `stride` after the one before.
+  std::int64_t piece_end(std::int64_t key) const {
+    return pages ? (key / page_keys + 1) * page_keys : kNoEnd;
+  }
+
+  /// Copies `dim` elements of the rows of keys [first, last), one row after the other.
+  void copy(Element element, std::int64_t dim, std::int64_t first, std::int64_t last, std::byte* to) const {
+    const std::int64_t width = dim * bytes_of(element);
+    for (std::int64_t key = first; key < last;) {
+      const auto* from = static_cast<const std::byte*>(row(element, key));
+      const std::int64_t end = piece_end(key) < last ? piece_end(key) : last;
+      for (; key < end; ++key, from += stride * bytes_of(element), to += width)
+        std::memcpy(to, from, static_cast<std::size_t>(width));
+    }
+  }
+  /// Writes the ranges of those rows. Returns where they end.
+  RowRange* list(Element element, std::int64_t dim, std::int64_t first, std::int64_t last,
+                 RowRange* to) const {
+    const std::int64_t bytes = bytes_of(element);
+    for (std::int64_t key = first; key < last;) {
+      const std::int64_t end = piece_end(key) < last ? piece_end(key) : last;
+      *to++ = {static_cast<const char*>(row(element, key)), stride * bytes, dim * bytes, end - key};
+      key = end;
+    }
+    return to;
+  }
+};
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/runtime/server_step.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace kumiko::test {
+namespace {
+
+std::size_t sz(std::int64_t n) {
+  return static_cast<std::size_t>(n);
+}
+
+Flush flush(Random& random) {
+  return random.one_in(2) ? Flush::front : Flush::back;
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& os, const StepShape& s) {
+  os << "sequences";
+  for (const StepSequence& one : s.sequences) os << " " << one.q_len << "x" << one.kv_len;
+  return os << ", heads " << s.q_heads << "/" << s.kv_heads << ", dims " << s.head_dim << ", " << s.v_head_dim
+            << ", type " << static_cast<int>(s.type) << ", pages of " << s.page_keys << " "
+            << to_string(s.k_layout) << ", causal " << s.is_causal << " alignment "
+            << static_cast<int>(s.alignment) << ", window " << s.window_left << ", " << s.window_right
+            << ", softcap " << s.softcap << ", bias " << s.bias << ", mask " << s.mask << ", alibi "
+            << s.alibi << ", seed " << s.seed;
+}
+
+ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
+    : wide(shape, layout, flush(random)) {
+  if (type != DataType::f32) narrow = NarrowTensor(wide, type, flush(random));
+}
+
+void ServerStep::Operand::store(DataType type) const {
+  if (type == DataType::f32) return;
+  wide.round_to(type);
+  narrow.copy(wide);
+}
+
+void ServerStep::Operand::poison(DataType type) const {
+  if (type == DataType::f32)
+    wide.poison_all();
+  else
+    narrow.poison_all();
+}
+
+ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.seed) {
+  const StepShape& s = shape_;
+  cu_seqlens_q_ = {0}, cu_seqlens_k_ = {0};
+  for (const StepSequence& one : s.sequences) {
+    cu_seqlens_q_.push_back(cu_seqlens_q_.back() + one.q_len);
+    cu_seqlens_k_.push_back(cu_seqlens_k_.back() + one.kv_len);
+    seqused_k_.push_back(one.kv_len);
+    capacity_ = std::max<std::int64_t>(capacity_, one.kv_len);
+  }
+  positions_ = cu_seqlens_q_.back() + s.idle_rows;
+  q_ = Operand({1, s.q_heads, positions_, s.head_dim}, s.q_layout, s.type, random_);
+  q_.wide.fill_normal(random_);
+  q_.store(s.type);
+  out_ = Operand({1, s.q_heads, positions_, s.v_head_dim}, s.q_layout, s.type, random_);
+  lse_ = GuardedLse(1, s.q_heads, positions_, GuardedLse::Layout::padded, flush(random_));
+  for (const StepSequence& one : s.sequences) {
+    Alone& a = alone_.emplace_back();
+    a.k = Operand({1, s.kv_heads, one.kv_len, s.head_dim}, Layout::bhsd, s.type, random_);
+    a.v = Operand({1, s.kv_heads, one.kv_len, s.v_head_dim}, Layout::bhsd, s.type, random_);
+    a.out = Operand({1, s.q_heads, one.q_len, s.v_head_dim}, Layout::bhsd, s.type, random_);
+    a.lse = GuardedLse(1, s.q_heads, one.q_len, GuardedLse::Layout::contiguous, flush(random_));
+    a.k.wide.fill_normal(random_), a.v.wide.fill_normal(random_);
+    a.k.store(s.type), a.v.store(s.type);
+  }
+  args_.q = q_.input(s.type);
+  args_.out = out_.output(s.type);
+  args_.lse = lse_.view();
+  args_.is_causal = s.is_causal;
+  args_.causal_alignment = s.alignment;
+  args_.window_left = s.window_left, args_.window_right = s.window_right;
+  args_.softcap = s.softcap;
+  args_.cu_seqlens_q = cu_seqlens_q_.data();
+  args_.num_sequences = std::ssize(s.sequences);
+  place_sequences(random_);
+  const Shape scores{1, s.q_heads, positions_, capacity_};
+  if (s.bias) {
+    bias_ = TermTensor(scores, TermLayout::full, DataType::f32, flush(random_));
+    bias_.fill([&](auto...) { return random_.normal(); });
+    args_.bias = bias_.view();
+  }
+  if (s.mask) {
+    mask_ = TermTensor(scores, TermLayout::full, DataType::boolean, flush(random_));
+    mask_.fill([&](auto...) { return random_.one_in(3) ? 0.0f : 1.0f; });
+    args_.mask = mask_.view();
+  }
+  if (s.alibi) {
+    for (std::int64_t i = 0; i < args_.num_sequences * s.q_heads; ++i)
+      slopes_.push_back(0.05f * static_cast<float>(i % 7));
+    args_.alibi_slopes = slopes_.data();
+    args_.alibi_batch_stride = s.q_heads;
+  }
+}
+
+void ServerStep::place_sequences(Random& random) {
+  const StepShape& s = shape_;
+  if (s.page_keys == 0) {
+    k_ = Operand({1, s.kv_heads, cu_seqlens_k_.back(), s.head_dim}, s.k_layout, s.type, random);
+    v_ = Operand({1, s.kv_heads, cu_seqlens_k_.back(), s.v_head_dim}, s.v_layout, s.type, random);
+    args_.cu_seqlens_k = cu_seqlens_k_.data();
+  } else {
+    std::int64_t pages = 2;  // that belong to nobody
+    for (const StepSequence& one : s.sequences) pages += (one.kv_len + s.page_keys - 1) / s.page_keys;
+    k_ = Operand({pages, s.kv_heads, s.page_keys, s.head_dim}, s.k_layout, s.type, random);
+    v_ = Operand({pages, s.kv_heads, s.page_keys, s.v_head_dim}, s.v_layout, s.type, random);
+    args_.max_pages = (capacity_ + s.page_keys - 1) / s.page_keys;
+    capacity_ = args_.max_pages * s.page_keys;
+    args_.block_table_stride = args_.max_pages + random.between(0, 3);
+    block_table_.resize(sz(std::max<std::int64_t>(args_.block_table_stride * args_.num_sequences, 1)));
+    args_.block_table = block_table_.data();
+    args_.seqused_k = seqused_k_.data();
+  }
+  args_.k = k_.input(s.type);
+  args_.v = v_.input(s.type);
+  move_pages();
+}
+
+void ServerStep::move_pages() {
+  const StepShape& s = shape_;
+  if (s.page_keys > 0) {
+    std::vector<std::int32_t> free(sz(k_.wide.shape()[0]));
+    std::iota(free.begin(), free.end(), 0);
+    for (std::size_t i = free.size(); i > 1; --i)
+      std::swap(free[i - 1], free[sz(random_.between(0, static_cast<std::int64_t>(i) - 1))]);
+    // Entries that no key needs are not pages.
+    for (std::int32_t& page : block_table_) page = random_.pick({-1, -2147483647, 2147483647, 1000000});
+    for (std::size_t b = 0; b < sequences(); ++b) {
+      for (std::int64_t i = 0; i * s.page_keys < s.sequences[b].kv_len; ++i) {
+        table(b, i) = free.back();
+        free.pop_back();
+      }
+    }
+  }
+  store_keys_and_values();
+}
+
+void ServerStep::store_keys_and_values() {
+  const StepShape& s = shape_;
+  for (const Operand* x : {&k_, &v_}) {
+    x->wide.poison_all();
+    const bool is_key = x == &k_;
+    for (std::size_t b = 0; b < sequences(); ++b) {
+      const GuardedTensor& from = (is_key ? alone_[b].k : alone_[b].v).wide;
+      for (std::int64_t j = 0; j < s.sequences[b].kv_len; ++j) {
+        const std::int64_t page = s.page_keys > 0 ? table(b, j / s.page_keys) : 0,
+                           row = s.page_keys > 0 ? j % s.page_keys : cu_seqlens_k_[b] + j;
+        for (std::int64_t h = 0; h < s.kv_heads; ++h)
+          for (std::int64_t d = 0; d < from.shape()[3]; ++d)
+            x->wide.at(page, h, row, d) = from.at(0, h, j, d);
+      }
+    }
+    x->store(s.type);
+  }
+}
+
+AttentionArgs ServerStep::alone(std::size_t b) const {
+  AttentionArgs a = args_;
+  const Alone& own = alone_[b];
+  const StepSequence& one = shape_.sequences[b];
+  const auto rows_of = [&](auto view, std::int64_t columns) {
+    using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(view.data)>>,
+                                    const std::byte, std::byte>;
+    const std::int64_t bytes = view.dtype == DataType::f32 ? 4 : view.dtype == DataType::boolean ? 1 : 2;
+    view.data = static_cast<Byte*>(view.data) + cu_seqlens_q_[b] * view.stride[2] * bytes;
+    view.shape[2] = one.q_len;
+    view.shape[3] = columns;
+    return view;
+  };
+  a.q = rows_of(a.q, a.q.shape[3]);
+  a.k = own.k.input(shape_.type), a.v = own.v.input(shape_.type), a.out = own.out.output(shape_.type);
+  a.lse = own.lse.view();
+  if (shape_.bias) a.bias = rows_of(a.bias, one.kv_len);
+  if (shape_.mask) a.mask = rows_of(a.mask, one.kv_len);
+  if (shape_.alibi) a.alibi_slopes += b * sz(shape_.q_heads);
+  a.alibi_batch_stride = 0;
+  a.seqused_k = a.cu_seqlens_q = a.cu_seqlens_k = a.block_table = nullptr;
+  a.num_sequences = a.max_pages = a.block_table_stride = 0;
+  return a;
+}
+
+void ServerStep::poison_outputs() const {
+  out_.poison(shape_.type);
+  lse_.poison_all();
+}
+
+Outcome ServerStep::packed_outcome(std::size_t b) const {
+  const std::vector<float> out = out_.elements(shape_.type), lse = lse_.elements();
+  const std::int64_t dim = shape_.v_head_dim;
+  Outcome rows;
+  for (std::int64_t h = 0; h < shape_.q_heads; ++h) {
+    const std::int64_t first = h * positions_ + cu_seqlens_q_[b],
+                       last = h * positions_ + cu_seqlens_q_[b + 1];
+    rows.out.insert(rows.out.end(), out.begin() + first * dim, out.begin() + last * dim);
+    rows.lse.insert(rows.lse.end(), lse.begin() + first, lse.begin() + last);
+  }
+  return rows;
+}
+
+::testing::AssertionResult ServerStep::borders_intact() const {
+  const std::vector<float> out = out_.elements(shape_.type), lse = lse_.elements();
+  const std::int64_t dim = shape_.v_head_dim;
+  for (std::int64_t h = 0; h < shape_.q_heads; ++h) {
+    for (std::int64_t i = cu_seqlens_q_.back(); i < positions_; ++i) {
+      const std::int64_t row = h * positions_ + i;
+      const bool untouched =
+          is_poison(lse[sz(row)]) &&
+          std::all_of(out.begin() + row * dim, out.begin() + (row + 1) * dim, [](float x) { return x != x; });
+      if (!untouched) return ::testing::AssertionFailure() << "wrote position " << i << " of no sequence";
+    }
+  }
+  if (auto r = shape_.type == DataType::f32 ? out_.wide.gaps_untouched() : out_.narrow.gaps_untouched(); !r)
+    return r;
+  return lse_.gaps_untouched();
+}
+
+::testing::AssertionResult ServerStep::outputs_untouched() const {
+  for (const float x : out_.elements(shape_.type))
+    if (x == x) return ::testing::AssertionFailure() << "out was written";
+  return lse_.all_untouched();
+}
+
+}  // namespace kumiko::test
