@@ -53,6 +53,9 @@ def attention(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     seqused_k: Tensor | Sequence[int] | None = None,
+    cu_seqlens_q: Tensor | Sequence[int] | None = None,
+    cu_seqlens_k: Tensor | Sequence[int] | None = None,
+    block_table: Tensor | None = None,
     pipeline: str = "automatic",
     kv_domains: Tensor | Sequence[int] | None = None,
     return_lse: bool = False,
@@ -77,6 +80,13 @@ def attention(
     mask          bool, broadcasts to the same: False hides the key from the query
     seqused_k     [batch] integers: used keys of each sequence; later ones are never read, and the causal diagonal ends
                   at this number
+    cu_seqlens_q  [num_sequences + 1] integers, from 0 and never falling: q has batch size 1, and sequence b its queries
+                  from cu_seqlens_q[b] to cu_seqlens_q[b + 1]. Then "batch" means num_sequences in seqused_k,
+                  alibi_slopes and kv_domains, but 1 in bias and mask
+    cu_seqlens_k  the same for the keys of k and v; columns of bias and mask count from a sequence's first key
+    block_table   int32 [num_sequences, max_pages]: key j of sequence b is row j % page_size of page block_table[b, j //
+                  page_size]. k is [pages, kv_heads, page_size, head_dim] then, v as well, page_size at most 512, and
+                  seqused_k must be given; kv_len is max_pages * page_size
     pipeline      order of work: "automatic", "online", "decode", "two_pass", "interleaved", "three_pass"; every choice
                   gives the same bits
     kv_domains    [batch, kv_heads] integers: domain whose memory holds a KV head (Context.allocate), -1 for any
@@ -86,11 +96,12 @@ def attention(
     out           to write to: shaped as q but for v_head_dim, of q's type or float32, apart from every input
     context       threads to run on; None: default_context()
 
-    Terms apply in the order softcap, bias, alibi_slopes, mask. head_dim and v_head_dim are 1 to 576; tensors have any
+    The scores' terms apply in the order softcap, bias, alibi_slopes, mask. head_dim and v_head_dim are 1 to 576; tensors have any
     strides that are not negative, with a last one of 1 element.
-    Returns out, or (out, lse); rows that see no key are 0, with a log-sum-exp of -inf. Errors: see the package.
+    Returns out, or (out, lse); rows that see no key are 0, with a log-sum-exp of -inf, and those behind the last packed
+    sequence are not written. Errors: see the package.
     """
     return _core.attention(
-        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, pipeline,
-        kv_domains, return_lse, lse, layout, out, context,
+        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, cu_seqlens_q,
+        cu_seqlens_k, block_table, pipeline, kv_domains, return_lse, lse, layout, out, context,
     )  # fmt: skip

@@ -43,6 +43,9 @@ class Plan:
         bias: Tensor | None = None,
         mask: Tensor | None = None,
         seqused_k: Tensor | Sequence[int] | None = None,
+        cu_seqlens_q: Tensor | Sequence[int] | None = None,
+        cu_seqlens_k: Tensor | Sequence[int] | None = None,
+        block_table: Tensor | None = None,
         pipeline: str = "automatic",
         kv_domains: Tensor | Sequence[int] | None = None,
         layout: str = "bhsd",
@@ -50,8 +53,8 @@ class Plan:
         context: Context | None = None,
     ) -> None:
         self._plan = _core.Plan(
-            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, pipeline,
-            kv_domains, layout, out, context,
+            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, cu_seqlens_q,
+            cu_seqlens_k, block_table, pipeline, kv_domains, layout, out, context,
         )  # fmt: skip
 
     def run(
@@ -63,6 +66,7 @@ class Plan:
         alibi_slopes: Tensor | None = None,
         bias: Tensor | None = None,
         mask: Tensor | None = None,
+        block_table: Tensor | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
         out: Tensor | None = None,
@@ -72,7 +76,7 @@ class Plan:
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
-        return self._plan.run(q, k, v, alibi_slopes, bias, mask, return_lse, lse, out)
+        return self._plan.run(q, k, v, alibi_slopes, bias, mask, block_table, return_lse, lse, out)
 
     def update(self, seqused_k: Tensor | Sequence[int]) -> None:
         """Sets the used lengths, [batch], of later runs; the plan must have been made with seqused_k.

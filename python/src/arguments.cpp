@@ -141,27 +141,31 @@ void window_of(nb::handle value, std::int64_t* left, std::int64_t* right) {
   if (const nb::object side = value[1]; !side.is_none()) *right = integer_of("window[1] (right)", side);
 }
 
-std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::int64_t count,
-                                      const char* shape_text) {
+std::vector<std::int32_t> integers_of(const char* name, nb::handle value) {
   std::vector<std::int32_t> numbers;
   if (PyList_Check(value.ptr()) || PyTuple_Check(value.ptr())) {
     for (const nb::handle item : nb::borrow<nb::object>(value))
       numbers.push_back(to_int32(name, numbers.size(), integer_of(name, item)));
-  } else {
-    const Imported tensor(name, value);
-    if (!tensor.is(dlpack::kInt, 32) && !tensor.is(dlpack::kInt, 64))
-      wrong_value(std::string(name) + ".dtype", tensor.dtype_name(), "int32 or int64");
-    read_integers(tensor, 0, tensor.data, &numbers);
+    return numbers;
   }
-  if (static_cast<std::int64_t>(numbers.size()) != count)
-    wrong_value(name, std::to_string(numbers.size()) + " integers",
-                std::to_string(count) + ", " + shape_text);
+  const Imported tensor(name, value);
+  if (!tensor.is(dlpack::kInt, 32) && !tensor.is(dlpack::kInt, 64))
+    wrong_value(std::string(name) + ".dtype", tensor.dtype_name(), "int32 or int64");
+  read_integers(tensor, 0, tensor.data, &numbers);
   return numbers;
 }
 
-std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t batch) {
+std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::int64_t count,
+                                      const char* what) {
+  std::vector<std::int32_t> numbers = integers_of(name, value);
+  if (static_cast<std::int64_t>(numbers.size()) != count)
+    wrong_value(name, std::to_string(numbers.size()) + " integers", std::to_string(count) + ", " + what);
+  return numbers;
+}
+
+std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequences) {
   if (seqused_k.is_none()) return {};
-  return integers_of("seqused_k", seqused_k, batch, "one for each sequence of the batch");
+  return integers_of("seqused_k", seqused_k, sequences, "one for each sequence");
 }
 
 DataType dtype_of(const Imported& tensor) {
@@ -214,17 +218,34 @@ ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t,
   return view;
 }
 
-void slopes_of(const Imported& tensor, const ConstTensor& q, AttentionArgs* args) {
+void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args) {
   expect_float32(tensor);
+  const std::int64_t heads = args->q.shape[1];
   const bool is_per_batch = tensor.ndim == 2;
   if (!is_per_batch) expect_dims(tensor, 1, "one or two dimensions: [q_heads] or [batch, q_heads]");
-  if (tensor.size(-1) != q.shape[1] || (is_per_batch && tensor.size(-2) != q.shape[0]))
+  if (tensor.size(-1) != heads || (is_per_batch && tensor.size(-2) != sequences))
     wrong_value("alibi_slopes.shape", tensor.shape_text(),
-                "[q_heads] or [batch, q_heads], with q_heads " + std::to_string(q.shape[1]) + " and batch " +
-                    std::to_string(q.shape[0]));
+                "[q_heads] or [batch, q_heads], with q_heads " + std::to_string(heads) + " and batch " +
+                    std::to_string(sequences));
   if (tensor.step(-1) != 1) wrong_value("alibi_slopes.stride[-1]", std::to_string(tensor.step(-1)), "1");
   args->alibi_slopes = reinterpret_cast<const float*>(tensor.data);
   args->alibi_batch_stride = is_per_batch ? tensor.step(-2) : 0;
+}
+
+void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args) {
+  if (!tensor.is(dlpack::kInt, 32)) wrong_value("block_table.dtype", tensor.dtype_name(), "int32");
+  expect_dims(tensor, 2, "two dimensions: num_sequences, max_pages");
+  if (tensor.size(-2) != sequences)
+    wrong_value("block_table.shape[0]", std::to_string(tensor.size(-2)),
+                std::to_string(sequences) + ", one row for each sequence");
+  if (tensor.step(-1) != 1) wrong_value("block_table.stride[1]", std::to_string(tensor.step(-1)), "1");
+  // To the library a stride of 0 means rows without a gap.
+  if (sequences > 1 && tensor.step(-2) < tensor.size(-1))
+    wrong_value("block_table.stride[0]", std::to_string(tensor.step(-2)),
+                "at least max_pages, which is " + std::to_string(tensor.size(-1)));
+  args->block_table = reinterpret_cast<const std::int32_t*>(tensor.data);
+  args->max_pages = tensor.size(-1);
+  args->block_table_stride = sequences > 1 ? tensor.step(-2) : 0;
 }
 
 }  // namespace kumiko::python

@@ -27,11 +27,13 @@ double number_of(const char* name, nb::handle value);
 float scale_of(nb::handle value);
 /// (left, right), where None and -1 mean no limit; None is no window.
 void window_of(nb::handle value, std::int64_t* left, std::int64_t* right);
-/// Integers of a sequence or of a tensor of int32 or int64, in order; `shape_text` says what was expected.
+/// Integers of a list, a tuple, or a tensor of int32 or int64, in order.
+std::vector<std::int32_t> integers_of(const char* name, nb::handle value);
+/// The same, which must be `count`: "one for each sequence".
 std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::int64_t count,
-                                      const char* shape_text);
+                                      const char* what);
 /// The numbers of used keys; none for None.
-std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t batch);
+std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequences);
 
 DataType dtype_of(const Imported& tensor);
 ConstTensor input_of(const Imported& tensor, Layout layout);
@@ -40,7 +42,9 @@ Tensor output_of(const Imported& tensor, Layout layout);
 LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape, const char* whose);
 /// A mask or bias of up to four dimensions, broadcast to `shape` as numpy does.
 ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape);
-/// f32 [heads] or [batch, heads]
-void slopes_of(const Imported& tensor, const ConstTensor& q, AttentionArgs* args);
+/// f32 [heads] or [sequences, heads]
+void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
+/// int32 [sequences, max_pages], its rows apart
+void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
 
 }  // namespace kumiko::python

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "call.h"
 
+#include <algorithm>
 #include <span>
 
 namespace kumiko::python {
@@ -17,14 +18,27 @@ void AttentionCall::set(const Settings& settings) {
   args.scale = scale_of(settings.scale);
   args.softcap = static_cast<float>(number_of("softcap", settings.softcap));
   args.pipeline = pipeline_of(settings.pipeline);
-  const std::int64_t batch = args.q.shape[0], kv_heads = args.k.shape[1];
+  if (!settings.cu_seqlens_q.is_none()) {
+    numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
+    if (numbers.cu_seqlens_q.size() < 2)
+      wrong_value("cu_seqlens_q", std::to_string(numbers.cu_seqlens_q.size()) + " integers",
+                  "2 or more, one more than sequences");
+    args.cu_seqlens_q = numbers.cu_seqlens_q.data();
+    args.num_sequences = static_cast<std::int64_t>(numbers.cu_seqlens_q.size()) - 1;
+  }
+  if (!settings.cu_seqlens_k.is_none()) {
+    numbers.cu_seqlens_k =
+        integers_of("cu_seqlens_k", settings.cu_seqlens_k, sequences() + 1, "one more than sequences");
+    args.cu_seqlens_k = numbers.cu_seqlens_k.data();
+  }
   if (!settings.seqused_k.is_none()) {
-    seqused_k = lengths_of(settings.seqused_k, batch);
-    args.seqused_k = seqused_k.data();
+    numbers.seqused_k = lengths_of(settings.seqused_k, sequences());
+    args.seqused_k = numbers.seqused_k.data();
   }
   if (!settings.kv_domains.is_none()) {
-    kv_domains_ = integers_of("kv_domains", settings.kv_domains, batch * kv_heads, "batch times kv_heads");
-    args.kv_domains = kv_domains_.data();
+    numbers.kv_domains = integers_of("kv_domains", settings.kv_domains, sequences() * args.k.shape[1],
+                                     "one for each KV head of each sequence");
+    args.kv_domains = numbers.kv_domains.data();
   }
 }
 
@@ -37,11 +51,15 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.softcap = planned.softcap;
   args.pipeline = planned.pipeline;
   args.seqused_k = planned.seqused_k;
+  args.cu_seqlens_q = planned.cu_seqlens_q;
+  args.cu_seqlens_k = planned.cu_seqlens_k;
+  args.num_sequences = planned.num_sequences;
 }
 
 void AttentionCall::set(const Terms& terms) {
-  const std::array<std::int64_t, 4> scores = {args.q.shape[0], args.q.shape[1], args.q.shape[2],
-                                              args.k.shape[2]};
+  if (!terms.block_table.is_none())
+    block_table_of(block_table_.emplace("block_table", terms.block_table), sequences(), &args);
+  const std::array<std::int64_t, 4> scores = {args.q.shape[0], args.q.shape[1], args.q.shape[2], longest()};
   if (!terms.bias.is_none()) args.bias = score_term_of(bias_.emplace("bias", terms.bias), scores);
   if (!terms.mask.is_none()) {
     mask_.emplace("mask", terms.mask);
@@ -49,7 +67,20 @@ void AttentionCall::set(const Terms& terms) {
     args.mask = score_term_of(*mask_, scores);
   }
   if (!terms.alibi_slopes.is_none())
-    slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), args.q, &args);
+    slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), sequences(), &args);
+}
+
+std::int64_t AttentionCall::longest() const {
+  std::int64_t most = 0;
+  if (args.block_table) {
+    if (__builtin_mul_overflow(args.max_pages, args.k.shape[2], &most))
+      wrong_value("block_table.shape[1]", std::to_string(args.max_pages), "pages whose keys can be counted");
+    return most;
+  }
+  if (!args.cu_seqlens_k) return args.k.shape[2];
+  for (std::int64_t b = 0; b < sequences(); ++b)
+    most = std::max(most, std::int64_t{args.cu_seqlens_k[b + 1]} - args.cu_seqlens_k[b]);
+  return most;
 }
 
 std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,

@@ -40,12 +40,18 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 
 /// Arguments of attention that are no tensors.
 struct Settings {
-  nb::handle causal, causal_alignment, window, scale, softcap, seqused_k, pipeline, kv_domains;
+  nb::handle causal, causal_alignment, window, scale, softcap, seqused_k, cu_seqlens_q, cu_seqlens_k,
+      pipeline, kv_domains;
 };
 
-/// The tensors of the terms of a score, each a tensor or None.
+/// Tensors that each run of a plan brings along, or None.
 struct Terms {
-  nb::handle alibi_slopes, bias, mask;
+  nb::handle alibi_slopes, bias, mask, block_table;
+};
+
+/// The numbers of a call, which its arguments point to.
+struct Numbers {
+  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains;
 };
 
 class AttentionCall {
@@ -67,17 +73,20 @@ class AttentionCall {
   /// out, or (out, lse).
   nb::object result() const;
 
+  std::int64_t sequences() const { return args.cu_seqlens_q ? args.num_sequences : args.q.shape[0]; }
+
   AttentionArgs args;
-  std::vector<std::int32_t> seqused_k;
+  Numbers numbers;
 
  private:
   std::array<std::int64_t, 4> out_shape() const;
+  /// Keys that the longest sequence can have, of which a bias or mask has one column each.
+  std::int64_t longest() const;
 
   nb::handle query_;
   Layout layout_;
   std::optional<Output> out_, lse_;
-  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_;
-  std::vector<std::int32_t> kv_domains_;
+  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, block_table_;
 };
 
 }  // namespace kumiko::python

@@ -19,15 +19,16 @@ class PyPlan {
   PyPlan(const Context& context, AttentionCall& call, Layout layout) : layout_(layout) {
     check(plan(context, call.args, &plan_));
     planned_ = call.args;
-    lengths_ = std::move(call.seqused_k);
-    planned_.seqused_k = planned_.seqused_k ? lengths_.data() : nullptr;
+    sequences_ = call.sequences();
+    numbers_ = std::move(call.numbers);  // which leaves them where `planned_` points
   }
 
   nb::object run(nb::handle q, nb::handle k, nb::handle v, nb::handle alibi_slopes, nb::handle bias,
-                 nb::handle mask, nb::handle return_lse, nb::handle lse, nb::handle out) const {
+                 nb::handle mask, nb::handle block_table, nb::handle return_lse, nb::handle lse,
+                 nb::handle out) const {
     AttentionCall call(q, k, v, layout_);
     call.set(planned_);
-    call.set(Terms{alibi_slopes, bias, mask});
+    call.set(Terms{alibi_slopes, bias, mask, block_table});
     call.set_out(out);
     call.set_lse(lse, flag_of("return_lse", return_lse));
     without_gil([&] {
@@ -38,11 +39,11 @@ class PyPlan {
   }
 
   void update(nb::handle seqused_k) {
-    std::vector<std::int32_t> lengths = lengths_of(seqused_k, planned_.q.shape[0]);
+    std::vector<std::int32_t> lengths = lengths_of(seqused_k, sequences_);
     without_gil([&] {
       const auto held = lock<std::unique_lock>();
       Status status = plan_.update(lengths);
-      if (status.ok()) std::copy(lengths.begin(), lengths.end(), lengths_.begin());
+      if (status.ok()) std::copy(lengths.begin(), lengths.end(), numbers_.seqused_k.begin());
       return status;
     });
   }
@@ -64,8 +65,9 @@ class PyPlan {
   }
 
   Plan plan_;
-  AttentionArgs planned_;  // its pointers, but for lengths_, are not used
-  std::vector<std::int32_t> lengths_;
+  AttentionArgs planned_;  // of its pointers only those into numbers_ are used
+  Numbers numbers_;
+  std::int64_t sequences_ = 0;
   Layout layout_;
   int made_after_forks_ = forks();
   mutable std::shared_mutex changing_;
@@ -74,12 +76,13 @@ class PyPlan {
 void init_plan(PyPlan* self, nb::handle q, nb::handle k, nb::handle v, nb::handle causal,
                nb::handle causal_alignment, nb::handle window, nb::handle scale, nb::handle softcap,
                nb::handle alibi_slopes, nb::handle bias, nb::handle mask, nb::handle seqused_k,
-               nb::handle pipeline, nb::handle kv_domains, nb::handle layout, nb::handle out,
-               nb::handle context) {
+               nb::handle cu_seqlens_q, nb::handle cu_seqlens_k, nb::handle block_table, nb::handle pipeline,
+               nb::handle kv_domains, nb::handle layout, nb::handle out, nb::handle context) {
   const Layout order = layout_of(layout);
   AttentionCall call(q, k, v, order);
-  call.set(Settings{causal, causal_alignment, window, scale, softcap, seqused_k, pipeline, kv_domains});
-  call.set(Terms{alibi_slopes, bias, mask});
+  call.set(Settings{causal, causal_alignment, window, scale, softcap, seqused_k, cu_seqlens_q, cu_seqlens_k,
+                    pipeline, kv_domains});
+  call.set(Terms{alibi_slopes, bias, mask, block_table});
   if (out.is_none()) {
     call.plan_out();
   } else {
@@ -105,11 +108,12 @@ void bind_plan(nb::module_& module) {
       .def("__init__", &init_plan, arg("q").none(), arg("k").none(), arg("v").none(), arg("causal").none(),
            arg("causal_alignment").none(), arg("window").none(), arg("scale").none(), arg("softcap").none(),
            arg("alibi_slopes").none(), arg("bias").none(), arg("mask").none(), arg("seqused_k").none(),
+           arg("cu_seqlens_q").none(), arg("cu_seqlens_k").none(), arg("block_table").none(),
            arg("pipeline").none(), arg("kv_domains").none(), arg("layout").none(), arg("out").none(),
            arg("context").none())
       .def("run", &PyPlan::run, arg("q").none(), arg("k").none(), arg("v").none(), arg("alibi_slopes").none(),
-           arg("bias").none(), arg("mask").none(), arg("return_lse").none(), arg("lse").none(),
-           arg("out").none())
+           arg("bias").none(), arg("mask").none(), arg("block_table").none(), arg("return_lse").none(),
+           arg("lse").none(), arg("out").none())
       .def("update", &PyPlan::update, arg("seqused_k").none())
       .def("explain", [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.explain(); }); })
       .def("predict", &predict, arg("core_flops").none(), arg("core_bandwidth").none(),
