@@ -35,7 +35,7 @@ def build(cmake, tree, folder, cc, cxx, launcher=""):
                 "cmake.define.CMAKE_EXPORT_COMPILE_COMMANDS": "ON", "cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR": "ON"}
     offline = ["--no-index", "--no-deps", "--disable-pip-version-check"]
     package.run([*PYTHON, "pip", "wheel", ROOT, *offline, "--no-build-isolation", "-w", folder / "plain",
-                 *(word for key, value in settings.items() for word in ("-C", f"{key}={value}"))])
+                 *(word for key, value in settings.items() for word in ("--config-settings", f"{key}={value}"))])
     plain, = (folder / "plain").glob("*.whl")
     scripts = sysconfig.get_path("scripts")
     package.run(["env", f"PATH={scripts}:/usr/bin:/bin", *PYTHON, "auditwheel", "repair", plain, "-w", folder / "repaired"])
