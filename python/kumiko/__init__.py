@@ -11,7 +11,8 @@ heads, length, head_dim.
 """
 
 from ._attention import Tensor, attention, scaled_dot_product_attention
-from ._core import Context, DomainMemory, __version__, default_context, set_default_context
+from ._core import Context, DomainMemory, default_context, set_default_context
+from ._core import version as __version__
 from ._plan import Plan, Prediction
 from ._products import fused_gemm, merge_states, softmax_pv
 

@@ -15,17 +15,6 @@
 
 namespace kumiko::python {
 
-/// Runs the library's call without the GIL, so that other threads of Python run, and raises its error.
-template <class Call>
-void without_gil(const Call& call) {
-  Status status;
-  {
-    const nb::gil_scoped_release released;
-    status = call();
-  }
-  check(status);
-}
-
 /// Fills what AttentionArgs, SoftmaxPvArgs and FusedGemmArgs have in common.
 template <class Args>
 void set_visibility(nb::handle causal, nb::handle causal_alignment, nb::handle window, Args* args) {

@@ -113,10 +113,11 @@ void bind_domain_memory(nb::module_& module) {
           "False: the memory could not be placed (Context.describe() says why); each page goes to the "
           "node of the thread that first writes to it.")
       .def("__len__", &DomainMemory::size)
-      .def("__dlpack__", &to_dlpack, nb::arg("options"), "The bytes as a DLPack capsule.")
+      .def("__dlpack__", &to_dlpack, nb::sig("def __dlpack__(self, **options: object) -> object"),
+           "The bytes as a DLPack capsule.")
       .def(
           "__dlpack_device__", [](const DomainMemory&) { return nb::make_tuple(dlpack::kCpu, 0); },
-          "(1, 0): memory of the CPU.");
+          nb::sig("def __dlpack_device__(self) -> tuple[int, int]"), "(1, 0): memory of the CPU.");
 }
 
 constexpr const char* kContextText = R"(A runtime: its threads, domains and workspaces.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "errors.h"
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 namespace kumiko::python {
 namespace {
 
@@ -42,6 +45,14 @@ void wrong_value(const std::string& what, const std::string& value, const std::s
 void wrong_value_from_error(const std::string& message) {
   nb::python_error cause;
   nb::raise_from(cause, PyExc_ValueError, "%s", message.c_str());
+}
+
+void take_gil_back(PyThreadState* state) {
+  try {
+    PyEval_RestoreThread(state);
+  } catch (abi::__forced_unwind&) {
+    for (;;) pause();
+  }
 }
 
 }  // namespace kumiko::python

@@ -21,4 +21,18 @@ void check(const Status& status);
 /// A ValueError, caused by the Python exception that is now set.
 [[noreturn]] void wrong_value_from_error(const std::string& message);
 
+/// Takes the GIL back that PyEval_SaveThread() gave up. If the interpreter is ending, Python up to 3.13 ends
+/// a daemon thread here by unwinding its stack, where code of nanobind and ours ends the process. The thread
+/// sleeps instead, as from Python 3.14 on, until the process has ended.
+void take_gil_back(PyThreadState* state);
+
+/// Runs the library's call without the GIL, so that other threads of Python run, and raises its error.
+template <class Call>
+void without_gil(const Call& call) {
+  PyThreadState* const state = PyEval_SaveThread();
+  const Status status = call();
+  take_gil_back(state);
+  check(status);
+}
+
 }  // namespace kumiko::python

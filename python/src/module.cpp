@@ -4,10 +4,13 @@
 #include "attention.h"
 #include "context.h"
 
+namespace nb = nanobind;
+
 NB_MODULE(_core, module) {
   module.doc() =
       "The compiled part of kumiko. Its functions take every argument in order; use those of kumiko.";
-  module.attr("__version__") = KUMIKO_VERSION;
+  module.attr("version") = KUMIKO_VERSION;
+  nb::set_leak_warnings(false);  // what a program has not released when it ends is no concern of its users
   kumiko::python::bind_context(module);
   kumiko::python::bind_attention(module);
   kumiko::python::bind_scaled_dot_product_attention(module);

@@ -48,15 +48,37 @@ class PyPlan {
     });
   }
 
-  /// What `ask` says of the plan while nothing changes it.
-  template <class Ask>
-  auto read(const Ask& ask) const {
-    const nb::gil_scoped_release released;
-    const auto held = lock<std::shared_lock>();
-    return ask(plan_);
+  std::string explain() const {
+    std::string text;
+    read([&] { text = plan_.explain(); });
+    return text;
+  }
+  std::int64_t workspace_bytes() const {
+    std::int64_t bytes = 0;
+    read([&] { bytes = plan_.workspace_bytes(); });
+    return bytes;
+  }
+  nb::typed<nb::tuple, double, double> predict(nb::handle core_flops, nb::handle core_bandwidth,
+                                               nb::handle domain_bandwidth, nb::handle start_seconds) const {
+    const MachineRates rates{number_of("core_flops", core_flops), number_of("core_bandwidth", core_bandwidth),
+                             number_of("domain_bandwidth", domain_bandwidth),
+                             number_of("start_seconds", start_seconds)};
+    Prediction said;
+    read([&] { said = plan_.predict(rates); });
+    return nb::make_tuple(said.seconds, said.attainable_seconds);
   }
 
  private:
+  /// Calls `ask` while nothing changes the plan.
+  template <class Ask>
+  void read(const Ask& ask) const {
+    without_gil([&] {
+      const auto held = lock<std::shared_lock>();
+      ask();
+      return Status();
+    });
+  }
+
   /// Holds updates off runs, and is taken without the GIL. Not in a forked child, where it may be held by a
   /// thread of the parent; there the library refuses to run the plan.
   template <template <class> class Lock>
@@ -91,15 +113,6 @@ void init_plan(PyPlan* self, nb::handle q, nb::handle k, nb::handle v, nb::handl
   new (self) PyPlan(context_of(context), call, order);
 }
 
-nb::tuple predict(const PyPlan& plan, nb::handle core_flops, nb::handle core_bandwidth,
-                  nb::handle domain_bandwidth, nb::handle start_seconds) {
-  const MachineRates rates{number_of("core_flops", core_flops), number_of("core_bandwidth", core_bandwidth),
-                           number_of("domain_bandwidth", domain_bandwidth),
-                           number_of("start_seconds", start_seconds)};
-  const Prediction said = plan.read([&](const Plan& inner) { return inner.predict(rates); });
-  return nb::make_tuple(said.seconds, said.attainable_seconds);
-}
-
 }  // namespace
 
 void bind_plan(nb::module_& module) {
@@ -115,11 +128,10 @@ void bind_plan(nb::module_& module) {
            arg("bias").none(), arg("mask").none(), arg("block_table").none(), arg("return_lse").none(),
            arg("lse").none(), arg("out").none())
       .def("update", &PyPlan::update, arg("seqused_k").none())
-      .def("explain", [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.explain(); }); })
-      .def("predict", &predict, arg("core_flops").none(), arg("core_bandwidth").none(),
+      .def("explain", &PyPlan::explain)
+      .def("predict", &PyPlan::predict, arg("core_flops").none(), arg("core_bandwidth").none(),
            arg("domain_bandwidth").none(), arg("start_seconds").none())
-      .def("workspace_bytes",
-           [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.workspace_bytes(); }); });
+      .def("workspace_bytes", &PyPlan::workspace_bytes);
 }
 
 }  // namespace kumiko::python

@@ -95,8 +95,9 @@ AttentionState state_of(nb::handle pair, std::size_t n, std::deque<std::string>*
   return state;
 }
 
-nb::object merge_states_call(nb::handle states, nb::handle layout, nb::handle out, nb::handle lse,
-                             nb::handle context) {
+nb::typed<nb::tuple, nb::object, nb::object> merge_states_call(nb::handle states, nb::handle layout,
+                                                               nb::handle out, nb::handle lse,
+                                                               nb::handle context) {
   if (!PyTuple_Check(states.ptr()) && !PyList_Check(states.ptr()))
     wrong_type("states", states, "a list of pairs (out, lse)");
   const Layout order = layout_of(layout);

@@ -16,7 +16,7 @@ import kumiko
 def script(text, **environment):
     """The output of a fresh interpreter."""
     done = subprocess.run([sys.executable, "-c", text], env={**os.environ, **environment}, text=True, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()
 
 

@@ -74,6 +74,23 @@ def test_other_threads_run_during_a_call(random):
     assert seen - {0, 64}, "no state between none and all heads was seen"
 
 
+def test_the_process_may_end_during_calls_of_daemon_threads():
+    text = """if True:
+        import threading, numpy, kumiko
+        x, started = numpy.ones((1, 8, 256, 64), numpy.float32), threading.Semaphore(0)
+        plan = kumiko.Plan(x, x, x)
+        def call():
+            while True:
+                kumiko.attention(x, x, x)
+                plan.run(x, x, x)
+                plan.explain()
+                started.release()
+        for _ in range(4): threading.Thread(target=call, daemon=True).start()
+        for _ in range(4): started.acquire()
+        print("end")"""
+    assert [script(text) for _ in range(3)] == ["end"] * 3
+
+
 def in_child(work):
     """What `work` returns, or the error it raises, in a forked child."""
     receiver, sender = FORK.Pipe(duplex=False)
