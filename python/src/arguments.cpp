@@ -2,6 +2,7 @@
 #include "arguments.h"
 
 #include <array>
+#include <cstring>
 #include <limits>
 #include <string_view>
 #include <utility>
@@ -13,14 +14,15 @@ namespace {
 template <class Value, std::size_t count>
 Value choice(const char* name, nb::handle value,
              const std::array<std::pair<const char*, Value>, count>& table) {
+  const char* text = nullptr;
+  const bool is_text = nb::try_cast(value, text) && text != nullptr;
+  for (const auto& [word, meaning] : table) {
+    if (is_text && std::string_view(word) == text) return meaning;
+  }
   std::string expected;
   for (const auto& [word, meaning] : table)
     expected += (expected.empty() ? "\"" : ", \"") + std::string(word) + "\"";
-  const char* text = nullptr;
-  if (!nb::try_cast(value, text) || text == nullptr) wrong_type(name, value, expected.c_str());
-  for (const auto& [word, meaning] : table) {
-    if (std::string_view(word) == text) return meaning;
-  }
+  if (!is_text) wrong_type(name, value, expected.c_str());
   wrong_value(name, "\"" + std::string(text) + "\"", expected);
 }
 
@@ -63,13 +65,15 @@ void read_integers(const Imported& tensor, int dim, const std::byte* at, std::ve
       read_integers(tensor, dim + 1, at + n * tensor.stride[i] * tensor.item_bytes(), out);
     return;
   }
-  std::int64_t value = 0;
+  std::int64_t wide = 0;
+  std::int32_t narrow = 0;
   if (tensor.dtype.bits == 64) {
-    value = *reinterpret_cast<const std::int64_t*>(at);
+    std::memcpy(&wide, at, sizeof wide);
   } else {
-    value = *reinterpret_cast<const std::int32_t*>(at);
+    std::memcpy(&narrow, at, sizeof narrow);
+    wide = narrow;
   }
-  out->push_back(to_int32(tensor.name, out->size(), value));
+  out->push_back(to_int32(tensor.name, out->size(), wide));
 }
 
 }  // namespace
@@ -99,8 +103,8 @@ Pipeline pipeline_of(nb::handle value) {
 bool flag_of(const char* name, nb::handle value) {
   if (value.ptr() == Py_True) return true;
   if (value.ptr() == Py_False) return false;
-  const std::string_view type = nb::type_name(value.type()).c_str();
-  if (type != "numpy.bool" && type != "numpy.bool_") wrong_type(name, value, "True or False");
+  const std::string type = nb::type_name(value.type()).c_str();  // numpy.bool, before numpy 2 numpy.bool_
+  if (type != "bool" && type != "bool_") wrong_type(name, value, "True or False");
   return PyObject_IsTrue(value.ptr()) == 1;
 }
 
@@ -193,7 +197,7 @@ LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape,
   }
   const std::array<std::int64_t, 3> stride = {tensor.stride[0], tensor.stride[1], tensor.stride[2]};
   // To the library strides of 0 alone mean a contiguous tensor.
-  if (stride == std::array<std::int64_t, 3>{} && shape[0] * shape[1] * shape[2] != 0)
+  if (stride == std::array<std::int64_t, 3>{} && shape[0] != 0 && shape[1] != 0 && shape[2] != 0)
     wrong_value(name + ".stride", "0 in every dimension", "strides that keep the elements apart");
   return {reinterpret_cast<float*>(tensor.data), stride};
 }

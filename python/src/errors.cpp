@@ -32,8 +32,11 @@ void check(const Status& status) {
 }
 
 void wrong_type(const char* name, nb::handle value, const char* expected) {
-  std::string text = nb::repr(value).c_str();
-  if (text.size() > 80) text = "an object";
+  std::string text = "an object";
+  try {
+    if (const nb::str said = nb::repr(value); nb::len(said) <= 80) text = said.c_str();
+  } catch (const nb::python_error&) {  // its __repr__ failed: without it
+  }
   if (!value.is_none()) text += std::string(" (") + nb::type_name(value.type()).c_str() + ")";
   raise(PyExc_TypeError, std::string(name) + " is " + text + "; expected " + expected);
 }

@@ -5,6 +5,7 @@
 #include <kumiko/status.h>
 #include <nanobind/nanobind.h>
 
+#include <new>
 #include <string>
 
 namespace kumiko::python {
@@ -30,7 +31,12 @@ void take_gil_back(PyThreadState* state);
 template <class Call>
 void without_gil(const Call& call) {
   PyThreadState* const state = PyEval_SaveThread();
-  const Status status = call();
+  Status status;
+  try {
+    status = call();
+  } catch (const std::bad_alloc&) {
+    status = Status(Code::out_of_memory, "out of memory");
+  }
   take_gil_back(state);
   check(status);
 }

@@ -180,6 +180,9 @@ void Imported::take_tensor(const dlpack::Tensor& tensor) {
   if (tensor.ndim > kMaxDims)
     wrong_value(name, "a tensor of " + std::to_string(tensor.ndim) + " dimensions",
                 "at most " + std::to_string(kMaxDims));
+  if (tensor.dtype.lanes != 1)
+    wrong_value(std::string(name) + ".dtype", "a vector of " + std::to_string(tensor.dtype.lanes),
+                "a type of single numbers");
   dtype = tensor.dtype;
   ndim = tensor.ndim;
   data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;

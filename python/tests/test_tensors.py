@@ -205,6 +205,23 @@ def test_errors_name_the_argument(change, error, words):
         kumiko.attention(**{"q": ZEROS, "k": ZEROS, "v": ZEROS, **change})
 
 
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("value, words", [(Unspeakable(), r"q is an object \(.*Unspeakable\)"), ([0.5] * 100, r"q is an object \(list\)")])
+def test_what_cannot_be_shown_is_named_by_its_type(value, words):
+    with pytest.raises(TypeError, match=words):
+        kumiko.attention(value, ZEROS, ZEROS)
+
+
+def test_flags_and_numbers_of_numpy(qkv):
+    expected = kumiko.attention(*qkv, causal=True, scale=0.5, window=(2, 0))
+    out = kumiko.attention(*qkv, causal=np.True_, scale=np.float32(0.5), window=(np.int64(2), np.int32(0)))
+    assert np.array_equal(out, expected)
+
+
 def test_an_error_writes_nothing(qkv):
     out = np.full((2, 4, 5, 8), 7, np.float32)
     with pytest.raises(ValueError, match="softcap"):
