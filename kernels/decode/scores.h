@@ -152,7 +152,7 @@ void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr std::int64_t kKeys = kParts * V::kLanes;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()
-  RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
 

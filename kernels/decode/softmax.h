@@ -17,7 +17,7 @@ template <class V>
 RowFetcher fetcher_between(const DecodeSoftmaxArgs& args) {
   const std::int64_t rows = (args.fetch.values - args.fetch.keys) / args.rows_ahead.begin->width;
   return RowFetcher(args.rows_ahead, args.fetch.keys, rows,
-                    args.rows * ((args.kv + V::kLanes - 1) / V::kLanes), args.fetch.l2);
+                    args.rows * ((args.kv + V::kLanes - 1) / V::kLanes));
 }
 
 /// Hides the scores outside [begin, end). Returns the largest of the others.

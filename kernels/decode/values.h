@@ -166,7 +166,7 @@ void decode_add_values(const DecodeValuesArgs& args) {
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
-  RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, passes, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, passes);
   const std::int64_t lines = lines_of_row(args.v_dim * static_cast<std::int64_t>(sizeof(T)));
   const bool all = all_see_all(args);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {

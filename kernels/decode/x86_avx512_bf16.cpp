@@ -194,7 +194,7 @@ void decode_bf16_avx512_bf16_softmax(const DecodeSoftmaxArgs& args) noexcept {
 }
 void decode_bf16_avx512_bf16_add_values(const DecodeValuesArgs& args) noexcept {
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
-  RowFetcher ahead(args.rows_ahead, args.fetch.values, 2, passes, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, args.fetch.values, 2, passes);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     for_row_groups<kRowGroup>(
