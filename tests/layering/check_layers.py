@@ -25,7 +25,7 @@ LIBRARY = ("kernels", "scheduler", "runtime")
 PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/status.h"}
 
 # The programs of bench/ that use Google Benchmark.
-BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "machine", "pipelines", "plan", "scaling", "trace"))
+BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "machine", "pipelines", "plan", "scaling", "serving", "trace"))
 # System header -> the files (or folders, with a slash) that may include it.
 HEADER_OWNERS = [
     (re.compile(r"hwloc(\.h|/.*)"), ("scheduler/topology_hwloc.cpp",)),
