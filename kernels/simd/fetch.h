@@ -37,8 +37,7 @@ class RowFetcher {
   /// Begins `bytes` after the operand's begin, or with what is read after it. `steps` calls of fetch() cover
   /// `rows` rows.
   RowFetcher(const RowList& list, std::int64_t bytes, std::int64_t rows, std::int64_t steps)
-      : rate_((lines_of_row(list.begin->width) * rows << kFractionBits) / steps),
-        next_(list.begin) {
+      : rate_((lines_of_row(list.begin->width) * rows << kFractionBits) / steps), next_(list.begin) {
     std::int64_t ahead = bytes / list.begin->width;
     for (; next_ != list.next && ahead >= next_->rows; ++next_) ahead -= next_->rows;
     if (next_ == list.next) ahead = 0;
