@@ -8,7 +8,6 @@
 #include <kumiko/attention.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -17,30 +16,13 @@
 
 #include "bench/benchmark_rounds.h"
 #include "bench/ceilings.h"
+#include "bench/contexts.h"
 #include "bench/machine_peak.h"
 #include "bench/shapes.h"
 #include "bench/workload.h"
 
 namespace kumiko::bench {
 namespace {
-
-// One context per ISA and thread count for the whole process, as the documentation tells users to do.
-Status context_for(const std::string& isa, int threads, Context* context) {
-  static std::map<std::pair<std::string, int>, Context> contexts;
-  Context& entry = contexts[{isa, threads}];
-  if (!entry) {
-    ContextOptions options;
-    options.isa = isa;
-    options.num_threads = threads;
-    for (int cpu : first_cores(threads)) {
-      if (!options.cpus.empty()) options.cpus += ',';
-      options.cpus += std::to_string(cpu);
-    }
-    if (const Status status = Context::create(options, &entry); !status.ok()) return status;
-  }
-  *context = entry;
-  return {};
-}
 
 // A planned problem on the context of `isa`.
 Workload workload_on(Problem& problem, const std::string& isa, int threads) {

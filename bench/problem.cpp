@@ -118,6 +118,44 @@ std::span<const std::byte> Problem::cache() const {
   return {cache_.data(), (static_cast<std::size_t>(sets_) * set_bytes_ + kPage - 1) / kPage * kPage};
 }
 
+namespace {
+
+std::int64_t used_keys(const Shape& s, std::int64_t batch) {
+  return s.seqused_k.empty() ? s.kv_len : s.seqused_k[static_cast<std::size_t>(batch)];
+}
+
+/// From one sequence's first page to the next one's, in pages.
+std::int64_t pages_apart(const Shape& s) {
+  return (s.bshd ? 1 : s.kv_heads) * s.kv_len / s.page_keys;
+}
+
+/// A dense tensor of keys or values as pages.
+void see_as_pages(const Shape& s, ConstTensor* view) {
+  // The last page of the last sequence begins so many before the end of memory.
+  view->shape[0] = s.batch * pages_apart(s) - (s.bshd ? 0 : (s.kv_heads - 1) * s.kv_len / s.page_keys);
+  view->stride[0] = s.page_keys * view->stride[2];
+  view->shape[2] = s.page_keys;
+}
+
+}  // namespace
+
+// Only whole used pages change places, so that the keys used are the same.
+Shape in_pages(Shape s, std::int64_t page_keys) {
+  s.page_keys = page_keys;
+  Random random(kSeed ^ 2);
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    const std::int64_t begin = std::ssize(s.block_table), whole = used_keys(s, b) / page_keys;
+    for (std::int64_t i = 0; i < s.kv_len / page_keys; ++i) {
+      s.block_table.push_back(static_cast<std::int32_t>(b * pages_apart(s) + i));
+      if (i < whole)
+        std::swap(s.block_table.back(), s.block_table[static_cast<std::size_t>(begin + random.below(i + 1))]);
+    }
+  }
+  if (s.seqused_k.empty())
+    s.seqused_k.assign(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.kv_len));
+  return s;
+}
+
 AttentionArgs arguments(const Shape& s) {
   const auto view = [&s]<class View>(std::int64_t heads, std::int64_t len, std::int64_t dim, View) {
     return s.bshd ? View::bshd(nullptr, s.batch, len, heads, dim, s.type)
@@ -135,6 +173,12 @@ AttentionArgs arguments(const Shape& s) {
     a.mask.stride[0] = a.mask.stride[1] = 0;
   }
   a.seqused_k = s.seqused_k.empty() ? nullptr : s.seqused_k.data();
+  if (s.page_keys > 0) {
+    see_as_pages(s, &a.k);
+    see_as_pages(s, &a.v);
+    a.block_table = s.block_table.data();
+    a.max_pages = s.kv_len / s.page_keys;
+  }
   return a;
 }
 
@@ -178,7 +222,7 @@ std::uint8_t Problem::kind(int set, std::int64_t b, std::int64_t h, std::int64_t
 }
 
 std::int64_t Problem::used(std::int64_t batch) const {
-  return shape_.seqused_k.empty() ? shape_.kv_len : shape_.seqused_k[static_cast<std::size_t>(batch)];
+  return used_keys(shape_, batch);
 }
 
 Problem::Range Problem::range(std::int64_t batch, std::int64_t row) const {

@@ -23,6 +23,8 @@ struct Shape {
   DataType type = DataType::f32;          ///< Of every tensor.
   std::int64_t window_left = -1;          ///< As in AttentionArgs.
   std::int64_t mask_block = 0;            ///< > 0: a boolean mask, half of its squares of this size hidden.
+  std::int64_t page_keys = 0;  ///< > 0: keys and values are read by block_table from pages of so many.
+  std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
   bool bshd = false;  ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
 };
 
@@ -39,6 +41,10 @@ struct Row {
   std::int64_t batch, head, row;
   std::span<const double> want, tolerance;
 };
+
+/// The same problem with its memory seen as pages, which lie in any order. Pages of [batch, heads, seq, dim]
+/// are one head's keys; those of another head lie elsewhere. page_keys divides kv_len.
+Shape in_pages(Shape shape, std::int64_t page_keys);
 
 /// The call of a problem without its memory, for plan().
 AttentionArgs arguments(const Shape& shape);

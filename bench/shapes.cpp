@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/shapes.h"
 
+#include <cmath>
+
 namespace kumiko::bench {
 namespace {
 
@@ -58,6 +60,15 @@ Case bshd(Case c) {
   return c;
 }
 
+// A decode step of a server: 64 sequences of 128 to 8192 keys, as many below 1024 as above.
+Case server_decode() {
+  Case c = decode(64, 128, 32, 8, 8192);
+  c.shape.name += "_ragged";
+  for (int b = 0; b < 64; ++b)
+    c.shape.seqused_k.push_back(static_cast<std::int32_t>(std::lround(128 * std::pow(64.0, b / 63.0))));
+  return c;
+}
+
 Case of_type(DataType type, Case c) {
   c.shape.type = type;
   c.shape.name += type == DataType::bf16 ? "_bf16" : "_f16";
@@ -107,6 +118,18 @@ const std::vector<Case>& cases() {
       bshd(decode(1, 128, 32, 8, 4096)),
       bshd(of_type(DataType::bf16, decode(1, 128, 32, 8, 4096))),
       embed(32, 12, 128, {9, 14, 22, 31, 40, 63, 90, 128}),
+  };
+  return table;
+}
+
+const std::vector<Case>& server_cases() {
+  static const std::vector<Case> table = {
+      server_decode(),
+      bshd(server_decode()),
+      of_type(DataType::bf16, server_decode()),
+      bshd(of_type(DataType::bf16, server_decode())),
+      decode(1, 128, 32, 8, 16384),
+      of_type(DataType::bf16, decode(1, 128, 32, 8, 16384)),
   };
   return table;
 }

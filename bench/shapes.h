@@ -20,4 +20,7 @@ struct Case {
 
 const std::vector<Case>& cases();
 
+/// Decode steps of a server, which serving_bench measures with keys and values dense and in pages.
+const std::vector<Case>& server_cases();
+
 }  // namespace kumiko::bench

@@ -13,6 +13,7 @@ inline constexpr std::int64_t kNoEnd = std::int64_t{1} << 40;
 struct RowRange {
   const char* row;
   std::int64_t stride, width, rows;
+  std::int64_t l2_ahead = 0;  ///< From a row to the one that is fetched into L2 with it; 0: none.
 };
 
 /// Ranges [begin, next) are an operand's rows; from `next` on come those that are read after it. The last

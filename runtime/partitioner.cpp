@@ -63,9 +63,10 @@ Status Partitioner::run() {
   set_costs(blocks);
   std::uint64_t number = 0;
   for (std::int64_t b = 0; b < problem_.batch; ++b) {
+    const std::int64_t count = blocks.count(b);
     pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
     for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
-      for (std::int64_t i = 0; i < blocks.count(b); ++i) {
+      for (std::int64_t i = 0; i < count; ++i) {
         if (Status s = take(blocks, b, h, i, is_one_in_five(number++)); !s.ok()) return s;
       }
     }

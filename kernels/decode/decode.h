@@ -28,7 +28,7 @@ namespace kumiko::kernels {
 struct FetchDistances {
   std::int64_t keys = 12288;    ///< into L1
   std::int64_t values = 12288;  ///< into L1; at least that of keys
-  std::int64_t l2 = 0;          ///< beyond either, into L2; 0: not at all
+  std::int64_t l2 = 0;          ///< beyond either, into L2 (RowRange::l2_ahead); 0: not at all
 };
 
 struct DecodeScoresArgs {

@@ -20,7 +20,7 @@ inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typena
   }
 }
 
-/// Steps [kFirst, kLast) of a tile into the sums of R rows.
+/// Adds the products of steps [kFirst, kLast) of a tile to the sums of R rows.
 template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
 [[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts], const Tile* tile,
                                                  const float* q, std::int64_t q_stride) {
@@ -39,7 +39,7 @@ template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
   }
 }
 
-/// Whole cache lines that a piece of a block has.
+/// Whole cache lines in a piece of a block.
 template <class V, class T>
 inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Transpose<V, T>::kDims * sizeof(T)) /
                                    (kLine * Transpose<V, T>::kPieces);
@@ -78,7 +78,7 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 template <class V, class T, int R, int kParts>
 void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
   using Block = Transpose<V, T>;
-  RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
+  RowFetcher ahead = fetcher;  // A copy can be in registers; behind a reference it would be in memory.
   const float* q = args.q + row * args.q_stride;
   const T* keys[kParts];
 #pragma GCC unroll 16
@@ -106,12 +106,13 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
     turn_and_multiply<V, T, R, kParts, false, true>(keys, 0, 0, next, ahead, sum, now, q, args.q_stride);
     q += Block::kSteps;
   }
-  // What the rows have beyond whole lines of whole blocks.
+  // The lines of these rows that no block above has fetched.
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   std::int64_t lines = kParts * V::kLanes * lines_of_row(args.dim * kBytes);
   for (lines -= d / Block::kDims * kParts * Block::kPieces * kPieceLines<V, T>; lines > 0; --lines)
     ahead.fetch_line();
-  for (; d < args.dim; d += kElements<V>, q += V::kLanes) {  // the rim: fewer keys or elements than a block
+  for (; d < args.dim;
+       d += kElements<V>, q += V::kLanes) {  // The rest: fewer keys or elements than a block has.
     const std::int64_t dims = args.dim - d;
     const int count = dims < kElements<V> ? static_cast<int>(lanes_of<V>(dims)) : V::kLanes;
 #pragma GCC unroll 16
@@ -135,9 +136,9 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
   fetcher = ahead;
 }
 
-/// Vectors of keys side by side. Enough chains to cover the FMA's latency in the time that memory takes for
-/// the keys, in registers that there are; but no more than 8 KiB of keys (D = 128): all their rows are read
-/// at once, and must have been fetched before the first is done (FetchDistances).
+/// Vectors of keys side by side: as many chains of FMAs as the registers hold, so that one's latency is spent
+/// on the others; but no more than 8 KiB of keys (D = 128), because all their rows are read at once, and must
+/// have been fetched before (FetchDistances).
 template <class V, class T, int R>
 constexpr int key_vectors() {
   const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
@@ -152,7 +153,7 @@ void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr std::int64_t kKeys = kParts * V::kLanes;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()
-  RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
 }
 

@@ -12,12 +12,13 @@ namespace {
 template <class V>
 inline constexpr bool kPairs = elements_per_lane<V>() > 1;
 
-/// For the time between scores and values, when memory would rest: what values are fetched further ahead.
+/// Fetches during the softmax, when memory would be idle: as many rows as values are fetched further ahead
+/// than keys.
 template <class V>
 RowFetcher fetcher_between(const DecodeSoftmaxArgs& args) {
   const std::int64_t rows = (args.fetch.values - args.fetch.keys) / args.rows_ahead.begin->width;
   return RowFetcher(args.rows_ahead, args.fetch.keys, rows,
-                    args.rows * ((args.kv + V::kLanes - 1) / V::kLanes), args.fetch.l2);
+                    args.rows * ((args.kv + V::kLanes - 1) / V::kLanes));
 }
 
 /// Hides the scores outside [begin, end). Returns the largest of the others.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys from rows to lanes: a block of V::kLanes keys by kDims elements is turned into a tile in L1, in
-// pieces, so that scores.h can put each piece between products of the block before. The processors here find
-// no more than some hundred instructions ahead, and a block alone has that many: turned at once and then
-// multiplied, shuffles and products took turns (Zen 5, AVX-512, f32, 4 rows, in L2: 2.5 us for 256 keys, in
-// pieces 1.9).
+// Keys from rows to lanes: a block of V::kLanes keys by kDims elements is transposed into a tile in L1, in
+// pieces, so that scores.h can put each piece between products of the block before. These processors look a
+// few hundred instructions ahead, and a block alone has that many: transposed at once and then multiplied,
+// shuffles and products took turns (Zen 5, AVX-512, f32, 4 rows, in L2: 2.5 us for 256 keys, in pieces 1.9).
 //
 // Specialised where an ISA has a better way than the one below: x86_avx2_transpose.h, x86_avx512_transpose.h.
 #pragma once

@@ -10,8 +10,8 @@ namespace kumiko::kernels {
 namespace {
 
 /// Part of a block of values: keys [first_key, end_key), vectors [first, end) of v_dim, and the lines to
-/// fetch with each key. (Lines from RowFetcher::fetch(), now one and now two, are branches that are not
-/// predicted: AVX2, in L2, 3.1 us for 256 f32 keys instead of 2.65.)
+/// fetch with each key. (RowFetcher::fetch() fetches one line or two, by branches that are predicted badly:
+/// AVX2, in L2, 3.1 us for 256 f32 keys instead of 2.65.)
 struct ValuePart {
   std::int64_t first_key, end_key, first, end, lines;
   ValuePart between(std::int64_t key, std::int64_t last_key) const {
@@ -61,12 +61,12 @@ template <class V, class T, int N, bool kSplit, bool kPartial>
   }
 }
 
-/// For R rows that see all keys of the part: N vectors, the last of them partial or not. kLast: they end
-/// v_dim, and l += P is done with them. (Unroll pragmas: without them g++ 12 keeps the sums in memory, 2.4x
-/// slower.)
+/// For R rows that see all keys of the part: N vectors, the last of them partial or not. kLast: they are the
+/// last ones of v_dim, and l += P is done with them. (Unroll pragmas: without them g++ 12 keeps the sums in
+/// memory, 2.4x slower.)
 template <class V, class T, int R, int N, bool kPartial, bool kLast>
 void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& fetcher) {
-  RowFetcher ahead = fetcher;  // in registers, out of which a reference keeps it
+  RowFetcher ahead = fetcher;  // A copy can be in registers; behind a reference it would be in memory.
   const std::int64_t d = part.first * V::kLanes, tail = args.v_dim - (part.end - 1) * V::kLanes;
   constexpr bool kSplit = kEvenOdd<V, T> && N % 2 == 0 && !kPartial;
   typename V::Reg sum[R][N], weight[R];
@@ -129,7 +129,7 @@ inline bool sees_all(const KeyRuns& runs, std::int64_t first, std::int64_t last)
   return false;
 }
 
-/// Whether every row sees the whole block: looked at once, and not for each part.
+/// Whether every row sees the whole block. Checked once a block, not for each part.
 inline bool all_see_all(const DecodeValuesArgs& args) {
   for (std::int64_t row = 0; row < args.rows; ++row) {
     if (!sees_all(args.runs[row], 0, args.kv)) return false;
@@ -137,7 +137,7 @@ inline bool all_see_all(const DecodeValuesArgs& args) {
   return true;
 }
 
-/// What each of R rows sees of the part.
+/// Adds what each of R rows sees of the part.
 template <class V, class T, int R, int kMost>
 void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, bool all,
                         RowFetcher& ahead) {
@@ -160,13 +160,13 @@ void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const Va
 /// of the read loop, 0.68).
 constexpr std::int64_t kValueRows = 32;
 
-/// kGroup rows by kMost vectors a pass, or a few less: as many vectors in one pass as in another.
+/// kGroup rows by kMost vectors a pass, or fewer, so that all passes have about as many vectors.
 template <class V, class T, int kGroup, int kMost>
 void decode_add_values(const DecodeValuesArgs& args) {
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
-  RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, passes, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, passes);
   const std::int64_t lines = lines_of_row(args.v_dim * static_cast<std::int64_t>(sizeof(T)));
   const bool all = all_see_all(args);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // transpose.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four
-// below by a broadcast and a blend, which any port takes: a shuffle across halves competes with the products.
+// below by a broadcast and a blend, which every port can do; a shuffle across halves has few ports and
+// competes with the products.
 #pragma once
 
 #include <type_traits>
@@ -15,7 +16,7 @@ namespace {
 template <int kHalf, class T>
 [[gnu::always_inline]] inline void load_half_transposed(__m256 (&x)[4], const T* keys, std::int64_t stride) {
   const T *above = keys, *below = keys + 4 * stride;
-  asm("" : "+r"(above), "+r"(below));  // Or g++ keeps 8 row addresses.
+  asm("" : "+r"(above), "+r"(below));  // Otherwise g++ keeps 8 row addresses.
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const auto* a = reinterpret_cast<const float*>(above + i * stride);
@@ -47,8 +48,8 @@ struct Transpose<Avx2, float> {
   }
 };
 
-/// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
-/// stays what it is, and the load that multiplies widens it.
+/// Transposed in pairs of dims, with half the shuffles of single ones. A bf16 becomes the upper half of an
+/// f32; an f16 is widened later, when it is loaded to be multiplied.
 template <class T>
 requires(sizeof(T) == 2) struct Transpose<Avx2, T> {
   using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decode in products of bf16 pairs: two dims of a key, two keys of a value. Half the work a key of
-// x86_avx512.cpp, which widens every element.
+// Decode in products of bf16 pairs: two dims of a key, two keys of a value. This is half the work a key that
+// x86_avx512.cpp has, which widens every element.
 #include <type_traits>
 
 #include "kernels/decode/vector.h"
@@ -31,7 +31,7 @@ void store_joined(bool both, float* o, V::Reg low, V::Reg high) {
   if (both) V::store(o + V::kLanes, _mm512_shuffle_f32x4(b, b, 0xd8));
 }
 
-/// Which keys a row sees: all, or those of its runs. Asked for rising keys.
+/// Which keys a row sees: all, or those of its runs. Keys are asked for in rising order.
 struct EveryKey {};
 struct SomeKeys {
   const KeyRun* run;
@@ -55,7 +55,7 @@ struct ValuePair {
     const Bf16* tail = v + (kLoads - 1) * kElements<V>;
     interleave(load_tail(tail, left), load_tail(tail + stride, left), x[kLoads - 1], y[kLoads - 1]);
   }
-  /// Zeros for a key that is not seen, and that is not read.
+  /// A key that is not seen is not read; its values are zeros.
   [[gnu::always_inline]] void load_seen(const Bf16* v, std::int64_t stride, std::int64_t left, bool first,
                                         bool second) {
     for (int n = 0; n < kLoads; ++n) {
@@ -194,7 +194,7 @@ void decode_bf16_avx512_bf16_softmax(const DecodeSoftmaxArgs& args) noexcept {
 }
 void decode_bf16_avx512_bf16_add_values(const DecodeValuesArgs& args) noexcept {
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
-  RowFetcher ahead(args.rows_ahead, args.fetch.values, 2, passes, args.fetch.l2);
+  RowFetcher ahead(args.rows_ahead, args.fetch.values, 2, passes);
   for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
     const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
     for_row_groups<kRowGroup>(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// transpose.h for AVX-512: four pieces of four rows each, turned within their 128-bit quarters, then four
-// that gather one quarter of every row.
+// transpose.h for AVX-512: four pieces of four rows each, transposed within their 128-bit quarters, then
+// four that gather one quarter of every row.
 #pragma once
 
 #include <type_traits>
@@ -20,7 +20,7 @@ struct QuarterTranspose {
   [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Finish finish) {
     if constexpr (kPiece < 4) {
       const T* rows = keys + 4 * kPiece * stride;
-      asm("" : "+r"(rows));  // Or g++ keeps 16 row addresses, most of them in vector registers.
+      asm("" : "+r"(rows));  // Otherwise g++ keeps 16 row addresses, most of them in vector registers.
       __m512* const to = x + 4 * kPiece;
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) to[i] = Avx512::load(reinterpret_cast<const float*>(rows + i * stride));
@@ -49,8 +49,8 @@ struct Transpose<V, T> : QuarterTranspose {
   }
 };
 
-/// Turned in pairs of dims, half the shuffles of single ones. A bf16 is the upper half of an f32; an f16
-/// stays what it is, and the load that multiplies widens it.
+/// Transposed in pairs of dims, with half the shuffles of single ones. A bf16 becomes the upper half of an
+/// f32; an f16 is widened later, when it is loaded to be multiplied.
 template <class T>
 requires(sizeof(T) == 2) struct Transpose<Avx512, T> : QuarterTranspose {
   using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;

@@ -76,15 +76,13 @@ struct Scratch {
 
 // Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
 // meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
-// adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128).
+// adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128). At the end of a page the
+// hardware has nothing to go on.
 FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
   constexpr std::int64_t kApartAhead = 16384;
   FetchDistances fetch = kernels.fetch;
-  if (head.k.pages) {
-    fetch.l2 = 0;  // The rows that far on are in a page elsewhere.
-  } else if (head.k.stride != head.head_dim || head.v.stride != head.v_head_dim) {
+  if (head.k.pages || head.k.stride != head.head_dim || head.v.stride != head.v_head_dim)
     fetch.l2 = max_of(fetch.l2, kApartAhead);
-  }
   return fetch;
 }
 
@@ -138,6 +136,11 @@ class Decode {
   /// What is the same for all blocks.
   void set_operands() {
     const FetchDistances fetch = fetch_distances(kernels_, head_);
+    if (head_.k.pages && !copies(kernels_)) {
+      const std::int64_t rows = fetch.l2 / (head_.head_dim * bytes_of(kernels_.types.key_value));
+      range_rows_ = min_of(max_of(rows / kLeastGroup * kLeastGroup, kLeastGroup), head_.k.page_keys);
+      l2_ranges_ = max_of(rows / range_rows_, 1);
+    }
 
     scores_.q = s_.q;
     scores_.q_stride = kernels_.steps(head_.head_dim);
@@ -231,15 +234,29 @@ class Decode {
       keys[2].rows = kNoEnd;
       return set_lists(keys, keys + 1, keys + 2);
     }
-    RowRange* const values = head_.k.list(element, head_.head_dim, block.first, block.last, keys);
-    RowRange* const next = head_.v.list(element, head_.v_head_dim, block.first, block.last, values);
     // Past the end of a dense tensor a prefetch does no harm; a block table has no entries there.
     const std::int64_t next_end =
         head_.k.pages ? min_of(block.last + kBlockKeys, seen_.last) : block.last + kBlockKeys;
-    RowRange* end = head_.k.list(element, head_.head_dim, block.last, next_end, next);
+    RowRange* const values =
+        head_.k.list(element, head_.head_dim, block.first, block.last, range_rows_, keys);
+    RowRange* const next =
+        head_.v.list(element, head_.v_head_dim, block.first, block.last, range_rows_, values);
+    RowRange* end = head_.k.list(element, head_.head_dim, block.last, next_end, range_rows_, next);
     if (end == next) *end++ = next[-1];
+    set_l2_ahead(keys, end);
     end[-1].rows = kNoEnd;
     set_lists(keys, values, next);
+  }
+  /// With each row the one FetchDistances::l2 further on: in the same range, or some ranges further on.
+  void set_l2_ahead(RowRange* begin, RowRange* end) const {
+    if (scores_.fetch.l2 == 0) return;
+    for (RowRange* range = begin; range < end; ++range) {
+      if (!head_.k.pages) {
+        range->l2_ahead = scores_.fetch.l2 / range->width * range->stride;
+      } else if (end - range > l2_ranges_) {
+        range->l2_ahead = range[l2_ranges_].row - range->row;
+      }
+    }
   }
   void set_lists(const RowRange* keys, const RowRange* values, const RowRange* next) {
     scores_.rows_ahead = {keys, values};
@@ -301,6 +318,8 @@ class Decode {
   Carver carver_;
   Scratch s_;
   KeyRange seen_{};
+  std::int64_t range_rows_ = kNoEnd;  // of a range at most
+  std::int64_t l2_ranges_ = 0;        // from a range to the one that is fetched into L2 with it
   DecodeScoresArgs scores_{};
   DecodeSoftmaxArgs softmax_{};
   DecodeValuesArgs values_{};

@@ -3,8 +3,8 @@
 // the consumer multiplies them with V; between the two they wait in a ring of pipe_ahead + 1 slots.
 //
 // The producer packs the keys of a block when it enters it, the consumer the values: one buffer of each is
-// enough, though the two may stand in different blocks. The ring drains at the end of a split, whose sums the
-// next one takes over.
+// enough, though the two may stand in different blocks. The ring is emptied at the end of a split, because
+// the next one uses the same sums.
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {

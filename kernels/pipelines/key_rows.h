@@ -39,12 +39,13 @@ struct KeyRows {
         std::memcpy(to, from, static_cast<std::size_t>(width));
     }
   }
-  /// Writes the ranges of those rows. Returns where they end.
-  RowRange* list(Element element, std::int64_t dim, std::int64_t first, std::int64_t last,
+  /// Writes those rows as ranges of at most `most` rows. Returns where the ranges end.
+  RowRange* list(Element element, std::int64_t dim, std::int64_t first, std::int64_t last, std::int64_t most,
                  RowRange* to) const {
     const std::int64_t bytes = bytes_of(element);
     for (std::int64_t key = first; key < last;) {
-      const std::int64_t end = piece_end(key) < last ? piece_end(key) : last;
+      std::int64_t end = piece_end(key) < last ? piece_end(key) : last;
+      if (end - key > most) end = key + most;
       *to++ = {static_cast<const char*>(row(element, key)), stride * bytes, dim * bytes, end - key};
       key = end;
     }

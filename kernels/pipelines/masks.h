@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What boolean masks show of a block, as runs of keys: of one row for decode, of a tile's queries together
-// for the walk. A mask's row is given from the first key at hand on, keys `stride` elements apart.
+// Which keys of a block boolean masks show, as runs of keys: for one row in decode, for all queries of a tile
+// in the walk. A mask's row is given from the block's first key on; keys are `stride` elements apart.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace kumiko::kernels {
 
-inline constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // that a row has at most in a block
+inline constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // most runs that a row has in a block
 
 /// Runs of the keys within [begin, end) that a row of a mask shows; nullptr: all. Returns how many.
 inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, std::int32_t begin,
@@ -30,7 +30,7 @@ inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, st
   return count;
 }
 
-/// What a tile's queries see of some keys: none of them, or not all to all, or all to all.
+/// Whether a tile's queries see some keys: no query sees any, or every query sees all, or neither.
 enum class Sees { nothing, some, all };
 
 /// The masks of a tile's queries, put together key by key.
@@ -39,7 +39,8 @@ class TileMask {
   explicit TileMask(std::int64_t keys) : keys_(keys) { std::memset(by_all_, 255, sizeof by_all_); }
 
   void add(const std::uint8_t* row, std::int64_t stride) {
-    const std::int64_t keys = keys_;  // bytes written may be those of a member
+    const std::int64_t keys =
+        keys_;  // A copy: for the compiler, a byte written below may belong to a member.
     if (stride == 1) {
       for (std::int64_t j = 0; j < keys; ++j) {
         by_some_[j] |= row[j];

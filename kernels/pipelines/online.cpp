@@ -5,8 +5,8 @@
 // O is rescaled at every block. Doing so only when the maximum has grown enough to matter could save the
 // multiply on the load of each accumulator, one for the 256 FMAs that follow: with a plain load in its place
 // a block of 256 keys at D = 128 ran at 0.83 of peak, with the multiply at 0.81 and 0.85 (two runs, Zen 5,
-// AVX-512). And it is one vector's decision for all its queries, so that a row's bits would depend on its
-// neighbours in the tile.
+// AVX-512). And the decision would be the same for all queries of a vector, so a row's bits would depend on
+// its neighbours in the tile.
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {

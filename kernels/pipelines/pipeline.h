@@ -67,7 +67,8 @@ struct KernelSet {
   /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
   std::int64_t steps(std::int64_t n) const { return (n + per_step() - 1) / per_step(); }
-  /// Factors of the query and of the scores that make `scale` together. A bf16 query takes its sign only.
+  /// Factors of the query and of the scores, whose product is `scale`. For bf16 products the query's factor
+  /// is its sign.
   float query_scale(float scale) const {
     return product == Element::f32 || scale == 0.0f ? scale : scale > 0.0f ? 1.0f : -1.0f;
   }
@@ -132,7 +133,8 @@ struct HeadProblem {
     return mask + row % group * mask_head_stride + row / group * mask_seq_stride + key * terms.mask_stride;
   }
   float slope_of(std::int64_t row) const { return alibi_slopes[row % group] * -kLog2e; }
-  /// The row's position counted from key `first`; so far away that f32 hardly tells, it is cut to fit.
+  /// The row's position counted from key `first`, limited to 32 bits: f32 cannot tell positions apart that
+  /// are so far away.
   std::int32_t position_of(std::int64_t row, std::int64_t first) const {
     constexpr std::int64_t kFar = (std::int64_t{1} << 31) - 4096;
     const std::int64_t at = row / group + diagonal - first;
@@ -152,7 +154,7 @@ struct HeadProblem {
   }
 };
 
-/// What a task is about to do, for whoever watches it: a kernel itself knows no clock.
+/// What a task is about to do. A trace is told of it, and reads the clock; kernels do not.
 enum class Phase : std::uint8_t { queries, pack, scores, softmax, values, decode, merge, store };
 struct PhaseWatch {
   void (*enter)(PhaseWatch* self, Phase phase) noexcept;
@@ -190,7 +192,7 @@ struct TaskSize {
 std::int64_t tile_cost(const TaskSize& task);
 std::int64_t in_place_cost(const TaskSize& task);
 
-/// How a pipeline meets its operands, as far as a plan must know.
+/// What a plan must know of how a pipeline uses its operands and scratch.
 struct PipelineTraits {
   /// K and V are read where they lie, row by row, and the pipeline makes its own scores.
   bool in_place = false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// three_pass: scores and their maxima of a whole super-block, then its exponentials, then nothing but
-// products with V. S^T and P^T of the super-block, `staged_splits` splits, lie in the core's share of the
+// three_pass: scores and their maxima of a whole super-block, then its exponentials, then its products
+// with V. S^T and P^T of the super-block, `staged_splits` splits, lie in the core's share of the
 // second-level cache; longer rows take several super-blocks.
 #include "kernels/pipelines/walk.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // two_pass: over each block of keys, first the probabilities of all tiles, then their products with V. Keys
-// and values of a block are never wanted in the same pass.
+// and values of a block are not used in the same pass.
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {

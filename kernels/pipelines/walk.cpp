@@ -64,7 +64,7 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
 }
 
 Walk::Keys Walk::keys_of(std::int64_t split) const {
-  // Keys that share a step are the same two wherever the first visible one lies.
+  // The two keys of a step are always the same two, wherever the first visible key lies.
   const std::int64_t per_step = kernels_.per_step(),
                      first = head_->begin_of(range_->row_begin) / per_step * per_step;
   const std::int64_t from = max_of(split * kSplitKeys, first),
@@ -106,7 +106,7 @@ void Walk::pack_values(Block& block) const {
   const RowsInPlace rows = rows_of(head_->v, head_->v_head_dim, block);
   block.finite_values = kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, values_});
   if (block.finite_values) return;
-  // 0 * NaN would reach queries that do not see the key: add_poison() brings these elements in by hand.
+  // 0 * NaN would reach queries that do not see the key: add_poison() adds these elements one by one.
   void* values = values_;
   for (std::int64_t i = 0; i < kernels_.steps(keys) * kernels_.per_step() * o_rows_; ++i) {
     if (!std::isfinite(load_element(kernels_.product, values, i)))
@@ -164,7 +164,7 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   for (std::int64_t r = 0; r < slot.runs.size; ++r) add_poison(tile, slot, slot.runs.run[r]);
 }
 
-/// P of row j of P^T and query n, which lies among the others of its step.
+/// P of row j of P^T and query n; with pairs, the two keys of a step lie side by side.
 float Walk::probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const {
   const std::int64_t per = kernels_.per_step();
   return load_element(kernels_.product, slot.scores, (j / per * tile.nr + n) * per + j % per);

@@ -2,12 +2,12 @@
 // The steps of the canonical walk (pipeline.h) for tiles of queries in vector lanes. Each tile pipeline is an
 // order of these steps; what a step computes does not depend on it, so every pipeline gives the same bits.
 //
-//   score         S^T = K Q^T, or precomputed scores; row maxima fall out of the registers; hidden ones out
-//   exponentiate  P^T = 2^(S^T - m) in place; raises m, l; alpha = 2^(m before - m)
-//   add_values    O^T = O^T * alpha + V^T P^T
+//   score         S^T = K Q^T, or precomputed scores; row maxima come from the registers; hidden scores
+//   become -inf exponentiate  P^T = 2^(S^T - m) in place; raises m, l; alpha = 2^(m before - m) add_values
+//   O^T = O^T * alpha + V^T P^T
 //
-// A slot holds S^T, then P^T, of one tile over one block. How many there are, and how long each waits between
-// two steps, is what distinguishes the pipelines.
+// A slot holds S^T, then P^T, of one tile over one block. Pipelines differ in how many slots there are and in
+// how long each waits between two steps.
 //
 // Packing per task, not per domain: no barrier between packing and use, scratch independent of kv_len, and
 // with r rows a packed element is used by r FMAs, so the copy is 1-2 % of the work from r = 192 on.
@@ -75,14 +75,15 @@ class Walk {
 
   /// Packs the queries; the task's steps may follow.
   void begin(const HeadProblem& head, const TaskRange& range);
-  /// Writes out and lse, unless the task keeps its splits apart.
+  /// Writes out and lse, unless the task stores the states of its splits.
   void finish() const;
 
   std::int64_t tile_count() const { return tile_count_; }
   Tile& tile(std::int64_t t) const { return tiles_[t]; }
   Slot& slot(std::int64_t s) const { return slots_[s]; }
 
-  /// Keys [from, to) of a split that some row of the task sees. `skip`: none, and nothing needs be stored.
+  /// Keys [from, to) of a split that some row of the task sees. `skip`: there are none, and nothing need be
+  /// stored.
   struct Keys {
     std::int64_t from, to;
     bool skip;

@@ -79,7 +79,7 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
   alignas(64) std::int32_t position[kMaxLanes];
   for (std::int64_t n = 0; n < tile.nr; ++n) {
     const std::int64_t row =
-        tile.row + min_of(n, tile.used - 1);  // absent queries read what a present one reads
+        tile.row + min_of(n, tile.used - 1);  // absent queries read the rows of the last one
     if (terms.has_bias) bias[n] = head_->bias_row(row, run.first);
     if (terms.has_mask) mask[n] = head_->mask_row(row, run.first);
     if (terms.has_alibi) {
@@ -92,7 +92,7 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
   hide(tile, slot, run, 0, run.count, slot.block_max);
 }
 
-/// What the masks of a tile's queries show of `keys` keys from `first` on.
+/// Which of `keys` keys from `first` on the masks of a tile's queries show.
 TileMask Walk::tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const {
   TileMask mask(keys);
   const std::uint8_t* before = nullptr;
@@ -149,7 +149,7 @@ void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
       ScoreTerms terms = head_->terms;
       terms.has_mask = terms.has_mask && !run.unmasked;
       const std::int64_t from = (run.first - block.first) / mr;
-      // The maxima that fall out of the product are those of the scores where nothing is to come.
+      // Where no term changes the scores afterwards, the product's own maxima are theirs.
       const bool plain = !terms.any() && kernels_.score_scale(head_->q_scale) == 1.0f &&
                          run.count % mr == 0 && run.first >= all_lo && run.first + run.count <= all_hi;
       if (plain)
@@ -159,7 +159,7 @@ void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
     }
     return;
   }
-  // Only panels that some row does not see whole are masked.
+  // Only panels of which some row does not see every key are masked.
   std::int64_t full_lo = (all_lo - block.first + mr - 1) / mr,
                full_hi = all_hi > block.first ? (all_hi - block.first) / mr : 0;
   if (full_lo >= full_hi) full_lo = full_hi = panel_hi;  // no panel is seen by all: one masked stretch

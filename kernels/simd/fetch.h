@@ -30,16 +30,14 @@ inline RowRange endless_rows(const T* first, std::int64_t stride, std::int64_t w
 /// 0.65. A few lines at a time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. The caller sets
 /// the distance.
 ///
-/// With `l2_bytes`, each line also prefetches the one that many bytes of rows further on, into L2: where L1's
+/// With RowRange::l2_ahead, each line also prefetches the one that many bytes further on, into L2: where L1's
 /// few miss buffers are the limit, L2's take over (docs/tuning.md).
 class RowFetcher {
  public:
   /// Begins `bytes` after the operand's begin, or with what is read after it. `steps` calls of fetch() cover
   /// `rows` rows.
-  RowFetcher(const RowList& list, std::int64_t bytes, std::int64_t rows, std::int64_t steps,
-             std::int64_t l2_bytes = 0)
+  RowFetcher(const RowList& list, std::int64_t bytes, std::int64_t rows, std::int64_t steps)
       : rate_((lines_of_row(list.begin->width) * rows << kFractionBits) / steps),
-        l2_ahead_(l2_bytes / list.begin->width * list.begin->stride),
         next_(list.begin) {
     std::int64_t ahead = bytes / list.begin->width;
     for (; next_ != list.next && ahead >= next_->rows; ++next_) ahead -= next_->rows;
@@ -55,7 +53,7 @@ class RowFetcher {
     for (due_ += rate_; due_ >= kOne; due_ -= kOne) fetch_line();
   }
   [[gnu::always_inline]] void fetch_line() {
-    if (__builtin_expect(l2_ahead_ != 0, 0)) __builtin_prefetch(line_ + l2_ahead_, 0, 2);
+    if (__builtin_expect(at_.l2_ahead != 0, 0)) __builtin_prefetch(line_ + at_.l2_ahead, 0, 2);
     __builtin_prefetch(line_, 0, 3);
     line_ += kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
@@ -81,7 +79,6 @@ class RowFetcher {
   }
   // The state for a line fits in five registers; the ranges are read once per row.
   std::int64_t rate_, due_ = 0;  // in lines
-  std::int64_t l2_ahead_;        // bytes, a whole number of rows
   const char *line_, *row_end_;
   RowRange at_;
   const RowRange* next_;  // after at_

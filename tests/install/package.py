@@ -23,10 +23,10 @@ class Package:
         first = work / "first"
         if variant == "shared":
             build = work / "build"
-            # -O1: these tests check linking, and a kernel's file compiles in less than half the time.
+            # -O0 and precompiled headers: these tests check linking, and it is built in two thirds of the time of -O1 without them.
             self.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON",
-                      *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O1 -DNDEBUG" for language in ("C", "CXX")),
-                      "-DKUMIKO_BUILD_EXAMPLES=OFF", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])
+                      *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O0 -DNDEBUG" for language in ("C", "CXX")),
+                      "-DKUMIKO_BUILD_EXAMPLES=OFF", "-DKUMIKO_PRECOMPILE_HEADERS=ON", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])
             self.run([cmake, "--build", build])
         self.run([cmake, "--install", build, "--prefix", first])
         self.prefix = work / "moved"

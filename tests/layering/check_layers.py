@@ -34,6 +34,7 @@ HEADER_OWNERS = [
     (re.compile(r"(oneapi/)?tbb(\.h|/.*)"), ("scheduler/executor_tbb.cpp", "tests/", "bench/")),
     # The files that tools/bench shares with the benchmarks are built without that library.
     (re.compile(r"benchmark/.*"), ("bench/benchmark_rounds.h", "bench/kernels_bench/", *BENCHMARKS)),
+    (re.compile(r"nanobind/.*|Python\.h"), ("python/",)),
     (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),
 ]
 # Headers that kernels must not include: threads, locks, streams.

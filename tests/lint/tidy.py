@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """clang-tidy, with the checks of .clang-tidy, over the library, its tools and the inference server:
 
-    tidy.py BUILD    the build folder, for its compile_commands.json
+    tidy.py BUILD [UNIT]...    the build folder, for its compile_commands.json; units of TOGETHER: these and no others
 
-The files of a room are checked as one source, in an eighth of the time: nearly all of it goes to the headers they share.
-A room without findings is skipped until a file or a check changes (.cache/clang-tidy).
+Files are checked as one source for the library and one for the programs, in a tenth of the time: nearly all of it goes to
+the headers they share. What has no findings is skipped until a file or a check changes (.cache/clang-tidy).
 """
 
 import hashlib
@@ -16,10 +16,15 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIDY = "clang-tidy-14"
-ROOMS = ("kernels", "scheduler", "runtime", "tools/topology", "examples/inference_server", "examples/scaling")
-# Checked alone: another file of the room uses one of its names for something else.
-APART = {"kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp", "runtime/validate_softmax_pv.cpp",
-         "examples/inference_server/model_config.cpp", "examples/inference_server/safetensors_header.cpp"}
+# What is checked as one source: {name: rooms}.
+TOGETHER = {"library": ("kernels", "scheduler", "runtime"),
+            "programs": ("tools/topology", "examples/inference_server", "examples/scaling"),
+            "python/src": ("python/src",)}
+ROOMS = tuple(room for rooms in TOGETHER.values() for room in rooms)
+# Files in which a name means something else than in another of these rooms, and so apart from them.
+APART = {"apart_1": ("kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp",
+                     "examples/inference_server/model_config.cpp"),
+         "apart_2": ("runtime/validate_softmax_pv.cpp", "examples/inference_server/safetensors_header.cpp")}
 # Files of one instruction set, which are all intrinsics; and coroutines, which Clang 14 does not find in the standard library of GCC 12.
 LEFT_OUT = ("/x86_", "/arm_", "examples/inference_server/http_connection.cpp", "examples/inference_server/http_server.cpp")
 
@@ -44,11 +49,11 @@ def flags(words):
 
 def units(found):
     """[(name, files, flags)]: one entry for each run of clang-tidy."""
-    rooms = {}
-    for name in sorted(found):
-        room = name if name in APART else next(room for room in ROOMS if name.startswith(f"{room}/"))
-        rooms.setdefault(room, []).append(name)
-    return [(room, names, list(dict.fromkeys(joined(found[name] for name in names)))) for room, names in rooms.items()]
+    place = {name: unit for unit, names in APART.items() for name in names}
+    place |= {name: unit for name in found for unit, rooms in TOGETHER.items()
+              if name not in place and name.startswith(tuple(f"{room}/" for room in rooms))}
+    files = {unit: [name for name in sorted(found) if place[name] == unit] for unit in (*TOGETHER, *APART)}
+    return [(unit, names, list(dict.fromkeys(joined(found[name] for name in names)))) for unit, names in files.items() if names]
 
 
 def joined(lists):
@@ -69,27 +74,33 @@ def key(names, options):
     return digest.hexdigest()
 
 
-def findings(build, room, names, options):
+def findings(build, unit, names, options):
     """clang-tidy's findings, "" if none."""
-    seen = ROOT / ".cache" / "clang-tidy" / room.replace("/", "_")
+    seen = ROOT / ".cache" / "clang-tidy" / unit.replace("/", "_")
     now = key(names, options)
     if seen.is_file() and seen.read_text() == now:
         return ""
-    together = build / "tidy" / f"{room.replace('/', '_')}.cpp"
-    together.parent.mkdir(exist_ok=True)
-    together.write_text("".join(f'#include "{ROOT / name}"\n' for name in names))
-    done = subprocess.run([TIDY, "--quiet", f"--config-file={ROOT / '.clang-tidy'}", str(together), "--", *options], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    folder = build / "tidy"
+    folder.mkdir(exist_ok=True)
+    together = folder / f"{unit.replace('/', '_')}.cpp"
+    # Several programs: each has a main of its own.
+    together.write_text("".join(f'#define main main_{i}\n#include "{ROOT / name}"\n#undef main\n' for i, name in enumerate(names)))
+    # So that <kumiko/attention.h> and "runtime/attention.h" are one file. The build's <kumiko/...> are copies.
+    public = folder / "kumiko"
+    if not public.is_symlink():
+        public.symlink_to(ROOT / "runtime")
+    done = subprocess.run([TIDY, "--quiet", f"--config-file={ROOT / '.clang-tidy'}", str(together), "--", f"-I{folder}", *options],
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode != 0 or done.stdout:
-        return f"{room}:\n{done.stdout}{'' if done.stdout else done.stderr}"
+        return f"{unit}:\n{done.stdout}{'' if done.stdout else done.stderr}"
     seen.parent.mkdir(parents=True, exist_ok=True)
     seen.write_text(now)
     return ""
 
 
 if __name__ == "__main__":
-    folder = pathlib.Path(sys.argv[1]).resolve()
-    what = units(sources(folder))
-    assert len(what) >= 4, f"{folder} has too few of the rooms: {[room for room, _, _ in what]}"
+    folder, only = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
+    what = [unit for unit in units(sources(folder)) if not only or unit[0] in only]
+    assert len(what) >= (len(only) or 4), f"{folder} has too few of the units: {[unit for unit, _, _ in what]}"
     texts = [text for unit in what if (text := findings(folder, *unit))]
     sys.exit("\n".join(texts) or 0)

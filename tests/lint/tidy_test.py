@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tidy.py finds a fault in a source and in a header, checks a changed room again, and skips an unchanged one without findings."""
+"""tidy.py finds a fault in a source and in a header, checks what has changed again, and skips what has not and had no findings."""
 
 import json
 import pathlib
@@ -40,16 +40,22 @@ class Tidy(unittest.TestCase):
     def test_what_does_not_compile_is_a_finding(self):
         self.assertIn("clang-diagnostic-error", self.findings(SOUND, "int x = y;\n"))
 
-    def test_a_room_without_findings_is_remembered_until_it_changes(self):
+    def test_what_has_no_findings_is_remembered_until_it_changes(self):
         self.assertEqual(self.findings(SOUND), "")
         with mock.patch.object(tidy, "TIDY", "/bin/echo"):
-            self.assertIn("kernels", self.findings(SOUND))  # another clang-tidy
+            self.assertIn("library", self.findings(SOUND))  # another clang-tidy
         run = tidy.subprocess.run
         with mock.patch.object(tidy.subprocess, "run", side_effect=lambda *words, **options: run(*words, **options)) as calls:
             self.findings(SOUND)
             self.assertEqual(calls.call_count, 1)  # its version
             self.findings(FAULTY)
             self.assertEqual(calls.call_count, 3)
+
+    def test_files_whose_names_clash_are_apart(self):
+        found = {name: ["-std=c++20"] for name in ("kernels/a.cpp", "runtime/merge.cpp", "runtime/b.cpp", "tools/topology/c.cpp")}
+        self.assertEqual(tidy.units(found), [("library", ["kernels/a.cpp", "runtime/b.cpp"], ["-std=c++20"]),
+                                             ("programs", ["tools/topology/c.cpp"], ["-std=c++20"]),
+                                             ("apart_1", ["runtime/merge.cpp"], ["-std=c++20"])])
 
     def test_intrinsics_and_coroutines_are_left_out(self):
         names = ("kernels/gemm/x86_avx2.cpp", "kernels/gemm/reference.cpp", "examples/inference_server/http_server.cpp", "tests/a.cpp")

@@ -16,8 +16,10 @@ class Lists(unittest.TestCase):
         for bad, part in [
             (change(find="no such line"), "stands 0 times"),
             (change(find=good.replace or "x", replace=good.replace or "x"), "changes nothing"),
-            (change(killed_by="", equivalent=""), "killed_by or equivalent"),
-            (change(equivalent="because"), "killed_by or equivalent"),
+            (change(killed_by="", equivalent=""), "needs one of"),
+            (change(equivalent="because"), "needs one of"),
+            (change(unseen="because"), "needs one of"),
+            (change(sanitizer="memory"), "expected thread"),
             (change(killed_by="scheduler.no_such_test:*"), "no test program"),
             (change(killed_by="no_such_folder.policy_test"), "no test program"),
         ]:

@@ -17,7 +17,9 @@ class Mutant:
     find: str  # stands once in the file, and becomes:
     replace: str
     killed_by: str = ""  # [VARIABLE=VALUE ...] FOLDER.PROGRAM[:FILTER], a program of tests/FOLDER and a filter of GoogleTest
-    equivalent: str = ""  # why no test can see the change
+    sanitizer: str = ""  # "thread": seen only in a build with it
+    equivalent: str = ""  # why the change is none
+    unseen: str = ""  # why no test on this machine can see the change
 
     @property
     def test(self):
@@ -48,8 +50,10 @@ def faults(mutants):
         if mutant.id in seen:
             yield f"{mutant.id}: stands twice"
         seen.add(mutant.id)
-        if bool(mutant.killed_by) == bool(mutant.equivalent):
-            yield f"{mutant.id}: needs killed_by or equivalent, and not both"
+        if sum(map(bool, (mutant.killed_by, mutant.equivalent, mutant.unseen))) != 1:
+            yield f"{mutant.id}: needs one of killed_by, equivalent and unseen"
+        if mutant.sanitizer not in ("", "thread"):
+            yield f"{mutant.id}: sanitizer is {mutant.sanitizer}; expected thread, or none"
         if mutant.find == mutant.replace:
             yield f"{mutant.id}: changes nothing"
         if mutant.killed_by and not is_made(pathlib.Path(mutant.test[0])):

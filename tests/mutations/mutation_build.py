@@ -34,14 +34,14 @@ def checked(*command, **options):
 class Build:
     """A copy of the tracked and new files in folder/source, with a build of its own in folder/build."""
 
-    def __init__(self, folder, programs, jobs):
+    def __init__(self, folder, programs, jobs, sanitizer=""):
         self.folder, self.source, self.build = folder, folder / "source", folder / "build"
         self.files = [name for name in checked("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
                       if (ROOT / name).is_file()]
         copy_files(self.files, ROOT, self.source)
         self.launcher = ["ccache"] if shutil.which("ccache") else []
         # -O1 takes half of -O3's time to compile; the promised bits do not depend on it.
-        checked("cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DKUMIKO_BUILD_BENCH=OFF",
+        checked("cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DKUMIKO_BUILD_BENCH=OFF", f"-DKUMIKO_SANITIZE={sanitizer}",
                 "-DKUMIKO_BUILD_EXAMPLES=OFF", "-DCMAKE_GTEST_DISCOVER_TESTS_DISCOVERY_MODE=PRE_TEST", f"-DPython3_EXECUTABLE={sys.executable}",
                 *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O1 -DNDEBUG" for language in ("C", "CXX")),
                 *(f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX") if self.launcher))
@@ -185,7 +185,7 @@ class Worker:
 
 
 def run_test(program, filter_, settings, timeout_s):
-    environment = {**os.environ, "GTEST_FAIL_FAST": "1", "GTEST_COLOR": "no", **dict(s.split("=", 1) for s in settings)}
+    environment = {**os.environ, "GTEST_FAIL_FAST": "1", "GTEST_COLOR": "no", "TSAN_OPTIONS": "halt_on_error=1", **dict(s.split("=", 1) for s in settings)}
     begin = time.monotonic()
     process = subprocess.Popen([program, *([f"--gtest_filter={filter_}"] if filter_ else [])], cwd=program.parent, env=environment,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -204,6 +204,8 @@ def run_test(program, filter_, settings, timeout_s):
         return Result(False, "", "[  SKIPPED ]" in output and "[       OK ]" not in output, seconds)
     failed = re.findall(r"^\[  FAILED  \] ([^\s,]+)", output, re.M) or re.findall(r"^\[ RUN      \] (\S+)", output, re.M)[-1:]
     how = f", no end within {timeout_s:.0f} s" if not ended else f", signal {-process.returncode}" if process.returncode < 0 else ""
+    if found := re.search(r"^WARNING: ThreadSanitizer: (.*?) \(pid", output, re.M):
+        how += f", {found[1]}"
     return Result(True, f"{failed[0] if failed else program.name}{how}", seconds=seconds)
 
 

@@ -4,6 +4,7 @@
 
     tests/mutations/run.py                   all of tests/mutations/*.toml, in a copy of the sources under --folder
     tests/mutations/run.py 'pool_.*' convert-drops-scale
+    tests/mutations/run.py --sanitizer thread            those of memory orders, which ThreadSanitizer alone sees
 
 The tests that the mutants name are built once and must pass. For each mutant the objects made from the changed file
 are compiled anew, and linked with all others as they are into the program of its test and into those that this one
@@ -28,18 +29,20 @@ from mutation_build import Build, Worker  # noqa: E402
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ids", nargs="*", help="regular expressions; without one, all")
-    parser.add_argument("--folder", type=pathlib.Path, default=ROOT / ".cache/mutations", help="for the copy and its build")
+    parser.add_argument("--folder", type=pathlib.Path, help="for the copy and its build; .cache/mutations if not given")
+    parser.add_argument("--sanitizer", choices=["thread"], default="", help="only the mutants that need a build with it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     options = parser.parse_args()
     begin = time.monotonic()
     mutants = load()
     if wrong := list(faults(mutants)):
         sys.exit("\n".join(wrong))
-    chosen = [m for m in mutants if not m.equivalent and (not options.ids or any(re.fullmatch(i, m.id) for i in options.ids))]
+    folder = options.folder or ROOT / ".cache" / "-".join(filter(None, ("mutations", options.sanitizer)))
+    chosen = [m for m in mutants if m.killed_by and m.sanitizer == options.sanitizer and (not options.ids or any(re.fullmatch(i, m.id) for i in options.ids))]
     if not chosen:
         sys.exit(f"no mutant is called {' or '.join(options.ids)}")
-    print(f"building the sources as they are in {options.folder}", flush=True)
-    build = Build(options.folder.resolve(), sorted({m.test[0] for m in chosen}), options.jobs)
+    print(f"building the sources as they are in {folder}", flush=True)
+    build = Build(folder.resolve(), sorted({m.test[0] for m in chosen}), options.jobs, options.sanitizer)
     print(f"built in {time.monotonic() - begin:.0f} s; running the tests on them", flush=True)
 
     workers = queue.SimpleQueue()
@@ -67,7 +70,8 @@ def main():
             print(f"{number}/{len(chosen)} {tried[future].id}: {kind}{text}", flush=True)
     minutes, seconds = divmod(round(time.monotonic() - begin), 60)
     counts = ", ".join(f"{len(ids)} {kind}" for kind, ids in by_result.items() if ids)
-    print(f"{counts}; {sum(bool(m.equivalent) for m in mutants)} in the lists are equivalent; {minutes} min {seconds} s")
+    print(f"{counts}; {sum(bool(m.equivalent) for m in mutants)} in the lists are equivalent, "
+          f"{sum(bool(m.unseen) for m in mutants)} cannot be seen; {minutes} min {seconds} s")
     for kind, ids in by_result.items():
         if ids and kind != "killed":
             print(f"{kind}: {', '.join(sorted(ids))}")

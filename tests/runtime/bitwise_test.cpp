@@ -53,8 +53,16 @@ std::vector<Case> cases() {
   return list;
 }
 
+// Which thread does what depends on no ISA. So where fewer cases are taken (kThinning), all of them run on
+// the vector ISAs, and every fourth on the scalar kernels, which took two thirds of the time under
+// ThreadSanitizer.
+std::vector<Case> cases_on(const std::string& isa) {
+  const bool scalar_beside_others = isa == "reference" && host_isas().size() > 1;
+  return thin(cases(), thinned<std::size_t>(1, scalar_beside_others ? 4 : 1, 3), 1'200'000);
+}
+
 struct Bitwise : ::testing::TestWithParam<std::string> {
-  const std::vector<Case> list = thin(cases(), thinned<std::size_t>(1, 1, 3), 1'200'000);
+  const std::vector<Case> list = cases_on(GetParam());
   std::vector<std::unique_ptr<Problem>> problems;
   std::vector<Outcome> want;
 

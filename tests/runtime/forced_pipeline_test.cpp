@@ -108,8 +108,8 @@ TEST_P(ForcedPipeline, IsTheOnePlanned) {
         ASSERT_TRUE(prepare(plan).ok());
         const bool is_decode = computation == Computation::attention && q_len == 1;
         EXPECT_EQ(plan.tunings.many.pipeline->name, name != "automatic" ? name
-                                              : is_decode         ? "decode"
-                                                                  : "online")
+                                                    : is_decode         ? "decode"
+                                                                        : "online")
             << "computation " << static_cast<int>(computation) << ", " << q_len << " queries";
       }
     }

@@ -151,6 +151,30 @@ TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
   }
 }
 
+// Whole tasks, and none that was there before is missing. ThreadSanitizer sees whether a task is written
+// before it counts.
+TEST(Trace, IsWrittenWhileOthersRun) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  const Context context = traced(file);
+  std::atomic<bool> has_ended{false};
+  const std::jthread caller([&] {
+    const Problem problem(prefill());
+    for (int run = 0; run < 30; ++run) (void)problem.run(context);
+    has_ended.store(true, std::memory_order_relaxed);
+  });
+  std::size_t tasks_before = 0;
+  for (bool is_last = false; !is_last;) {
+    is_last = has_ended.load(std::memory_order_relaxed);
+    ASSERT_TRUE(context.write_trace().ok());
+    std::size_t tasks = 0;
+    for (const auto& [lane, found] : spans(Json::parse(contents(file)), "task")) tasks += found.size();
+    ASSERT_GE(tasks, tasks_before);
+    tasks_before = tasks;
+  }
+  EXPECT_GE(tasks_before, 30u);
+}
+
 TEST(Trace, CountsWhatTheOtherCallsRead) {
   const Folder folder;
   const std::string file = folder.file("trace.json");

@@ -122,7 +122,7 @@ TEST(TaskCosts, CountThePairsThatAreSeen) {
           }
           EXPECT_EQ(impl.partition.costs[i].cost,
                     impl.tunings.many.pipeline->cost({pairs, task.row_end - task.row_begin,
-                                                std::max(last - first, std::int64_t{0}), 16, 24}))
+                                                      std::max(last - first, std::int64_t{0}), 16, 24}))
               << pairs << " pairs";
         }
       }

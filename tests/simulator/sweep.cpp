@@ -147,7 +147,8 @@ SweepResult result_of(const Plan& plan) {
   for (const scheduler::Task& task : impl.partition.costs)
     result.costliest = std::max(result.costliest, task.cost);
   for (const PlannedTask& task : impl.partition.tasks) {
-    if (task.split_end - task.split_begin > 1 || task.row_end - task.row_begin > impl.tunings.many.min_task_rows)
+    if (task.split_end - task.split_begin > 1 ||
+        task.row_end - task.row_begin > impl.tunings.many.min_task_rows)
       result.may_be_cut = true;
   }
   result.whole_bound = whole_bound(whole_pieces(impl), std::accumulate(workers.begin(), workers.end(), 0));

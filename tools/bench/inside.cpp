@@ -26,7 +26,7 @@ Settings settings_of(const Context& context) {
 }
 
 std::string pipeline_of(const Plan& plan) {
-  return impl_of(plan)->tuning.pipeline->name;
+  return impl_of(plan)->tunings.many.pipeline->name;  // All sequences here have as many queries.
 }
 
 std::vector<std::pair<std::string, Pipeline>> pipelines() {

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// A server's steps. Keys and values in pages against the same ones in dense tensors, and a step of prompt and
+// decodes in one call against its parts, in turn within a round.
+#include <benchmark/benchmark.h>
+#include <kumiko/attention.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/benchmark_rounds.h"
+#include "bench/ceilings.h"
+#include "bench/contexts.h"
+#include "bench/mixed_step.h"
+#include "bench/shapes.h"
+#include "bench/workload.h"
+
+namespace kumiko::bench {
+namespace {
+
+// The memory of the last case: the benchmarks of a case follow each other.
+Problem& problem_of(const Shape& paged, const std::string& name) {
+  static std::unique_ptr<Problem> last;
+  static std::string last_name;
+  if (!last || last_name != name) {
+    last.reset();
+    last = std::make_unique<Problem>(paged, bytes_beyond_caches());
+    last_name = name;
+  }
+  last->touch();
+  return *last;
+}
+
+/// Runs a plan of `planned` on the memory of any call over the same problem.
+Workload workload_on(Problem& problem, const AttentionArgs& planned, const std::string& isa, int threads) {
+  Context context;
+  Plan made;
+  Status status = context_for(isa, threads, &context);
+  if (status.ok()) status = plan(context, planned, &made);
+  return {problem, [=](const AttentionArgs& memory) {
+            if (!status.ok()) return status;
+            AttentionArgs args = planned;
+            args.q.data = memory.q.data, args.k.data = memory.k.data, args.v.data = memory.v.data;
+            args.out.data = memory.out.data;
+            return made.run(args);
+          }};
+}
+
+void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_keys, const std::string& isa,
+                     int threads) {
+  const Shape paged = in_pages(c.shape, page_keys);
+  Problem& problem = problem_of(paged, c.shape.name + std::to_string(page_keys));
+  Workload dense_work = workload_on(problem, arguments(c.shape), isa, threads),
+           paged_work = workload_on(problem, arguments(problem.shape()), isa, threads);
+  const ScopedAffinity affinity(first_cores(threads));
+  std::vector<double> over_dense, dense_fractions;
+  double dense_seconds = 0;
+  const auto seconds = [&] {
+    dense_seconds = dense_work.seconds_per_run(kWorkWindow, clock_of(threads));
+    const double paged_seconds = paged_work.seconds_per_run(kWorkWindow, clock_of(threads));
+    over_dense.push_back(dense_seconds / paged_seconds);
+    return paged_seconds;
+  };
+  const Rounds rounds = measure_rounds(state, problem.kv_bytes(), seconds,
+                                       [&] { return read_ceiling(threads, problem.cache()); });
+  for (Workload* work : {&dense_work, &paged_work}) {
+    work->verify();
+    if (!work->error().empty()) return state.SkipWithError(work->error().c_str());
+  }
+  report_bandwidth(state, rounds);
+  state.counters["over_dense"] = median(over_dense);
+}
+
+void mixed(benchmark::State& state, DataType type, const std::string& isa, int threads) {
+  MixedStep step(type);
+  Context context;
+  if (const Status s = context_for(isa, threads, &context); !s.ok())
+    return state.SkipWithError(s.message().c_str());
+  const ScopedAffinity affinity(first_cores(threads));
+  std::string error;
+  const auto planned = [&](const AttentionArgs& args) {
+    Plan made;
+    if (const Status s = plan(context, args, &made); !s.ok()) error = s.message();
+    return [made, args, &error] {
+      if (const Status s = made.run(args); !s.ok()) error = s.message();
+    };
+  };
+  const auto whole = planned(step.whole()), chunk = planned(step.chunk()), decodes = planned(step.decodes());
+  const auto seconds_of = [threads](auto run) {
+    return seconds_per_call(
+        kWorkWindow, [threads] { return seconds_on(clock_of(threads)); }, run);
+  };
+  std::vector<double> over_parts;
+  for (auto _ : state) {
+    const double parts = seconds_of(chunk) + seconds_of(decodes), all = seconds_of(whole);
+    over_parts.push_back(parts / all);
+    state.SetIterationTime(all);
+  }
+  step.poison();
+  chunk();
+  decodes();
+  const std::vector<std::byte> want = step.output();
+  step.poison();
+  whole();
+  if (error.empty()) error = step.check();
+  if (error.empty() && step.output() != want) error = "the step's bits differ from those of its parts";
+  if (!error.empty()) return state.SkipWithError(error.c_str());
+  state.counters["over_parts"] = median(over_parts);
+}
+
+void add(const std::string& name, auto run) {
+  benchmark::RegisterBenchmark(name.c_str(), run)
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond)
+      ->Iterations(kRounds);
+}
+
+void register_all() {
+  std::vector<int> counts = {1};
+  if (allowed_cores().size() > 1) counts.push_back(2);
+  for (const FmaRow& row : fma_rows()) {
+    benchmark::AddCustomContext(std::string("host_runs_") + row.isa, row.host_runs() ? "yes" : "no");
+    const std::string isa = row.isa;
+    if (!row.host_runs() || isa == "reference") continue;
+    for (const int threads : counts) {
+      for (const DataType type : {DataType::f32, DataType::bf16}) {
+        if (isa == "avx512_bf16" && type != DataType::bf16)
+          continue;  // Its other types run avx512's kernels.
+        add(std::string("mixed_step_") + (type == DataType::f32 ? "f32/" : "bf16/") + isa + "/t" +
+                std::to_string(threads),
+            [=](benchmark::State& state) { mixed(state, type, isa, threads); });
+      }
+    }
+  }
+  for (const Case& c : server_cases()) {
+    for (const std::int64_t page_keys : {16, 128}) {
+      for (const FmaRow& row : fma_rows()) {
+        const std::string isa = row.isa;
+        if (!row.host_runs() || isa == "reference") continue;
+        if (isa == "avx512_bf16" && c.shape.type != DataType::bf16) continue;
+        for (const int threads : counts)
+          add(c.shape.name + "_pages" + std::to_string(page_keys) + "/" + isa + "/t" +
+                  std::to_string(threads),
+              [=, &c](benchmark::State& state) { decode_in_pages(state, c, page_keys, isa, threads); });
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kumiko::bench
+
+int main(int argc, char** argv) {
+  kumiko::bench::register_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

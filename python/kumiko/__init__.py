@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact attention on CPUs, called from many threads at once.
+
+Tensors are whatever speaks the buffer protocol or DLPack: numpy arrays (also of ml_dtypes.bfloat16), PyTorch's and
+JAX's on the CPU, memoryviews. They are read and written in place. A new result is of the kind that the query is.
+
+Errors: ValueError (an argument outside its domain), TypeError (an argument of the wrong type), NotImplementedError
+(well formed, but this build or machine cannot do it), RuntimeError (a KUMIKO_* variable that does not parse),
+MemoryError. The sentence names the argument, its value and what was expected; it counts dimensions in the order batch,
+heads, length, head_dim.
+"""
+
+from ._attention import Tensor, attention, scaled_dot_product_attention
+from ._core import Context, DomainMemory, default_context, set_default_context
+from ._core import version as __version__
+from ._plan import Plan, Prediction
+from ._products import fused_gemm, merge_states, softmax_pv
+
+__all__ = [
+    "Context",
+    "DomainMemory",
+    "Plan",
+    "Prediction",
+    "Tensor",
+    "__version__",
+    "attention",
+    "default_context",
+    "fused_gemm",
+    "merge_states",
+    "scaled_dot_product_attention",
+    "set_default_context",
+    "softmax_pv",
+]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention in one call."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from . import _core
+from ._core import Context
+
+# Whatever speaks the buffer protocol or DLPack. No type of Python's says so before 3.12.
+Tensor: TypeAlias = Any
+Window: TypeAlias = "tuple[int | None, int | None] | None"
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(scale * query key^T + attn_mask) value, with PyTorch's meaning of every argument.
+
+    query      [..., q_heads, q_len, head_dim] of float32, float16 or bfloat16; without heads if it has two dimensions
+    key        [..., kv_heads, kv_len, head_dim] of the same type
+    value      [..., kv_heads, kv_len, v_head_dim] of the same type
+    attn_mask  broadcasts to [..., q_heads, q_len, kv_len]: bool (True: seen) or float (added to the scores)
+    dropout_p  only 0
+    is_causal  query i sees the keys up to i (aligned to the top left); without attn_mask only
+    scale      factor on query key^T; None: 1 / sqrt(head_dim)
+    enable_gqa q_heads may be a multiple of kv_heads; otherwise they are equal, or one is 1
+
+    The dimensions before the heads broadcast. head_dim and v_head_dim are 1 to 576, the last strides 1 element.
+    Returns [..., q_heads, q_len, v_head_dim], contiguous; rows that see no key are 0. Errors: see the package.
+    """
+    return _core.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    causal_alignment: str = "bottom_right",
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    seqused_k: Tensor | Sequence[int] | None = None,
+    cu_seqlens_q: Tensor | Sequence[int] | None = None,
+    cu_seqlens_k: Tensor | Sequence[int] | None = None,
+    block_table: Tensor | None = None,
+    pipeline: str = "automatic",
+    kv_domains: Tensor | Sequence[int] | None = None,
+    return_lse: bool = False,
+    lse: Tensor | None = None,
+    layout: str = "bhsd",
+    out: Tensor | None = None,
+    context: Context | None = None,
+) -> Any:
+    """softmax(scores) v with scores = scale * q k^T, changed as below: exact, and never stored.
+
+    q             [batch, q_heads, q_len, head_dim] of float32, float16 or bfloat16
+    k             [batch, kv_heads, kv_len, head_dim] of q's type, q_heads a multiple of kv_heads
+    v             [batch, kv_heads, kv_len, v_head_dim] of q's type
+    causal        a query sees the keys up to its place on the causal diagonal
+    causal_alignment  where the diagonal ends: "bottom_right", the last query sees every key; "top_left", query i sees
+                  the keys up to i
+    window        (left, right): a query at key position p sees the keys p - left to p + right; None or -1: no limit
+    scale         factor on q k^T; None: 1 / sqrt(head_dim)
+    softcap       scores become softcap * tanh(score / softcap); 0: no softcap
+    alibi_slopes  float32 [q_heads] or [batch, q_heads]: adds -slope * |p - j| to the score of position p and key j
+    bias          added to the scores: float, broadcasts to [batch, q_heads, q_len, kv_len]
+    mask          bool, broadcasts to the same: False hides the key from the query
+    seqused_k     [batch] integers: used keys of each sequence; later ones are never read, and the causal diagonal ends
+                  at this number
+    cu_seqlens_q  [num_sequences + 1] integers, from 0 and never falling: q has batch size 1, and sequence b its queries
+                  from cu_seqlens_q[b] to cu_seqlens_q[b + 1]. Then "batch" means num_sequences in seqused_k,
+                  alibi_slopes and kv_domains, but 1 in bias and mask
+    cu_seqlens_k  the same for the keys of k and v; columns of bias and mask count from a sequence's first key
+    block_table   int32 [num_sequences, max_pages]: key j of sequence b is row j % page_size of page block_table[b, j //
+                  page_size]. k is [pages, kv_heads, page_size, head_dim] then, v as well, page_size at most 512, and
+                  seqused_k must be given; kv_len is max_pages * page_size
+    pipeline      order of work: "automatic", "online", "decode", "two_pass", "interleaved", "three_pass"; every choice
+                  gives the same bits
+    kv_domains    [batch, kv_heads] integers: domain whose memory holds a KV head (Context.allocate), -1 for any
+    return_lse    also return the log-sum-exp of each query's scores
+    lse           float32 [batch, q_heads, q_len] to write it to
+    layout        "bhsd" as above, or "bshd": q, k, v and out are [batch, length, heads, dim]
+    out           to write to: shaped as q but for v_head_dim, of q's type or float32, apart from every input
+    context       threads to run on; None: default_context()
+
+    The scores' terms apply in the order softcap, bias, alibi_slopes, mask. head_dim and v_head_dim are 1 to 576; tensors have any
+    strides that are not negative, with a last one of 1 element.
+    Returns out, or (out, lse); rows that see no key are 0, with a log-sum-exp of -inf, and those behind the last packed
+    sequence are not written. Errors: see the package.
+    """
+    return _core.attention(
+        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, cu_seqlens_q,
+        cu_seqlens_k, block_table, pipeline, kv_domains, return_lse, lse, layout, out, context,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call prepared once and run many times."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from . import _core
+from ._attention import Tensor, Window
+from ._core import Context
+
+
+class Prediction(NamedTuple):
+    """The time of one run, in seconds."""
+
+    seconds: float  # start_seconds, and the time of the busiest core
+    attainable_seconds: float  # the same work in equal parts: no order of tasks is faster
+
+
+class Plan:
+    """An attention call prepared once and run many times.
+
+    The arguments are those of attention(). Of the tensors a plan keeps shapes, strides and types, not the memory: each
+    run has its own, which must agree. Without out, a run's output is as attention() makes it. The values of seqused_k
+    are kept, and changed by update().
+
+    Every method may be called from any number of threads at once; update() waits for runs that are in progress.
+    """
+
+    __slots__ = ("_plan",)
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool = False,
+        causal_alignment: str = "bottom_right",
+        window: Window = None,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        bias: Tensor | None = None,
+        mask: Tensor | None = None,
+        seqused_k: Tensor | Sequence[int] | None = None,
+        cu_seqlens_q: Tensor | Sequence[int] | None = None,
+        cu_seqlens_k: Tensor | Sequence[int] | None = None,
+        block_table: Tensor | None = None,
+        pipeline: str = "automatic",
+        kv_domains: Tensor | Sequence[int] | None = None,
+        layout: str = "bhsd",
+        out: Tensor | None = None,
+        context: Context | None = None,
+    ) -> None:
+        self._plan = _core.Plan(
+            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, cu_seqlens_q,
+            cu_seqlens_k, block_table, pipeline, kv_domains, layout, out, context,
+        )  # fmt: skip
+
+    def run(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        alibi_slopes: Tensor | None = None,
+        bias: Tensor | None = None,
+        mask: Tensor | None = None,
+        block_table: Tensor | None = None,
+        return_lse: bool = False,
+        lse: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Any:
+        """Runs on these tensors and returns out, or (out, lse) if one of return_lse and lse is given.
+
+        With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
+        ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
+        """
+        return self._plan.run(q, k, v, alibi_slopes, bias, mask, block_table, return_lse, lse, out)
+
+    def update(self, seqused_k: Tensor | Sequence[int]) -> None:
+        """Sets the used lengths, [batch], of later runs; the plan must have been made with seqused_k.
+
+        Results are those of a new plan. The plan is cut again only where a row block begins or ends in another block of
+        512 keys. On an error nothing changes.
+        """
+        self._plan.update(seqused_k)
+
+    def explain(self) -> str:
+        """Pipeline, blocks, tasks per domain, predicted imbalance, bytes of workspace: one fact per line."""
+        return self._plan.explain()
+
+    def predict(
+        self, *, core_flops: float, core_bandwidth: float, domain_bandwidth: float, start_seconds: float = 0.0
+    ) -> Prediction:
+        """The time of a run on a machine of these rates with this context's threads and domains.
+
+        core_flops        FLOP/s of one core in products and exponentials
+        core_bandwidth    bytes/s that one core reads while the others are idle
+        domain_bandwidth  bytes/s that all cores of a domain read together
+        start_seconds     seconds to wake the threads and to wait for the last one, once a run
+        """
+        return Prediction(*self._plan.predict(core_flops, core_bandwidth, domain_bandwidth, start_seconds))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of workspace that one run uses: scratch of all cores, and split results."""
+        return self._plan.workspace_bytes()

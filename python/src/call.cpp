@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "call.h"
+
+#include <algorithm>
+#include <span>
+
+namespace kumiko::python {
+
+AttentionCall::AttentionCall(nb::handle q, nb::handle k, nb::handle v, Layout layout)
+    : query_(q), layout_(layout) {
+  args.q = input_of(q_.emplace("q", q), layout);
+  args.k = input_of(k_.emplace("k", k), layout);
+  args.v = input_of(v_.emplace("v", v), layout);
+}
+
+void AttentionCall::set(const Settings& settings) {
+  set_visibility(settings.causal, settings.causal_alignment, settings.window, &args);
+  args.scale = scale_of(settings.scale);
+  args.softcap = static_cast<float>(number_of("softcap", settings.softcap));
+  args.pipeline = pipeline_of(settings.pipeline);
+  if (!settings.cu_seqlens_q.is_none()) {
+    numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
+    if (numbers.cu_seqlens_q.size() < 2)
+      wrong_value("cu_seqlens_q", std::to_string(numbers.cu_seqlens_q.size()) + " integers",
+                  "2 or more, one more than sequences");
+    args.cu_seqlens_q = numbers.cu_seqlens_q.data();
+    args.num_sequences = static_cast<std::int64_t>(numbers.cu_seqlens_q.size()) - 1;
+  }
+  if (!settings.cu_seqlens_k.is_none()) {
+    numbers.cu_seqlens_k =
+        integers_of("cu_seqlens_k", settings.cu_seqlens_k, sequences() + 1, "one more than sequences");
+    args.cu_seqlens_k = numbers.cu_seqlens_k.data();
+  }
+  if (!settings.seqused_k.is_none()) {
+    numbers.seqused_k = lengths_of(settings.seqused_k, sequences());
+    args.seqused_k = numbers.seqused_k.data();
+  }
+  if (!settings.kv_domains.is_none()) {
+    numbers.kv_domains = integers_of("kv_domains", settings.kv_domains, sequences() * args.k.shape[1],
+                                     "one for each KV head of each sequence");
+    args.kv_domains = numbers.kv_domains.data();
+  }
+}
+
+void AttentionCall::set(const AttentionArgs& planned) {
+  args.is_causal = planned.is_causal;
+  args.causal_alignment = planned.causal_alignment;
+  args.window_left = planned.window_left;
+  args.window_right = planned.window_right;
+  args.scale = planned.scale;
+  args.softcap = planned.softcap;
+  args.pipeline = planned.pipeline;
+  args.seqused_k = planned.seqused_k;
+  args.cu_seqlens_q = planned.cu_seqlens_q;
+  args.cu_seqlens_k = planned.cu_seqlens_k;
+  args.num_sequences = planned.num_sequences;
+}
+
+void AttentionCall::set(const Terms& terms) {
+  if (!terms.block_table.is_none())
+    block_table_of(block_table_.emplace("block_table", terms.block_table), sequences(), &args);
+  const std::array<std::int64_t, 4> scores = {args.q.shape[0], args.q.shape[1], args.q.shape[2], longest()};
+  if (!terms.bias.is_none()) args.bias = score_term_of(bias_.emplace("bias", terms.bias), scores);
+  if (!terms.mask.is_none()) {
+    mask_.emplace("mask", terms.mask);
+    if (!mask_->is(dlpack::kBool, 8)) wrong_value("mask.dtype", mask_->dtype_name(), "bool");
+    args.mask = score_term_of(*mask_, scores);
+  }
+  if (!terms.alibi_slopes.is_none())
+    slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), sequences(), &args);
+}
+
+std::int64_t AttentionCall::longest() const {
+  std::int64_t most = 0;
+  if (args.block_table) {
+    if (__builtin_mul_overflow(args.max_pages, args.k.shape[2], &most))
+      wrong_value("block_table.shape[1]", std::to_string(args.max_pages), "pages whose keys can be counted");
+    return most;
+  }
+  if (!args.cu_seqlens_k) return args.k.shape[2];
+  for (std::int64_t b = 0; b < sequences(); ++b)
+    most = std::max(most, std::int64_t{args.cu_seqlens_k[b + 1]} - args.cu_seqlens_k[b]);
+  return most;
+}
+
+std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,
+                                    std::int64_t dim) {
+  if (layout == Layout::bhsd) return {batch, heads, seq, dim};
+  return {batch, seq, heads, dim};
+}
+
+std::array<std::int64_t, 4> AttentionCall::out_shape() const {
+  const auto& q = args.q.shape;
+  return ordered(layout_, q[0], q[1], q[2], args.v.shape[3]);
+}
+
+void AttentionCall::set_out(nb::handle out) {
+  out_.emplace("out", out, query_, out_shape(), Output::Type::as_like);
+  args.out = output_of(out_->tensor(), layout_);
+}
+
+void AttentionCall::plan_out() {
+  const auto [batch, first, second, dim] = out_shape();
+  args.out = layout_ == Layout::bhsd ? Tensor::bhsd(nullptr, batch, first, second, dim, args.q.dtype)
+                                     : Tensor::bshd(nullptr, batch, first, second, dim, args.q.dtype);
+}
+
+void AttentionCall::set_lse(nb::handle lse, bool is_returned) {
+  if (lse.is_none() && !is_returned) return;
+  const auto& shape = args.q.shape;
+  lse_.emplace("lse", lse, query_, std::span(shape).first(3), Output::Type::float32);
+  args.lse = lse_of(lse_->tensor(), shape, "q");
+}
+
+nb::object AttentionCall::result() const {
+  if (!lse_) return out_->result();
+  return nb::make_tuple(out_->result(), lse_->result());
+}
+
+}  // namespace kumiko::python

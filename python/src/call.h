@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// One attention call from Python: the library's arguments, and what keeps their memory alive.
+#pragma once
+
+#include <kumiko/attention.h>
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "arguments.h"
+#include "outputs.h"
+#include "tensors.h"
+
+namespace kumiko::python {
+
+/// Fills what AttentionArgs, SoftmaxPvArgs and FusedGemmArgs have in common.
+template <class Args>
+void set_visibility(nb::handle causal, nb::handle causal_alignment, nb::handle window, Args* args) {
+  args->is_causal = flag_of("causal", causal);
+  args->causal_alignment = alignment_of(causal_alignment);
+  window_of(window, &args->window_left, &args->window_right);
+}
+
+/// The shape of a tensor in its own order.
+std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,
+                                    std::int64_t dim);
+
+/// Arguments of attention that are no tensors.
+struct Settings {
+  nb::handle causal, causal_alignment, window, scale, softcap, seqused_k, cu_seqlens_q, cu_seqlens_k,
+      pipeline, kv_domains;
+};
+
+/// Tensors that each run of a plan brings along, or None.
+struct Terms {
+  nb::handle alibi_slopes, bias, mask, block_table;
+};
+
+/// The numbers of a call, which its arguments point to.
+struct Numbers {
+  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains;
+};
+
+class AttentionCall {
+ public:
+  AttentionCall(nb::handle q, nb::handle k, nb::handle v, Layout layout);
+  AttentionCall(const AttentionCall&) = delete;
+  AttentionCall& operator=(const AttentionCall&) = delete;
+
+  void set(const Settings& settings);
+  void set(const Terms& terms);
+  /// The settings of a planned call.
+  void set(const AttentionArgs& planned);
+  /// `out` may be None.
+  void set_out(nb::handle out);
+  /// `lse`, or a new tensor if one is to be returned.
+  void set_lse(nb::handle lse, bool is_returned);
+  /// The output that set_out(None) would make, without its memory.
+  void plan_out();
+  /// out, or (out, lse).
+  nb::object result() const;
+
+  std::int64_t sequences() const { return args.cu_seqlens_q ? args.num_sequences : args.q.shape[0]; }
+
+  AttentionArgs args;
+  Numbers numbers;
+
+ private:
+  std::array<std::int64_t, 4> out_shape() const;
+  /// Keys that the longest sequence can have, of which a bias or mask has one column each.
+  std::int64_t longest() const;
+
+  nb::handle query_;
+  Layout layout_;
+  std::optional<Output> out_, lse_;
+  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, block_table_;
+};
+
+}  // namespace kumiko::python

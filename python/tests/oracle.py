@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention in fp64 as its definition says, for numpy arrays of [batch, heads, length, dim]."""
+
+import numpy as np
+
+# Largest error allowed by type of the output: of sums of a few dozen terms in f32, and of rounding the result.
+TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}
+
+
+def softmax(scores):
+    """(probabilities, log-sum-exp); a row of -inf alone gives 0 and -inf."""
+    top = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
+    weights = np.exp(scores - np.where(np.isfinite(top), top, 0))
+    total = weights.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        lse = np.log(total) + np.where(np.isfinite(top), top, 0)
+    return weights / np.where(total > 0, total, 1), lse[..., 0]
+
+
+def positions(batch, q_len, kv_len, seqused_k=None, alignment="bottom_right"):
+    """Each query's place on the causal diagonal, [batch, 1, q_len, 1]."""
+    used = np.full(batch, kv_len) if seqused_k is None else np.asarray(seqused_k)
+    offset = used - q_len if alignment == "bottom_right" else np.zeros(batch, int)
+    return (np.arange(q_len)[None, :] + offset[:, None])[:, None, :, None]
+
+
+def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bottom_right"):
+    """[batch, 1, q_len, kv_len] of the keys that each query may see by its place."""
+    batch, q_len, kv_len = shape
+    place, key = positions(batch, q_len, kv_len, seqused_k, alignment), np.arange(kv_len)
+    seen = np.ones((batch, 1, q_len, kv_len), bool)
+    left, right = (-1 if side is None else side for side in window)
+    if causal:
+        right = 0
+    if left >= 0:
+        seen &= key >= place - left
+    if right >= 0:
+        seen &= key <= place + right
+    if seqused_k is not None:
+        seen &= key < np.asarray(seqused_k)[:, None, None, None]
+    return seen
+
+
+def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None, mask=None, causal=False,
+              window=(-1, -1), seqused_k=None, alignment="bottom_right"):
+    """(out, lse) of kumiko.attention."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    batch, heads, q_len, dim = q.shape
+    kv_len, group = k.shape[2], heads // k.shape[1]
+    k, v = (np.repeat(x, group, axis=1) for x in (k, v))
+    scores = q @ k.swapaxes(-1, -2) * (1 / np.sqrt(dim) if scale is None else scale)
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + np.asarray(bias, np.float64)
+    if alibi_slopes is not None:
+        distance = np.abs(positions(batch, q_len, kv_len, seqused_k, alignment) - np.arange(kv_len))
+        scores = scores - np.broadcast_to(alibi_slopes, (batch, heads))[:, :, None, None] * distance
+    seen = visible((batch, q_len, kv_len), causal, window, seqused_k, alignment)
+    if mask is not None:
+        seen = seen & mask
+    weights, lse = softmax(np.where(seen, scores, -np.inf))
+    return weights @ v, lse
+
+
+def check(out, expected):
+    """Whether `out` is `expected`, up to its type's rounding."""
+    assert out.shape == expected.shape
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=0, atol=TOLERANCE[out.dtype.name])

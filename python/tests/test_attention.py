@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kumiko.attention against fp64: every argument."""
+
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+
+import kumiko
+
+
+@pytest.mark.parametrize("v_dim", [None, 17])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_types_and_groups(tensors, dtype, kv_heads, v_dim):
+    q, k, v = tensors(kv_heads=kv_heads, v_dim=v_dim, dtype=dtype)
+    out = kumiko.attention(q, k, v)
+    assert isinstance(out, np.ndarray) and out.dtype == dtype
+    oracle.check(out, oracle.attention(q, k, v)[0])
+
+
+@pytest.mark.parametrize("q_len, kv_len", [(9, 37), (37, 9), (1, 37)])
+@pytest.mark.parametrize("alignment", ["bottom_right", "top_left"])
+@pytest.mark.parametrize("causal, window", [(True, None), (False, (3, 2)), (False, (None, 1)), (True, (4, -1)), (False, [2, None])])
+def test_causal_and_windows(tensors, q_len, kv_len, alignment, causal, window):
+    q, k, v = tensors((2, 4, q_len, 16), kv_len=kv_len)
+    out = kumiko.attention(q, k, v, causal=causal, causal_alignment=alignment, window=window)
+    expected, _ = oracle.attention(q, k, v, causal=causal, window=window or (-1, -1), alignment=alignment)
+    oracle.check(out, expected)
+
+
+@pytest.mark.parametrize("lengths", [[37, 5], (0, 37), np.array([30, 1], np.int32), np.array([30, 0, 1])[::2]])
+def test_used_lengths(tensors, lengths):
+    q, k, v = tensors()
+    k[0, :, int(lengths[0]):] = np.nan  # never read
+    out, lse = kumiko.attention(q, k, v, seqused_k=lengths, causal=True, return_lse=True)
+    expected, expected_lse = oracle.attention(q, np.nan_to_num(k), v, seqused_k=lengths, causal=True)
+    oracle.check(out, expected)
+    np.testing.assert_allclose(lse, expected_lse, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 9, 37), (4, 9, 37), (9, 37), (37,), (2, 1, 1, 37), (1, 4, 9, 1), (9, 1)])
+def test_masks_and_biases_broadcast(tensors, random, shape):
+    q, k, v = tensors()
+    mask = random.random(shape) < 0.7
+    bias = random.standard_normal(shape).astype(np.float32)
+    oracle.check(kumiko.attention(q, k, v, mask=mask), oracle.attention(q, k, v, mask=mask)[0])
+    oracle.check(kumiko.attention(q, k, v, bias=bias), oracle.attention(q, k, v, bias=bias)[0])
+
+
+def test_strided_masks(tensors, random):
+    q, k, v = tensors()
+    mask = random.random((37, 9)) < 0.5
+    oracle.check(kumiko.attention(q, k, v, mask=mask.T), oracle.attention(q, k, v, mask=mask.T)[0])
+
+
+def test_bias_of_another_type(tensors, random, dtype):
+    q, k, v = tensors()
+    bias = random.standard_normal((9, 37)).astype(dtype)
+    oracle.check(kumiko.attention(q, k, v, bias=bias), oracle.attention(q, k, v, bias=bias)[0])
+
+
+@pytest.mark.parametrize("slopes_shape", [(4,), (2, 4)])
+def test_terms_in_order(tensors, random, slopes_shape):
+    q, k, v = tensors()
+    terms = {"softcap": 1.5, "bias": random.standard_normal((1, 4, 1, 37)).astype(np.float32), "mask": random.random((9, 37)) < 0.8,
+             "alibi_slopes": random.random(slopes_shape).astype(np.float32), "scale": 0.7}
+    oracle.check(kumiko.attention(q, k, v, **terms), oracle.attention(q, k, v, **terms)[0])
+
+
+def test_scale_of_zero_is_zero(tensors):
+    q, k, v = tensors()
+    oracle.check(kumiko.attention(q, k, v, scale=0.0), oracle.attention(q, k, v, scale=0.0)[0])
+    assert np.array_equal(kumiko.attention(q, k, v, scale=None), kumiko.attention(q, k, v))
+
+
+def test_log_sum_exp(tensors, dtype):
+    q, k, v = tensors(dtype=dtype)
+    out, lse = kumiko.attention(q, k, v, return_lse=True)
+    expected, expected_lse = oracle.attention(q, k, v)
+    assert lse.dtype == np.float32 and isinstance(lse, np.ndarray)
+    oracle.check(out, expected)
+    np.testing.assert_allclose(lse, expected_lse, atol=5e-3 if dtype != np.float32 else 2e-6)
+
+
+def test_rows_that_see_nothing(tensors):
+    q, k, v = tensors()
+    out, lse = kumiko.attention(q, k, v, mask=np.zeros((9, 1), bool), return_lse=True)
+    assert np.all(out == 0) and np.all(lse == -np.inf)
+
+
+def test_layouts_give_the_same_bits(tensors, dtype):
+    q, k, v = tensors(dtype=dtype)
+    turned = [np.ascontiguousarray(x.transpose(0, 2, 1, 3)) for x in (q, k, v)]
+    out, lse = kumiko.attention(q, k, v, causal=True, return_lse=True)
+    out_bshd, lse_bshd = kumiko.attention(*turned, causal=True, layout="bshd", return_lse=True)
+    assert out_bshd.shape == (2, 9, 4, 32) and out_bshd.flags.c_contiguous
+    assert np.array_equal(out_bshd.transpose(0, 2, 1, 3), out) and np.array_equal(lse_bshd, lse)
+
+
+def test_strided_views_are_read_in_place(random):
+    fused = random.standard_normal((2, 9, 3, 4, 32)).astype(np.float32)  # [batch, length, q k v, heads, dim]
+    q, k, v = (fused[:, :, i] for i in range(3))
+    out = kumiko.attention(q, k, v, layout="bshd")
+    expected, _ = oracle.attention(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)))
+    oracle.check(out.transpose(0, 2, 1, 3), expected)
+    oracle.check(kumiko.attention(q[:, ::2].transpose(0, 2, 1, 3), *(x.transpose(0, 2, 1, 3) for x in (k, v))), expected[:, :, ::2])
+
+
+def test_broadcast_views_and_read_only_inputs(tensors):
+    q, k, v = tensors()
+    wide = [np.broadcast_to(x[:1], x.shape) for x in (k, v)]
+    assert not wide[0].flags.writeable
+    q.flags.writeable = False
+    oracle.check(kumiko.attention(q, *wide), oracle.attention(q, *wide)[0])
+
+
+def test_out_is_written_in_place_and_returned(tensors, dtype):
+    q, k, v = tensors(dtype=dtype)
+    expected = kumiko.attention(q, k, v)
+    wide = np.zeros((2, 9, 4, 40), dtype)
+    out = wide.transpose(0, 2, 1, 3)[..., 8:]
+    assert kumiko.attention(q, k, v, out=out) is out
+    assert np.array_equal(out, expected) and np.all(wide[..., :8] == 0)
+    lse = np.empty((2, 4, 9), np.float32)
+    returned = kumiko.attention(q, k, v, out=out, lse=lse)
+    assert returned[0] is out and returned[1] is lse
+    assert np.array_equal(lse, kumiko.attention(q, k, v, return_lse=True)[1])
+
+
+def test_float32_out_of_narrow_inputs(tensors, dtype):
+    q, k, v = tensors(dtype=dtype)
+    out = np.empty(q.shape, np.float32)
+    kumiko.attention(q, k, v, out=out)
+    np.testing.assert_allclose(out, oracle.attention(q, k, v)[0], atol=2e-6 if dtype != ml_dtypes.bfloat16 else 1e-2)  # bf16 products round probabilities
+
+
+@pytest.mark.parametrize("pipeline", ["online", "two_pass", "interleaved", "three_pass"])
+def test_pipelines_give_the_same_bits(tensors, pipeline):
+    q, k, v = tensors((1, 4, 70, 32), kv_len=300)
+    assert np.array_equal(kumiko.attention(q, k, v, pipeline=pipeline), kumiko.attention(q, k, v))
+
+
+def test_no_keys_and_no_queries(tensors):
+    q, k, v = tensors(kv_len=0)
+    assert np.all(kumiko.attention(q, k, v) == 0)
+    q, k, v = tensors((2, 4, 0, 32))
+    assert kumiko.attention(q, k, v).shape == (2, 4, 0, 32)
