@@ -94,6 +94,8 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   problem->page_keys = args.k.shape[2];
   problem->pages = args.k.shape[0];
   problem->max_pages = args.max_pages;
+  // Of a table without columns the stride may be any number, so nothing may be computed from it.
+  if (args.max_pages == 0) return;
   problem->block_table_stride = args.block_table_stride > 0 ? args.block_table_stride : args.max_pages;
 }
 

@@ -88,7 +88,7 @@ void AttentionProblem::change_terms(Input& input) {
       }
       return;
     case 6: {  // one element for all scores, in valid memory or not
-      const Layout one({args_.q.shape[0], args_.q.shape[1], args_.q.shape[2], args_.k.shape[2]}, Layout::bhsd,
+      const Layout one({args_.q.shape[0], args_.q.shape[1], args_.q.shape[2], keys(seen())}, Layout::bhsd,
                        15);
       one.place(buffers_[input.one_in(2) ? kMask : kQ],
                 &term == &args_.mask ? static_cast<std::int32_t>(KUMIKO_BOOLEAN) : kTypes[input.below(4)],
