@@ -149,8 +149,9 @@ struct AttentionArgs {
   /// Optional [num_sequences, max_pages] int32, with rows block_table_stride apart (0: max_pages): key j of
   /// sequence b is row j % page_size of page block_table[b, j / page_size]. Then k is [pages, kv_heads,
   /// page_size, head_dim] and v [pages, kv_heads, page_size, v_head_dim], of any strides, page_size
-  /// in 1..512, and seqused_k must be given. Only entries and rows of keys that some query sees are read.
-  /// Null both for plan() and for run(), or for neither; each run has its own pages.
+  /// in 1..512, and seqused_k must be given. Only entries of pages with a key that causality and window show
+  /// to some query are read, and no row past a sequence's keys. Null both for plan() and for run(), or for
+  /// neither; each run has its own pages.
   const std::int32_t* block_table = nullptr;
   std::int64_t max_pages = 0;
   std::int64_t block_table_stride = 0;
