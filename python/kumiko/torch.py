@@ -47,7 +47,7 @@ _said: set[str] = set()
 
 def say_fallback(what: str, reason: str) -> None:
     """Warns, under KUMIKO_VERBOSE=1, of the first call that goes elsewhere for this reason."""
-    if os.environ.get("KUMIKO_VERBOSE") != "1" or (text := f"{what}: {reason}") in _said:
+    if torch.compiler.is_compiling() or os.environ.get("KUMIKO_VERBOSE") != "1" or (text := f"{what}: {reason}") in _said:
         return
     _said.add(text)
     warnings.warn(text, FallbackWarning, stacklevel=3)
@@ -75,7 +75,9 @@ def why_not(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others
 
 def is_traced(*tensors: torch.Tensor | None) -> bool:
     """Whether the call is being recorded, or watched by a TorchDispatchMode, so that it must go through an operator."""
-    return _len_torch_dispatch_stack() > 0 or any(isinstance(x, (FakeTensor, FunctionalTensor)) for x in tensors)
+    if torch.compiler.is_compiling() or _len_torch_dispatch_stack() > 0:
+        return True
+    return any(isinstance(tensor, (FakeTensor, FunctionalTensor)) for tensor in tensors)
 
 
 def _foreign_type(*tensors: torch.Tensor | None) -> str | None:
