@@ -25,7 +25,8 @@ from torch._C import _len_torch_dispatch_stack
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from . import _core
+from ._attention import scaled_dot_product_attention
+from ._core import version
 
 __all__ = ["FallbackWarning", "disable", "enable", "enabled", "is_enabled"]
 
@@ -122,7 +123,7 @@ def _sdpa_fake(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False
 
 
 def _sdpa_cpu(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
-    return _core.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
 def define(name: str, schema: str, cpu: Callable, fake: Callable) -> torch._ops.OpOverload:
@@ -153,14 +154,14 @@ def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, 
     if reason is None:
         if is_traced(query, key, value, attn_mask):
             return _OWN(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        return _core.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     say_fallback("scaled_dot_product_attention is PyTorch's", reason)
     return _ATEN.decompose(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
 _lock = threading.Lock()
 _taken: torch.library.Library | None = None
-_TAG = f"+kumiko-{_core.__version__}"
+_TAG = f"+kumiko-{version}"
 
 
 def enable() -> None:

@@ -17,18 +17,11 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from . import _core
+from ._attention import attention
 from ._masks import Pattern, dense_mask, is_padding, is_reach, kumiko_mask, pattern_of
 from .torch import define, is_traced, say_fallback, why_not
 
 __all__ = ["kumiko_attention", "kumiko_mask"]
-
-
-def _call(q, k, v, out, *, causal=False, window=None, scale=None, softcap=0.0, bias=None, mask=None, seqused_k=None):
-    _core.attention(
-        q, k, v, causal, "bottom_right", window, scale, softcap, None, bias, mask, seqused_k, "automatic", None, False, None,
-        "bhsd", out, None,
-    )  # fmt: skip
 
 
 def _call_padded(q, k, v, out, pattern: Pattern, bias, **terms):
@@ -41,7 +34,7 @@ def _call_padded(q, k, v, out, pattern: Pattern, bias, **terms):
     begins, ends = (x * batch if len(x) != batch else x for x in (pattern.begins, pattern.ends))
     placed = pattern.left >= 0 or pattern.right >= 0  # else every query sees every key of its sequence
     if not placed and not any(begins):
-        _call(q, k, v, out, bias=bias, seqused_k=ends, **terms)
+        attention(q, k, v, out=out, bias=bias, seqused_k=ends, **terms)
         return
     window = (pattern.left, pattern.right) if placed else None
     first = 0
@@ -50,8 +43,8 @@ def _call_padded(q, k, v, out, pattern: Pattern, bias, **terms):
         queries = slice(0, max(q_len - (kv_len - end), 0) if placed else q_len)
         out[rows, :, queries.stop :] = 0
         own_bias = None if bias is None else bias[rows if bias.shape[0] == batch else slice(None), :, queries, begin:end]
-        _call(q[rows, :, queries], k[rows, :, begin:end], v[rows, :, begin:end], out[rows, :, queries], window=window,
-              bias=own_bias, **terms)  # fmt: skip
+        keys = rows, slice(None), slice(begin, end)
+        attention(q[rows, :, queries], k[keys], v[keys], out=out[rows, :, queries], window=window, bias=own_bias, **terms)
 
 
 def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
@@ -65,11 +58,11 @@ def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
         bias = bias if bias is None else bias[..., :used]
         pattern = pattern_of(mask)
         if pattern.seen is not None:
-            _call(q, k, v, out, window=(pattern.left, pattern.right), bias=bias, mask=pattern.seen, **terms)
+            attention(q, k, v, out=out, window=(pattern.left, pattern.right), bias=bias, mask=pattern.seen, **terms)
         else:
             _call_padded(q, k, v, out, pattern, bias, **terms)
     else:
-        _call(q, k, v, out, causal=causal, bias=bias, mask=mask, **terms)
+        attention(q, k, v, out=out, causal=causal, bias=bias, mask=mask, **terms)
     return result
 
 
