@@ -35,6 +35,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, metavar="N", help="of each library, on the first N CPUs; all")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default 9")
     parser.add_argument("--window", type=float, default=0.1, metavar="SECONDS", help="of calls of each library in a round; default 0.1")
+    parser.add_argument("--models", action="store_true", help="whole models of transformers, on eager attention, SDPA and Kumiko")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384], metavar="N", help="tokens of their prompts; 4096 16384")
     parser.add_argument("--json", metavar="FILE", help="all times; - for standard output, in place of the table")
     parser.add_argument("--plot", metavar="FILE", help="by matplotlib: .svg, .png, .pdf")
     found = parser.parse_args(arguments)
@@ -44,6 +46,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--window is {found.window}, expected more than 0 and at most 60")
     if found.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error(f"--plot is {found.plot}, and matplotlib is not installed")
+    if found.models:
+        for package in ("torch", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                parser.error(f"--models is given, and {package} is not installed")
+        if found.plot:
+            parser.error(f"--plot is {found.plot}, expected none with --models")
+        if min(found.lengths) < 1:
+            parser.error(f"--lengths is {found.lengths}, expected each at least 1")
     given = {name: getattr(found, name) for name in SHAPE if getattr(found, name) is not None}
     for name, value in given.items():
         if value < 1:
@@ -69,6 +79,28 @@ def load(threads: int) -> tuple[list[Any], list[str]]:
     return libraries, missing
 
 
+def run_models(options: argparse.Namespace, threads: int) -> int:
+    from . import models
+    rows = []
+    makers = models.models(tuple(options.lengths))
+    for i, make in enumerate(makers):
+        say(f"{i + 1} of {len(makers)} models")
+        rows.append(models.measure_model(make, threads, options.rounds))
+        say(f"  {rows[-1]['model']}: {models.says(rows[-1])}")
+    write(options, {"threads": threads, "models": rows}, models.model_table(rows))
+    wrong = [row for row in rows if not row["error"] <= models.BOUND]
+    for row in wrong:
+        say(f"{row['model']}: Kumiko's output differs from eager attention's by {row['error']:.2g} of the largest, expected {models.BOUND:g}")
+    return 1 if wrong else 0
+
+
+def write(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    if options.json and options.json != "-":
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+    print(json.dumps(result, indent=1) if options.json == "-" else text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
@@ -76,6 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         say(f"python -m kumiko.bench: {error}")
         return 2
+    if options.models:
+        return run_models(options, threads)
     libraries, missing = load(threads)
     for line in missing:
         say(line)
@@ -93,10 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"  {line}")
     result = {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": threads, "libraries": [x.name for x in libraries],
               "missing": missing, "context": libraries[0].context.describe(), "rows": rows}
-    if options.json and options.json != "-":
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-    print(json.dumps(result, indent=1) if options.json == "-" else report.table(rows))
+    write(options, result, report.table(rows))
     if options.plot:
         report.plot(rows, options.plot)
     return 1 if any(row["kumiko"] not in row["results"] for row in rows) else 0

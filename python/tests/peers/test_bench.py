@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kumiko.bench import __main__ as program
-from kumiko.bench import report
+from kumiko.bench import models, report
 from kumiko.bench.cases import Case, Data, built_in
 from kumiko.bench.libraries import PEERS, Kumiko
 from kumiko.bench.measure import measure, spread
@@ -44,6 +44,7 @@ def test_a_shape_of_ones_own(tmp_path):
     (["--threads", "999"], "--threads is 999, expected 1 to"),
     (["--rounds", "0"], "--rounds is 0, expected at least 1"),
     (["--window", "0"], "--window is 0.0, expected more than 0"),
+    (["--models", "--lengths", "5", "0"], "--lengths is [5, 0], expected each at least 1"),
 ])
 def test_bad_arguments_are_named(arguments, words):
     done = run(*arguments)
@@ -135,3 +136,27 @@ def test_report():
 def test_the_built_in_list_has_prefill_and_decode_in_two_types():
     assert {(case.kind, case.dtype) for case in built_in()} == {(kind, dtype) for kind in ("prefill", "decode") for dtype in ("f32", "bf16")}
     assert len({case.name for case in built_in()}) == len(built_in())
+
+
+@pytest.mark.parametrize("kind", ["_prefill", "_decode"])
+def test_models_are_measured_and_checked(monkeypatch, capsys, kind):
+    monkeypatch.setattr(models, "LAYERS", 1)
+    monkeypatch.setattr(models, "models", lambda lengths: [lambda: getattr(models, kind)(lengths[0])])
+    monkeypatch.setattr(program, "hold", lambda threads: 1)
+    arguments = ["--models", "--lengths", "20", "--rounds", "1"]
+    assert program.main([*arguments, "--json", "-"]) == 0
+    row, = json.loads(capsys.readouterr().out)["models"]
+    assert row["error"] < models.BOUND and set(row["rate"]) == set(row["share"]) == {"eager", "sdpa", "kumiko"}
+    assert all(rate > 0 for rate in row["rate"].values()) and set(row["gain"]) == {"eager", "sdpa"}
+    monkeypatch.setattr(models, "BOUND", -1.0)
+    assert program.main(arguments) == 1
+    found = capsys.readouterr()
+    assert "Kumiko's output differs" in found.err and "of the time" in found.out
+
+
+@pytest.mark.parametrize("low, median, high, words", [
+    (1.1, 1.2, 1.3, "1.20 times SDPA's rate (1.10-1.30), 2.00 times eager's"), (0.9, 1.1, 1.3, "gains nothing over SDPA"),
+    (0.7, 0.8, 0.9, "0.80 times SDPA's rate"), (1.001, 1.01, 1.02, "gains nothing over SDPA"),
+])
+def test_what_a_model_gains(low, median, high, words):
+    assert models.says({"gain": {"sdpa": {"low": low, "median": median, "high": high}, "eager": {"median": 2.0}}}).startswith(words)
