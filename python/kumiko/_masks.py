@@ -122,7 +122,7 @@ def _dense(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, 
 
 def is_reach(mask: torch.Tensor) -> bool:
     """Whether the mask is a reach."""
-    return mask.dtype == torch.int32
+    return mask.dtype == torch.int32 and mask.dim() == 4 and mask.shape[1:3] == (1, 2)
 
 
 def dense_mask(reach: torch.Tensor, q_len: int) -> torch.Tensor:
@@ -139,11 +139,17 @@ def is_padding(mask: torch.Tensor) -> bool:
 
 
 def pattern_of(mask: torch.Tensor) -> Pattern:
-    """What a reach or a padding says; kept on the tensor, because every layer of a model asks."""
-    found = getattr(mask, "_kumiko_pattern", None)
-    if found is None:
-        found = mask._kumiko_pattern = _find_pattern(mask)
-    return found
+    """What a reach or a padding says; kept on the tensor, because every layer of a model asks.
+
+    A padding may be the caller's, who may change it: PyTorch counts that, but for tensors of torch.inference_mode().
+    """
+    if not is_reach(mask) and mask.is_inference():
+        return _find_pattern(mask)
+    version = 0 if is_reach(mask) else mask._version
+    kept = getattr(mask, "_kumiko_pattern", None)
+    if kept is None or kept[0] != version:
+        kept = mask._kumiko_pattern = (version, _find_pattern(mask))
+    return kept[1]
 
 
 def _find_pattern(mask: torch.Tensor) -> Pattern:

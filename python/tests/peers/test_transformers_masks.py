@@ -104,7 +104,6 @@ def test_masks_and_attention_of_long_prompts_need_little_memory(name):
     """2 x 4096 x 4096 booleans are 32 MiB; what is made here is counted where PyTorch allocates it."""
     length = 4096
     known = padding(2, length, "left")
-    allocated = []
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         causal = name in ("causal", "window")
         mask = taken.kumiko_mask(2, length, length, mask_function=FUNCTIONS[name], attention_mask=known,
@@ -125,6 +124,25 @@ def test_a_pattern_is_found_once():
     mask = taken.kumiko_mask(2, 9, 9, attention_mask=padding(2, 9, "left"))
     assert pattern_of(mask) is pattern_of(mask) and pattern_of(mask)[:4] == (-1, 0, [0, 5], [9, 9])
     assert pattern_of(mask[..., :7]).ends == [7, 7]  # a model may cut a mask
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_padding_of_the_callers_may_change(mode):
+    with mode():
+        q, k, v = tensors(2, 9, 13)
+        mask = torch.ones(2, 1, 1, 13, dtype=torch.bool)
+        for keys in (13, 5):
+            mask[..., keys:] = False
+            found = attend(Module(), (q, k, v), mask, "all")
+            assert torch.equal(found, attend(Module(), (q, k[:, :, :keys], v[:, :, :keys]), None, "all"))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_sequence_of_padding_alone_gives_zeros(name):
+    known = torch.tensor([[True] * 9, [False] * 9])
+    mask = taken.kumiko_mask(2, 9, 9, mask_function=FUNCTIONS[name], attention_mask=known, allow_is_bidirectional_skip=True)
+    found = attend(Module(), tensors(2, 9, 9), mask, name)
+    assert is_reach(mask) and found[0].abs().min() > 0 and not found[1].any()
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
