@@ -51,7 +51,8 @@ class Wheel(unittest.TestCase):
     def test_it_has_the_package_and_nothing_else(self):
         names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
         inside = {name.removeprefix("kumiko/") for name in names if name.startswith("kumiko/")}
-        sources = {path.name for path in (ROOT / "python" / "kumiko").glob("*.py")}
+        package = ROOT / "python" / "kumiko"
+        sources = {str(path.relative_to(package)) for path in package.rglob("*.py")}
         self.assertGreater(len(sources), 3)
         self.assertEqual(inside, sources | {"py.typed", "_core.pyi", MODULE})
         other = {name.split("/")[0] for name in names} - {"kumiko"}

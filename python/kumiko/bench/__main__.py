@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times Kumiko beside PyTorch's SDPA, ONNX Runtime and OpenVINO, those that are installed: one process, one clock, the same threads, in turns.
+
+Every answer is first checked against fp64. A ratio is the other library's time over Kumiko's in the same round; the table has its median and
+quartiles. The exit status is 1 if an answer of Kumiko's is wrong.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+from . import report
+from .cases import DTYPES, Case, built_in
+from .libraries import PEERS, Kumiko
+from .measure import hold, measure
+
+SHAPE = ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "head_dim")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m kumiko.bench", description=__doc__)
+    shape = parser.add_argument_group("a shape of your own, in place of the built-in list")
+    for name in SHAPE:
+        shape.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{getattr(Case(), name)}, if another one is given")
+    shape.add_argument("--causal", action="store_true", help="to the last key")
+    parser.add_argument("--dtype", choices=DTYPES, help="f32, if a shape is given; of the built-in list, only this type")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each library, on the first N CPUs; all")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default 9")
+    parser.add_argument("--window", type=float, default=0.1, metavar="SECONDS", help="of calls of each library in a round; default 0.1")
+    parser.add_argument("--models", action="store_true", help="whole models of transformers, on eager attention, SDPA and Kumiko")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384], metavar="N", help="tokens of their prompts; 4096 16384")
+    parser.add_argument("--json", metavar="FILE", help="all times; - for standard output, in place of the table")
+    parser.add_argument("--plot", metavar="FILE", help="by matplotlib: .svg, .png, .pdf")
+    found = parser.parse_args(arguments)
+    if found.rounds < 1:
+        parser.error(f"--rounds is {found.rounds}, expected at least 1")
+    if not 0 < found.window <= 60:
+        parser.error(f"--window is {found.window}, expected more than 0 and at most 60")
+    if found.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error(f"--plot is {found.plot}, and matplotlib is not installed")
+    if found.models:
+        for package in ("torch", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                parser.error(f"--models is given, and {package} is not installed")
+        if found.plot:
+            parser.error(f"--plot is {found.plot}, expected none with --models")
+        if min(found.lengths) < 1:
+            parser.error(f"--lengths is {found.lengths}, expected each at least 1")
+    given = {name: getattr(found, name) for name in SHAPE if getattr(found, name) is not None}
+    for name, value in given.items():
+        if value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}, expected at least 1")
+    if given or found.causal:
+        found.cases = [Case(**{"kv_heads": given.get("q_heads", 8), "kv_len": given.get("q_len", 4096), **given},
+                            causal=found.causal, dtype=found.dtype or "f32")]
+        if found.cases[0].q_heads % found.cases[0].kv_heads:
+            parser.error(f"--q-heads is {found.cases[0].q_heads}, expected a multiple of --kv-heads {found.cases[0].kv_heads}")
+    else:
+        found.cases = [case for case in built_in() if found.dtype in (None, case.dtype)]
+    return found
+
+
+def load(threads: int) -> tuple[list[Any], list[str]]:
+    """Kumiko and the peers that load, and a sentence for each that does not."""
+    libraries, missing = [Kumiko(threads)], []
+    for peer in PEERS:
+        try:
+            libraries.append(peer(threads))
+        except ImportError as error:
+            missing.append(f"{peer.package} is not measured: {error}")
+    return libraries, missing
+
+
+def run_models(options: argparse.Namespace, threads: int) -> int:
+    from . import models
+    rows = []
+    makers = models.models(tuple(options.lengths))
+    for i, make in enumerate(makers):
+        say(f"{i + 1} of {len(makers)} models")
+        rows.append(models.measure_model(make, threads, options.rounds))
+        say(f"  {rows[-1]['model']}: {models.says(rows[-1])}")
+    write(options, {"threads": threads, "models": rows}, models.model_table(rows))
+    wrong = [row for row in rows if not row["error"] <= models.BOUND]
+    for row in wrong:
+        say(f"{row['model']}: Kumiko's output differs from eager attention's by {row['error']:.2g} of the largest, expected {models.BOUND:g}")
+    return 1 if wrong else 0
+
+
+def write(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    if options.json and options.json != "-":
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+    print(json.dumps(result, indent=1) if options.json == "-" else text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        threads = hold(options.threads)
+    except ValueError as error:
+        say(f"python -m kumiko.bench: {error}")
+        return 2
+    if options.models:
+        return run_models(options, threads)
+    libraries, missing = load(threads)
+    for line in missing:
+        say(line)
+    cases = options.cases
+    if any(case.dtype == "bf16" for case in cases) and importlib.util.find_spec("ml_dtypes") is None:
+        missing.append("bf16 is not measured: ml_dtypes is not installed")
+        say(missing[-1])
+        cases = [case for case in cases if case.dtype != "bf16"]
+    rows = []
+    for i, case in enumerate(cases):
+        say(f"{i + 1} of {len(cases)}: {case.name}")
+        rows.append(measure(case, libraries, options.rounds, options.window))
+        ratio = report.best_ratio(rows[-1])
+        for line in [*rows[-1]["notes"], *([f"the fastest other library takes {ratio:.2f} times as long"] if ratio else [])]:
+            say(f"  {line}")
+    result = {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": threads, "libraries": [x.name for x in libraries],
+              "missing": missing, "context": libraries[0].context.describe(), "rows": rows}
+    write(options, result, report.table(rows))
+    if options.plot:
+        report.plot(rows, options.plot)
+    return 1 if any(row["kumiko"] not in row["results"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

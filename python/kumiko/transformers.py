@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kumiko as an attention of Hugging Face transformers.
+
+    import kumiko.transformers
+
+    model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="kumiko")
+
+The import registers it in transformers' registries of attentions and of masks. Grouped queries, caches (dynamic, static,
+sliding), windows, softcap and additive biases are computed as they are; causality, windows and padding need no mask of
+q_len x kv_len (kumiko._masks). Where the model itself makes such a mask, it is used. What needs gradients or dropout is
+computed by PyTorch, and said under KUMIKO_VERBOSE=1 as in kumiko.torch.
+"""
+
+from itertools import groupby
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from ._attention import attention
+from ._masks import Pattern, dense_mask, is_padding, is_reach, kumiko_mask, pattern_of
+from .torch import define, is_traced, say_fallback, why_not
+
+__all__ = ["kumiko_attention", "kumiko_mask"]
+
+
+def _call_padded(q, k, v, out, pattern: Pattern, bias, **terms):
+    """A batch whose sequences are the keys begin to end of each. Its bits are those of each sequence alone.
+
+    Bits depend on a key's place from the first one on: keys before `begin` are cut off, which one call can do only for
+    sequences of one range. Queries that stand at padding get 0 where places matter.
+    """
+    batch, q_len, kv_len = q.shape[0], q.shape[2], k.shape[2]
+    begins, ends = (x * batch if len(x) != batch else x for x in (pattern.begins, pattern.ends))
+    placed = pattern.left >= 0 or pattern.right >= 0  # else every query sees every key of its sequence
+    if not placed and not any(begins):
+        attention(q, k, v, out=out, bias=bias, seqused_k=ends, **terms)
+        return
+    window = (pattern.left, pattern.right) if placed else None
+    first = 0
+    for (begin, end), group in groupby(zip(begins, ends, strict=True)):
+        rows = slice(first, first := first + len(list(group)))
+        queries = slice(0, max(q_len - (kv_len - end), 0) if placed else q_len)
+        out[rows, :, queries.stop :] = 0
+        own_bias = None if bias is None else bias[rows if bias.shape[0] == batch else slice(None), :, queries, begin:end]
+        keys = rows, slice(None), slice(begin, end)
+        attention(q[rows, :, queries], k[keys], v[keys], out=out[rows, :, queries], window=window, bias=own_bias, **terms)
+
+
+def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
+    """[batch, heads, length, dim] each; returns [batch, q_len, q_heads, v_head_dim], as transformers wants it."""
+    result = q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
+    out = result.transpose(1, 2)
+    terms = {"scale": scale, "softcap": softcap}
+    if mask is not None and (is_reach(mask) or is_padding(mask)):
+        used = mask.shape[-1]
+        k, v = k[:, :, :used], v[:, :, :used]
+        bias = bias if bias is None else bias[..., :used]
+        pattern = pattern_of(mask)
+        if pattern.seen is not None:
+            attention(q, k, v, out=out, window=(pattern.left, pattern.right), bias=bias, mask=pattern.seen, **terms)
+        else:
+            _call_padded(q, k, v, out, pattern, bias, **terms)
+    else:
+        attention(q, k, v, out=out, causal=causal, bias=bias, mask=mask, **terms)
+    return result
+
+
+def _attention_fake(q, k, v, bias, mask, causal, scale, softcap):
+    return q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
+
+
+_OPERATOR = define(
+    "attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? mask, bool causal, float? scale, float softcap) -> Tensor",
+    _attention_cpu,
+    _attention_fake,
+)
+
+
+def _in_pytorch(q, k, v, bias, mask, causal, scale, softcap, dropout):
+    """The same by PyTorch's operators: with gradients, dropout and every dtype, and scores of q_len x kv_len in memory."""
+    if mask is not None and is_reach(mask):
+        k, v = k[:, :, : mask.shape[-1]], v[:, :, : mask.shape[-1]]
+        bias = bias if bias is None else bias[..., : mask.shape[-1]]
+        mask = dense_mask(mask, q.shape[2])
+    elif causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = torch.nn.functional.dropout(scores.softmax(-1), dropout)
+    return (weights @ v).transpose(1, 2).contiguous()
+
+
+def _split_mask(attention_mask, position_bias, kv_len):
+    """(bias, mask): a floating-point mask is a bias. Some models make them longer than the keys."""
+    if attention_mask is None:
+        return position_bias, None
+    if attention_mask.shape[-1] > kv_len:
+        attention_mask = attention_mask[..., :kv_len]
+    if not attention_mask.is_floating_point():
+        return position_bias, attention_mask
+    return (attention_mask if position_bias is None else position_bias + attention_mask), None
+
+
+def kumiko_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    position_bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    **others,
+) -> tuple[torch.Tensor, None]:
+    """The attention that transformers calls for attn_implementation="kumiko".
+
+    query           [batch, q_heads, q_len, head_dim]
+    key, value      [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads
+    attention_mask  what kumiko_mask() made; or broadcasts to [batch, q_heads, q_len, kv_len]: bool, True where a key is
+                    seen, or float, added to the scores. None: all keys, or the causal ones (to the bottom right) if
+                    is_causal, by default module.is_causal, says so
+    position_bias   broadcasts to the same, added to the scores
+
+    Returns ([batch, q_len, q_heads, v_head_dim], None): there are no attention weights. Raises NotImplementedError for
+    attention sinks (s_aux); errors as kumiko.attention().
+    """
+    if others.get("s_aux") is not None:
+        raise NotImplementedError('s_aux is given: attn_implementation="kumiko" has no attention sinks, expected a model without')
+    if others.get("cache") is not None:
+        say_fallback('attn_implementation="kumiko" is PyTorch\'s sdpa', "the cache is a paged one")
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias, **others)
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
+    bias, mask = _split_mask(attention_mask, position_bias, key.shape[2])
+    softcap = 0.0 if softcap is None else softcap
+    reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value, bias, mask)
+    if reason is not None:
+        say_fallback('attn_implementation="kumiko" is PyTorch\'s', reason)
+        return _in_pytorch(query, key, value, bias, mask, causal, scaling, softcap, dropout), None
+    attend = _OPERATOR if is_traced(query, key, value, bias, mask) else _attention_cpu
+    return attend(query, key, value, bias, mask, causal, scaling, softcap), None
+
+
+AttentionInterface.register("kumiko", kumiko_attention)
+AttentionMaskInterface.register("kumiko", kumiko_mask)
