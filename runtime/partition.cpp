@@ -93,7 +93,8 @@ Status cut_and_assign(const Problem& problem, const Tunings& tunings,
 std::int64_t Partition::most_rows(const kernels::PipelineRow* pipeline) const {
   std::int64_t most = 0;
   for (const PlannedTask& task : tasks) {
-    if (!pipeline || task.pipeline == pipeline) most = std::max(most, task.row_end - task.row_begin);
+    if (pipeline && task.pipeline != pipeline) continue;
+    most = std::max(most, task.row_end - task.row_begin);
   }
   return most;
 }

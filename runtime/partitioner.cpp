@@ -49,8 +49,8 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
   for_each_length([&](std::int64_t rows) { count_ += problem.kv_heads * ceil_div(rows, cut_(rows).rows); });
   if (!problem.has_cu_seqlens_q) count_ *= problem.batch;
   wants_fine_ = cut_.wants_fine = workers > 1 && count_ < workers * kEnoughPieces;
-  fine_keys_ = wants_fine_;
-  for_each_length([&](std::int64_t rows) { fine_keys_ = fine_keys_ && cut_(rows).fine == 0; });
+  for_each_length([&](std::int64_t rows) { cut_.has_fine = cut_.has_fine || cut_(rows).fine > 0; });
+  fine_keys_ = wants_fine_ && !cut_.has_fine;
 }
 
 Status Partitioner::run() {
@@ -96,11 +96,11 @@ void Partitioner::set_costs(const RowBlocks& blocks) {
 
 Status Partitioner::take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i,
                          bool is_fine) {
-  const std::span<const RowBlock> pieces =
-      wants_fine_ && is_fine ? blocks.fine(b, i) : std::span<const RowBlock>();
-  if (pieces.empty()) return cut_keys(b, h, blocks.whole(b, i), is_fine);
-  for (const RowBlock& piece : pieces) {
-    if (Status s = cut_keys(b, h, piece, false); !s.ok()) return s;
+  const std::span<const RowBlock> fine =
+      cut_.has_fine && is_fine ? blocks.fine(b, i) : std::span<const RowBlock>();
+  // One call for both cases: two are not inlined.
+  for (const RowBlock& piece : fine.empty() ? std::span(&blocks.whole(b, i), 1) : fine) {
+    if (Status s = cut_keys(b, h, piece, is_fine && fine.empty()); !s.ok()) return s;
   }
   return {};
 }

@@ -66,10 +66,15 @@ std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition) {
   const Problem& problem = plan.problem;
   // The last task of a merge needs one row of O.
   std::size_t bytes = static_cast<std::size_t>(problem.v_head_dim) * sizeof(float);
-  for (const Tuning* tuning : {&plan.tunings.few, &plan.tunings.many}) {
-    bytes =
-        std::max(bytes, tuning->pipeline->scratch_bytes(plan.kernels, partition.most_rows(tuning->pipeline),
-                                                        problem.head_dim, problem.v_head_dim));
+  const auto count = [&](const kernels::PipelineRow& pipeline, std::int64_t rows) {
+    bytes = std::max(bytes, pipeline.scratch_bytes(plan.kernels, rows, problem.head_dim, problem.v_head_dim));
+  };
+  const kernels::PipelineRow *few = plan.tunings.few.pipeline, *many = plan.tunings.many.pipeline;
+  if (few == many) {
+    count(*many, partition.most_rows());
+  } else {
+    count(*few, partition.most_rows(few));
+    count(*many, partition.most_rows(many));
   }
   return bytes;
 }

@@ -56,6 +56,7 @@ struct RowCut {
   std::int64_t wanted;  ///< Rows of a task that give so many.
   bool halves;          ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
   bool wants_fine = false;
+  bool has_fine = false;  ///< Some sequence's rows are cut finer.
 
   /// For a sequence of so many rows a head, more than 0.
   BlockRows operator()(std::int64_t rows) const;
