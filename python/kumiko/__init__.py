@@ -15,6 +15,7 @@ from ._core import Context, DomainMemory, default_context, set_default_context
 from ._core import version as __version__
 from ._plan import Plan, Prediction
 from ._products import fused_gemm, merge_states, softmax_pv
+from ._server import attention_with_kvcache, varlen_attention
 
 __all__ = [
     "Context",
@@ -24,10 +25,12 @@ __all__ = [
     "Tensor",
     "__version__",
     "attention",
+    "attention_with_kvcache",
     "default_context",
     "fused_gemm",
     "merge_states",
     "scaled_dot_product_attention",
     "set_default_context",
     "softmax_pv",
+    "varlen_attention",
 ]
