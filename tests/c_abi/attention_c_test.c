@@ -7,26 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "expect.h"
 #include "naive_attention.h"
-
-static int failures = 0;
-static int expectations = 0;
-
-#define EXPECT(condition)                                                                                  \
-  do {                                                                                                     \
-    ++expectations;                                                                                        \
-    if (!(condition)) {                                                                                    \
-      ++failures;                                                                                          \
-      printf("%s:%d: not so: %s (last error: %s)\n", __FILE__, __LINE__, #condition, kumiko_last_error()); \
-    }                                                                                                      \
-  } while (0)
-
-/* The status and a part of the message, which must name the argument. */
-#define EXPECT_ERROR(call, status, piece)                 \
-  do {                                                    \
-    EXPECT((call) == (status));                           \
-    EXPECT(strstr(kumiko_last_error(), (piece)) != NULL); \
-  } while (0)
 
 enum { BATCH = 2, Q_HEADS = 6, KV_HEADS = 2, Q_LEN = 5, KV_LEN = 37, HEAD_DIM = 24, V_HEAD_DIM = 17 };
 static const naive_shape shape = {BATCH, Q_HEADS, KV_HEADS, Q_LEN, KV_LEN, HEAD_DIM, V_HEAD_DIM};

@@ -5,17 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "expect.h"
 #include "naive_attention.h"
-
-static int failures = 0;
-
-#define EXPECT(condition)                                                                                  \
-  do {                                                                                                     \
-    if (!(condition)) {                                                                                    \
-      ++failures;                                                                                          \
-      printf("%s:%d: not so: %s (last error: %s)\n", __FILE__, __LINE__, #condition, kumiko_last_error()); \
-    }                                                                                                      \
-  } while (0)
 
 enum { SEQUENCES = 2, Q_HEADS = 4, KV_HEADS = 2, HEAD_DIM = 24, V_HEAD_DIM = 17 };
 enum { POSITIONS = 6, PAGES = 7, PAGE_KEYS = 16, MAX_PAGES = 3, MAX_KEYS = MAX_PAGES * PAGE_KEYS };

@@ -6,23 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "expect.h"
 #include "naive_attention.h"
-
-static int failures = 0;
-
-#define EXPECT(condition)                                                                                  \
-  do {                                                                                                     \
-    if (!(condition)) {                                                                                    \
-      ++failures;                                                                                          \
-      printf("%s:%d: not so: %s (last error: %s)\n", __FILE__, __LINE__, #condition, kumiko_last_error()); \
-    }                                                                                                      \
-  } while (0)
-
-#define EXPECT_ERROR(call, status, piece)                 \
-  do {                                                    \
-    EXPECT((call) == (status));                           \
-    EXPECT(strstr(kumiko_last_error(), (piece)) != NULL); \
-  } while (0)
 
 enum { HEADS = 2, ROWS = 13, KEYS = 37, DIM = 9, V_DIM = 5 };
 static float q[HEADS * ROWS * DIM], k[KEYS * DIM], v[KEYS * V_DIM], scores[HEADS * ROWS * KEYS];
