@@ -36,7 +36,9 @@ class MixedStep {
   /// The call of sequences [first, last).
   AttentionArgs args(std::int64_t first, std::int64_t last) const;
   double value(const std::byte* rows, std::int64_t index) const;
-  const std::byte* row(const Pages& memory, std::int64_t sequence, std::int64_t key, std::int64_t head) const;
+  /// Of a key or value row, in bytes.
+  std::int64_t row_at(std::int64_t sequence, std::int64_t key, std::int64_t head) const;
+  void mark_values();
   std::string check_row(std::int64_t sequence, std::int64_t position, std::int64_t head) const;
 
   DataType type_;
