@@ -27,6 +27,7 @@ struct HttpLimits {
   std::chrono::milliseconds header_timeout{10'000};  ///< from a request's first byte to the end of its head
   std::chrono::milliseconds body_timeout{30'000};    ///< from the head to the end of the body
   std::chrono::milliseconds write_timeout{30'000};   ///< until the client has taken an answer
+  std::chrono::milliseconds drain_grace{300};        ///< until a drain closes an idle connection
   std::chrono::milliseconds drain_timeout{30'000};   ///< until a drain closes the remaining connections
 
   // Fixed: no client needs more, and a head is held in memory for each connection.

@@ -28,8 +28,7 @@ using Clock = HttpConnection::Clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kSweep{100};  // how late a deadline may be enforced
-constexpr milliseconds kDrainGrace{
-    300};  // a client that has its answer sends the next request well within it
+constexpr milliseconds kDrainPort{300};      // how long a drain takes new connections at least
 constexpr milliseconds kSurelyIdle{1'000};  // earlier, the next request may be on its way
 constexpr std::int64_t kOverflow = 64;      // connections beyond the limit that get an answer
 
@@ -163,9 +162,9 @@ class HttpServer::Impl {
     last_deadline_ = begin + core.limits.drain_timeout;
     core.draining = true;
     for (HttpConnection* connection : core.connections)
-      connection->drain(last_deadline_, begin + kDrainGrace);
+      connection->drain(last_deadline_, begin + core.limits.drain_grace);
     // The port stays open meanwhile: /healthz reports the drain, and new work gets a 503.
-    while (Clock::now() < begin + kDrainGrace || (is_any_working() && Clock::now() < last_deadline_)) {
+    while (Clock::now() < begin + kDrainPort || (is_any_working() && Clock::now() < last_deadline_)) {
       co_await pause(milliseconds(5));
     }
     drop_new_connections(acceptor_.native_handle());
@@ -176,7 +175,7 @@ class HttpServer::Impl {
       if (!error) admit(std::move(socket));
     }
     acceptor_.close(error);
-    last_deadline_ = std::min(last_deadline_, Clock::now() + kDrainGrace);
+    last_deadline_ = std::min(last_deadline_, Clock::now() + core.limits.drain_grace);
     for (HttpConnection* connection : core.connections) {
       if (!connection->is_busy()) connection->drain(last_deadline_, last_deadline_);
     }

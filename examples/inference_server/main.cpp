@@ -124,11 +124,13 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
 /// An option in seconds for a limit in milliseconds.
 void add_seconds(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
                  const std::string& help) {
+  std::ostringstream seconds;
+  seconds << std::chrono::duration<double>(value).count();
   app.add_option_function<double>(
-         name, [&value](double seconds) { value = std::chrono::milliseconds(std::llround(1e3 * seconds)); },
+         name, [&value](double given) { value = std::chrono::milliseconds(std::llround(1e3 * given)); },
          help)
       ->check(CLI::Range(0.001, 86400.0))
-      ->default_str(std::to_string(value.count() / 1000));
+      ->default_str(seconds.str());
 }
 
 int main_checked(int argc, char** argv) {
@@ -173,6 +175,8 @@ int main_checked(int argc, char** argv) {
   add_seconds(app, "--header-timeout", http.header_timeout, "Seconds a request's head may take to arrive");
   add_seconds(app, "--body-timeout", http.body_timeout, "Seconds a request's body may take to arrive");
   add_seconds(app, "--write-timeout", http.write_timeout, "Seconds a client may take to read an answer");
+  add_seconds(app, "--drain-grace", http.drain_grace,
+              "Seconds after SIGTERM in which an idle connection may still send a request");
   add_seconds(app, "--drain-timeout", http.drain_timeout,
               "Seconds after SIGTERM before what is left gets 503");
   app.add_option(
