@@ -27,8 +27,8 @@ using boost::system::error_code;
 using Clock = HttpConnection::Clock;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kSweep{100};  // how late a deadline may be enforced
-constexpr milliseconds kDrainPort{300};      // how long a drain takes new connections at least
+constexpr milliseconds kSweep{100};         // how late a deadline may be enforced
+constexpr milliseconds kDrainPort{300};     // how long a drain takes new connections at least
 constexpr milliseconds kSurelyIdle{1'000};  // earlier, the next request may be on its way
 constexpr std::int64_t kOverflow = 64;      // connections beyond the limit that get an answer
 
