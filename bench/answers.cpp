@@ -93,7 +93,7 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
   std::vector<double> want(static_cast<std::size_t>(dim)), spread(want.size()), tolerance(want.size()),
       q(static_cast<std::size_t>(s.head_dim));
   std::int64_t first = 0, end = 0;  // The keys in sums.
-  for (std::int64_t i = 0; i < s.q_len; ++i) {
+  for (std::int64_t i = 0; i < q_len(b); ++i) {
     if (!mask_.empty()) {
       if (i % s.mask_block == 0 || s.is_causal || s.window_left >= 0) {
         sums.clear();

@@ -42,6 +42,10 @@ std::int64_t keys_of(const Shape& s) {
   return s.batch * s.kv_heads * s.kv_len;
 }
 
+std::int64_t queries_of(const Shape& s) {
+  return s.cu_seqlens_q.empty() ? s.batch * s.q_len : s.cu_seqlens_q.back();
+}
+
 }  // namespace
 
 Problem::Problem(const Shape& shape, std::size_t cache_bytes)
@@ -51,7 +55,7 @@ Problem::Problem(const Shape& shape, std::size_t cache_bytes)
       sets_(sets_of(cache_bytes, set_bytes_)),
       cache_(static_cast<std::size_t>(sets_) * set_bytes_) {
   const std::int64_t bytes = bytes_of(shape.type);
-  const std::int64_t rows = shape.batch * shape.q_heads * shape.q_len;
+  const std::int64_t rows = shape.q_heads * queries_of(shape);
   q_.resize(static_cast<std::size_t>(rows * shape.head_dim * bytes));
   out_.resize(static_cast<std::size_t>(rows * shape.v_head_dim * bytes));
   Random random(kSeed);
@@ -139,7 +143,7 @@ void see_as_pages(const Shape& s, ConstTensor* view) {
 
 }  // namespace
 
-// Only whole used pages change places, so that the keys used are the same.
+// Only whole used pages change places, so that the dense tensor has the same keys in use.
 Shape in_pages(Shape s, std::int64_t page_keys) {
   s.page_keys = page_keys;
   Random random(kSeed ^ 2);
@@ -157,15 +161,21 @@ Shape in_pages(Shape s, std::int64_t page_keys) {
 }
 
 AttentionArgs arguments(const Shape& s) {
-  const auto view = [&s]<class View>(std::int64_t heads, std::int64_t len, std::int64_t dim, View) {
-    return s.bshd ? View::bshd(nullptr, s.batch, len, heads, dim, s.type)
-                  : View::bhsd(nullptr, s.batch, heads, len, dim, s.type);
+  const auto view = [&s]<class View>(std::int64_t batch, std::int64_t heads, std::int64_t len,
+                                     std::int64_t dim, View) {
+    return s.bshd ? View::bshd(nullptr, batch, len, heads, dim, s.type)
+                  : View::bhsd(nullptr, batch, heads, len, dim, s.type);
   };
+  const std::int64_t batch = s.cu_seqlens_q.empty() ? s.batch : 1, queries = queries_of(s) / batch;
   AttentionArgs a;
-  a.q = view(s.q_heads, s.q_len, s.head_dim, ConstTensor{});
-  a.k = view(s.kv_heads, s.kv_len, s.head_dim, ConstTensor{});
-  a.v = view(s.kv_heads, s.kv_len, s.v_head_dim, ConstTensor{});
-  a.out = view(s.q_heads, s.q_len, s.v_head_dim, Tensor{});
+  a.q = view(batch, s.q_heads, queries, s.head_dim, ConstTensor{});
+  a.k = view(s.batch, s.kv_heads, s.kv_len, s.head_dim, ConstTensor{});
+  a.v = view(s.batch, s.kv_heads, s.kv_len, s.v_head_dim, ConstTensor{});
+  a.out = view(batch, s.q_heads, queries, s.v_head_dim, Tensor{});
+  if (!s.cu_seqlens_q.empty()) {
+    a.cu_seqlens_q = s.cu_seqlens_q.data();
+    a.num_sequences = s.batch;
+  }
   a.is_causal = s.is_causal;
   a.window_left = s.window_left;
   if (s.mask_block > 0) {
@@ -196,7 +206,8 @@ double Problem::memory_bytes(const Shape& s, std::size_t cache_bytes) {
   const auto real = [](std::int64_t n) { return static_cast<double>(n); };
   const double dims = real(s.head_dim) + real(s.v_head_dim), bytes = real(bytes_of(s.type));
   const double keys = real(s.batch) * real(s.kv_heads) * real(s.kv_len);
-  const double rows = real(s.batch) * real(s.q_heads) * real(s.q_len);
+  const double queries = s.cu_seqlens_q.empty() ? real(s.batch) * real(s.q_len) : real(s.cu_seqlens_q.back());
+  const double rows = queries * real(s.q_heads);
   const double sets = std::max(1.0, std::ceil(static_cast<double>(cache_bytes) / (keys * dims * bytes)));
   const double mask = s.mask_block > 0 ? real(s.q_len) * real(s.kv_len) : 0;
   // The check widens a KV head's values in each of its threads.
@@ -208,11 +219,29 @@ double Problem::memory_bytes(const Shape& s, std::size_t cache_bytes) {
 
 std::int64_t Problem::row_at(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t dim) const {
   const Shape& s = shape_;
-  return (s.bshd ? (b * s.q_len + i) * s.q_heads + h : (b * s.q_heads + h) * s.q_len + i) * dim;
+  const bool packed = !s.cu_seqlens_q.empty();
+  const std::int64_t sequence = packed ? 0 : b, position = packed ? q_begin(b) + i : i,
+                     queries = packed ? queries_of(s) : s.q_len;
+  return (s.bshd ? (sequence * queries + position) * s.q_heads + h
+                 : (sequence * s.q_heads + h) * queries + position) *
+         dim;
+}
+
+std::int64_t Problem::q_len(std::int64_t batch) const {
+  return shape_.cu_seqlens_q.empty() ? shape_.q_len : q_begin(batch + 1) - q_begin(batch);
+}
+
+std::int64_t Problem::q_begin(std::int64_t batch) const {
+  return shape_.cu_seqlens_q.empty() ? 0 : shape_.cu_seqlens_q[static_cast<std::size_t>(batch)];
 }
 
 std::int64_t Problem::key_at(std::int64_t b, std::int64_t h, std::int64_t j, std::int64_t dim) const {
   const Shape& s = shape_;
+  if (s.page_keys > 0) {
+    const std::int64_t entry = b * (s.kv_len / s.page_keys) + j / s.page_keys;
+    const std::int64_t page = s.block_table[static_cast<std::size_t>(entry)] - b * pages_apart(s);
+    j = page * s.page_keys + j % s.page_keys;
+  }
   return (s.bshd ? (b * s.kv_len + j) * s.kv_heads + h : (b * s.kv_heads + h) * s.kv_len + j) * dim;
 }
 
@@ -226,7 +255,7 @@ std::int64_t Problem::used(std::int64_t batch) const {
 }
 
 Problem::Range Problem::range(std::int64_t batch, std::int64_t row) const {
-  const std::int64_t keys = used(batch), position = row + keys - shape_.q_len;
+  const std::int64_t keys = used(batch), position = row + keys - q_len(batch);
   const std::int64_t end = shape_.is_causal ? std::clamp<std::int64_t>(position + 1, 0, keys) : keys;
   return {shape_.window_left < 0 ? 0 : std::clamp<std::int64_t>(position - shape_.window_left, 0, end), end};
 }
@@ -248,7 +277,7 @@ std::int64_t Problem::visible(std::int64_t batch, std::int64_t row) const {
 double Problem::useful_flops() const {
   double scores = 0;
   for (std::int64_t b = 0; b < shape_.batch; ++b) {
-    for (std::int64_t i = 0; i < shape_.q_len; ++i) scores += static_cast<double>(visible(b, i));
+    for (std::int64_t i = 0; i < q_len(b); ++i) scores += static_cast<double>(visible(b, i));
   }
   return scores * static_cast<double>(shape_.q_heads * 2 * (shape_.head_dim + shape_.v_head_dim));
 }
@@ -256,7 +285,7 @@ double Problem::useful_flops() const {
 double Problem::kv_bytes() const {
   double keys = 0;
   for (std::int64_t b = 0; b < shape_.batch; ++b)
-    keys += static_cast<double>(range(b, shape_.q_len - 1).end - range(b, 0).first);
+    keys += static_cast<double>(range(b, q_len(b) - 1).end - range(b, 0).first);
   return keys *
          static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim) * bytes_of(shape_.type));
 }

@@ -20,10 +20,12 @@ struct Shape {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 1, v_head_dim = 1;
   bool is_causal = false;
   std::vector<std::int32_t> seqused_k{};  ///< Empty or one per batch.
-  DataType type = DataType::f32;          ///< Of every tensor.
-  std::int64_t window_left = -1;          ///< As in AttentionArgs.
-  std::int64_t mask_block = 0;            ///< > 0: a boolean mask, half of its squares of this size hidden.
-  std::int64_t page_keys = 0;  ///< > 0: keys and values are read by block_table from pages of so many.
+  std::vector<std::int32_t>
+      cu_seqlens_q{};             ///< Empty, or as in AttentionArgs; then q_len is the most of a sequence.
+  DataType type = DataType::f32;  ///< Of every tensor.
+  std::int64_t window_left = -1;  ///< As in AttentionArgs.
+  std::int64_t mask_block = 0;    ///< > 0: a boolean mask, half of its squares of this size hidden.
+  std::int64_t page_keys = 0;     ///< > 0: keys and values are read by block_table from pages of so many.
   std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
   bool bshd = false;  ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
 };
@@ -42,8 +44,9 @@ struct Row {
   std::span<const double> want, tolerance;
 };
 
-/// The same problem with its memory seen as pages, which lie in any order. Pages of [batch, heads, seq, dim]
-/// are one head's keys; those of another head lie elsewhere. page_keys divides kv_len.
+/// The same problem with its memory seen as pages, those of a sequence in any order: as a dense tensor it has
+/// the same keys in another order, which a decode step does not notice. Pages of [batch, heads, seq, dim] are
+/// one head's keys; those of another head lie elsewhere. page_keys divides kv_len.
 Shape in_pages(Shape shape, std::int64_t page_keys);
 
 /// The call of a problem without its memory, for plan().
@@ -61,6 +64,9 @@ class Problem {
   static double memory_bytes(const Shape& shape, std::size_t cache_bytes);
 
   const Shape& shape() const { return shape_; }
+  /// Query rows of a sequence, and those before them in a packed tensor.
+  std::int64_t q_len(std::int64_t batch) const;
+  std::int64_t q_begin(std::int64_t batch) const;
   int sets() const { return sets_; }
   AttentionArgs args(int set) const;
   /// The keys and values of all sets, padded with zeros to a whole 4 KiB: what a decode row reads and its
@@ -111,7 +117,7 @@ class Problem {
   std::size_t value_offset_ = 0, set_bytes_ = 0;
   int sets_ = 1;
   Pages cache_;
-  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key]: which kind a key has.
+  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key of the sequence]: which kind a key has.
   std::vector<double> kind_keys_;    ///< [kind][head_dim], as they are in memory
   std::vector<std::uint8_t> mask_;   ///< [q_len][kv_len], shared by batch and heads
   std::vector<std::byte> q_;

@@ -73,7 +73,8 @@ void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_k
 }
 
 void mixed(benchmark::State& state, DataType type, const std::string& isa, int threads) {
-  MixedStep step(type);
+  Problem problem(mixed_step(type));
+  problem.touch();
   Context context;
   if (const Status s = context_for(isa, threads, &context); !s.ok())
     return state.SkipWithError(s.message().c_str());
@@ -86,25 +87,31 @@ void mixed(benchmark::State& state, DataType type, const std::string& isa, int t
       if (const Status s = made.run(args); !s.ok()) error = s.message();
     };
   };
-  const auto whole = planned(step.whole()), chunk = planned(step.chunk()), decodes = planned(step.decodes());
+  const AttentionArgs step = problem.args(0);
+  const PartOfStep first(step, 0, 1), others(step, 1, step.num_sequences);
+  const auto whole = planned(step), chunk = planned(first.args()), decodes = planned(others.args());
   const auto seconds_of = [threads](auto run) {
     return seconds_per_call(
         kWorkWindow, [threads] { return seconds_on(clock_of(threads)); }, run);
   };
+  const auto verify = [&](const std::string& what) {
+    if (const std::string wrong = problem.check(0); error.empty() && !wrong.empty())
+      error = what + ": " + wrong;
+    problem.poison();
+  };
+  problem.poison();
+  chunk();
+  decodes();
+  verify("the step's parts");
   std::vector<double> over_parts;
   for (auto _ : state) {
     const double parts = seconds_of(chunk) + seconds_of(decodes), all = seconds_of(whole);
     over_parts.push_back(parts / all);
     state.SetIterationTime(all);
   }
-  step.poison();
-  chunk();
-  decodes();
-  const std::vector<std::byte> want = step.output();
-  step.poison();
+  problem.poison();
   whole();
-  if (error.empty()) error = step.check();
-  if (error.empty() && step.output() != want) error = "the step's bits differ from those of its parts";
+  verify("the step");
   if (!error.empty()) return state.SkipWithError(error.c_str());
   state.counters["over_parts"] = median(over_parts);
 }

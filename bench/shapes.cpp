@@ -2,6 +2,7 @@
 #include "bench/shapes.h"
 
 #include <cmath>
+#include <utility>
 
 namespace kumiko::bench {
 namespace {
@@ -60,12 +61,19 @@ Case bshd(Case c) {
   return c;
 }
 
-// A decode step of a server: 64 sequences of 128 to 8192 keys, as many below 1024 as above.
+// From 128 to 8192 keys, as many sequences below 1024 as above.
+std::vector<std::int32_t> server_lengths(int sequences) {
+  std::vector<std::int32_t> lengths;
+  for (int b = 0; b < sequences; ++b)
+    lengths.push_back(static_cast<std::int32_t>(std::lround(128 * std::pow(64.0, b / (sequences - 1.0)))));
+  return lengths;
+}
+
+// A decode step of a server.
 Case server_decode() {
   Case c = decode(64, 128, 32, 8, 8192);
   c.shape.name += "_ragged";
-  for (int b = 0; b < 64; ++b)
-    c.shape.seqused_k.push_back(static_cast<std::int32_t>(std::lround(128 * std::pow(64.0, b / 63.0))));
+  c.shape.seqused_k = server_lengths(64);
   return c;
 }
 
@@ -132,6 +140,18 @@ const std::vector<Case>& server_cases() {
       of_type(DataType::bf16, decode(1, 128, 32, 8, 16384)),
   };
   return table;
+}
+
+Shape mixed_step(DataType type) {
+  constexpr int kDecodes = 63, kChunk = 512;
+  Shape s = bshd(of_type(type, server_decode())).shape;
+  s.name = "mixed_step";
+  s.q_len = kChunk;
+  s.seqused_k = server_lengths(kDecodes);
+  s.seqused_k.insert(s.seqused_k.begin(), 2048 + kChunk);
+  s.cu_seqlens_q = {0, kChunk};
+  for (int b = 0; b < kDecodes; ++b) s.cu_seqlens_q.push_back(s.cu_seqlens_q.back() + 1);
+  return in_pages(std::move(s), 128);
 }
 
 }  // namespace kumiko::bench

@@ -23,4 +23,8 @@ const std::vector<Case>& cases();
 /// Decode steps of a server, which serving_bench measures with keys and values dense and in pages.
 const std::vector<Case>& server_cases();
 
+/// A server's step with a prompt's chunk of 512 queries at 2048 keys and 63 decodes of 128 to 8192 keys,
+/// packed, in pages of 128 keys, [pages, page_size, heads, dim].
+Shape mixed_step(DataType type);
+
 }  // namespace kumiko::bench
