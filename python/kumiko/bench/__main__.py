@@ -90,7 +90,7 @@ def run_models(options: argparse.Namespace, threads: int) -> int:
     write(options, {"threads": threads, "models": rows}, models.model_table(rows))
     wrong = [row for row in rows if not row["error"] <= models.BOUND]
     for row in wrong:
-        say(f"{row['model']}: Kumiko's output differs from eager attention's by {row['error']:.2g} of the largest, expected {models.BOUND:g}")
+        say(f"{row['model']}: Kumiko's output differs from that of {row['compared_with']} attention by {row['error']:.2g} of the largest, expected {models.BOUND:g}")
     return 1 if wrong else 0
 
 

@@ -138,6 +138,17 @@ def test_the_built_in_list_has_prefill_and_decode_in_two_types():
     assert len({case.name for case in built_in()}) == len(built_in())
 
 
+def test_eager_attention_is_left_out_where_it_would_not_fit(monkeypatch):
+    monkeypatch.setattr(models, "LAYERS", 1)
+    scores = 8 * models.HEADS * 20**2
+    for free, left_out in ((scores + 1, False), (scores, True)):
+        monkeypatch.setattr(models, "_free_bytes", lambda free=free: free)
+        row = models.measure_model(lambda: models._prefill(20), 1, 1)
+        assert ("eager" not in row["rate"]) == left_out == ("eager" not in row["gain"])
+        assert row["compared_with"] == ("sdpa" if left_out else "eager") and row["error"] < models.BOUND
+        assert ("\n  eager " in models.model_table([row])) != left_out
+
+
 @pytest.mark.parametrize("kind", ["_prefill", "_decode"])
 def test_models_are_measured_and_checked(monkeypatch, capsys, kind):
     monkeypatch.setattr(models, "LAYERS", 1)
