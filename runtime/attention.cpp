@@ -34,33 +34,76 @@ TracedTask describe_task(const Run& run, std::int32_t number) {
   return traced;
 }
 
+/// Where tasks store the states of a merge.
+kernels::TaskRange states_of(const Run& run, std::int32_t merge_number) {
+  const PlannedMerge& merge = run.plan.partition.merges[static_cast<std::size_t>(merge_number)];
+  kernels::TaskRange range{};
+  range.partial = run.state.partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
+  range.partial_split = merge.split_begin;
+  range.partial_row = merge.row_begin;
+  range.partial_rows = merge.row_end - merge.row_begin;
+  return range;
+}
+
+/// One task of those that compute the splits of a sequence's rows is done; the last one merges them.
+void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int32_t merge_number,
+              float* scratch, const kernels::TaskRange& task) {
+  // acq_rel: the last task reads what the others stored.
+  if (run.state.pending[static_cast<std::size_t>(merge_number)].fetch_sub(1, std::memory_order_acq_rel) != 1)
+    return;
+  task.enter(kernels::Phase::merge);
+  const Partition& partition = run.plan.partition;
+  const PlannedMerge& merge = partition.merges[static_cast<std::size_t>(merge_number)];
+  const kernels::HeadProblem head = run.plan.problem.head(run.operands, batch, kv_head);
+  const kernels::TaskRange own = states_of(run, merge_number);
+  for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
+    kernels::RowMerge merged(run.plan.kernels, head, scratch);
+    if (merge.shared_splits > 0) {
+      partition.shared.for_each_group_of(batch, head.group, [&](std::int64_t group, std::int64_t first) {
+        const auto number =
+            static_cast<std::int32_t>(partition.shared_merges + group * run.plan.problem.kv_heads + kv_head);
+        const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(group)];
+        merged.add(states_of(run, number), first + row, keys.split_begin, keys.split_end);
+      });
+    }
+    merged.add(own, row, merge.split_begin, merge.split_end);
+    merged.store(row);
+  }
+}
+
+/// A group's rows over the keys that its sequences share.
+void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange& range, std::byte* scratch) {
+  const Partition& partition = run.plan.partition;
+  const Problem& problem = run.plan.problem;
+  const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(task.shared)];
+  kernels::HeadProblem head = problem.head(run.operands, task.batch, task.kv_head);
+  partition.shared.as_group(problem, run.operands, keys, task.kv_head, &head);
+  task.pipeline->run(run.plan.kernels, head, range, scratch);
+  for (std::int64_t i = keys.first; i < keys.last; ++i) {
+    if (!partition.shared.has_rows(keys, i, problem.group(), task.row_begin, task.row_end)) continue;
+    const std::int32_t b = problem.common.sequences[static_cast<std::size_t>(i)];
+    end_task(run, b, task.kv_head,
+             partition.merge_of[static_cast<std::size_t>(b * problem.kv_heads + task.kv_head)],
+             reinterpret_cast<float*>(scratch), range);
+  }
+}
+
 void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
   const Run& run = *static_cast<const Run*>(context);
   const Plan::Impl& plan = run.plan;
   const PlannedTask& task = plan.partition.tasks[static_cast<std::size_t>(number)];
   const kernels::KernelSet& kernels = plan.kernels;
   const kernels::FloatState float_state(kernels.isa);
-  const kernels::HeadProblem head = plan.problem.head(run.operands, task.batch, task.kv_head);
   Tracer* const tracer = plan.context->tracer.get();
   TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TracedTask{});
-  kernels::TaskRange range{task.row_begin, task.row_end, task.split_begin, task.split_end, nullptr, 0, 0, 0,
-                           trace.watch()};
-  if (task.merge < 0) return task.pipeline->run(kernels, head, range, slot.scratch);
-
-  const PlannedMerge& merge = plan.partition.merges[static_cast<std::size_t>(task.merge)];
-  range.partial = run.state.partials[static_cast<std::size_t>(merge.domain)] + merge.partial_offset;
-  range.partial_split = merge.split_begin;
-  range.partial_row = merge.row_begin;
-  range.partial_rows = merge.row_end - merge.row_begin;
-  task.pipeline->run(kernels, head, range, slot.scratch);
-  // acq_rel: the last task reads what the others stored.
-  if (run.state.pending[static_cast<std::size_t>(task.merge)].fetch_sub(1, std::memory_order_acq_rel) != 1)
-    return;
-  range.enter(kernels::Phase::merge);
-  for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
-    kernels::merge_partials(kernels, head, range, row, merge.split_end - merge.split_begin,
-                            reinterpret_cast<float*>(slot.scratch));
-  }
+  kernels::TaskRange range = task.merge < 0 ? kernels::TaskRange{} : states_of(run, task.merge);
+  range.row_begin = task.row_begin, range.row_end = task.row_end;
+  range.split_begin = task.split_begin, range.split_end = task.split_end;
+  range.watch = trace.watch();
+  if (task.shared >= 0) return run_shared_task(run, task, range, slot.scratch);
+  task.pipeline->run(kernels, plan.problem.head(run.operands, task.batch, task.kv_head), range, slot.scratch);
+  if (task.merge < 0) return;
+  end_task(run, task.batch, task.kv_head, task.merge, reinterpret_cast<float*>(slot.scratch), range);
 }
 
 Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
@@ -98,6 +141,7 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
 Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
   auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
   impl->args = without_pointers(args);
+  if (args.block_table) impl->find_common_pages(args.block_table);
   if (args.kv_domains) {
     if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
   }
@@ -151,6 +195,7 @@ Status Plan::run(const AttentionArgs& args) const {
     if (Status s = validate_same_problem(args, impl_->args, problem); !s.ok()) return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
     if (Status s = validate_block_table(problem, args.block_table); !s.ok()) return s;
+    if (Status s = check_shared_pages(problem, impl_->partition.shared, args.block_table); !s.ok()) return s;
     return execute(*impl_, operands_of(args));
   });
 }

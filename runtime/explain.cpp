@@ -30,6 +30,20 @@ std::string pipelines_of(const Plan::Impl& plan) {
          tunings.many.pipeline->name + " above";
 }
 
+/// A line on the keys that are read once for several sequences, if there are any.
+std::string shared_prefixes_of(const Plan::Impl& plan) {
+  const Problem& problem = plan.problem;
+  const SharedGroups& shared = plan.partition.shared;
+  if (shared.groups.empty()) return "";
+  std::int64_t keys = 0;
+  for (const SharedKeys& group : shared.groups)
+    keys += (group.last - group.first - 1) * (group.split_end - group.split_begin) * kSplitKeys;
+  return "shared prefixes: " + std::to_string(shared.groups.size()) + " groups of sequences, " +
+         std::to_string(keys * problem.kv_heads * (problem.head_dim + problem.v_head_dim) *
+                        kernels::bytes_of(problem.types.key_value)) +
+         " bytes of K and V read once less\n";
+}
+
 }  // namespace
 
 std::string Plan::Impl::explain() const {
@@ -49,7 +63,8 @@ std::string Plan::Impl::explain() const {
           std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
           " query rows a task" + tunings.many.describe() + ", tuning " + context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
-          std::to_string(partition.merges.size()) + " row blocks split along the keys\n";
+          std::to_string(partition.shared_merges) + " row blocks split along the keys\n";
+  text += shared_prefixes_of(*this);
   const scheduler::Assignment& assignment = partition.assignment;
   const auto& begin = assignment.domain_begin;
   const Traffic traffic = planned_traffic(*this);

@@ -65,7 +65,7 @@ Status cut_and_assign(const Problem& problem, const Tunings& tunings,
   double soonest = 0;
   // Decode tries one way only: simulating would double the 17 to 50 us that a plan of 64 requests takes, and
   // pieces of whole splits are even enough.
-  const bool is_decode = tunings.all_in_place();
+  const bool is_decode = tunings.of(problem.most_rows()).pipeline->traits.in_place;
   // Every piece packs the keys it reads. That makes a piece of 48 rows take half as long again (Zen 5,
   // AVX-512, D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1 ms,
   // 16 whole ones 11.6 ms, as one core then waits for the other.
@@ -103,13 +103,15 @@ bool Partition::has_splits_of(const Problem& problem) const {
   const PlannedTask* before = nullptr;
   kernels::HeadProblem head{};
   for (const PlannedTask& task : tasks) {
-    if (task.kv_head != 0) continue;  // All heads of a sequence are cut alike.
+    if (task.kv_head != 0 || task.shared >= 0) continue;  // All heads of a sequence are cut alike.
     if (!before || before->batch != task.batch) head = problem.head({}, task.batch, 0);
     before = &task;
     const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
     const PlannedMerge* merge = task.merge < 0 ? nullptr : &merges[static_cast<std::size_t>(task.merge)];
-    if (block.split_begin != (merge ? merge->split_begin : task.split_begin) ||
-        block.split_end != (merge ? merge->split_end : task.split_end))
+    const std::int64_t before_own = merge ? merge->shared_splits : 0;
+    if (block.split_begin + before_own != (merge ? merge->split_begin : task.split_begin) ||
+        block.split_end != (merge ? merge->split_end : task.split_end) ||
+        head.end_of(task.row_begin) < before_own * kernels::kSplitKeys)
       return false;
   }
   return true;

@@ -9,6 +9,7 @@
 
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/problem.h"
+#include "runtime/shared_keys.h"
 #include "runtime/tuning.h"
 #include "scheduler/policy.h"
 
@@ -21,6 +22,9 @@ struct PlannedTask {
   std::int64_t split_begin, split_end;
   const kernels::PipelineRow* pipeline;
   std::int32_t merge;  ///< Index into Partition::merges if several tasks share the rows' splits, else -1.
+  /// Index into Partition::shared.groups, else -1. Then rows are those of the group, `batch` is its first
+  /// sequence, and `merge` has only the memory of the states.
+  std::int32_t shared;
 };
 
 /// Rows whose splits several tasks compute; the last of these tasks to end merges them.
@@ -31,12 +35,17 @@ struct PlannedMerge {
   std::int64_t partial_offset;  ///< Where the states of these splits and rows begin in its domain's
                                 ///< RunState::partials, in floats.
   std::int32_t domain;          ///< The domain its tasks are assigned to; if they differ, that of the first.
+  std::int64_t shared_splits = 0;  ///< Before split_begin: their states are those of shared tasks.
 };
 
 struct Partition {
   std::vector<PlannedTask> tasks;
   std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them, in cost_unit FMAs
   std::vector<PlannedMerge> merges;
+  SharedGroups shared;
+  std::int32_t shared_merges = 0;  ///< merges [shared_merges + group * kv_heads + kv_head] of shared tasks
+  std::vector<std::int32_t>
+      merge_of;          ///< [batch * kv_heads] of sequences with shared splits; empty without groups
   double cost_unit = 1;  ///< Power of two by which costs were divided so that their sum fits.
   std::int64_t partial_floats = 0;
   std::vector<std::int64_t> domain_floats;  ///< [domains] each domain's share of partial_floats

@@ -59,7 +59,7 @@ Status Partitioner::run() {
                                    " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
   }
   clear();
-  const RowBlocks blocks(problem_, cut_);
+  const RowBlocks blocks(problem_, cut_, made_.shared);
   set_costs(blocks);
   std::uint64_t number = 0;
   for (std::int64_t b = 0; b < problem_.batch; ++b) {
@@ -71,7 +71,7 @@ Status Partitioner::run() {
       }
     }
   }
-  return {};
+  return add_shared(blocks);
 }
 
 void Partitioner::clear() {
@@ -79,6 +79,9 @@ void Partitioner::clear() {
   made_.costs.clear();
   made_.merges.clear();
   made_.partial_floats = 0;
+  made_.shared.find(problem_);
+  made_.merge_of.assign(
+      made_.shared.groups.empty() ? 0 : static_cast<std::size_t>(problem_.batch * problem_.kv_heads), -1);
   const auto most = static_cast<std::size_t>(count_ + (wants_fine_ ? 2 * tasks_ : 0));
   made_.tasks.reserve(most);
   made_.costs.reserve(most);
@@ -124,15 +127,17 @@ std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, s
 
 Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine) {
   // Without a fine part only an outlier is cut: one long sequence among short ones.
+  const bool shares = block.shared_splits > 0;
   const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
   std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
-  if (splits == block.splits()) {
+  if (splits == block.splits() && !shares) {
     add_task(b, h, block, block.split_begin, block.split_end, block.cost, -1);
     return {};
   }
   const auto merge = static_cast<std::int32_t>(made_.merges.size());
-  made_.merges.push_back(
-      {0, block.split_begin, block.split_end, block.row_begin, block.row_end, made_.partial_floats, 0});
+  made_.merges.push_back({0, block.split_begin, block.split_end, block.row_begin, block.row_end,
+                          made_.partial_floats, 0, block.shared_splits});
+  if (shares) made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h)] = merge;
   if (!add_states(block.splits(), block.row_end - block.row_begin, kernels::partial_size(problem_.v_head_dim),
                   &made_.partial_floats))
     return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
@@ -145,6 +150,53 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& blo
     at += splits;
     if (at == block.split_end) return {};
   }
+}
+
+Status Partitioner::add_shared(const RowBlocks& blocks) {
+  made_.shared_merges = static_cast<std::int32_t>(made_.merges.size());
+  std::int64_t group = 0;
+  for (const RowBlock& block : blocks.shared()) {
+    for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
+      if (Status s = cut_shared(block, group, h); !s.ok()) return s;
+    }
+    ++group;
+  }
+  return {};
+}
+
+Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h) {
+  const Tuning& tuning = cut_.tunings.of(block.row_end);
+  const SharedKeys& keys = made_.shared.groups[static_cast<std::size_t>(group)];
+  const std::vector<std::int32_t>& sequences = problem_.common.sequences;
+  const auto merge = static_cast<std::int32_t>(made_.merges.size());
+  made_.merges.push_back({0, block.split_begin, block.split_end, 0, block.row_end, made_.partial_floats, 0});
+  if (!add_states(block.splits(), block.row_end, kernels::partial_size(problem_.v_head_dim),
+                  &made_.partial_floats))
+    return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+  pipeline_ = tuning.pipeline;
+  const std::int64_t pieces =
+      std::clamp<std::int64_t>((block.cost + coarse_ / 2) / coarse_, 1, block.splits());
+  for (std::int64_t row = 0; row < block.row_end; row += tuning.max_task_rows) {
+    RowBlock rows = block;
+    rows.row_begin = row;
+    rows.row_end = std::min(row + tuning.max_task_rows, block.row_end);
+    for (std::int64_t i = 0; i < pieces; ++i) {
+      const std::int64_t from = block.split_begin + block.splits() * i / pieces,
+                         to = block.split_begin + block.splits() * (i + 1) / pieces;
+      const auto share = static_cast<double>((to - from) * (rows.row_end - row)) /
+                         static_cast<double>(block.splits() * block.row_end);
+      add_task(sequences[static_cast<std::size_t>(keys.first)], h, rows, from, to,
+               static_cast<std::int64_t>(static_cast<double>(block.cost) * share), merge);
+      made_.tasks.back().shared = static_cast<std::int32_t>(group);
+    }
+    for (std::int64_t i = keys.first; i < keys.last; ++i) {
+      if (!made_.shared.has_rows(keys, i, problem_.group(), row, rows.row_end)) continue;
+      const std::int64_t head = sequences[static_cast<std::size_t>(i)] * problem_.kv_heads + h;
+      made_.merges[static_cast<std::size_t>(made_.merge_of[static_cast<std::size_t>(head)])].tasks +=
+          static_cast<std::int32_t>(pieces);
+    }
+  }
+  return {};
 }
 
 // Field by field: filling a struct and then copying it stalls on its own stores, which took half the time of
@@ -160,6 +212,7 @@ void Partitioner::add_task(std::int64_t b, std::int64_t h, const RowBlock& block
   task.split_end = split_end;
   task.pipeline = pipeline_;
   task.merge = merge;
+  task.shared = -1;
   scheduler::Task& cost = made_.costs.emplace_back();
   cost.cost = piece_cost;
   cost.group = static_cast<std::int32_t>(b * problem_.kv_heads + h);

@@ -42,6 +42,9 @@ class Partitioner {
   inline std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const;
   /// Splits of the first of equal pieces that cost about `most` each, so that no small piece remains.
   static inline std::int64_t piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most);
+  /// The groups' rows over the keys that they share.
+  Status add_shared(const RowBlocks& blocks);
+  Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
   inline Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine);
   inline void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
                        std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge);

@@ -33,7 +33,7 @@ void choose_kernels(Plan::Impl& plan) {
   const Context::Impl& context = *plan.context;
   const Problem& problem = plan.problem;
   const bool is_attention = problem.computation == Computation::attention;
-  Pipeline wanted = problem.pipeline != Pipeline::automatic ? problem.pipeline : context.config.pipeline;
+  Pipeline wanted = plan.forced_pipeline();
   if (wanted == Pipeline::automatic && !is_attention)
     wanted = Pipeline::online;  // decode computes the scores itself
   // bf16 products need probabilities in the layout that the softmax of a product writes.
@@ -46,7 +46,10 @@ void choose_kernels(Plan::Impl& plan) {
     return tune(context.core, plan.kernels, visibility, rows, problem.head_dim, problem.v_head_dim,
                 l2_bytes(context.topology), pipeline_name(wanted));
   };
-  const std::int64_t most = problem.most_rows(), few = context.core.decode_rows;
+  SharedGroups shared;
+  shared.find(problem);
+  const std::int64_t most = std::max(problem.most_rows(), problem.group() * shared.most_positions()),
+                     few = context.core.decode_rows;
   plan.tunings.many = plan.tunings.few = tuned(most);
   if (const std::int64_t least = problem.least_rows(); least <= few && few < most) {
     plan.tunings.few = tuned(least);
@@ -96,6 +99,13 @@ Status prepare(Plan::Impl& plan) {
   // Last, because the scratch stays with the context: a plan that fails must not enlarge it.
   plan.scratch_bytes = scratch_for(plan, plan.partition);
   return reserve(plan, plan.scratch_bytes);
+}
+
+void Plan::Impl::find_common_pages(const std::int32_t* block_table) {
+  // Tiles are bound by arithmetic, which sharing does not save.
+  const Pipeline forced = forced_pipeline();
+  if (forced != Pipeline::automatic && forced != Pipeline::decode) return;
+  problem.common = kumiko::find_common_pages(problem, block_table, context->core.decode_rows);
 }
 
 Status Plan::Impl::update(std::span<const std::int32_t> lengths) {

@@ -40,6 +40,12 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   /// Replaces the planned lengths by valid new ones and cuts the problem again if they need it. Errors as
   /// prepare(), and std::bad_alloc; on an error nothing changes.
   Status update(std::span<const std::int32_t> lengths);
+  /// Finds the sequences that share pages. Before prepare().
+  void find_common_pages(const std::int32_t* block_table);
+  /// The caller's choice, or the environment's.
+  Pipeline forced_pipeline() const {
+    return problem.pipeline != Pipeline::automatic ? problem.pipeline : context->config.pipeline;
+  }
 
  private:
   // The previous ones, kept to reuse their memory.

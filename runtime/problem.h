@@ -47,6 +47,13 @@ struct Operands {
   const std::int32_t* block_table = nullptr;
 };
 
+/// Sequences ordered so that those whose block tables begin with the same pages are neighbours
+/// (shared_keys.h).
+struct CommonPages {
+  std::vector<std::int32_t> sequences;
+  std::vector<std::int64_t> splits;  ///< [sequences] at the start, in common with the sequence before
+};
+
 struct Problem {
   Computation computation = Computation::attention;
   kernels::ElementTypes types{};
@@ -75,6 +82,7 @@ struct Problem {
   std::int64_t page_keys = 0;  ///< Of a page; 0: no pages.
   std::int64_t pages = 0;      ///< In k and v.
   std::int64_t max_pages = 0, block_table_stride = 0;
+  CommonPages common;  ///< In the table that the plan was given; empty if there are none.
 
   Pipeline pipeline = Pipeline::automatic;
 

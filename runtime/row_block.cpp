@@ -24,11 +24,18 @@ std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_be
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
 }
 
-RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::int64_t row,
-                  std::int64_t end) {
+/// All but the first `shared` splits, which every row sees.
+RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::int64_t row, std::int64_t end,
+                  std::int64_t shared) {
   RowBlock block = keys_of_rows(head, row, end);
-  block.cost = tuning.pipeline->cost({visible_pairs(head, row, end), end - row,
-                                      block.last_key - block.first_key, head.head_dim, head.v_head_dim});
+  std::int64_t pairs = visible_pairs(head, row, end);
+  if (shared > 0) {
+    block.shared_splits = block.split_begin = shared;
+    block.first_key = shared * kSplitKeys;
+    pairs -= (end - row) * block.first_key;
+  }
+  block.cost = tuning.pipeline->cost(
+      {pairs, end - row, block.last_key - block.first_key, head.head_dim, head.v_head_dim});
   return block;
 }
 
@@ -60,7 +67,7 @@ BlockRows RowCut::operator()(std::int64_t rows) const {
   return {size, is_cut_finer ? std::max(size / kFinerBy / unit * unit, unit) : 0};
 }
 
-RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut) {
+RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut, const SharedGroups& groups) {
   begin_.reserve(static_cast<std::size_t>(problem.batch) + 1);
   whole_.reserve(static_cast<std::size_t>(problem.batch));
   std::int64_t rows_before = 0;
@@ -76,19 +83,35 @@ RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut) {
     rows_before = rows;
     for (std::int64_t row = 0; row < rows; row += size.rows) {
       const std::int64_t end = min_of(row + size.rows, rows);
-      whole_.push_back(block_of(tuning, head, row, end));
+      whole_.push_back(block_of(tuning, head, row, end, groups.own_split_of(b)));
       if (!cut.has_fine) continue;
       fine_begin_.push_back(fine_.size());
       for (std::int64_t at = row, next; at < end && size.fine > 0; at = next) {
         const std::int64_t half = cut.halves ? ceil_div((end - at) / 2, unit) * unit : 0;
         next = min_of(at + std::max(half, size.fine), end);
-        fine_.push_back(block_of(tuning, head, at, next));
+        fine_.push_back(block_of(tuning, head, at, next, groups.own_split_of(b)));
       }
     }
   }
   begin_.push_back(whole_.size());
   if (cut.has_fine) fine_begin_.push_back(fine_.size());
+  add_shared(problem, cut.tunings, groups);
   scale_costs(problem.kv_heads);
+}
+
+void RowBlocks::add_shared(const Problem& problem, const Tunings& tunings, const SharedGroups& groups) {
+  for (const SharedKeys& group : groups.groups) {
+    RowBlock& block = shared_.emplace_back();
+    block.row_end = (group.position_end - group.position_begin) * problem.group();
+    block.split_begin = group.split_begin;
+    block.split_end = group.split_end;
+    block.first_key = group.split_begin * kSplitKeys;
+    block.last_key = group.split_end * kSplitKeys;
+    const std::int64_t keys = block.last_key - block.first_key;
+    block.cost = tunings.of(block.row_end)
+                     .pipeline->cost(
+                         {block.row_end * keys, block.row_end, keys, problem.head_dim, problem.v_head_dim});
+  }
 }
 
 /// A cost is below 2^55, but the sum over many long sequences can exceed 2^63. Only the costs' proportions
@@ -97,16 +120,18 @@ RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut) {
 void RowBlocks::scale_costs(std::int64_t kv_heads) {
   __extension__ using Wide = unsigned __int128;
   Wide sum = 0;
-  for (const auto* list : {&whole_, &fine_}) {
+  for (const auto* list : {&whole_, &fine_, &shared_}) {
     for (const RowBlock& block : *list) sum += static_cast<Wide>(block.cost) * static_cast<Wide>(kv_heads);
   }
   int shift = 0;
   while (sum >> shift > Wide{1} << 61) ++shift;
   cost_unit_ = std::ldexp(1.0, shift);
-  for (auto* list : {&whole_, &fine_}) {
+  for (auto* list : {&whole_, &fine_, &shared_}) {
     for (RowBlock& block : *list) block.cost >>= shift;
   }
-  for (const RowBlock& block : whole_) total_cost_ += block.cost * kv_heads;
+  for (const auto* list : {&whole_, &shared_}) {
+    for (const RowBlock& block : *list) total_cost_ += block.cost * kv_heads;
+  }
 }
 
 }  // namespace kumiko

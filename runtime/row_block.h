@@ -9,6 +9,7 @@
 
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/problem.h"
+#include "runtime/shared_keys.h"
 #include "runtime/tuning.h"
 
 namespace kumiko {
@@ -22,6 +23,7 @@ struct RowBlock {
   std::int64_t first_key, last_key;     ///< [first_key, last_key): seen by some row
   std::int64_t split_begin, split_end;  ///< the splits that these keys lie in
   std::int64_t cost;                    ///< in FMAs (PipelineRow::cost); scaled by RowBlocks
+  std::int64_t shared_splits = 0;  ///< before split_begin, which the rows see too but other tasks compute
 
   std::int64_t splits() const { return split_end - split_begin; }
   /// Cost of the splits before `split`, in proportion to their keys, because the first and the last split may
@@ -66,7 +68,7 @@ struct RowCut {
 /// them. Blocks of a sequence are numbered from 0.
 class RowBlocks {
  public:
-  RowBlocks(const Problem& problem, const RowCut& cut);
+  RowBlocks(const Problem& problem, const RowCut& cut, const SharedGroups& groups);
 
   std::int64_t count(std::int64_t b) const {
     const auto i = static_cast<std::size_t>(b);
@@ -79,6 +81,8 @@ class RowBlocks {
     return std::span(fine_).subspan(fine_begin_[at], fine_begin_[at + 1] - fine_begin_[at]);
   }
   std::span<const RowBlock> all() const { return whole_; }
+  /// All rows of each group over the keys that they share.
+  std::span<const RowBlock> shared() const { return shared_; }
   double cost_unit() const { return cost_unit_; }
   std::int64_t total_cost() const { return total_cost_; }  ///< Of all heads.
 
@@ -86,12 +90,14 @@ class RowBlocks {
   std::size_t index(std::int64_t b, std::int64_t i) const {
     return begin_[static_cast<std::size_t>(b)] + static_cast<std::size_t>(i);
   }
+  void add_shared(const Problem& problem, const Tunings& tunings, const SharedGroups& groups);
   void scale_costs(std::int64_t kv_heads);
 
   std::vector<std::size_t> begin_;  // [batch + 1] in whole_
   std::vector<RowBlock> whole_;
   std::vector<RowBlock> fine_;
   std::vector<std::size_t> fine_begin_;  // [blocks + 1] in fine_
+  std::vector<RowBlock> shared_;         // [groups]
   double cost_unit_ = 1;
   std::int64_t total_cost_ = 0;
 };

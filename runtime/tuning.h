@@ -29,8 +29,6 @@ struct Tunings {
   std::int64_t few_rows;  ///< 0: `many` is for all.
 
   const Tuning& of(std::int64_t rows) const { return rows <= few_rows ? few : many; }
-  /// Keys and values of every sequence are read in place.
-  bool all_in_place() const { return few.pipeline->traits.in_place && many.pipeline->traits.in_place; }
 };
 
 /// What limits the keys that a row sees, apart from causality.

@@ -89,17 +89,24 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
   return s.softmax ? &s : nullptr;
 }
 
-void merge_partials(const KernelSet& kernels, const HeadProblem& head, const TaskRange& range,
-                    std::int64_t row, std::int64_t splits, float* scratch) noexcept {
-  const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
-  float m = -__builtin_inff(), l = 0.0f;
-  std::memset(scratch, 0, static_cast<std::size_t>(dim) * sizeof(float));
-  for (std::int64_t split = 0; split < splits; ++split) {
-    const float* state = range.state_of(range.partial_split + split, row, size);
-    kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
+RowMerge::RowMerge(const KernelSet& kernels, const HeadProblem& head, float* scratch) noexcept
+    : kernels_(kernels), head_(head), m_(-__builtin_inff()), o_(scratch) {
+  std::memset(o_, 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
+}
+
+void RowMerge::add(const TaskRange& range, std::int64_t row, std::int64_t split_begin,
+                   std::int64_t split_end) noexcept {
+  const std::int64_t dim = head_.v_head_dim, size = partial_size(dim);
+  for (std::int64_t split = split_begin; split < split_end; ++split) {
+    const float* state = range.state_of(split, row, size);
+    kernels_.state->merge_row({&m_, &l_, o_, state[dim], state[dim + 1], state, dim});
   }
-  kernels.store->row({scratch, head.inverse_of(l), dim, head.out_row(kernels.types.output, row)});
-  if (head.lse) head.lse_of(row) = log_sum_exp(m, l);
+}
+
+void RowMerge::store(std::int64_t row) const noexcept {
+  kernels_.store->row(
+      {o_, head_.inverse_of(l_), head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
+  if (head_.lse) head_.lse_of(row) = log_sum_exp(m_, l_);
 }
 
 }  // namespace kumiko::kernels

@@ -90,6 +90,8 @@ struct HeadProblem {
   std::int64_t q_head_stride, q_seq_stride;
   std::int64_t out_head_stride, out_seq_stride;
   std::int64_t lse_head_stride, lse_seq_stride;
+  /// Elements from q to each query position, for rows that lie nowhere in step; else q_seq_stride says where.
+  const std::int64_t* q_offsets = nullptr;
   std::int64_t group;
   std::int64_t q_len, kv_len;
   std::int64_t head_dim, v_head_dim;
@@ -113,7 +115,10 @@ struct HeadProblem {
   std::int64_t begin_offset, end_offset;
 
   const void* q_row(Element element, std::int64_t row) const {
-    return element_at(element, q, row % group * q_head_stride + row / group * q_seq_stride);
+    const std::int64_t position = row / group;
+    return element_at(
+        element, q,
+        row % group * q_head_stride + (q_offsets ? q_offsets[position] : position * q_seq_stride));
   }
   const void* scores_row(std::int64_t row, std::int64_t key) const {  // 4 bytes an element, either type
     return element_at(Element::f32, scores,
@@ -215,10 +220,22 @@ struct PipelineRow {
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);
 
-/// Merges the `splits` states of row `row` that tasks of `range` stored, in order, and writes its out and
-/// lse. `scratch`: v_head_dim floats.
-void merge_partials(const KernelSet&, const HeadProblem&, const TaskRange& range, std::int64_t row,
-                    std::int64_t splits, float* scratch) noexcept;
+/// Merges the states of one row, split after split, and writes its out and lse.
+class RowMerge {
+ public:
+  /// `scratch`: v_head_dim floats.
+  RowMerge(const KernelSet& kernels, const HeadProblem& head, float* scratch) noexcept;
+  /// The states of splits [split_begin, split_end) that tasks of `range` stored for its row `row`.
+  void add(const TaskRange& range, std::int64_t row, std::int64_t split_begin,
+           std::int64_t split_end) noexcept;
+  void store(std::int64_t row) const noexcept;
+
+ private:
+  const KernelSet& kernels_;
+  const HeadProblem& head_;
+  float m_, l_ = 0.0f;
+  float* o_;
+};
 
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t to) {
   return (x + to - 1) / to * to;

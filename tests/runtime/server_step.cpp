@@ -11,6 +11,12 @@ std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }
 
+void copy_rows(const GuardedTensor& from, std::int64_t rows, GuardedTensor& to) {
+  for (std::int64_t h = 0; h < from.shape()[1]; ++h)
+    for (std::int64_t j = 0; j < rows; ++j)
+      for (std::int64_t d = 0; d < from.shape()[3]; ++d) to.at(0, h, j, d) = from.at(0, h, j, d);
+}
+
 Flush flush(Random& random) {
   return random.one_in(2) ? Flush::front : Flush::back;
 }
@@ -19,7 +25,10 @@ Flush flush(Random& random) {
 
 std::ostream& operator<<(std::ostream& os, const StepShape& s) {
   os << "sequences";
-  for (const StepSequence& one : s.sequences) os << " " << one.q_len << "x" << one.kv_len;
+  for (const StepSequence& one : s.sequences) {
+    os << " " << one.q_len << "x" << one.kv_len;
+    if (one.parent >= 0) os << " (" << one.shared_keys << " of " << one.parent << ")";
+  }
   return os << ", heads " << s.q_heads << "/" << s.kv_heads << ", dims " << s.head_dim << ", " << s.v_head_dim
             << ", type " << static_cast<int>(s.type) << ", pages of " << s.page_keys << " "
             << to_string(s.k_layout) << ", causal " << s.is_causal << " alignment "
@@ -68,6 +77,11 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
     a.out = Operand({1, s.q_heads, one.q_len, s.v_head_dim}, Layout::bhsd, s.type, random_);
     a.lse = GuardedLse(1, s.q_heads, one.q_len, GuardedLse::Layout::contiguous, flush(random_));
     a.k.wide.fill_normal(random_), a.v.wide.fill_normal(random_);
+    if (one.parent >= 0) {
+      const Alone& parent = alone_[sz(one.parent)];
+      copy_rows(parent.k.wide, one.shared_keys, a.k.wide);
+      copy_rows(parent.v.wide, one.shared_keys, a.v.wide);
+    }
     a.k.store(s.type), a.v.store(s.type);
   }
   args_.q = q_.input(s.type);
@@ -132,7 +146,12 @@ void ServerStep::move_pages() {
     // Entries that no key needs are not pages.
     for (std::int32_t& page : block_table_) page = random_.pick({-1, -2147483647, 2147483647, 1000000});
     for (std::size_t b = 0; b < sequences(); ++b) {
-      for (std::int64_t i = 0; i * s.page_keys < s.sequences[b].kv_len; ++i) {
+      const StepSequence& one = s.sequences[b];
+      for (std::int64_t i = 0; i * s.page_keys < one.kv_len; ++i) {
+        if ((i + 1) * s.page_keys <= one.shared_keys) {
+          table(b, i) = table(sz(one.parent), i);
+          continue;
+        }
         table(b, i) = free.back();
         free.pop_back();
       }

@@ -15,6 +15,8 @@ namespace kumiko::test {
 
 struct StepSequence {
   std::int32_t q_len, kv_len;
+  std::int32_t parent = -1;      ///< An earlier sequence that begins with the same keys,
+  std::int32_t shared_keys = 0;  ///< so many. Their whole pages are the parent's.
 };
 
 struct StepShape {

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sequences whose tables begin with the same pages: their keys are read once, and every row keeps the bits of
+// its sequence's own dense call.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "runtime/plan.h"
+#include "runtime/traffic.h"
+#include "tests/runtime/contexts.h"
+#include "tests/runtime/server_step.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr DataType kTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
+
+std::vector<Context> contexts_of(const std::string& isa) {
+  std::vector<Context> list;
+  for (const char* topology : {"core:1 pu:1", "numa:1 core:3 pu:1", "numa:2 core:2 pu:1"}) {
+    ContextOptions options;
+    options.isa = isa;
+    options.topology = topology;
+    list.push_back(context_of(options));
+  }
+  return list;
+}
+
+void expect_rows_of_sequences_alone(const ServerStep& step, const Context& context) {
+  for (std::size_t b = 0; b < step.sequences(); ++b) {
+    const Status alone = attention_forward(context, step.alone(b));
+    ASSERT_TRUE(alone.ok()) << alone.message();
+    ASSERT_TRUE(same_bits(step.packed_outcome(b), step.alone_outcome(b))) << "sequence " << b;
+  }
+  ASSERT_TRUE(step.borders_intact());
+}
+
+void run_and_compare(const ServerStep& step, const Context& context, Plan& made) {
+  step.poison_outputs();
+  const Status ran = made.run(step.args());
+  ASSERT_TRUE(ran.ok()) << ran.message();
+  ASSERT_NO_FATAL_FAILURE(expect_rows_of_sequences_alone(step, context));
+}
+
+Plan planned(const Context& context, const AttentionArgs& args) {
+  Plan made;
+  const Status status = plan(context, args, &made);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return made;
+}
+
+const SharedGroups& groups_of(const Plan& made) {
+  return impl_of(made)->partition.shared;
+}
+
+/// Bytes of K and V that all tasks read.
+std::int64_t bytes_of_tasks(const Plan& made) {
+  const Traffic traffic = planned_traffic(*impl_of(made));
+  return traffic.total_local() + traffic.total_remote();
+}
+
+/// `count` decodes with `shared` keys in common and `own` of their own.
+StepShape decodes(int count, std::int32_t shared, std::int32_t own) {
+  StepShape s;
+  for (int b = 0; b < count; ++b)
+    s.sequences.push_back({1, shared + own, b == 0 ? -1 : 0, b == 0 ? 0 : shared});
+  return s;
+}
+
+struct SharedKeysOfPages : testing::TestWithParam<std::string> {
+  std::vector<Context> contexts = contexts_of(GetParam());
+  Random random{test_seed(83)};
+
+  /// A forest: each sequence goes on from some keys of an earlier one, or is a root.
+  StepShape forest() {
+    StepShape s;
+    const std::int64_t count = random.between(2, 9);
+    for (std::int64_t b = 0; b < count; ++b) {
+      StepSequence one{static_cast<std::int32_t>(random.pick({1, 1, 1, 2, 3, 40})), 0};
+      one.kv_len = one.q_len + static_cast<std::int32_t>(random.between(0, 2200));
+      if (b > 0 && !random.one_in(4)) {
+        one.parent = static_cast<std::int32_t>(random.between(0, b - 1));
+        const std::int32_t of_parent = s.sequences[static_cast<std::size_t>(one.parent)].kv_len;
+        one.shared_keys = static_cast<std::int32_t>(random.between(0, std::min(of_parent, one.kv_len)));
+      }
+      s.sequences.push_back(one);
+    }
+    s.kv_heads = random.between(1, 2), s.q_heads = s.kv_heads * random.between(1, 5);
+    s.head_dim = random.pick({1, 16, 40, 64}), s.v_head_dim = random.pick({1, 24, 64});
+    s.type = kTypes[random.between(0, 2)];
+    s.page_keys = random.pick({1, 3, 16, 16, 32, 100, 128, 256, 512});
+    s.q_layout = random.pick({Layout::bhsd, Layout::bshd, Layout::padded_bshd});
+    s.k_layout = random.pick({Layout::bhsd, Layout::bshd, Layout::padded});
+    s.is_causal = !random.one_in(3);
+    if (random.one_in(4)) s.alignment = CausalAlignment::top_left;
+    if (random.one_in(5)) s.softcap = 3.0f;
+    s.seed = random.bits();
+    return s;
+  }
+};
+
+TEST_P(SharedKeysOfPages, RowsHaveTheBitsOfTheirSequenceAlone) {
+  int with_groups = 0;
+  for (int repeat = 0; repeat < thinned(80, 20, 6); ++repeat) {
+    const StepShape s = forest();
+    SCOPED_TRACE(::testing::Message() << s);
+    const ServerStep step(s);
+    const Context& context = random.pick(contexts);
+    Plan made = planned(context, step.args());
+    with_groups += !groups_of(made).groups.empty();
+    ASSERT_NO_FATAL_FAILURE(run_and_compare(step, context, made));
+  }
+  EXPECT_GT(with_groups, 0);
+}
+
+TEST_P(SharedKeysOfPages, ManyRowsAreTilesAndFewAreDecoded) {
+  for (const auto& [count, pipeline] : {std::pair{3, "decode"}, {30, "online"}, {100, "online"}}) {
+    for (const DataType type : kTypes) {
+      StepShape s = decodes(count, 1024, 70);
+      s.type = type;
+      SCOPED_TRACE(::testing::Message() << s);
+      const ServerStep step(s);
+      for (const Context& context : contexts) {
+        Plan made = planned(context, step.args());
+        for (const PlannedTask& task : impl_of(made)->partition.tasks)
+          ASSERT_STREQ(task.pipeline->name, task.shared >= 0 ? pipeline : "decode");
+        ASSERT_NO_FATAL_FAILURE(run_and_compare(step, context, made));
+      }
+    }
+  }
+}
+
+TEST_P(SharedKeysOfPages, BranchesOfATreeShareAllTheyHaveInCommon) {
+  StepShape s;
+  // Four share 1024 keys, two of them 2048; the fifth stands alone; the last three share 512 of theirs.
+  s.sequences = {{1, 2100}, {1, 1100, 0, 1024}, {1, 2500, 0, 2048}, {2, 1600, 0, 1050},
+                 {1, 900},  {1, 1200},          {1, 600, 5, 512},   {3, 620, 5, 520}};
+  const ServerStep step(s);
+  for (const Context& context : contexts) {
+    Plan made = planned(context, step.args());
+    const SharedGroups& shared = groups_of(made);
+    std::vector<std::vector<std::int64_t>> found;
+    for (const SharedKeys& group : shared.groups)
+      found.push_back({group.split_begin, group.split_end, group.last - group.first,
+                       group.position_end - group.position_begin});
+    std::sort(found.begin(), found.end());
+    EXPECT_EQ(found, (std::vector<std::vector<std::int64_t>>{{0, 1, 3, 5}, {0, 2, 4, 5}, {2, 4, 2, 2}}));
+    const std::int64_t saved = (3 * 1024 + 1024 + 2 * 512) * 2 * (16 + 24) * 4;
+    EXPECT_NE(made.explain().find("shared prefixes: 3 groups of sequences, " + std::to_string(saved) +
+                                  " bytes of K and V read once less\n"),
+              std::string::npos)
+        << made.explain();
+    ASSERT_NO_FATAL_FAILURE(run_and_compare(step, context, made));
+  }
+}
+
+TEST_P(SharedKeysOfPages, BytesReadAreThoseOfOneSequenceAndTheOthersOwn) {
+  const StepShape s = decodes(16, 4096, 512);
+  const ServerStep step(s);
+  const Plan made = planned(contexts[0], step.args());
+  const std::int64_t key_bytes = 2 * (16 + 24) * 4;
+  EXPECT_EQ(bytes_of_tasks(made), (4096 + 16 * 512) * key_bytes);
+}
+
+TEST_P(SharedKeysOfPages, LengthsMayChangeUnderAPlan) {
+  StepShape s = decodes(5, 1536, 0);
+  for (StepSequence& one : s.sequences) one.kv_len += 400;
+  ServerStep step(s);
+  for (const Context& context : contexts) {
+    Plan made = planned(context, step.args());
+    EXPECT_EQ(groups_of(made).groups.size(), 1u);
+    // Longer, into another split, within the shared keys, to their border, to nothing, and back.
+    for (const std::vector<std::int32_t>& lengths :
+         std::vector<std::vector<std::int32_t>>{{1936, 1900, 1800, 1700, 1600},
+                                                {1537, 1536, 1535, 1025, 1024},
+                                                {100, 1936, 1, 513, 512},
+                                                {0, 0, 1936, 1936, 0},
+                                                {1936, 1936, 1936, 1936, 1936}}) {
+      ASSERT_TRUE(made.update(lengths).ok());
+      AttentionArgs args = step.args();
+      args.seqused_k = lengths.data();
+      step.poison_outputs();
+      const Status ran = made.run(args);
+      ASSERT_TRUE(ran.ok()) << ran.message();
+      for (std::size_t b = 0; b < step.sequences(); ++b) {
+        AttentionArgs alone = step.alone(b);
+        alone.seqused_k = &lengths[b];
+        ASSERT_TRUE(attention_forward(context, alone).ok());
+        ASSERT_TRUE(same_bits(step.packed_outcome(b), step.alone_outcome(b))) << "sequence " << b;
+      }
+    }
+  }
+}
+
+TEST_P(SharedKeysOfPages, NothingIsSharedWhereScoresDependOnMoreThanTheKey) {
+  for (int kind = 0; kind < 5; ++kind) {
+    StepShape s = decodes(3, 1024, 100);
+    s.window_left = kind == 0 ? 800 : -1;
+    s.bias = kind == 1, s.mask = kind == 2, s.alibi = kind == 3;
+    if (kind == 4) {
+      for (StepSequence& one : s.sequences) one.q_len = 60, one.kv_len += 60;
+    }
+    SCOPED_TRACE(::testing::Message() << s);
+    const ServerStep step(s);
+    Plan made = planned(contexts[1], step.args());
+    EXPECT_TRUE(groups_of(made).groups.empty());
+    EXPECT_EQ(made.explain().find("shared prefixes"), std::string::npos);
+    ASSERT_NO_FATAL_FAILURE(run_and_compare(step, contexts[1], made));
+  }
+}
+
+TEST_P(SharedKeysOfPages, ForcedPipelines) {
+  for (const Pipeline pipeline : kPipelines) {
+    const StepShape s = decodes(9, 1024, 100);
+    const ServerStep step(s);
+    AttentionArgs args = step.args();
+    args.pipeline = pipeline;
+    Plan made = planned(contexts[1], args);
+    EXPECT_EQ(groups_of(made).groups.empty(),
+              pipeline != Pipeline::automatic && pipeline != Pipeline::decode);
+    step.poison_outputs();
+    ASSERT_TRUE(made.run(args).ok());
+    ASSERT_NO_FATAL_FAILURE(expect_rows_of_sequences_alone(step, contexts[1]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, SharedKeysOfPages, ::testing::ValuesIn(host_isas()), StringName());
+
+TEST(SharedKeysErrors, ARunWhoseSequencesShareNoPagesIsRefused) {
+  const Context context = context_of("reference", "serial");
+  ServerStep step(decodes(3, 1024, 100));
+  const Plan made = planned(context, step.args());
+  step.poison_outputs();
+  const std::int32_t other = step.table(1, 70), right = step.table(0, 40);
+  step.table(1, 40) = other;
+  const Status ran = made.run(step.args());
+  EXPECT_EQ(ran.code(), Code::invalid_argument);
+  EXPECT_EQ(ran.message(),
+            "block_table[1, 40] is " + std::to_string(other) + "; expected " + std::to_string(right) +
+                " as in sequence 0, with which it shared its first 1024 keys in the table that "
+                "plan() or update() was given");
+  EXPECT_TRUE(step.outputs_untouched());
+  EXPECT_TRUE(attention_forward(context, step.args()).ok());
+}
+
+}  // namespace
+}  // namespace kumiko::test
