@@ -141,7 +141,7 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
 Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
   auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
   impl->args = without_pointers(args);
-  if (args.block_table) impl->find_common_pages(args.block_table);
+  if (args.block_table) impl->find_common_pages(args.block_table, &impl->problem.common);
   if (args.kv_domains) {
     if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
   }
@@ -157,6 +157,7 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
     if (Status s = check_context(context); !s.ok()) return s;
     if (Status s = validate_problem(args); !s.ok()) return s;
+    if (Status s = check_table_pointer(args, number_of_sequences(args), args.block_table); !s.ok()) return s;
     return make_plan(context, args, &Internals::of(*plan));
   });
 }
@@ -200,12 +201,15 @@ Status Plan::run(const AttentionArgs& args) const {
   });
 }
 
-Status Plan::update(std::span<const std::int32_t> seqused_k) {
+Status Plan::update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table) {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     if (impl_->context->is_from_before_fork()) return forked_error();
     if (Status s = validate_lengths(impl_->problem, seqused_k); !s.ok()) return s;
-    return impl_->update(seqused_k);
+    if (block_table && !impl_->problem.has_block_table)
+      return {Code::invalid_argument, "block_table is given; expected null, as the plan was made without"};
+    if (Status s = check_table_pointer(impl_->args, impl_->problem.batch, block_table); !s.ok()) return s;
+    return impl_->update(seqused_k, block_table);
   });
 }
 

@@ -151,7 +151,7 @@ struct AttentionArgs {
   /// page_size, head_dim] and v [pages, kv_heads, page_size, v_head_dim], of any strides, page_size
   /// in 1..512, and seqused_k must be given. Only entries of pages with a key that causality and window show
   /// to some query are read, and no row past a sequence's keys. Null both for plan() and for run(), or for
-  /// neither; each run has its own pages.
+  /// neither; each run has its own pages, but sequences that shared some in plan() still do (Plan::update).
   const std::int32_t* block_table = nullptr;
   std::int64_t max_pages = 0;
   std::int64_t block_table_stride = 0;
@@ -307,7 +307,12 @@ class KUMIKO_API Plan {
   /// keys, and allocates only if the new cut needs more memory than any before. Results are those of a new
   /// plan. No run of the plan or of a copy may be in progress. Errors: invalid_argument, unsupported,
   /// out_of_memory; on an error nothing changes.
-  Status update(std::span<const std::int32_t> seqused_k);
+  ///
+  /// plan() finds sequences whose block tables begin with the same pages, and run() reads these once for all
+  /// of them; a run whose table no longer has them in common is refused. With block_table, of the planned
+  /// shape and for the new lengths, update() finds them anew: do so when a sequence gives way to another one.
+  /// Null: they stay.
+  Status update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table = nullptr);
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact per line.
   std::string explain() const;
   /// The time of a run on a machine of these rates with this context's threads and domains. A task takes the

@@ -205,14 +205,26 @@ kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_ar
   });
 }
 
+static Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count,
+                          const int32_t* block_table) {
+  if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
+  if (seqused_k == nullptr) return null_argument("seqused_k", "the lengths of the planned batch");
+  if (count < 0) return kumiko::invalid("count", count, "0 or more");
+  if (Status s = plan->plan.update({seqused_k, static_cast<std::size_t>(count)}, block_table); !s.ok())
+    return s;
+  plan->explanation.clear();
+  return {};
+}
+
 kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count) {
+  return guarded([&] { return update_plan(plan, seqused_k, count, nullptr); });
+}
+
+kumiko_status kumiko_plan_update_pages(kumiko_plan* plan, const int32_t* seqused_k, int64_t count,
+                                       const int32_t* block_table) {
   return guarded([&]() -> Status {
-    if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
-    if (seqused_k == nullptr) return null_argument("seqused_k", "the lengths of the planned batch");
-    if (count < 0) return kumiko::invalid("count", count, "0 or more");
-    if (Status s = plan->plan.update({seqused_k, static_cast<std::size_t>(count)}); !s.ok()) return s;
-    plan->explanation.clear();
-    return {};
+    if (block_table == nullptr) return null_argument("block_table", "a table of the planned shape");
+    return update_plan(plan, seqused_k, count, block_table);
   });
 }
 

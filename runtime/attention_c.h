@@ -278,6 +278,10 @@ KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko
  * call may be using the plan. Errors: invalid_argument, unsupported, out_of_memory; on an error nothing
  * changes. */
 KUMIKO_C_API kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count);
+/* The same, and finds anew which sequences have their first pages in common, in a block table of the planned
+ * shape for the new lengths. */
+KUMIKO_C_API kumiko_status kumiko_plan_update_pages(kumiko_plan* plan, const int32_t* seqused_k,
+                                                    int64_t count, const int32_t* block_table);
 /* Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact per line. Valid until
  * the plan is updated or destroyed. */
 KUMIKO_C_API kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text);

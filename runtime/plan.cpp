@@ -46,10 +46,9 @@ void choose_kernels(Plan::Impl& plan) {
     return tune(context.core, plan.kernels, visibility, rows, problem.head_dim, problem.v_head_dim,
                 l2_bytes(context.topology), pipeline_name(wanted));
   };
-  SharedGroups shared;
-  shared.find(problem);
-  const std::int64_t most = std::max(problem.most_rows(), problem.group() * shared.most_positions()),
-                     few = context.core.decode_rows;
+  const std::int64_t few = context.core.decode_rows,
+                     shared = plan.may_share_keys() ? most_shared_rows(problem, few) : 0,
+                     most = std::max(problem.most_rows(), shared);
   plan.tunings.many = plan.tunings.few = tuned(most);
   if (const std::int64_t least = problem.least_rows(); least <= few && few < most) {
     plan.tunings.few = tuned(least);
@@ -101,23 +100,24 @@ Status prepare(Plan::Impl& plan) {
   return reserve(plan, plan.scratch_bytes);
 }
 
-void Plan::Impl::find_common_pages(const std::int32_t* block_table) {
-  // Tiles are bound by arithmetic, which sharing does not save.
-  const Pipeline forced = forced_pipeline();
-  if (forced != Pipeline::automatic && forced != Pipeline::decode) return;
-  problem.common = kumiko::find_common_pages(problem, block_table, context->core.decode_rows);
+void Plan::Impl::find_common_pages(const std::int32_t* block_table, CommonPages* common) {
+  if (may_share_keys()) finder_.find(problem, block_table, context->core.decode_rows, common);
 }
 
-Status Plan::Impl::update(std::span<const std::int32_t> lengths) {
+Status Plan::Impl::update(std::span<const std::int32_t> lengths, const std::int32_t* block_table) {
   spare_lengths_.assign(lengths.begin(), lengths.end());
   std::swap(problem.seqused_k, spare_lengths_);
-  if (partition.has_splits_of(problem)) return {};
+  spare_common_ = problem.common;
+  if (block_table) find_common_pages(block_table, &spare_common_);
+  std::swap(problem.common, spare_common_);
+  if (problem.common == spare_common_ && partition.has_splits_of(problem)) return {};
   struct Undo {
     Impl* plan;
     bool is_cut = false;
     ~Undo() {
       if (!plan) return;
       std::swap(plan->problem.seqused_k, plan->spare_lengths_);
+      std::swap(plan->problem.common, plan->spare_common_);
       if (is_cut) std::swap(plan->partition, plan->spare_);
     }
   } undo{this};

@@ -37,11 +37,16 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::string explain() const;
   Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
-  /// Replaces the planned lengths by valid new ones and cuts the problem again if they need it. Errors as
-  /// prepare(), and std::bad_alloc; on an error nothing changes.
-  Status update(std::span<const std::int32_t> lengths);
-  /// Finds the sequences that share pages. Before prepare().
-  void find_common_pages(const std::int32_t* block_table);
+  /// Replaces the planned lengths by valid new ones, finds shared pages anew if a table is given, and cuts
+  /// the problem again if either needs it. Errors as prepare(), and std::bad_alloc; on an error nothing
+  /// changes.
+  Status update(std::span<const std::int32_t> lengths, const std::int32_t* block_table);
+  /// Finds the sequences that share pages in a table.
+  void find_common_pages(const std::int32_t* block_table, CommonPages* common);
+  /// Tiles are bound by arithmetic, which sharing does not save.
+  bool may_share_keys() const {
+    return forced_pipeline() == Pipeline::automatic || forced_pipeline() == Pipeline::decode;
+  }
   /// The caller's choice, or the environment's.
   Pipeline forced_pipeline() const {
     return problem.pipeline != Pipeline::automatic ? problem.pipeline : context->config.pipeline;
@@ -50,6 +55,8 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
  private:
   // The previous ones, kept to reuse their memory.
   std::vector<std::int32_t> spare_lengths_;
+  CommonPages spare_common_;
+  CommonPagesFinder finder_;
   Partition spare_;
 };
 

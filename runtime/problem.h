@@ -52,6 +52,7 @@ struct Operands {
 struct CommonPages {
   std::vector<std::int32_t> sequences;
   std::vector<std::int64_t> splits;  ///< [sequences] at the start, in common with the sequence before
+  bool operator==(const CommonPages&) const = default;
 };
 
 struct Problem {

@@ -44,24 +44,20 @@ std::int64_t common_splits(const Problem& problem, const std::int32_t* a, const 
 
 }  // namespace
 
-CommonPages find_common_pages(const Problem& problem, const std::int32_t* block_table,
-                              std::int64_t most_rows) {
-  CommonPages common;
-  if (!can_share(problem)) return common;
-  struct Prefix {
-    const std::int32_t* pages;
-    std::int64_t splits;
-    std::int32_t sequence;
-  };
-  std::vector<Prefix> prefixes;
+void CommonPagesFinder::find(const Problem& problem, const std::int32_t* block_table, std::int64_t most_rows,
+                             CommonPages* common) {
+  common->sequences.clear();
+  common->splits.clear();
+  if (!can_share(problem)) return;
+  prefixes_.clear();
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     if (problem.rows_of(b) > most_rows) continue;
     if (const std::int64_t splits = whole_splits(problem, b); splits > 0)
-      prefixes.push_back(
+      prefixes_.push_back(
           {block_table + b * problem.block_table_stride, splits, static_cast<std::int32_t>(b)});
   }
   // Any order in which tables with the same beginning are neighbours; a shorter one follows those it begins.
-  std::sort(prefixes.begin(), prefixes.end(), [&](const Prefix& a, const Prefix& b) {
+  std::sort(prefixes_.begin(), prefixes_.end(), [&](const Prefix& a, const Prefix& b) {
     const auto bytes =
         static_cast<std::size_t>(pages_of(problem, min_of(a.splits, b.splits))) * sizeof *a.pages;
     const int order = std::memcmp(a.pages, b.pages, bytes);
@@ -69,16 +65,24 @@ CommonPages find_common_pages(const Problem& problem, const std::int32_t* block_
     return a.splits != b.splits ? a.splits > b.splits : a.sequence < b.sequence;
   });
   bool any = false;
-  for (std::size_t i = 0; i < prefixes.size(); ++i) {
-    const Prefix& at = prefixes[i];
-    common.sequences.push_back(at.sequence);
-    common.splits.push_back(i == 0 ? 0
-                                   : common_splits(problem, prefixes[i - 1].pages, at.pages,
-                                                   min_of(prefixes[i - 1].splits, at.splits)));
-    any = any || common.splits.back() > 0;
+  for (std::size_t i = 0; i < prefixes_.size(); ++i) {
+    const Prefix& at = prefixes_[i];
+    common->sequences.push_back(at.sequence);
+    common->splits.push_back(i == 0 ? 0
+                                    : common_splits(problem, prefixes_[i - 1].pages, at.pages,
+                                                    min_of(prefixes_[i - 1].splits, at.splits)));
+    any = any || common->splits.back() > 0;
   }
-  if (!any) common = {};
-  return common;
+  if (any) return;
+  common->sequences.clear();
+  common->splits.clear();
+}
+
+std::int64_t most_shared_rows(const Problem& problem, std::int64_t most_rows) {
+  std::int64_t rows = 0;
+  for (std::int64_t b = 0; b < problem.batch && can_share(problem); ++b)
+    rows += problem.rows_of(b) <= most_rows ? problem.rows_of(b) : 0;
+  return rows;
 }
 
 void SharedGroups::find(const Problem& problem) {
@@ -131,12 +135,6 @@ void SharedGroups::find(const Problem& problem) {
     }
   }
   if (groups.empty()) own_split.clear();
-}
-
-std::int64_t SharedGroups::most_positions() const {
-  std::int64_t most = 0;
-  for (const SharedKeys& group : groups) most = std::max(most, group.position_end - group.position_begin);
-  return most;
 }
 
 void SharedGroups::as_group(const Problem& problem, const Operands& operands, const SharedKeys& group,

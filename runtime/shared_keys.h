@@ -12,11 +12,25 @@
 
 namespace kumiko {
 
-/// Finds which sequences have pages in common, from the values of a table. Only sequences of at most
-/// `most_rows` rows a KV head are listed: longer ones are bound by arithmetic. Reads only entries that a run
-/// of `problem` reads.
-CommonPages find_common_pages(const Problem& problem, const std::int32_t* block_table,
-                              std::int64_t most_rows);
+/// Finds which sequences have pages in common, from the values of a table.
+class CommonPagesFinder {
+ public:
+  /// Lists only sequences of at most `most_rows` rows a KV head: longer ones are bound by arithmetic. Reads
+  /// only entries that a run of `problem` reads.
+  void find(const Problem& problem, const std::int32_t* block_table, std::int64_t most_rows,
+            CommonPages* common);
+
+ private:
+  struct Prefix {
+    const std::int32_t* pages;
+    std::int64_t splits;
+    std::int32_t sequence;
+  };
+  std::vector<Prefix> prefixes_;
+};
+
+/// The most rows that a group of such sequences can have, whatever the table.
+std::int64_t most_shared_rows(const Problem& problem, std::int64_t most_rows);
 
 /// Splits that some sequences share, and no larger set of sequences does.
 struct SharedKeys {
@@ -39,7 +53,6 @@ struct SharedGroups {
   std::int64_t own_split_of(std::int64_t b) const {
     return own_split.empty() ? 0 : own_split[static_cast<std::size_t>(b)];
   }
-  std::int64_t most_positions() const;
   /// Makes of the first sequence's head one whose rows are the group's, and whose keys end with the shared
   /// ones.
   void as_group(const Problem& problem, const Operands& operands, const SharedKeys& group,

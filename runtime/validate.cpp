@@ -140,6 +140,12 @@ Status check_copied(const char* name, const std::int32_t* given, bool is_planned
   return {};
 }
 
+Span table_span(const AttentionArgs& a, std::int64_t sequences, const std::int32_t* block_table) {
+  const std::int64_t shape[2] = {sequences, a.max_pages},
+                     stride[2] = {a.block_table_stride > 0 ? a.block_table_stride : a.max_pages, 1};
+  return block_table ? span_of(block_table, shape, stride, 2, DataType::i32) : Span{};
+}
+
 }  // namespace
 
 Status check_pipeline(Pipeline pipeline) {
@@ -181,6 +187,11 @@ Status validate_problem(const AttentionArgs& a) {
   return check_options(a);
 }
 
+Status check_table_pointer(const AttentionArgs& a, std::int64_t sequences, const std::int32_t* block_table) {
+  if (!block_table) return {};
+  return check_pointer("block_table", block_table, table_span(a, sequences, block_table), DataType::i32);
+}
+
 Status validate_pointers(const AttentionArgs& a) {
   const Span q = span_of(a.q), k = span_of(a.k), v = span_of(a.v), out = span_of(a.out);
   const bool idle = out.empty();  // nothing to compute, so nothing is read
@@ -205,13 +216,8 @@ Status validate_pointers(const AttentionArgs& a) {
   if (a.alibi_slopes) {
     if (Status s = check_pointer("alibi_slopes", a.alibi_slopes, slopes, DataType::f32); !s.ok()) return s;
   }
-  const std::int64_t table_shape[2] = {sequences, a.max_pages},
-                     table_stride[2] = {a.block_table_stride > 0 ? a.block_table_stride : a.max_pages, 1};
-  const Span table =
-      a.block_table ? span_of(a.block_table, table_shape, table_stride, 2, DataType::i32) : Span{};
-  if (a.block_table) {
-    if (Status s = check_pointer("block_table", a.block_table, table, DataType::i32); !s.ok()) return s;
-  }
+  const Span table = table_span(a, sequences, a.block_table);
+  if (Status s = check_table_pointer(a, sequences, a.block_table); !s.ok()) return s;
   const auto stride = lse_strides(a);
   const Span lse =
       a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3, DataType::f32) : Span{};

@@ -26,6 +26,10 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 /// validate_problem().
 Status check_sequences(const AttentionArgs& args);
 
+/// Checks the address of a block table with so many rows. Part of validate_pointers().
+Status check_table_pointer(const AttentionArgs& args, std::int64_t sequences,
+                           const std::int32_t* block_table);
+
 /// Checks the entries of the block table that a valid problem reads.
 Status validate_block_table(const Problem& problem, const std::int32_t* block_table);
 

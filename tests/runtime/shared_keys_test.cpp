@@ -225,6 +225,41 @@ TEST_P(SharedKeysOfPages, ForcedPipelines) {
   }
 }
 
+// Sequences give way to others: the plan is updated with the new table.
+TEST_P(SharedKeysOfPages, AnUpdateFindsTheGroupsOfANewTable) {
+  StepShape apart = decodes(5, 1024, 100), together = apart;
+  for (StepSequence& one : apart.sequences) one.parent = -1, one.shared_keys = 0;
+  apart.sequences[4].parent = 3, apart.sequences[4].shared_keys = 600;
+  ServerStep of_two(apart), of_all(together);
+  const std::int64_t stride = 80;
+  const auto table_of = [&](ServerStep& step) {
+    std::vector<std::int32_t> table;
+    for (std::size_t b = 0; b < step.sequences(); ++b)
+      for (std::int64_t i = 0; i < stride; ++i)
+        table.push_back(i < step.args().max_pages ? step.table(b, i) : -1);
+    return table;
+  };
+  const std::vector<std::int32_t> tables[] = {table_of(of_two), table_of(of_all)};
+  for (const Context& context : contexts) {
+    AttentionArgs args = of_two.args();
+    args.block_table = tables[0].data(), args.block_table_stride = stride;
+    Plan made = planned(context, args);
+    ASSERT_EQ(groups_of(made).groups.size(), 1u);
+    EXPECT_EQ(groups_of(made).groups[0].last - groups_of(made).groups[0].first, 2);
+    ASSERT_TRUE(made.update(of_all.lengths(), tables[1].data()).ok());
+    ASSERT_EQ(groups_of(made).groups.size(), 1u);
+    EXPECT_EQ(groups_of(made).groups[0].last - groups_of(made).groups[0].first, 5);
+    // Without a table the groups stay.
+    ASSERT_TRUE(made.update(of_all.lengths()).ok());
+    EXPECT_EQ(groups_of(made).groups.size(), 1u);
+    ASSERT_TRUE(made.update(of_two.lengths(), tables[0].data()).ok());
+    of_two.poison_outputs();
+    const Status ran = made.run(args);
+    ASSERT_TRUE(ran.ok()) << ran.message();
+    ASSERT_NO_FATAL_FAILURE(expect_rows_of_sequences_alone(of_two, context));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isas, SharedKeysOfPages, ::testing::ValuesIn(host_isas()), StringName());
 
 TEST(SharedKeysErrors, ARunWhoseSequencesShareNoPagesIsRefused) {
@@ -242,6 +277,26 @@ TEST(SharedKeysErrors, ARunWhoseSequencesShareNoPagesIsRefused) {
                 "plan() or update() was given");
   EXPECT_TRUE(step.outputs_untouched());
   EXPECT_TRUE(attention_forward(context, step.args()).ok());
+}
+
+TEST(SharedKeysErrors, TablesOfAnUpdate) {
+  const Context context = context_of("reference", "serial");
+  ServerStep step(decodes(3, 1024, 100));
+  Plan made = planned(context, step.args());
+  const auto* odd =
+      reinterpret_cast<const std::int32_t*>(reinterpret_cast<const std::byte*>(&step.table(0, 0)) + 2);
+  const Status misaligned = made.update(step.lengths(), odd);
+  EXPECT_EQ(misaligned.code(), Code::invalid_argument);
+  EXPECT_NE(misaligned.message().find("block_table.data is "), std::string::npos) << misaligned.message();
+  AttentionArgs args = step.args();
+  args.block_table = odd;
+  Plan none;
+  EXPECT_NE(plan(context, args, &none).message().find("aligned to 4 bytes"), std::string::npos);
+  AttentionArgs alone = step.alone(0);
+  alone.seqused_k = step.lengths().data();
+  Plan dense = planned(context, alone);
+  EXPECT_EQ(dense.update({step.lengths().data(), 1}, &step.table(0, 0)).message(),
+            "block_table is given; expected null, as the plan was made without");
 }
 
 }  // namespace
