@@ -88,7 +88,7 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
   Sums sums(dim);
   const auto add = [&](std::int64_t key, int sign) {
     if (fault.kv_head == kv_head && fault.dropped_key == key) return;
-    sums.add(kind(set, b, kv_head, key), &value[static_cast<std::size_t>(key * dim)], sign);
+    sums.add(kinds_[kind_at(set, b, kv_head, key)], &value[static_cast<std::size_t>(key * dim)], sign);
   };
   std::vector<double> want(static_cast<std::size_t>(dim)), spread(want.size()), tolerance(want.size()),
       q(static_cast<std::size_t>(s.head_dim));

@@ -82,12 +82,11 @@ void Problem::fill(int set) {
   for (std::size_t i = 0; i < kind_keys_.size(); ++i)
     store_rounded(s.type, static_cast<float>(kind_keys_[i]),
                   kind_rows.data() + i * static_cast<std::size_t>(bytes));
-  std::uint8_t* next = kinds_.data() + set * keys_of(s);
   for (std::int64_t b = 0; b < s.batch; ++b) {
     for (std::int64_t h = 0; h < s.kv_heads; ++h) {
       for (std::int64_t j = 0; j < s.kv_len; ++j) {
         const std::int64_t kind = random.below(kKinds), mark = mark_of(j, s.v_head_dim);
-        *next++ = static_cast<std::uint8_t>(kind);
+        kinds_[kind_at(set, b, h, j)] = static_cast<std::uint8_t>(kind);
         std::copy_n(kind_rows.data() + kind * s.head_dim * bytes, s.head_dim * bytes,
                     keys(set) + key_at(b, h, j, s.head_dim) * bytes);
         std::byte* value = values(set) + key_at(b, h, j, s.v_head_dim) * bytes;
@@ -154,6 +153,8 @@ Shape in_pages(Shape s, std::int64_t page_keys) {
       if (i < whole)
         std::swap(s.block_table.back(), s.block_table[static_cast<std::size_t>(begin + random.below(i + 1))]);
     }
+    for (std::int64_t i = 0; b > 0 && i < s.shared_keys / page_keys; ++i)
+      s.block_table[static_cast<std::size_t>(begin + i)] = s.block_table[static_cast<std::size_t>(i)];
   }
   if (s.seqused_k.empty())
     s.seqused_k.assign(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.kv_len));
@@ -237,17 +238,22 @@ std::int64_t Problem::q_begin(std::int64_t batch) const {
 
 std::int64_t Problem::key_at(std::int64_t b, std::int64_t h, std::int64_t j, std::int64_t dim) const {
   const Shape& s = shape_;
-  if (s.page_keys > 0) {
-    const std::int64_t entry = b * (s.kv_len / s.page_keys) + j / s.page_keys;
-    const std::int64_t page = s.block_table[static_cast<std::size_t>(entry)] - b * pages_apart(s);
-    j = page * s.page_keys + j % s.page_keys;
-  }
-  return (s.bshd ? (b * s.kv_len + j) * s.kv_heads + h : (b * s.kv_heads + h) * s.kv_len + j) * dim;
+  const auto [batch, key] = place_of(b, j);
+  return (s.bshd ? (batch * s.kv_len + key) * s.kv_heads + h : (batch * s.kv_heads + h) * s.kv_len + key) *
+         dim;
 }
 
-std::uint8_t Problem::kind(int set, std::int64_t b, std::int64_t h, std::int64_t j) const {
-  return kinds_[static_cast<std::size_t>(((set * shape_.batch + b) * shape_.kv_heads + h) * shape_.kv_len +
-                                         j)];
+Problem::Place Problem::place_of(std::int64_t b, std::int64_t j) const {
+  const Shape& s = shape_;
+  if (s.page_keys == 0) return {b, j};
+  const std::int64_t page =
+      s.block_table[static_cast<std::size_t>(b * (s.kv_len / s.page_keys) + j / s.page_keys)];
+  return {page / pages_apart(s), page % pages_apart(s) * s.page_keys + j % s.page_keys};
+}
+
+std::size_t Problem::kind_at(int set, std::int64_t b, std::int64_t h, std::int64_t j) const {
+  const auto [batch, key] = place_of(b, j);
+  return static_cast<std::size_t>(((set * shape_.batch + batch) * shape_.kv_heads + h) * shape_.kv_len + key);
 }
 
 std::int64_t Problem::used(std::int64_t batch) const {
@@ -285,7 +291,8 @@ double Problem::useful_flops() const {
 double Problem::kv_bytes() const {
   double keys = 0;
   for (std::int64_t b = 0; b < shape_.batch; ++b)
-    keys += static_cast<double>(range(b, q_len(b) - 1).end - range(b, 0).first);
+    keys += static_cast<double>(range(b, q_len(b) - 1).end - range(b, 0).first -
+                                (b > 0 ? shape_.shared_keys : 0));
   return keys *
          static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim) * bytes_of(shape_.type));
 }

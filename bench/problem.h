@@ -27,7 +27,8 @@ struct Shape {
   std::int64_t mask_block = 0;    ///< > 0: a boolean mask, half of its squares of this size hidden.
   std::int64_t page_keys = 0;     ///< > 0: keys and values are read by block_table from pages of so many.
   std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
-  bool bshd = false;  ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
+  std::int64_t shared_keys = 0;  ///< With pages: so many at the start lie in the first sequence's, for all.
+  bool bshd = false;             ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
 };
 
 /// Changes to the definition: the faults that the check must find (answers_test.cpp).
@@ -108,8 +109,13 @@ class Problem {
   std::int64_t used(std::int64_t batch) const;
   bool sees(std::int64_t batch, std::int64_t row, std::int64_t key) const;
   std::int64_t visible(std::int64_t batch, std::int64_t row) const;
+  /// Where a sequence's key lies, as a key of a dense tensor.
+  struct Place {
+    std::int64_t batch, key;
+  };
+  Place place_of(std::int64_t batch, std::int64_t key) const;
   std::int64_t key_at(std::int64_t batch, std::int64_t kv_head, std::int64_t key, std::int64_t dim) const;
-  std::uint8_t kind(int set, std::int64_t batch, std::int64_t kv_head, std::int64_t key) const;
+  std::size_t kind_at(int set, std::int64_t batch, std::int64_t kv_head, std::int64_t key) const;
   std::byte* keys(int set) const { return cache_.data() + static_cast<std::size_t>(set) * set_bytes_; }
   std::byte* values(int set) const { return keys(set) + value_offset_; }
 
@@ -117,7 +123,7 @@ class Problem {
   std::size_t value_offset_ = 0, set_bytes_ = 0;
   int sets_ = 1;
   Pages cache_;
-  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key of the sequence]: which kind a key has.
+  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key], by place: which kind a key has.
   std::vector<double> kind_keys_;    ///< [kind][head_dim], as they are in memory
   std::vector<std::uint8_t> mask_;   ///< [q_len][kv_len], shared by batch and heads
   std::vector<std::byte> q_;

@@ -116,6 +116,30 @@ void mixed(benchmark::State& state, DataType type, const std::string& isa, int t
   state.counters["over_parts"] = median(over_parts);
 }
 
+void shared_prefixes(benchmark::State& state, DataType type, std::int64_t page_keys, const std::string& isa,
+                     int threads) {
+  Problem shared(shared_prefix(type, page_keys, true), bytes_beyond_caches()),
+      apart(shared_prefix(type, page_keys, false), bytes_beyond_caches());
+  shared.touch();
+  apart.touch();
+  Workload shared_work = workload_on(shared, shared.args(0), isa, threads),
+           apart_work = workload_on(apart, apart.args(0), isa, threads);
+  const ScopedAffinity affinity(first_cores(threads));
+  std::vector<double> over_apart;
+  for (auto _ : state) {
+    const double apart_seconds = apart_work.seconds_per_run(kWorkWindow, clock_of(threads)),
+                 seconds = shared_work.seconds_per_run(kWorkWindow, clock_of(threads));
+    over_apart.push_back(apart_seconds / seconds);
+    state.SetIterationTime(seconds);
+  }
+  for (Workload* work : {&shared_work, &apart_work}) {
+    work->verify();
+    if (!work->error().empty()) return state.SkipWithError(work->error().c_str());
+  }
+  state.counters["over_apart"] = median(over_apart);
+  state.counters["bytes_over_apart"] = shared.kv_bytes() / apart.kv_bytes();
+}
+
 void add(const std::string& name, auto run) {
   benchmark::RegisterBenchmark(name.c_str(), run)
       ->UseManualTime()
@@ -137,6 +161,10 @@ void register_all() {
         add(std::string("mixed_step_") + (type == DataType::f32 ? "f32/" : "bf16/") + isa + "/t" +
                 std::to_string(threads),
             [=](benchmark::State& state) { mixed(state, type, isa, threads); });
+        for (const std::int64_t page_keys : {16, 128})
+          add(std::string("shared_prefix_pages") + std::to_string(page_keys) +
+                  (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" + std::to_string(threads),
+              [=](benchmark::State& state) { shared_prefixes(state, type, page_keys, isa, threads); });
       }
     }
   }

@@ -154,4 +154,11 @@ Shape mixed_step(DataType type) {
   return in_pages(std::move(s), 128);
 }
 
+Shape shared_prefix(DataType type, std::int64_t page_keys, bool is_shared) {
+  Shape s = bshd(of_type(type, decode(16, 128, 32, 8, 4608))).shape;
+  s.name = "shared_prefix";
+  s.shared_keys = is_shared ? 4096 : 0;
+  return in_pages(std::move(s), page_keys);
+}
+
 }  // namespace kumiko::bench

@@ -27,4 +27,8 @@ const std::vector<Case>& server_cases();
 /// packed, in pages of 128 keys, [pages, page_size, heads, dim].
 Shape mixed_step(DataType type);
 
+/// Decodes of 16 sequences of 4608 keys, in pages [pages, page_size, heads, dim]; the first 4096 lie in the
+/// same pages, or each sequence has its own.
+Shape shared_prefix(DataType type, std::int64_t page_keys, bool is_shared);
+
 }  // namespace kumiko::bench

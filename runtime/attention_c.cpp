@@ -77,6 +77,16 @@ Tensor contiguous(Pointer data, std::int64_t batch, std::int64_t heads, std::int
   return tensor;
 }
 
+Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count, const int32_t* block_table) {
+  if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
+  if (seqused_k == nullptr) return null_argument("seqused_k", "the lengths of the planned batch");
+  if (count < 0) return kumiko::invalid("count", count, "0 or more");
+  if (Status s = plan->plan.update({seqused_k, static_cast<std::size_t>(count)}, block_table); !s.ok())
+    return s;
+  plan->explanation.clear();
+  return {};
+}
+
 }  // namespace
 
 extern "C" {
@@ -203,17 +213,6 @@ kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_ar
     if (Status s = convert_args(args, &converted); !s.ok()) return s;
     return plan->plan.run(converted);
   });
-}
-
-static Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count,
-                          const int32_t* block_table) {
-  if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
-  if (seqused_k == nullptr) return null_argument("seqused_k", "the lengths of the planned batch");
-  if (count < 0) return kumiko::invalid("count", count, "0 or more");
-  if (Status s = plan->plan.update({seqused_k, static_cast<std::size_t>(count)}, block_table); !s.ok())
-    return s;
-  plan->explanation.clear();
-  return {};
 }
 
 kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count) {

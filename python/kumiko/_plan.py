@@ -78,13 +78,17 @@ class Plan:
         """
         return self._plan.run(q, k, v, alibi_slopes, bias, mask, block_table, return_lse, lse, out)
 
-    def update(self, seqused_k: Tensor | Sequence[int]) -> None:
+    def update(self, seqused_k: Tensor | Sequence[int], block_table: Tensor | None = None) -> None:
         """Sets the used lengths, [batch], of later runs; the plan must have been made with seqused_k.
+
+        Keys in pages that several sequences have at their start are read once for all of them, as the plan's block_table
+        had it; a run whose block_table has not is refused. With block_table, of the planned shape and strides, they are
+        found anew: give it when a sequence gives way to another.
 
         Results are those of a new plan. The plan is cut again only where a row block begins or ends in another block of
         512 keys. On an error nothing changes.
         """
-        self._plan.update(seqused_k)
+        self._plan.update(seqused_k, block_table)
 
     def explain(self) -> str:
         """Pipeline, blocks, tasks per domain, predicted imbalance, bytes of workspace: one fact per line."""

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <utility>
 
@@ -38,11 +39,23 @@ class PyPlan {
     return call.result();
   }
 
-  void update(nb::handle seqused_k) {
+  void update(nb::handle seqused_k, nb::handle block_table) {
     std::vector<std::int32_t> lengths = lengths_of(seqused_k, sequences_);
+    std::optional<Imported> table;
+    AttentionArgs given = planned_;
+    given.block_table = nullptr;
+    if (!block_table.is_none()) {
+      block_table_of(table.emplace("block_table", block_table), sequences_, &given);
+      if (planned_.block_table && given.max_pages != planned_.max_pages)
+        wrong_value("block_table.shape[1]", std::to_string(given.max_pages),
+                    "the planned " + std::to_string(planned_.max_pages));
+      if (planned_.block_table && given.block_table_stride != planned_.block_table_stride)
+        wrong_value("block_table.stride[0]", std::to_string(given.block_table_stride),
+                    "the planned " + std::to_string(planned_.block_table_stride));
+    }
     without_gil([&] {
       const auto held = lock<std::unique_lock>();
-      Status status = plan_.update(lengths);
+      Status status = plan_.update(lengths, given.block_table);
       if (status.ok()) std::copy(lengths.begin(), lengths.end(), numbers_.seqused_k.begin());
       return status;
     });
@@ -127,7 +140,7 @@ void bind_plan(nb::module_& module) {
       .def("run", &PyPlan::run, arg("q").none(), arg("k").none(), arg("v").none(), arg("alibi_slopes").none(),
            arg("bias").none(), arg("mask").none(), arg("block_table").none(), arg("return_lse").none(),
            arg("lse").none(), arg("out").none())
-      .def("update", &PyPlan::update, arg("seqused_k").none())
+      .def("update", &PyPlan::update, arg("seqused_k").none(), arg("block_table").none())
       .def("explain", &PyPlan::explain)
       .def("predict", &PyPlan::predict, arg("core_flops").none(), arg("core_bandwidth").none(),
            arg("domain_bandwidth").none(), arg("start_seconds").none())

@@ -73,6 +73,30 @@ def test_a_refused_update_changes_nothing(tensors, lengths, error, words):
     assert np.array_equal(plan.run(q, k, v), kumiko.attention(q, k, v, seqused_k=[20, 30]))
 
 
+def test_sequences_share_pages_as_the_tables_of_plan_and_update_say(random):
+    q = random.standard_normal((3, 4, 1, 16), dtype=np.float32)
+    k, v = (random.standard_normal((40, 2, 64, 16), dtype=np.float32) for _ in range(2))
+    lengths = [700, 650, 690]
+    together, apart = (np.arange(33, dtype=np.int32).reshape(3, 11) for _ in range(2))
+    together[:, :8] = together[0, :8]
+    plan = kumiko.Plan(q, k, v, seqused_k=lengths, block_table=together)
+    assert "shared prefixes: 1 groups" in plan.explain()
+    for table in (together, apart, together):
+        plan.update(lengths, table)
+        assert ("shared prefixes" in plan.explain()) == (table is together)
+        assert np.array_equal(plan.run(q, k, v, block_table=table), kumiko.attention(q, k, v, seqused_k=lengths, block_table=table))
+    with pytest.raises(ValueError, match=r"block_table\[1, 0\] is 11; expected 0 as in sequence 0"):
+        plan.run(q, k, v, block_table=apart)
+    for wrong, words in ((apart[:2], r"block_table.shape\[0\] is 2"), (apart[:, :10], r"block_table.shape\[1\] is 10; expected the planned 11"),
+                         (np.zeros((3, 12), np.int32)[:, :11], r"block_table.stride\[0\] is 12; expected the planned 11"),
+                         (apart.astype(np.int64), "block_table.dtype is int64; expected int32")):
+        with pytest.raises(ValueError, match=words):
+            plan.update(lengths, wrong)
+    dense = kumiko.Plan(q, k[:3], v[:3], seqused_k=[60, 60, 60])
+    with pytest.raises(ValueError, match="block_table is given; expected null"):
+        dense.update([1, 2, 3], apart)
+
+
 def test_a_plan_without_lengths_has_none_to_update(tensors):
     with pytest.raises(ValueError, match="plan was made without seqused_k"):
         kumiko.Plan(*tensors()).update([1, 2])

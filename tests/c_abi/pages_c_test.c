@@ -107,6 +107,16 @@ static void test_pages(kumiko_context* context) {
   EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK);
   expect_rows(grown);
 
+  /* The same with a table, and what is refused. */
+  EXPECT(kumiko_plan_update_pages(plan, grown, SEQUENCES, &block_table[0][0]) == KUMIKO_OK);
+  clear_outputs();
+  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK);
+  expect_rows(grown);
+  EXPECT_ERROR(kumiko_plan_update_pages(plan, grown, SEQUENCES, NULL), KUMIKO_INVALID_ARGUMENT,
+               "block_table is NULL");
+  EXPECT_ERROR(kumiko_plan_update_pages(NULL, grown, SEQUENCES, &block_table[0][0]), KUMIKO_INVALID_ARGUMENT,
+               "plan is NULL");
+
   block_table[0][1] = PAGES;
   clear_outputs();
   EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_INVALID_ARGUMENT);

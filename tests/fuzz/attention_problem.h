@@ -75,6 +75,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   int num_domains_;
   bool serves_;
   std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_;
+  bool has_equal_tables_ = false;  ///< Sequences begin with the same pages.
 };
 
 }  // namespace kumiko::fuzz

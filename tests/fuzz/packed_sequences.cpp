@@ -86,6 +86,7 @@ void AttentionProblem::draw_sequences(Input& input, const Places& at) {
       args_.cu_seqlens_k = cu_seqlens_k_.data();
       break;
     default:
+      has_equal_tables_ = (how & 32) != 0;
       draw_pages(input, at, rows);
       has_keys = args_.k.shape[0] > 0;
   }
@@ -129,8 +130,9 @@ void AttentionProblem::complete_table(const kumiko_attention_args& a) {
   if (!has_own_table(a)) return;
   auto* const entry = static_cast<std::int32_t*>(buffers_[kTable].data());
   for (const std::int64_t at : entries_read(a)) {
+    const std::int64_t place = has_equal_tables_ ? at % table_stride(a) : at;
     if (entry[at] < 0 || entry[at] >= a.k.shape[0])
-      entry[at] = static_cast<std::int32_t>((at * 7 + 3) % a.k.shape[0]);
+      entry[at] = static_cast<std::int32_t>((place * 7 + 3) % a.k.shape[0]);
   }
 }
 
