@@ -194,10 +194,52 @@ TEST_P(SharedKeysOfPages, LengthsMayChangeUnderAPlan) {
   }
 }
 
+// The first of several queries sees less than the last one, and the last split stays a sequence's own.
+TEST_P(SharedKeysOfPages, OnlySplitsThatEveryRowSeesWhole) {
+  for (const std::vector<StepSequence>& sequences : std::vector<std::vector<StepSequence>>{
+           {{4, 1026}, {4, 1026, 0, 1024}, {3, 1027, 0, 1024}}, {{1, 1024}, {1, 1024, 0, 1024}}}) {
+    StepShape s;
+    s.sequences = sequences;
+    SCOPED_TRACE(::testing::Message() << s);
+    const ServerStep step(s);
+    for (const Context& context : contexts) {
+      Plan made = planned(context, step.args());
+      ASSERT_EQ(groups_of(made).groups.size(), 1u);
+      EXPECT_EQ(groups_of(made).groups[0].split_end, 1);
+      ASSERT_NO_FATAL_FAILURE(run_and_compare(step, context, made));
+    }
+  }
+}
+
+// Cut anew though no row block ends in another split: a row before the last one no longer sees all that it
+// shared.
+TEST_P(SharedKeysOfPages, AnUpdateThatHidesASharedKeyFromTheFirstRow) {
+  StepShape s;
+  s.sequences = {{4, 1100}, {4, 1100, 0, 1024}};
+  const ServerStep before(s);
+  for (const Context& context : contexts) {
+    Plan made = planned(context, before.args());
+    EXPECT_EQ(groups_of(made).groups[0].split_end, 2);
+    const std::vector<std::int32_t> lengths{1100, 1026};
+    ASSERT_TRUE(made.update(lengths).ok());
+    EXPECT_EQ(groups_of(made).groups[0].split_end, 1);
+    AttentionArgs args = before.args();
+    args.seqused_k = lengths.data();
+    before.poison_outputs();
+    const Status ran = made.run(args);
+    ASSERT_TRUE(ran.ok()) << ran.message();
+    const Outcome shared = before.packed_outcome(1);
+    Plan fresh = planned(context, args);
+    before.poison_outputs();
+    ASSERT_TRUE(fresh.run(args).ok());
+    ASSERT_TRUE(same_bits(shared, before.packed_outcome(1)));
+  }
+}
+
 TEST_P(SharedKeysOfPages, NothingIsSharedWhereScoresDependOnMoreThanTheKey) {
-  for (int kind = 0; kind < 5; ++kind) {
+  for (int kind = 0; kind < 6; ++kind) {
     StepShape s = decodes(3, 1024, 100);
-    s.window_left = kind == 0 ? 800 : -1;
+    s.window_left = kind == 0 ? 800 : kind == 5 ? 5000 : -1;
     s.bias = kind == 1, s.mask = kind == 2, s.alibi = kind == 3;
     if (kind == 4) {
       for (StepSequence& one : s.sequences) one.q_len = 60, one.kv_len += 60;
