@@ -127,8 +127,7 @@ void add_seconds(CLI::App& app, const std::string& name, std::chrono::millisecon
   std::ostringstream seconds;
   seconds << std::chrono::duration<double>(value).count();
   app.add_option_function<double>(
-         name, [&value](double given) { value = std::chrono::milliseconds(std::llround(1e3 * given)); },
-         help)
+         name, [&value](double given) { value = std::chrono::milliseconds(std::llround(1e3 * given)); }, help)
       ->check(CLI::Range(0.001, 86400.0))
       ->default_str(seconds.str());
 }
