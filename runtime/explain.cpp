@@ -39,6 +39,7 @@ std::string Plan::Impl::explain() const {
       std::to_string(problem.kv_heads) + ", q_len " + lengths_of_queries(problem) + ", kv_len " +
       std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) + ", v_head_dim " +
       std::to_string(problem.v_head_dim) + (problem.is_causal ? ", causal" : "") +
+      (problem.has_sinks ? ", sinks" : "") +
       (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") + "\n";
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
           kernels::element_name(kernels.types.key_value) +

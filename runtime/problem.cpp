@@ -104,6 +104,8 @@ void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
   terms.softcap = static_cast<float>(softcap * kLog2e);
   terms.has_alibi = problem->has_alibi_slopes = args.alibi_slopes != nullptr;
   problem->alibi_batch_stride = args.alibi_batch_stride;
+  problem->has_sinks = args.sinks != nullptr;
+  problem->lse_form = {args.lse_with_sink, args.lse_base == LseBase::two};
   if (problem->kv_len == 0) return;  // No score is computed.
   if (is_present(args.bias)) {
     terms.has_bias = true;
@@ -185,6 +187,7 @@ Operands operands_of(const AttentionArgs& args) {
   operands.mask = static_cast<const std::uint8_t*>(args.mask.data);
   operands.alibi_slopes = args.alibi_slopes;
   operands.block_table = args.block_table;
+  operands.sinks = args.sinks;
   set_lse(args, &operands);
   return operands;
 }
@@ -275,6 +278,8 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.scores_head_stride = scores.head, head.scores_seq_stride = scores.seq;
   head.terms = terms;
   if (operands.alibi_slopes) head.alibi_slopes = operands.alibi_slopes + b * alibi_batch_stride + q_head;
+  if (operands.sinks) head.sinks = operands.sinks + q_head;
+  head.lse_form = lse_form;
   if (terms.has_bias) head.bias = element_at(terms.bias_element, operands.bias, offset(bias, q_head));
   head.bias_head_stride = bias.head, head.bias_seq_stride = bias.seq;
   if (terms.has_mask && operands.mask) head.mask = operands.mask + offset(mask, q_head);

@@ -45,6 +45,7 @@ struct Operands {
   const std::uint8_t* mask = nullptr;
   const float* alibi_slopes = nullptr;
   const std::int32_t* block_table = nullptr;
+  const float* sinks = nullptr;
 };
 
 struct Problem {
@@ -62,6 +63,8 @@ struct Problem {
   kernels::ScoreTerms terms;
   std::int64_t alibi_batch_stride = 0;
   bool has_alibi_slopes = false;
+  bool has_sinks = false;
+  kernels::LseForm lse_form;
 
   bool is_causal = false;  ///< For explain() only: window_right == 0 has the effect.
   CausalAlignment alignment = CausalAlignment::bottom_right;

@@ -306,9 +306,9 @@ class Decode {
 
   void store_row(std::int64_t r) const {
     const std::int64_t row = task_.row_begin + r;
-    kernels_.store->row({s_.total_o + r * s_.o_stride, inverse_sum(s_.total_l[r]), head_.v_head_dim,
-                         head_.out_row(kernels_.types.output, row)});
-    if (head_.lse) head_.lse_of(row) = log_sum_exp(s_.total_m[r], s_.total_l[r]);
+    const float factor = end_row(kernels_, head_, row, s_.total_m[r], s_.total_l[r]);
+    kernels_.store->row(
+        {s_.total_o + r * s_.o_stride, factor, head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
   }
 
   const KernelSet& kernels_;

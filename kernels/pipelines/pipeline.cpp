@@ -89,6 +89,17 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
   return s.softmax ? &s : nullptr;
 }
 
+float end_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float m, float l) {
+  if (!head.has_softmax) return 1.0f;
+  if (head.sinks) {
+    const RowEnd end = end_with_sink(*kernels.state, m, l, head.sinks[row % head.group], head.lse_form);
+    if (head.lse) head.lse_of(row) = end.lse;
+    return end.factor;
+  }
+  if (head.lse) head.lse_of(row) = log_sum_exp(m, l, head.lse_form.is_base_2);
+  return inverse_sum(l);
+}
+
 void merge_partials(const KernelSet& kernels, const HeadProblem& head, const TaskRange& range,
                     std::int64_t row, std::int64_t splits, float* scratch) noexcept {
   const std::int64_t dim = head.v_head_dim, size = partial_size(dim);
@@ -98,8 +109,8 @@ void merge_partials(const KernelSet& kernels, const HeadProblem& head, const Tas
     const float* state = range.state_of(range.partial_split + split, row, size);
     kernels.state->merge_row({&m, &l, scratch, state[dim], state[dim + 1], state, dim});
   }
-  kernels.store->row({scratch, head.inverse_of(l), dim, head.out_row(kernels.types.output, row)});
-  if (head.lse) head.lse_of(row) = log_sum_exp(m, l);
+  const float factor = end_row(kernels, head, row, m, l);
+  kernels.store->row({scratch, factor, dim, head.out_row(kernels.types.output, row)});
 }
 
 }  // namespace kumiko::kernels

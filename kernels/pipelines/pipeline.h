@@ -106,7 +106,9 @@ struct HeadProblem {
   ScoreTerms terms;
   const void* bias;  ///< of terms.bias_element
   const std::uint8_t* mask;
-  const float* alibi_slopes;  ///< [group]
+  const float* alibi_slopes;     ///< [group]
+  const float* sinks = nullptr;  ///< [group], natural units; nullptr: none
+  LseForm lse_form;
   std::int64_t bias_head_stride, bias_seq_stride;
   std::int64_t mask_head_stride, mask_seq_stride;
   /// Query i sees keys [max(0, i + begin_offset), min(kv_len, i + end_offset)).
@@ -120,7 +122,6 @@ struct HeadProblem {
                       row % group * scores_head_stride + row / group * scores_seq_stride + key);
   }
   std::int64_t score_dim() const { return scores ? 0 : head_dim; }
-  float inverse_of(float l) const { return has_softmax ? inverse_sum(l) : 1.0f; }
   void* out_row(Element element, std::int64_t row) const {
     return element_at(element, out, row % group * out_head_stride + row / group * out_seq_stride);
   }
@@ -211,6 +212,9 @@ struct PipelineRow {
                                std::int64_t v_head_dim);
   void (*run)(const KernelSet&, const HeadProblem&, const TaskRange&, std::byte* scratch) noexcept;
 };
+
+/// Writes the LSE of a row whose last state is (m, l), if it is wanted, and returns the factor of its O.
+float end_row(const KernelSet&, const HeadProblem&, std::int64_t row, float m, float l);
 
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);

@@ -245,20 +245,17 @@ void Walk::store_partial(const Tile& tile, std::int64_t split, std::int64_t stag
 
 void Walk::store_rows(const Tile& tile) const {
   void* rows[kMaxLanes];
-  alignas(64) float inverse[kMaxLanes];
-  for (std::int64_t n = 0; n < tile.nr; ++n)
-    inverse[n] = n < tile.used && !tile.total_empty ? head_->inverse_of(tile.total.l[n]) : 0.0f;
+  alignas(64) float factor[kMaxLanes];
+  for (std::int64_t n = tile.used; n < tile.nr; ++n) factor[n] = 0.0f;
   for (std::int64_t n = 0; n < tile.used; ++n) {
+    factor[n] = end_row(kernels_, *head_, tile.row + n, tile.total_empty ? kMinusInfinity : tile.total.m[n],
+                        tile.total_empty ? 0.0f : tile.total.l[n]);
     rows[n] = head_->out_row(kernels_.types.output, tile.row + n);
     if (tile.total_empty)  // +0 has no bits set in any element type
       std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.types.output)));
-    if (head_->lse) {
-      head_->lse_of(tile.row + n) =
-          tile.total_empty ? kMinusInfinity : log_sum_exp(tile.total.m[n], tile.total.l[n]);
-    }
   }
   if (!tile.total_empty)
-    kernels_.store->tile({tile.total.o, inverse, tile.nr, head_->v_head_dim, rows, tile.used});
+    kernels_.store->tile({tile.total.o, factor, tile.nr, head_->v_head_dim, rows, tile.used});
 }
 
 void Walk::finish() const {

@@ -100,6 +100,12 @@ Pipeline pipeline_of(nb::handle value) {
   return choice("pipeline", value, kNames);
 }
 
+LseBase lse_base_of(nb::handle value) {
+  constexpr std::array<std::pair<const char*, LseBase>, 2> kNames = {
+      {{"natural", LseBase::natural}, {"two", LseBase::two}}};
+  return choice("lse_base", value, kNames);
+}
+
 bool flag_of(const char* name, nb::handle value) {
   if (value.ptr() == Py_True) return true;
   if (value.ptr() == Py_False) return false;
@@ -234,6 +240,16 @@ void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* ar
   if (tensor.step(-1) != 1) wrong_value("alibi_slopes.stride[-1]", std::to_string(tensor.step(-1)), "1");
   args->alibi_slopes = reinterpret_cast<const float*>(tensor.data);
   args->alibi_batch_stride = is_per_batch ? tensor.step(-2) : 0;
+}
+
+void sinks_of(const Imported& tensor, AttentionArgs* args) {
+  expect_float32(tensor);
+  expect_dims(tensor, 1, "one dimension: q_heads");
+  const std::int64_t heads = args->q.shape[1];
+  if (tensor.size(-1) != heads)
+    wrong_value("sinks.shape[0]", std::to_string(tensor.size(-1)), std::to_string(heads) + ", as q_heads");
+  if (heads > 1 && tensor.step(-1) != 1) wrong_value("sinks.stride[0]", std::to_string(tensor.step(-1)), "1");
+  args->sinks = reinterpret_cast<const float*>(tensor.data);
 }
 
 void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args) {

@@ -18,6 +18,7 @@ enum class Layout : std::uint8_t { bhsd, bshd };
 Layout layout_of(nb::handle value);
 CausalAlignment alignment_of(nb::handle value);
 Pipeline pipeline_of(nb::handle value);
+LseBase lse_base_of(nb::handle value);
 
 bool flag_of(const char* name, nb::handle value);
 std::int64_t integer_of(const char* name, nb::handle value);
@@ -44,6 +45,8 @@ LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape,
 ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape);
 /// f32 [heads] or [sequences, heads]
 void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
+/// f32 [heads]
+void sinks_of(const Imported& tensor, AttentionArgs* args);
 /// int32 [sequences, max_pages], its rows apart
 void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
 

@@ -17,6 +17,8 @@ void AttentionCall::set(const Settings& settings) {
   set_visibility(settings.causal, settings.causal_alignment, settings.window, &args);
   args.scale = scale_of(settings.scale);
   args.softcap = static_cast<float>(number_of("softcap", settings.softcap));
+  args.lse_with_sink = flag_of("lse_with_sink", settings.lse_with_sink);
+  args.lse_base = lse_base_of(settings.lse_base);
   args.pipeline = pipeline_of(settings.pipeline);
   if (!settings.cu_seqlens_q.is_none()) {
     numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
@@ -49,6 +51,8 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.window_right = planned.window_right;
   args.scale = planned.scale;
   args.softcap = planned.softcap;
+  args.lse_with_sink = planned.lse_with_sink;
+  args.lse_base = planned.lse_base;
   args.pipeline = planned.pipeline;
   args.seqused_k = planned.seqused_k;
   args.cu_seqlens_q = planned.cu_seqlens_q;
@@ -68,6 +72,7 @@ void AttentionCall::set(const Terms& terms) {
   }
   if (!terms.alibi_slopes.is_none())
     slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), sequences(), &args);
+  if (!terms.sinks.is_none()) sinks_of(sinks_.emplace("sinks", terms.sinks), &args);
 }
 
 std::int64_t AttentionCall::longest() const {

@@ -42,7 +42,7 @@ def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bot
 
 
 def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None, mask=None, causal=False,
-              window=(-1, -1), seqused_k=None, alignment="bottom_right"):
+              window=(-1, -1), seqused_k=None, alignment="bottom_right", sinks=None):
     """(out, lse) of kumiko.attention."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
@@ -59,7 +59,11 @@ def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None,
     seen = visible((batch, q_len, kv_len), causal, window, seqused_k, alignment)
     if mask is not None:
         seen = seen & mask
-    weights, lse = softmax(np.where(seen, scores, -np.inf))
+    scores = np.where(seen, scores, -np.inf)
+    if sinks is not None:  # a key without a value
+        sink = np.broadcast_to(np.asarray(sinks, np.float64)[:, None, None], (batch, heads, q_len, 1))
+        scores, v = np.concatenate([scores, sink], axis=-1), np.concatenate([v, np.zeros_like(v[:, :, :1])], axis=2)
+    weights, lse = softmax(scores)
     return weights @ v, lse
 
 

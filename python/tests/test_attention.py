@@ -73,6 +73,38 @@ def test_scale_of_zero_is_zero(tensors):
     assert np.array_equal(kumiko.attention(q, k, v, scale=None), kumiko.attention(q, k, v))
 
 
+@pytest.mark.parametrize("kv_len", [37, 700])
+def test_sinks(tensors, kv_len):
+    q, k, v = tensors(kv_len=kv_len)
+    sinks = np.array([0.5, -np.inf, 30.0, -4.0], np.float32)
+    expected, expected_lse = oracle.attention(q, k, v, causal=True, sinks=sinks)
+    out, lse = kumiko.attention(q, k, v, causal=True, sinks=sinks, return_lse=True)
+    oracle.check(out, expected)
+    np.testing.assert_allclose(lse, expected_lse, atol=4e-6)
+    same, without = kumiko.attention(q, k, v, causal=True, sinks=sinks, lse_with_sink=False, return_lse=True)
+    assert np.array_equal(same, out) and np.array_equal(without, kumiko.attention(q, k, v, causal=True, return_lse=True)[1])
+
+
+def test_sinks_of_another_shape_or_type(tensors):
+    q, k, v = tensors()
+    for sinks, wrong in ((np.zeros(3, np.float32), r"sinks.shape\[0\] is 3; expected 4, as q_heads"),
+                         (np.zeros(4, np.float64), "sinks.dtype is float64; expected float32"),
+                         (np.zeros((1, 4), np.float32), r"sinks.shape is \(1, 4\); expected one dimension: q_heads"),
+                         (np.zeros(8, np.float32)[::2], r"sinks.stride\[0\] is 2; expected 1")):
+        with pytest.raises(ValueError, match=wrong):
+            kumiko.attention(q, k, v, sinks=sinks)
+
+
+def test_base_of_the_log_sum_exp(tensors):
+    q, k, v = tensors()
+    out, natural = kumiko.attention(q, k, v, return_lse=True)
+    same, base_2 = kumiko.attention(q, k, v, return_lse=True, lse_base="two")
+    assert np.array_equal(same, out)
+    np.testing.assert_allclose(base_2, natural * np.log2(np.e), rtol=1e-6)
+    with pytest.raises(ValueError, match='lse_base is "ten"; expected "natural", "two"'):
+        kumiko.attention(q, k, v, lse_base="ten")
+
+
 def test_log_sum_exp(tensors, dtype):
     q, k, v = tensors(dtype=dtype)
     out, lse = kumiko.attention(q, k, v, return_lse=True)

@@ -12,8 +12,8 @@ namespace kumiko::fuzz {
 class AttentionProblem : public SizedProblem<kumiko_attention_args> {
  public:
   /// A small problem that a context with `num_domains` domains must accept; `serves`: of packed sequences, of
-  /// pages, or of both (packed_sequences.cpp).
-  AttentionProblem(Input& input, int num_domains, bool serves = false);
+  /// pages, or of both (packed_sequences.cpp); `has_extras`: with sinks and the like (attention_extras.cpp).
+  AttentionProblem(Input& input, int num_domains, bool serves = false, bool has_extras = false);
 
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_attention_forward(context, passed());
@@ -39,7 +39,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   std::span<const std::int32_t> other_lengths();
 
  private:
-  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kTable };
+  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kSinks, kTable };
   /// How the tensors of a valid problem lie.
   struct Places {
     Layout::Order order;
@@ -54,6 +54,9 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void place_keys(const Places& places, std::int64_t batch, std::int64_t keys);
   void draw_pages(Input& input, const Places& places, std::int64_t rows);
   void enlarge_terms(Input& input, const Places& places);
+  void draw_extras(Input& input);
+  void change_extras(Input& input);
+  bool has_sane_extras(const kumiko_attention_args& a) const;
   void change_sequences(Input& input);
   void change_sequences_pointer(Input& input);
   /// Gives every entry of the table that a run reads a page, if it has none.
@@ -73,7 +76,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void drop_short_lists(kumiko_attention_args* a) const override;
 
   int num_domains_;
-  bool serves_;
+  bool serves_, has_extras_;
   std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_;
 };
 

@@ -39,7 +39,8 @@ struct AttentionResult {
 /// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum
 /// subtracted, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN or
 /// +inf score makes the row and its LSE NaN; a NaN value makes its column of the row NaN, whatever its
-/// weight. args.out and args.lse are not touched.
+/// weight. A sink joins the sum of weights as a score without a value; a row that sees nothing has the sink
+/// for its LSE, unless the LSE is without it. args.out and args.lse are not touched.
 AttentionResult<double> attention_fp64(const AttentionArgs& args);
 
 /// The same three passes in f32 with libm's expf and plain left-to-right sums: the obvious implementation,

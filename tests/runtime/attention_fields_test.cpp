@@ -124,6 +124,7 @@ Case full() {
   c.bias = TermLayout::padded;
   c.mask = TermLayout::heads;
   c.alibi = 2;
+  c.sinks = true, c.lse_with_sink = false, c.lse_base = LseBase::two;
   return c;
 }
 const std::int32_t kDomains[] = {1, 1, 1, 0};

@@ -28,6 +28,8 @@ std::ostream& operator<<(std::ostream& os, const Case& c) {
   if (c.mask != TermLayout::none)
     os << " mask layout " << static_cast<int>(c.mask) << " blocks of " << c.mask_block;
   if (c.alibi != 0) os << " alibi " << c.alibi;
+  if (c.sinks) os << " sinks" << (c.lse_with_sink ? "" : " outside lse");
+  if (c.lse_base == LseBase::two) os << " lse in base 2";
   if (c.q_magnitude != 1.0f || c.k_magnitude != 1.0f || c.v_magnitude != 1.0f)
     os << " magnitudes " << c.q_magnitude << "," << c.k_magnitude << "," << c.v_magnitude;
   return os << " seed " << c.seed;
@@ -155,6 +157,13 @@ Problem::Problem(const Case& c) : seqused_(c.seqused) {
     args_.alibi_slopes = slopes_.data();
     args_.alibi_batch_stride = c.alibi == 2 ? c.q_heads : 0;
   }
+  if (c.sinks) {
+    for (std::int64_t h = 0; h < c.q_heads; ++h)
+      sinks_.push_back(random.pick({0.0f, 3.0f * random.normal(), 9.0f, -9.0f}));
+    args_.sinks = sinks_.data();
+  }
+  args_.lse_with_sink = c.lse_with_sink;
+  args_.lse_base = c.lse_base;
 }
 
 TermTensor::TermTensor(const Shape& shape, TermLayout layout, DataType type, Flush flush)

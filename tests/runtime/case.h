@@ -51,6 +51,8 @@ struct Case {
   TermLayout mask = TermLayout::none;
   std::int64_t mask_block = 1;  ///< the mask is constant within squares of this size
   int alibi = 0;                ///< 1: slopes per head, 2: per sequence and head
+  bool sinks = false, lse_with_sink = true;
+  LseBase lse_base = LseBase::natural;
   float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
   std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
 
@@ -114,7 +116,7 @@ class Problem {
   TermTensor bias, mask;
 
  private:
-  std::vector<float> slopes_;
+  std::vector<float> slopes_, sinks_;
   std::vector<std::int32_t> seqused_;
   AttentionArgs args_;
 };

@@ -25,7 +25,7 @@ std::ostream& operator<<(std::ostream& os, const StepShape& s) {
             << to_string(s.k_layout) << ", causal " << s.is_causal << " alignment "
             << static_cast<int>(s.alignment) << ", window " << s.window_left << ", " << s.window_right
             << ", softcap " << s.softcap << ", bias " << s.bias << ", mask " << s.mask << ", alibi "
-            << s.alibi << ", seed " << s.seed;
+            << s.alibi << ", sinks " << s.sinks << ", seed " << s.seed;
 }
 
 ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
@@ -96,6 +96,10 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
       slopes_.push_back(0.05f * static_cast<float>(i % 7));
     args_.alibi_slopes = slopes_.data();
     args_.alibi_batch_stride = s.q_heads;
+  }
+  if (s.sinks) {
+    for (std::int64_t h = 0; h < s.q_heads; ++h) sinks_.push_back(2.0f - static_cast<float>(h % 5));
+    args_.sinks = sinks_.data();
   }
 }
 

@@ -29,7 +29,7 @@ struct StepShape {
   CausalAlignment alignment = CausalAlignment::bottom_right;
   std::int64_t window_left = -1, window_right = -1;
   float softcap = 0.0f;
-  bool bias = false, mask = false, alibi = false;
+  bool bias = false, mask = false, alibi = false, sinks = false;
   std::uint64_t seed = 1;
 };
 std::ostream& operator<<(std::ostream& os, const StepShape& shape);
@@ -90,7 +90,7 @@ class ServerStep {
   Operand q_, k_, v_, out_;
   GuardedLse lse_;
   TermTensor bias_, mask_;
-  std::vector<float> slopes_;
+  std::vector<float> slopes_, sinks_;
   std::vector<Alone> alone_;
   std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_;
   AttentionArgs args_;

@@ -123,6 +123,12 @@ std::vector<Fault> faults() {
       {"AlibiStride", "alibi_batch_stride", "1", [](AttentionArgs& a) { a.alibi_batch_stride = 1; }},
       {"AlibiStrideNegative", "alibi_batch_stride", "-8",
        [](AttentionArgs& a) { a.alibi_batch_stride = -8; }},
+      {"LseBase", "lse_base", "2", [](AttentionArgs& a) { a.lse_base = static_cast<LseBase>(2); }},
+      {"OddAddressOfSinks", "sinks", "0x",
+       [](AttentionArgs& a) {
+         a.sinks = reinterpret_cast<const float*>(static_cast<const char*>(a.q.data) + 2);
+       }},
+      {"OutIsSinks", "out", "sinks", [](AttentionArgs& a) { a.sinks = static_cast<float*>(a.out.data); }},
       {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
       {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
       {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},
