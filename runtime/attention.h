@@ -173,6 +173,14 @@ struct AttentionArgs {
   /// had the sink.
   bool lse_with_sink = true;
   LseBase lse_base = LseBase::natural;  ///< merge_states() takes natural ones.
+
+  /// Optional [batch]: 1 for a sequence that is causal, 0 for one that is not, in the place of is_causal.
+  /// plan() copies the values.
+  const std::uint8_t* causal_sequences = nullptr;
+  /// Optional [batch] int32, 0 or more: every query of sequence b sees its keys before prefix_lens[b]
+  /// whatever causality and window_right say (prefix LM); window_left hides them as others. plan() copies the
+  /// values.
+  const std::int32_t* prefix_lens = nullptr;
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`

@@ -156,6 +156,9 @@ typedef struct kumiko_attention_args {
                             once; -inf: no sink */
   int32_t lse_with_sink; /* 0 or 1: whether lse counts the sink */
   int32_t lse_base;      /* KUMIKO_LSE_NATURAL | KUMIKO_LSE_BASE_2 */
+  const uint8_t* causal_sequences; /* optional: [batch], 0 or 1, in the place of is_causal */
+  const int32_t* prefix_lens;      /* optional: [batch], 0 or more: keys that every query of a sequence sees
+                                      whatever      causality and window_right say */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -215,7 +218,7 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
-        NULL, 1, KUMIKO_LSE_NATURAL                                                                          \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL                                                              \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

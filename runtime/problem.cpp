@@ -46,7 +46,7 @@ Problem common(const Args& args) {
   problem.is_causal = args.is_causal;
   problem.alignment = args.causal_alignment;
   problem.window_left = args.window_left;
-  problem.window_right = args.is_causal ? 0 : args.window_right;
+  problem.window_right = args.window_right;
   problem.has_seqused_k = args.seqused_k != nullptr;
   return problem;
 }
@@ -87,6 +87,11 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   };
   problem->has_cu_seqlens_q = copy(args.cu_seqlens_q, &problem->cu_seqlens_q);
   problem->has_cu_seqlens_k = copy(args.cu_seqlens_k, &problem->cu_seqlens_k);
+  if (args.causal_sequences)
+    problem->causal_sequences.assign(args.causal_sequences, args.causal_sequences + problem->batch);
+  if (args.prefix_lens) problem->prefix_lens.assign(args.prefix_lens, args.prefix_lens + problem->batch);
+  problem->has_causal_sequences = args.causal_sequences != nullptr;
+  problem->has_prefix_lens = args.prefix_lens != nullptr;
   if (problem->has_cu_seqlens_q) problem->q_len = longest(problem->cu_seqlens_q);
   problem->kv_len = longest_capacity(args);
   problem->has_block_table = args.block_table != nullptr;
@@ -288,7 +293,9 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const std::int64_t reach = 2 * (request.kv_len + request.q_len);
   head.diagonal = request.diagonal;
   head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
-  head.end_offset = window_right < 0 ? request.kv_len : request.diagonal + min_of(window_right, reach) + 1;
+  const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;
+  head.end_offset = right < 0 ? request.kv_len : request.diagonal + min_of(right, reach) + 1;
+  if (!prefix_lens.empty()) head.prefix = min_of(prefix_lens[static_cast<std::size_t>(b)], request.kv_len);
   head.k.first_seen = head.v.first_seen = head.begin_of(0);
   return head;
 }

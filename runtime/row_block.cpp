@@ -19,8 +19,10 @@ std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t off
 /// range counts in proportion.
 std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
   const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
-  const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
-                             sum_clamped(first, last, head.begin_offset, head.kv_len);
+  const std::int64_t pairs =
+      (last - first) * head.prefix +
+      sum_clamped(first, last, head.end_offset - head.prefix, head.kv_len - head.prefix) -
+      sum_clamped(first, last, head.begin_offset, head.kv_len);
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
 }
 

@@ -96,6 +96,7 @@ Status check_terms(const AttentionArgs& a) {
 Status check_options(const AttentionArgs& a) {
   if (Status s = check_scale(a.scale, "a finite factor, or 0 for 1 / sqrt(head_dim)"); !s.ok()) return s;
   if (Status s = check_visibility(a, number_of_sequences(a), longest_capacity(a)); !s.ok()) return s;
+  if (Status s = check_sequence_visibility(a); !s.ok()) return s;
   if (a.lse_base > LseBase::two) return invalid("lse_base", name_of(a.lse_base), "natural (0) or two (1)");
   return check_pipeline(a.pipeline);
 }
@@ -130,8 +131,9 @@ Status check_presence(const char* name, const void* given, bool is_planned) {
   return invalid(name, given ? "given" : "null", is_planned ? "given, as planned" : "null, as planned");
 }
 
-Status check_copied(const char* name, const std::int32_t* given, bool is_planned,
-                    const std::vector<std::int32_t>& planned) {
+template <class Number>
+Status check_copied(const char* name, const Number* given, bool is_planned,
+                    const std::vector<Number>& planned) {
   if (Status s = check_presence(name, given, is_planned); !s.ok()) return s;
   for (std::size_t b = 0; b < planned.size(); ++b) {
     if (given[b] != planned[b])

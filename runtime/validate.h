@@ -25,6 +25,8 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 /// Checks num_sequences, cu_seqlens, the block table apart from its entries, and the batch size of k. Part of
 /// validate_problem().
 Status check_sequences(const AttentionArgs& args);
+/// Checks what each sequence has of causality.
+Status check_sequence_visibility(const AttentionArgs& args);
 
 /// Checks the entries of the block table that a valid problem reads.
 Status validate_block_table(const Problem& problem, const std::int32_t* block_table);

@@ -87,6 +87,17 @@ Status check_pages(const AttentionArgs& a) {
 
 }  // namespace
 
+Status check_sequence_visibility(const AttentionArgs& a) {
+  for (std::int64_t b = 0; a.causal_sequences && b < number_of_sequences(a); ++b) {
+    if (a.causal_sequences[b] > 1)
+      return invalid(entry("causal_sequences", b), a.causal_sequences[b], "0 or 1");
+  }
+  for (std::int64_t b = 0; a.prefix_lens && b < number_of_sequences(a); ++b) {
+    if (a.prefix_lens[b] < 0) return invalid(entry("prefix_lens", b), a.prefix_lens[b], "0 or more");
+  }
+  return {};
+}
+
 std::int64_t number_of_sequences(const AttentionArgs& a) {
   return a.cu_seqlens_q ? a.num_sequences : a.q.shape[0];
 }

@@ -111,8 +111,9 @@ struct HeadProblem {
   LseForm lse_form;
   std::int64_t bias_head_stride, bias_seq_stride;
   std::int64_t mask_head_stride, mask_seq_stride;
-  /// Query i sees keys [max(0, i + begin_offset), min(kv_len, i + end_offset)).
+  /// Query i sees keys [max(0, i + begin_offset), max(prefix, min(kv_len, i + end_offset))).
   std::int64_t begin_offset, end_offset;
+  std::int64_t prefix = 0;  ///< at most kv_len
 
   const void* q_row(Element element, std::int64_t row) const {
     return element_at(element, q, row % group * q_head_stride + row / group * q_seq_stride);
@@ -151,7 +152,7 @@ struct HeadProblem {
   }
   std::int64_t end_of(std::int64_t row) const {
     const std::int64_t at = row / group + end_offset;
-    return at < 0 ? 0 : at > kv_len ? kv_len : at;
+    return at < prefix ? prefix : at > kv_len ? kv_len : at;
   }
 };
 

@@ -173,6 +173,22 @@ std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::i
   return numbers;
 }
 
+std::vector<std::uint8_t> flags_of(const char* name, nb::handle value, std::int64_t count, const char* what) {
+  std::vector<std::uint8_t> flags;
+  if (PyList_Check(value.ptr()) || PyTuple_Check(value.ptr())) {
+    for (const nb::handle item : nb::borrow<nb::object>(value)) flags.push_back(flag_of(name, item) ? 1 : 0);
+  } else {
+    const Imported tensor(name, value);
+    if (!tensor.is(dlpack::kBool, 8)) wrong_value(std::string(name) + ".dtype", tensor.dtype_name(), "bool");
+    expect_dims(tensor, 1, "one dimension");
+    for (std::int64_t b = 0; b < tensor.size(-1); ++b)
+      flags.push_back(static_cast<std::uint8_t>(tensor.data[b * tensor.step(-1)]) != 0 ? 1 : 0);
+  }
+  if (static_cast<std::int64_t>(flags.size()) != count)
+    wrong_value(name, std::to_string(flags.size()) + " flags", std::to_string(count) + ", " + what);
+  return flags;
+}
+
 std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequences) {
   if (seqused_k.is_none()) return {};
   return integers_of("seqused_k", seqused_k, sequences, "one for each sequence");

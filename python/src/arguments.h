@@ -36,6 +36,9 @@ std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::i
 /// The numbers of used keys; none for None.
 std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequences);
 
+/// Flags of a list, a tuple, or a tensor of bools; they must be `count`.
+std::vector<std::uint8_t> flags_of(const char* name, nb::handle value, std::int64_t count, const char* what);
+
 DataType dtype_of(const Imported& tensor);
 ConstTensor input_of(const Imported& tensor, Layout layout);
 Tensor output_of(const Imported& tensor, Layout layout);

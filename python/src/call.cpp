@@ -37,6 +37,16 @@ void AttentionCall::set(const Settings& settings) {
     numbers.seqused_k = lengths_of(settings.seqused_k, sequences());
     args.seqused_k = numbers.seqused_k.data();
   }
+  if (!settings.causal_sequences.is_none()) {
+    numbers.causal_sequences =
+        flags_of("causal_sequences", settings.causal_sequences, sequences(), "one for each sequence");
+    args.causal_sequences = numbers.causal_sequences.data();
+  }
+  if (!settings.prefix_lens.is_none()) {
+    numbers.prefix_lens =
+        integers_of("prefix_lens", settings.prefix_lens, sequences(), "one for each sequence");
+    args.prefix_lens = numbers.prefix_lens.data();
+  }
   if (!settings.kv_domains.is_none()) {
     numbers.kv_domains = integers_of("kv_domains", settings.kv_domains, sequences() * args.k.shape[1],
                                      "one for each KV head of each sequence");
@@ -53,6 +63,8 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.softcap = planned.softcap;
   args.lse_with_sink = planned.lse_with_sink;
   args.lse_base = planned.lse_base;
+  args.causal_sequences = planned.causal_sequences;
+  args.prefix_lens = planned.prefix_lens;
   args.pipeline = planned.pipeline;
   args.seqused_k = planned.seqused_k;
   args.cu_seqlens_q = planned.cu_seqlens_q;

@@ -29,8 +29,8 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 
 /// Arguments of attention that are no tensors.
 struct Settings {
-  nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, seqused_k,
-      cu_seqlens_q, cu_seqlens_k, pipeline, kv_domains;
+  nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, causal_sequences,
+      prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, pipeline, kv_domains;
 };
 
 /// Tensors that each run of a plan brings along, or None.
@@ -40,7 +40,8 @@ struct Terms {
 
 /// The numbers of a call, which its arguments point to.
 struct Numbers {
-  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains;
+  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains, prefix_lens;
+  std::vector<std::uint8_t> causal_sequences;
 };
 
 class AttentionCall {

@@ -73,6 +73,27 @@ def test_scale_of_zero_is_zero(tensors):
     assert np.array_equal(kumiko.attention(q, k, v, scale=None), kumiko.attention(q, k, v))
 
 
+@pytest.mark.parametrize("flags", [[True, False], (False, True), np.array([True, True]), np.array([False, True, True])[::2]])
+@pytest.mark.parametrize("prefixes", [None, [3, 20], np.array([0, 90])])
+def test_causality_and_prefixes_of_sequences(tensors, flags, prefixes):
+    q, k, v = tensors()
+    options = {"causal_sequences": flags, "prefix_lens": prefixes, "window": (30, 4)}
+    oracle.check(kumiko.attention(q, k, v, **options), oracle.attention(q, k, v, **options)[0])
+
+
+def test_wrong_causality_and_prefixes_of_sequences(tensors):
+    q, k, v = tensors()
+    for options, error, message in (
+            ({"causal_sequences": [True]}, ValueError, "causal_sequences is 1 flags; expected 2, one for each sequence"),
+            ({"causal_sequences": [0, 1]}, TypeError, "causal_sequences .* expected True or False"),
+            ({"causal_sequences": np.zeros(2)}, ValueError, "causal_sequences.dtype is float64; expected bool"),
+            ({"causal_sequences": np.ones((2, 1), bool)}, ValueError, "causal_sequences.shape is .*; expected one dimension"),
+            ({"prefix_lens": [1, 2, 3]}, ValueError, "prefix_lens is 3 integers; expected 2, one for each sequence"),
+            ({"prefix_lens": [1, -2]}, ValueError, r"prefix_lens\[1\] is -2; expected 0 or more")):
+        with pytest.raises(error, match=message):
+            kumiko.attention(q, k, v, **options)
+
+
 @pytest.mark.parametrize("kv_len", [37, 700])
 def test_sinks(tensors, kv_len):
     q, k, v = tensors(kv_len=kv_len)

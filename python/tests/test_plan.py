@@ -33,6 +33,14 @@ def test_terms_come_with_each_run(tensors, random):
         plan.run(q, k, v, bias=bias, alibi_slopes=slopes)
 
 
+def test_a_plan_keeps_causality_and_prefixes_of_sequences(tensors):
+    q, k, v = tensors()
+    options = {"causal_sequences": [True, False], "prefix_lens": [12, 0]}
+    plan = kumiko.Plan(q, k, v, **options)
+    assert np.array_equal(plan.run(q, k, v), kumiko.attention(q, k, v, **options))
+    assert ", causal in 1 sequences, prefixes" in plan.explain()
+
+
 def test_sinks_come_with_each_run(tensors):
     q, k, v = tensors()
     options = {"lse_with_sink": False, "lse_base": "two"}

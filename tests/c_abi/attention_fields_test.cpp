@@ -67,6 +67,10 @@ const AttentionFields& table() {
         "lse_with_sink", [](auto& a) { a.lse_with_sink = false; }, sinks_and_lse);
     f.add(
         "lse_base", [](auto& a) { set(a.lse_base, KUMIKO_LSE_BASE_2); }, sinks_and_lse);
+    f.add("causal_sequences", [](auto& a) { a.causal_sequences = memory().causal; });
+    f.add(
+        "prefix_lens", [](auto& a) { a.prefix_lens = memory().lengths; },
+        [](auto& a) { a.is_causal = true; });
     f.add("kv_domains", [](auto& a) { a.kv_domains = memory().homes; });
     // These do not go together with other rows' shapes.
     f.add_refused("cu_seqlens_q", [](auto& a) {

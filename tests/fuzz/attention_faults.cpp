@@ -35,6 +35,8 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, block_table_stride),
                                           offsetof(kumiko_attention_args, sinks),
                                           offsetof(kumiko_attention_args, lse_with_sink),
+                                          offsetof(kumiko_attention_args, causal_sequences),
+                                          offsetof(kumiko_attention_args, prefix_lens),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
   if (serves_ && input.one_in(2)) return change_sequences(input);

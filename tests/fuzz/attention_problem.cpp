@@ -70,7 +70,7 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves, b
   }
   // Last, so that other inputs keep their meaning.
   if (serves) draw_sequences(input, at);
-  if (has_extras) draw_extras(input);
+  if (has_extras) draw_extras(input), draw_sequence_visibility(input);
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -216,7 +216,7 @@ double AttentionProblem::tolerance(double value, std::int32_t dtype) const {
 }
 
 AttentionProblem::Planned AttentionProblem::planned() const {
-  Planned kept{seen(), {}, {}, {}};
+  Planned kept{seen(), {}, {}, {}, {}, {}};
   const auto copy = [&](const std::int32_t* list, std::int64_t count) {
     count = std::clamp<std::int64_t>(count, 0, size_of_list(list));
     return std::vector<std::int32_t>(list, list + count);
@@ -225,6 +225,10 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   kept.lengths = copy(kept.args.seqused_k, count);
   kept.cu_seqlens_q = copy(kept.args.cu_seqlens_q, count + 1);
   kept.cu_seqlens_k = copy(kept.args.cu_seqlens_k, count + 1);
+  kept.prefixes = copy(kept.args.prefix_lens, count);
+  if (kept.args.causal_sequences)
+    kept.causal.assign(causal_.begin(),
+                       causal_.begin() + std::clamp<std::int64_t>(count, 0, std::ssize(causal_)));
   for (kumiko_const_tensor* t : {&kept.args.q, &kept.args.k, &kept.args.v, &kept.args.bias, &kept.args.mask})
     t->data = nullptr;
   kept.args.out.data = nullptr;
@@ -232,8 +236,10 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // may change from run to run
   static constexpr float kGiven = 0.0f;
   static constexpr std::int32_t kGivenList = 0;
-  for (const std::int32_t** list :
-       {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k, &kept.args.block_table})
+  static constexpr std::uint8_t kGivenFlags = 0;
+  kept.args.causal_sequences = kept.args.causal_sequences ? &kGivenFlags : nullptr;
+  for (const std::int32_t** list : {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k,
+                                    &kept.args.block_table, &kept.args.prefix_lens})
     *list = *list ? &kGivenList : nullptr;
   kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
   kept.args.sinks = kept.args.sinks ? &kGiven : nullptr;
@@ -247,7 +253,8 @@ AttentionProblem::Planned AttentionProblem::planned() const {
 bool AttentionProblem::is_same(const Planned& other) const {
   const Planned mine = planned();
   return std::memcmp(&mine.args, &other.args, sizeof mine.args) == 0 && mine.lengths == other.lengths &&
-         mine.cu_seqlens_q == other.cu_seqlens_q && mine.cu_seqlens_k == other.cu_seqlens_k;
+         mine.cu_seqlens_q == other.cu_seqlens_q && mine.cu_seqlens_k == other.cu_seqlens_k &&
+         mine.prefixes == other.prefixes && mine.causal == other.causal;
 }
 
 std::string AttentionProblem::describe_options() const {
@@ -259,7 +266,10 @@ std::string AttentionProblem::describe_options() const {
   if (!a.kv_domains) text << " none";
   for (std::size_t i = 0; a.kv_domains && i < homes_.size(); ++i) text << ' ' << homes_[i];
   text << describe_sequences(a) << ", sinks " << (a.sinks ? "given" : "none") << ", LSE with them "
-       << a.lse_with_sink << ", in base " << a.lse_base;
+       << a.lse_with_sink << ", in base " << a.lse_base << ", causal sequences";
+  for (std::size_t b = 0; a.causal_sequences && b < causal_.size(); ++b) text << ' ' << int{causal_[b]};
+  text << ", prefixes";
+  for (std::size_t b = 0; a.prefix_lens && b < prefixes_.size(); ++b) text << ' ' << prefixes_[b];
   return text.str();
 }
 

@@ -28,7 +28,8 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   /// The fields that a plan keeps: all but pointers.
   struct Planned {
     kumiko_attention_args args;
-    std::vector<std::int32_t> lengths, cu_seqlens_q, cu_seqlens_k;
+    std::vector<std::int32_t> lengths, cu_seqlens_q, cu_seqlens_k, prefixes;
+    std::vector<std::uint8_t> causal;
   };
   Planned planned() const;
   bool is_same(const Planned& other) const;
@@ -55,6 +56,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void draw_pages(Input& input, const Places& places, std::int64_t rows);
   void enlarge_terms(Input& input, const Places& places);
   void draw_extras(Input& input);
+  void draw_sequence_visibility(Input& input);
   void change_extras(Input& input);
   bool has_sane_extras(const kumiko_attention_args& a) const;
   void change_sequences(Input& input);
@@ -77,7 +79,8 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
 
   int num_domains_;
   bool serves_, has_extras_;
-  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_;
+  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_, prefixes_;
+  std::vector<std::uint8_t> causal_;
 };
 
 }  // namespace kumiko::fuzz

@@ -76,9 +76,10 @@ std::vector<std::int64_t> entries_read(const kumiko_attention_args& a) {
     if (queries == 0) continue;
     // Each query sees an interval of keys, and the next query's begins and ends at most one further on.
     const Wide used = a.seqused_k[b], first_at = a.causal_alignment == KUMIKO_TOP_LEFT ? 0 : used - queries,
-               right = a.is_causal ? 0 : a.window_right;
+               right = (a.causal_sequences ? a.causal_sequences[b] : a.is_causal) ? 0 : a.window_right,
+               prefix = a.prefix_lens ? std::min<Wide>(a.prefix_lens[b], used) : Wide{0};
     const Wide begin = a.window_left < 0 ? Wide{0} : std::max<Wide>(first_at - a.window_left, 0),
-               end = right < 0 ? used : std::min(used, first_at + queries + right);
+               end = right < 0 ? used : std::max(prefix, std::min(used, first_at + queries + right));
     for (Wide page = begin / a.k.shape[2]; begin < end && page <= (end - 1) / a.k.shape[2]; ++page)
       entries.push_back(b * table_stride(a) + static_cast<std::int64_t>(page));
   }

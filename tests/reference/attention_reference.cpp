@@ -18,10 +18,12 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
   const std::int64_t p =
       args.causal_alignment == CausalAlignment::bottom_right ? i + used - args.q.shape[2] : i;
   if (j >= used) return false;
-  if (args.is_causal && j > p) return false;
+  const bool is_causal = args.causal_sequences != nullptr ? args.causal_sequences[b] != 0 : args.is_causal;
+  const bool in_prefix = args.prefix_lens != nullptr && j < args.prefix_lens[b];
+  if (is_causal && j > p && !in_prefix) return false;
   // Compare differences of small numbers: windows may be as large as int64 allows.
   if (args.window_left >= 0 && p - j > args.window_left) return false;
-  if (args.window_right >= 0 && j - p > args.window_right) return false;
+  if (args.window_right >= 0 && j - p > args.window_right && !in_prefix) return false;
   return true;
 }
 

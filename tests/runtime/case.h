@@ -12,6 +12,7 @@
 #include "runtime/attention.h"
 #include "tests/reference/attention_reference.h"
 #include "tests/reference/error_promise.h"
+#include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
 namespace kumiko::test {
@@ -53,6 +54,8 @@ struct Case {
   int alibi = 0;                ///< 1: slopes per head, 2: per sequence and head
   bool sinks = false, lse_with_sink = true;
   LseBase lse_base = LseBase::natural;
+  std::vector<std::uint8_t> causal_sequences;  ///< empty: none
+  std::vector<std::int32_t> prefix_lens;       ///< empty: none
   float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
   std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
 
@@ -63,6 +66,8 @@ std::ostream& operator<<(std::ostream& os, const Case& c);
 
 /// Kinds of mask, for lists that cross shapes with masks.
 inline constexpr int kMaskKinds = 12;
+/// Adds causality and prefixes of each sequence's own, or one of them, or neither.
+void draw_sequence_visibility(Random& random, Case* c);
 /// Adds mask number `kind` of kMaskKinds; 0: no mask. The case's seed determines window sizes and lengths.
 Case masked(Case c, int kind);
 
@@ -117,7 +122,8 @@ class Problem {
 
  private:
   std::vector<float> slopes_, sinks_;
-  std::vector<std::int32_t> seqused_;
+  std::vector<std::int32_t> seqused_, prefix_lens_;
+  std::vector<std::uint8_t> causal_sequences_;
   AttentionArgs args_;
 };
 

@@ -30,6 +30,7 @@ struct StepShape {
   std::int64_t window_left = -1, window_right = -1;
   float softcap = 0.0f;
   bool bias = false, mask = false, alibi = false, sinks = false;
+  bool causal_sequences = false, prefix_lens = false;  ///< each sequence's own
   std::uint64_t seed = 1;
 };
 std::ostream& operator<<(std::ostream& os, const StepShape& shape);
@@ -92,7 +93,8 @@ class ServerStep {
   TermTensor bias_, mask_;
   std::vector<float> slopes_, sinks_;
   std::vector<Alone> alone_;
-  std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_;
+  std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_, prefix_lens_;
+  std::vector<std::uint8_t> causal_sequences_;
   AttentionArgs args_;
 };
 

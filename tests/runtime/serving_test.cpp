@@ -77,6 +77,7 @@ struct Serving : testing::TestWithParam<std::string> {
     if (random.one_in(5)) s.softcap = 3.0f;
     s.bias = random.one_in(5), s.mask = random.one_in(5), s.alibi = random.one_in(5);
     s.sinks = random.one_in(3);
+    s.causal_sequences = random.one_in(3), s.prefix_lens = random.one_in(3);
     s.seed = random.bits();
     return s;
   }

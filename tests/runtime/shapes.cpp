@@ -263,6 +263,7 @@ std::vector<Case> random_cases(std::uint64_t seed, int count) {
     c.sinks = terms.one_in(3);
     c.lse_with_sink = !terms.one_in(4);
     if (terms.one_in(4)) c.lse_base = LseBase::two;
+    if (terms.one_in(3)) draw_sequence_visibility(terms, &c);
     if (c.work() <= 6'000'000) cases.push_back(c);
   }
   return cases;

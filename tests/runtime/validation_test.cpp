@@ -45,6 +45,7 @@ void PrintTo(const Fault& fault, std::ostream* os) {
 
 std::int32_t too_long[] = {5, 6};
 std::int32_t negative[] = {-1, 5};
+std::uint8_t too_causal[] = {1, 2};
 std::int32_t lowest[] = {5, std::numeric_limits<std::int32_t>::min()};
 
 // A tensor of scores whose memory is never read, because the fault is found first.
@@ -129,6 +130,8 @@ std::vector<Fault> faults() {
          a.sinks = reinterpret_cast<const float*>(static_cast<const char*>(a.q.data) + 2);
        }},
       {"OutIsSinks", "out", "sinks", [](AttentionArgs& a) { a.sinks = static_cast<float*>(a.out.data); }},
+      {"CausalSequences", "causal_sequences", "2", [](AttentionArgs& a) { a.causal_sequences = too_causal; }},
+      {"PrefixNegative", "prefix_lens", "-1", [](AttentionArgs& a) { a.prefix_lens = negative; }},
       {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
       {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
       {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},

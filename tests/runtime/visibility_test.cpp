@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// What sequences see beyond is_causal and one window: causality of their own, prefixes. The same keys hidden
+// by a boolean mask give the same bits.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/runtime/case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/support/bits.h"
+#include "tests/support/random.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct Visibility : ::testing::TestWithParam<std::string> {
+  std::vector<Context> contexts = [] {
+    std::vector<Context> list;
+    for (const char* topology : {"core:1 pu:1", "core:3 pu:1", "numa:2 core:2 pu:1"}) {
+      ContextOptions options;
+      options.isa = GetParam();
+      options.topology = topology;
+      list.push_back(context_of(options));
+    }
+    return list;
+  }();
+  Random random{test_seed(404)};
+
+  Case shape() {
+    Case c;
+    c.batch = random.between(1, 3);
+    c.kv_heads = random.between(1, 2), c.q_heads = c.kv_heads * random.between(1, 4);
+    c.q_len = random.pick({std::int64_t{1}, random.between(1, 8), random.between(1, 130)});
+    c.kv_len = random.pick({random.between(0, 90), random.between(200, 1400)});
+    c.head_dim = random.between(1, 40), c.v_head_dim = random.between(1, 40);
+    c = masked(c, static_cast<int>(random.between(0, kMaskKinds - 1)));
+    c.seed = random.bits();
+    draw_sequence_visibility(random, &c);
+    return c;
+  }
+  Outcome run(const Problem& problem, const AttentionArgs& args, Pipeline pipeline) {
+    AttentionArgs with = args;
+    with.pipeline = pipeline;
+    problem.poison_outputs();
+    const Status status = attention_forward(random.pick(contexts), with);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_TRUE(problem.borders_intact());
+    return problem.outcome();
+  }
+};
+
+TEST_P(Visibility, HasTheBitsOfAMask) {
+  for (int repeat = 0; repeat < thinned(60, 20, 5); ++repeat) {
+    Case c = shape();
+    c.mask = TermLayout::full;
+    SCOPED_TRACE(::testing::Message() << c);
+    const Problem problem(c);
+    AttentionArgs seen = problem.args();
+    seen.mask = {};
+    problem.mask.fill([&](std::int64_t b, std::int64_t, std::int64_t i, std::int64_t j) {
+      return sees(seen, b, i, j) ? 1.0f : 0.0f;
+    });
+    AttentionArgs by_mask = problem.args();
+    by_mask.is_causal = false;
+    by_mask.window_left = by_mask.window_right = -1;
+    by_mask.causal_sequences = nullptr, by_mask.prefix_lens = nullptr;
+    const Outcome want = run(problem, by_mask, Pipeline::automatic);
+    for (const Pipeline pipeline : kPipelines)
+      ASSERT_TRUE(same_bits(run(problem, seen, pipeline), want)) << static_cast<int>(pipeline);
+  }
+}
+
+// One key of NaN, seen by some rows, all or none.
+TEST_P(Visibility, ANonFiniteKeyReachesTheRowsThatSeeIt) {
+  for (int repeat = 0; repeat < thinned(60, 20, 5); ++repeat) {
+    Case c = shape();
+    if (c.kv_len == 0) continue;
+    c.batch = 1, c.kv_heads = 1;
+    if (!c.seqused.empty()) c.seqused.resize(1);
+    if (!c.causal_sequences.empty()) c.causal_sequences.resize(1);
+    if (!c.prefix_lens.empty()) c.prefix_lens.resize(1);
+    const std::int64_t bad = random.between(0, used_keys(Problem(c).args(), 0));
+    if (bad >= c.kv_len) continue;
+    SCOPED_TRACE(::testing::Message() << c << ", key " << bad);
+    const Problem problem(c);
+    for (const Pipeline pipeline : kPipelines) {
+      for (std::int64_t d = 0; d < c.head_dim; ++d) problem.k.at(0, 0, bad, d) = 0.25f;
+      for (std::int64_t d = 0; d < c.v_head_dim; ++d) problem.v.at(0, 0, bad, d) = 0.25f;
+      const Outcome clean = run(problem, problem.args(), pipeline);
+      for (std::int64_t d = 0; d < c.head_dim; ++d) problem.k.at(0, 0, bad, d) = kNan;
+      for (std::int64_t d = 0; d < c.v_head_dim; ++d) problem.v.at(0, 0, bad, d) = kNan;
+      const Outcome got = run(problem, problem.args(), pipeline);
+      for (std::size_t r = 0; r < got.lse.size(); ++r) {
+        const bool is_seen = sees(problem.args(), 0, static_cast<std::int64_t>(r) % c.q_len, bad);
+        ASSERT_EQ(std::isnan(got.lse[r]), is_seen) << "row " << r;
+        for (std::size_t d = 0; d < static_cast<std::size_t>(c.v_head_dim); ++d) {
+          const std::size_t e = r * static_cast<std::size_t>(c.v_head_dim) + d;
+          if (is_seen) {
+            ASSERT_TRUE(std::isnan(got.out[e])) << "row " << r;
+          } else {
+            ASSERT_EQ(got.out[e], clean.out[e]) << "row " << r;
+          }
+        }
+      }
+    }
+  }
+}
+
+// A prompt in chunks, the first of which has the prefix.
+TEST_P(Visibility, ChunksHaveTheBitsOfOnePrefill) {
+  for (int repeat = 0; repeat < thinned(20, 8, 2); ++repeat) {
+    Case c;
+    c.q_heads = 4, c.kv_heads = 2, c.head_dim = 23, c.v_head_dim = 20;
+    c.q_len = random.between(300, 700), c.kv_len = c.q_len + random.between(0, 300);
+    const std::int64_t prefix = random.between(0, c.q_len / 2);
+    c.prefix_lens = {static_cast<std::int32_t>(c.kv_len - c.q_len + prefix)};
+    c.causal_sequences = {1};
+    if (random.one_in(2)) c.window_left = random.between(0, 600);
+    c.seed = random.bits();
+    SCOPED_TRACE(::testing::Message() << c);
+    const Problem problem(c);
+    const Outcome whole = run(problem, problem.args(), Pipeline::automatic);
+    for (std::int64_t first = 0, last = 0; first < c.q_len; first = last) {
+      last = std::min(c.q_len, first + random.pick({std::int64_t{1}, random.between(2, 200)}));
+      if (first == 0) last = std::max(last, prefix + 1);
+      AttentionArgs part =
+          problem.args(random.pick({Pipeline::automatic, Pipeline::online, Pipeline::decode}));
+      part.q.data = static_cast<const float*>(part.q.data) + first * part.q.stride[2];
+      part.q.shape[2] = last - first;
+      part.k.shape[2] = part.v.shape[2] = c.kv_len - c.q_len + last;
+      const GuardedTensor out({1, c.q_heads, last - first, c.v_head_dim}, Layout::bhsd, Flush::back);
+      part.out = out.output();
+      part.lse = {};
+      const Status status = attention_forward(random.pick(contexts), part);
+      ASSERT_TRUE(status.ok()) << status.message();
+      std::vector<float> want;
+      for (std::int64_t h = 0; h < c.q_heads; ++h)
+        want.insert(want.end(), whole.out.begin() + (h * c.q_len + first) * c.v_head_dim,
+                    whole.out.begin() + (h * c.q_len + last) * c.v_head_dim);
+      ASSERT_TRUE(same_bits(out.elements(), want)) << "rows " << first << ".." << last;
+    }
+  }
+}
+
+TEST(VisibilityOfAPlan, IsNamed) {
+  Case c;
+  c.batch = 3, c.kv_len = 20;
+  c.causal_sequences = {1, 0, 1}, c.prefix_lens = {3, 0, 0};
+  const Problem problem(c);
+  Plan made;
+  ASSERT_TRUE(plan(context_of("reference", "serial"), problem.args(), &made).ok());
+  EXPECT_NE(made.explain().find(", causal in 2 sequences, prefixes\n"), std::string::npos) << made.explain();
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, Visibility, ::testing::ValuesIn(host_isas()), StringName());
+
+}  // namespace
+}  // namespace kumiko::test
