@@ -181,6 +181,9 @@ struct AttentionArgs {
   /// whatever causality and window_right say (prefix LM); window_left hides them as others. plan() copies the
   /// values.
   const std::int32_t* prefix_lens = nullptr;
+  /// Keys [0, window_sink_tokens) of each sequence stay visible besides the window (StreamingLLM); causality
+  /// applies to them. Without a window of no effect. Pages between them and the window need not exist.
+  std::int64_t window_sink_tokens = 0;
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`

@@ -159,6 +159,8 @@ typedef struct kumiko_attention_args {
   const uint8_t* causal_sequences; /* optional: [batch], 0 or 1, in the place of is_causal */
   const int32_t* prefix_lens;      /* optional: [batch], 0 or more: keys that every query of a sequence sees
                                       whatever      causality and window_right say */
+  int64_t window_sink_tokens; /* first keys of each sequence that stay visible besides the window; causality
+                                 applies to them */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -218,7 +220,7 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
-        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL                                                              \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0                                                           \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

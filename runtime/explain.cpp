@@ -47,6 +47,9 @@ std::string Plan::Impl::explain() const {
       std::to_string(problem.kv_heads) + ", q_len " + lengths_of_queries(problem) + ", kv_len " +
       std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) + ", v_head_dim " +
       std::to_string(problem.v_head_dim) + causality_of(problem) +
+      (problem.window_sink_tokens > 0
+           ? ", first " + std::to_string(problem.window_sink_tokens) + " keys besides the window"
+           : "") +
       (problem.has_prefix_lens ? ", prefixes" : "") + (problem.has_sinks ? ", sinks" : "") +
       (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") + "\n";
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +

@@ -90,6 +90,7 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   if (args.causal_sequences)
     problem->causal_sequences.assign(args.causal_sequences, args.causal_sequences + problem->batch);
   if (args.prefix_lens) problem->prefix_lens.assign(args.prefix_lens, args.prefix_lens + problem->batch);
+  problem->window_sink_tokens = args.window_sink_tokens;
   problem->has_causal_sequences = args.causal_sequences != nullptr;
   problem->has_prefix_lens = args.prefix_lens != nullptr;
   if (problem->has_cu_seqlens_q) problem->q_len = longest(problem->cu_seqlens_q);
@@ -123,6 +124,13 @@ void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
     terms.mask_stride = key_stride(args.mask);
     problem->mask = layout_of(args.mask);
   }
+}
+
+/// Keys of pages that no query sees.
+kernels::HiddenKeys hidden_pages(const kernels::HeadProblem& head, std::int64_t page_keys) {
+  const std::int64_t first = kernels::round_up(head.first_tokens, page_keys),
+                     last = head.begin_of(0) / page_keys * page_keys;
+  return {first, std::max<std::int64_t>(last - first, 0), head.first_tokens > 0 ? 0 : head.begin_of(0)};
 }
 
 }  // namespace
@@ -296,7 +304,10 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;
   head.end_offset = right < 0 ? request.kv_len : request.diagonal + min_of(right, reach) + 1;
   if (!prefix_lens.empty()) head.prefix = min_of(prefix_lens[static_cast<std::size_t>(b)], request.kv_len);
-  head.k.first_seen = head.v.first_seen = head.begin_of(0);
+  const std::int64_t first_tokens = min_of(window_sink_tokens, request.kv_len);
+  if (window_left >= 0) head.first_tokens = first_tokens;
+  if (right >= 0 && !is_causal_sequence(b)) head.prefix = std::max(head.prefix, first_tokens);
+  if (has_block_table) head.k.hidden = head.v.hidden = hidden_pages(head, page_keys);
   return head;
 }
 

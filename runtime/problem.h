@@ -70,6 +70,7 @@ struct Problem {
   CausalAlignment alignment = CausalAlignment::bottom_right;
   std::int64_t window_left = -1;   ///< -1: no limit
   std::int64_t window_right = -1;  ///< Of sequences that are not causal.
+  std::int64_t window_sink_tokens = 0;
   bool has_causal_sequences = false, has_prefix_lens = false;
   std::vector<std::uint8_t> causal_sequences;  ///< [batch], or empty: is_causal
   std::vector<std::int32_t> prefix_lens;       ///< [batch], or empty: 0

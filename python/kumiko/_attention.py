@@ -55,6 +55,7 @@ def attention(
     sinks: Tensor | None = None,
     lse_with_sink: bool = True,
     lse_base: str = "natural",
+    window_sink_tokens: int = 0,
     causal_sequences: Tensor | Sequence[bool] | None = None,
     prefix_lens: Tensor | Sequence[int] | None = None,
     seqused_k: Tensor | Sequence[int] | None = None,
@@ -88,6 +89,8 @@ def attention(
     lse_with_sink  whether the log-sum-exp counts the sink, as merge_states() needs it; of the states of one row only one
                   may have the sink
     lse_base      unit of the log-sum-exp: "natural", or "two", log2(e) times that
+    window_sink_tokens  first keys of each sequence that stay visible besides the window (StreamingLLM); causality
+                  applies to them
     causal_sequences  [batch] of bool: whether a sequence is causal, in the place of causal
     prefix_lens   [batch] integers: keys of each sequence that all its queries see whatever causal and the window's right
                   side say (prefix LM)
@@ -116,6 +119,6 @@ def attention(
     """
     return _core.attention(
         q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink, lse_base,
-        causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, pipeline, kv_domains, return_lse, lse,
-        layout, out, context,
+        window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, pipeline,
+        kv_domains, return_lse, lse, layout, out, context,
     )  # fmt: skip

@@ -45,6 +45,7 @@ class Plan:
         sinks: Tensor | None = None,
         lse_with_sink: bool = True,
         lse_base: str = "natural",
+        window_sink_tokens: int = 0,
         causal_sequences: Tensor | Sequence[bool] | None = None,
         prefix_lens: Tensor | Sequence[int] | None = None,
         seqused_k: Tensor | Sequence[int] | None = None,
@@ -59,7 +60,8 @@ class Plan:
     ) -> None:
         self._plan = _core.Plan(
             q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink,
-            lse_base, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, pipeline, kv_domains, layout, out, context,
+            lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table,
+            pipeline, kv_domains, layout, out, context,
         )  # fmt: skip
 
     def run(

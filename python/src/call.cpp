@@ -19,6 +19,7 @@ void AttentionCall::set(const Settings& settings) {
   args.softcap = static_cast<float>(number_of("softcap", settings.softcap));
   args.lse_with_sink = flag_of("lse_with_sink", settings.lse_with_sink);
   args.lse_base = lse_base_of(settings.lse_base);
+  args.window_sink_tokens = integer_of("window_sink_tokens", settings.window_sink_tokens);
   args.pipeline = pipeline_of(settings.pipeline);
   if (!settings.cu_seqlens_q.is_none()) {
     numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
@@ -63,6 +64,7 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.softcap = planned.softcap;
   args.lse_with_sink = planned.lse_with_sink;
   args.lse_base = planned.lse_base;
+  args.window_sink_tokens = planned.window_sink_tokens;
   args.causal_sequences = planned.causal_sequences;
   args.prefix_lens = planned.prefix_lens;
   args.pipeline = planned.pipeline;

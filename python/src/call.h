@@ -29,8 +29,8 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 
 /// Arguments of attention that are no tensors.
 struct Settings {
-  nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, causal_sequences,
-      prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, pipeline, kv_domains;
+  nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens,
+      causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, pipeline, kv_domains;
 };
 
 /// Tensors that each run of a plan brings along, or None.

@@ -24,7 +24,8 @@ def positions(batch, q_len, kv_len, seqused_k=None, alignment="bottom_right"):
     return (np.arange(q_len)[None, :] + offset[:, None])[:, None, :, None]
 
 
-def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bottom_right", causal_sequences=None, prefix_lens=None):
+def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bottom_right", causal_sequences=None, prefix_lens=None,
+            window_sink_tokens=0):
     """[batch, 1, q_len, kv_len] of the keys that each query may see by its place."""
     batch, q_len, kv_len = shape
     place, key = positions(batch, q_len, kv_len, seqused_k, alignment), np.arange(kv_len)
@@ -34,9 +35,9 @@ def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bot
     is_causal = of_sequence(causal if causal_sequences is None else causal_sequences)
     in_prefix = key < of_sequence(0 if prefix_lens is None else prefix_lens)
     if left >= 0:
-        seen &= key >= place - left
+        seen &= (key >= place - left) | (key < window_sink_tokens)
     if right >= 0:
-        seen &= (key <= place + right) | is_causal | in_prefix
+        seen &= (key <= place + right) | is_causal | in_prefix | (key < window_sink_tokens)
     seen &= (key <= place) | ~is_causal | in_prefix
     if seqused_k is not None:
         seen &= key < np.asarray(seqused_k)[:, None, None, None]
@@ -45,7 +46,7 @@ def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bot
 
 def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None, mask=None, causal=False,
               window=(-1, -1), seqused_k=None, alignment="bottom_right", sinks=None,
-              causal_sequences=None, prefix_lens=None):
+              causal_sequences=None, prefix_lens=None, window_sink_tokens=0):
     """(out, lse) of kumiko.attention."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
@@ -59,7 +60,7 @@ def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None,
     if alibi_slopes is not None:
         distance = np.abs(positions(batch, q_len, kv_len, seqused_k, alignment) - np.arange(kv_len))
         scores = scores - np.broadcast_to(alibi_slopes, (batch, heads))[:, :, None, None] * distance
-    seen = visible((batch, q_len, kv_len), causal, window, seqused_k, alignment, causal_sequences, prefix_lens)
+    seen = visible((batch, q_len, kv_len), causal, window, seqused_k, alignment, causal_sequences, prefix_lens, window_sink_tokens)
     if mask is not None:
         seen = seen & mask
     scores = np.where(seen, scores, -np.inf)

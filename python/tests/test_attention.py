@@ -73,6 +73,21 @@ def test_scale_of_zero_is_zero(tensors):
     assert np.array_equal(kumiko.attention(q, k, v, scale=None), kumiko.attention(q, k, v))
 
 
+@pytest.mark.parametrize("q_len, kv_len", [(9, 37), (1, 700), (40, 700)])
+@pytest.mark.parametrize("causal, window", [(True, (5, None)), (False, (3, 2)), (False, (None, 1))])
+@pytest.mark.parametrize("first", [1, 4, 300])
+def test_first_tokens_and_a_window(tensors, q_len, kv_len, causal, window, first):
+    q, k, v = tensors((2, 4, q_len, 16), kv_len=kv_len)
+    options = {"causal": causal, "window": window, "window_sink_tokens": first}
+    out = kumiko.attention(q, k, v, **options)
+    oracle.check(out, oracle.attention(q, k, v, **options)[0])
+    plan = kumiko.Plan(q, k, v, **options)
+    assert np.array_equal(plan.run(q, k, v), out)
+    assert f", first {first} keys besides the window" in plan.explain()
+    with pytest.raises(ValueError, match="window_sink_tokens is -1; expected 0 or more"):
+        kumiko.attention(q, k, v, window_sink_tokens=-1)
+
+
 @pytest.mark.parametrize("flags", [[True, False], (False, True), np.array([True, True]), np.array([False, True, True])[::2]])
 @pytest.mark.parametrize("prefixes", [None, [3, 20], np.array([0, 90])])
 def test_causality_and_prefixes_of_sequences(tensors, flags, prefixes):

@@ -67,6 +67,9 @@ const AttentionFields& table() {
         "lse_with_sink", [](auto& a) { a.lse_with_sink = false; }, sinks_and_lse);
     f.add(
         "lse_base", [](auto& a) { set(a.lse_base, KUMIKO_LSE_BASE_2); }, sinks_and_lse);
+    f.add(
+        "window_sink_tokens", [](auto& a) { a.window_sink_tokens = 1; },
+        [](auto& a) { a.window_left = 0, a.is_causal = true; });
     f.add("causal_sequences", [](auto& a) { a.causal_sequences = memory().causal; });
     f.add(
         "prefix_lens", [](auto& a) { a.prefix_lens = memory().lengths; },

@@ -27,13 +27,18 @@ void AttentionProblem::draw_sequence_visibility(Input& input) {
     causal_[b] = static_cast<std::uint8_t>(how >> (b % 3) & 1);
     if (how & 16) prefixes_[b] = static_cast<std::int32_t>(input.byte() * (keys(a) + 3) / 255);
   }
+  static constexpr std::int64_t kFirstTokens[] = {1, 2, 5, 17, 256, 300, 600};
+  if (how & 32) args_.window_sink_tokens = input.pick(kFirstTokens);
   if (how & 8) args_.causal_sequences = causal_.data();
   if (how & 16) args_.prefix_lens = prefixes_.data();
   complete_table(seen());
 }
 
 void AttentionProblem::change_extras(Input& input) {
-  switch (input.below(5)) {
+  switch (input.below(6)) {
+    case 2:
+      args_.window_sink_tokens = input.number();
+      return;
     case 3:
       args_.causal_sequences = input.one_in(4) ? nullptr : causal_.data();
       if (!causal_.empty())
@@ -65,6 +70,7 @@ bool AttentionProblem::has_sane_extras(const kumiko_attention_args& a) const {
   for (std::int64_t b = 0; a.prefix_lens && b < sequences(a); ++b) {
     if (a.prefix_lens[b] < 0) return false;
   }
+  if (a.window_sink_tokens < 0) return false;
   return (a.lse_with_sink | 1) == 1 && (a.lse_base | 1) == 1;
 }
 

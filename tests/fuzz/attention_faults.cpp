@@ -37,6 +37,7 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, lse_with_sink),
                                           offsetof(kumiko_attention_args, causal_sequences),
                                           offsetof(kumiko_attention_args, prefix_lens),
+                                          offsetof(kumiko_attention_args, window_sink_tokens),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
   if (serves_ && input.one_in(2)) return change_sequences(input);

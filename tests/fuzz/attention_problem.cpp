@@ -266,7 +266,8 @@ std::string AttentionProblem::describe_options() const {
   if (!a.kv_domains) text << " none";
   for (std::size_t i = 0; a.kv_domains && i < homes_.size(); ++i) text << ' ' << homes_[i];
   text << describe_sequences(a) << ", sinks " << (a.sinks ? "given" : "none") << ", LSE with them "
-       << a.lse_with_sink << ", in base " << a.lse_base << ", causal sequences";
+       << a.lse_with_sink << ", in base " << a.lse_base << ", first tokens " << a.window_sink_tokens
+       << ", causal sequences";
   for (std::size_t b = 0; a.causal_sequences && b < causal_.size(); ++b) text << ' ' << int{causal_[b]};
   text << ", prefixes";
   for (std::size_t b = 0; a.prefix_lens && b < prefixes_.size(); ++b) text << ' ' << prefixes_[b];

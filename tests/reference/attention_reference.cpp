@@ -22,8 +22,9 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
   const bool in_prefix = args.prefix_lens != nullptr && j < args.prefix_lens[b];
   if (is_causal && j > p && !in_prefix) return false;
   // Compare differences of small numbers: windows may be as large as int64 allows.
-  if (args.window_left >= 0 && p - j > args.window_left) return false;
-  if (args.window_right >= 0 && j - p > args.window_right && !in_prefix) return false;
+  const bool is_first = j < args.window_sink_tokens;
+  if (args.window_left >= 0 && p - j > args.window_left && !is_first) return false;
+  if (args.window_right >= 0 && j - p > args.window_right && !in_prefix && !is_first) return false;
   return true;
 }
 

@@ -130,6 +130,7 @@ Case full() {
   c.bias = TermLayout::padded;
   c.mask = TermLayout::heads;
   c.alibi = 2;
+  c.window_sink_tokens = 2;
   c.causal_sequences = {1, 0}, c.prefix_lens = {2, 1};
   c.sinks = true, c.lse_with_sink = false, c.lse_base = LseBase::two;
   return c;

@@ -28,6 +28,7 @@ std::ostream& operator<<(std::ostream& os, const Case& c) {
   if (c.mask != TermLayout::none)
     os << " mask layout " << static_cast<int>(c.mask) << " blocks of " << c.mask_block;
   if (c.alibi != 0) os << " alibi " << c.alibi;
+  if (c.window_sink_tokens > 0) os << " first tokens " << c.window_sink_tokens;
   if (!c.causal_sequences.empty()) {
     os << " causal sequences";
     for (const std::uint8_t flag : c.causal_sequences) os << ' ' << int{flag};
@@ -92,6 +93,8 @@ Case masked(Case c, int kind) {
 }
 
 void draw_sequence_visibility(Random& random, Case* c) {
+  if (random.one_in(2))
+    c->window_sink_tokens = random.pick<std::int64_t>({1, 3, 4, 17, 64, 255, 256, 300, 513, 1000});
   const bool causality = random.one_in(2), prefixes = random.one_in(2);
   for (std::int64_t b = 0; b < c->batch; ++b) {
     if (causality) c->causal_sequences.push_back(random.one_in(2) ? 1 : 0);
@@ -152,6 +155,7 @@ Problem::Problem(const Case& c)
   args_.causal_alignment = c.alignment;
   args_.window_left = c.window_left;
   args_.window_right = c.window_right;
+  args_.window_sink_tokens = c.window_sink_tokens;
   args_.seqused_k = seqused_.empty() ? nullptr : seqused_.data();
   args_.softcap = c.softcap;
   const Shape scores{c.batch, c.q_heads, c.q_len, c.kv_len};

@@ -43,7 +43,7 @@ struct Case {
   GuardedLse::Layout lse = GuardedLse::Layout::contiguous;
   bool is_causal = false;
   CausalAlignment alignment = CausalAlignment::bottom_right;
-  std::int64_t window_left = -1, window_right = -1;
+  std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
   float scale = 0.0f;
   std::vector<std::int32_t> seqused;  ///< empty: none
   float softcap = 0.0f;
@@ -66,7 +66,7 @@ std::ostream& operator<<(std::ostream& os, const Case& c);
 
 /// Kinds of mask, for lists that cross shapes with masks.
 inline constexpr int kMaskKinds = 12;
-/// Adds causality and prefixes of each sequence's own, or one of them, or neither.
+/// Adds causality and prefixes of each sequence's own and first tokens beside a window, or none of them.
 void draw_sequence_visibility(Random& random, Case* c);
 /// Adds mask number `kind` of kMaskKinds; 0: no mask. The case's seed determines window sizes and lengths.
 Case masked(Case c, int kind);

@@ -24,9 +24,9 @@ std::ostream& operator<<(std::ostream& os, const StepShape& s) {
             << ", type " << static_cast<int>(s.type) << ", pages of " << s.page_keys << " "
             << to_string(s.k_layout) << ", causal " << s.is_causal << " alignment "
             << static_cast<int>(s.alignment) << ", window " << s.window_left << ", " << s.window_right
-            << ", softcap " << s.softcap << ", bias " << s.bias << ", mask " << s.mask << ", alibi "
-            << s.alibi << ", sinks " << s.sinks << ", own causality " << s.causal_sequences << ", prefixes "
-            << s.prefix_lens << ", seed " << s.seed;
+            << ", first tokens " << s.window_sink_tokens << ", softcap " << s.softcap << ", bias " << s.bias
+            << ", mask " << s.mask << ", alibi " << s.alibi << ", sinks " << s.sinks << ", own causality "
+            << s.causal_sequences << ", prefixes " << s.prefix_lens << ", seed " << s.seed;
 }
 
 ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
@@ -77,6 +77,7 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
   args_.is_causal = s.is_causal;
   args_.causal_alignment = s.alignment;
   args_.window_left = s.window_left, args_.window_right = s.window_right;
+  args_.window_sink_tokens = s.window_sink_tokens;
   args_.softcap = s.softcap;
   args_.cu_seqlens_q = cu_seqlens_q_.data();
   args_.num_sequences = std::ssize(s.sequences);

@@ -27,7 +27,7 @@ struct StepShape {
   std::int64_t idle_rows = 3;                               ///< query positions after the last sequence
   bool is_causal = true;
   CausalAlignment alignment = CausalAlignment::bottom_right;
-  std::int64_t window_left = -1, window_right = -1;
+  std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
   float softcap = 0.0f;
   bool bias = false, mask = false, alibi = false, sinks = false;
   bool causal_sequences = false, prefix_lens = false;  ///< each sequence's own

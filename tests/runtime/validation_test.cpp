@@ -132,6 +132,7 @@ std::vector<Fault> faults() {
       {"OutIsSinks", "out", "sinks", [](AttentionArgs& a) { a.sinks = static_cast<float*>(a.out.data); }},
       {"CausalSequences", "causal_sequences", "2", [](AttentionArgs& a) { a.causal_sequences = too_causal; }},
       {"PrefixNegative", "prefix_lens", "-1", [](AttentionArgs& a) { a.prefix_lens = negative; }},
+      {"WindowSinkTokens", "window_sink_tokens", "-1", [](AttentionArgs& a) { a.window_sink_tokens = -1; }},
       {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
       {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
       {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},

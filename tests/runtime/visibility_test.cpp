@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What sequences see beyond is_causal and one window: causality of their own, prefixes. The same keys hidden
-// by a boolean mask give the same bits.
+// What sequences see beyond is_causal and one window: causality of their own, prefixes, first tokens. The
+// same keys hidden by a boolean mask give the same bits.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
+#include "runtime/plan.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
@@ -65,7 +66,7 @@ TEST_P(Visibility, HasTheBitsOfAMask) {
     });
     AttentionArgs by_mask = problem.args();
     by_mask.is_causal = false;
-    by_mask.window_left = by_mask.window_right = -1;
+    by_mask.window_left = by_mask.window_right = -1, by_mask.window_sink_tokens = 0;
     by_mask.causal_sequences = nullptr, by_mask.prefix_lens = nullptr;
     const Outcome want = run(problem, by_mask, Pipeline::automatic);
     for (const Pipeline pipeline : kPipelines)
@@ -119,6 +120,7 @@ TEST_P(Visibility, ChunksHaveTheBitsOfOnePrefill) {
     c.prefix_lens = {static_cast<std::int32_t>(c.kv_len - c.q_len + prefix)};
     c.causal_sequences = {1};
     if (random.one_in(2)) c.window_left = random.between(0, 600);
+    if (random.one_in(2)) c.window_sink_tokens = random.pick({1, 4, 33, 300});
     c.seed = random.bits();
     SCOPED_TRACE(::testing::Message() << c);
     const Problem problem(c);
@@ -143,6 +145,63 @@ TEST_P(Visibility, ChunksHaveTheBitsOfOnePrefill) {
       ASSERT_TRUE(same_bits(out.elements(), want)) << "rows " << first << ".." << last;
     }
   }
+}
+
+// Windows far from the first tokens, within a block of them, and across blocks and splits.
+TEST_P(Visibility, FirstTokensAndAWindowHaveTheBitsOfAMask) {
+  for (int repeat = 0; repeat < thinned(80, 20, 5); ++repeat) {
+    Case c;
+    c.kv_heads = random.between(1, 2), c.q_heads = c.kv_heads * random.between(1, 3);
+    c.q_len = random.pick({std::int64_t{1}, random.between(1, 8), random.between(1, 300)});
+    c.kv_len = random.pick({random.between(1, 255), random.between(256, 1100), random.between(1500, 3000)});
+    c.head_dim = random.between(1, 40), c.v_head_dim = random.between(1, 40);
+    c.is_causal = random.one_in(2);
+    c.window_left = random.pick<std::int64_t>({0, 1, 30, 200, 256, 700});
+    if (random.one_in(3)) c.window_right = random.pick<std::int64_t>({0, 40, 300});
+    c.window_sink_tokens = random.pick<std::int64_t>({1, 2, 3, 4, 8, 31, 64, 250, 256, 257, 511, 512, 600});
+    if (random.one_in(3)) c.softcap = 3.0f;
+    if (random.one_in(3)) c.alibi = 1;
+    if (random.one_in(3)) c.bias = TermLayout::heads;
+    c.mask = TermLayout::positions;
+    c.seed = random.bits();
+    SCOPED_TRACE(::testing::Message() << c);
+    const Problem problem(c);
+    AttentionArgs seen = problem.args();
+    const bool keeps_mask = random.one_in(3);
+    if (!keeps_mask) seen.mask = {};
+    const Problem other(c);
+    other.mask.fill([&](std::int64_t, std::int64_t, std::int64_t i, std::int64_t j) {
+      return sees(seen, 0, 0, i, j) ? 1.0f : 0.0f;
+    });
+    AttentionArgs by_mask = problem.args();
+    by_mask.mask = other.args().mask;
+    by_mask.is_causal = false;
+    by_mask.window_left = by_mask.window_right = -1, by_mask.window_sink_tokens = 0;
+    const Outcome want = run(problem, by_mask, Pipeline::automatic);
+    for (const Pipeline pipeline : kPipelines)
+      ASSERT_TRUE(same_bits(run(problem, seen, pipeline), want)) << static_cast<int>(pipeline);
+  }
+}
+
+// A far window costs what the keys that are seen cost.
+TEST(VisibilityOfAPlan, HiddenSplitsHaveNoTasksAndNoStates) {
+  Case c;
+  c.kv_len = 40'000, c.q_heads = 2, c.head_dim = 8, c.v_head_dim = 8;
+  c.window_left = 2000, c.window_sink_tokens = 4, c.is_causal = true;
+  const Problem problem(c);
+  ContextOptions options;
+  options.topology = "core:4 pu:1";
+  Plan made;
+  ASSERT_TRUE(plan(context_of(options), problem.args(), &made).ok());
+  const std::string text = made.explain();
+  EXPECT_NE(text.find(", first 4 keys besides the window\n"), std::string::npos) << text;
+  // 2001 keys of the window and 4 before it, of 16 floats.
+  EXPECT_NE(
+      text.find("memory: reads " + std::to_string(2005 * 16 * 4) + " bytes of K and V locally, 0 remotely"),
+      std::string::npos)
+      << text;
+  // Four splits of the window, one of them of parts of two, and one of the first tokens.
+  EXPECT_LE(impl_of(made)->partition.partial_floats, 2 * 6 * kernels::partial_size(8));
 }
 
 TEST(VisibilityOfAPlan, IsNamed) {
