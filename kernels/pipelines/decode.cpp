@@ -282,9 +282,9 @@ class Decode {
     KeyRange first, window;
   };
   FirstAndWindow first_and_window(std::int64_t r, const KeyRange& block) const {
-    const std::int64_t row = task_.row_begin + r, end = min_of(head_.end_of(row), block.last) - block.first;
-    const std::int64_t first_end = min_of(end, head_.first_tokens - block.first);
-    const std::int64_t begin = head_.begin_of(row) - block.first;
+    const std::int64_t row = task_.row_begin + r, begin = head_.begin_of(row) - block.first,
+                       end = max_of(min_of(head_.end_of(row), block.last) - block.first, 0),
+                       first_end = min_of(end, head_.first_tokens - block.first);
     if (begin <= first_end) return {{0, end}, {end, end}};  // Two runs would share a step of a pair of keys.
     return {{0, first_end}, {begin, end}};
   }
@@ -292,14 +292,14 @@ class Decode {
   void set_visible_with_first_tokens(std::int64_t r, const KeyRange& block) const {
     const auto [first, window] = first_and_window(r, block);
     s_.begin[r] = 0;
-    s_.end[r] = static_cast<std::int32_t>(max_of(window.empty() ? first.last : window.last, 0));
+    s_.end[r] = static_cast<std::int32_t>(window.empty() ? first.last : window.last);
     const std::uint8_t* mask =
         head_.terms.has_mask ? head_.mask_row(task_.row_begin + r, block.first) : nullptr;
     KeyRun* run = s_.run + r * kRowRuns;
     std::int64_t count = 0;
     for (const KeyRange& part : {first, window}) {
       count += runs_of_row(mask, head_.terms.mask_stride, static_cast<std::int32_t>(part.first),
-                           static_cast<std::int32_t>(max_of(part.last, 0)), run + count);
+                           static_cast<std::int32_t>(part.last), run + count);
     }
     s_.runs[r] = {run, count};
   }
@@ -307,8 +307,7 @@ class Decode {
   void hide_gap(std::int64_t r, const KeyRange& block) const {
     const auto [first, window] = first_and_window(r, block);
     float* const scores = s_.scores + r * kBlockKeys;
-    for (std::int64_t j = max_of(first.last, 0); j < min_of(window.first, s_.end[r]); ++j)
-      scores[j] = -__builtin_inff();
+    for (std::int64_t j = first.last; j < min_of(window.first, s_.end[r]); ++j) scores[j] = -__builtin_inff();
   }
 
   /// Interval and runs of what row r sees of the block, counted from its first key.

@@ -183,6 +183,27 @@ TEST_P(Visibility, FirstTokensAndAWindowHaveTheBitsOfAMask) {
   }
 }
 
+// Rows that end before a block which first tokens of later rows lie in.
+TEST_P(Visibility, FirstTokensInBlocksThatSomeRowsDoNotReach) {
+  Case c;
+  // Row i stands at key i + 5, so that tasks of a multiple of 8 rows lie across the border of two blocks.
+  c.q_len = 600, c.kv_len = 605, c.is_causal = true, c.window_left = 20, c.window_sink_tokens = 550;
+  const Problem problem(c);
+  AttentionArgs all = problem.args();
+  const Outcome want = run(problem, all, Pipeline::online);
+  for (const Pipeline pipeline : kPipelines)
+    EXPECT_TRUE(same_bits(run(problem, all, pipeline), want)) << static_cast<int>(pipeline);
+  all.window_sink_tokens = 0, all.window_left = -1;  // Rows before 566 see all that causality shows.
+  const Outcome causal = run(problem, all, Pipeline::online);
+  for (std::size_t row = 0; row < 566; ++row) EXPECT_EQ(causal.lse[row], want.lse[row]) << row;
+  problem.v.at(0, 0, 255, 0) = kNan;  // the last before a block
+  for (const Pipeline pipeline : kPipelines) {
+    const Outcome got = run(problem, problem.args(), pipeline);
+    for (std::size_t row = 0; row < 600; ++row)
+      EXPECT_EQ(std::isnan(got.out[row * static_cast<std::size_t>(c.v_head_dim)]), row >= 250) << row;
+  }
+}
+
 // A far window costs what the keys that are seen cost.
 TEST(VisibilityOfAPlan, HiddenSplitsHaveNoTasksAndNoStates) {
   Case c;
