@@ -67,9 +67,9 @@ struct View {
 using Tensor = View<void*>;
 using ConstTensor = View<const void*>;
 
-/// Log-sum-exp of each query's scaled scores, f32, logical [batch, q_heads, q_len]. -inf
-/// where a query sees no key. data == nullptr: not computed. Strides count elements; all 0: contiguous. For
-/// packed sequences {0, 1, q_heads} is [total_q, q_heads].
+/// Log-sum-exp of each query's scaled scores, f32, logical [batch, q_heads, q_len]. -inf where a query sees
+/// no key. data == nullptr: not computed. Strides count elements; all 0: contiguous. For packed sequences
+/// {0, 1, q_heads} is [total_q, q_heads].
 struct LseView {
   float* data = nullptr;
   std::array<std::int64_t, 3> stride{};

@@ -158,9 +158,9 @@ typedef struct kumiko_attention_args {
   int32_t lse_base;      /* KUMIKO_LSE_NATURAL | KUMIKO_LSE_BASE_2 */
   const uint8_t* causal_sequences; /* optional: [batch], 0 or 1, in the place of is_causal */
   const int32_t* prefix_lens;      /* optional: [batch], 0 or more: keys that every query of a sequence sees
-                                      whatever      causality and window_right say */
-  int64_t window_sink_tokens; /* first keys of each sequence that stay visible besides the window; causality
-                                 applies to them */
+                                      whatever causality and window_right say */
+  int64_t window_sink_tokens;      /* first keys of each sequence that stay visible besides the window;
+                                      causality applies to them */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
