@@ -46,7 +46,7 @@ RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, co
   RowEnd end{};
   if (l == 0.0f) {
     end = {0.0f, sink_lse};
-  } else if (std::isnan(sink) || std::isnan(l)) {
+  } else if (std::isnan(l)) {
     end = {NAN, canonical(NAN)};
   } else if (std::isinf(sink_m)) {  // infinite itself, or beyond every finite score
     end = sink > 0.0f ? RowEnd{0.0f, sink_lse} : without;
