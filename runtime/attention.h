@@ -67,8 +67,9 @@ struct View {
 using Tensor = View<void*>;
 using ConstTensor = View<const void*>;
 
-/// Log-sum-exp of each query's scaled scores, natural logarithm, f32, logical [batch, q_heads, q_len]. -inf
-/// where a query sees no key. data == nullptr: not computed. Strides count elements; all 0: contiguous.
+/// Log-sum-exp of each query's scaled scores, f32, logical [batch, q_heads, q_len]. -inf where a query sees
+/// no key. data == nullptr: not computed. Strides count elements; all 0: contiguous. For packed sequences
+/// {0, 1, q_heads} is [total_q, q_heads].
 struct LseView {
   float* data = nullptr;
   std::array<std::int64_t, 3> stride{};
@@ -89,6 +90,12 @@ enum class Pipeline : std::uint8_t {
   two_pass = 3,     ///< Per block of keys: the probabilities of all query tiles, then their products with V.
   interleaved = 4,  ///< Both passes in turn, the producer some tiles ahead of the consumer.
   three_pass = 5,   ///< Over many blocks: scores and maxima, then exponentials, then products with V.
+};
+
+/// Unit of a log-sum-exp.
+enum class LseBase : std::uint8_t {
+  natural = 0,  ///< log(sum_j exp(score_j))
+  two = 1,      ///< The same times log2(e), as FlashInfer has it.
 };
 
 /// One attention call. Every view must stay alive until the call returns; `out` and `lse` must not overlap
@@ -155,6 +162,28 @@ struct AttentionArgs {
   const std::int32_t* block_table = nullptr;
   std::int64_t max_pages = 0;
   std::int64_t block_table_stride = 0;
+
+  /// Optional f32 [q_heads], attention sinks: exp(sinks[h]) joins the denominator of each row of head h once,
+  /// as a key of that score with a value of 0 would (gpt-oss; the learnable sink of Xiao et al.,
+  /// StreamingLLM, 2024, section 3). -inf: no sink, bit for bit. +inf: finite values count for nothing, the
+  /// output is 0. Rows that see no key stay 0. Null both for plan() and for run(), or for neither.
+  const float* sinks = nullptr;
+  /// Whether the LSE counts the sink, as in FlashAttention and FlashInfer: the LSE of a row that sees no key
+  /// is then the sink. Only such states may go into merge_states(), and of those of one row only one may have
+  /// had the sink.
+  bool lse_with_sink = true;
+  LseBase lse_base = LseBase::natural;  ///< merge_states() takes natural ones.
+
+  /// Optional [batch]: 1 for a sequence that is causal, 0 for one that is not, in the place of is_causal.
+  /// plan() copies the values.
+  const std::uint8_t* causal_sequences = nullptr;
+  /// Optional [batch] int32, 0 or more: every query of sequence b sees its keys before prefix_lens[b]
+  /// whatever causality and window_right say (prefix LM); window_left hides them as others. plan() copies the
+  /// values.
+  const std::int32_t* prefix_lens = nullptr;
+  /// Keys [0, window_sink_tokens) of each sequence stay visible besides the window (StreamingLLM); causality
+  /// applies to them. Without a window of no effect. Pages between them and the window need not exist.
+  std::int64_t window_sink_tokens = 0;
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`

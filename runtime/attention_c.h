@@ -65,6 +65,12 @@ enum {
   KUMIKO_PIPELINE_THREE_PASS = 5
 };
 
+/* Unit of a log-sum-exp. */
+enum {
+  KUMIKO_LSE_NATURAL = 0,
+  KUMIKO_LSE_BASE_2 = 1 /* the same times log2(e) */
+};
+
 /* A runtime: its threads, domains and workspaces. Create one per process and share it. */
 typedef struct kumiko_context kumiko_context;
 /* A call prepared once and run many times. It keeps its context's runtime alive. */
@@ -112,14 +118,14 @@ typedef struct kumiko_context_options {
  * has that type or KUMIKO_F32. `out` and `lse` must not overlap the inputs or each other. */
 typedef struct kumiko_attention_args {
   size_t struct_size;
-  kumiko_const_tensor q; /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
-  kumiko_const_tensor k; /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
-  kumiko_const_tensor v; /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
-  kumiko_tensor out;     /* [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0 */
-  float* lse;            /* optional: natural log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
-  int64_t lse_stride[3]; /* elements; all 0: contiguous */
-  float scale;           /* factor on q.k, finite; 0: 1 / sqrt(head_dim) */
-  int32_t is_causal;     /* 0 or 1 */
+  kumiko_const_tensor q;     /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
+  kumiko_const_tensor k;     /* [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads */
+  kumiko_const_tensor v;     /* [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576 */
+  kumiko_tensor out;         /* [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0 */
+  float* lse;                /* optional: log-sum-exp of the scaled scores, f32 [batch, q_heads, q_len] */
+  int64_t lse_stride[3];     /* elements; all 0: contiguous */
+  float scale;               /* factor on q.k, finite; 0: 1 / sqrt(head_dim) */
+  int32_t is_causal;         /* 0 or 1 */
   int32_t causal_alignment;  /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
   int32_t pipeline;          /* KUMIKO_PIPELINE_* */
   int64_t window_left;       /* keys seen left of the diagonal; -1: no limit */
@@ -146,6 +152,15 @@ typedef struct kumiko_attention_args {
                                   seqused_k must be given */
   int64_t max_pages;           /* columns of block_table */
   int64_t block_table_stride;  /* elements from one row of block_table to the next; 0: max_pages */
+  const float* sinks;    /* optional: [q_heads], exp(sinks[h]) joins the denominator of each row of head h
+                            once; -inf: no sink */
+  int32_t lse_with_sink; /* 0 or 1: whether lse counts the sink */
+  int32_t lse_base;      /* KUMIKO_LSE_NATURAL | KUMIKO_LSE_BASE_2 */
+  const uint8_t* causal_sequences; /* optional: [batch], 0 or 1, in the place of is_causal */
+  const int32_t* prefix_lens;      /* optional: [batch], 0 or more: keys that every query of a sequence sees
+                                      whatever causality and window_right say */
+  int64_t window_sink_tokens;      /* first keys of each sequence that stay visible besides the window;
+                                      causality applies to them */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -200,11 +215,12 @@ typedef struct kumiko_attention_state {
   }
 #define KUMIKO_CONTEXT_OPTIONS_INIT \
   { sizeof(kumiko_context_options), 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
-#define KUMIKO_ATTENTION_ARGS_INIT                                                                          \
-  {                                                                                                         \
-    sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,              \
-        KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,   \
-        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0 \
+#define KUMIKO_ATTENTION_ARGS_INIT                                                                           \
+  {                                                                                                          \
+    sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
+        KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
+        -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0                                                           \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

@@ -21,6 +21,8 @@ static_assert(KUMIKO_BOOLEAN == static_cast<int>(DataType::boolean));
 static_assert(KUMIKO_F16 == static_cast<int>(DataType::f16));
 static_assert(KUMIKO_BOTTOM_RIGHT == static_cast<int>(CausalAlignment::bottom_right));
 static_assert(KUMIKO_TOP_LEFT == static_cast<int>(CausalAlignment::top_left));
+static_assert(KUMIKO_LSE_NATURAL == static_cast<int>(LseBase::natural));
+static_assert(KUMIKO_LSE_BASE_2 == static_cast<int>(LseBase::two));
 static_assert(KUMIKO_PIPELINE_AUTOMATIC == static_cast<int>(Pipeline::automatic));
 static_assert(KUMIKO_PIPELINE_ONLINE == static_cast<int>(Pipeline::online));
 static_assert(KUMIKO_PIPELINE_DECODE == static_cast<int>(Pipeline::decode));
@@ -126,6 +128,12 @@ Status convert(std::int32_t from, const char* name, Pipeline* to) {
   if (from < KUMIKO_PIPELINE_AUTOMATIC || from > KUMIKO_PIPELINE_THREE_PASS)
     return bad_value(name, from, "a KUMIKO_PIPELINE_ value, 0 to 5");
   *to = static_cast<Pipeline>(from);
+  return {};
+}
+Status convert(std::int32_t from, const char* name, LseBase* to) {
+  if (from < KUMIKO_LSE_NATURAL || from > KUMIKO_LSE_BASE_2)
+    return bad_value(name, from, "KUMIKO_LSE_NATURAL (0) or KUMIKO_LSE_BASE_2 (1)");
+  *to = static_cast<LseBase>(from);
   return {};
 }
 Status convert(float* from, const char*, LseView* to) {  // the strides are a separate field

@@ -22,6 +22,14 @@ std::string lengths_of_queries(const Problem& problem) {
   return (least < problem.q_len ? std::to_string(least) + ".." : "") + std::to_string(problem.q_len);
 }
 
+/// ", causal", or ", causal in 3 sequences" if each has its own.
+std::string causality_of(const Problem& problem) {
+  if (!problem.has_causal_sequences) return problem.is_causal ? ", causal" : "";
+  std::int64_t causal = 0;
+  for (std::int64_t b = 0; b < problem.batch; ++b) causal += problem.is_causal_sequence(b);
+  return ", causal in " + std::to_string(causal) + " sequences";
+}
+
 /// "online", or "decode up to 16 rows, online above" if the sequences' lengths call for two.
 std::string pipelines_of(const Plan::Impl& plan) {
   const Tunings& tunings = plan.tunings;
@@ -52,7 +60,11 @@ std::string Plan::Impl::explain() const {
       std::to_string(problem.batch) + ", query heads " + std::to_string(problem.q_heads) + ", KV heads " +
       std::to_string(problem.kv_heads) + ", q_len " + lengths_of_queries(problem) + ", kv_len " +
       std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) + ", v_head_dim " +
-      std::to_string(problem.v_head_dim) + (problem.is_causal ? ", causal" : "") +
+      std::to_string(problem.v_head_dim) + causality_of(problem) +
+      (problem.window_sink_tokens > 0
+           ? ", first " + std::to_string(problem.window_sink_tokens) + " keys besides the window"
+           : "") +
+      (problem.has_prefix_lens ? ", prefixes" : "") + (problem.has_sinks ? ", sinks" : "") +
       (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") + "\n";
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
           kernels::element_name(kernels.types.key_value) +

@@ -15,9 +15,9 @@ Visibility visibility_of(const Problem& problem) {
   constexpr std::int64_t kWide = 4096;  // the width of a window beyond this does not matter
   Visibility visibility{problem.terms.has_mask, 0};
   const std::int64_t most = min_of(problem.kv_len, kWide);
-  if (problem.window_left >= 0 && problem.window_right >= 0)
-    visibility.window_rows =
-        (min_of(problem.window_left, most) + min_of(problem.window_right, most) + 1) * problem.group();
+  const std::int64_t right = problem.is_causal ? 0 : problem.window_right;
+  if (problem.window_left >= 0 && right >= 0)
+    visibility.window_rows = (min_of(problem.window_left, most) + min_of(right, most) + 1) * problem.group();
   return visibility;
 }
 

@@ -46,7 +46,7 @@ Problem common(const Args& args) {
   problem.is_causal = args.is_causal;
   problem.alignment = args.causal_alignment;
   problem.window_left = args.window_left;
-  problem.window_right = args.is_causal ? 0 : args.window_right;
+  problem.window_right = args.window_right;
   problem.has_seqused_k = args.seqused_k != nullptr;
   return problem;
 }
@@ -87,6 +87,12 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   };
   problem->has_cu_seqlens_q = copy(args.cu_seqlens_q, &problem->cu_seqlens_q);
   problem->has_cu_seqlens_k = copy(args.cu_seqlens_k, &problem->cu_seqlens_k);
+  if (args.causal_sequences)
+    problem->causal_sequences.assign(args.causal_sequences, args.causal_sequences + problem->batch);
+  if (args.prefix_lens) problem->prefix_lens.assign(args.prefix_lens, args.prefix_lens + problem->batch);
+  problem->window_sink_tokens = args.window_sink_tokens;
+  problem->has_causal_sequences = args.causal_sequences != nullptr;
+  problem->has_prefix_lens = args.prefix_lens != nullptr;
   if (problem->has_cu_seqlens_q) problem->q_len = longest(problem->cu_seqlens_q);
   problem->kv_len = longest_capacity(args);
   problem->has_block_table = args.block_table != nullptr;
@@ -104,6 +110,8 @@ void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
   terms.softcap = static_cast<float>(softcap * kLog2e);
   terms.has_alibi = problem->has_alibi_slopes = args.alibi_slopes != nullptr;
   problem->alibi_batch_stride = args.alibi_batch_stride;
+  problem->has_sinks = args.sinks != nullptr;
+  problem->lse_form = {args.lse_with_sink, args.lse_base == LseBase::two};
   if (problem->kv_len == 0) return;  // No score is computed.
   if (is_present(args.bias)) {
     terms.has_bias = true;
@@ -116,6 +124,13 @@ void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
     terms.mask_stride = key_stride(args.mask);
     problem->mask = layout_of(args.mask);
   }
+}
+
+/// Keys of pages that no query sees.
+kernels::HiddenKeys hidden_pages(const kernels::HeadProblem& head, std::int64_t page_keys) {
+  const std::int64_t first = kernels::round_up(head.first_tokens, page_keys),
+                     last = head.begin_of(0) / page_keys * page_keys;
+  return {first, std::max<std::int64_t>(last - first, 0), head.first_tokens > 0 ? 0 : head.begin_of(0)};
 }
 
 }  // namespace
@@ -185,6 +200,7 @@ Operands operands_of(const AttentionArgs& args) {
   operands.mask = static_cast<const std::uint8_t*>(args.mask.data);
   operands.alibi_slopes = args.alibi_slopes;
   operands.block_table = args.block_table;
+  operands.sinks = args.sinks;
   set_lse(args, &operands);
   return operands;
 }
@@ -275,6 +291,8 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.scores_head_stride = scores.head, head.scores_seq_stride = scores.seq;
   head.terms = terms;
   if (operands.alibi_slopes) head.alibi_slopes = operands.alibi_slopes + b * alibi_batch_stride + q_head;
+  if (operands.sinks) head.sinks = operands.sinks + q_head;
+  head.lse_form = lse_form;
   if (terms.has_bias) head.bias = element_at(terms.bias_element, operands.bias, offset(bias, q_head));
   head.bias_head_stride = bias.head, head.bias_seq_stride = bias.seq;
   if (terms.has_mask && operands.mask) head.mask = operands.mask + offset(mask, q_head);
@@ -283,8 +301,13 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const std::int64_t reach = 2 * (request.kv_len + request.q_len);
   head.diagonal = request.diagonal;
   head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
-  head.end_offset = window_right < 0 ? request.kv_len : request.diagonal + min_of(window_right, reach) + 1;
-  head.k.first_seen = head.v.first_seen = head.begin_of(0);
+  const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;
+  head.end_offset = right < 0 ? request.kv_len : request.diagonal + min_of(right, reach) + 1;
+  if (!prefix_lens.empty()) head.prefix = min_of(prefix_lens[static_cast<std::size_t>(b)], request.kv_len);
+  const std::int64_t first_tokens = min_of(window_sink_tokens, request.kv_len);
+  if (window_left >= 0) head.first_tokens = first_tokens;
+  if (right >= 0 && !is_causal_sequence(b)) head.prefix = std::max(head.prefix, first_tokens);
+  if (has_block_table) head.k.hidden = head.v.hidden = hidden_pages(head, page_keys);
   return head;
 }
 

@@ -45,6 +45,7 @@ struct Operands {
   const std::uint8_t* mask = nullptr;
   const float* alibi_slopes = nullptr;
   const std::int32_t* block_table = nullptr;
+  const float* sinks = nullptr;
 };
 
 /// Sequences ordered so that those whose block tables begin with the same pages are neighbours
@@ -70,10 +71,17 @@ struct Problem {
   kernels::ScoreTerms terms;
   std::int64_t alibi_batch_stride = 0;
   bool has_alibi_slopes = false;
+  bool has_sinks = false;
+  kernels::LseForm lse_form;
 
-  bool is_causal = false;  ///< For explain() only: window_right == 0 has the effect.
+  bool is_causal = false;
   CausalAlignment alignment = CausalAlignment::bottom_right;
-  std::int64_t window_left = -1, window_right = -1;  ///< -1: no limit
+  std::int64_t window_left = -1;   ///< -1: no limit
+  std::int64_t window_right = -1;  ///< Of sequences that are not causal.
+  std::int64_t window_sink_tokens = 0;
+  bool has_causal_sequences = false, has_prefix_lens = false;
+  std::vector<std::uint8_t> causal_sequences;  ///< [batch], or empty: is_causal
+  std::vector<std::int32_t> prefix_lens;       ///< [batch], or empty: 0
   bool has_seqused_k = false;
   std::vector<std::int32_t> seqused_k;  ///< [batch] keys used, or empty: all
   bool has_cu_seqlens_q = false, has_cu_seqlens_k = false;
@@ -89,6 +97,9 @@ struct Problem {
 
   std::int64_t group() const { return kv_heads > 0 ? q_heads / kv_heads : 0; }
   Sequence sequence(std::int64_t b) const;
+  bool is_causal_sequence(std::int64_t b) const {
+    return causal_sequences.empty() ? is_causal : causal_sequences[static_cast<std::size_t>(b)] != 0;
+  }
   /// Query rows of one KV head of sequence b.
   std::int64_t rows_of(std::int64_t b) const { return group() * sequence(b).q_len; }
   /// The same of the longest sequence, of the shortest one that has any, and of all together.

@@ -19,8 +19,11 @@ std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t off
 /// range counts in proportion.
 std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
   const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
-  const std::int64_t pairs = sum_clamped(first, last, head.end_offset, head.kv_len) -
-                             sum_clamped(first, last, head.begin_offset, head.kv_len);
+  const std::int64_t pairs =
+      (last - first) * head.prefix +
+      sum_clamped(first, last, head.end_offset - head.prefix, head.kv_len - head.prefix) -
+      sum_clamped(first, last, head.begin_offset, head.kv_len) +
+      sum_clamped(first, last, head.begin_offset, head.first_tokens);
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
 }
 
@@ -35,7 +38,7 @@ RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::i
     pairs -= (end - row) * block.first_key;
   }
   block.cost = tuning.pipeline->cost(
-      {pairs, end - row, block.last_key - block.first_key, head.head_dim, head.v_head_dim});
+      {pairs, end - row, block.keys(), head.head_dim, head.v_head_dim});
   return block;
 }
 
@@ -47,7 +50,14 @@ RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::i
   block.row_end = end;
   block.first_key = std::min(head.begin_of(row), head.kv_len);
   block.last_key = std::max(head.end_of(end - 1), block.first_key);
-  block.split_begin = block.first_key / kSplitKeys;
+  if (head.first_tokens == 0) {
+    block.split_begin = block.first_key / kSplitKeys;
+  } else {
+    block.first_tokens = std::min(head.first_tokens, block.last_key);
+    block.first_key = std::max(block.first_key, block.first_tokens);
+    block.last_key = std::max(block.last_key, block.first_key);
+    block.split_begin = kernels::SplitNumbers(head, row).hidden;
+  }
   block.split_end = std::max(ceil_div(block.last_key, kSplitKeys), block.split_begin);
   return block;
 }

@@ -21,18 +21,25 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
 struct RowBlock {
   std::int64_t row_begin, row_end;
   std::int64_t first_key, last_key;     ///< [first_key, last_key): seen by some row
-  std::int64_t split_begin, split_end;  ///< the splits that these keys lie in
+  std::int64_t first_tokens;            ///< keys before first_key that are seen, too
+  std::int64_t split_begin, split_end;  ///< the splits that these keys lie in (kernels::SplitNumbers)
   std::int64_t cost;                    ///< in FMAs (PipelineRow::cost); scaled by RowBlocks
   std::int64_t shared_splits = 0;  ///< before split_begin, which the rows see too but other tasks compute
 
   std::int64_t splits() const { return split_end - split_begin; }
+  std::int64_t keys() const { return first_tokens + last_key - first_key; }
+  /// Keys of the splits before `split`.
+  std::int64_t keys_until(std::int64_t split) const {
+    if (split == split_end) return keys();
+    return std::min((split - split_begin) * kernels::kSplitKeys, first_tokens) +
+           std::clamp<std::int64_t>(split * kernels::kSplitKeys - first_key, 0, last_key - first_key);
+  }
   /// Cost of the splits before `split`, in proportion to their keys, because the first and the last split may
   /// have few. The costs of pieces add up to the block's, so that heads of equal cost stay equal.
   std::int64_t cost_until(std::int64_t split) const {
     if (split == split_end) return cost;
-    const std::int64_t keys = std::max(split * kernels::kSplitKeys - first_key, std::int64_t{0});
-    return static_cast<std::int64_t>(static_cast<double>(cost) * static_cast<double>(keys) /
-                                     static_cast<double>(last_key - first_key));
+    return static_cast<std::int64_t>(static_cast<double>(cost) * static_cast<double>(keys_until(split)) /
+                                     static_cast<double>(keys()));
   }
 };
 

@@ -145,6 +145,7 @@ void SharedGroups::as_group(const Problem& problem, const Operands& operands, co
   head->kv_len = group.split_end * kSplitKeys;
   head->begin_offset = -head->q_len;
   head->end_offset = head->kv_len;
+  head->prefix = 0;
 }
 
 Status check_shared_pages(const Problem& problem, const SharedGroups& shared,

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "runtime/row_block.h"
+
 namespace kumiko {
 namespace {
 
@@ -40,9 +42,8 @@ std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
       (plan.problem.head_dim + plan.problem.v_head_dim) * kernels::bytes_of(plan.problem.types.key_value);
   if (task.shared >= 0) return product((task.split_end - task.split_begin) * kernels::kSplitKeys, key_bytes);
   const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
-  const std::int64_t first = std::max(head.begin_of(task.row_begin), task.split_begin * kernels::kSplitKeys);
-  const std::int64_t last = std::min(head.end_of(task.row_end - 1), task.split_end * kernels::kSplitKeys);
-  return product(std::max<std::int64_t>(last - first, 0), key_bytes);
+  const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
+  return product(block.keys_until(task.split_end) - block.keys_until(task.split_begin), key_bytes);
 }
 
 Traffic planned_traffic(const Plan::Impl& plan) {

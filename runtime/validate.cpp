@@ -96,6 +96,8 @@ Status check_terms(const AttentionArgs& a) {
 Status check_options(const AttentionArgs& a) {
   if (Status s = check_scale(a.scale, "a finite factor, or 0 for 1 / sqrt(head_dim)"); !s.ok()) return s;
   if (Status s = check_visibility(a, number_of_sequences(a), longest_capacity(a)); !s.ok()) return s;
+  if (Status s = check_sequence_visibility(a); !s.ok()) return s;
+  if (a.lse_base > LseBase::two) return invalid("lse_base", name_of(a.lse_base), "natural (0) or two (1)");
   return check_pipeline(a.pipeline);
 }
 
@@ -129,8 +131,9 @@ Status check_presence(const char* name, const void* given, bool is_planned) {
   return invalid(name, given ? "given" : "null", is_planned ? "given, as planned" : "null, as planned");
 }
 
-Status check_copied(const char* name, const std::int32_t* given, bool is_planned,
-                    const std::vector<std::int32_t>& planned) {
+template <class Number>
+Status check_copied(const char* name, const Number* given, bool is_planned,
+                    const std::vector<Number>& planned) {
   if (Status s = check_presence(name, given, is_planned); !s.ok()) return s;
   for (std::size_t b = 0; b < planned.size(); ++b) {
     if (given[b] != planned[b])
@@ -216,6 +219,11 @@ Status validate_pointers(const AttentionArgs& a) {
   if (a.alibi_slopes) {
     if (Status s = check_pointer("alibi_slopes", a.alibi_slopes, slopes, DataType::f32); !s.ok()) return s;
   }
+  const std::int64_t sinks_stride = 1;
+  const Span sinks = a.sinks ? span_of(a.sinks, &a.q.shape[1], &sinks_stride, 1, DataType::f32) : Span{};
+  if (a.sinks) {
+    if (Status s = check_pointer("sinks", a.sinks, sinks, DataType::f32); !s.ok()) return s;
+  }
   const Span table = table_span(a, sequences, a.block_table);
   if (Status s = check_table_pointer(a, sequences, a.block_table); !s.ok()) return s;
   const auto stride = lse_strides(a);
@@ -230,7 +238,7 @@ Status validate_pointers(const AttentionArgs& a) {
   };
   for (const Named& input :
        {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias}, Named{"mask", mask},
-        Named{"alibi_slopes", slopes}, Named{"block_table", table}}) {
+        Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"sinks", sinks}}) {
     if (overlap(out, input.span))
       return invalid("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
     if (overlap(lse, input.span))

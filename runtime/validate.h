@@ -25,6 +25,8 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 /// Checks num_sequences, cu_seqlens, the block table apart from its entries, and the batch size of k. Part of
 /// validate_problem().
 Status check_sequences(const AttentionArgs& args);
+/// Checks what each sequence has of causality.
+Status check_sequence_visibility(const AttentionArgs& args);
 
 /// Checks the address of a block table with so many rows. Part of validate_pointers().
 Status check_table_pointer(const AttentionArgs& args, std::int64_t sequences,

@@ -70,6 +70,15 @@ std::string name_of(Pipeline pipeline) {
   return name ? std::string(name) + " (" + number + ")" : number;
 }
 
+std::string name_of(LseBase base) {
+  switch (base) {
+    case LseBase::natural:
+      return "natural (0)";
+    case LseBase::two:
+      return "two (1)";
+  }
+  return std::to_string(static_cast<int>(base));
+}
 std::string name_of(CausalAlignment alignment) {
   switch (alignment) {
     case CausalAlignment::bottom_right:

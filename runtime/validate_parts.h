@@ -22,6 +22,7 @@ std::string name_of(DataType type);
 /// "online (1)", for fields whose numbers callers of the C ABI use.
 std::string name_of(Pipeline pipeline);
 std::string name_of(CausalAlignment alignment);
+std::string name_of(LseBase base);
 
 /// Distance in elements from the first to one past the last element; false if it exceeds 2^63 - 1 bytes, at 4
 /// bytes per element.

@@ -85,7 +85,33 @@ Status check_pages(const AttentionArgs& a) {
   return {};
 }
 
+/// Checks a row of the table for keys [first, last), which queries see.
+Status check_pages_of(const Problem& problem, const std::int32_t* row, std::int64_t b, std::int64_t first,
+                      std::int64_t last) {
+  if (first >= last) return {};
+  for (std::int64_t i = first / problem.page_keys; i <= (last - 1) / problem.page_keys; ++i) {
+    if (row[i] >= 0 && row[i] < problem.pages) continue;
+    return invalid("block_table[" + std::to_string(b) + ", " + std::to_string(i) + "]", row[i],
+                   "0.." + std::to_string(problem.pages - 1) + " (k.shape[0] - 1), as queries see keys " +
+                       std::to_string(first) + ".." + std::to_string(last - 1) + " of sequence " +
+                       std::to_string(b));
+  }
+  return {};
+}
+
 }  // namespace
+
+Status check_sequence_visibility(const AttentionArgs& a) {
+  if (a.window_sink_tokens < 0) return invalid("window_sink_tokens", a.window_sink_tokens, "0 or more");
+  for (std::int64_t b = 0; a.causal_sequences && b < number_of_sequences(a); ++b) {
+    if (a.causal_sequences[b] > 1)
+      return invalid(entry("causal_sequences", b), a.causal_sequences[b], "0 or 1");
+  }
+  for (std::int64_t b = 0; a.prefix_lens && b < number_of_sequences(a); ++b) {
+    if (a.prefix_lens[b] < 0) return invalid(entry("prefix_lens", b), a.prefix_lens[b], "0 or more");
+  }
+  return {};
+}
 
 std::int64_t number_of_sequences(const AttentionArgs& a) {
   return a.cu_seqlens_q ? a.num_sequences : a.q.shape[0];
@@ -117,15 +143,10 @@ Status validate_block_table(const Problem& problem, const std::int32_t* block_ta
     const kernels::HeadProblem head = problem.head({}, b, 0);
     if (head.q_len == 0) continue;
     const std::int64_t first = head.begin_of(0), last = head.end_of(problem.rows_of(b) - 1);
-    if (first >= last) continue;
     const std::int32_t* row = block_table + b * problem.block_table_stride;
-    for (std::int64_t i = first / problem.page_keys; i <= (last - 1) / problem.page_keys; ++i) {
-      if (row[i] >= 0 && row[i] < problem.pages) continue;
-      return invalid("block_table[" + std::to_string(b) + ", " + std::to_string(i) + "]", row[i],
-                     "0.." + std::to_string(problem.pages - 1) + " (k.shape[0] - 1), as queries see keys " +
-                         std::to_string(first) + ".." + std::to_string(last - 1) + " of sequence " +
-                         std::to_string(b));
-    }
+    if (Status s = check_pages_of(problem, row, b, 0, kernels::min_of(head.first_tokens, last)); !s.ok())
+      return s;
+    if (Status s = check_pages_of(problem, row, b, first, last); !s.ok()) return s;
   }
   return {};
 }

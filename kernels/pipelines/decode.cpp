@@ -106,6 +106,7 @@ class Decode {
     task_.enter(Phase::queries);
     set_queries();
     seen_ = visible_keys();
+    first_end_ = min_of(head_.first_tokens, head_.end_of(task_.row_end - 1));
     set_operands();
     Scratch::clear(s_.total_m, s_.total_l, s_.total_o, rows_, s_.o_stride);
     for (std::int64_t split = task_.split_begin; split < task_.split_end; ++split) run_split(split);
@@ -176,15 +177,27 @@ class Decode {
   }
 
   void run_split(std::int64_t split) {
-    const KeyRange keys{max_of(split * kSplitKeys, seen_.first / kBlockKeys * kBlockKeys),
-                        min_of((split + 1) * kSplitKeys, seen_.last)};
+    const std::int64_t begin = SplitNumbers(head_, task_.row_begin).place(split) * kSplitKeys;
+    const bool has_first_tokens = begin < first_end_;
+    const KeyRange keys{has_first_tokens ? begin : max_of(begin, seen_.first / kBlockKeys * kBlockKeys),
+                        min_of(begin + kSplitKeys, max_of(seen_.last, has_first_tokens ? first_end_ : 0))};
     if (keys.empty() && !task_.partial) return;
     task_.enter(Phase::decode);
     Scratch::clear(s_.m, s_.l, s_.o, rows_, s_.o_stride);
-    for (std::int64_t block = keys.first; block < keys.last; block += kBlockKeys)
-      run_block({max_of(block, seen_.first), min_of(block + kBlockKeys, keys.last)});
+    for (std::int64_t block = keys.first; block < keys.last; block += kBlockKeys) {
+      const KeyRange seen = seen_of_block(block, keys.last);
+      if (!seen.empty()) run_block(seen);
+    }
     task_.enter(Phase::merge);
     for (std::int64_t r = 0; r < rows_; ++r) end_split(split, r);
+  }
+
+  /// Keys of a block from its first that some row sees to its last.
+  KeyRange seen_of_block(std::int64_t block, std::int64_t last) const {
+    const KeyRange window{max_of(block, seen_.first), min_of(min_of(block + kBlockKeys, last), seen_.last)};
+    if (block >= first_end_) return window;
+    return {block, window.empty() ? min_of(block + kBlockKeys, first_end_)
+                                  : max_of(window.last, min_of(block + kBlockKeys, first_end_))};
   }
 
   void run_block(const KeyRange& block) {
@@ -195,6 +208,7 @@ class Decode {
     for (std::int64_t r = 0; r < rows_; ++r) set_visible(r, block);
     kernels_.decode->scores(scores_);
     for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
+    for (std::int64_t r = 0; r < rows_ && block.first < head_.first_tokens; ++r) hide_gap(r, block);
     kernels_.decode->softmax(softmax_);
     kernels_.decode->add_values(values_);
   }
@@ -263,8 +277,42 @@ class Decode {
     softmax_.rows_ahead = values_.rows_ahead = {values, next};
   }
 
+  /// What row r sees of the first tokens and of its window, counted from the block's first key.
+  struct FirstAndWindow {
+    KeyRange first, window;
+  };
+  FirstAndWindow first_and_window(std::int64_t r, const KeyRange& block) const {
+    const std::int64_t row = task_.row_begin + r, begin = head_.begin_of(row) - block.first,
+                       end = max_of(min_of(head_.end_of(row), block.last) - block.first, 0),
+                       first_end = min_of(end, head_.first_tokens - block.first);
+    if (begin <= first_end) return {{0, end}, {end, end}};  // Two runs would share a step of a pair of keys.
+    return {{0, first_end}, {begin, end}};
+  }
+  /// set_visible() of a block that first tokens lie in: the interval has hidden keys between its runs.
+  void set_visible_with_first_tokens(std::int64_t r, const KeyRange& block) const {
+    const auto [first, window] = first_and_window(r, block);
+    s_.begin[r] = 0;
+    s_.end[r] = static_cast<std::int32_t>(window.empty() ? first.last : window.last);
+    const std::uint8_t* mask =
+        head_.terms.has_mask ? head_.mask_row(task_.row_begin + r, block.first) : nullptr;
+    KeyRun* run = s_.run + r * kRowRuns;
+    std::int64_t count = 0;
+    for (const KeyRange& part : {first, window}) {
+      count += runs_of_row(mask, head_.terms.mask_stride, static_cast<std::int32_t>(part.first),
+                           static_cast<std::int32_t>(part.last), run + count);
+    }
+    s_.runs[r] = {run, count};
+  }
+  /// Hides the scores between the first tokens and the window from the softmax.
+  void hide_gap(std::int64_t r, const KeyRange& block) const {
+    const auto [first, window] = first_and_window(r, block);
+    float* const scores = s_.scores + r * kBlockKeys;
+    for (std::int64_t j = first.last; j < min_of(window.first, s_.end[r]); ++j) scores[j] = -__builtin_inff();
+  }
+
   /// Interval and runs of what row r sees of the block, counted from its first key.
   void set_visible(std::int64_t r, const KeyRange& block) const {
+    if (block.first < head_.first_tokens) return set_visible_with_first_tokens(r, block);
     const std::int64_t row = task_.row_begin + r, begin = max_of(head_.begin_of(row), block.first),
                        end = min_of(head_.end_of(row), block.last);
     s_.begin[r] = begin < end ? static_cast<std::int32_t>(begin - block.first) : 0;
@@ -306,9 +354,9 @@ class Decode {
 
   void store_row(std::int64_t r) const {
     const std::int64_t row = task_.row_begin + r;
-    kernels_.store->row({s_.total_o + r * s_.o_stride, inverse_sum(s_.total_l[r]), head_.v_head_dim,
-                         head_.out_row(kernels_.types.output, row)});
-    if (head_.lse) head_.lse_of(row) = log_sum_exp(s_.total_m[r], s_.total_l[r]);
+    const float factor = end_row(kernels_, head_, row, s_.total_m[r], s_.total_l[r]);
+    kernels_.store->row(
+        {s_.total_o + r * s_.o_stride, factor, head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
   }
 
   const KernelSet& kernels_;
@@ -318,6 +366,7 @@ class Decode {
   Carver carver_;
   Scratch s_;
   KeyRange seen_{};
+  std::int64_t first_end_ = 0;        // of the first tokens
   std::int64_t range_rows_ = kNoEnd;  // of a range at most
   std::int64_t l2_ranges_ = 0;        // from a range to the one that is fetched into L2 with it
   DecodeScoresArgs scores_{};

@@ -27,7 +27,7 @@ struct Cursor {
   void advance() {
     if (++tile < walk.tile_count()) return;
     tile = 0;
-    at += kBlockKeys;
+    at = keys.next_block(at);
   }
 };
 

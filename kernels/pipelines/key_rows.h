@@ -10,6 +10,11 @@
 
 namespace kumiko::kernels {
 
+/// Keys [first, first + count), whole pages: they may have no page, and that of key `instead` stands for it.
+struct HiddenKeys {
+  std::int64_t first = 0, count = 0, instead = 0;
+};
+
 /// Strides in elements.
 struct KeyRows {
   const void* data = nullptr;  ///< The first row; with pages, the first one of page 0.
@@ -17,11 +22,13 @@ struct KeyRows {
   const std::int32_t* pages = nullptr;  ///< Keys [i * page_keys, (i + 1) * page_keys) lie in page pages[i].
   std::int64_t page_keys = 0;           ///< 0: dense
   std::int64_t page_stride = 0;
-  std::int64_t first_seen = 0;  ///< Keys before it may have no page; any page's row stands for theirs.
+  HiddenKeys hidden{};
 
   const void* row(Element element, std::int64_t key) const {
     if (!pages) return element_at(element, data, key * stride);
-    const std::int32_t page = pages[(key < first_seen ? first_seen : key) / page_keys];
+    const bool is_hidden =
+        static_cast<std::uint64_t>(key - hidden.first) < static_cast<std::uint64_t>(hidden.count);
+    const std::int32_t page = pages[(is_hidden ? hidden.instead : key) / page_keys];
     return element_at(element, data, page * page_stride + key % page_keys * stride);
   }
   /// The first key after `key` that is not `stride` after the one before.

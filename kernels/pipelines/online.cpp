@@ -25,7 +25,7 @@ void online_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     const Walk::Keys keys = walk.keys_of(split);
     if (keys.skip) continue;
     walk.begin_split(0);
-    for (std::int64_t at = keys.first_block(); at < keys.to; at += kBlockKeys) {
+    for (std::int64_t at = keys.first_block(); at < keys.to; at = keys.next_block(at)) {
       Block block = walk.block_at(at, keys);
       walk.pack_keys(block);
       walk.pack_values(block);

@@ -89,6 +89,17 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
   return s.softmax ? &s : nullptr;
 }
 
+float end_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float m, float l) {
+  if (!head.has_softmax) return 1.0f;
+  if (head.sinks) {
+    const RowEnd end = end_with_sink(*kernels.state, m, l, head.sinks[row % head.group], head.lse_form);
+    if (head.lse) head.lse_of(row) = end.lse;
+    return end.factor;
+  }
+  if (head.lse) head.lse_of(row) = log_sum_exp(m, l, head.lse_form.is_base_2);
+  return inverse_sum(l);
+}
+
 RowMerge::RowMerge(const KernelSet& kernels, const HeadProblem& head, float* scratch) noexcept
     : kernels_(kernels), head_(head), m_(-__builtin_inff()), o_(scratch) {
   std::memset(o_, 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
@@ -104,9 +115,8 @@ void RowMerge::add(const TaskRange& range, std::int64_t row, std::int64_t split_
 }
 
 void RowMerge::store(std::int64_t row) const noexcept {
-  kernels_.store->row(
-      {o_, head_.inverse_of(l_), head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
-  if (head_.lse) head_.lse_of(row) = log_sum_exp(m_, l_);
+  const float factor = end_row(kernels_, head_, row, m_, l_);
+  kernels_.store->row({o_, factor, head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
 }
 
 }  // namespace kumiko::kernels

@@ -108,11 +108,16 @@ struct HeadProblem {
   ScoreTerms terms;
   const void* bias;  ///< of terms.bias_element
   const std::uint8_t* mask;
-  const float* alibi_slopes;  ///< [group]
+  const float* alibi_slopes;     ///< [group]
+  const float* sinks = nullptr;  ///< [group], natural units; nullptr: none
+  LseForm lse_form;
   std::int64_t bias_head_stride, bias_seq_stride;
   std::int64_t mask_head_stride, mask_seq_stride;
-  /// Query i sees keys [max(0, i + begin_offset), min(kv_len, i + end_offset)).
+  /// Query i sees keys [max(0, i + begin_offset), max(prefix, min(kv_len, i + end_offset))) and, of those
+  /// before that end, the first `first_tokens`.
   std::int64_t begin_offset, end_offset;
+  std::int64_t first_tokens = 0;  ///< at most kv_len
+  std::int64_t prefix = 0;        ///< at most kv_len
 
   const void* q_row(Element element, std::int64_t row) const {
     const std::int64_t position = row / group;
@@ -125,7 +130,6 @@ struct HeadProblem {
                       row % group * scores_head_stride + row / group * scores_seq_stride + key);
   }
   std::int64_t score_dim() const { return scores ? 0 : head_dim; }
-  float inverse_of(float l) const { return has_softmax ? inverse_sum(l) : 1.0f; }
   void* out_row(Element element, std::int64_t row) const {
     return element_at(element, out, row % group * out_head_stride + row / group * out_seq_stride);
   }
@@ -155,8 +159,24 @@ struct HeadProblem {
   }
   std::int64_t end_of(std::int64_t row) const {
     const std::int64_t at = row / group + end_offset;
-    return at < 0 ? 0 : at > kv_len ? kv_len : at;
+    return at < prefix ? prefix : at > kv_len ? kv_len : at;
   }
+};
+
+/// Splits of the keys that rows from some row on see. Between the first tokens and a window many splits may
+/// be hidden; they have no numbers: those of the first tokens stand right before the window's.
+struct SplitNumbers {
+  std::int64_t hidden;  ///< splits without a number, and the number of the first tokens' first split
+  std::int64_t first;   ///< splits of the first tokens
+
+  SplitNumbers(const HeadProblem& head, std::int64_t row) : hidden(0), first(0) {
+    if (head.first_tokens == 0) return;
+    const std::int64_t begin = head.begin_of(row) < head.kv_len ? head.begin_of(row) : head.kv_len;
+    first = (head.first_tokens + kSplitKeys - 1) / kSplitKeys;
+    if (begin / kSplitKeys > first) hidden = begin / kSplitKeys - first;
+  }
+  /// Where split `number` lies among all keys.
+  std::int64_t place(std::int64_t number) const { return number < hidden + first ? number - hidden : number; }
 };
 
 /// What a task is about to do. A trace is told of it, and reads the clock; kernels do not.
@@ -216,6 +236,9 @@ struct PipelineRow {
                                std::int64_t v_head_dim);
   void (*run)(const KernelSet&, const HeadProblem&, const TaskRange&, std::byte* scratch) noexcept;
 };
+
+/// Writes the LSE of a row whose last state is (m, l), if it is wanted, and returns the factor of its O.
+float end_row(const KernelSet&, const HeadProblem&, std::int64_t row, float m, float l);
 
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);

@@ -27,7 +27,7 @@ struct SuperBlock {
       const std::int64_t stage = split - begin;
       open(stage);
       std::int64_t slot = stage * kSplitBlocks * walk.tile_count();
-      for (std::int64_t at = keys.first_block(); at < keys.to; at += kBlockKeys) {
+      for (std::int64_t at = keys.first_block(); at < keys.to; at = keys.next_block(at)) {
         Block block = walk.block_at(at, keys);
         enter(block);
         for (std::int64_t t = 0; t < walk.tile_count(); ++t)

@@ -19,7 +19,7 @@ void two_pass_run(const KernelSet& kernels, const HeadProblem& head, const TaskR
     const Walk::Keys keys = walk.keys_of(split);
     if (keys.skip) continue;
     walk.begin_split(0);
-    for (std::int64_t at = keys.first_block(); at < keys.to; at += kBlockKeys) {
+    for (std::int64_t at = keys.first_block(); at < keys.to; at = keys.next_block(at)) {
       Block block = walk.block_at(at, keys);
       walk.pack_keys(block);
       for (std::int64_t t = 0; t < tiles; ++t) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/pipelines/walk.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -67,13 +68,21 @@ Walk::Keys Walk::keys_of(std::int64_t split) const {
   // The two keys of a step are always the same two, wherever the first visible key lies.
   const std::int64_t per_step = kernels_.per_step(),
                      first = head_->begin_of(range_->row_begin) / per_step * per_step;
-  const std::int64_t from = max_of(split * kSplitKeys, first),
-                     to = min_of((split + 1) * kSplitKeys, head_->end_of(range_->row_end - 1));
-  return {from, to, from >= to && !range_->partial};
+  const std::int64_t begin = SplitNumbers(*head_, range_->row_begin).place(split) * kSplitKeys,
+                     to = min_of(begin + kSplitKeys, head_->end_of(range_->row_end - 1));
+  const bool has_first_tokens = begin < head_->first_tokens;
+  const std::int64_t from = has_first_tokens ? begin : max_of(begin, first);
+  const std::int64_t gap = round_up(head_->first_tokens, per_step);
+  Keys keys{from, to, from >= to && !range_->partial, to, to};
+  if (has_first_tokens && gap < first) keys.gap_from = gap, keys.gap_to = first;
+  return keys;
 }
 
 Block Walk::block_at(std::int64_t at, const Keys& keys) const {
-  return {max_of(at, keys.from), min_of(at + kBlockKeys, keys.to), nullptr, 0, true};
+  std::int64_t first = max_of(at, keys.from), last = min_of(at + kBlockKeys, keys.to);
+  if (first >= keys.gap_from) first = max_of(first, keys.gap_to);
+  if (last <= keys.gap_to) last = min_of(last, keys.gap_from);
+  return {first, last, nullptr, 0, true};
 }
 
 /// The block's rows of K or V where they lie; those of several pages are copied together first, which costs a
@@ -181,13 +190,18 @@ void Walk::seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const 
   std::int32_t begin[kMaxLanes], end[kMaxLanes];
   lane_intervals(tile, run.first, run.count, begin, end);
   std::memset(of_key, 0, static_cast<std::size_t>(run.count) * sizeof *of_key);
+  const auto first_end = static_cast<std::int32_t>(first_tokens_end(run, 0, run.count));
   KeyRun runs[kRowRuns];
   for (std::int64_t n = 0; n < tile.used; ++n) {
     const std::uint8_t* mask = run.unmasked ? nullptr : head_->mask_row(tile.row + n, run.first);
-    const std::int64_t count = runs_of_row(mask, head_->terms.mask_stride, begin[n], end[n], runs);
-    for (const KeyRun* seen = runs; seen != runs + count; ++seen) {
-      for (std::int32_t j = seen->begin; j < seen->end; ++j) of_key[j] |= std::uint64_t{1} << n;
-    }
+    const auto add = [&](std::int32_t from, std::int32_t to) {
+      const std::int64_t count = runs_of_row(mask, head_->terms.mask_stride, from, to, runs);
+      for (const KeyRun* seen = runs; seen != runs + count; ++seen) {
+        for (std::int32_t j = seen->begin; j < seen->end; ++j) of_key[j] |= std::uint64_t{1} << n;
+      }
+    };
+    add(0, std::min(first_end, end[n]));
+    add(std::max(first_end, begin[n]), end[n]);
   }
 }
 
@@ -245,20 +259,17 @@ void Walk::store_partial(const Tile& tile, std::int64_t split, std::int64_t stag
 
 void Walk::store_rows(const Tile& tile) const {
   void* rows[kMaxLanes];
-  alignas(64) float inverse[kMaxLanes];
-  for (std::int64_t n = 0; n < tile.nr; ++n)
-    inverse[n] = n < tile.used && !tile.total_empty ? head_->inverse_of(tile.total.l[n]) : 0.0f;
+  alignas(64) float factor[kMaxLanes];
+  for (std::int64_t n = tile.used; n < tile.nr; ++n) factor[n] = 0.0f;
   for (std::int64_t n = 0; n < tile.used; ++n) {
+    factor[n] = end_row(kernels_, *head_, tile.row + n, tile.total_empty ? kMinusInfinity : tile.total.m[n],
+                        tile.total_empty ? 0.0f : tile.total.l[n]);
     rows[n] = head_->out_row(kernels_.types.output, tile.row + n);
     if (tile.total_empty)  // +0 has no bits set in any element type
       std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.types.output)));
-    if (head_->lse) {
-      head_->lse_of(tile.row + n) =
-          tile.total_empty ? kMinusInfinity : log_sum_exp(tile.total.m[n], tile.total.l[n]);
-    }
   }
   if (!tile.total_empty)
-    kernels_.store->tile({tile.total.o, inverse, tile.nr, head_->v_head_dim, rows, tile.used});
+    kernels_.store->tile({tile.total.o, factor, tile.nr, head_->v_head_dim, rows, tile.used});
 }
 
 void Walk::finish() const {

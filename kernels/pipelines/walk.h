@@ -82,12 +82,18 @@ class Walk {
   Tile& tile(std::int64_t t) const { return tiles_[t]; }
   Slot& slot(std::int64_t s) const { return slots_[s]; }
 
-  /// Keys [from, to) of a split that some row of the task sees. `skip`: there are none, and nothing need be
-  /// stored.
+  /// Keys [from, to) of a split that some row of the task sees, but for [gap_from, gap_to) between first
+  /// tokens and a window. `skip`: there are none, and nothing need be stored.
   struct Keys {
     std::int64_t from, to;
     bool skip;
+    std::int64_t gap_from, gap_to;
     std::int64_t first_block() const { return from / kBlockKeys * kBlockKeys; }
+    std::int64_t next_block(std::int64_t at) const {
+      at += kBlockKeys;
+      while (at < to && at >= gap_from && min_of(at + kBlockKeys, to) <= gap_to) at += kBlockKeys;
+      return at;
+    }
   };
   Keys keys_of(std::int64_t split) const;
   Block block_at(std::int64_t at, const Keys& keys) const;
@@ -118,6 +124,7 @@ class Walk {
                float* block_max) const;
   void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
                       std::int32_t* end) const;
+  std::int64_t first_tokens_end(const Run& run, std::int64_t from, std::int64_t to) const;
   void hide(const Tile& tile, const Slot& slot, const Run& run, std::int64_t from, std::int64_t to,
             float* block_max) const;
   void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
@@ -126,6 +133,8 @@ class Walk {
   TileMask tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
   void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
                     Runs& runs) const;
+  void first_runs(const Tile& tile, const Block& block, Runs& runs) const;
+  void score_with_first_tokens(const Tile& tile, const Block& block, Slot& slot) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
   float score_scale() const;
   void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;

@@ -35,20 +35,32 @@ void Walk::lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t co
   }
 }
 
+/// Where the first tokens end among rows [from, to) of a run.
+std::int64_t Walk::first_tokens_end(const Run& run, std::int64_t from, std::int64_t to) const {
+  return max_of(from, min_of(to, head_->first_tokens - run.first));
+}
+
 /// Rows [from, to) of a run: hidden scores become -inf (0 without a softmax), the others raise block_max.
 void Walk::hide(const Tile& tile, const Slot& slot, const Run& run, std::int64_t from, std::int64_t to,
                 float* block_max) const {
   if (from >= to) return;
   alignas(64) std::int32_t begin[kMaxLanes], end[kMaxLanes];
   lane_intervals(tile, run.first, run.count, begin, end);
-  const MaskArgs args{slot.scores + (run.at + from) * tile.nr,
-                      to - from,
-                      tile.nr,
-                      static_cast<std::int32_t>(from),
-                      begin,
-                      end,
-                      block_max};
-  (head_->has_softmax ? kernels_.softmax->mask_scores : kernels_.score_tile->zero_hidden)(args);
+  const auto hide_rows = [&](std::int64_t first, std::int64_t last, const std::int32_t* begins) {
+    if (first >= last) return;
+    const MaskArgs args{slot.scores + (run.at + first) * tile.nr,
+                        last - first,
+                        tile.nr,
+                        static_cast<std::int32_t>(first),
+                        begins,
+                        end,
+                        block_max};
+    (head_->has_softmax ? kernels_.softmax->mask_scores : kernels_.score_tile->zero_hidden)(args);
+  };
+  const std::int64_t first_end = first_tokens_end(run, from, to);
+  alignas(64) static constexpr std::int32_t kFromTheFirst[kMaxLanes] = {};
+  hide_rows(from, first_end, kFromTheFirst);
+  hide_rows(first_end, to, begin);
 }
 
 /// Precomputed scores of the slot's only run.
@@ -122,8 +134,48 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
   }
 }
 
+/// Runs of panels, in a block that first tokens lie in, with a key that the tile may see.
+void Walk::first_runs(const Tile& tile, const Block& block, Runs& runs) const {
+  const std::int64_t mr = kernels_.mr, hi = min_of(block.last, head_->end_of(tile.row + tile.used - 1)),
+                     lo = max_of(block.first, head_->begin_of(tile.row));
+  const auto panels_to = [&](std::int64_t key) { return (key - block.first + mr - 1) / mr; };
+  const auto add = [&](std::int64_t from, std::int64_t to) {
+    const std::int64_t first = block.first + from * mr, last = min_of(block.first + to * mr, hi);
+    if (first >= last) return;
+    if (head_->terms.has_mask)
+      visible_runs(tile, block, from, to, last, runs);
+    else
+      runs.add(first, last - first, true);
+  };
+  const std::int64_t first_to = panels_to(min_of(head_->first_tokens, hi)),
+                     window_from = (lo - block.first) / mr;
+  if (window_from <= first_to) return add(0, panels_to(hi));
+  add(0, first_to);
+  add(window_from, panels_to(hi));
+}
+
+void Walk::score_with_first_tokens(const Tile& tile, const Block& block, Slot& slot) const {
+  if (block.first >= head_->end_of(tile.row + tile.used - 1)) return;
+  range_->enter(Phase::scores);
+  for (std::int64_t n = 0; n < tile.nr; ++n) slot.block_max[n] = -std::numeric_limits<float>::infinity();
+  first_runs(tile, block, slot.runs);
+  for (std::int64_t r = 0; r < slot.runs.size; ++r) {
+    const Run& run = slot.runs.run[r];
+    ScoreTerms terms = head_->terms;
+    terms.has_mask = terms.has_mask && !run.unmasked;
+    if (head_->terms.any()) {
+      scores_with_terms(tile, block, run, terms, slot);
+      continue;
+    }
+    const std::int64_t mr = kernels_.mr, from = (run.first - block.first) / mr;
+    product(tile, slot, run.at, from, from + (run.count + mr - 1) / mr, nullptr);
+    hide(tile, slot, run, 0, run.count, slot.block_max);
+  }
+}
+
 void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
   slot.runs.size = slot.runs.count = 0;
+  if (block.first < head_->first_tokens) return score_with_first_tokens(tile, block, slot);
   const std::int64_t last_row = tile.row + tile.used - 1, mr = kernels_.mr;
   // Begin and end grow with the row, so the first and the last row bound what any row (lo, hi) and every row
   // (all_lo, all_hi) sees.

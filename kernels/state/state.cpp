@@ -29,11 +29,35 @@ const StateKernel* find_state(Isa isa) {
   return base_of(isa) == isa ? nullptr : find_state(base_of(isa));
 }
 
-float log_sum_exp(float m, float l) {
+float log_sum_exp(float m, float l, bool is_base_2) {
   // In double: m and log2(l) may cancel, and one call per row costs little.
   constexpr double kLn2 = 0.693147180559945309417;
   if (l == 0.0f) return -INFINITY;
-  return canonical(static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) * kLn2));
+  return canonical(static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) *
+                                      (is_base_2 ? 1.0 : kLn2)));
+}
+
+RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, const LseForm& form) {
+  constexpr float kLog2e = 1.44269504088896340736f;
+  const RowEnd without{inverse_sum(l), log_sum_exp(m, l, form.is_base_2)};
+  if (sink == -INFINITY) return without;
+  const float sink_m = sink * kLog2e;
+  const float sink_lse = canonical(form.is_base_2 ? sink_m : sink);
+  RowEnd end{};
+  if (l == 0.0f) {
+    end = {0.0f, sink_lse};
+  } else if (std::isnan(l)) {
+    end = {NAN, canonical(NAN)};
+  } else if (std::isinf(sink_m)) {  // infinite itself, or beyond every finite score
+    end = sink > 0.0f ? RowEnd{0.0f, sink_lse} : without;
+  } else {
+    float sum_m = m, sum_l = l, scale = 1.0f;
+    const float zero = 0.0f;
+    kernel.merge_row({&sum_m, &sum_l, &scale, sink_m, 1.0f, &zero, 1});
+    end = {scale / sum_l, log_sum_exp(sum_m, sum_l, form.is_base_2)};
+  }
+  if (!form.with_sink) end.lse = without.lse;
+  return end;
 }
 
 }  // namespace kumiko::kernels

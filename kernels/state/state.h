@@ -55,8 +55,24 @@ const StateKernel* find_state(Isa isa);
 inline float inverse_sum(float l) {
   return l == 0.0f ? 0.0f : 1.0f / l;
 }
-/// Natural log-sum-exp of the scaled scores. -inf for a query that sees no key; every NaN becomes the
-/// canonical one (element.h).
-float log_sum_exp(float m, float l);
+/// Log-sum-exp of the scaled scores, natural or, with `is_base_2`, in log2 units. -inf for a query that sees
+/// no key; every NaN becomes the canonical one (element.h).
+float log_sum_exp(float m, float l, bool is_base_2 = false);
+
+/// How a row's LSE is stored.
+struct LseForm {
+  bool with_sink = true;
+  bool is_base_2 = false;
+};
+
+/// What a query's last state means for what is stored.
+struct RowEnd {
+  float factor;  ///< out = factor * O
+  float lse;
+};
+/// The end of a row with a sink, in natural units: a state (sink * log2(e), 1, 0) is merged with (m, l, O),
+/// and O's factor of that merge goes into `factor`. Without an effect at -inf, and on the output of a query
+/// that sees no key.
+RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, const LseForm& form);
 
 }  // namespace kumiko::kernels

@@ -52,6 +52,12 @@ def attention(
     alibi_slopes: Tensor | None = None,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
+    sinks: Tensor | None = None,
+    lse_with_sink: bool = True,
+    lse_base: str = "natural",
+    window_sink_tokens: int = 0,
+    causal_sequences: Tensor | Sequence[bool] | None = None,
+    prefix_lens: Tensor | Sequence[int] | None = None,
     seqused_k: Tensor | Sequence[int] | None = None,
     cu_seqlens_q: Tensor | Sequence[int] | None = None,
     cu_seqlens_k: Tensor | Sequence[int] | None = None,
@@ -78,6 +84,16 @@ def attention(
     alibi_slopes  float32 [q_heads] or [batch, q_heads]: adds -slope * |p - j| to the score of position p and key j
     bias          added to the scores: float, broadcasts to [batch, q_heads, q_len, kv_len]
     mask          bool, broadcasts to the same: False hides the key from the query
+    sinks         float32 [q_heads], attention sinks: exp(sinks[h]) joins the denominator of each row of head h once, as
+                  a key of that score with a value of 0 would; -inf: no sink
+    lse_with_sink  whether the log-sum-exp counts the sink, as merge_states() needs it; of the states of one row only one
+                  may have the sink
+    lse_base      unit of the log-sum-exp: "natural", or "two", log2(e) times that
+    window_sink_tokens  first keys of each sequence that stay visible besides the window (StreamingLLM); causality
+                  applies to them
+    causal_sequences  [batch] of bool: whether a sequence is causal, in the place of causal
+    prefix_lens   [batch] integers: keys of each sequence that all its queries see whatever causal and the window's right
+                  side say (prefix LM)
     seqused_k     [batch] integers: used keys of each sequence; later ones are never read, and the causal diagonal ends
                   at this number
     cu_seqlens_q  [num_sequences + 1] integers, from 0 and never falling: q has batch size 1, and sequence b its queries
@@ -102,6 +118,7 @@ def attention(
     sequence are not written. Errors: see the package.
     """
     return _core.attention(
-        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, cu_seqlens_q,
-        cu_seqlens_k, block_table, pipeline, kv_domains, return_lse, lse, layout, out, context,
+        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink, lse_base,
+        window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, pipeline,
+        kv_domains, return_lse, lse, layout, out, context,
     )  # fmt: skip

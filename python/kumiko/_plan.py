@@ -42,6 +42,12 @@ class Plan:
         alibi_slopes: Tensor | None = None,
         bias: Tensor | None = None,
         mask: Tensor | None = None,
+        sinks: Tensor | None = None,
+        lse_with_sink: bool = True,
+        lse_base: str = "natural",
+        window_sink_tokens: int = 0,
+        causal_sequences: Tensor | Sequence[bool] | None = None,
+        prefix_lens: Tensor | Sequence[int] | None = None,
         seqused_k: Tensor | Sequence[int] | None = None,
         cu_seqlens_q: Tensor | Sequence[int] | None = None,
         cu_seqlens_k: Tensor | Sequence[int] | None = None,
@@ -53,8 +59,9 @@ class Plan:
         context: Context | None = None,
     ) -> None:
         self._plan = _core.Plan(
-            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, seqused_k, cu_seqlens_q,
-            cu_seqlens_k, block_table, pipeline, kv_domains, layout, out, context,
+            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink,
+            lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table,
+            pipeline, kv_domains, layout, out, context,
         )  # fmt: skip
 
     def run(
@@ -66,6 +73,7 @@ class Plan:
         alibi_slopes: Tensor | None = None,
         bias: Tensor | None = None,
         mask: Tensor | None = None,
+        sinks: Tensor | None = None,
         block_table: Tensor | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
@@ -76,7 +84,7 @@ class Plan:
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
-        return self._plan.run(q, k, v, alibi_slopes, bias, mask, block_table, return_lse, lse, out)
+        return self._plan.run(q, k, v, alibi_slopes, bias, mask, sinks, block_table, return_lse, lse, out)
 
     def update(self, seqused_k: Tensor | Sequence[int], block_table: Tensor | None = None) -> None:
         """Sets the used lengths, [batch], of later runs; the plan must have been made with seqused_k.

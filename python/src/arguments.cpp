@@ -100,6 +100,12 @@ Pipeline pipeline_of(nb::handle value) {
   return choice("pipeline", value, kNames);
 }
 
+LseBase lse_base_of(nb::handle value) {
+  constexpr std::array<std::pair<const char*, LseBase>, 2> kNames = {
+      {{"natural", LseBase::natural}, {"two", LseBase::two}}};
+  return choice("lse_base", value, kNames);
+}
+
 bool flag_of(const char* name, nb::handle value) {
   if (value.ptr() == Py_True) return true;
   if (value.ptr() == Py_False) return false;
@@ -165,6 +171,22 @@ std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::i
   if (static_cast<std::int64_t>(numbers.size()) != count)
     wrong_value(name, std::to_string(numbers.size()) + " integers", std::to_string(count) + ", " + what);
   return numbers;
+}
+
+std::vector<std::uint8_t> flags_of(const char* name, nb::handle value, std::int64_t count, const char* what) {
+  std::vector<std::uint8_t> flags;
+  if (PyList_Check(value.ptr()) || PyTuple_Check(value.ptr())) {
+    for (const nb::handle item : nb::borrow<nb::object>(value)) flags.push_back(flag_of(name, item) ? 1 : 0);
+  } else {
+    const Imported tensor(name, value);
+    if (!tensor.is(dlpack::kBool, 8)) wrong_value(std::string(name) + ".dtype", tensor.dtype_name(), "bool");
+    expect_dims(tensor, 1, "one dimension");
+    for (std::int64_t b = 0; b < tensor.size(-1); ++b)
+      flags.push_back(static_cast<std::uint8_t>(tensor.data[b * tensor.step(-1)]) != 0 ? 1 : 0);
+  }
+  if (static_cast<std::int64_t>(flags.size()) != count)
+    wrong_value(name, std::to_string(flags.size()) + " flags", std::to_string(count) + ", " + what);
+  return flags;
 }
 
 std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequences) {
@@ -234,6 +256,16 @@ void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* ar
   if (tensor.step(-1) != 1) wrong_value("alibi_slopes.stride[-1]", std::to_string(tensor.step(-1)), "1");
   args->alibi_slopes = reinterpret_cast<const float*>(tensor.data);
   args->alibi_batch_stride = is_per_batch ? tensor.step(-2) : 0;
+}
+
+void sinks_of(const Imported& tensor, AttentionArgs* args) {
+  expect_float32(tensor);
+  expect_dims(tensor, 1, "one dimension: q_heads");
+  const std::int64_t heads = args->q.shape[1];
+  if (tensor.size(-1) != heads)
+    wrong_value("sinks.shape[0]", std::to_string(tensor.size(-1)), std::to_string(heads) + ", as q_heads");
+  if (heads > 1 && tensor.step(-1) != 1) wrong_value("sinks.stride[0]", std::to_string(tensor.step(-1)), "1");
+  args->sinks = reinterpret_cast<const float*>(tensor.data);
 }
 
 void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args) {

@@ -18,6 +18,7 @@ enum class Layout : std::uint8_t { bhsd, bshd };
 Layout layout_of(nb::handle value);
 CausalAlignment alignment_of(nb::handle value);
 Pipeline pipeline_of(nb::handle value);
+LseBase lse_base_of(nb::handle value);
 
 bool flag_of(const char* name, nb::handle value);
 std::int64_t integer_of(const char* name, nb::handle value);
@@ -35,6 +36,9 @@ std::vector<std::int32_t> integers_of(const char* name, nb::handle value, std::i
 /// The numbers of used keys; none for None.
 std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequences);
 
+/// Flags of a list, a tuple, or a tensor of bools; they must be `count`.
+std::vector<std::uint8_t> flags_of(const char* name, nb::handle value, std::int64_t count, const char* what);
+
 DataType dtype_of(const Imported& tensor);
 ConstTensor input_of(const Imported& tensor, Layout layout);
 Tensor output_of(const Imported& tensor, Layout layout);
@@ -44,6 +48,8 @@ LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape,
 ConstTensor score_term_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape);
 /// f32 [heads] or [sequences, heads]
 void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
+/// f32 [heads]
+void sinks_of(const Imported& tensor, AttentionArgs* args);
 /// int32 [sequences, max_pages], its rows apart
 void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
 

@@ -17,6 +17,9 @@ void AttentionCall::set(const Settings& settings) {
   set_visibility(settings.causal, settings.causal_alignment, settings.window, &args);
   args.scale = scale_of(settings.scale);
   args.softcap = static_cast<float>(number_of("softcap", settings.softcap));
+  args.lse_with_sink = flag_of("lse_with_sink", settings.lse_with_sink);
+  args.lse_base = lse_base_of(settings.lse_base);
+  args.window_sink_tokens = integer_of("window_sink_tokens", settings.window_sink_tokens);
   args.pipeline = pipeline_of(settings.pipeline);
   if (!settings.cu_seqlens_q.is_none()) {
     numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
@@ -35,6 +38,16 @@ void AttentionCall::set(const Settings& settings) {
     numbers.seqused_k = lengths_of(settings.seqused_k, sequences());
     args.seqused_k = numbers.seqused_k.data();
   }
+  if (!settings.causal_sequences.is_none()) {
+    numbers.causal_sequences =
+        flags_of("causal_sequences", settings.causal_sequences, sequences(), "one for each sequence");
+    args.causal_sequences = numbers.causal_sequences.data();
+  }
+  if (!settings.prefix_lens.is_none()) {
+    numbers.prefix_lens =
+        integers_of("prefix_lens", settings.prefix_lens, sequences(), "one for each sequence");
+    args.prefix_lens = numbers.prefix_lens.data();
+  }
   if (!settings.kv_domains.is_none()) {
     numbers.kv_domains = integers_of("kv_domains", settings.kv_domains, sequences() * args.k.shape[1],
                                      "one for each KV head of each sequence");
@@ -49,6 +62,11 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.window_right = planned.window_right;
   args.scale = planned.scale;
   args.softcap = planned.softcap;
+  args.lse_with_sink = planned.lse_with_sink;
+  args.lse_base = planned.lse_base;
+  args.window_sink_tokens = planned.window_sink_tokens;
+  args.causal_sequences = planned.causal_sequences;
+  args.prefix_lens = planned.prefix_lens;
   args.pipeline = planned.pipeline;
   args.seqused_k = planned.seqused_k;
   args.cu_seqlens_q = planned.cu_seqlens_q;
@@ -68,6 +86,7 @@ void AttentionCall::set(const Terms& terms) {
   }
   if (!terms.alibi_slopes.is_none())
     slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), sequences(), &args);
+  if (!terms.sinks.is_none()) sinks_of(sinks_.emplace("sinks", terms.sinks), &args);
 }
 
 std::int64_t AttentionCall::longest() const {

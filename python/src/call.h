@@ -29,18 +29,19 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 
 /// Arguments of attention that are no tensors.
 struct Settings {
-  nb::handle causal, causal_alignment, window, scale, softcap, seqused_k, cu_seqlens_q, cu_seqlens_k,
-      pipeline, kv_domains;
+  nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens,
+      causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, pipeline, kv_domains;
 };
 
 /// Tensors that each run of a plan brings along, or None.
 struct Terms {
-  nb::handle alibi_slopes, bias, mask, block_table;
+  nb::handle alibi_slopes, bias, mask, sinks, block_table;
 };
 
 /// The numbers of a call, which its arguments point to.
 struct Numbers {
-  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains;
+  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains, prefix_lens;
+  std::vector<std::uint8_t> causal_sequences;
 };
 
 class AttentionCall {
@@ -75,7 +76,7 @@ class AttentionCall {
   nb::handle query_;
   Layout layout_;
   std::optional<Output> out_, lse_;
-  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, block_table_;
+  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, sinks_, block_table_;
 };
 
 }  // namespace kumiko::python

@@ -24,25 +24,29 @@ def positions(batch, q_len, kv_len, seqused_k=None, alignment="bottom_right"):
     return (np.arange(q_len)[None, :] + offset[:, None])[:, None, :, None]
 
 
-def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bottom_right"):
+def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bottom_right", causal_sequences=None, prefix_lens=None,
+            window_sink_tokens=0):
     """[batch, 1, q_len, kv_len] of the keys that each query may see by its place."""
     batch, q_len, kv_len = shape
     place, key = positions(batch, q_len, kv_len, seqused_k, alignment), np.arange(kv_len)
     seen = np.ones((batch, 1, q_len, kv_len), bool)
     left, right = (-1 if side is None else side for side in window)
-    if causal:
-        right = 0
+    of_sequence = lambda numbers: np.broadcast_to(numbers, batch)[:, None, None, None]  # noqa: E731
+    is_causal = of_sequence(causal if causal_sequences is None else causal_sequences)
+    in_prefix = key < of_sequence(0 if prefix_lens is None else prefix_lens)
     if left >= 0:
-        seen &= key >= place - left
+        seen &= (key >= place - left) | (key < window_sink_tokens)
     if right >= 0:
-        seen &= key <= place + right
+        seen &= (key <= place + right) | is_causal | in_prefix | (key < window_sink_tokens)
+    seen &= (key <= place) | ~is_causal | in_prefix
     if seqused_k is not None:
         seen &= key < np.asarray(seqused_k)[:, None, None, None]
     return seen
 
 
 def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None, mask=None, causal=False,
-              window=(-1, -1), seqused_k=None, alignment="bottom_right"):
+              window=(-1, -1), seqused_k=None, alignment="bottom_right", sinks=None,
+              causal_sequences=None, prefix_lens=None, window_sink_tokens=0):
     """(out, lse) of kumiko.attention."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     batch, heads, q_len, dim = q.shape
@@ -56,10 +60,14 @@ def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None,
     if alibi_slopes is not None:
         distance = np.abs(positions(batch, q_len, kv_len, seqused_k, alignment) - np.arange(kv_len))
         scores = scores - np.broadcast_to(alibi_slopes, (batch, heads))[:, :, None, None] * distance
-    seen = visible((batch, q_len, kv_len), causal, window, seqused_k, alignment)
+    seen = visible((batch, q_len, kv_len), causal, window, seqused_k, alignment, causal_sequences, prefix_lens, window_sink_tokens)
     if mask is not None:
         seen = seen & mask
-    weights, lse = softmax(np.where(seen, scores, -np.inf))
+    scores = np.where(seen, scores, -np.inf)
+    if sinks is not None:  # a key without a value
+        sink = np.broadcast_to(np.asarray(sinks, np.float64)[:, None, None], (batch, heads, q_len, 1))
+        scores, v = np.concatenate([scores, sink], axis=-1), np.concatenate([v, np.zeros_like(v[:, :, :1])], axis=2)
+    weights, lse = softmax(scores)
     return weights @ v, lse
 
 

@@ -73,6 +73,74 @@ def test_scale_of_zero_is_zero(tensors):
     assert np.array_equal(kumiko.attention(q, k, v, scale=None), kumiko.attention(q, k, v))
 
 
+@pytest.mark.parametrize("q_len, kv_len", [(9, 37), (1, 700), (40, 700)])
+@pytest.mark.parametrize("causal, window", [(True, (5, None)), (False, (3, 2)), (False, (None, 1))])
+@pytest.mark.parametrize("first", [1, 4, 300])
+def test_first_tokens_and_a_window(tensors, q_len, kv_len, causal, window, first):
+    q, k, v = tensors((2, 4, q_len, 16), kv_len=kv_len)
+    options = {"causal": causal, "window": window, "window_sink_tokens": first}
+    out = kumiko.attention(q, k, v, **options)
+    oracle.check(out, oracle.attention(q, k, v, **options)[0])
+    plan = kumiko.Plan(q, k, v, **options)
+    assert np.array_equal(plan.run(q, k, v), out)
+    assert f", first {first} keys besides the window" in plan.explain()
+    with pytest.raises(ValueError, match="window_sink_tokens is -1; expected 0 or more"):
+        kumiko.attention(q, k, v, window_sink_tokens=-1)
+
+
+@pytest.mark.parametrize("flags", [[True, False], (False, True), np.array([True, True]), np.array([False, True, True])[::2]])
+@pytest.mark.parametrize("prefixes", [None, [3, 20], np.array([0, 90])])
+def test_causality_and_prefixes_of_sequences(tensors, flags, prefixes):
+    q, k, v = tensors()
+    options = {"causal_sequences": flags, "prefix_lens": prefixes, "window": (30, 4)}
+    oracle.check(kumiko.attention(q, k, v, **options), oracle.attention(q, k, v, **options)[0])
+
+
+def test_wrong_causality_and_prefixes_of_sequences(tensors):
+    q, k, v = tensors()
+    for options, error, message in (
+            ({"causal_sequences": [True]}, ValueError, "causal_sequences is 1 flags; expected 2, one for each sequence"),
+            ({"causal_sequences": [0, 1]}, TypeError, "causal_sequences .* expected True or False"),
+            ({"causal_sequences": np.zeros(2)}, ValueError, "causal_sequences.dtype is float64; expected bool"),
+            ({"causal_sequences": np.ones((2, 1), bool)}, ValueError, "causal_sequences.shape is .*; expected one dimension"),
+            ({"prefix_lens": [1, 2, 3]}, ValueError, "prefix_lens is 3 integers; expected 2, one for each sequence"),
+            ({"prefix_lens": [1, -2]}, ValueError, r"prefix_lens\[1\] is -2; expected 0 or more")):
+        with pytest.raises(error, match=message):
+            kumiko.attention(q, k, v, **options)
+
+
+@pytest.mark.parametrize("kv_len", [37, 700])
+def test_sinks(tensors, kv_len):
+    q, k, v = tensors(kv_len=kv_len)
+    sinks = np.array([0.5, -np.inf, 30.0, -4.0], np.float32)
+    expected, expected_lse = oracle.attention(q, k, v, causal=True, sinks=sinks)
+    out, lse = kumiko.attention(q, k, v, causal=True, sinks=sinks, return_lse=True)
+    oracle.check(out, expected)
+    np.testing.assert_allclose(lse, expected_lse, atol=4e-6)
+    same, without = kumiko.attention(q, k, v, causal=True, sinks=sinks, lse_with_sink=False, return_lse=True)
+    assert np.array_equal(same, out) and np.array_equal(without, kumiko.attention(q, k, v, causal=True, return_lse=True)[1])
+
+
+def test_sinks_of_another_shape_or_type(tensors):
+    q, k, v = tensors()
+    for sinks, wrong in ((np.zeros(3, np.float32), r"sinks.shape\[0\] is 3; expected 4, as q_heads"),
+                         (np.zeros(4, np.float64), "sinks.dtype is float64; expected float32"),
+                         (np.zeros((1, 4), np.float32), r"sinks.shape is \(1, 4\); expected one dimension: q_heads"),
+                         (np.zeros(8, np.float32)[::2], r"sinks.stride\[0\] is 2; expected 1")):
+        with pytest.raises(ValueError, match=wrong):
+            kumiko.attention(q, k, v, sinks=sinks)
+
+
+def test_base_of_the_log_sum_exp(tensors):
+    q, k, v = tensors()
+    out, natural = kumiko.attention(q, k, v, return_lse=True)
+    same, base_2 = kumiko.attention(q, k, v, return_lse=True, lse_base="two")
+    assert np.array_equal(same, out)
+    np.testing.assert_allclose(base_2, natural * np.log2(np.e), rtol=1e-6)
+    with pytest.raises(ValueError, match='lse_base is "ten"; expected "natural", "two"'):
+        kumiko.attention(q, k, v, lse_base="ten")
+
+
 def test_log_sum_exp(tensors, dtype):
     q, k, v = tensors(dtype=dtype)
     out, lse = kumiko.attention(q, k, v, return_lse=True)

@@ -33,6 +33,27 @@ def test_terms_come_with_each_run(tensors, random):
         plan.run(q, k, v, bias=bias, alibi_slopes=slopes)
 
 
+def test_a_plan_keeps_causality_and_prefixes_of_sequences(tensors):
+    q, k, v = tensors()
+    options = {"causal_sequences": [True, False], "prefix_lens": [12, 0]}
+    plan = kumiko.Plan(q, k, v, **options)
+    assert np.array_equal(plan.run(q, k, v), kumiko.attention(q, k, v, **options))
+    assert ", causal in 1 sequences, prefixes" in plan.explain()
+
+
+def test_sinks_come_with_each_run(tensors):
+    q, k, v = tensors()
+    options = {"lse_with_sink": False, "lse_base": "two"}
+    plan = kumiko.Plan(q, k, v, sinks=np.zeros(4, np.float32), **options)
+    sinks = np.array([1, 2, 3, -1], np.float32)
+    for got, expected in zip(plan.run(q, k, v, sinks=sinks, return_lse=True),
+                             kumiko.attention(q, k, v, sinks=sinks, return_lse=True, **options)):
+        assert np.array_equal(got, expected)
+    assert ", sinks" in plan.explain()
+    with pytest.raises(ValueError, match="sinks is null; expected given, as planned"):
+        plan.run(q, k, v)
+
+
 @pytest.mark.parametrize("layout, axes", [("bhsd", (0, 1, 2, 3)), ("bshd", (0, 2, 1, 3))])
 def test_out_of_both_layouts(tensors, layout, axes):
     q, k, v = (np.ascontiguousarray(x.transpose(axes)) for x in tensors())

@@ -52,6 +52,13 @@ def test_packed_sequences(sequences, kind):
     assert np.array_equal(out, wanted[0]) and np.array_equal(lse, wanted[1])
 
 
+def test_log_sum_exp_by_position_and_head(sequences):
+    tensors = [packed(sequences, part) for part in range(3)]
+    lse = np.zeros((sum(QUERIES), 4), np.float32)
+    kumiko.attention(*tensors, causal=True, cu_seqlens_q=starts(QUERIES), cu_seqlens_k=starts(KEYS), lse=lse.T[None])
+    assert np.array_equal(lse.T[None], expected(sequences, causal=True)[1])
+
+
 @pytest.mark.parametrize("layout, axes", [("bhsd", (0, 1, 2, 3)), ("bshd", (0, 2, 1, 3))])
 def test_keys_in_pages(random, sequences, layout, axes):
     k, v, table, used = in_pages(random, sequences, 8)

@@ -58,6 +58,22 @@ const AttentionFields& table() {
     f.add("alibi_slopes", slopes);
     f.add(
         "alibi_batch_stride", [](auto& a) { a.alibi_batch_stride = 9; }, slopes);
+    const auto sinks = [](auto& a) { a.sinks = static_cast<const float*>(memory().slopes.data()); };
+    const auto sinks_and_lse = [sinks](auto& a) {
+      sinks(a), lse_of(a) = static_cast<float*>(memory().lse.data());
+    };
+    f.add("sinks", sinks);
+    f.add(
+        "lse_with_sink", [](auto& a) { a.lse_with_sink = false; }, sinks_and_lse);
+    f.add(
+        "lse_base", [](auto& a) { set(a.lse_base, KUMIKO_LSE_BASE_2); }, sinks_and_lse);
+    f.add(
+        "window_sink_tokens", [](auto& a) { a.window_sink_tokens = 1; },
+        [](auto& a) { a.window_left = 0, a.is_causal = true; });
+    f.add("causal_sequences", [](auto& a) { a.causal_sequences = memory().causal; });
+    f.add(
+        "prefix_lens", [](auto& a) { a.prefix_lens = memory().lengths; },
+        [](auto& a) { a.is_causal = true; });
     f.add("kv_domains", [](auto& a) { a.kv_domains = memory().homes; });
     // These do not go together with other rows' shapes.
     f.add_refused("cu_seqlens_q", [](auto& a) {

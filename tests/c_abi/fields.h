@@ -47,6 +47,7 @@ struct Memory {
   Words parts[3] = {Words(10), Words(11), Words(12)}, sums[3] = {Words(13), Words(14), Words(15)};
   std::int32_t lengths[2] = {4, 2}, homes[4] = {1, 1, 1, 0}, cu_seqlens[3] = {0, 1, 3},
                table[4] = {1, 0, 1, 0};
+  std::uint8_t causal[2] = {1, 0};
   Memory();
 };
 Memory& memory();

@@ -186,7 +186,7 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
   require(checked(kumiko_context_num_domains(context, &num_domains), "num_domains") == KUMIKO_OK &&
               num_domains >= 1,
           "a context has domains");
-  AttentionProblem problem(input, num_domains, flags >> 3 & 1);
+  AttentionProblem problem(input, num_domains, flags >> 3 & 1, flags >> 4 & 1);
   const Reported reported(&problem);
   for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
 

@@ -33,9 +33,15 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, block_table),
                                           offsetof(kumiko_attention_args, max_pages),
                                           offsetof(kumiko_attention_args, block_table_stride),
+                                          offsetof(kumiko_attention_args, sinks),
+                                          offsetof(kumiko_attention_args, lse_with_sink),
+                                          offsetof(kumiko_attention_args, causal_sequences),
+                                          offsetof(kumiko_attention_args, prefix_lens),
+                                          offsetof(kumiko_attention_args, window_sink_tokens),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
   if (serves_ && input.one_in(2)) return change_sequences(input);
+  if (has_extras_ && input.one_in(3)) return change_extras(input);
   switch (input.below(8)) {
     case 0:
     case 1:

@@ -19,10 +19,11 @@ bool has_shape_of_scores(const kumiko_const_tensor& t, const kumiko_attention_ar
 
 }  // namespace
 
-AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves)
+AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves, bool has_extras)
     : SizedProblem(KUMIKO_ATTENTION_ARGS_INIT, offsetof(kumiko_attention_args, lse)),
       num_domains_(num_domains),
-      serves_(serves) {
+      serves_(serves),
+      has_extras_(has_extras) {
   const std::int64_t batch = input.below(3), kv_heads = 1 + input.below(2),
                      q_heads = kv_heads * input.below(4), q_len = input.pick(kQueries),
                      kv_len = input.pick(kKeys), dim = input.pick(kDims), v_dim = input.pick(kDims);
@@ -60,12 +61,16 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves)
   args_.pipeline = (flags >> 4) % 6;
   draw_visibility(input, mask);
   draw_terms(input, terms);
+  const Buffer& sinks = add_input(has_extras ? q_heads : 0, KUMIKO_F32, 9);
+  if (has_extras) args_.sinks = static_cast<const float*>(sinks.data());
   homes_.resize(static_cast<std::size_t>(batch * kv_heads), -1);
   if (input.one_in(4)) {
     args_.kv_domains = homes_.data();
     for (std::int32_t& home : homes_) home = input.below(num_domains + 1) - 1;
   }
-  if (serves) draw_sequences(input, at);  // last, so that other inputs keep their meaning
+  // Last, so that other inputs keep their meaning.
+  if (serves) draw_sequences(input, at);
+  if (has_extras) draw_extras(input), draw_sequence_visibility(input);
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -114,6 +119,8 @@ std::vector<Operand> AttentionProblem::operands() const {
                    {a.alibi_batch_stride, 1, 0, 0},
                    kSlopes,
                    false});
+  if (a.sinks)
+    all.push_back({"sinks", a.sinks, KUMIKO_F32, 1, {a.q.shape[1], 0, 0, 0}, {1, 0, 0, 0}, kSinks, false});
   if (a.block_table)
     all.push_back({"block_table",
                    a.block_table,
@@ -134,8 +141,10 @@ std::vector<Problem::Field> AttentionProblem::tensors() {
 }
 
 std::vector<void*> AttentionProblem::pointers() {
-  if (args_.block_table) return {&args_.lse, &args_.alibi_slopes, &args_.block_table};
-  return {&args_.lse, &args_.alibi_slopes};
+  std::vector<void*> all = {&args_.lse, &args_.alibi_slopes};
+  if (args_.block_table) all.push_back(&args_.block_table);
+  if (has_extras_) all.push_back(&args_.sinks);
+  return all;
 }
 
 std::vector<std::vector<Problem::Dim>> AttentionProblem::sizes() const {
@@ -159,7 +168,7 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   if (a.out.dtype != a.q.dtype && a.out.dtype != KUMIKO_F32) return false;
   const std::int64_t *q = a.q.shape, *k = a.k.shape, *v = a.v.shape, *out = a.out.shape;
   if (q[3] < 1 || q[3] > 576 || v[3] < 1 || v[3] > 576) return false;
-  if (!has_sane_sequences(a)) return false;
+  if (!has_sane_sequences(a) || !has_sane_extras(a)) return false;
   if (v[0] != k[0] || out[0] != q[0] || v[1] != k[1] || out[1] != q[1]) return false;
   if (v[2] != k[2] || out[2] != q[2] || k[3] != q[3] || out[3] != v[3]) return false;
   if (q[1] > 0 && (k[1] == 0 || q[1] % k[1] != 0)) return false;
@@ -207,7 +216,7 @@ double AttentionProblem::tolerance(double value, std::int32_t dtype) const {
 }
 
 AttentionProblem::Planned AttentionProblem::planned() const {
-  Planned kept{seen(), {}, {}, {}};
+  Planned kept{seen(), {}, {}, {}, {}, {}};
   const auto copy = [&](const std::int32_t* list, std::int64_t count) {
     count = std::clamp<std::int64_t>(count, 0, size_of_list(list));
     return std::vector<std::int32_t>(list, list + count);
@@ -216,6 +225,10 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   kept.lengths = copy(kept.args.seqused_k, count);
   kept.cu_seqlens_q = copy(kept.args.cu_seqlens_q, count + 1);
   kept.cu_seqlens_k = copy(kept.args.cu_seqlens_k, count + 1);
+  kept.prefixes = copy(kept.args.prefix_lens, count);
+  if (kept.args.causal_sequences)
+    kept.causal.assign(causal_.begin(),
+                       causal_.begin() + std::clamp<std::int64_t>(count, 0, std::ssize(causal_)));
   for (kumiko_const_tensor* t : {&kept.args.q, &kept.args.k, &kept.args.v, &kept.args.bias, &kept.args.mask})
     t->data = nullptr;
   kept.args.out.data = nullptr;
@@ -223,10 +236,13 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // may change from run to run
   static constexpr float kGiven = 0.0f;
   static constexpr std::int32_t kGivenList = 0;
-  for (const std::int32_t** list :
-       {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k, &kept.args.block_table})
+  static constexpr std::uint8_t kGivenFlags = 0;
+  kept.args.causal_sequences = kept.args.causal_sequences ? &kGivenFlags : nullptr;
+  for (const std::int32_t** list : {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k,
+                                    &kept.args.block_table, &kept.args.prefix_lens})
     *list = *list ? &kGivenList : nullptr;
   kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
+  kept.args.sinks = kept.args.sinks ? &kGiven : nullptr;
   kept.args.kv_domains = nullptr;
   kept.args.struct_size = 0;
   if (kept.args.scale == 0.0f) kept.args.scale = 0.0f;  // -0 means the same
@@ -237,7 +253,8 @@ AttentionProblem::Planned AttentionProblem::planned() const {
 bool AttentionProblem::is_same(const Planned& other) const {
   const Planned mine = planned();
   return std::memcmp(&mine.args, &other.args, sizeof mine.args) == 0 && mine.lengths == other.lengths &&
-         mine.cu_seqlens_q == other.cu_seqlens_q && mine.cu_seqlens_k == other.cu_seqlens_k;
+         mine.cu_seqlens_q == other.cu_seqlens_q && mine.cu_seqlens_k == other.cu_seqlens_k &&
+         mine.prefixes == other.prefixes && mine.causal == other.causal;
 }
 
 std::string AttentionProblem::describe_options() const {
@@ -248,7 +265,12 @@ std::string AttentionProblem::describe_options() const {
        << ", ALiBi stride " << a.alibi_batch_stride << ", reserved " << a.reserved << ", homes";
   if (!a.kv_domains) text << " none";
   for (std::size_t i = 0; a.kv_domains && i < homes_.size(); ++i) text << ' ' << homes_[i];
-  text << describe_sequences(a);
+  text << describe_sequences(a) << ", sinks " << (a.sinks ? "given" : "none") << ", LSE with them "
+       << a.lse_with_sink << ", in base " << a.lse_base << ", first tokens " << a.window_sink_tokens
+       << ", causal sequences";
+  for (std::size_t b = 0; a.causal_sequences && b < causal_.size(); ++b) text << ' ' << int{causal_[b]};
+  text << ", prefixes";
+  for (std::size_t b = 0; a.prefix_lens && b < prefixes_.size(); ++b) text << ' ' << prefixes_[b];
   return text.str();
 }
 

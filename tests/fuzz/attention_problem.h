@@ -12,8 +12,8 @@ namespace kumiko::fuzz {
 class AttentionProblem : public SizedProblem<kumiko_attention_args> {
  public:
   /// A small problem that a context with `num_domains` domains must accept; `serves`: of packed sequences, of
-  /// pages, or of both (packed_sequences.cpp).
-  AttentionProblem(Input& input, int num_domains, bool serves = false);
+  /// pages, or of both (packed_sequences.cpp); `has_extras`: with sinks and the like (attention_extras.cpp).
+  AttentionProblem(Input& input, int num_domains, bool serves = false, bool has_extras = false);
 
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_attention_forward(context, passed());
@@ -28,7 +28,8 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   /// The fields that a plan keeps: all but pointers.
   struct Planned {
     kumiko_attention_args args;
-    std::vector<std::int32_t> lengths, cu_seqlens_q, cu_seqlens_k;
+    std::vector<std::int32_t> lengths, cu_seqlens_q, cu_seqlens_k, prefixes;
+    std::vector<std::uint8_t> causal;
   };
   Planned planned() const;
   bool is_same(const Planned& other) const;
@@ -39,7 +40,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   std::span<const std::int32_t> other_lengths();
 
  private:
-  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kTable };
+  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kSinks, kTable };
   /// How the tensors of a valid problem lie.
   struct Places {
     Layout::Order order;
@@ -54,6 +55,10 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void place_keys(const Places& places, std::int64_t batch, std::int64_t keys);
   void draw_pages(Input& input, const Places& places, std::int64_t rows);
   void enlarge_terms(Input& input, const Places& places);
+  void draw_extras(Input& input);
+  void draw_sequence_visibility(Input& input);
+  void change_extras(Input& input);
+  bool has_sane_extras(const kumiko_attention_args& a) const;
   void change_sequences(Input& input);
   void change_sequences_pointer(Input& input);
   /// Gives every entry of the table that a run reads a page, if it has none.
@@ -73,8 +78,9 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void drop_short_lists(kumiko_attention_args* a) const override;
 
   int num_domains_;
-  bool serves_;
-  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_;
+  bool serves_, has_extras_;
+  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_, prefixes_;
+  std::vector<std::uint8_t> causal_;
   bool has_equal_tables_ = false;  ///< Sequences begin with the same pages.
 };
 

@@ -149,7 +149,7 @@ std::int64_t AttentionProblem::keys(const kumiko_attention_args& a) const {
 }
 
 std::int64_t AttentionProblem::size_of_list(const std::int32_t* list) const {
-  for (const auto* own : {&lengths_, &cu_seqlens_q_, &cu_seqlens_k_}) {
+  for (const auto* own : {&lengths_, &cu_seqlens_q_, &cu_seqlens_k_, &prefixes_}) {
     if (list && list == own->data()) return static_cast<std::int64_t>(own->size());
   }
   return 0;
@@ -162,6 +162,8 @@ void AttentionProblem::drop_short_lists(kumiko_attention_args* a) const {
   if (is_read && a->cu_seqlens_q && a->num_sequences + 1 > size_of_list(a->cu_seqlens_q))
     a->cu_seqlens_q = nullptr;
   const std::int64_t most = std::max(a->q.shape[0], sequences_of(*a));
+  if (most > std::ssize(prefixes_)) a->prefix_lens = nullptr;
+  if (most > std::ssize(causal_)) a->causal_sequences = nullptr;
   if (a->cu_seqlens_k && most >= size_of_list(a->cu_seqlens_k)) a->cu_seqlens_k = nullptr;
   SizedProblem::drop_short_lists(a);
   const Wide heads = static_cast<Wide>(most) * a->k.shape[1];

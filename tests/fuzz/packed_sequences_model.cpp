@@ -76,10 +76,17 @@ std::vector<std::int64_t> entries_read(const kumiko_attention_args& a) {
     if (queries == 0) continue;
     // Each query sees an interval of keys, and the next query's begins and ends at most one further on.
     const Wide used = a.seqused_k[b], first_at = a.causal_alignment == KUMIKO_TOP_LEFT ? 0 : used - queries,
-               right = a.is_causal ? 0 : a.window_right;
+               first_tokens = std::min<Wide>(a.window_sink_tokens, used);
+    const bool is_causal = a.causal_sequences ? a.causal_sequences[b] != 0 : a.is_causal != 0;
+    const Wide right = is_causal ? 0 : a.window_right,
+               prefix = std::max(a.prefix_lens ? std::min<Wide>(a.prefix_lens[b], used) : Wide{0},
+                                 is_causal ? Wide{0} : first_tokens);
     const Wide begin = a.window_left < 0 ? Wide{0} : std::max<Wide>(first_at - a.window_left, 0),
-               end = right < 0 ? used : std::min(used, first_at + queries + right);
-    for (Wide page = begin / a.k.shape[2]; begin < end && page <= (end - 1) / a.k.shape[2]; ++page)
+               end = right < 0 ? used : std::max(prefix, std::min(used, first_at + queries + right));
+    const Wide first_end = std::min(first_tokens, end), page_keys = a.k.shape[2];
+    for (Wide page = 0; page * page_keys < first_end; ++page)
+      entries.push_back(b * table_stride(a) + static_cast<std::int64_t>(page));
+    for (Wide page = begin / page_keys; begin < end && page <= (end - 1) / page_keys; ++page)
       entries.push_back(b * table_stride(a) + static_cast<std::int64_t>(page));
   }
   return entries;

@@ -18,10 +18,13 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
   const std::int64_t p =
       args.causal_alignment == CausalAlignment::bottom_right ? i + used - args.q.shape[2] : i;
   if (j >= used) return false;
-  if (args.is_causal && j > p) return false;
+  const bool is_causal = args.causal_sequences != nullptr ? args.causal_sequences[b] != 0 : args.is_causal;
+  const bool in_prefix = args.prefix_lens != nullptr && j < args.prefix_lens[b];
+  if (is_causal && j > p && !in_prefix) return false;
   // Compare differences of small numbers: windows may be as large as int64 allows.
-  if (args.window_left >= 0 && p - j > args.window_left) return false;
-  if (args.window_right >= 0 && j - p > args.window_right) return false;
+  const bool is_first = j < args.window_sink_tokens;
+  if (args.window_left >= 0 && p - j > args.window_left && !is_first) return false;
+  if (args.window_right >= 0 && j - p > args.window_right && !in_prefix && !is_first) return false;
   return true;
 }
 
@@ -92,12 +95,19 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
     }
   }
   facts.visible = static_cast<std::int64_t>(key.size());
+  const T unit = args.lse_base == LseBase::two ? T(1.44269504088896340736) : T(1);
+  const T sink = args.sinks != nullptr ? static_cast<T>(args.sinks[h]) : -kInf;
+  const bool sink_in_lse = args.lse_with_sink && sink != -kInf;
 
   for (std::int64_t d = 0; d < v_head_dim; ++d) out[d] = 0;
-  lse = -kInf;
+  lse = sink_in_lse ? sink * unit : -kInf;
   if (max == -kInf && !has_nan) return;
+  if (std::isfinite(sink)) facts.max_score = std::max(facts.max_score, std::abs(static_cast<double>(sink)));
+  const T max_score = max;
+  max = std::max(max, sink);
 
   T sum = 0;
+  const std::vector<T> raw = score;
   for (T& s : score) {
     s = std::exp(s - max);  // +inf - +inf and NaN: NaN
     if (weights != DataType::f32) s = static_cast<T>(rounded(weights, static_cast<float>(s)));
@@ -112,9 +122,16 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
     }
     squares += static_cast<double>(score[n]) * static_cast<double>(score[n]);
   }
-  facts.spread = max_v * std::sqrt(squares) / static_cast<double>(sum);
-  for (std::int64_t d = 0; d < v_head_dim; ++d) out[d] /= sum;
-  lse = max + std::log(sum);
+  const T all = sink == -kInf ? sum : sum + (sink == max ? T(1) : std::exp(sink - max));
+  facts.spread = max_v * std::sqrt(squares) / static_cast<double>(all);
+  for (std::int64_t d = 0; d < v_head_dim; ++d) out[d] /= all;
+  if (args.lse_with_sink || sink == -kInf) {
+    lse = (max + std::log(all)) * unit;
+    return;
+  }
+  T sum_without = 0;
+  for (const T& s : raw) sum_without += std::exp(s - max_score);
+  lse = (max_score + std::log(sum_without)) * unit;
 }
 
 template <class T>

@@ -14,7 +14,7 @@ std::int64_t used_keys(const AttentionArgs& args, std::int64_t b);
 
 /// May query row i of sequence b see key j? With p = i + used_keys - q_len (bottom-right) or p = i
 /// (top-left): j < used_keys, j <= p if causal, p - window_left <= j <= p + window_right where those are not
-/// -1.
+/// -1. Keys before prefix_lens[b] need only the left side, the first window_sink_tokens only causality.
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_t j);
 /// The same for one head, with the boolean mask.
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j);
@@ -39,7 +39,8 @@ struct AttentionResult {
 /// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum
 /// subtracted, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN or
 /// +inf score makes the row and its LSE NaN; a NaN value makes its column of the row NaN, whatever its
-/// weight. args.out and args.lse are not touched.
+/// weight. A sink joins the sum of weights as a score without a value; a row that sees nothing has the sink
+/// for its LSE, unless the LSE is without it. args.out and args.lse are not touched.
 AttentionResult<double> attention_fp64(const AttentionArgs& args);
 
 /// The same three passes in f32 with libm's expf and plain left-to-right sums: the obvious implementation,

@@ -85,6 +85,12 @@ std::vector<Change> changes_of(const std::int32_t* AttentionArgs::*field) {
           [=](AttentionArgs& a) { return std::exchange(a.*field, nullptr) != nullptr; }};
 }
 
+std::vector<Change> changes_of(const std::uint8_t* AttentionArgs::*field) {
+  static const std::uint8_t other_flags[] = {1, 1, 0, 0};
+  return {[=](AttentionArgs& a) { return a.*field = other_flags, true; },
+          [=](AttentionArgs& a) { return std::exchange(a.*field, nullptr) != nullptr; }};
+}
+
 enum class Kept { fixed, presence, copied, free };
 struct Row {
   std::string name;
@@ -124,6 +130,9 @@ Case full() {
   c.bias = TermLayout::padded;
   c.mask = TermLayout::heads;
   c.alibi = 2;
+  c.window_sink_tokens = 2;
+  c.causal_sequences = {1, 0}, c.prefix_lens = {2, 1};
+  c.sinks = true, c.lse_with_sink = false, c.lse_base = LseBase::two;
   return c;
 }
 const std::int32_t kDomains[] = {1, 1, 1, 0};

@@ -28,6 +28,17 @@ std::ostream& operator<<(std::ostream& os, const Case& c) {
   if (c.mask != TermLayout::none)
     os << " mask layout " << static_cast<int>(c.mask) << " blocks of " << c.mask_block;
   if (c.alibi != 0) os << " alibi " << c.alibi;
+  if (c.window_sink_tokens > 0) os << " first tokens " << c.window_sink_tokens;
+  if (!c.causal_sequences.empty()) {
+    os << " causal sequences";
+    for (const std::uint8_t flag : c.causal_sequences) os << ' ' << int{flag};
+  }
+  if (!c.prefix_lens.empty()) {
+    os << " prefixes";
+    for (const std::int32_t n : c.prefix_lens) os << ' ' << n;
+  }
+  if (c.sinks) os << " sinks" << (c.lse_with_sink ? "" : " outside lse");
+  if (c.lse_base == LseBase::two) os << " lse in base 2";
   if (c.q_magnitude != 1.0f || c.k_magnitude != 1.0f || c.v_magnitude != 1.0f)
     os << " magnitudes " << c.q_magnitude << "," << c.k_magnitude << "," << c.v_magnitude;
   return os << " seed " << c.seed;
@@ -81,6 +92,19 @@ Case masked(Case c, int kind) {
   return c;
 }
 
+void draw_sequence_visibility(Random& random, Case* c) {
+  if (random.one_in(2))
+    c->window_sink_tokens = random.pick<std::int64_t>({1, 3, 4, 17, 64, 255, 256, 300, 513, 1000});
+  const bool causality = random.one_in(2), prefixes = random.one_in(2);
+  for (std::int64_t b = 0; b < c->batch; ++b) {
+    if (causality) c->causal_sequences.push_back(random.one_in(2) ? 1 : 0);
+    if (prefixes) {
+      c->prefix_lens.push_back(static_cast<std::int32_t>(
+          random.pick({std::int64_t{0}, random.between(0, 40), random.between(0, c->kv_len + 9)})));
+    }
+  }
+}
+
 ::testing::AssertionResult same_bits(const Outcome& got, const Outcome& want) {
   if (auto same = same_bits(got.out, want.out); !same)
     return ::testing::AssertionFailure() << "out: " << same.message();
@@ -106,7 +130,8 @@ void poison_past(const GuardedTensor& t, Layout layout, const std::vector<std::i
 
 }  // namespace
 
-Problem::Problem(const Case& c) : seqused_(c.seqused) {
+Problem::Problem(const Case& c)
+    : seqused_(c.seqused), prefix_lens_(c.prefix_lens), causal_sequences_(c.causal_sequences) {
   Random random(c.seed);
   const auto flush = [&] { return random.one_in(2) ? Flush::front : Flush::back; };
   q = GuardedTensor({c.batch, c.q_heads, c.q_len, c.head_dim}, c.q_layout, flush());
@@ -130,6 +155,7 @@ Problem::Problem(const Case& c) : seqused_(c.seqused) {
   args_.causal_alignment = c.alignment;
   args_.window_left = c.window_left;
   args_.window_right = c.window_right;
+  args_.window_sink_tokens = c.window_sink_tokens;
   args_.seqused_k = seqused_.empty() ? nullptr : seqused_.data();
   args_.softcap = c.softcap;
   const Shape scores{c.batch, c.q_heads, c.q_len, c.kv_len};
@@ -155,6 +181,15 @@ Problem::Problem(const Case& c) : seqused_(c.seqused) {
     args_.alibi_slopes = slopes_.data();
     args_.alibi_batch_stride = c.alibi == 2 ? c.q_heads : 0;
   }
+  if (c.sinks) {
+    for (std::int64_t h = 0; h < c.q_heads; ++h)
+      sinks_.push_back(random.pick({0.0f, 3.0f * random.normal(), 9.0f, -9.0f}));
+    args_.sinks = sinks_.data();
+  }
+  args_.lse_with_sink = c.lse_with_sink;
+  args_.lse_base = c.lse_base;
+  args_.causal_sequences = causal_sequences_.empty() ? nullptr : causal_sequences_.data();
+  args_.prefix_lens = prefix_lens_.empty() ? nullptr : prefix_lens_.data();
 }
 
 TermTensor::TermTensor(const Shape& shape, TermLayout layout, DataType type, Flush flush)

@@ -12,6 +12,7 @@
 #include "runtime/attention.h"
 #include "tests/reference/attention_reference.h"
 #include "tests/reference/error_promise.h"
+#include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
 namespace kumiko::test {
@@ -42,7 +43,7 @@ struct Case {
   GuardedLse::Layout lse = GuardedLse::Layout::contiguous;
   bool is_causal = false;
   CausalAlignment alignment = CausalAlignment::bottom_right;
-  std::int64_t window_left = -1, window_right = -1;
+  std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
   float scale = 0.0f;
   std::vector<std::int32_t> seqused;  ///< empty: none
   float softcap = 0.0f;
@@ -51,6 +52,10 @@ struct Case {
   TermLayout mask = TermLayout::none;
   std::int64_t mask_block = 1;  ///< the mask is constant within squares of this size
   int alibi = 0;                ///< 1: slopes per head, 2: per sequence and head
+  bool sinks = false, lse_with_sink = true;
+  LseBase lse_base = LseBase::natural;
+  std::vector<std::uint8_t> causal_sequences;  ///< empty: none
+  std::vector<std::int32_t> prefix_lens;       ///< empty: none
   float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
   std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
 
@@ -61,6 +66,8 @@ std::ostream& operator<<(std::ostream& os, const Case& c);
 
 /// Kinds of mask, for lists that cross shapes with masks.
 inline constexpr int kMaskKinds = 12;
+/// Adds causality and prefixes of each sequence's own and first tokens beside a window, or none of them.
+void draw_sequence_visibility(Random& random, Case* c);
 /// Adds mask number `kind` of kMaskKinds; 0: no mask. The case's seed determines window sizes and lengths.
 Case masked(Case c, int kind);
 
@@ -114,8 +121,9 @@ class Problem {
   TermTensor bias, mask;
 
  private:
-  std::vector<float> slopes_;
-  std::vector<std::int32_t> seqused_;
+  std::vector<float> slopes_, sinks_;
+  std::vector<std::int32_t> seqused_, prefix_lens_;
+  std::vector<std::uint8_t> causal_sequences_;
   AttentionArgs args_;
 };
 

@@ -172,12 +172,13 @@ TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
 // Rows [first, last) of a causal self-attention, computed over the keys that exist by then, are the rows of
 // one prefill; pairs of keys and of dims must be the same ones wherever a window or a chunk begins.
 TEST_P(Dtype, AnyChunksEqualOnePrefill) {
-  for (int repeat = 0; repeat < 4; ++repeat) {
+  for (int repeat = 0; repeat < 6; ++repeat) {
     Case c;
     c.q_len = c.kv_len = thinned<std::int64_t>(700, 530, 290);
     c.q_heads = 4, c.kv_heads = 2, c.head_dim = 23, c.v_head_dim = 37, c.is_causal = true;
     c.seed = 900 + static_cast<std::uint64_t>(repeat);
-    if (repeat >= 2) c.window_left = random.between(0, 600);
+    if (repeat >= 2) c.window_left = random.between(0, repeat >= 4 ? 100 : 600);
+    if (repeat >= 4) c.window_sink_tokens = random.pick({1, 3, 33, 301});
     const Problem problem(c);
     NarrowTensor q(problem.q, type(), flush()), k(problem.k, type(), flush()), v(problem.v, type(), flush());
     q.copy(problem.q), k.copy(problem.k), v.copy(problem.v);

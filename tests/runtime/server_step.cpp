@@ -33,8 +33,9 @@ std::ostream& operator<<(std::ostream& os, const StepShape& s) {
             << ", type " << static_cast<int>(s.type) << ", pages of " << s.page_keys << " "
             << to_string(s.k_layout) << ", causal " << s.is_causal << " alignment "
             << static_cast<int>(s.alignment) << ", window " << s.window_left << ", " << s.window_right
-            << ", softcap " << s.softcap << ", bias " << s.bias << ", mask " << s.mask << ", alibi "
-            << s.alibi << ", seed " << s.seed;
+            << ", first tokens " << s.window_sink_tokens << ", softcap " << s.softcap << ", bias " << s.bias
+            << ", mask " << s.mask << ", alibi " << s.alibi << ", sinks " << s.sinks << ", own causality "
+            << s.causal_sequences << ", prefixes " << s.prefix_lens << ", seed " << s.seed;
 }
 
 ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
@@ -90,6 +91,7 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
   args_.is_causal = s.is_causal;
   args_.causal_alignment = s.alignment;
   args_.window_left = s.window_left, args_.window_right = s.window_right;
+  args_.window_sink_tokens = s.window_sink_tokens;
   args_.softcap = s.softcap;
   args_.cu_seqlens_q = cu_seqlens_q_.data();
   args_.num_sequences = std::ssize(s.sequences);
@@ -111,6 +113,17 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
     args_.alibi_slopes = slopes_.data();
     args_.alibi_batch_stride = s.q_heads;
   }
+  if (s.sinks) {
+    for (std::int64_t h = 0; h < s.q_heads; ++h) sinks_.push_back(2.0f - static_cast<float>(h % 5));
+    args_.sinks = sinks_.data();
+  }
+  for (const StepSequence& one : s.sequences) {
+    causal_sequences_.push_back(random_.one_in(2) ? 1 : 0);
+    prefix_lens_.push_back(
+        static_cast<std::int32_t>(random_.pick({std::int64_t{0}, random_.between(0, one.kv_len + 3)})));
+  }
+  if (s.causal_sequences) args_.causal_sequences = causal_sequences_.data();
+  if (s.prefix_lens) args_.prefix_lens = prefix_lens_.data();
 }
 
 void ServerStep::place_sequences(Random& random) {
@@ -199,6 +212,9 @@ AttentionArgs ServerStep::alone(std::size_t b) const {
   if (shape_.mask) a.mask = rows_of(a.mask, one.kv_len);
   if (shape_.alibi) a.alibi_slopes += b * sz(shape_.q_heads);
   a.alibi_batch_stride = 0;
+  if (shape_.causal_sequences) a.is_causal = causal_sequences_[b] != 0;
+  a.causal_sequences = nullptr;
+  if (shape_.prefix_lens) a.prefix_lens = &prefix_lens_[b];
   a.seqused_k = a.cu_seqlens_q = a.cu_seqlens_k = a.block_table = nullptr;
   a.num_sequences = a.max_pages = a.block_table_stride = 0;
   return a;

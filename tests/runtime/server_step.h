@@ -29,9 +29,10 @@ struct StepShape {
   std::int64_t idle_rows = 3;                               ///< query positions after the last sequence
   bool is_causal = true;
   CausalAlignment alignment = CausalAlignment::bottom_right;
-  std::int64_t window_left = -1, window_right = -1;
+  std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
   float softcap = 0.0f;
-  bool bias = false, mask = false, alibi = false;
+  bool bias = false, mask = false, alibi = false, sinks = false;
+  bool causal_sequences = false, prefix_lens = false;  ///< each sequence's own
   std::uint64_t seed = 1;
 };
 std::ostream& operator<<(std::ostream& os, const StepShape& shape);
@@ -92,9 +93,10 @@ class ServerStep {
   Operand q_, k_, v_, out_;
   GuardedLse lse_;
   TermTensor bias_, mask_;
-  std::vector<float> slopes_;
+  std::vector<float> slopes_, sinks_;
   std::vector<Alone> alone_;
-  std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_;
+  std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_, prefix_lens_;
+  std::vector<std::uint8_t> causal_sequences_;
   AttentionArgs args_;
 };
 

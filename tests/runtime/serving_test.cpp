@@ -76,6 +76,9 @@ struct Serving : testing::TestWithParam<std::string> {
     if (random.one_in(5)) s.window_right = random.pick({0, 3, 70});
     if (random.one_in(5)) s.softcap = 3.0f;
     s.bias = random.one_in(5), s.mask = random.one_in(5), s.alibi = random.one_in(5);
+    s.sinks = random.one_in(3);
+    if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 4, 16, 70, 300});
+    s.causal_sequences = random.one_in(3), s.prefix_lens = random.one_in(3);
     s.seed = random.bits();
     return s;
   }
@@ -139,6 +142,32 @@ TEST_P(Serving, PagesBeforeTheWindowNeedNotExist) {
       }
       SCOPED_TRACE(::testing::Message() << s);
       ASSERT_NO_FATAL_FAILURE(expect_bits(step, contexts[1]));
+    }
+  }
+}
+
+// Pages of 1, 11 and 17 keys: first tokens and the window begin and end in the middle of pages, and of pairs.
+TEST_P(Serving, PagesBetweenFirstTokensAndTheWindowNeedNotExist) {
+  for (const std::int64_t page : {1, 11, 16, 17, 24, 64}) {
+    for (const DataType type : kTypes) {
+      for (const std::int64_t first_tokens : {1, 4, 33, 600}) {
+        StepShape s;
+        s.sequences = {{1, 1900}, {40, 1701}, {1, 90}, {3, 140}};
+        s.page_keys = page;
+        s.type = type;
+        s.window_left = 130;
+        s.window_sink_tokens = first_tokens;
+        ServerStep step(s);
+        int hidden = 0;
+        for (std::size_t b = 0; b < step.sequences(); ++b) {
+          const std::int64_t window = s.sequences[b].kv_len - s.sequences[b].q_len - s.window_left;
+          for (std::int64_t i = (first_tokens + page - 1) / page; i < window / page; ++i, ++hidden)
+            step.table(b, i) = i % 2 == 0 ? 2147483647 : -1;
+        }
+        ASSERT_GT(hidden, 0);
+        SCOPED_TRACE(::testing::Message() << s);
+        ASSERT_NO_FATAL_FAILURE(expect_bits(step, random.pick(contexts)));
+      }
     }
   }
 }
@@ -241,6 +270,20 @@ TEST_F(ServingErrors, EntriesOfTheBlockTable) {
     expect_error(step, step.args(),
                  "block_table[1, 2] is " + std::to_string(wrong) +
                      "; expected 0..8 (k.shape[0] - 1), as queries see keys 0..32 of sequence 1");
+  }
+}
+
+TEST_F(ServingErrors, PagesOfFirstTokens) {
+  s.sequences = {{1, 70}};
+  s.window_left = 20, s.window_sink_tokens = 20;
+  for (const std::int64_t page : {0, 1, 3, 4}) {
+    ServerStep step(s);
+    step.table(0, 2) = -1;  // hidden
+    step.table(0, page) = -1;
+    expect_error(step, step.args(),
+                 "block_table[0, " + std::to_string(page) +
+                     "] is -1; expected 0..6 (k.shape[0] - 1), as queries see keys " +
+                     (page < 2 ? "0..19" : "49..69") + " of sequence 0");
   }
 }
 

@@ -258,6 +258,12 @@ std::vector<Case> random_cases(std::uint64_t seed, int count) {
     c.scale = random.one_in(3) ? random.pick({1.0f, 0.05f, -0.3f, 4.0f}) : 0.0f;
     c.v_magnitude = random.one_in(6) ? random.pick({1e-3f, 1e6f}) : 1.0f;
     c = masked(c, static_cast<int>(random.between(0, kMaskKinds - 1)));
+    // Draws of their own leave the shapes of a seed as they are.
+    Random terms(c.seed);
+    c.sinks = terms.one_in(3);
+    c.lse_with_sink = !terms.one_in(4);
+    if (terms.one_in(4)) c.lse_base = LseBase::two;
+    if (terms.one_in(3)) draw_sequence_visibility(terms, &c);
     if (c.work() <= 6'000'000) cases.push_back(c);
   }
   return cases;

@@ -45,6 +45,7 @@ void PrintTo(const Fault& fault, std::ostream* os) {
 
 std::int32_t too_long[] = {5, 6};
 std::int32_t negative[] = {-1, 5};
+std::uint8_t too_causal[] = {1, 2};
 std::int32_t lowest[] = {5, std::numeric_limits<std::int32_t>::min()};
 
 // A tensor of scores whose memory is never read, because the fault is found first.
@@ -123,6 +124,15 @@ std::vector<Fault> faults() {
       {"AlibiStride", "alibi_batch_stride", "1", [](AttentionArgs& a) { a.alibi_batch_stride = 1; }},
       {"AlibiStrideNegative", "alibi_batch_stride", "-8",
        [](AttentionArgs& a) { a.alibi_batch_stride = -8; }},
+      {"LseBase", "lse_base", "2", [](AttentionArgs& a) { a.lse_base = static_cast<LseBase>(2); }},
+      {"OddAddressOfSinks", "sinks", "0x",
+       [](AttentionArgs& a) {
+         a.sinks = reinterpret_cast<const float*>(static_cast<const char*>(a.q.data) + 2);
+       }},
+      {"OutIsSinks", "out", "sinks", [](AttentionArgs& a) { a.sinks = static_cast<float*>(a.out.data); }},
+      {"CausalSequences", "causal_sequences", "2", [](AttentionArgs& a) { a.causal_sequences = too_causal; }},
+      {"PrefixNegative", "prefix_lens", "-1", [](AttentionArgs& a) { a.prefix_lens = negative; }},
+      {"WindowSinkTokens", "window_sink_tokens", "-1", [](AttentionArgs& a) { a.window_sink_tokens = -1; }},
       {"ScaleNan", "scale", "nan", [](AttentionArgs& a) { a.scale = NAN; }},
       {"ScaleInf", "scale", "inf", [](AttentionArgs& a) { a.scale = INFINITY; }},
       {"ScaleMinusInf", "scale", "-inf", [](AttentionArgs& a) { a.scale = -INFINITY; }},
