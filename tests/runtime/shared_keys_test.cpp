@@ -95,6 +95,8 @@ struct SharedKeysOfPages : testing::TestWithParam<std::string> {
     s.is_causal = !random.one_in(3);
     if (random.one_in(4)) s.alignment = CausalAlignment::top_left;
     if (random.one_in(5)) s.softcap = 3.0f;
+    s.sinks = random.one_in(4);
+    s.causal_sequences = random.one_in(5), s.prefix_lens = random.one_in(3);
     s.seed = random.bits();
     return s;
   }
