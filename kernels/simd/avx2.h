@@ -89,6 +89,7 @@ struct Avx2 {
     return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(kCanonicalNan)),
                             _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   }
+  static Reg swap_pairs(Reg x) { return _mm256_permute_ps(x, 0xb1); }
   static bool any_nan(Reg a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
   static Reg zero_if_minus_infinity(Reg a) {
     return _mm256_and_ps(a, _mm256_cmp_ps(a, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ));

@@ -81,6 +81,13 @@ struct Avx512 {
     return _mm512_mask_add_ps(_mm512_castsi512_ps(_mm512_set1_epi32(kCanonicalNan)),
                               _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x, zero());
   }
+  /// canonical() of element.h in every lane.
+  static Reg canonical(Reg x) {
+    return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q),
+                              _mm512_castsi512_ps(_mm512_set1_epi32(kCanonicalNan)));
+  }
+  /// Lanes 2 i and 2 i + 1 exchanged.
+  static Reg swap_pairs(Reg x) { return _mm512_permute_ps(x, 0xb1); }
   static bool any_nan(Reg a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
   /// a, with 0 for -inf.
   static Reg zero_if_minus_infinity(Reg a) {
