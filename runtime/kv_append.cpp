@@ -20,7 +20,10 @@ using kernels::AppendArgs;
 using kernels::AppendKernel;
 using kernels::RotaryPairs;
 
-constexpr std::int64_t kTaskBytes = 32 << 10;  // that a task writes; at least one token
+// Tokens of a task. Their values, keys and queries are written one tensor after the other: with three tensors
+// in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5).
+constexpr std::int64_t kTaskTokens = 16;
+constexpr std::int64_t kTasksPerThread = 8;  // for balance, where there are so many tokens
 
 struct Factors {
   const float *cos = nullptr, *sin = nullptr;
@@ -77,19 +80,31 @@ struct Append {
     kernel.rows(how);
   }
 
-  void token(std::int64_t token, float* scratch) const {
+  void block(std::int64_t first, std::int64_t last, float* scratch) const {
     const std::int64_t seq = args.key.shape[2], page_size = args.key_cache.shape[2];
-    const std::int64_t b = token / seq, i = token % seq, slot = args.slot_mapping[token];
-    if (slot < 0 && !query) return;
-    const Factors turn = factors(token, scratch);
+    Factors turns[kTaskTokens];
+    for (std::int64_t token = first; token < last; ++token)
+      if (query || args.slot_mapping[token] >= 0)
+        turns[token - first] = factors(token, scratch + (token - first) * 2 * args.rotary_dim);
+    const auto to_slots = [&](const AppendKernel& kernel, const ConstTensor& in, const Tensor& out,
+                              AppendArgs how) {
+      for (std::int64_t token = first; token < last; ++token) {
+        const std::int64_t slot = args.slot_mapping[token];
+        if (slot < 0) continue;
+        how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
+        rows(kernel, in, token / seq, token % seq, out, slot / page_size, slot % page_size, how);
+      }
+    };
     AppendArgs how{};
     how.eps = args.norm_eps;
-    if (slot >= 0) rows(value, args.value, b, i, args.value_cache, slot / page_size, slot % page_size, how);
-    how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.cos = turn.cos, how.sin = turn.sin;
-    how.weight = args.key_norm;
-    if (slot >= 0) rows(key, args.key, b, i, args.key_cache, slot / page_size, slot % page_size, how);
+    to_slots(value, args.value, args.value_cache, how);
+    how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.weight = args.key_norm;
+    to_slots(key, args.key, args.key_cache, how);
     how.weight = args.query_norm;
-    if (query) rows(*query, args.query, b, i, args.query_out, b, i, how);
+    for (std::int64_t token = first; query && token < last; ++token) {
+      how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
+      rows(*query, args.query, token / seq, token % seq, args.query_out, token / seq, token % seq, how);
+    }
   }
 };
 
@@ -97,8 +112,8 @@ void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noe
   const Append& append = *static_cast<const Append*>(context);
   const kernels::FloatState float_state;  // subnormals are kept, so that every ISA gives the same bits
   const std::int64_t first = task * append.task_tokens;
-  for (std::int64_t token = first; token < std::min(first + append.task_tokens, append.tokens); ++token)
-    append.token(token, reinterpret_cast<float*>(slot.scratch));
+  append.block(first, std::min(first + append.task_tokens, append.tokens),
+               reinterpret_cast<float*>(slot.scratch));
 }
 
 const AppendKernel& kernel_of(const Context::Impl& runtime, const ConstTensor& in, const Tensor& out) {
@@ -140,7 +155,8 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                   pairs_of(args),
                   frequencies_of(args),
                   tokens,
-                  std::max<std::int64_t>(kTaskBytes / bytes, 1)};
+                  std::clamp<std::int64_t>(tokens / (kTasksPerThread * runtime.executor->concurrency()), 1,
+                                           kTaskTokens)};
     const std::vector<scheduler::Task> tasks(
         static_cast<std::size_t>((tokens + append.task_tokens - 1) / append.task_tokens),
         scheduler::Task{append.task_tokens, 0});
@@ -150,7 +166,7 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
     job.assignment = &assignment;
     job.body = run_task;
     job.context = &append;
-    job.scratch_bytes = static_cast<std::size_t>(2 * args.rotary_dim) * sizeof(float);
+    job.scratch_bytes = static_cast<std::size_t>(append.task_tokens * 2 * args.rotary_dim) * sizeof(float);
     if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
       return {Code::out_of_memory,
               "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core could not be allocated"};
