@@ -132,10 +132,6 @@ std::vector<double> frequencies_of(const KvAppendArgs& args) {
   return all;
 }
 
-std::int64_t bytes_of_token(const Tensor& out) {
-  return out.shape[1] * out.shape[3] * kernels::bytes_of(element_of(out.dtype));
-}
-
 }  // namespace
 
 Status kv_append(const Context& context, const KvAppendArgs& args) {
@@ -144,10 +140,8 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
     if (Status s = validate_kv_append(args); !s.ok()) return s;
     const Context::Impl& runtime = *impl_of(context);
     const bool has_query = is_present(args.query);
-    const std::int64_t tokens = args.key.shape[0] * args.key.shape[2],
-                       bytes = bytes_of_token(args.key_cache) + bytes_of_token(args.value_cache) +
-                               (has_query ? bytes_of_token(args.query_out) : 0);
-    if (tokens == 0 || bytes == 0) return {};
+    const std::int64_t tokens = args.key.shape[0] * args.key.shape[2];
+    if (tokens == 0) return {};
     Append append{args,
                   kernel_of(runtime, args.key, args.key_cache),
                   kernel_of(runtime, args.value, args.value_cache),
