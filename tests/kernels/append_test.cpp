@@ -68,7 +68,8 @@ std::vector<float> expected(const AppendArgs& args, const ElementOperand& in) {
 }
 
 TEST_P(Append, EqualsTheOrderOfArithmeticForEveryTailPlaceAndPair) {
-  for (const std::int64_t dim : {1, 2, 7, 8, 15, 16, 17, 24, 33, 40, 72, 80, 96, 112, 128, 256, 576}) {
+  for (const std::int64_t dim :
+       {1, 2, 7, 8, 15, 16, 17, 24, 30, 33, 40, 47, 72, 80, 96, 112, 128, 255, 256, 576}) {
     for (const RotaryPairs pairs : {RotaryPairs::none, RotaryPairs::halves, RotaryPairs::adjacent}) {
       if (pairs != RotaryPairs::none && dim < 2) continue;
       for (int repeat = 0; repeat < thinned(6, 6, 2); ++repeat) {
