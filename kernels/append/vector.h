@@ -28,6 +28,10 @@ class AppendRow {
     return normalised(V::load_first(in_ + d, n), [&] { return V::load_first(weight_ + d, n); });
   }
   void store(std::int64_t d, Reg x) const { V::store(out_ + d, V::canonical(x)); }
+  static constexpr bool kStoresTwo = requires(To * p, Reg x) { V::store_two(p, x, x); };
+  void store_two(std::int64_t d, Reg a, Reg b) const {
+    V::store_two(out_ + d, V::canonical(a), V::canonical(b));
+  }
   void store_first(std::int64_t d, std::int64_t n, Reg x) const {
     V::store_first(out_ + d, n, V::canonical(x));
   }
@@ -79,6 +83,19 @@ void rotate_halves(const AppendArgs& args, const Row& row) {
     a = first;
   };
   std::int64_t d = 0;
+  if constexpr (Row::kStoresTwo) {  // Others would gain nothing: f32 rows 6 % slower (AVX-512, Zen 5).
+    for (; d + 2 * V::kLanes <= half; d += 2 * V::kLanes) {
+      typename V::Reg a[2], b[2];
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const std::int64_t at = d + i * V::kLanes;
+        a[i] = row.load(at), b[i] = row.load(at + half);
+        rotate(a[i], b[i], V::load(args.cos + at), V::load(args.sin + at));
+      }
+      row.store_two(d, a[0], a[1]);
+      row.store_two(d + half, b[0], b[1]);
+    }
+  }
   for (; d + V::kLanes <= half; d += V::kLanes) {
     typename V::Reg a = row.load(d), b = row.load(d + half);
     rotate(a, b, V::load(args.cos + d), V::load(args.sin + d));
