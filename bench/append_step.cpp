@@ -18,8 +18,8 @@ std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }
 
-/// Ordinary loads and stores, 64 bytes at a time. Not memcpy: of a few KiB glibc copies with `rep movsb`,
-/// whose stores need not read a line before they overwrite it.
+/// Ordinary loads and stores, 64 bytes at a time. Not memcpy: glibc may copy rows of a few KiB with
+/// `rep movsb`, which nothing that computes can use.
 void copy_lines(std::byte* to, const std::byte* from, std::int64_t bytes) {
   for (std::int64_t at = 0; at < bytes; at += 64) {
     std::byte line[64];

@@ -27,7 +27,7 @@ class AppendStep {
   KvAppendArgs next();
   /// Read and written by a step.
   double bytes() const;
-  /// Bytes/s, read and written, of a copy of the same rows to the same places by memcpy, with one thread on
+  /// Bytes/s, read and written, of a copy of the same rows to the same places, with one thread on
   /// each of `cpus`: the faster of token by token and tensor by tensor.
   double copy_ceiling(std::span<const int> cpus, Clock clock);
   /// Makes every output NaN.
