@@ -72,6 +72,7 @@ struct Append {
   /// The heads of one token: row `from` of batch entry b to row `to` of entry or page `page`.
   void rows(const AppendKernel& kernel, const ConstTensor& in, std::int64_t b, std::int64_t from,
             const Tensor& out, std::int64_t page, std::int64_t to, AppendArgs how) const {
+    if (in.shape[1] == 0) return;  // The strides of a tensor without elements may be anything.
     how.in = kernels::element_at(kernel.from, in.data, b * in.stride[0] + from * in.stride[2]);
     how.in_stride = in.stride[1];
     how.out = kernels::element_at(kernel.to, out.data, page * out.stride[0] + to * out.stride[2]);
