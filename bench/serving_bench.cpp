@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A server's steps. Keys and values in pages against the same ones in dense tensors, and a step of prompt and
-// decodes in one call against its parts, in turn within a round.
+// A server's steps. Keys and values in pages against the same ones in dense tensors, a step of prompt and
+// decodes in one call against its parts, in turn within a round, and new tokens written into pages against a
+// copy of the same bytes.
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
 
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/append_step.h"
 #include "bench/benchmark_rounds.h"
 #include "bench/ceilings.h"
 #include "bench/contexts.h"
@@ -140,6 +142,46 @@ void shared_prefixes(benchmark::State& state, DataType type, std::int64_t page_k
   state.counters["bytes_over_apart"] = shared.kv_bytes() / apart.kv_bytes();
 }
 
+// The memory of the last case: the benchmarks of a case follow each other.
+AppendStep& append_step_of(DataType type, std::int64_t tokens) {
+  static std::unique_ptr<AppendStep> last;
+  static std::pair<DataType, std::int64_t> last_case;
+  if (!last || last_case != std::pair(type, tokens)) {
+    last.reset();
+    last = std::make_unique<AppendStep>(type, tokens);
+    last_case = {type, tokens};
+  }
+  return *last;
+}
+
+void append(benchmark::State& state, DataType type, std::int64_t tokens, const std::string& isa,
+            int threads) {
+  AppendStep& step = append_step_of(type, tokens);
+  Context context;
+  if (const Status s = context_for(isa, threads, &context); !s.ok())
+    return state.SkipWithError(s.message().c_str());
+  const std::vector<int> cores = first_cores(threads);
+  const ScopedAffinity affinity(cores);
+  std::string error;
+  const auto run = [&] {
+    if (const Status s = kv_append(context, step.next()); !s.ok()) error = s.message();
+  };
+  step.poison();
+  for (std::int64_t i = 0; i < step.steps(); ++i) run();
+  if (error.empty()) error = step.check();
+  if (!error.empty()) return state.SkipWithError(error.c_str());
+  const Rounds rounds = measure_rounds(
+      state, step.bytes(),
+      [&] {
+        return seconds_per_call(
+            kWorkWindow, [threads] { return seconds_on(clock_of(threads)); }, run);
+      },
+      [&] { return step.copy_ceiling(cores, clock_of(threads)); });
+  state.counters["gbps"] = rounds.rate * 1e-9;
+  state.counters["copy_gbps"] = rounds.ceiling * 1e-9;
+  state.counters["copy_fraction"] = rounds.fraction;
+}
+
 void add(const std::string& name, auto run) {
   benchmark::RegisterBenchmark(name.c_str(), run)
       ->UseManualTime()
@@ -165,6 +207,18 @@ void register_all() {
           add(std::string("shared_prefix_pages") + std::to_string(page_keys) +
                   (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" + std::to_string(threads),
               [=](benchmark::State& state) { shared_prefixes(state, type, page_keys, isa, threads); });
+      }
+    }
+  }
+  for (const DataType type : {DataType::f32, DataType::bf16}) {
+    for (const std::int64_t tokens : {64, 512}) {
+      for (const FmaRow& row : fma_rows()) {
+        const std::string isa = row.isa;
+        if (!row.host_runs() || isa == "reference" || isa == "avx512_bf16") continue;  // avx512's kernels
+        for (const int threads : counts)
+          add("append_" + std::to_string(tokens) + (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" +
+                  std::to_string(threads),
+              [=](benchmark::State& state) { append(state, type, tokens, isa, threads); });
       }
     }
   }

@@ -282,6 +282,15 @@ kumiko_status kumiko_fused_gemm(const kumiko_context* context, const kumiko_fuse
   });
 }
 
+kumiko_status kumiko_kv_append(const kumiko_context* context, const kumiko_kv_append_args* args) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    kumiko::KvAppendArgs converted;
+    if (Status s = convert_args(args, &converted); !s.ok()) return s;
+    return kumiko::kv_append(context->context, converted);
+  });
+}
+
 kumiko_status kumiko_merge_states(const kumiko_context* context, const kumiko_attention_state* states,
                                   int64_t count, const kumiko_tensor* out, float* lse,
                                   const int64_t* lse_stride) {

@@ -48,6 +48,25 @@ static_assert(sizeof(kumiko_attention_args) == bytes_of_fields<kumiko_attention_
 static_assert(sizeof(kumiko_softmax_pv_args) == bytes_of_fields<kumiko_softmax_pv_args>());
 static_assert(sizeof(kumiko_fused_gemm_args) == bytes_of_fields<kumiko_fused_gemm_args>());
 
+// The same for kv_append, whose fields are in a table of their own.
+constexpr std::size_t bytes_of_kv_append_fields() {
+  std::size_t bytes = sizeof(std::size_t);  // struct_size
+#define KUMIKO_KV_APPEND_FIELD(name) bytes += sizeof(kumiko_kv_append_args::name);
+#include "runtime/kv_append_fields.inc"
+#undef KUMIKO_KV_APPEND_FIELD
+  return bytes;
+}
+constexpr int kKvAppendFields = 0
+#define KUMIKO_KV_APPEND_FIELD(name) +1
+#include "runtime/kv_append_fields.inc"
+#undef KUMIKO_KV_APPEND_FIELD
+    ;
+static_assert(sizeof(kumiko_kv_append_args) == bytes_of_kv_append_fields());
+static_assert(count_fields<KvAppendArgs>() == kKvAppendFields,
+              "a field of KvAppendArgs has no row in kv_append_fields.inc");
+static_assert(KUMIKO_ROPE_NEOX == static_cast<int>(RopeStyle::neox));
+static_assert(KUMIKO_ROPE_INTERLEAVED == static_cast<int>(RopeStyle::interleaved));
+
 Status null_argument(const char* name, const char* expected) {
   return {Code::invalid_argument, std::string(name) + " is NULL, expected " + expected};
 }
@@ -136,6 +155,12 @@ Status convert(std::int32_t from, const char* name, LseBase* to) {
   *to = static_cast<LseBase>(from);
   return {};
 }
+Status convert(std::int32_t from, const char* name, RopeStyle* to) {
+  if (from < KUMIKO_ROPE_NEOX || from > KUMIKO_ROPE_INTERLEAVED)
+    return bad_value(name, from, "KUMIKO_ROPE_NEOX (0) or KUMIKO_ROPE_INTERLEAVED (1)");
+  *to = static_cast<RopeStyle>(from);
+  return {};
+}
 Status convert(float* from, const char*, LseView* to) {  // the strides are a separate field
   to->data = from;
   return {};
@@ -197,6 +222,20 @@ Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to) {
       !s.ok())
     return s;
   return convert_fields(from, to);
+}
+
+Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to) {
+  if (given == nullptr) return null_argument("args", "a kumiko_kv_append_args");
+  kumiko_kv_append_args from = KUMIKO_KV_APPEND_ARGS_INIT;
+  if (Status s =
+          read_sized(given, "args", "kumiko_kv_append_args", offsetof(kumiko_kv_append_args, query), &from);
+      !s.ok())
+    return s;
+#define KUMIKO_KV_APPEND_FIELD(name) \
+  if (Status s = convert(from.name, #name, &to->name); !s.ok()) return s;
+#include "runtime/kv_append_fields.inc"
+#undef KUMIKO_KV_APPEND_FIELD
+  return {};
 }
 
 Status convert_options(const kumiko_context_options* given, ContextOptions* to) {

@@ -7,6 +7,8 @@
 
 #include "runtime/attention.h"
 #include "runtime/attention_c.h"
+#include "runtime/kv_append.h"
+#include "runtime/kv_append_c.h"
 
 namespace kumiko::c_abi {
 
@@ -19,6 +21,7 @@ Status convert(const kumiko_tensor& from, const std::string& name, Tensor* to);
 Status convert_args(const kumiko_attention_args* given, AttentionArgs* to);
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to);
 Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to);
+Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to);
 Status convert_options(const kumiko_context_options* given, ContextOptions* to);
 
 }  // namespace kumiko::c_abi

@@ -8,6 +8,7 @@
 
 namespace kumiko {
 
+struct KvAppendArgs;
 struct Problem;
 
 inline constexpr std::int64_t kMaxHeadDim = 576;  ///< DeepSeek's latent attention: 512 + 64.
@@ -49,6 +50,9 @@ bool is_present(const ConstTensor& view);
 
 /// The arguments of merge_states, pointers included.
 Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse);
+
+/// The arguments of kv_append, pointers included.
+Status validate_kv_append(const KvAppendArgs& args);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len], the first dims of
 /// `shape`.

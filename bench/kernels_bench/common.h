@@ -28,6 +28,7 @@ void register_pack();
 void register_score_tile();
 void register_state();
 void register_store();
+void register_append();
 void register_decode();
 
 constexpr double kKernelWindow = 6e-3;

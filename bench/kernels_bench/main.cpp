@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
   register_score_tile();
   register_state();
   register_store();
+  register_append();
   register_decode();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

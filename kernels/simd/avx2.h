@@ -46,6 +46,10 @@ struct Avx2 {
     b = _mm256_permute2f128_ps(low, high, 0x31);
   }
   static void store(Bf16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
+  static void store_two(Bf16* p, Reg a, Reg b) {
+    const Int both = _mm256_packus_epi32(round_bf16(a), round_bf16(b));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(both, 0xd8));
+  }
   static void store_first(Bf16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_bf16(x)); }
   static Reg load(const F16* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -89,6 +93,7 @@ struct Avx2 {
     return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(kCanonicalNan)),
                             _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   }
+  static Reg swap_pairs(Reg x) { return _mm256_permute_ps(x, 0xb1); }
   static bool any_nan(Reg a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
   static Reg zero_if_minus_infinity(Reg a) {
     return _mm256_and_ps(a, _mm256_cmp_ps(a, _mm256_set1_ps(-__builtin_inff()), _CMP_NEQ_UQ));
@@ -210,11 +215,14 @@ struct Avx2 {
   }
   /// x has no NaN but the canonical one, which rounding does not change.
   static __m128i narrow_bf16(Reg x) {
+    const Int result = round_bf16(x);
+    return _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
+  }
+  /// In the lower halves.
+  static Int round_bf16(Reg x) {
     const Int bits = _mm256_castps_si256(x),
               odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const Int rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    const Int result = _mm256_srli_epi32(rounded, 16);
-    return _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
   }
   static __m128i narrow_f16(Reg x) {
     return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -33,6 +33,14 @@ struct Avx512 {
     return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p));
   }
   static void store(Bf16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(x)); }
+  /// Two vectors side by side: one shuffle takes the upper halves of both.
+  static void store_two(Bf16* p, Reg a, Reg b) {
+    alignas(64) static constexpr std::uint16_t kUpper[] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                           23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                           45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    _mm512_storeu_si512(p,
+                        _mm512_permutex2var_epi16(round_bf16(a), _mm512_load_si512(kUpper), round_bf16(b)));
+  }
   static void store_first(Bf16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_bf16(x));
   }
@@ -81,6 +89,13 @@ struct Avx512 {
     return _mm512_mask_add_ps(_mm512_castsi512_ps(_mm512_set1_epi32(kCanonicalNan)),
                               _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x, zero());
   }
+  /// canonical() of element.h in every lane.
+  static Reg canonical(Reg x) {
+    return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q),
+                              _mm512_castsi512_ps(_mm512_set1_epi32(kCanonicalNan)));
+  }
+  /// Lanes 2 i and 2 i + 1 exchanged.
+  static Reg swap_pairs(Reg x) { return _mm512_permute_ps(x, 0xb1); }
   static bool any_nan(Reg a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
   /// a, with 0 for -inf.
   static Reg zero_if_minus_infinity(Reg a) {
@@ -211,10 +226,13 @@ struct Avx512 {
   // avx512_bf16.
   /// x has no NaN but the canonical one, which rounding does not change.
   static __m256i narrow_bf16(Reg x) {
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(x), 16));
+  }
+  /// In the upper halves.
+  static Int round_bf16(Reg x) {
     const Int bits = _mm512_castps_si512(x),
               odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const Int rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
   }
   static __m256i narrow_f16(Reg x) {
     return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -68,6 +68,7 @@ struct Neon {
   static Reg canonical(Reg x) {
     return vbslq_f32(vceqq_f32(x, x), x, vreinterpretq_f32_u32(vdupq_n_u32(kCanonicalNan)));
   }
+  static Reg swap_pairs(Reg x) { return vrev64q_f32(x); }
   static bool any_nan(Reg a) { return vminvq_u32(vceqq_f32(a, a)) == 0; }
   static Reg zero_if_minus_infinity(Reg a) { return clear(a, vceqq_f32(a, set1(-__builtin_inff()))); }
   static Reg keep_visible(Reg x, Int begin, Int end, std::int32_t j) {

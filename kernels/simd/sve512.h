@@ -55,6 +55,9 @@ struct Sve512 {
   static Reg canonical(Reg x) {
     return svsel_f32(svcmpuo_f32(all(), x, x), svreinterpret_f32_u32(svdup_u32(kCanonicalNan)), x);
   }
+  static Reg swap_pairs(Reg x) {
+    return svreinterpret_f32_u64(svrevw_u64_x(all(), svreinterpret_u64_f32(x)));
+  }
   static bool any_nan(Reg a) { return svptest_any(all(), svcmpuo_f32(all(), a, a)); }
   static Reg zero_if_minus_infinity(Reg a) {
     return svsel_f32(svcmpeq_n_f32(all(), a, -__builtin_inff()), zero(), a);

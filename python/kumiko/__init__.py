@@ -10,6 +10,7 @@ MemoryError. The sentence names the argument, its value and what was expected; i
 heads, length, head_dim.
 """
 
+from ._append import kv_append
 from ._attention import Tensor, attention, scaled_dot_product_attention
 from ._core import Context, DomainMemory, default_context, set_default_context
 from ._core import version as __version__
@@ -28,6 +29,7 @@ __all__ = [
     "attention_with_kvcache",
     "default_context",
     "fused_gemm",
+    "kv_append",
     "merge_states",
     "scaled_dot_product_attention",
     "set_default_context",

@@ -81,7 +81,7 @@ def attention_with_kvcache(
     context: Context | None = None,
 ) -> Any:
     """Attention over a cache of keys and values, as FlashAttention's flash_attn_with_kvcache without its arguments that
-    write to the cache: write the new rows first, then call.
+    write to the cache: write the new rows first by kv_append(), then call.
 
     q              [batch, q_len, q_heads, head_dim] of float32, float16 or bfloat16
     k_cache        [batch, capacity, kv_heads, head_dim], or with block_table [pages, page_size, kv_heads, head_dim]

@@ -8,6 +8,7 @@ namespace kumiko::python {
 void bind_attention(nanobind::module_& module);
 void bind_scaled_dot_product_attention(nanobind::module_& module);
 void bind_products(nanobind::module_& module);
+void bind_append(nanobind::module_& module);
 void bind_plan(nanobind::module_& module);
 
 }  // namespace kumiko::python

@@ -15,5 +15,6 @@ NB_MODULE(_core, module) {
   kumiko::python::bind_attention(module);
   kumiko::python::bind_scaled_dot_product_attention(module);
   kumiko::python::bind_products(module);
+  kumiko::python::bind_append(module);
   kumiko::python::bind_plan(module);
 }

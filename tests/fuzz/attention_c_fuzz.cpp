@@ -4,6 +4,7 @@
 // memory of exactly its size. Requests for memory fail, too. AddressSanitizer and UndefinedBehaviorSanitizer
 // check the rest.
 #include <kumiko/attention_c.h>
+#include <kumiko/kv_append_c.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <span>
 #include <string>
 
+#include "tests/fuzz/append_fuzz.h"
 #include "tests/fuzz/attention_problem.h"
 #include "tests/fuzz/checks.h"
 #include "tests/fuzz/failing_new.h"
@@ -31,6 +33,9 @@ constexpr std::size_t kLargestRequest = std::size_t{4} << 20;
 
 // The reference instruction set computes element by element, so only small problems are repeated on it.
 constexpr Wide kMostReferenceWork = 1 << 13;
+
+// Inputs that begin with this byte or a larger one are calls of kv_append.
+constexpr std::uint8_t kFirstAppend = 240;
 
 class Plan {
  public:
@@ -410,6 +415,9 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   refused(products.call(nullptr), "fused_gemm");
   refused(kumiko_fused_gemm(context, nullptr), "fused_gemm");
   refused(states.call(nullptr), "merge_states");
+  const kumiko_kv_append_args append = KUMIKO_KV_APPEND_ARGS_INIT;
+  refused(kumiko_kv_append(nullptr, &append), "kv_append");
+  refused(kumiko_kv_append(context, nullptr), "kv_append");
   refused(kumiko_merge_states(context, nullptr, 1, &out, nullptr, nullptr), "merge_states");
   refused(kumiko_merge_states(context, &state, 1, nullptr, nullptr, nullptr), "merge_states");
   require(plan == nullptr && text == nullptr && bytes == 0 && memory == nullptr,
@@ -466,7 +474,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz_nulls(input, contexts[0]);
   } else {
     const std::size_t own = what % std::size(contexts);
-    fuzz_call(input, {contexts[own], own == 2 ? nullptr : contexts[own == 0 ? 1 : 0], contexts[2]}, what / 4);
+    kumiko_context* const other = own == 2 ? nullptr : contexts[own == 0 ? 1 : 0];
+    if (what >= kFirstAppend)
+      fuzz_append(input, contexts[own], other, contexts[2]);
+    else
+      fuzz_call(input, {contexts[own], other, contexts[2]}, what / 4);
   }
   require_nothing_printed();
   return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fuzz/checks.h"
 
+#include <kumiko/kv_append_c.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -36,6 +37,9 @@ bool names_an_argument(const std::string& message) {
   };
   for_each_field<kumiko_attention_args>(find_first);
   for_each_field<kumiko_softmax_pv_args>(find_first);
+#define KUMIKO_KV_APPEND_FIELD(name) find_first(#name, sizeof(kumiko_kv_append_args::name));
+#include "runtime/kv_append_fields.inc"
+#undef KUMIKO_KV_APPEND_FIELD
   static constexpr const char* kWords[] = {"states",      "count is", "args",    "plan is", "context",
                                            "text",        "bytes",    "options", "domain",  "num_threads",
                                            "num_domains", "data is",  "cpus",    "bind",    "executor",

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/append/append.h"
 #include "kernels/decode/decode.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
@@ -134,6 +135,13 @@ TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   expect_full_table(state_kernels(), find_state);
   expect_full_table(store_kernels(), find_store);
   expect_full_table(decode_kernels(), find_decode);
+  for (const AppendKernel& row : append_kernels())
+    EXPECT_EQ(find_append(row.isa, row.from, row.to), &row) << row.name;
+  for (const Isa isa : kBuiltIsas) {
+    for (const Element from : kElements) {
+      for (const Element to : kElements) EXPECT_NE(find_append(isa, from, to), nullptr) << name(isa);
+    }
+  }
 }
 
 TEST(Lookup, RowOperationsThatAnIsaLacksAreTheReferences) {

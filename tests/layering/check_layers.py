@@ -22,7 +22,9 @@ MAY_INCLUDE = {
     "tests": {"tests", "bench", "examples", "tools", "runtime", "kernels", "scheduler"},
 }
 LIBRARY = ("kernels", "scheduler", "runtime")
-PUBLIC_HEADERS = {"runtime/attention.h", "runtime/attention_c.h", "runtime/status.h"}
+PUBLIC_HEADERS = {
+    "runtime/attention.h", "runtime/attention_c.h", "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h",
+}  # fmt: skip
 
 # The programs of bench/ that use Google Benchmark.
 BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "machine", "pipelines", "plan", "scaling", "serving", "trace"))

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/kv_append.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/scheduler/deny_syscalls.h"
@@ -154,6 +155,7 @@ TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
     if (!is_refused(fused_gemm(*context, products))) return 10;
     const AttentionState state{problem.args().v, problem.args().lse.data};
     if (!is_refused(merge_states(*context, {&state, 1}, problem.args().out))) return 11;
+    if (!is_refused(kv_append(*context, KvAppendArgs{}))) return 12;
     DomainMemory memory;
     if (!is_refused(context->allocate(0, 8, &memory))) return 6;
     if (!problem.outputs_untouched()) return 5;

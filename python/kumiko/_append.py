@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing to a cache of keys and values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import _core
+from ._attention import Tensor
+from ._core import Context
+
+
+def kv_append(
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor | Sequence[int],
+    *,
+    query: Tensor | None = None,
+    query_out: Tensor | None = None,
+    positions: Tensor | Sequence[int] | None = None,
+    rotary_dim: int | None = None,
+    interleaved: bool = False,
+    cos_sin: Tensor | tuple[Tensor, Tensor] | None = None,
+    rope_theta: float = 10000.0,
+    rope_scale: float = 1.0,
+    key_norm: Tensor | None = None,
+    query_norm: Tensor | None = None,
+    norm_eps: float = 1e-6,
+    layout: str = "bshd",
+    context: Context | None = None,
+) -> Any:
+    """Writes the keys and values of new tokens into the pages of a cache, in place, as vLLM's reshape_and_cache_flash;
+    with rotary position embedding and QK-RMSNorm on the way, for the queries of the step, too.
+
+    key, value    [tokens, kv_heads, head_dim] and [tokens, kv_heads, v_head_dim]
+    key_cache     [pages, page_size, kv_heads, head_dim], any strides; a dense cache has pages of its capacity
+    value_cache   [pages, page_size, kv_heads, v_head_dim], the same pages
+    slot_mapping  [tokens] integers: token t goes to row slot % page_size of page slot // page_size; -1: nowhere. A slot
+                  out of range, or of two tokens, is an error, and nothing is written
+    query         [tokens, q_heads, head_dim]; norm and rotation apply to it as well
+    query_out     to write them to; it may be query itself. None: a new tensor
+    positions     [tokens] integers: rotate keys and queries by these positions. None: no rotation
+    rotary_dim    elements that are rotated, from the first on, even; None: the width of cos_sin, or head_dim
+    interleaved   pairs are neighbours (GPT-J); otherwise halves (GPT-NeoX, Llama, Qwen)
+    cos_sin       float32 tables: [max_position, rotary_dim] with the cosines before the sines, as vLLM's cos_sin_cache, or
+                  a pair (cos, sin) of [max_position, rotary_dim / 2] each. None: computed in float64 for the angle
+                  position * rope_scale * rope_theta ** (-2 i / rotary_dim)
+    key_norm      float32 [head_dim]: weights of an RMSNorm of every key before its rotation (Qwen3; for Gemma 3 pass 1 + w)
+    query_norm    the same for queries
+    layout        "bshd" as above, or "bhsd": caches are [pages, kv_heads, page_size, dim]. key, value and query may have
+                  four dimensions in this order, batch and length in place of tokens; numbers per token are then flat
+
+    Each tensor has its own type, float32, float16 or bfloat16; rows are computed in float32 and rounded once. The bytes
+    of a token depend on nothing but that token. Returns query_out, or None without a query. Errors: see the package.
+    """
+    cos = sin = None
+    if isinstance(cos_sin, (tuple, list)):
+        cos, sin = cos_sin
+        width = 2 * cos.shape[-1]
+    elif cos_sin is not None:
+        width = cos_sin.shape[-1]
+        cos, sin = cos_sin[:, : width // 2], cos_sin[:, width // 2 :]
+    else:
+        width = key.shape[-1] if positions is not None else 0
+    return _core.kv_append(
+        key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, width if rotary_dim is None else rotary_dim,
+        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, context,
+    )  # fmt: skip

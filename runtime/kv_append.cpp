@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// kv_append: rows of new tokens into a cache.
+#include "runtime/kv_append.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "kernels/append/append.h"
+#include "kernels/float_state.h"
+#include "runtime/context.h"
+#include "runtime/problem.h"
+#include "runtime/validate.h"
+
+namespace kumiko {
+namespace {
+
+using kernels::AppendArgs;
+using kernels::AppendKernel;
+using kernels::RotaryPairs;
+
+// Tokens of a task. Their values, keys and queries are written one tensor after the other: with three tensors
+// in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5).
+constexpr std::int64_t kTaskTokens = 16;
+constexpr std::int64_t kTasksPerThread = 8;  // for balance, where there are so many tokens
+
+struct Factors {
+  const float *cos = nullptr, *sin = nullptr;
+};
+
+/// cos and sin of `pairs` pairs as the kernels take them; `scratch` holds 4 * pairs floats.
+template <class CosSin>
+Factors spread(RotaryPairs style, std::int64_t pairs, float* scratch, CosSin cos_sin) {
+  const bool is_adjacent = style == RotaryPairs::adjacent;
+  float *cos = scratch, *sin = scratch + (is_adjacent ? 2 : 1) * pairs;
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    const auto [c, s] = cos_sin(i);
+    if (is_adjacent) {
+      cos[2 * i] = cos[2 * i + 1] = c;
+      sin[2 * i] = -s, sin[2 * i + 1] = s;
+    } else {
+      cos[i] = c, sin[i] = s;
+    }
+  }
+  return {cos, sin};
+}
+
+struct Append {
+  const KvAppendArgs& args;
+  const AppendKernel &key, &value, *query;
+  RotaryPairs pairs;
+  std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
+  std::int64_t tokens, task_tokens;
+
+  Factors factors(std::int64_t token, float* scratch) const {
+    if (pairs == RotaryPairs::none) return {};
+    const std::int64_t half = args.rotary_dim / 2, position = args.positions[token];
+    if (!args.rope_cos) {
+      const double scaled = static_cast<double>(position) * args.rope_scale;
+      return spread(pairs, half, scratch, [&](std::int64_t i) {
+        const double angle = scaled * frequencies[static_cast<std::size_t>(i)];
+        return std::pair(static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle)));
+      });
+    }
+    const std::int64_t at = position * (args.rope_stride > 0 ? args.rope_stride : half);
+    const float *cos = args.rope_cos + at, *sin = args.rope_sin + at;
+    if (pairs == RotaryPairs::halves) return {cos, sin};
+    return spread(pairs, half, scratch, [&](std::int64_t i) { return std::pair(cos[i], sin[i]); });
+  }
+
+  /// The heads of one token: row `from` of batch entry b to row `to` of entry or page `page`.
+  void rows(const AppendKernel& kernel, const ConstTensor& in, std::int64_t b, std::int64_t from,
+            const Tensor& out, std::int64_t page, std::int64_t to, AppendArgs how) const {
+    if (in.shape[1] == 0) return;  // The strides of a tensor without elements may be anything.
+    how.in = kernels::element_at(kernel.from, in.data, b * in.stride[0] + from * in.stride[2]);
+    how.in_stride = in.stride[1];
+    how.out = kernels::element_at(kernel.to, out.data, page * out.stride[0] + to * out.stride[2]);
+    how.out_stride = out.stride[1];
+    how.rows = in.shape[1], how.dim = in.shape[3];
+    kernel.rows(how);
+  }
+
+  void block(std::int64_t first, std::int64_t last, float* scratch) const {
+    const std::int64_t seq = args.key.shape[2], page_size = args.key_cache.shape[2];
+    Factors turns[kTaskTokens];
+    for (std::int64_t token = first; token < last; ++token)
+      if (query || args.slot_mapping[token] >= 0)
+        turns[token - first] = factors(token, scratch + (token - first) * 2 * args.rotary_dim);
+    const auto to_slots = [&](const AppendKernel& kernel, const ConstTensor& in, const Tensor& out,
+                              AppendArgs how) {
+      for (std::int64_t token = first; token < last; ++token) {
+        const std::int64_t slot = args.slot_mapping[token];
+        if (slot < 0) continue;
+        how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
+        rows(kernel, in, token / seq, token % seq, out, slot / page_size, slot % page_size, how);
+      }
+    };
+    AppendArgs how{};
+    how.eps = args.norm_eps;
+    to_slots(value, args.value, args.value_cache, how);
+    how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.weight = args.key_norm;
+    to_slots(key, args.key, args.key_cache, how);
+    how.weight = args.query_norm;
+    for (std::int64_t token = first; query && token < last; ++token) {
+      how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
+      rows(*query, args.query, token / seq, token % seq, args.query_out, token / seq, token % seq, how);
+    }
+  }
+};
+
+void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
+  const Append& append = *static_cast<const Append*>(context);
+  const kernels::FloatState float_state;  // subnormals are kept, so that every ISA gives the same bits
+  const std::int64_t first = task * append.task_tokens;
+  append.block(first, std::min(first + append.task_tokens, append.tokens),
+               reinterpret_cast<float*>(slot.scratch));
+}
+
+const AppendKernel& kernel_of(const Context::Impl& runtime, const ConstTensor& in, const Tensor& out) {
+  return *kernels::find_append(runtime.isa, element_of(in.dtype), element_of(out.dtype));
+}
+
+RotaryPairs pairs_of(const KvAppendArgs& args) {
+  if (args.rotary_dim == 0) return RotaryPairs::none;
+  return args.rope_style == RopeStyle::neox ? RotaryPairs::halves : RotaryPairs::adjacent;
+}
+
+std::vector<double> frequencies_of(const KvAppendArgs& args) {
+  std::vector<double> all(args.rope_cos ? 0 : static_cast<std::size_t>(args.rotary_dim / 2));
+  for (std::size_t i = 0; i < all.size(); ++i)
+    all[i] = std::pow(args.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(args.rotary_dim));
+  return all;
+}
+
+}  // namespace
+
+Status kv_append(const Context& context, const KvAppendArgs& args) {
+  return guarded([&]() -> Status {
+    if (Status s = check_context(context); !s.ok()) return s;
+    if (Status s = validate_kv_append(args); !s.ok()) return s;
+    const Context::Impl& runtime = *impl_of(context);
+    const bool has_query = is_present(args.query);
+    const std::int64_t tokens = args.key.shape[0] * args.key.shape[2];
+    if (tokens == 0) return {};
+    Append append{args,
+                  kernel_of(runtime, args.key, args.key_cache),
+                  kernel_of(runtime, args.value, args.value_cache),
+                  has_query ? &kernel_of(runtime, args.query, args.query_out) : nullptr,
+                  pairs_of(args),
+                  frequencies_of(args),
+                  tokens,
+                  std::clamp<std::int64_t>(tokens / (kTasksPerThread * runtime.executor->concurrency()), 1,
+                                           kTaskTokens)};
+    const std::vector<scheduler::Task> tasks(
+        static_cast<std::size_t>((tokens + append.task_tokens - 1) / append.task_tokens),
+        scheduler::Task{append.task_tokens, 0});
+    const scheduler::Assignment assignment =
+        scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
+    scheduler::Job job;
+    job.assignment = &assignment;
+    job.body = run_task;
+    job.context = &append;
+    job.scratch_bytes = static_cast<std::size_t>(append.task_tokens * 2 * args.rotary_dim) * sizeof(float);
+    if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
+      return {Code::out_of_memory,
+              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core could not be allocated"};
+    return {};
+  });
+}
+
+}  // namespace kumiko
