@@ -55,12 +55,6 @@ void choose_kernels(Plan::Impl& plan) {
   plan.kernels.staged_splits = plan.tunings.many.staged_splits;
 }
 
-Status cut(Plan::Impl& plan, Partition* made) {
-  const std::vector<int> workers = plan.context->executor->workers_per_domain();
-  return make_partition(plan.problem, plan.tunings, plan.kv_domains, {workers, plan.context->config.policy},
-                        made);
-}
-
 /// Bytes of scratch a core needs for the largest task.
 std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition) {
   const Problem& problem = plan.problem;
@@ -90,12 +84,24 @@ Status reserve(const Plan::Impl& plan, std::size_t scratch_bytes) {
 Status prepare(Plan::Impl& plan) {
   choose_kernels(plan);
   if (plan.problem.is_empty()) return {};
-  if (Status s = cut(plan, &plan.partition); !s.ok()) return s;
+  if (plan.problem.has_seqused_k) plan.reserve_for_updates();
+  if (Status s = plan.cut(&plan.partition); !s.ok()) return s;
   if (plan.context->tracer) plan.home = planned_traffic(plan).home;
   plan.states.release(plan.states.acquire(plan.partition));  // so that the first run allocates nothing
   // Last, because the scratch stays with the context: a plan that fails must not enlarge it.
   plan.scratch_bytes = scratch_for(plan, plan.partition);
   return reserve(plan, plan.scratch_bytes);
+}
+
+void Plan::Impl::reserve_for_updates() {
+  const PartitionSize most =
+      reserve_for_any_lengths(problem, tunings, {workers_, context->config.policy}, space_);
+  for (Partition* made : {&partition, &spare_}) made->reserve(most, workers_.size());
+  states.reserve(most);
+}
+
+Status Plan::Impl::cut(Partition* made) {
+  return make_partition(problem, tunings, kv_domains, {workers_, context->config.policy}, space_, made);
 }
 
 Status Plan::Impl::update(std::span<const std::int32_t> lengths) {
@@ -111,7 +117,7 @@ Status Plan::Impl::update(std::span<const std::int32_t> lengths) {
       if (is_cut) std::swap(plan->partition, plan->spare_);
     }
   } undo{this};
-  if (Status s = cut(*this, &spare_); !s.ok()) return s;
+  if (Status s = cut(&spare_); !s.ok()) return s;
   const std::size_t scratch = std::max(scratch_bytes, scratch_for(*this, spare_));
   if (Status s = reserve(*this, scratch); !s.ok()) return s;
   std::swap(partition, spare_);

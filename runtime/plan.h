@@ -37,14 +37,20 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::string explain() const;
   Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
+  /// Takes the memory of all partitions that update() may make.
+  void reserve_for_updates();
+  /// Cuts the problem. Errors: those of make_partition().
+  Status cut(Partition * made);
   /// Replaces the planned lengths by valid new ones and cuts the problem again if they need it. Errors as
   /// prepare(), and std::bad_alloc; on an error nothing changes.
   Status update(std::span<const std::int32_t> lengths);
 
  private:
+  const std::vector<int> workers_ = context->executor->workers_per_domain();
   // The previous ones, kept to reuse their memory.
   std::vector<std::int32_t> spare_lengths_;
   Partition spare_;
+  PartitionSpace space_;
 };
 
 /// Chooses kernels and pipeline, cuts the problem into tasks and reserves what a run needs. Errors:

@@ -60,7 +60,12 @@ BlockRows RowCut::operator()(std::int64_t rows) const {
   return {size, is_cut_finer ? std::max(size / kFinerBy / unit * unit, unit) : 0};
 }
 
-RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut) {
+void RowBlocks::set(const Problem& problem, const RowCut& cut) {
+  begin_.clear();
+  whole_.clear();
+  fine_.clear();
+  fine_begin_.clear();
+  total_cost_ = 0;
   begin_.reserve(static_cast<std::size_t>(problem.batch) + 1);
   whole_.reserve(static_cast<std::size_t>(problem.batch));
   std::int64_t rows_before = 0;
