@@ -40,7 +40,7 @@ void write(Problem& problem, int set, const Fault& fault) {
 
 void check_case(const Case& c) {
   const Shape& s = c.shape;
-  const bool rotates = c.limit == Limit::bandwidth;
+  const bool rotates = c.limit == Limit::either;
   Problem problem(s, rotates ? 2 * static_cast<std::size_t>(Problem(s).kv_bytes()) : 0);
   const int set = problem.sets() - 1;
 
