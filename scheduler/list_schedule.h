@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared by the policies: a linear-time sort by cost, and the clockless simulation of an assignment. A policy
 // does not simulate: for decode that would double the time of planning (docs/planning.md).
-// Nothing here allocates once its PolicySpace and result have been as large before.
+// What takes a PolicySpace allocates nothing once that and the result have been as large before.
 #pragma once
 
 #include <cstdint>
