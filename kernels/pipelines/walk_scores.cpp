@@ -112,7 +112,7 @@ TileMask Walk::tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys
 
 /// Fetches what tile_mask() reads for the next tile: rows of a mask are a page or more apart, so that no
 /// hardware does. Without it tile_mask() is 7.5 % of a dense prefill, half of whose 64 x 64 squares are
-/// hidden; with it the call takes 0.98 to 1.00 of the time, 0.95 to 0.99 with the mask in huge pages (Zen 5,
+/// hidden; with it the call takes 0.97 to 1.00 of the time, 0.95 to 0.99 with the mask in huge pages (Zen 5,
 /// AVX-512, D = 128). Joining 64 keys of all rows in registers instead of row after row: 1.02 to 1.04, since
 /// each page is then met four times.
 void Walk::fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const {
