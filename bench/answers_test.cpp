@@ -41,7 +41,7 @@ void write(Problem& problem, int set, const Fault& fault) {
 
 void check_case(const Case& c) {
   const Shape& s = c.shape;
-  const bool rotates = c.limit == Limit::bandwidth;
+  const bool rotates = c.limit == Limit::either;
   Problem problem(s, rotates ? Problem(s).cache().size() + 1 : 0);  // Two sets.
   const int set = problem.sets() - 1;
 

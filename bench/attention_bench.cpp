@@ -42,7 +42,7 @@ Problem& problem_of(const Case& c) {
   static std::unique_ptr<Problem> last;
   if (!last || last->shape().name != c.shape.name) {
     last.reset();
-    last = std::make_unique<Problem>(c.shape, c.limit == Limit::bandwidth ? bytes_beyond_caches() : 0);
+    last = std::make_unique<Problem>(c.shape, c.limit == Limit::either ? bytes_beyond_caches() : 0);
   }
   last->touch();
   return *last;
@@ -50,22 +50,22 @@ Problem& problem_of(const Case& c) {
 
 void attention(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
   Problem& problem = problem_of(c);
-  const bool by_bandwidth = c.limit == Limit::bandwidth;
   Workload workload = workload_on(problem, row.isa, threads);
   if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
 
   const std::vector<int> cpus = first_cores(threads);
   const ScopedAffinity affinity(cpus);  // The caller works too, on the same cores as the ceiling's threads.
-  const double work = by_bandwidth ? problem.kv_bytes() : problem.useful_flops();
-  const auto ceiling = [&] {
-    return by_bandwidth ? read_ceiling(threads, problem.cache())
-                        : fma_flops(row, cpus, kFmaWindow, clock_of(threads));
-  };
-  const Rounds rounds = measure_rounds(
-      state, work, [&] { return workload.seconds_per_run(kWorkWindow, clock_of(threads)); }, ceiling);
+  const auto seconds = [&] { return workload.seconds_per_run(kWorkWindow, clock_of(threads)); };
+  if (c.limit == Limit::either) {
+    report_limit(state, problem.work(), seconds,
+                 [&] { return both_ceilings(row, threads, problem.cache()); });
+  } else {
+    report_compute(state, measure_rounds(state, problem.work().flops, seconds, [&] {
+                     return fma_flops(row, cpus, kFmaWindow, clock_of(threads));
+                   }));
+  }
   workload.verify();
-  if (!workload.error().empty()) return state.SkipWithError(workload.error().c_str());
-  by_bandwidth ? report_bandwidth(state, rounds) : report_compute(state, rounds);
+  if (!workload.error().empty()) state.SkipWithError(workload.error().c_str());
 }
 
 // How much faster `threads` threads are than one: rounds of one, all, one, in wall time. `peak_speedup` is

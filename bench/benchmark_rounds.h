@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "bench/limit.h"
 #include "bench/rounds.h"
 
 namespace kumiko::bench {
@@ -30,6 +31,25 @@ Rounds measure_rounds(benchmark::State& state, double work, Seconds seconds, Cei
     state.SetIterationTime(round.seconds);
   }
   return {median(rates), median(ceilings), median(fractions)};
+}
+
+/// Rounds of work that multiply-adds or reading may bound: `ceilings()` are both of the machine's. The
+/// fraction is that of the longer one, and memory_bound says 1 if that is reading.
+template <class Seconds, class Measure>
+void report_limit(benchmark::State& state, const Work& work, Seconds seconds, Measure ceilings) {
+  std::vector<double> flops, bytes;
+  const Rounds r = measure_rounds(state, work.bytes, seconds, [&] {
+    const Ceilings now = ceilings();
+    flops.push_back(now.flops);
+    bytes.push_back(now.bytes);
+    return work.bytes / now.limit(work);
+  });
+  const Ceilings middle{median(flops), median(bytes)};
+  state.counters["gbps"] = r.rate * 1e-9;
+  state.counters["read_gbps"] = middle.bytes * 1e-9;
+  state.counters["peak_gflops"] = middle.flops * 1e-9;
+  state.counters["limit_fraction"] = r.fraction;
+  state.counters["memory_bound"] = middle.is_memory_bound(work);
 }
 
 inline void report_compute(benchmark::State& state, const Rounds& r) {

@@ -19,6 +19,10 @@ double read_ceiling(int threads, std::span<const std::byte> buffer) {
   return entry->bytes_per_second(kReadWindow);
 }
 
+Ceilings both_ceilings(const FmaRow& row, int threads, std::span<const std::byte> buffer) {
+  return {fma_flops(row, first_cores(threads), kFmaWindow, clock_of(threads)), read_ceiling(threads, buffer)};
+}
+
 void CoreGain::begin() {
   one_ = fma_flops(row_, first_cores(1), kFmaWindow, Clock::wall);
 }

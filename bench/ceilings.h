@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "bench/limit.h"
 #include "bench/machine_peak.h"
 
 namespace kumiko::bench {
@@ -16,6 +17,9 @@ std::vector<int> first_cores(int threads);
 /// Bytes/s read from `buffer`, which should be touched beforehand, on those cores and on clock_of(threads),
 /// now. The first call for a number of threads chooses the loops.
 double read_ceiling(int threads, std::span<const std::byte> buffer);
+
+/// The same, and the multiply-adds of `row` on those cores: what decode has to be held against.
+Ceilings both_ceilings(const FmaRow& row, int threads, std::span<const std::byte> buffer);
 
 /// How much faster `threads` cores multiply and add than one in the same wall time, now. On virtual cores
 /// that may be less than `threads`: at times two of them share one core of the host.

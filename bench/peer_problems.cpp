@@ -33,11 +33,11 @@ extern "C" {
 // A problem's fields for ctypes; `Fields` of peers.py has the same fields.
 struct PeerProblem {
   std::int64_t batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;
-  std::int64_t is_causal, window_left, by_bandwidth;
+  std::int64_t is_causal, window_left, is_decode;
   std::int64_t type;  ///< 0: f32, 1: bf16, 2: f16.
   std::int64_t bshd;  ///< Tensors are [batch][len][heads][dim].
   std::int64_t sets;
-  double work;      ///< Bytes with by_bandwidth, else FLOP.
+  double work;      ///< Bytes of decode, else FLOP.
   void* q;          ///< [batch][q_heads][q_len][head_dim] or as bshd says, like the others.
   void* out;        ///< [batch][q_heads][q_len][v_head_dim]
   void* mask;       ///< Null, or [q_len][kv_len] of a byte each, 0: hidden.
@@ -50,8 +50,8 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
   const Case* c = find_case(name);
   if (c == nullptr) return 0;
   const Shape& s = c->shape;
-  const bool by_bandwidth = c->limit == Limit::bandwidth;
-  auto* problem = new Problem(s, by_bandwidth ? bytes_beyond_caches() : 0);
+  const bool is_decode = c->limit == Limit::either;
+  auto* problem = new Problem(s, is_decode ? bytes_beyond_caches() : 0);
   const AttentionArgs a = problem->args(0);
   *p = {s.batch,
         s.q_heads,
@@ -62,13 +62,13 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
         s.v_head_dim,
         s.is_causal,
         s.window_left,
-        by_bandwidth,
+        is_decode,
         s.type == DataType::f32    ? 0
         : s.type == DataType::bf16 ? 1
                                    : 2,
         s.bshd,
         problem->sets(),
-        by_bandwidth ? problem->kv_bytes() : problem->useful_flops(),
+        is_decode ? problem->kv_bytes() : problem->useful_flops(),
         const_cast<void*>(a.q.data),
         a.out.data,
         const_cast<void*>(a.mask.data),
@@ -112,11 +112,13 @@ KUMIKO_BENCH_API int kumiko_bench_runs(const char* isa) {
   return row != nullptr && row->host_runs();
 }
 
-/// The problem's ceiling on those cores now: bytes/s read from its keys and values, or FLOP/s of `isa`, which
-/// the host must run.
+/// The problem's ceiling on those cores now, by the multiply-adds of `isa`, which the host must run: FLOP/s;
+/// of decode the bytes/s of keys and values that these or reading them allow, whichever is less.
 KUMIKO_BENCH_API double kumiko_bench_ceiling(const PeerProblem* p, const char* isa, int threads) {
-  if (p->by_bandwidth) return read_ceiling(threads, static_cast<const Problem*>(p->impl)->cache());
-  return fma_flops(*find_fma_row(isa), first_cores(threads), kFmaWindow, clock_of(threads));
+  const FmaRow& row = *find_fma_row(isa);
+  if (!p->is_decode) return fma_flops(row, first_cores(threads), kFmaWindow, clock_of(threads));
+  const Problem& problem = *static_cast<const Problem*>(p->impl);
+  return p->work / both_ceilings(row, threads, problem.cache()).limit(problem.work());
 }
 
 /// Like CoreGain of ceilings.h: begin before the workload; end after it returns 1 if the round counts.

@@ -90,7 +90,7 @@ def best(figure, credible=lambda values: values):
 
 class Fields(ctypes.Structure):
     _fields_ = ([(name, ctypes.c_int64) for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "head_dim", "v_head_dim",
-                                                      "is_causal", "window_left", "by_bandwidth", "type", "bshd",
+                                                      "is_causal", "window_left", "is_decode", "type", "bshd",
                                                       "sets")]
                 + [("work", ctypes.c_double)] + [(name, ctypes.c_void_p) for name in ("q", "out", "mask", "seqused_k", "impl")])
 
@@ -279,7 +279,7 @@ def rates(ways, machine, threads):
                     break
             rate.append(p.work / seconds)
             fraction.append(rate[-1] / (0.5 * (before + after)))
-    names = ("gbps", "bandwidth_fraction") if p.by_bandwidth else ("gflops", "peak_fraction")
+    names = ("gbps", "limit_fraction") if p.is_decode else ("gflops", "peak_fraction")
     return [dict(zip(names, (statistics.median(rate) * 1e-9, statistics.median(fraction)))) for rate, fraction in found]
 
 

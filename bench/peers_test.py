@@ -56,8 +56,8 @@ class Peers(unittest.TestCase):
     def test_a_right_way_is_measured_and_the_others_are_said(self):
         for name, counters in (("embed_d32_b8_h12x12_16", {"gflops", "peak_fraction"}),
                                ("embed_d32_b8_h12x12_128_ragged", {"gflops", "peak_fraction"}),
-                               ("decode_d64_h32x8_4096", {"gbps", "bandwidth_fraction"}),
-                               ("decode_d128_h32x8_4096_bshd", {"gbps", "bandwidth_fraction"}),
+                               ("decode_d64_h32x8_4096", {"gbps", "limit_fraction"}),
+                               ("decode_d128_h32x8_4096_bshd", {"gbps", "limit_fraction"}),
                                ("speedup_embed_d32_b8_h12x12_16", {"speedup"})):
             with self.subTest(name):
                 notes, found = self.measure(name)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bench/data_pool.h"
+#include "bench/limit.h"
 
 namespace kumiko::bench {
 
@@ -80,6 +81,7 @@ class Problem {
   double useful_flops() const;
   /// K and V of the keys that any query sees, without regard to a mask, each read once.
   double kv_bytes() const;
+  Work work() const { return {useful_flops(), kv_bytes()}; }
 
   /// Makes every output NaN, so that a row that a run leaves out is detected.
   void poison();

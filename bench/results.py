@@ -152,7 +152,7 @@ def plot(hosts):
         axes.plot([r["peer_value"] for _, r in with_peer], [y for y, _ in with_peer], "o", color="#d95f02", label="best other library")
         axes.plot([r["value"] for r in rows], at, "o", color="#1b6ca8", label="Kumiko")
         axes.axvline(1, color="black", lw=0.8, ls=":")
-        axes.set(yticks=at, yticklabels=titles, xlim=(0, 1.05), xlabel=f"{host}: fraction of FMA or bf16-dot peak (prefill), of read bandwidth (decode)")
+        axes.set(yticks=at, yticklabels=titles, xlim=(0, 1.05), xlabel=f"{host}: fraction of what bounds it, FMA or bf16-dot peak or read bandwidth")
         axes.grid(axis="x", alpha=0.3)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
         out = io.BytesIO()

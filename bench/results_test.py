@@ -83,6 +83,11 @@ class Made(unittest.TestCase):
         self.assertIn("0.80 of FMA peak on 1 thread (1 rows); 0.40 to 0.90 of read bandwidth on 1 thread (3 rows)", text)
         self.assertIn("Ahead of the best peer in 3 of 4 rows that one was measured on; 1 of 4 targets met.", text)
 
+    def test_decode_bound_by_multiply_adds_is_claimed_and_drawn_as_that(self):
+        rows = [row(isa="avx2", value=0.62, unit="of FMA peak"), row(value=0.8), row(value=None, unit="of its limit")]
+        self.assertIn("0.62 of FMA peak on 1 thread (1 rows); 0.80 of read bandwidth on 1 thread (1 rows)", results.claims(rows))
+        self.assertIn("decode [avx2]", results.plot({"host": {"limits": run(rows[0])}}))
+
     def test_what_was_left_out_is_said(self):
         self.assertEqual(results.cells(row(note="1 of 3 passes left out: above their ceiling"))[3],
                          "0.80 of read bandwidth (1 of 3 passes left out: above their ceiling)")

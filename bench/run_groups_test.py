@@ -88,8 +88,8 @@ class RunGroups(unittest.TestCase):
         (self.folder / "venv" / "kumiko-requirements").write_text("")
         return path.parent / "calls"
 
-    def run_group(self, *arguments, benchmark="b"):
-        (self.folder / "groups.toml").write_text(GROUP.replace("BENCHMARK", benchmark))
+    def run_group(self, *arguments, benchmark="b", unit="x"):
+        (self.folder / "groups.toml").write_text(GROUP.replace("BENCHMARK", benchmark).replace('unit = "x"', f'unit = "{unit}"'))
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = run_groups.main([*arguments, "--bin", str(self.folder), "--json", str(self.folder / "out.json")])
@@ -255,6 +255,31 @@ for line in []:"""))
         self.assertIn("medians of 2 passes", (self.folder / "docs/results.md").read_text())
         with self.assertRaises(SystemExit):
             self.run_group("demo", "--record", "My Host")
+
+    def limited(self, isa, bounds):
+        """The record of a figure whose passes were bound as said, with one of them above its ceiling."""
+        figure = {"group": "demo", "row": "r", "isa": isa, "threads": 1, "unit": run_groups.LIMIT, "values": [0.7, 0.8, 1.3],
+                  "memory_bound": bounds, "peers": {"Other 1": [1.3, 0.5, 0.6]}}
+        return run_groups.record(figure)
+
+    def test_a_figure_of_its_limit_says_what_bounds_it(self):
+        units = {(isa, tuple(bounds)): self.limited(isa, bounds)["unit"] for isa in ("avx2", "avx512_bf16") for bounds in ([1, 1, 0], [0, 1, 0])}
+        self.assertEqual(units, {("avx2", (1, 1, 0)): "of read bandwidth", ("avx2", (0, 1, 0)): "of FMA peak",
+                                 ("avx512_bf16", (1, 1, 0)): "of read bandwidth", ("avx512_bf16", (0, 1, 0)): "of bf16-dot peak"})
+
+    def test_a_pass_above_the_limit_is_left_out_and_a_peers_above_the_read_ceiling_too(self):
+        memory, compute = self.limited("avx2", [1, 1, 1]), self.limited("avx2", [0, 0, 0])
+        self.assertEqual((memory["value"], memory["left_out"], memory["peer_value"]), (0.75, 1, 0.55))
+        self.assertEqual((compute["value"], compute["left_out"], compute["peer_value"]), (0.75, 1, 0.6))
+
+    def test_what_bounds_a_row_comes_from_the_program(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"],
+                     [{"name": "b/avx2/t1/x", "speed": [0.4] * 5, "memory_bound": 1.0}, {"name": "b/avx2/t2/x", "speed": [0.5] * 5, "memory_bound": 0.0}])
+        _, rows, text = self.run_group("demo", unit=run_groups.LIMIT)
+        self.assertEqual({r["threads"]: r["unit"] for r in rows if r["isa"] == "avx2"}, {1: "of read bandwidth", 2: "of FMA peak"})
+        self.assertEqual({r["unit"] for r in rows if r["isa"] == "avx512"}, {run_groups.LIMIT}, "not run")
+        self.assertRegex(text, r"fast +avx2 +1 +0\.40 of read bandwidth")
+        self.assertRegex(text, r"fast +avx2 +2 +0\.50 of FMA peak")
 
     def test_the_best_of_peers_is_the_median_and_the_least_where_less_is_better(self):
         figure = {"peers": {"A": [1, 9, 2], "B": [3, 3, 1]}}

@@ -49,12 +49,12 @@ Workload workload_on(Problem& problem, const AttentionArgs& planned, const std::
           }};
 }
 
-void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_keys, const std::string& isa,
+void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_keys, const FmaRow& row,
                      int threads) {
   const Shape paged = in_pages(c.shape, page_keys);
   Problem& problem = problem_of(paged, c.shape.name + std::to_string(page_keys));
-  Workload dense_work = workload_on(problem, arguments(c.shape), isa, threads),
-           paged_work = workload_on(problem, arguments(problem.shape()), isa, threads);
+  Workload dense_work = workload_on(problem, arguments(c.shape), row.isa, threads),
+           paged_work = workload_on(problem, arguments(problem.shape()), row.isa, threads);
   const ScopedAffinity affinity(first_cores(threads));
   std::vector<double> over_dense, dense_fractions;
   double dense_seconds = 0;
@@ -64,13 +64,11 @@ void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_k
     over_dense.push_back(dense_seconds / paged_seconds);
     return paged_seconds;
   };
-  const Rounds rounds = measure_rounds(state, problem.kv_bytes(), seconds,
-                                       [&] { return read_ceiling(threads, problem.cache()); });
+  report_limit(state, problem.work(), seconds, [&] { return both_ceilings(row, threads, problem.cache()); });
   for (Workload* work : {&dense_work, &paged_work}) {
     work->verify();
     if (!work->error().empty()) return state.SkipWithError(work->error().c_str());
   }
-  report_bandwidth(state, rounds);
   state.counters["over_dense"] = median(over_dense);
 }
 
@@ -231,7 +229,7 @@ void register_all() {
         for (const int threads : counts)
           add(c.shape.name + "_pages" + std::to_string(page_keys) + "/" + isa + "/t" +
                   std::to_string(threads),
-              [=, &c](benchmark::State& state) { decode_in_pages(state, c, page_keys, isa, threads); });
+              [=, &c, &row](benchmark::State& state) { decode_in_pages(state, c, page_keys, row, threads); });
       }
     }
   }

@@ -27,7 +27,7 @@ Case decode(std::int64_t batch, std::int64_t dim, std::int64_t q_heads, std::int
   const std::string name = "decode_d" + std::to_string(dim) +
                            (batch > 1 ? "_b" + std::to_string(batch) : "") + "_h" + std::to_string(q_heads) +
                            "x" + std::to_string(kv_heads) + "_" + std::to_string(len);
-  return {{name, batch, q_heads, kv_heads, 1, len, dim, dim, true}, Limit::bandwidth};
+  return {{name, batch, q_heads, kv_heads, 1, len, dim, dim, true}, Limit::either};
 }
 
 // An embedding server's call: a batch of sentences, no causal mask, padded to the longest (seqused_k) or not.

@@ -9,8 +9,8 @@
 namespace kumiko::bench {
 
 enum class Limit {
-  compute,    ///< Compared with the FMA peak.
-  bandwidth,  ///< Compared with the read loop.
+  compute,  ///< Compared with the FMA peak.
+  either,   ///< Decode: compared with that or the read loop, whichever takes longer.
 };
 
 struct Case {

@@ -26,7 +26,7 @@ void traced(benchmark::State& state, const Case& c, int threads) {
   std::string error;
   std::vector<double> ratios;
   {
-    Problem problem(c.shape, c.limit == Limit::bandwidth ? bytes_beyond_caches() : 0);
+    Problem problem(c.shape, c.limit == Limit::either ? bytes_beyond_caches() : 0);
     Context contexts[2];
     Plan plans[2];
     for (int with = 0; with < 2; ++with) {

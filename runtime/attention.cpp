@@ -138,14 +138,15 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
 }
 
 /// `args` must have passed validate_problem().
-Status make_plan(const Context& context, const AttentionArgs& args, std::shared_ptr<Plan::Impl>* made) {
+Status make_plan(const Context& context, const AttentionArgs& args, bool may_be_updated,
+                 std::shared_ptr<Plan::Impl>* made) {
   auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
   impl->args = without_pointers(args);
   if (args.block_table) impl->find_common_pages(args.block_table, &impl->problem.common);
   if (args.kv_domains) {
     if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
   }
-  if (Status s = prepare(*impl); !s.ok()) return s;
+  if (Status s = prepare(*impl, may_be_updated); !s.ok()) return s;
   *made = std::move(impl);
   return {};
 }
@@ -158,7 +159,7 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     if (Status s = check_context(context); !s.ok()) return s;
     if (Status s = validate_problem(args); !s.ok()) return s;
     if (Status s = check_table_pointer(args, number_of_sequences(args), args.block_table); !s.ok()) return s;
-    return make_plan(context, args, &Internals::of(*plan));
+    return make_plan(context, args, true, &Internals::of(*plan));
   });
 }
 
@@ -229,7 +230,7 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
     if (Status s = validate_pointers(args); !s.ok()) return s;
     if (Status s = check_context(context); !s.ok()) return s;
     std::shared_ptr<Plan::Impl> once;
-    if (Status s = make_plan(context, args, &once); !s.ok()) return s;
+    if (Status s = make_plan(context, args, false, &once); !s.ok()) return s;
     if (Status s = validate_block_table(once->problem, args.block_table); !s.ok()) return s;
     return execute(*once, operands_of(args));
   });

@@ -333,7 +333,9 @@ class KUMIKO_API Plan {
   Status run(const AttentionArgs& args) const;
   /// Sets the used lengths, [batch], of later runs, as each decode step changes them; the plan must have been
   /// made with seqused_k. The plan is cut again only if a row block begins or ends in another block of 512
-  /// keys, and allocates only if the new cut needs more memory than any before. Results are those of a new
+  /// keys. plan() has taken all memory that any lengths need, except split states where those of the longest
+  /// sequences would be over 16 MB: then an update allocates if it needs more of them than any before. It
+  /// also allocates in a context that traces, and where sequences share pages. Results are those of a new
   /// plan. No run of the plan or of a copy may be in progress. Errors: invalid_argument, unsupported,
   /// out_of_memory; on an error nothing changes.
   ///

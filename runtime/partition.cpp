@@ -6,8 +6,6 @@
 #include <utility>
 
 #include "runtime/partitioner.h"
-#include "runtime/row_block.h"
-#include "scheduler/list_schedule.h"
 
 namespace kumiko {
 namespace {
@@ -23,11 +21,11 @@ constexpr Way kWays[] = {{FineRows::halves, 8},
 struct Forecast {
   double makespan, even_share;
 };
-Forecast forecast(const Partition& partition, const Workforce& workforce) {
+Forecast forecast(const Partition& partition, const Workforce& workforce, scheduler::PolicySpace& space) {
   double total = 0;
   for (const scheduler::Task& task : partition.costs) total += static_cast<double>(task.cost);
-  const std::int64_t makespan =
-      scheduler::simulate_makespan(partition.costs, partition.assignment, workforce.workers_per_domain);
+  const std::int64_t makespan = scheduler::simulate_makespan(partition.costs, partition.assignment,
+                                                             workforce.workers_per_domain, space);
   return {static_cast<double>(makespan) * partition.cost_unit,
           total / static_cast<double>(workforce.workers()) * partition.cost_unit};
 }
@@ -58,26 +56,30 @@ void place_split_states(std::int64_t v_head_dim, Partition& partition) {
 // Promised in docs/planning.md.
 constexpr double kEvenEnough = 1.03;
 
+/// Decode tries one way only: simulating would double the 17 to 50 us that a plan of 64 requests takes, and
+/// pieces of whole splits are even enough.
+bool is_cut_once(const Problem& problem, const Tunings& tunings) {
+  return tunings.of(problem.most_rows()).pipeline->traits.in_place;
+}
+
 /// Takes the first way with little idle time, or else the one that is done soonest.
 Status cut_and_assign(const Problem& problem, const Tunings& tunings,
-                      std::span<const std::int32_t> kv_domains, const Workforce& workforce, Partition* made) {
-  Partition best;
+                      std::span<const std::int32_t> kv_domains, const Workforce& workforce,
+                      PartitionSpace& space, Partition* made) {
+  Partition& best = space.best;
   double soonest = 0;
-  // Decode tries one way only: simulating would double the 17 to 50 us that a plan of 64 requests takes, and
-  // pieces of whole splits are even enough.
-  const bool is_decode = tunings.of(problem.most_rows()).pipeline->traits.in_place;
   // Every piece packs the keys it reads. That makes a piece of 48 rows take half as long again (Zen 5,
   // AVX-512, D = 128). 8 heads of 1024 on two threads: 61 tasks with sixths 11.9 ms, 28 with halves 11.1 ms,
   // 16 whole ones 11.6 ms, as one core then waits for the other.
   for (const Way& way : kWays) {
-    Partitioner partitioner(problem, tunings, kv_domains, workforce.workers(), way, *made);
+    Partitioner partitioner(problem, tunings, kv_domains, workforce.workers(), way, space.blocks, *made);
     if (Status s = partitioner.run(); !s.ok()) {
       if (soonest == 0) return s;
       break;
     }
-    made->assignment = workforce.policy->assign(made->costs, workforce.workers_per_domain);
-    if (is_decode || !partitioner.wants_fine()) return {};
-    const Forecast ahead = forecast(*made, workforce);
+    workforce.policy->fill(made->costs, workforce.workers_per_domain, space.policy, made->assignment);
+    if (is_cut_once(problem, tunings) || !partitioner.wants_fine()) return {};
+    const Forecast ahead = forecast(*made, workforce, space.policy);
     if (ahead.makespan <= kEvenEnough * ahead.even_share) return {};
     if (soonest == 0 || ahead.makespan < soonest) {
       soonest = ahead.makespan;
@@ -97,6 +99,15 @@ std::int64_t Partition::most_rows(const kernels::PipelineRow* pipeline) const {
     most = std::max(most, task.row_end - task.row_begin);
   }
   return most;
+}
+
+void Partition::reserve(const PartitionSize& size, std::size_t domains) {
+  tasks.reserve(size.tasks);
+  costs.reserve(size.tasks);
+  merges.reserve(size.merges);
+  domain_floats.reserve(domains);
+  assignment.order.reserve(size.tasks);
+  assignment.domain_begin.reserve(domains + 1);
 }
 
 bool Partition::has_splits_of(const Problem& problem) const {
@@ -121,9 +132,27 @@ std::int64_t Workforce::workers() const {
   return std::accumulate(workers_per_domain.begin(), workers_per_domain.end(), std::int64_t{0});
 }
 
+PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tunings,
+                                      const Workforce& workforce, PartitionSpace& space) {
+  PartitionSize most;
+  for (const Way& way : kWays) {
+    const PartitionSize size =
+        Partitioner(problem, tunings, {}, workforce.workers(), way, space.blocks, space.best).most();
+    most = {std::max(most.tasks, size.tasks), std::max(most.merges, size.merges),
+            std::max(most.partial_floats, size.partial_floats)};
+    if (is_cut_once(problem, tunings)) break;
+  }
+  const std::size_t domains = workforce.workers_per_domain.size();
+  space.policy.reserve(most.tasks, static_cast<std::size_t>(problem.batch * problem.kv_heads),
+                       workforce.workers_per_domain);
+  if (!is_cut_once(problem, tunings)) space.best.reserve(most, domains);
+  return most;
+}
+
 Status make_partition(const Problem& problem, const Tunings& tunings,
-                      std::span<const std::int32_t> kv_domains, const Workforce& workforce, Partition* made) {
-  if (Status s = cut_and_assign(problem, tunings, kv_domains, workforce, made); !s.ok()) return s;
+                      std::span<const std::int32_t> kv_domains, const Workforce& workforce,
+                      PartitionSpace& space, Partition* made) {
+  if (Status s = cut_and_assign(problem, tunings, kv_domains, workforce, space, made); !s.ok()) return s;
   place_split_states(problem.v_head_dim, *made);
   return {};
 }

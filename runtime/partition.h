@@ -9,8 +9,10 @@
 
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/problem.h"
+#include "runtime/row_block.h"
 #include "runtime/shared_keys.h"
 #include "runtime/tuning.h"
+#include "scheduler/list_schedule.h"
 #include "scheduler/policy.h"
 
 namespace kumiko {
@@ -38,6 +40,12 @@ struct PlannedMerge {
   std::int64_t shared_splits = 0;  ///< Before split_begin: their states are those of shared tasks.
 };
 
+/// What a partition needs at most.
+struct PartitionSize {
+  std::size_t tasks = 0, merges = 0;
+  std::int64_t partial_floats = 0;  ///< 0: more than is taken in advance.
+};
+
 struct Partition {
   std::vector<PlannedTask> tasks;
   std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them, in cost_unit FMAs
@@ -53,6 +61,7 @@ struct Partition {
 
   /// Rows of the largest task, of those of one pipeline or of all (nullptr).
   std::int64_t most_rows(const kernels::PipelineRow* pipeline = nullptr) const;
+  void reserve(const PartitionSize& size, std::size_t domains);
   /// Whether every row block of the problem still begins and ends in the splits that its tasks have.
   bool has_splits_of(const Problem& problem) const;
 };
@@ -65,11 +74,24 @@ struct Workforce {
   std::int64_t workers() const;
 };
 
+/// The memory in which partitions are made, kept from one to the next.
+struct PartitionSpace {
+  RowBlocks blocks;
+  scheduler::PolicySpace policy;
+  Partition best;  ///< of the ways to cut that were tried
+};
+
+/// What the problem's partitions need at most, whatever its lengths are; `space` gets all that making them
+/// takes.
+PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tunings,
+                                      const Workforce& workforce, PartitionSpace& space);
+
 /// kv_domains: [batch * kv_heads] the domain whose memory holds the head, -1: any; or empty. `made` may hold
 /// an earlier partition, whose memory is reused. Errors: unsupported (more tasks than kMaxTasks),
 /// out_of_memory (split states larger than the address space); `made` is then unusable.
 Status make_partition(const Problem& problem, const Tunings& tunings,
-                      std::span<const std::int32_t> kv_domains, const Workforce& workforce, Partition* made);
+                      std::span<const std::int32_t> kv_domains, const Workforce& workforce,
+                      PartitionSpace& space, Partition* made);
 
 /// Planning takes about 200 bytes per task, 13 GB for this many, and the schedulers number tasks in 32 bits.
 /// The largest batch we know of, all windows of a vision model, has 10^5.

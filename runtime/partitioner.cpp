@@ -32,9 +32,10 @@ bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::
 
 Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
                          std::span<const std::int32_t> kv_domains, std::int64_t workers, const Way& way,
-                         Partition& made)
+                         RowBlocks& blocks, Partition& made)
     : problem_(problem),
       kv_domains_(kv_domains),
+      blocks_(blocks),
       made_(made),
       workers_(workers),
       tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
@@ -59,19 +60,19 @@ Status Partitioner::run() {
                                    " tasks of attention; expected at most " + std::to_string(kMaxTasks)};
   }
   clear();
-  const RowBlocks blocks(problem_, cut_, made_.shared);
-  set_costs(blocks);
+  blocks_.set(problem_, cut_, made_.shared);
+  set_costs();
   std::uint64_t number = 0;
   for (std::int64_t b = 0; b < problem_.batch; ++b) {
-    const std::int64_t count = blocks.count(b);
+    const std::int64_t count = blocks_.count(b);
     pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
     for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
       for (std::int64_t i = 0; i < count; ++i) {
-        if (Status s = take(blocks, b, h, i, is_one_in_five(number++)); !s.ok()) return s;
+        if (Status s = take(b, h, i, is_one_in_five(number++)); !s.ok()) return s;
       }
     }
   }
-  return add_shared(blocks);
+  return add_shared();
 }
 
 void Partitioner::clear() {
@@ -82,27 +83,53 @@ void Partitioner::clear() {
   made_.shared.find(problem_);
   made_.merge_of.assign(
       made_.shared.groups.empty() ? 0 : static_cast<std::size_t>(problem_.batch * problem_.kv_heads), -1);
-  const auto most = static_cast<std::size_t>(count_ + (wants_fine_ ? 2 * tasks_ : 0));
-  made_.tasks.reserve(most);
-  made_.costs.reserve(most);
+  if (made_.tasks.capacity() > 0) return;  // Reserved, or as large as an earlier partition.
+  const auto likely = static_cast<std::size_t>(count_ + (wants_fine_ ? 2 * tasks_ : 0));
+  made_.tasks.reserve(likely);
+  made_.costs.reserve(likely);
 }
 
-void Partitioner::set_costs(const RowBlocks& blocks) {
-  made_.cost_unit = blocks.cost_unit();
-  coarse_ = workers_ == 1 ? blocks.total_cost() + 1 : std::max<std::int64_t>(blocks.total_cost() / tasks_, 1);
+// A piece of a cut block costs at least half of what piece_of() aims at.
+PartitionSize Partitioner::most() {
+  if (count_ > kMaxTasks) return {};
+  const std::int64_t splits = ceil_div(problem_.kv_len, kernels::kSplitKeys);
+  if (cut_.has_fine) blocks_.set(problem_, cut_, {});
+  const std::int64_t whole = cut_.has_fine ? blocks_.fine_count() * problem_.kv_heads : count_;
+  std::int64_t cut = workers_ > 1 ? 2 * tasks_ : 0;
+  if (fine_keys_) {
+    cut += 2 * kFinerBy * tasks_ / kOneFineIn;                                         // the fine parts
+    cut += std::min(4 * kFinerBy * (count_ / kOneFineIn + 2), 2 * kFinerBy * tasks_);  // the fine blocks
+  }
+  PartitionSize most;
+  most.tasks = static_cast<std::size_t>(std::min(whole + cut, whole * std::max<std::int64_t>(splits, 1)));
+  most.merges = static_cast<std::size_t>(workers_ > 1 ? std::min(whole, fine_keys_ ? count_ : tasks_) : 0);
+  // Split states only where they are few: memory is promised to who asks for it, even if nobody touches it.
+  constexpr std::int64_t kMostFloats = std::int64_t{1} << 22;
+  std::int64_t floats = 0;
+  const bool few = workers_ > 1 && splits <= kMostFloats && problem_.total_rows() <= kMostFloats &&
+                   problem_.kv_heads <= kMostFloats &&
+                   add_states(splits, problem_.total_rows() * problem_.kv_heads,
+                              kernels::partial_size(problem_.v_head_dim), &floats);
+  most.partial_floats = few && floats <= kMostFloats ? floats : 0;
+  return most;
+}
+
+void Partitioner::set_costs() {
+  made_.cost_unit = blocks_.cost_unit();
+  coarse_ =
+      workers_ == 1 ? blocks_.total_cost() + 1 : std::max<std::int64_t>(blocks_.total_cost() / tasks_, 1);
   fine_cost_ = std::max<std::int64_t>(coarse_ / kFinerBy, 1);
   if (!fine_keys_) return;
   std::int64_t splits = 0;
-  for (const RowBlock& block : blocks.all()) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
+  for (const RowBlock& block : blocks_.all()) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
   single_splits_ = splits * problem_.kv_heads <= kFewSplits * workers_;
 }
 
-Status Partitioner::take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i,
-                         bool is_fine) {
+Status Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine) {
   const std::span<const RowBlock> fine =
-      cut_.has_fine && is_fine ? blocks.fine(b, i) : std::span<const RowBlock>();
+      cut_.has_fine && is_fine ? blocks_.fine(b, i) : std::span<const RowBlock>();
   // One call for both cases: two are not inlined.
-  for (const RowBlock& piece : fine.empty() ? std::span(&blocks.whole(b, i), 1) : fine) {
+  for (const RowBlock& piece : fine.empty() ? std::span(&blocks_.whole(b, i), 1) : fine) {
     if (Status s = cut_keys(b, h, piece, is_fine && fine.empty()); !s.ok()) return s;
   }
   return {};
@@ -152,10 +179,10 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& blo
   }
 }
 
-Status Partitioner::add_shared(const RowBlocks& blocks) {
+Status Partitioner::add_shared() {
   made_.shared_merges = static_cast<std::int32_t>(made_.merges.size());
   std::int64_t group = 0;
-  for (const RowBlock& block : blocks.shared()) {
+  for (const RowBlock& block : blocks_.shared()) {
     for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
       if (Status s = cut_shared(block, group, h); !s.ok()) return s;
     }

@@ -25,10 +25,12 @@ struct Way {
 class Partitioner {
  public:
   Partitioner(const Problem& problem, const Tunings& tunings, std::span<const std::int32_t> kv_domains,
-              std::int64_t workers, const Way& way, Partition& made);
+              std::int64_t workers, const Way& way, RowBlocks& blocks, Partition& made);
 
   /// There are so few row blocks that they may not divide the work well.
   bool wants_fine() const { return wants_fine_; }
+  /// What the partition needs at most, whatever the lengths are. Sets the blocks where rows are cut finer.
+  PartitionSize most();
 
   /// Fills the partition's tasks, costs and merges. Errors: those of make_partition().
   Status run();
@@ -36,14 +38,14 @@ class Partitioner {
  private:
   // Inline in the one file that calls them: as calls they cost a plan of 512 heads 3 to 6 of its 50 us.
   inline void clear();
-  inline void set_costs(const RowBlocks& blocks);
-  inline Status take(const RowBlocks& blocks, std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine);
+  inline void set_costs();
+  inline Status take(std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine);
   /// Splits in the next piece of a block that has `left` splits left.
   inline std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const;
   /// Splits of the first of equal pieces that cost about `most` each, so that no small piece remains.
   static inline std::int64_t piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most);
   /// The groups' rows over the keys that they share.
-  Status add_shared(const RowBlocks& blocks);
+  Status add_shared();
   Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
   inline Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine);
   inline void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
@@ -51,6 +53,7 @@ class Partitioner {
 
   const Problem& problem_;
   const std::span<const std::int32_t> kv_domains_;
+  RowBlocks& blocks_;
   Partition& made_;
   const std::int64_t workers_, tasks_;  // tasks_: target of the cut, without the finer pieces
   RowCut cut_;

@@ -57,12 +57,6 @@ void choose_kernels(Plan::Impl& plan) {
   plan.kernels.staged_splits = plan.tunings.many.staged_splits;
 }
 
-Status cut(Plan::Impl& plan, Partition* made) {
-  const std::vector<int> workers = plan.context->executor->workers_per_domain();
-  return make_partition(plan.problem, plan.tunings, plan.kv_domains, {workers, plan.context->config.policy},
-                        made);
-}
-
 /// Bytes of scratch a core needs for the largest task.
 std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition) {
   const Problem& problem = plan.problem;
@@ -89,10 +83,11 @@ Status reserve(const Plan::Impl& plan, std::size_t scratch_bytes) {
 
 }  // namespace
 
-Status prepare(Plan::Impl& plan) {
+Status prepare(Plan::Impl& plan, bool may_be_updated) {
   choose_kernels(plan);
   if (plan.problem.is_empty()) return {};
-  if (Status s = cut(plan, &plan.partition); !s.ok()) return s;
+  if (may_be_updated && plan.problem.has_seqused_k) plan.reserve_for_updates();
+  if (Status s = plan.cut(&plan.partition); !s.ok()) return s;
   if (plan.context->tracer) plan.home = planned_traffic(plan).home;
   plan.states.release(plan.states.acquire(plan.partition));  // so that the first run allocates nothing
   // Last, because the scratch stays with the context: a plan that fails must not enlarge it.
@@ -102,6 +97,17 @@ Status prepare(Plan::Impl& plan) {
 
 void Plan::Impl::find_common_pages(const std::int32_t* block_table, CommonPages* common) {
   if (may_share_keys()) finder_.find(problem, block_table, context->core.decode_rows, common);
+}
+
+void Plan::Impl::reserve_for_updates() {
+  const PartitionSize most =
+      reserve_for_any_lengths(problem, tunings, {workers_, context->config.policy}, space_);
+  for (Partition* made : {&partition, &spare_}) made->reserve(most, workers_.size());
+  states.reserve(most);
+}
+
+Status Plan::Impl::cut(Partition* made) {
+  return make_partition(problem, tunings, kv_domains, {workers_, context->config.policy}, space_, made);
 }
 
 Status Plan::Impl::update(std::span<const std::int32_t> lengths, const std::int32_t* block_table) {
@@ -121,7 +127,7 @@ Status Plan::Impl::update(std::span<const std::int32_t> lengths, const std::int3
       if (is_cut) std::swap(plan->partition, plan->spare_);
     }
   } undo{this};
-  if (Status s = cut(*this, &spare_); !s.ok()) return s;
+  if (Status s = cut(&spare_); !s.ok()) return s;
   const std::size_t scratch = std::max(scratch_bytes, scratch_for(*this, spare_));
   if (Status s = reserve(*this, scratch); !s.ok()) return s;
   std::swap(partition, spare_);

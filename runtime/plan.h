@@ -37,6 +37,10 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::string explain() const;
   Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
+  /// Takes the memory of all partitions that update() may make.
+  void reserve_for_updates();
+  /// Cuts the problem. Errors: those of make_partition().
+  Status cut(Partition * made);
   /// Replaces the planned lengths by valid new ones, finds shared pages anew if a table is given, and cuts
   /// the problem again if either needs it. Errors as prepare(), and std::bad_alloc; on an error nothing
   /// changes.
@@ -53,16 +57,18 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   }
 
  private:
+  const std::vector<int> workers_ = context->executor->workers_per_domain();
   // The previous ones, kept to reuse their memory.
   std::vector<std::int32_t> spare_lengths_;
   CommonPages spare_common_;
   CommonPagesFinder finder_;
   Partition spare_;
+  PartitionSpace space_;
 };
 
 /// Chooses kernels and pipeline, cuts the problem into tasks and reserves what a run needs. Errors:
 /// unsupported (more tasks than kMaxTasks), out_of_memory.
-Status prepare(Plan::Impl& plan);
+Status prepare(Plan::Impl& plan, bool may_be_updated = false);
 
 /// Runs the plan's tasks. The operands must be valid and of the planned problem.
 Status execute(Plan::Impl& plan, const Operands& operands);

@@ -37,8 +37,7 @@ RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::i
     block.first_key = shared * kSplitKeys;
     pairs -= (end - row) * block.first_key;
   }
-  block.cost = tuning.pipeline->cost(
-      {pairs, end - row, block.keys(), head.head_dim, head.v_head_dim});
+  block.cost = tuning.pipeline->cost({pairs, end - row, block.keys(), head.head_dim, head.v_head_dim});
   return block;
 }
 
@@ -77,7 +76,13 @@ BlockRows RowCut::operator()(std::int64_t rows) const {
   return {size, is_cut_finer ? std::max(size / kFinerBy / unit * unit, unit) : 0};
 }
 
-RowBlocks::RowBlocks(const Problem& problem, const RowCut& cut, const SharedGroups& groups) {
+void RowBlocks::set(const Problem& problem, const RowCut& cut, const SharedGroups& groups) {
+  begin_.clear();
+  whole_.clear();
+  fine_.clear();
+  fine_begin_.clear();
+  shared_.clear();
+  total_cost_ = 0;
   begin_.reserve(static_cast<std::size_t>(problem.batch) + 1);
   whole_.reserve(static_cast<std::size_t>(problem.batch));
   std::int64_t rows_before = 0;

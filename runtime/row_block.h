@@ -75,7 +75,8 @@ struct RowCut {
 /// them. Blocks of a sequence are numbered from 0.
 class RowBlocks {
  public:
-  RowBlocks(const Problem& problem, const RowCut& cut, const SharedGroups& groups);
+  /// Replaces them, in the same memory: their number depends on the rows alone.
+  void set(const Problem& problem, const RowCut& cut, const SharedGroups& groups);
 
   std::int64_t count(std::int64_t b) const {
     const auto i = static_cast<std::size_t>(b);
@@ -90,6 +91,8 @@ class RowBlocks {
   std::span<const RowBlock> all() const { return whole_; }
   /// All rows of each group over the keys that they share.
   std::span<const RowBlock> shared() const { return shared_; }
+  /// Pieces of the blocks if all were cut finer.
+  std::int64_t fine_count() const { return static_cast<std::int64_t>(std::max(fine_.size(), whole_.size())); }
   double cost_unit() const { return cost_unit_; }
   std::int64_t total_cost() const { return total_cost_; }  ///< Of all heads.
 

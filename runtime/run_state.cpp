@@ -56,14 +56,15 @@ void RunStatePool::fit(const Partition& partition) {
 }
 
 void RunStatePool::fit(const Partition& partition, RunState& state) const {
-  if (state.pending_size < partition.merges.size()) {
-    state.pending_size = grown(state.pending_size, partition.merges.size());
+  const std::size_t merges = std::max(partition.merges.size(), most_.merges);
+  if (state.pending_size < merges) {
+    state.pending_size = grown(state.pending_size, merges);
     state.pending = std::make_unique<std::atomic<std::int32_t>[]>(state.pending_size);
   }
   const std::vector<std::int64_t>& floats = partition.domain_floats;
   state.partials.resize(floats.size());
   if (context_->split_states.empty()) {
-    const auto all = static_cast<std::size_t>(partition.partial_floats);
+    const auto all = static_cast<std::size_t>(std::max(partition.partial_floats, most_.partial_floats));
     if (state.heap_size < all) {
       state.heap.reset();
       state.heap_size = grown(std::exchange(state.heap_size, 0), all);
@@ -78,7 +79,7 @@ void RunStatePool::fit(const Partition& partition, RunState& state) const {
   }
   state.arenas.resize(floats.size());
   for (std::size_t d = 0; d < floats.size(); ++d) {
-    const auto bytes = static_cast<std::size_t>(floats[d]) * sizeof(float);
+    const auto bytes = static_cast<std::size_t>(std::max(floats[d], most_.partial_floats)) * sizeof(float);
     scheduler::Arena& arena = state.arenas[d];
     if (arena.size() < bytes) {
       const std::size_t wanted = grown(arena.size(), bytes);

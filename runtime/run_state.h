@@ -36,6 +36,8 @@ class RunStatePool {
   RunStatePool& operator=(const RunStatePool&) = delete;
   ~RunStatePool() { clear(); }
 
+  /// States made from now on have room for so much, so that fit() allocates only for more.
+  void reserve(const PartitionSize& most) { most_ = most; }
   /// A state for a run of `partition`, which must be the one last given to fit(). Throws std::bad_alloc.
   RunState* acquire(const Partition& partition);
   void release(RunState* state) noexcept;
@@ -50,6 +52,7 @@ class RunStatePool {
   const std::shared_ptr<Context::Impl> context_;
   std::mutex mutex_;
   RunState* idle_ = nullptr;
+  PartitionSize most_;
 };
 
 }  // namespace kumiko

@@ -35,16 +35,32 @@ void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer)
   if (from.data() != items.data()) std::copy(from.begin(), from.end(), items.begin());
 }
 
-std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain) {
-  std::vector<DomainLoad> loads;
-  loads.reserve(workers_per_domain.size());
+void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain) {
+  const std::size_t num_domains = workers_per_domain.size();
+  std::size_t all = 1;
+  for (const int w : workers_per_domain) all += static_cast<std::size_t>(std::max(w, 0));
+  domains.reserve(num_domains);
+  shares.reserve(num_domains);
+  place.reserve(num_domains + 1);
+  workers.reserve(all);
+  domain_of_task.reserve(tasks);
+  sequence.reserve(tasks);
+  members.reserve(tasks);
+  items.reserve(2 * tasks);
+  pieces.reserve(2 * tasks);
+  group_begin.reserve(groups + 1);
+  in_group.reserve(groups + 1);
+}
+
+void set_loads(std::span<const int> workers_per_domain, PolicySpace& space) {
+  std::vector<DomainLoad>& loads = space.domains;
+  loads.clear();
   const bool any =
       std::any_of(workers_per_domain.begin(), workers_per_domain.end(), [](int w) { return w > 0; });
   for (std::size_t d = 0; d < workers_per_domain.size(); ++d) {
     const int workers = any ? workers_per_domain[d] : 1;
     if (workers > 0) loads.push_back({static_cast<int>(d), static_cast<double>(workers)});
   }
-  return loads;
 }
 
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost) {
@@ -78,25 +94,19 @@ namespace {
 // Calls visit(SimulatedTask) for every task.
 template <class Visit>
 void simulate(std::span<const Task> tasks, const Assignment& assignment,
-              std::span<const int> workers_per_domain, Visit visit) {
-  struct Worker {
-    std::int64_t free_at;
-    std::int32_t number;  // Ties go to the lower number, so the result does not depend on the heap's shape.
-    std::int32_t list;    // The domain from whose list it takes now.
-    bool operator<(const Worker& other) const {
-      return free_at != other.free_at ? free_at < other.free_at : number < other.number;
-    }
-  };
+              std::span<const int> workers_per_domain, PolicySpace& space, Visit visit) {
   const int num_domains = static_cast<int>(assignment.domain_begin.size()) - 1;
-  std::vector<Worker> heap;
+  std::vector<SimulatedWorker>& heap = space.workers;
+  heap.clear();
   for (int d = 0; d < num_domains; ++d) {
     for (int w = 0; w < workers_per_domain[d]; ++w)
       heap.push_back({0, static_cast<std::int32_t>(heap.size()), d});
   }
   if (heap.empty() && num_domains > 0) heap.push_back({0, 0, 0});
-  std::vector<std::int32_t> next(assignment.domain_begin);
+  std::vector<std::int32_t>& next = space.place;
+  next = assignment.domain_begin;
   for (std::size_t left = assignment.order.size(); left > 0; --left) {
-    Worker worker = heap.front();
+    SimulatedWorker worker = heap.front();
     // All lists before the worker's current one stay empty, so it never has to look back.
     while (next[worker.list] == assignment.domain_begin[worker.list + 1]) {
       worker.list = worker.list + 1 == num_domains ? 0 : worker.list + 1;
@@ -122,44 +132,50 @@ std::vector<SimulatedTask> simulate_schedule(std::span<const Task> tasks, const 
                                              std::span<const int> workers_per_domain) {
   std::vector<SimulatedTask> schedule;
   schedule.reserve(assignment.order.size());
-  simulate(tasks, assignment, workers_per_domain,
+  PolicySpace space;
+  simulate(tasks, assignment, workers_per_domain, space,
            [&](const SimulatedTask& task) { schedule.push_back(task); });
   return schedule;
 }
 
 std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
-                               std::span<const int> workers_per_domain) {
+                               std::span<const int> workers_per_domain, PolicySpace& space) {
   std::int64_t makespan = 0;
-  simulate(tasks, assignment, workers_per_domain,
+  simulate(tasks, assignment, workers_per_domain, space,
            [&](const SimulatedTask& task) { makespan = std::max(makespan, task.end); });
   return makespan;
 }
 
-Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::int32_t> sequence,
-                             std::span<const std::int32_t> domain_of_task,
-                             std::span<const int> workers_per_domain) {
-  Assignment result;
+std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
+                               std::span<const int> workers_per_domain) {
+  PolicySpace space;
+  return simulate_makespan(tasks, assignment, workers_per_domain, space);
+}
+
+void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
+                       PolicySpace& space, Assignment& result) {
+  const std::span<const std::int32_t> sequence = space.sequence, domain_of_task = space.domain_of_task;
   const std::size_t num_domains = workers_per_domain.size();
   result.domain_begin.assign(num_domains + 1, 0);
   result.lower_bound = makespan_bound(tasks, workers_per_domain);
-  if (num_domains == 0) return result;
+  result.order.clear();
+  if (num_domains == 0) return;
   for (const std::int32_t task : sequence) ++result.domain_begin[domain_of_task[task] + 1];
   for (std::size_t d = 0; d < num_domains; ++d) result.domain_begin[d + 1] += result.domain_begin[d];
 
-  std::vector<CostItem> items(2 * tasks.size());
-  const std::span<CostItem> all(items);
+  space.items.resize(2 * tasks.size());
+  const std::span<CostItem> all(space.items);
   const std::span<CostItem> buffer = all.subspan(tasks.size());
-  std::vector<std::int32_t> place(result.domain_begin);
+  space.place = result.domain_begin;
   for (const std::int32_t task : sequence) {
-    items[place[domain_of_task[task]]++] = {std::max<std::int64_t>(tasks[task].cost, 0), task};
+    all[space.place[domain_of_task[task]]++] = {std::max<std::int64_t>(tasks[task].cost, 0), task};
   }
   result.order.resize(tasks.size());
   for (std::size_t d = 0; d < num_domains; ++d) {
     const std::int32_t begin = result.domain_begin[d];
     sort_costliest_first(all.subspan(begin, result.domain_begin[d + 1] - begin), buffer);
   }
-  for (std::size_t i = 0; i < tasks.size(); ++i) result.order[i] = items[i].index;
-  return result;
+  for (std::size_t i = 0; i < tasks.size(); ++i) result.order[i] = all[i].index;
 }
 
 }  // namespace kumiko::scheduler

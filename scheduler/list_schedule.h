@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared by the policies: a linear-time sort by cost, and the clockless simulation of an assignment. A policy
 // does not simulate: for decode that would double the time of planning (docs/planning.md).
+// What takes a PolicySpace allocates nothing once that and the result have been as large before.
 #pragma once
 
 #include <cstdint>
@@ -29,16 +30,47 @@ struct DomainLoad {
   /// When the domain would be done with `cost` more, all of its workers busy.
   double finish_with(double cost) const { return (load + cost) * per_worker; }
 };
-/// The domains with workers; if none has any, all of them with one worker each.
-std::vector<DomainLoad> loads_of(std::span<const int> workers_per_domain);
+
+/// The part of a group's cost that a domain should take.
+struct DomainShare {
+  DomainLoad* domain;
+  double quota;
+  double taken = 0;
+};
+
+/// A worker in the clockless simulation.
+struct SimulatedWorker {
+  std::int64_t free_at;
+  std::int32_t number;  ///< Ties go to the lower number, so the result does not depend on the heap's shape.
+  std::int32_t list;    ///< The domain from whose list it takes now.
+  bool operator<(const SimulatedWorker& other) const {
+    return free_at != other.free_at ? free_at < other.free_at : number < other.number;
+  }
+};
+
+/// The memory of a policy and of a simulation.
+struct PolicySpace {
+  std::vector<DomainLoad> domains;
+  std::vector<std::int32_t> domain_of_task, sequence;
+  std::vector<CostItem> items, pieces;                       // sort_costliest_first, with its buffer
+  std::vector<std::int32_t> place;                           // [domains + 1] counts, then places
+  std::vector<std::int32_t> group_begin, members, in_group;  // heads_first: tasks by group
+  std::vector<DomainShare> shares;                           // [domains]
+  std::vector<SimulatedWorker> workers;                      // a heap
+
+  /// For so many tasks in so many groups, numbered densely.
+  void reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain);
+};
+
+/// Sets space.domains to the domains with workers; if none has any, all of them with one worker each.
+void set_loads(std::span<const int> workers_per_domain, PolicySpace& space);
 /// The domain that would finish first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
-/// Assignment from the domain of each task: lists sorted costliest first, equals in the order of `sequence`
-/// (a permutation of the task numbers), bounds filled in.
-Assignment finish_assignment(std::span<const Task> tasks, std::span<const std::int32_t> sequence,
-                             std::span<const std::int32_t> domain_of_task,
-                             std::span<const int> workers_per_domain);
+/// The result from space.domain_of_task: lists sorted costliest first, equals in the order of space.sequence
+/// (a permutation of the task numbers, or empty), bounds filled in.
+void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
+                       PolicySpace& space, Assignment& result);
 
 /// max(ceil(total / workers), costliest task).
 std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> workers_per_domain);
@@ -56,6 +88,9 @@ std::vector<SimulatedTask> simulate_schedule(std::span<const Task> tasks, const 
 
 /// Time at which the last task ends when each worker, as soon as it is free, takes the next task of its
 /// domain, and once that list is empty, of the next domains in turn (cyclically).
+std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
+                               std::span<const int> workers_per_domain, PolicySpace& space);
+/// The same, in new memory.
 std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& assignment,
                                std::span<const int> workers_per_domain);
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scheduler/policies.h"
 
+#include "scheduler/list_schedule.h"
+
 namespace kumiko::scheduler {
 namespace {
 
@@ -10,6 +12,13 @@ constexpr PolicyRow kPolicies[] = {
 };
 
 }  // namespace
+
+Assignment PolicyRow::assign(std::span<const Task> tasks, std::span<const int> workers_per_domain) const {
+  PolicySpace space;
+  Assignment result;
+  fill(tasks, workers_per_domain, space, result);
+  return result;
+}
 
 std::span<const PolicyRow> policies() {
   return kPolicies;

@@ -6,7 +6,9 @@
 
 namespace kumiko::scheduler {
 
-Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain);
-Assignment assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_domain);
+void assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain,
+                        PolicySpace& space, Assignment& result);
+void assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_domain, PolicySpace& space,
+                 Assignment& result);
 
 }  // namespace kumiko::scheduler

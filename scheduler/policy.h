@@ -25,12 +25,19 @@ struct Assignment {
   std::int64_t lower_bound = 0;  ///< max(ceil(total / workers), costliest task).
 };
 
-/// `workers_per_domain`: how many workers sit in each domain; some may be 0, not all.
-using PolicyFunction = Assignment (*)(std::span<const Task>, std::span<const int> workers_per_domain);
+struct PolicySpace;  // list_schedule.h
+
+/// `workers_per_domain`: how many workers sit in each domain; some may be 0, not all. Allocates only what
+/// `space` and `result` have not had before.
+using PolicyFunction = void (*)(std::span<const Task>, std::span<const int> workers_per_domain,
+                                PolicySpace& space, Assignment& result);
 
 struct PolicyRow {
   const char* name;
-  PolicyFunction assign;
+  PolicyFunction fill;
+
+  /// The same, in new memory.
+  Assignment assign(std::span<const Task> tasks, std::span<const int> workers_per_domain) const;
 };
 /// The first row is the default.
 std::span<const PolicyRow> policies();

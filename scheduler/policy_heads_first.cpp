@@ -19,14 +19,10 @@ namespace {
 // help other domains anyway.
 constexpr double kSlack = 1.03;
 
-struct Groups {
-  std::vector<std::int32_t> begin;    // Group g's tasks are sequence[begin[g], begin[g + 1]).
-  std::vector<std::int32_t> members;  // Task numbers, group after group, within a group in task order.
-};
-
-// Counting sort when group numbers are dense, as the runtime's are; otherwise a comparison sort.
-Groups collect_groups(std::span<const Task> tasks) {
-  Groups groups;
+// Sets space.members to the task numbers, group after group and within a group in task order; group g's are
+// members[group_begin[g], group_begin[g + 1]). Counting sort when group numbers are dense, as the runtime's
+// are; otherwise a comparison sort.
+void collect_groups(std::span<const Task> tasks, PolicySpace& space) {
   const std::size_t n = tasks.size();
   std::int32_t low = tasks[0].group;
   std::int32_t high = low;
@@ -35,73 +31,71 @@ Groups collect_groups(std::span<const Task> tasks) {
     high = std::max(high, task.group);
   }
   const std::int64_t range = std::int64_t{high} - low + 1;
-  groups.members.resize(n);
+  std::vector<std::int32_t>& members = space.members;
+  members.resize(n);
+  space.group_begin.clear();
   if (range <= static_cast<std::int64_t>(4 * n + 64)) {
-    std::vector<std::int32_t> count(static_cast<std::size_t>(range) + 1, 0);
+    std::vector<std::int32_t>& count = space.in_group;
+    count.assign(static_cast<std::size_t>(range) + 1, 0);
     for (const Task& task : tasks) ++count[task.group - low + 1];
-    groups.begin.reserve(std::min(n, static_cast<std::size_t>(range)) + 1);
     for (std::size_t g = 0; g < static_cast<std::size_t>(range); ++g) {
-      if (count[g + 1] > 0) groups.begin.push_back(count[g]);
+      if (count[g + 1] > 0) space.group_begin.push_back(count[g]);
       count[g + 1] += count[g];
     }
-    for (std::size_t i = 0; i < n; ++i)
-      groups.members[count[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
+    for (std::size_t i = 0; i < n; ++i) members[count[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
   } else {
-    std::iota(groups.members.begin(), groups.members.end(), 0);
-    std::stable_sort(groups.members.begin(), groups.members.end(),
-                     [&](std::int32_t a, std::int32_t b) { return tasks[a].group < tasks[b].group; });
+    std::iota(members.begin(), members.end(), 0);
+    // Not std::stable_sort, which allocates.
+    std::sort(members.begin(), members.end(), [&](std::int32_t a, std::int32_t b) {
+      return tasks[a].group != tasks[b].group ? tasks[a].group < tasks[b].group : a < b;
+    });
     for (std::size_t i = 0; i < n; ++i) {
-      const bool is_first = i == 0 || tasks[groups.members[i]].group != tasks[groups.members[i - 1]].group;
-      if (is_first) groups.begin.push_back(static_cast<std::int32_t>(i));
+      const bool is_first = i == 0 || tasks[members[i]].group != tasks[members[i - 1]].group;
+      if (is_first) space.group_begin.push_back(static_cast<std::int32_t>(i));
     }
   }
-  groups.begin.push_back(static_cast<std::int32_t>(n));
-  return groups;
+  space.group_begin.push_back(static_cast<std::int32_t>(n));
 }
 
-struct Share {
-  DomainLoad* domain;
-  double quota;  // The part of the group's cost that this domain should take.
-  double taken = 0;
-};
-
-// The domains with the most room below a perfect balance, as few as can take `cost` together. The sum of all
-// rooms covers whatever is not assigned yet, apart from rounding where costs add up to more than 2^53: then a
-// domain without room may be reached, with the quota 0, which any task exceeds.
-std::vector<Share> share_out(double cost, double bound, std::span<DomainLoad> domains) {
-  std::vector<Share> shares;
-  for (DomainLoad& domain : domains)
+// Sets space.shares to the domains with the most room below a perfect balance, as few as can take `cost`
+// together. The sum of all rooms covers whatever is not assigned yet, apart from rounding where costs add up
+// to more than 2^53: then a domain without room may be reached, with the quota 0, which any task exceeds.
+void share_out(double cost, double bound, PolicySpace& space) {
+  std::vector<DomainShare>& shares = space.shares;
+  shares.clear();
+  for (DomainLoad& domain : space.domains)
     shares.push_back({&domain, std::max(bound * domain.workers - domain.load, 0.0)});
-  std::stable_sort(shares.begin(), shares.end(),
-                   [](const Share& a, const Share& b) { return a.quota > b.quota; });
+  std::sort(shares.begin(), shares.end(), [](const DomainShare& a, const DomainShare& b) {
+    return a.quota != b.quota ? a.quota > b.quota : a.domain < b.domain;
+  });
   double left = cost;
   std::size_t used = 0;
   for (; used < shares.size() && left > 0; ++used) {
     shares[used].quota = std::min(shares[used].quota, left);
     left -= shares[used].quota;
   }
-  shares.resize(used);
-  return shares;
+  shares.erase(shares.begin() + static_cast<std::ptrdiff_t>(used), shares.end());
 }
 
-// Splits a group that fits into no domain whole. It does not matter which of its tasks stay together, as all
-// read the same head. So each domain gets costly and cheap tasks alike, which its workers can balance.
-void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members,
-                    std::vector<Share> shares, std::span<std::int32_t> domain_of_task) {
-  std::vector<CostItem> items(2 * members.size());
-  const std::span<CostItem> sorted = std::span(items).first(members.size());
+// Deals a group that fits into no domain whole among space.shares. It does not matter which of its tasks stay
+// together, as all read the same head. So each domain gets costly and cheap tasks alike, which its workers
+// can balance.
+void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members, PolicySpace& space) {
+  space.pieces.resize(2 * members.size());
+  const std::span<CostItem> items(space.pieces), sorted = items.first(members.size());
   for (std::size_t i = 0; i < members.size(); ++i) {
     items[i] = {std::max<std::int64_t>(tasks[members[i]].cost, 0), members[i]};
   }
-  sort_costliest_first(sorted, std::span(items).subspan(members.size()));
+  sort_costliest_first(sorted, items.subspan(members.size()));
   for (const CostItem& item : sorted) {
     const auto cost = static_cast<double>(item.cost);
-    const auto filled = [cost](const Share& share) { return (share.taken + cost) / share.quota; };
-    Share& taker = *std::min_element(shares.begin(), shares.end(),
-                                     [&](const Share& a, const Share& b) { return filled(a) < filled(b); });
+    const auto filled = [cost](const DomainShare& share) { return (share.taken + cost) / share.quota; };
+    DomainShare& taker =
+        *std::min_element(space.shares.begin(), space.shares.end(),
+                          [&](const DomainShare& a, const DomainShare& b) { return filled(a) < filled(b); });
     taker.taken += cost;
     taker.domain->load += cost;
-    domain_of_task[item.index] = taker.domain->domain;
+    space.domain_of_task[item.index] = taker.domain->domain;
   }
 }
 
@@ -115,45 +109,46 @@ DomainLoad* find_home(std::span<DomainLoad> domains, int home) {
 
 }  // namespace
 
-Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain) {
-  std::vector<DomainLoad> domains = loads_of(workers_per_domain);
-  std::vector<std::int32_t> domain_of_task(tasks.size(), 0);
-  if (tasks.empty() || domains.empty())
-    return finish_assignment(tasks, {}, domain_of_task, workers_per_domain);
+void assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain,
+                        PolicySpace& space, Assignment& result) {
+  set_loads(workers_per_domain, space);
+  space.domain_of_task.assign(tasks.size(), 0);
+  space.sequence.clear();
+  if (tasks.empty() || space.domains.empty())
+    return finish_assignment(tasks, workers_per_domain, space, result);
 
-  const Groups groups = collect_groups(tasks);
-  const std::size_t num_groups = groups.begin.size() - 1;
-  std::vector<CostItem> order(2 * num_groups);
+  collect_groups(tasks, space);
+  const std::span<const std::int32_t> group_begin = space.group_begin, all_members = space.members;
+  const std::size_t num_groups = group_begin.size() - 1;
+  space.items.resize(2 * num_groups);
+  const std::span<CostItem> items(space.items);
   for (std::size_t g = 0; g < num_groups; ++g) {
     std::int64_t cost = 0;
-    for (std::int32_t i = groups.begin[g]; i < groups.begin[g + 1]; ++i) {
-      cost += std::max<std::int64_t>(tasks[groups.members[i]].cost, 0);
+    for (std::int32_t i = group_begin[g]; i < group_begin[g + 1]; ++i) {
+      cost += std::max<std::int64_t>(tasks[all_members[i]].cost, 0);
     }
-    order[g] = {cost, static_cast<std::int32_t>(g)};
+    items[g] = {cost, static_cast<std::int32_t>(g)};
   }
-  const std::span<CostItem> items(order);
   sort_costliest_first(items.first(num_groups), items.subspan(num_groups));
 
   const auto bound = static_cast<double>(makespan_bound(tasks, workers_per_domain));
-  std::vector<std::int32_t> sequence;
-  sequence.reserve(tasks.size());
   const auto deal = [&](const CostItem& group, DomainLoad* home) {
-    const auto members =
-        std::span(groups.members)
-            .subspan(groups.begin[group.index], groups.begin[group.index + 1] - groups.begin[group.index]);
+    const auto members = all_members.subspan(group_begin[group.index],
+                                             group_begin[group.index + 1] - group_begin[group.index]);
     const auto cost = static_cast<double>(group.cost);
     DomainLoad& best =
-        home && home->finish_with(cost) <= kSlack * bound ? *home : least_loaded(domains, cost);
+        home && home->finish_with(cost) <= kSlack * bound ? *home : least_loaded(space.domains, cost);
     if (best.finish_with(cost) <= kSlack * bound || members.size() == 1) {
       best.load += cost;
-      for (const std::int32_t task : members) domain_of_task[task] = best.domain;
+      for (const std::int32_t task : members) space.domain_of_task[task] = best.domain;
     } else {
-      deal_in_pieces(tasks, members, share_out(cost, bound, domains), domain_of_task);
+      share_out(cost, bound, space);
+      deal_in_pieces(tasks, members, space);
     }
-    sequence.insert(sequence.end(), members.begin(), members.end());
+    space.sequence.insert(space.sequence.end(), members.begin(), members.end());
   };
   const auto home_of = [&](const CostItem& group) {
-    return find_home(domains, tasks[groups.members[groups.begin[group.index]]].home);
+    return find_home(space.domains, tasks[all_members[group_begin[group.index]]].home);
   };
   const bool any_home = std::any_of(tasks.begin(), tasks.end(), [](const Task& t) { return t.home >= 0; });
   if (any_home) {
@@ -164,7 +159,7 @@ Assignment assign_heads_first(std::span<const Task> tasks, std::span<const int> 
   for (const CostItem& group : items.first(num_groups)) {
     if (!any_home || !home_of(group)) deal(group, nullptr);
   }
-  return finish_assignment(tasks, sequence, domain_of_task, workers_per_domain);
+  finish_assignment(tasks, workers_per_domain, space, result);
 }
 
 }  // namespace kumiko::scheduler

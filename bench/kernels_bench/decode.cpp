@@ -14,8 +14,13 @@ constexpr std::int64_t kKeys = 256, kDim = 128;
 constexpr int kOneGroup = 8;                   // of 2^8 keys
 constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
 
-// Block after block of K and V through the whole pool, as a decode step reads KV data larger than the caches.
-void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std::int64_t rows) {
+enum class From {
+  memory,  ///< Block after block of K and V through the whole pool, as a decode step reads KV data larger
+           ///< than the caches.
+  l2,      ///< One block again and again, each step by itself: the arithmetic without the memory.
+};
+
+void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std::int64_t rows, From from) {
   const DataType type = static_cast<DataType>(row.element);
   const std::int64_t bytes = kBlock * bytes_of(type);  // of K, and of V
   const std::span<const std::byte> pool = data_pool(type);
@@ -42,51 +47,55 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
   l.fill(0.0f);
   o.fill(0.0f);
   const std::int64_t width = kDim * bytes_of(type);
-  const auto run_block = [&](const std::byte* k, const std::byte* v) {
+  const auto run_steps = [&](const std::byte* k, const std::byte* v, bool scored, bool weighed, bool added) {
     const auto rows_at = [width](const std::byte* at, std::int64_t count) {
       return kernels::RowRange{reinterpret_cast<const char*>(at), width, width, count};
     };
     const kernels::RowRange ranges[] = {rows_at(k, kKeys), rows_at(v, kKeys),
-                                        rows_at(k + bytes, kernels::kNoEnd)};
+                                        rows_at(from == From::l2 ? k : k + bytes, kernels::kNoEnd)};
     const kernels::RowList keys_ahead{ranges, ranges + 1}, values_ahead{ranges + 1, ranges + 2};
     const void *const key_group = k, *const value_group = v;
-    row.scores({steps.data(),
-                pairs ? kDim / 2 : kDim,
-                {&key_group, kDim, kOneGroup},
-                rows,
-                kDim,
-                kKeys,
-                scores.data(),
-                kKeys,
-                keys_ahead,
-                {}});
-    row.softmax({scores.data(),
-                 kKeys,
-                 rows,
-                 kKeys,
-                 begin.data(),
-                 end.data(),
-                 m.data(),
-                 l.data(),
-                 o.data(),
-                 kDim,
-                 kDim,
-                 1.0f,
-                 values_ahead,
-                 {}});
-    row.add_values({scores.data(),
-                    kKeys,
-                    {&value_group, kDim, kOneGroup},
-                    rows,
-                    kDim,
-                    kKeys,
-                    runs.data(),
-                    l.data(),
-                    o.data(),
-                    kDim,
-                    values_ahead,
-                    {}});
+    if (scored)
+      row.scores({steps.data(),
+                  pairs ? kDim / 2 : kDim,
+                  {&key_group, kDim, kOneGroup},
+                  rows,
+                  kDim,
+                  kKeys,
+                  scores.data(),
+                  kKeys,
+                  keys_ahead,
+                  {}});
+    if (weighed)
+      row.softmax({scores.data(),
+                   kKeys,
+                   rows,
+                   kKeys,
+                   begin.data(),
+                   end.data(),
+                   m.data(),
+                   l.data(),
+                   o.data(),
+                   kDim,
+                   kDim,
+                   1.0f,
+                   values_ahead,
+                   {}});
+    if (added)
+      row.add_values({scores.data(),
+                      kKeys,
+                      {&value_group, kDim, kOneGroup},
+                      rows,
+                      kDim,
+                      kKeys,
+                      runs.data(),
+                      l.data(),
+                      o.data(),
+                      kDim,
+                      values_ahead,
+                      {}});
   };
+  const auto run_block = [&](const std::byte* k, const std::byte* v) { run_steps(k, v, true, true, true); };
   run_block(keys, values);
   for (std::int64_t r = 0; r < rows; ++r) {
     std::vector<double> s(kKeys), want(kDim, 0.0);
@@ -110,6 +119,23 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
       }
     }
   }
+  if (from == From::l2) {
+    std::vector<double> seconds[3];
+    for (auto _ : state) {
+      double sum = 0;
+      for (int step = 0; step < 3; ++step) {
+        seconds[step].push_back(seconds_per_call(kKernelWindow, thread_seconds, [&] {
+          run_steps(keys, values, step == 0, step == 1, step == 2);
+        }));
+        sum += seconds[step].back();
+      }
+      state.SetIterationTime(sum);
+    }
+    state.counters["scores_us"] = 1e6 * median(seconds[0]);
+    state.counters["softmax_us"] = 1e6 * median(seconds[1]);
+    state.counters["values_us"] = 1e6 * median(seconds[2]);
+    return;
+  }
   static ReadCeiling ceiling(pool, first_core(), Clock::cpu);
   ceiling.read_from(pool);
   std::int64_t block = 0;
@@ -128,8 +154,12 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
 void register_decode() {
   for (const kernels::DecodeKernel& row : kernels::decode_kernels()) {
     for (std::int64_t rows : {1, 4, 8}) {  // Query heads of a group: MHA, GQA 4 and 8.
-      register_kernel(std::string(row.name) + "_rows" + std::to_string(rows), row.isa,
-                      [&row, rows](benchmark::State& state) { decode_block(state, row, rows); });
+      const std::string name = row.name + ("_rows" + std::to_string(rows));
+      register_kernel(name, row.isa, [&row, rows](benchmark::State& state) {
+        decode_block(state, row, rows, From::memory);
+      });
+      register_kernel("steps_" + name, row.isa,
+                      [&row, rows](benchmark::State& state) { decode_block(state, row, rows, From::l2); });
     }
   }
 }

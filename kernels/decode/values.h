@@ -63,7 +63,8 @@ template <class V, class T, int N, bool kSplit, bool kPartial>
 
 /// For R rows that see all keys of the part: N vectors, the last of them partial or not. kLast: they are the
 /// last ones of v_dim, and l += P is done with them. (Unroll pragmas: without them g++ 12 keeps the sums in
-/// memory, 2.4x slower.)
+/// memory, 2.4x slower. The lines of four keys fetched together: AVX-512 f32 0.91 to 1.03 of the time in ten
+/// runs, in L2 1.2; 16 bits 0.99 to 1.05; AVX2 1.00 to 1.05.)
 template <class V, class T, int R, int N, bool kPartial, bool kLast>
 void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& fetcher) {
   RowFetcher ahead = fetcher;  // A copy can be in registers; behind a reference it would be in memory.

@@ -131,6 +131,7 @@ class Walk {
   void scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                          Slot& slot) const;
   TileMask tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
+  void fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
   void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
                     Runs& runs) const;
   void first_runs(const Tile& tile, const Block& block, Runs& runs) const;

@@ -226,13 +226,27 @@ TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
   }
 }
 
-// A failed update leaves the plan's lengths unchanged, and a later one succeeds.
+// Only the split states of very long sequences are not taken by plan(). A failed update leaves the plan's
+// lengths unchanged, and a later one succeeds.
 TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
   const std::vector<std::int32_t> before{1, 40}, after{1300, 1299};
-  const auto bits_with = [](const kumiko_context* context, kumiko_plan* plan,
-                            const std::vector<std::int32_t>& lengths) {
+  // Room for keys that no length here reaches: pages that nobody touches.
+  constexpr std::int64_t kRoom = std::int64_t{3} << 20;
+  const auto with_room = [](std::vector<float>& keys) {
+    const auto touched = static_cast<std::int64_t>(keys.size());
+    keys.reserve(static_cast<std::size_t>(touched + kRoom * Problem::kDim));
+    return keys.data();
+  };
+  const auto has_room_for_long_ones = [&](Problem& problem) {
+    problem.args.k.data = with_room(problem.k);
+    problem.args.v.data = with_room(problem.v);
+    problem.args.k.shape[2] = problem.args.v.shape[2] = kRoom;
+  };
+  const auto bits_with = [&](const kumiko_context* context, kumiko_plan* plan,
+                             const std::vector<std::int32_t>& lengths) {
     Problem problem;
     problem.args.seqused_k = lengths.data();
+    has_room_for_long_ones(problem);
     const kumiko_status status =
         plan ? kumiko_plan_run(plan, &problem.args) : kumiko_attention_forward(context, &problem.args);
     EXPECT_EQ(status, KUMIKO_OK) << kumiko_last_error();
@@ -243,6 +257,7 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
              want_after = bits_with(context, nullptr, after);
   Problem problem;
   problem.args.seqused_k = before.data();
+  has_room_for_long_ones(problem);
   kumiko_plan* plan = nullptr;
   ASSERT_EQ(kumiko_plan_create(context, &problem.args, &plan), KUMIKO_OK) << kumiko_last_error();
   std::int64_t bytes_before = 0, bytes = 0;
@@ -252,6 +267,7 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
     kumiko_status status;
     {
       const FailingHeap heap(allowed);
+      const FailingArenas arenas(allowed);
       status = kumiko_plan_update(plan, after.data(), 2);
     }
     if (status == KUMIKO_OK) break;
@@ -260,7 +276,7 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
     EXPECT_EQ(kumiko_plan_workspace_bytes(plan, &bytes), KUMIKO_OK);
     EXPECT_EQ(bytes, bytes_before) << "with " << allowed << " requests";
   }
-  EXPECT_GT(allowed, 4) << "a cut and the states of its rows";
+  EXPECT_GT(allowed, 0) << "the states of the rows";
   EXPECT_EQ(bits_with(context, plan, after), want_after);
   kumiko_plan_destroy(plan);
   kumiko_context_destroy(context);

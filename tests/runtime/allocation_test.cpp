@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 #include <oneapi/tbb/task_group.h>
 
+#include <algorithm>
 #include <atomic>
 #include <latch>
+#include <random>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -85,6 +88,70 @@ TEST_P(Allocation, UpdatesWithinSplitsAllocateNothing) {
   }
   EXPECT_TRUE(ok);
   EXPECT_EQ(calls, 0);
+}
+
+/// 64 sequences of decode; chunks of a prompt; decode in a window; one long sequence among few.
+std::vector<AttentionArgs> growing(std::vector<std::int32_t>& lengths) {
+  std::vector<AttentionArgs> calls(4);
+  const std::int64_t batch[] = {64, 3, 5, 2}, q_len[] = {1, 200, 1, 1}, kv_len[] = {4096, 2500, 8000, 20000};
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    AttentionArgs& args = calls[i];
+    args.q = ConstTensor::bhsd(nullptr, batch[i], 8, q_len[i], 64);
+    args.k = args.v = ConstTensor::bhsd(nullptr, batch[i], 2, kv_len[i], 64);
+    args.out = Tensor::bhsd(nullptr, batch[i], 8, q_len[i], 64);
+    args.is_causal = true;
+    args.seqused_k = lengths.data();
+  }
+  calls[2].window_left = 3000;
+  return calls;
+}
+
+/// The step's lengths of up to `most` keys: one more each, others for one, others for all, one long, none,
+/// all.
+void walk(int step, std::int32_t most, std::mt19937& random, std::span<std::int32_t> lengths) {
+  std::uniform_int_distribution<std::int32_t> any(0, most);
+  std::uniform_int_distribution<std::size_t> one(0, lengths.size() - 1);
+  for (std::int32_t& length : lengths) {
+    if (step % 8 < 3) length = std::min(length + 1, most);
+    if (step % 8 == 4) length = any(random);
+    if (step % 8 == 5) length = 1;
+    if (step % 8 == 6) length = 0;
+    if (step % 8 == 7) length = most;
+  }
+  if (step % 8 == 3) lengths[one(random)] = any(random);
+  if (step % 8 == 5) lengths[one(random)] = most;
+}
+
+TEST_P(Allocation, UpdatesOfAllLengthsAllocateNothing) {
+  for (const char* machine : {"pack:1 l3:1 core:1 pu:1", "pack:1 l3:1 core:4 pu:1", "numa:2 l3:1 core:4 pu:1",
+                              "numa:4 l3:1 core:3 pu:1"}) {
+    for (const char* policy : {"heads_first", "flat"}) {
+      ContextOptions options;
+      options.executor = GetParam();
+      options.topology = machine;
+      options.policy = policy;
+      const Context context = context_of(options);
+      std::vector<std::int32_t> lengths(64, 700);
+      for (const AttentionArgs& args : growing(lengths)) {
+        SCOPED_TRACE(::testing::Message() << machine << ", " << policy << ", " << args.k.shape[2] << " keys");
+        const std::span<std::int32_t> used =
+            std::span(lengths).first(static_cast<std::size_t>(args.q.shape[0]));
+        std::fill(used.begin(), used.end(), 1);
+        Plan prepared;
+        const Status status = plan(context, args, &prepared);
+        ASSERT_TRUE(status.ok()) << status.message();
+        std::mt19937 random(3);
+        for (int step = 0; step < 160; ++step) {
+          walk(step, static_cast<std::int32_t>(args.k.shape[2]), random, used);
+          const AllocationCount count;
+          const bool ok = prepared.update(used).ok();
+          const std::int64_t calls = count.calls();
+          ASSERT_TRUE(ok);
+          ASSERT_EQ(calls, 0) << "step " << step;
+        }
+      }
+    }
+  }
 }
 
 // First makes one state per caller, as if all runs had overlapped: which runs do overlap depends on timing.

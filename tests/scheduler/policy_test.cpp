@@ -140,6 +140,25 @@ TEST_P(Policy, ContractOverSeededSweep) {
   }
 }
 
+// A plan's updates make one assignment after the other in the same memory.
+TEST_P(Policy, NothingOfAnEarlierProblemIsLeftInItsMemory) {
+  PolicySpace space;
+  Assignment result;
+  for (int i = 0; i < test::sweep_size(200); ++i) {
+    const std::uint64_t seed = test::test_seed(5000) + static_cast<std::uint64_t>(i);
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    const std::vector<int> workers = random_machine(random);
+    const std::vector<Task> tasks = i % 10 == 9 ? std::vector<Task>{} : random_tasks(random);
+    const Assignment fresh = assign(tasks, workers);
+    find_policy(GetParam())->fill(tasks, workers, space, result);
+    EXPECT_EQ(result.order, fresh.order);
+    EXPECT_EQ(result.domain_begin, fresh.domain_begin);
+    EXPECT_EQ(result.lower_bound, fresh.lower_bound);
+    EXPECT_EQ(simulate_makespan(tasks, result, workers, space), makespan_of(tasks, fresh, workers));
+  }
+}
+
 TEST_P(Policy, ManyTasksAreWithinThreePercentOfTheBound) {
   for (int i = 0; i < test::sweep_size(100); ++i) {
     const std::uint64_t seed = test::test_seed(2000) + static_cast<std::uint64_t>(i);
@@ -359,7 +378,9 @@ TEST(Flat, CostlyTasksAreDealtBeforeCheapOnes) {
 
 TEST(LeastLoaded, TheFirstOfThoseDoneFirst) {
   const std::vector<int> workers = {1, 2, 0, 1};
-  std::vector<DomainLoad> domains = loads_of(workers);
+  PolicySpace space;
+  set_loads(workers, space);
+  std::vector<DomainLoad>& domains = space.domains;
   ASSERT_EQ(domains.size(), 3u);
   domains[0].load = 5;
   domains[1].load = 2;

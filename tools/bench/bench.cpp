@@ -121,7 +121,7 @@ int run_bench(const Options& options, const Call& call, std::ostream& out, std::
       report.clock = bench::clock_of(static_cast<int>(ways.threads.cpus.size()));
       problem.touch();
       bench::ReadCeiling read(problem.cache(), ways.threads.cpus, report.clock);
-      report.work = {problem.useful_flops(), problem.kv_bytes()};
+      report.work = problem.work();
       report.copies = problem.sets();
       report.copied_bytes = static_cast<double>(problem.cache().size());
       report.read_loop = read.variant();

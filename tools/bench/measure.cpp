@@ -25,14 +25,6 @@ struct Rounds {
 
 }  // namespace
 
-double Ceilings::limit(const Work& work) const {
-  return std::max(work.flops / flops, work.bytes / bytes);
-}
-
-bool Ceilings::is_memory_bound(const Work& work) const {
-  return work.bytes / bytes > work.flops / flops;
-}
-
 Spread spread_of(const std::vector<double>& values) {
   if (values.empty()) return {};
   const auto [least, most] = std::minmax_element(values.begin(), values.end());

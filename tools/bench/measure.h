@@ -7,24 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "bench/limit.h"
 #include "bench/machine_peak.h"
 #include "bench/workload.h"
 
 namespace kumiko::tools {
 
-/// The work of a call: useful multiply-adds, each counted as 2, and K and V read once.
-struct Work {
-  double flops = 0, bytes = 0;
-};
-
-/// The machine's limits per second.
-struct Ceilings {
-  double flops = 0, bytes = 0;
-
-  /// The least time of a call: the longer of reading and multiplying.
-  double limit(const Work& work) const;
-  bool is_memory_bound(const Work& work) const;
-};
+using bench::Ceilings;
+using bench::Work;
 
 struct Spread {
   double median = 0, least = 0, most = 0;
