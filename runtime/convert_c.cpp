@@ -56,13 +56,15 @@ constexpr std::size_t bytes_of_kv_append_fields() {
 #undef KUMIKO_KV_APPEND_FIELD
   return bytes;
 }
-constexpr int kKvAppendFields = 0
-#define KUMIKO_KV_APPEND_FIELD(name) +1
+constexpr int count_kv_append_fields() {
+  int count = 0;
+#define KUMIKO_KV_APPEND_FIELD(name) ++count;
 #include "runtime/kv_append_fields.inc"
 #undef KUMIKO_KV_APPEND_FIELD
-    ;
+  return count;
+}
 static_assert(sizeof(kumiko_kv_append_args) == bytes_of_kv_append_fields());
-static_assert(count_fields<KvAppendArgs>() == kKvAppendFields,
+static_assert(count_fields<KvAppendArgs>() == count_kv_append_fields(),
               "a field of KvAppendArgs has no row in kv_append_fields.inc");
 static_assert(KUMIKO_ROPE_NEOX == static_cast<int>(RopeStyle::neox));
 static_assert(KUMIKO_ROPE_INTERLEAVED == static_cast<int>(RopeStyle::interleaved));

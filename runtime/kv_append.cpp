@@ -109,7 +109,7 @@ struct Append {
   }
 };
 
-void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
+void append_rows_of_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
   const Append& append = *static_cast<const Append*>(context);
   const kernels::FloatState float_state;  // subnormals are kept, so that every ISA gives the same bits
   const std::int64_t first = task * append.task_tokens;
@@ -159,7 +159,7 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
         scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
     scheduler::Job job;
     job.assignment = &assignment;
-    job.body = run_task;
+    job.body = append_rows_of_task;
     job.context = &append;
     job.scratch_bytes = static_cast<std::size_t>(append.task_tokens * 2 * args.rotary_dim) * sizeof(float);
     if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))

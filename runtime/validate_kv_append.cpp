@@ -2,7 +2,6 @@
 // The checks of kv_append.
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -12,12 +11,6 @@
 
 namespace kumiko {
 namespace {
-
-constexpr std::int64_t kMost32 = std::numeric_limits<std::int32_t>::max();
-
-std::string entry(const char* name, std::int64_t i) {
-  return std::string(name) + "[" + std::to_string(i) + "]";
-}
 
 bool is_present(const Tensor& view) {
   return kumiko::is_present(ConstTensor{view.data, view.shape, view.stride, view.dtype});

@@ -58,6 +58,10 @@ std::string element(const char* name, const char* field, int i) {
   return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
 }
 
+std::string entry(const char* name, std::int64_t i) {
+  return std::string(name) + "[" + std::to_string(i) + "]";
+}
+
 std::string name_of(DataType type) {
   constexpr std::array<const char*, 5> kNames = {"f32", "bf16", "f16", "boolean", "i32"};
   const auto number = static_cast<std::size_t>(type);

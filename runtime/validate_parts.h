@@ -16,6 +16,11 @@ Status invalid(const std::string& what, const std::string& value, const std::str
 Status invalid(const std::string& what, std::int64_t value, const std::string& expected);
 /// "q.shape[1] (heads)"
 std::string element(const char* name, const char* field, int i);
+/// "name[i]".
+std::string entry(const char* name, std::int64_t i);
+
+/// Tasks are numbered in 32 bits, and so are sequences and KV heads together, and the keys of a sequence.
+inline constexpr std::int64_t kMost32 = std::numeric_limits<std::int32_t>::max();
 std::string hex(const void* p);
 /// The type's number if it has no name.
 std::string name_of(DataType type);

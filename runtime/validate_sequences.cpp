@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks of packed sequences and of block tables.
-#include <limits>
 #include <string>
 
 #include "runtime/problem.h"
@@ -11,12 +10,6 @@ namespace kumiko {
 namespace {
 
 constexpr std::int64_t kMostPageKeys = 512;
-// Sequences and KV heads are numbered together in 32 bits, and so are the keys of a sequence.
-constexpr std::int64_t kMost32 = std::numeric_limits<std::int32_t>::max();
-
-std::string entry(const char* name, std::int64_t i) {
-  return std::string(name) + "[" + std::to_string(i) + "]";
-}
 
 /// [sequences + 1] from 0, never falling, up to `most`.
 Status check_cu_seqlens(const char* name, const std::int32_t* cu_seqlens, std::int64_t sequences,
