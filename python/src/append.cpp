@@ -74,11 +74,6 @@ class TokenNumbers {
   std::vector<std::int64_t> copy_;
 };
 
-void expect_float32(const Imported& tensor) {
-  if (!tensor.is(dlpack::kFloat, 32))
-    wrong_value(std::string(tensor.name) + ".dtype", tensor.dtype_name(), "float32");
-}
-
 const float* weights_of(const Imported& tensor, std::int64_t head_dim) {
   expect_float32(tensor);
   if (tensor.ndim != 1 || tensor.shape[0] != head_dim || (tensor.stride[0] != 1 && head_dim > 1))

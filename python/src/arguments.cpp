@@ -30,11 +30,6 @@ void expect_dims(const Imported& tensor, int dims, const char* expected) {
   if (tensor.ndim != dims) wrong_value(std::string(tensor.name) + ".shape", tensor.shape_text(), expected);
 }
 
-void expect_float32(const Imported& tensor) {
-  if (!tensor.is(dlpack::kFloat, 32))
-    wrong_value(std::string(tensor.name) + ".dtype", tensor.dtype_name(), "float32");
-}
-
 template <class Pointer>
 View<Pointer> view_of(const Imported& tensor, Layout layout) {
   const bool is_bhsd = layout == Layout::bhsd;
@@ -77,6 +72,11 @@ void read_integers(const Imported& tensor, int dim, const std::byte* at, std::ve
 }
 
 }  // namespace
+
+void expect_float32(const Imported& tensor) {
+  if (!tensor.is(dlpack::kFloat, 32))
+    wrong_value(std::string(tensor.name) + ".dtype", tensor.dtype_name(), "float32");
+}
 
 Layout layout_of(nb::handle value) {
   constexpr std::array<std::pair<const char*, Layout>, 2> kNames = {

@@ -39,6 +39,9 @@ std::vector<std::int32_t> lengths_of(nb::handle seqused_k, std::int64_t sequence
 /// Flags of a list, a tuple, or a tensor of bools; they must be `count`.
 std::vector<std::uint8_t> flags_of(const char* name, nb::handle value, std::int64_t count, const char* what);
 
+/// Refuses a tensor that is not float32.
+void expect_float32(const Imported& tensor);
+
 DataType dtype_of(const Imported& tensor);
 ConstTensor input_of(const Imported& tensor, Layout layout);
 Tensor output_of(const Imported& tensor, Layout layout);
