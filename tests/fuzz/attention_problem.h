@@ -38,6 +38,8 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   /// Changes the lengths to others as valid, and back at the next call: the reverse order, or the keys that
   /// were not used. Empty where the call has none.
   std::span<const std::int32_t> other_lengths();
+  /// The block table that a call sees, or null.
+  const std::int32_t* block_table() const { return seen().block_table; }
 
  private:
   enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kSinks, kTable };
