@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "runtime/plan.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
@@ -237,6 +238,34 @@ TEST_P(Nan, IsTheCanonicalOneOfMergedStates) {
 }
 
 struct NanWithTheReference : Nan {};
+
+// A run finds the split states of an earlier one in its memory. Those of rows that a mask hides a split from
+// must not come from there.
+TEST_P(Nan, OfAnEarlierRunStaysThere) {
+  constexpr std::int64_t kRows = 40, kKeys = 2048, kDim = 16;
+  std::vector<float> q(kRows * kDim, 0.5f), k(kKeys * kDim, 0.25f), v(kKeys * kDim, kInf), out(q.size());
+  std::vector<std::uint8_t> mask(kRows * kKeys, 1);
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(q.data(), 1, 1, kRows, kDim);
+  args.k = ConstTensor::bhsd(k.data(), 1, 1, kKeys, kDim);
+  args.v = ConstTensor::bhsd(v.data(), 1, 1, kKeys, kDim);
+  args.out = Tensor::bhsd(out.data(), 1, 1, kRows, kDim);
+  args.mask = ConstTensor::bhsd(mask.data(), 1, 1, kRows, kKeys, DataType::boolean);
+  args.pipeline = Pipeline::online;
+  ContextOptions options;
+  options.isa = GetParam();
+  options.topology = "numa:1 core:3 pu:1";
+  Plan made;
+  ASSERT_TRUE(plan(context_of(options), args, &made).ok());
+  ASSERT_GT(impl_of(made)->partition.merges.size(), 0u);
+  ASSERT_TRUE(made.run(args).ok());
+  EXPECT_EQ(out[0], kInf);
+  std::fill(v.begin(), v.end(), 3.0f);
+  for (std::int64_t row = 0; row < kRows; ++row)
+    std::fill_n(mask.begin() + row * kKeys + 512, 512, std::uint8_t{0});
+  ASSERT_TRUE(made.run(args).ok());
+  for (const float x : out) ASSERT_EQ(x, 3.0f);
+}
 
 TEST_P(NanWithTheReference, IsWhereTheReferenceHasOne) {
   for (const Case& c : cases()) {
