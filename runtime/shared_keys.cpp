@@ -21,9 +21,10 @@ std::int64_t pages_of(const Problem& problem, std::int64_t splits) {
 /// Splits of which every row of the sequence sees every key, but the last one that some row sees: it stays
 /// the sequence's own, so that each sequence has a task of its own.
 std::int64_t whole_splits(const Problem& problem, std::int64_t b) {
-  const kernels::HeadProblem head = problem.head({}, b, 0);
   const std::int64_t rows = problem.rows_of(b);
-  if (rows == 0 || head.begin_of(rows - 1) > 0) return 0;
+  if (rows == 0) return 0;
+  const kernels::HeadProblem head = problem.head({}, b, 0);
+  if (head.begin_of(rows - 1) > 0) return 0;
   const std::int64_t seen = (head.end_of(rows - 1) + kSplitKeys - 1) / kSplitKeys;
   return std::max<std::int64_t>(min_of(head.end_of(0) / kSplitKeys, seen - 1), 0);
 }

@@ -359,6 +359,17 @@ TEST(SharedKeysErrors, ARunWhoseSequencesShareNoPagesIsRefused) {
   EXPECT_TRUE(attention_forward(context, step.args()).ok());
 }
 
+TEST(SharedKeysErrors, ACallWithoutHeadsSharesNothing) {
+  const Context context = context_of("reference", "serial");
+  ServerStep step(decodes(3, 1024, 100));
+  AttentionArgs args = step.args();
+  args.q.shape[1] = args.k.shape[1] = args.v.shape[1] = args.out.shape[1] = 0;
+  Plan made = planned(context, args);
+  EXPECT_TRUE(groups_of(made).groups.empty());
+  EXPECT_TRUE(made.update(step.lengths(), args.block_table).ok());
+  EXPECT_TRUE(made.run(args).ok());
+}
+
 TEST(SharedKeysErrors, TablesOfAnUpdate) {
   const Context context = context_of("reference", "serial");
   ServerStep step(decodes(3, 1024, 100));
