@@ -137,8 +137,9 @@ class AppendCall {
     kumiko_status status;
     {
       const FailingNew failing(kLargestRequest, countdown);
-      status = checked(kumiko_kv_append(context, passed.get()), "kv_append");
+      status = kumiko_kv_append(context, passed.get());
     }
+    checked(status, "kv_append");
     if (status == KUMIKO_OK) {
       require(!is_refused_, "only a sound append runs");
       check_rest_is_poisoned();
