@@ -40,6 +40,12 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   std::span<const std::int32_t> other_lengths();
   /// The block table that a call sees, or null.
   const std::int32_t* block_table() const { return seen().block_table; }
+  /// plan() reads the table, so it refuses one at an address that cannot be.
+  bool has_table_at_no_address() const {
+    const auto address = reinterpret_cast<std::uintptr_t>(block_table());
+    constexpr std::uintptr_t kFarthest = std::uintptr_t{1} << 47;
+    return address % sizeof(std::int32_t) != 0 || address >= kFarthest;
+  }
 
  private:
   enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kSinks, kTable };
