@@ -196,6 +196,7 @@ void fuzz_attention(Input& input, const Contexts& contexts, int flags, long coun
   for (int faults = (flags >> 1) % 4; faults > 0; --faults) problem.add_fault(input);
 
   const auto forward = [&] { return problem.call(context); };
+  if (problem.block_table() && !problem.owns_memory()) return;  // plan() reads the table
   if (countdown >= 0) {
     Plan short_of_memory;
     const kumiko_status status = short_of_memory.create(context, problem, countdown);
