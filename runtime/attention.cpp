@@ -142,7 +142,10 @@ Status make_plan(const Context& context, const AttentionArgs& args, bool may_be_
                  std::shared_ptr<Plan::Impl>* made) {
   auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
   impl->args = without_pointers(args);
-  if (args.block_table) impl->find_common_pages(args.block_table, &impl->problem.common);
+  if (args.block_table && !impl->problem.is_empty()) {
+    if (Status s = check_table_pointer(args, impl->problem.batch, args.block_table); !s.ok()) return s;
+    impl->find_common_pages(args.block_table, &impl->problem.common);
+  }
   if (args.kv_domains) {
     if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
   }
@@ -158,7 +161,6 @@ Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
     if (!plan) return {Code::invalid_argument, "plan is null; expected a Plan to fill"};
     if (Status s = check_context(context); !s.ok()) return s;
     if (Status s = validate_problem(args); !s.ok()) return s;
-    if (Status s = check_table_pointer(args, number_of_sequences(args), args.block_table); !s.ok()) return s;
     return make_plan(context, args, true, &Internals::of(*plan));
   });
 }
