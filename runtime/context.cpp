@@ -232,4 +232,19 @@ std::string Context::describe() const {
   return impl_ ? impl_->describe() : "no context\n";
 }
 
+Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
+                       void* context, std::size_t scratch_bytes) {
+  const std::vector<scheduler::Task> tasks(static_cast<std::size_t>(count), scheduler::Task{1, 0});
+  const scheduler::Assignment assignment =
+      scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
+  scheduler::Job job;
+  job.assignment = &assignment;
+  job.body = body;
+  job.context = context;
+  job.scratch_bytes = scratch_bytes;
+  if (runtime.executor->reserve(scratch_bytes) && runtime.executor->run(job)) return {};
+  return {Code::out_of_memory,
+          "scratch of " + std::to_string(scratch_bytes) + " bytes a core could not be allocated"};
+}
+
 }  // namespace kumiko

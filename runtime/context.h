@@ -56,6 +56,11 @@ Status forked_error();
 /// An error if the context is empty or from before a fork.
 Status check_context(const Context& context);
 
+/// Runs body(context, task, slot) for `count` tasks of one cost on the threads of `runtime`, each with so
+/// much scratch. Errors: out_of_memory.
+Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
+                       void* context, std::size_t scratch_bytes);
+
 /// Wraps every public call. Runs `body` in the default floating-point state and then restores the caller's,
 /// whose rounding mode must not change a plan's scale and whose unmasked traps must not fire in our
 /// arithmetic. bad_alloc becomes out_of_memory, any other exception internal: no call throws.

@@ -152,20 +152,9 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                   tokens,
                   std::clamp<std::int64_t>(tokens / (kTasksPerThread * runtime.executor->concurrency()), 1,
                                            kTaskTokens)};
-    const std::vector<scheduler::Task> tasks(
-        static_cast<std::size_t>((tokens + append.task_tokens - 1) / append.task_tokens),
-        scheduler::Task{append.task_tokens, 0});
-    const scheduler::Assignment assignment =
-        scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
-    scheduler::Job job;
-    job.assignment = &assignment;
-    job.body = append_rows_of_task;
-    job.context = &append;
-    job.scratch_bytes = static_cast<std::size_t>(append.task_tokens * 2 * args.rotary_dim) * sizeof(float);
-    if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
-      return {Code::out_of_memory,
-              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core could not be allocated"};
-    return {};
+    return run_equal_tasks(
+        runtime, (tokens + append.task_tokens - 1) / append.task_tokens, append_rows_of_task, &append,
+        static_cast<std::size_t>(append.task_tokens * 2 * args.rotary_dim) * sizeof(float));
   });
 }
 

@@ -96,19 +96,8 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
                 out.shape[3]};
     for (const AttentionState& s : states) merge.lse_strides.push_back(lse_strides(s.lse_stride, out.shape));
 
-    const std::vector<scheduler::Task> tasks(static_cast<std::size_t>((rows + kTaskRows - 1) / kTaskRows),
-                                             scheduler::Task{kTaskRows, 0});
-    const scheduler::Assignment assignment =
-        scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
-    scheduler::Job job;
-    job.assignment = &assignment;
-    job.body = run_task;
-    job.context = &merge;
-    job.scratch_bytes = static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float);
-    if (!runtime.executor->reserve(job.scratch_bytes) || !runtime.executor->run(job))
-      return {Code::out_of_memory,
-              "scratch of " + std::to_string(job.scratch_bytes) + " bytes a core could not be allocated"};
-    return {};
+    return run_equal_tasks(runtime, (rows + kTaskRows - 1) / kTaskRows, run_task, &merge,
+                           static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float));
   });
 }
 

@@ -93,6 +93,22 @@ void place(Tensor& t, Words& words, const std::array<std::int64_t, 4>& shape,
   std::copy(stride.begin(), stride.end(), &t.stride[0]);
 }
 
+/// A serial context of each API.
+struct BothContexts : ::testing::Test {
+  Context cpp_context;
+  kumiko_context* c_context = nullptr;
+
+  void SetUp() override {
+    ContextOptions options;
+    options.executor = "serial";
+    ASSERT_TRUE(Context::create(options, &cpp_context).ok());
+    kumiko_context_options c_options = KUMIKO_CONTEXT_OPTIONS_INIT;
+    c_options.executor = "serial";
+    ASSERT_EQ(kumiko_context_create(&c_options, &c_context), KUMIKO_OK);
+  }
+  void TearDown() override { kumiko_context_destroy(c_context); }
+};
+
 /// A field, a value for it, and other fields that must be set for the value to have an effect.
 template <class Cpp, class C>
 struct Field {

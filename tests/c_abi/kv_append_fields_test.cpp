@@ -92,20 +92,7 @@ KvAppendFields all_fields() {
   return f;
 }
 
-struct KvAppendFieldsTest : testing::Test {
-  Context cpp_context;
-  kumiko_context* c_context = nullptr;
-
-  void SetUp() override {
-    ContextOptions options;
-    options.executor = "serial";
-    ASSERT_TRUE(Context::create(options, &cpp_context).ok());
-    kumiko_context_options c_options = KUMIKO_CONTEXT_OPTIONS_INIT;
-    c_options.executor = "serial";
-    ASSERT_EQ(kumiko_context_create(&c_options, &c_context), KUMIKO_OK);
-  }
-  void TearDown() override { kumiko_context_destroy(c_context); }
-};
+struct KvAppendFieldsTest : BothContexts {};
 
 TEST_F(KvAppendFieldsTest, EachCountsAndAllTogether) {
   const KvAppendFields fields = all_fields();

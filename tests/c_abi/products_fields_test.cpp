@@ -115,20 +115,7 @@ MergeFields merge_fields() {
   return f;
 }
 
-struct ProductFields : testing::Test {
-  Context cpp_context;
-  kumiko_context* c_context = nullptr;
-
-  void SetUp() override {
-    ContextOptions options;
-    options.executor = "serial";
-    ASSERT_TRUE(Context::create(options, &cpp_context).ok());
-    kumiko_context_options c_options = KUMIKO_CONTEXT_OPTIONS_INIT;
-    c_options.executor = "serial";
-    ASSERT_EQ(kumiko_context_create(&c_options, &c_context), KUMIKO_OK);
-  }
-  void TearDown() override { kumiko_context_destroy(c_context); }
-
+struct ProductFields : BothContexts {
   /// Wraps the C or C++ function `call`, which takes a context and arguments.
   template <class Call, class ContextOf>
   static auto see(Call call, const ContextOf& context) {

@@ -18,7 +18,6 @@ namespace kumiko::fuzz {
 namespace {
 
 constexpr std::int64_t kHeadDims[] = {1, 2, 7, 8, 16, 17, 24, 40, 72};
-constexpr std::size_t kLargestRequest = std::size_t{1} << 30;
 
 class AppendCall {
  public:

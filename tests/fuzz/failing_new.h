@@ -6,6 +6,9 @@
 
 namespace kumiko::fuzz {
 
+/// Larger requests are refused, so that a huge plan fails at once and small ones run often.
+inline constexpr std::size_t kLargestRequest = std::size_t{4} << 20;
+
 /// During its lifetime this thread's operator new refuses requests larger than `largest` bytes and, if
 /// `countdown` >= 0, all requests after the first `countdown`.
 class FailingNew {

@@ -32,4 +32,15 @@ Context context_of(const std::string& isa, const std::string& executor) {
   return context_of(options);
 }
 
+std::vector<Context> contexts_of(const std::string& isa) {
+  std::vector<Context> list;
+  for (const char* topology : {"core:1 pu:1", "numa:1 core:3 pu:1", "numa:2 core:2 pu:1"}) {
+    ContextOptions options;
+    options.isa = isa;
+    options.topology = topology;
+    list.push_back(context_of(options));
+  }
+  return list;
+}
+
 }  // namespace kumiko::test

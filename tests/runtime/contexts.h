@@ -19,6 +19,9 @@ std::string flat_machine(int cores);
 Context context_of(const ContextOptions& options);
 Context context_of(const std::string& isa, const std::string& executor);
 
+/// Machines of one core, of three, and of two domains with two cores each.
+std::vector<Context> contexts_of(const std::string& isa);
+
 /// gtest names: the parameter itself.
 struct StringName {
   template <class Info>

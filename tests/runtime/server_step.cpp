@@ -261,4 +261,13 @@ Outcome ServerStep::packed_outcome(std::size_t b) const {
   return lse_.all_untouched();
 }
 
+void expect_rows_of_sequences_alone(const ServerStep& step, const Context& context) {
+  for (std::size_t b = 0; b < step.sequences(); ++b) {
+    const Status alone = attention_forward(context, step.alone(b));
+    ASSERT_TRUE(alone.ok()) << alone.message();
+    ASSERT_TRUE(same_bits(step.packed_outcome(b), step.alone_outcome(b))) << "sequence " << b;
+  }
+  ASSERT_TRUE(step.borders_intact());
+}
+
 }  // namespace kumiko::test

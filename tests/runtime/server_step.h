@@ -100,4 +100,8 @@ class ServerStep {
   AttentionArgs args_;
 };
 
+/// Asserts that the step's outputs have the bits of each sequence's own dense call, and that nothing else was
+/// written.
+void expect_rows_of_sequences_alone(const ServerStep& step, const Context& context);
+
 }  // namespace kumiko::test

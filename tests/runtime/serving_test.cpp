@@ -16,26 +16,6 @@ namespace {
 
 constexpr DataType kTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
 
-std::vector<Context> contexts_of(const std::string& isa) {
-  std::vector<Context> list;
-  for (const char* topology : {"core:1 pu:1", "numa:1 core:3 pu:1", "numa:2 core:2 pu:1"}) {
-    ContextOptions options;
-    options.isa = isa;
-    options.topology = topology;
-    list.push_back(context_of(options));
-  }
-  return list;
-}
-
-void expect_rows_of_sequences_alone(const ServerStep& step, const Context& context) {
-  for (std::size_t b = 0; b < step.sequences(); ++b) {
-    const Status alone = attention_forward(context, step.alone(b));
-    ASSERT_TRUE(alone.ok()) << alone.message();
-    ASSERT_TRUE(same_bits(step.packed_outcome(b), step.alone_outcome(b))) << "sequence " << b;
-  }
-  ASSERT_TRUE(step.borders_intact());
-}
-
 void expect_bits(const ServerStep& step, const Context& context) {
   step.poison_outputs();
   const Status packed = attention_forward(context, step.args());

@@ -16,26 +16,6 @@ namespace {
 
 constexpr DataType kTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
 
-std::vector<Context> contexts_of(const std::string& isa) {
-  std::vector<Context> list;
-  for (const char* topology : {"core:1 pu:1", "numa:1 core:3 pu:1", "numa:2 core:2 pu:1"}) {
-    ContextOptions options;
-    options.isa = isa;
-    options.topology = topology;
-    list.push_back(context_of(options));
-  }
-  return list;
-}
-
-void expect_rows_of_sequences_alone(const ServerStep& step, const Context& context) {
-  for (std::size_t b = 0; b < step.sequences(); ++b) {
-    const Status alone = attention_forward(context, step.alone(b));
-    ASSERT_TRUE(alone.ok()) << alone.message();
-    ASSERT_TRUE(same_bits(step.packed_outcome(b), step.alone_outcome(b))) << "sequence " << b;
-  }
-  ASSERT_TRUE(step.borders_intact());
-}
-
 void run_and_compare(const ServerStep& step, const Context& context, Plan& made) {
   step.poison_outputs();
   const Status ran = made.run(step.args());
@@ -272,8 +252,7 @@ TEST_P(SharedKeysOfPages, ForcedPipelines) {
 
 // Sequences give way to others: the plan is updated with the new table.
 TEST_P(SharedKeysOfPages, AnUpdateFindsTheGroupsOfANewTable) {
-  StepShape apart = decodes(40, 1024, 100),
-            together = apart;  // The second table needs far more counters of tasks.
+  StepShape apart = decodes(5, 1024, 100), together = apart;
   for (StepSequence& one : apart.sequences) one.parent = -1, one.shared_keys = 0;
   apart.sequences[4].parent = 3, apart.sequences[4].shared_keys = 600;
   ServerStep of_two(apart), of_all(together);
