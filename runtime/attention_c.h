@@ -161,6 +161,13 @@ typedef struct kumiko_attention_args {
                                       whatever causality and window_right say */
   int64_t window_sink_tokens;      /* first keys of each sequence that stay visible besides the window;
                                       causality applies to them */
+  const uint8_t* tree_mask;  /* optional: bits over the last q_len keys, a row for each query position */
+  int64_t tree_mask_stride;  /* bytes; 0: (q_len of the longest sequence + 7) / 8 */
+  const int32_t* bsr_indptr; /* optional: [n + 1] or [q_heads, n + 1], lists of key blocks */
+  const int32_t* bsr_indices;
+  int64_t bsr_rows; /* queries of a block */
+  int64_t bsr_keys; /* keys of a block */
+  int64_t bsr_head_stride;
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -220,7 +227,7 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
-        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0                                                           \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0, 0                             \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

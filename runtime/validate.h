@@ -28,6 +28,8 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 Status check_sequences(const AttentionArgs& args);
 /// Checks what each sequence has of causality.
 Status check_sequence_visibility(const AttentionArgs& args);
+/// Checks the shapes of a tree mask and of lists of key blocks.
+Status check_key_lists(const AttentionArgs& args);
 
 /// Checks the address of a block table with so many rows. Part of validate_pointers().
 Status check_table_pointer(const AttentionArgs& args, std::int64_t sequences,
