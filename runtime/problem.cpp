@@ -113,12 +113,11 @@ void set_key_lists(const AttentionArgs& args, Problem* problem) {
   problem->bsr_rows = args.bsr_rows;
   problem->bsr_keys = args.bsr_keys;
   problem->bsr_head_stride = args.bsr_head_stride;
-  if (!problem->has_bsr_indptr) return;
+  if (!problem->has_bsr_indptr || !problem->has_cu_seqlens_q) return;
   std::int64_t blocks = 0;
   for (std::int64_t b = 0; b < problem->batch; ++b) {
     problem->bsr_begin.push_back(blocks);
-    const std::int64_t q_len = problem->sequence(b).q_len;
-    blocks += q_len / args.bsr_rows + (q_len % args.bsr_rows != 0);
+    blocks += problem->bsr_blocks(problem->sequence(b).q_len);
   }
 }
 
@@ -287,7 +286,9 @@ kernels::KeyLists Problem::key_lists(const Operands& operands, std::int64_t b, s
     lists.tree_keys = request.q_len;
   }
   if (operands.bsr_indptr) {
-    lists.indptr = operands.bsr_indptr + q_head * bsr_head_stride + bsr_begin[static_cast<std::size_t>(b)];
+    const std::int64_t first =
+        has_cu_seqlens_q ? bsr_begin[static_cast<std::size_t>(b)] : b * bsr_blocks(q_len);
+    lists.indptr = operands.bsr_indptr + q_head * bsr_head_stride + first;
     lists.indices = operands.bsr_indices;
     lists.head_stride = bsr_head_stride;
     lists.block_rows = bsr_rows;

@@ -98,7 +98,7 @@ struct Problem {
   std::int64_t mask_key_stride = 0;   ///< Of `mask`.
   std::int64_t tree_mask_stride = 0;  ///< Bytes.
   std::int64_t bsr_rows = 0, bsr_keys = 0, bsr_head_stride = 0;
-  std::vector<std::int64_t> bsr_begin;  ///< [batch] rows of blocks before each sequence's, or empty
+  std::vector<std::int64_t> bsr_begin;  ///< [batch] blocks of the packed sequences before each, or empty
 
   CommonPages common;  ///< In the table that the plan was given; empty if there are none.
 
@@ -117,6 +117,10 @@ struct Problem {
   std::int64_t total_rows() const;
   /// Keys that sequence b can have.
   std::int64_t capacity(std::int64_t b) const;
+  /// Blocks of queries of a sequence, each with lists of key blocks.
+  std::int64_t bsr_blocks(std::int64_t q_len_of_one) const {
+    return q_len_of_one / bsr_rows + (q_len_of_one % bsr_rows != 0);
+  }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.
   kernels::HeadProblem head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const;
