@@ -64,6 +64,8 @@ bool fits_in_memory(const Operand& o) {
 
 void AttentionProblem::draw_key_lists(Input& input) {
   const int how = input.byte();
+  if ((how & 3) == 0) return;
+  if (buffers_.size() == kTable) add_input(1, KUMIKO_I32, 12);  // The number of a table stays a table's.
   kumiko_attention_args a = seen();
   if (how & 1) {
     const std::int64_t bytes = (longest_of(a) + 7) / 8;
