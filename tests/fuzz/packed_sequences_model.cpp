@@ -90,7 +90,7 @@ bool has_rows_of_queries(const kumiko_attention_args& a) {
 }
 
 std::int64_t size_of_lists(const kumiko_attention_args& a) {
-  const std::int32_t end = a.kv_indptr[sequences_of(a)];
+  const std::int32_t end = a.kv_indptr[std::max<std::int64_t>(sequences_of(a), 0)];
   return has_sane_lists(a) && end > a.kv_indptr[0] ? end : 0;
 }
 
