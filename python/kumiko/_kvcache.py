@@ -10,7 +10,10 @@ from ._attention import Tensor
 from ._core import Context
 
 # What kv_append calls the arguments.
-_NAMES = {"key_cache": "k_cache", "value_cache": "v_cache", "key": "k", "value": "v", "query": "q", "cos": "rotary_cos", "sin": "rotary_sin"}
+_NAMES = {
+    "key_cache": "k_cache", "value_cache": "v_cache", "key": "k", "value": "v", "query": "q",
+    "cos": "rotary_cos", "sin": "rotary_sin",
+}  # fmt: skip
 
 
 class Rotary(NamedTuple):
@@ -49,7 +52,8 @@ def append(
     if cache_seqlens is None:
         raise ValueError("cache_seqlens is None; expected the keys of each sequence before the new ones, as k is given")
     if k.ndim != 4 or k.shape[0] != q.shape[0]:
-        raise ValueError(f"k.shape is {tuple(k.shape)}; expected four dimensions: batch, which is {q.shape[0]} in q, new keys, kv_heads, dim")
+        expected = f"four dimensions: batch, which is {q.shape[0]} in q, new keys, kv_heads, dim"
+        raise ValueError(f"k.shape is {tuple(k.shape)}; expected {expected}")
     batch, new = q.shape[0], k.shape[1]
     used = lengths_of(cache_seqlens, batch)
     slots = _slots(used, new, k_cache, block_table, batch)
@@ -89,7 +93,9 @@ def _check_tables(rotary: Rotary, positions: int) -> None:
         if table.ndim != 2:
             raise ValueError(f"{name}.shape is {tuple(table.shape)}; expected two dimensions: positions, rotary_dim / 2")
         if table.shape[0] < positions:
-            raise ValueError(f"{name}.shape[0] is {table.shape[0]}; expected at least {positions}, for every position of k and q")
+            raise ValueError(
+                f"{name}.shape[0] is {table.shape[0]}; expected at least {positions}, for every position of k and q"
+            )
 
 
 def _slots(used: list[int], new: int, k_cache: Tensor, block_table: Tensor | None, batch: int) -> list[int]:
@@ -98,13 +104,15 @@ def _slots(used: list[int], new: int, k_cache: Tensor, block_table: Tensor | Non
     if block_table is None and k_cache.shape[0] != batch:
         raise ValueError(f"k_cache.shape[0] is {k_cache.shape[0]}; expected {batch}, as in q")
     if block_table is not None and (block_table.ndim != 2 or block_table.shape[0] != batch):
-        raise ValueError(f"block_table.shape is {tuple(block_table.shape)}; expected two dimensions, ({batch}, max_pages)")
+        shape = tuple(block_table.shape)
+        raise ValueError(f"block_table.shape is {shape}; expected two dimensions, ({batch}, max_pages)")
     capacity = rows if block_table is None else block_table.shape[1] * rows
     slots: list[int] = []
     writers: dict[int, str] = {}
     for b, begin in enumerate(used):
         if begin < 0 or begin + new > capacity:
-            raise ValueError(f"cache_seqlens[{b}] is {begin}; expected 0..{capacity - new}, as the cache has room for {capacity} keys and {new} are new")
+            why = f"as the cache has room for {capacity} keys and {new} are new"
+            raise ValueError(f"cache_seqlens[{b}] is {begin}; expected 0..{capacity - new}, {why}")
         if block_table is None:
             slots.extend(range(b * rows + begin, b * rows + begin + new))
             continue
@@ -113,9 +121,12 @@ def _slots(used: list[int], new: int, k_cache: Tensor, block_table: Tensor | Non
         for i, page in enumerate(_list_of(block_table[b, first:last]), first):
             name = f"block_table[{b}, {i}]"
             if not 0 <= page < k_cache.shape[0]:
-                raise ValueError(f"{name} is {page}; expected 0..{k_cache.shape[0] - 1}, as keys of sequence {b} are written to this page")
-            for slot in range(page * rows + max(begin - i * rows, 0), page * rows + min(begin + new - i * rows, rows)):
-                if writers.setdefault(slot, name) != name:
-                    raise ValueError(f"{name} is {page}; expected another page than {writers[slot]}, which has new keys in the same rows")
+                why = f"as keys of sequence {b} are written to this page"
+                raise ValueError(f"{name} is {page}; expected 0..{k_cache.shape[0] - 1}, {why}")
+            for row in range(max(begin - i * rows, 0), min(begin + new - i * rows, rows)):
+                slot = page * rows + row
+                if (other := writers.setdefault(slot, name)) != name:
+                    why = "which has new keys in the same rows"
+                    raise ValueError(f"{name} is {page}; expected another page than {other}, {why}")
                 slots.append(slot)
     return slots
