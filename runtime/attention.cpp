@@ -137,14 +137,28 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
   return {};
 }
 
+/// Checks which pointers Plan::update is given.
+Status check_presence_of_pages(const Problem& problem, const PageTable& table) {
+  if (table.block_table && !problem.has_block_table)
+    return invalid("block_table", "given", "null, as the plan was made without");
+  if (table.kv_indptr && !table.block_table)
+    return invalid("kv_indptr", "given", "null, as block_table is null");
+  if (table.kv_indptr && !problem.has_kv_indptr)
+    return invalid("kv_indptr", "given", "null, as the plan was made without");
+  if (table.block_table && !table.kv_indptr && problem.has_kv_indptr)
+    return invalid("kv_indptr", "null", "given with block_table, as the plan was made with it");
+  return {};
+}
+
 /// `args` must have passed validate_problem().
 Status make_plan(const Context& context, const AttentionArgs& args, bool may_be_updated,
                  std::shared_ptr<Plan::Impl>* made) {
   auto impl = std::make_shared<Plan::Impl>(impl_of(context), lower(args));
   impl->args = without_pointers(args);
   if (args.block_table && !impl->problem.is_empty()) {
-    if (Status s = check_table_pointer(args, impl->problem.batch, args.block_table); !s.ok()) return s;
-    impl->find_common_pages(args.block_table, &impl->problem.common);
+    const PageTable table{args.block_table, args.kv_indptr};
+    if (Status s = check_page_table(args, impl->problem.batch, table); !s.ok()) return s;
+    impl->find_common_pages(table, &impl->problem.common);
   }
   if (args.kv_domains) {
     if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
@@ -198,21 +212,23 @@ Status Plan::run(const AttentionArgs& args) const {
     const Problem& problem = impl_->problem;
     if (Status s = validate_same_problem(args, impl_->args, problem); !s.ok()) return s;
     if (Status s = validate_pointers(args); !s.ok()) return s;
-    if (Status s = validate_block_table(problem, args.block_table); !s.ok()) return s;
-    if (Status s = check_shared_pages(problem, impl_->partition.shared, args.block_table); !s.ok()) return s;
-    return execute(*impl_, operands_of(args));
+    const Operands operands = operands_of(args);
+    if (Status s = validate_block_table(problem, operands.pages); !s.ok()) return s;
+    if (Status s = check_shared_pages(problem, impl_->partition.shared, operands.pages); !s.ok()) return s;
+    return execute(*impl_, operands);
   });
 }
 
-Status Plan::update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table) {
+Status Plan::update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table,
+                    const std::int32_t* kv_indptr) {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     if (impl_->context->is_from_before_fork()) return forked_error();
+    const PageTable table{block_table, kv_indptr};
     if (Status s = validate_lengths(impl_->problem, seqused_k); !s.ok()) return s;
-    if (block_table && !impl_->problem.has_block_table)
-      return {Code::invalid_argument, "block_table is given; expected null, as the plan was made without"};
-    if (Status s = check_table_pointer(impl_->args, impl_->problem.batch, block_table); !s.ok()) return s;
-    return impl_->update(seqused_k, block_table);
+    if (Status s = check_presence_of_pages(impl_->problem, table); !s.ok()) return s;
+    if (Status s = check_page_table(impl_->args, impl_->problem.batch, table); !s.ok()) return s;
+    return impl_->update(seqused_k, table);
   });
 }
 
@@ -233,8 +249,9 @@ Status attention_forward(const Context& context, const AttentionArgs& args) {
     if (Status s = check_context(context); !s.ok()) return s;
     std::shared_ptr<Plan::Impl> once;
     if (Status s = make_plan(context, args, false, &once); !s.ok()) return s;
-    if (Status s = validate_block_table(once->problem, args.block_table); !s.ok()) return s;
-    return execute(*once, operands_of(args));
+    const Operands operands = operands_of(args);
+    if (Status s = validate_block_table(once->problem, operands.pages); !s.ok()) return s;
+    return execute(*once, operands);
   });
 }
 

@@ -162,6 +162,13 @@ struct AttentionArgs {
   const std::int32_t* block_table = nullptr;
   std::int64_t max_pages = 0;
   std::int64_t block_table_stride = 0;
+  /// Optional [num_sequences + 1] int32, never falling, from 0 or more on: block_table is then one list, as
+  /// FlashInfer's kv_indices, and key j of sequence b is row j % page_size of page block_table[kv_indptr[b] +
+  /// j / page_size]. Sequence b has kv_indptr[b + 1] - kv_indptr[b] pages: at most max_pages, and enough for
+  /// the keys that its queries see. block_table_stride is 0. FlashInfer's kv_last_page_len gives seqused_k:
+  /// (pages - 1) * page_size + kv_last_page_len, 0 without pages. Null both for plan() and for run(), or for
+  /// neither; each run has its own numbers of pages.
+  const std::int32_t* kv_indptr = nullptr;
 
   /// Optional f32 [q_heads], attention sinks: exp(sinks[h]) joins the denominator of each row of head h once,
   /// as a key of that score with a value of 0 would (gpt-oss; the learnable sink of Xiao et al.,
@@ -360,8 +367,9 @@ class KUMIKO_API Plan {
   /// plan() finds sequences whose block tables begin with the same pages, and run() reads these once for all
   /// of them; a run whose table no longer has them in common is refused. With block_table, of the planned
   /// shape and for the new lengths, update() finds them anew: do so when a sequence gives way to another one.
-  /// Null: they stay.
-  Status update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table = nullptr);
+  /// Null: they stay. kv_indptr is given with block_table if the plan was made with it, and otherwise null.
+  Status update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table = nullptr,
+                const std::int32_t* kv_indptr = nullptr);
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact per line.
   std::string explain() const;
   /// The time of a run on a machine of these rates with this context's threads and domains. A task takes the

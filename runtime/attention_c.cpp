@@ -77,12 +77,13 @@ Tensor contiguous(Pointer data, std::int64_t batch, std::int64_t heads, std::int
   return tensor;
 }
 
-Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count, const int32_t* block_table) {
+Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count, const int32_t* block_table,
+                   const int32_t* kv_indptr) {
   if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
   if (seqused_k == nullptr) return null_argument("seqused_k", "the lengths of the planned batch");
   if (count < 0) return kumiko::invalid("count", count, "0 or more");
-  if (Status s = plan->plan.update({seqused_k, static_cast<std::size_t>(count)}, block_table); !s.ok())
-    return s;
+  const std::span<const std::int32_t> lengths(seqused_k, static_cast<std::size_t>(count));
+  if (Status s = plan->plan.update(lengths, block_table, kv_indptr); !s.ok()) return s;
   plan->explanation.clear();
   return {};
 }
@@ -216,14 +217,14 @@ kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_ar
 }
 
 kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count) {
-  return guarded([&] { return update_plan(plan, seqused_k, count, nullptr); });
+  return guarded([&] { return update_plan(plan, seqused_k, count, nullptr, nullptr); });
 }
 
 kumiko_status kumiko_plan_update_pages(kumiko_plan* plan, const int32_t* seqused_k, int64_t count,
-                                       const int32_t* block_table) {
+                                       const int32_t* block_table, const int32_t* kv_indptr) {
   return guarded([&]() -> Status {
     if (block_table == nullptr) return null_argument("block_table", "a table of the planned shape");
-    return update_plan(plan, seqused_k, count, block_table);
+    return update_plan(plan, seqused_k, count, block_table, kv_indptr);
   });
 }
 

@@ -161,6 +161,9 @@ typedef struct kumiko_attention_args {
                                       whatever causality and window_right say */
   int64_t window_sink_tokens;      /* first keys of each sequence that stay visible besides the window;
                                       causality applies to them */
+  const int32_t* kv_indptr;        /* optional: [num_sequences + 1], never falling, from 0 or more on:
+                                      block_table is one list, and sequence b has its entries [kv_indptr[b],
+                                      kv_indptr[b + 1]), at most max_pages; block_table_stride is 0 */
   const uint8_t* tree_mask;  /* optional: bits over the last q_len keys, a row for each query position */
   int64_t tree_mask_stride;  /* bytes; 0: (q_len of the longest sequence + 7) / 8 */
   const int32_t* bsr_indptr; /* optional: [n + 1] or [q_heads, n + 1], lists of key blocks */
@@ -227,7 +230,7 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
-        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0, 0                             \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0, 0                       \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \
@@ -302,9 +305,10 @@ KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko
  * changes. */
 KUMIKO_C_API kumiko_status kumiko_plan_update(kumiko_plan* plan, const int32_t* seqused_k, int64_t count);
 /* The same, and finds anew which sequences have their first pages in common, in a block table of the planned
- * shape for the new lengths. */
+ * shape for the new lengths; kv_indptr is NULL if the plan was made without it. */
 KUMIKO_C_API kumiko_status kumiko_plan_update_pages(kumiko_plan* plan, const int32_t* seqused_k,
-                                                    int64_t count, const int32_t* block_table);
+                                                    int64_t count, const int32_t* block_table,
+                                                    const int32_t* kv_indptr);
 /* Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact per line. Valid until
  * the plan is updated or destroyed. */
 KUMIKO_C_API kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text);

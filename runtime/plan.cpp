@@ -97,8 +97,8 @@ Status prepare(Plan::Impl& plan, bool may_be_updated) {
   return reserve(plan, plan.scratch_bytes);
 }
 
-void Plan::Impl::find_common_pages(const std::int32_t* block_table, CommonPages* common) {
-  if (may_share_keys()) finder_.find(problem, block_table, context->core.decode_rows, common);
+void Plan::Impl::find_common_pages(const PageTable& table, CommonPages* common) {
+  if (may_share_keys()) finder_.find(problem, table, context->core.decode_rows, common);
 }
 
 void Plan::Impl::reserve_for_updates() {
@@ -112,23 +112,25 @@ Status Plan::Impl::cut(Partition* made) {
   return make_partition(problem, tunings, kv_domains, {workers_, context->config.policy}, space_, made);
 }
 
-Status Plan::Impl::update(std::span<const std::int32_t> lengths, const std::int32_t* block_table) {
+Status Plan::Impl::update(std::span<const std::int32_t> lengths, const PageTable& table) {
   spare_lengths_.assign(lengths.begin(), lengths.end());
-  std::swap(problem.seqused_k, spare_lengths_);
   spare_common_ = problem.common;
-  if (block_table) find_common_pages(block_table, &spare_common_);
-  std::swap(problem.common, spare_common_);
-  if (problem.common == spare_common_ && partition.has_splits_of(problem)) return {};
   struct Undo {
     Impl* plan;
-    bool is_cut = false;
+    bool is_common = false, is_cut = false;
     ~Undo() {
       if (!plan) return;
       std::swap(plan->problem.seqused_k, plan->spare_lengths_);
-      std::swap(plan->problem.common, plan->spare_common_);
+      if (is_common) std::swap(plan->problem.common, plan->spare_common_);
       if (is_cut) std::swap(plan->partition, plan->spare_);
     }
   } undo{this};
+  std::swap(problem.seqused_k, spare_lengths_);
+  if (table.block_table) find_common_pages(table, &spare_common_);
+  std::swap(problem.common, spare_common_);
+  undo.is_common = true;
+  if (problem.common == spare_common_ && partition.has_splits_of(problem))
+    return undo.plan = nullptr, Status();
   if (Status s = cut(&spare_); !s.ok()) return s;
   const std::size_t scratch = std::max(scratch_bytes, scratch_for(*this, spare_));
   if (Status s = reserve(*this, scratch); !s.ok()) return s;

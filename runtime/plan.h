@@ -44,9 +44,9 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   /// Replaces the planned lengths by valid new ones, finds shared pages anew if a table is given, and cuts
   /// the problem again if either needs it. Errors as prepare(), and std::bad_alloc; on an error nothing
   /// changes.
-  Status update(std::span<const std::int32_t> lengths, const std::int32_t* block_table);
+  Status update(std::span<const std::int32_t> lengths, const PageTable& table);
   /// Finds the sequences that share pages in a table.
-  void find_common_pages(const std::int32_t* block_table, CommonPages* common);
+  void find_common_pages(const PageTable& table, CommonPages* common);
   /// Tiles are bound by arithmetic, which sharing does not save.
   bool may_share_keys() const {
     return forced_pipeline() == Pipeline::automatic || forced_pipeline() == Pipeline::decode;

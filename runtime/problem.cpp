@@ -97,6 +97,7 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   problem->kv_len = longest_capacity(args);
   problem->has_block_table = args.block_table != nullptr;
   if (!problem->has_block_table) return;
+  problem->has_kv_indptr = args.kv_indptr != nullptr;
   problem->page_keys = args.k.shape[2];
   problem->pages = args.k.shape[0];
   problem->max_pages = args.max_pages;
@@ -220,7 +221,7 @@ Operands operands_of(const AttentionArgs& args) {
   operands.bias = args.bias.data;
   operands.mask = static_cast<const std::uint8_t*>(args.mask.data);
   operands.alibi_slopes = args.alibi_slopes;
-  operands.block_table = args.block_table;
+  operands.pages = {args.block_table, args.kv_indptr};
   operands.sinks = args.sinks;
   operands.tree_mask = args.tree_mask;
   operands.bsr_indptr = args.bsr_indptr;
@@ -309,8 +310,8 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const auto keys_of = [&](const Layout& layout, const void* data) {
     const std::int64_t at = k_batch * layout.batch + kv_head * layout.head + request.kv_begin * layout.seq;
     kernels::KeyRows rows{element_at(types.key_value, data, at), layout.seq};
-    if (operands.block_table) {
-      rows.pages = operands.block_table + b * block_table_stride;
+    if (operands.pages.block_table) {
+      rows.pages = pages_of(operands.pages, b);
       rows.page_keys = page_keys;
       rows.page_stride = layout.batch;
     }

@@ -32,6 +32,12 @@ struct Sequence {
   std::int64_t diagonal;  ///< Query i stands at key position i + diagonal.
 };
 
+/// The pages of a run's sequences: rows of a table or, with kv_indptr, one list after another.
+struct PageTable {
+  const std::int32_t* block_table = nullptr;
+  const std::int32_t* kv_indptr = nullptr;
+};
+
 /// The tensors of one run.
 struct Operands {
   const void* q = nullptr;
@@ -44,7 +50,7 @@ struct Operands {
   const void* bias = nullptr;
   const std::uint8_t* mask = nullptr;
   const float* alibi_slopes = nullptr;
-  const std::int32_t* block_table = nullptr;
+  PageTable pages;
   const float* sinks = nullptr;
   const std::uint8_t* tree_mask = nullptr;
   const std::int32_t* bsr_indptr = nullptr;
@@ -90,7 +96,7 @@ struct Problem {
   bool has_cu_seqlens_q = false, has_cu_seqlens_k = false;
   std::vector<std::int32_t> cu_seqlens_q, cu_seqlens_k;  ///< [batch + 1], or empty: not packed
 
-  bool has_block_table = false;
+  bool has_block_table = false, has_kv_indptr = false;
   std::int64_t page_keys = 0;  ///< Of a page; 0: no pages.
   std::int64_t pages = 0;      ///< In k and v.
   std::int64_t max_pages = 0, block_table_stride = 0;
@@ -120,6 +126,13 @@ struct Problem {
   /// Blocks of queries of a sequence, each with lists of key blocks.
   std::int64_t bsr_blocks(std::int64_t q_len_of_one) const {
     return q_len_of_one / bsr_rows + (q_len_of_one % bsr_rows != 0);
+  }
+  /// The pages of sequence b in a table of this problem, and how many are listed.
+  const std::int32_t* pages_of(const PageTable& table, std::int64_t b) const {
+    return table.block_table + (table.kv_indptr ? table.kv_indptr[b] : b * block_table_stride);
+  }
+  std::int64_t number_of_pages(const PageTable& table, std::int64_t b) const {
+    return table.kv_indptr ? table.kv_indptr[b + 1] - table.kv_indptr[b] : max_pages;
   }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.

@@ -13,8 +13,8 @@ namespace {
 using kernels::kSplitKeys;
 using kernels::min_of;
 
-/// Entries of a sequence's row of the table that hold its first `splits` splits.
-std::int64_t pages_of(const Problem& problem, std::int64_t splits) {
+/// The first of a sequence's pages, which hold its first `splits` splits.
+std::int64_t pages_in(const Problem& problem, std::int64_t splits) {
   return (splits * kSplitKeys + problem.page_keys - 1) / problem.page_keys;
 }
 
@@ -38,14 +38,14 @@ bool can_share(const Problem& problem) {
 /// Splits at the start of two sequences whose pages are the same.
 std::int64_t common_splits(const Problem& problem, const std::int32_t* a, const std::int32_t* b,
                            std::int64_t most) {
-  const std::int64_t pages = pages_of(problem, most);
+  const std::int64_t pages = pages_in(problem, most);
   const std::int64_t same = std::mismatch(a, a + pages, b).first - a;
   return same == pages ? most : same * problem.page_keys / kSplitKeys;
 }
 
 }  // namespace
 
-void CommonPagesFinder::find(const Problem& problem, const std::int32_t* block_table, std::int64_t most_rows,
+void CommonPagesFinder::find(const Problem& problem, const PageTable& table, std::int64_t most_rows,
                              CommonPages* common) {
   common->sequences.clear();
   common->splits.clear();
@@ -53,14 +53,15 @@ void CommonPagesFinder::find(const Problem& problem, const std::int32_t* block_t
   prefixes_.clear();
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     if (problem.rows_of(b) > most_rows) continue;
-    if (const std::int64_t splits = whole_splits(problem, b); splits > 0)
-      prefixes_.push_back(
-          {block_table + b * problem.block_table_stride, splits, static_cast<std::int32_t>(b)});
+    // Where kv_indptr gives a sequence too few pages, none but these are read; a run is refused.
+    const std::int64_t listed = problem.number_of_pages(table, b) * problem.page_keys / kSplitKeys;
+    if (const std::int64_t splits = min_of(whole_splits(problem, b), listed); splits > 0)
+      prefixes_.push_back({problem.pages_of(table, b), splits, static_cast<std::int32_t>(b)});
   }
   // Any order in which tables with the same beginning are neighbours; a shorter one follows those it begins.
   std::sort(prefixes_.begin(), prefixes_.end(), [&](const Prefix& a, const Prefix& b) {
     const auto bytes =
-        static_cast<std::size_t>(pages_of(problem, min_of(a.splits, b.splits))) * sizeof *a.pages;
+        static_cast<std::size_t>(pages_in(problem, min_of(a.splits, b.splits))) * sizeof *a.pages;
     const int order = std::memcmp(a.pages, b.pages, bytes);
     if (order != 0) return order < 0;
     return a.splits != b.splits ? a.splits > b.splits : a.sequence < b.sequence;
@@ -149,21 +150,20 @@ void SharedGroups::as_group(const Problem& problem, const Operands& operands, co
   head->prefix = 0;
 }
 
-Status check_shared_pages(const Problem& problem, const SharedGroups& shared,
-                          const std::int32_t* block_table) {
+Status check_shared_pages(const Problem& problem, const SharedGroups& shared, const PageTable& table) {
   const auto row = [&](std::int64_t i) {
-    return block_table + problem.common.sequences[static_cast<std::size_t>(i)] * problem.block_table_stride;
+    return problem.pages_of(table, problem.common.sequences[static_cast<std::size_t>(i)]);
   };
   for (const SharedKeys& group : shared.groups) {
     const std::int64_t from = group.split_begin * kSplitKeys / problem.page_keys,
-                       to = pages_of(problem, group.split_end);
+                       to = pages_in(problem, group.split_end);
     for (std::int64_t i = group.first + 1; i < group.last; ++i) {
       const std::int32_t *const first = row(group.first), *const here = row(i);
       const std::int64_t at = std::mismatch(first + from, first + to, here + from).first - first;
       if (at == to) continue;
       const std::int32_t b = problem.common.sequences[static_cast<std::size_t>(i)],
                          other = problem.common.sequences[static_cast<std::size_t>(group.first)];
-      return invalid("block_table[" + std::to_string(b) + ", " + std::to_string(at) + "]", here[at],
+      return invalid(name_of_page(problem.has_kv_indptr, b, at), here[at],
                      std::to_string(first[at]) + " as in sequence " + std::to_string(other) +
                          ", with which it shared its first " + std::to_string(group.split_end * kSplitKeys) +
                          " keys in the table that plan() or update() was given");

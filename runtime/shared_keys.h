@@ -17,8 +17,7 @@ class CommonPagesFinder {
  public:
   /// Lists only sequences of at most `most_rows` rows a KV head: longer ones are bound by arithmetic. Reads
   /// only entries that a run of `problem` reads.
-  void find(const Problem& problem, const std::int32_t* block_table, std::int64_t most_rows,
-            CommonPages* common);
+  void find(const Problem& problem, const PageTable& table, std::int64_t most_rows, CommonPages* common);
 
  private:
   struct Prefix {
@@ -85,7 +84,6 @@ struct SharedGroups {
 };
 
 /// Whether the sequences of each group have the same pages in this table too. Errors: invalid_argument.
-Status check_shared_pages(const Problem& problem, const SharedGroups& shared,
-                          const std::int32_t* block_table);
+Status check_shared_pages(const Problem& problem, const SharedGroups& shared, const PageTable& table);
 
 }  // namespace kumiko

@@ -144,10 +144,21 @@ Status check_copied(const char* name, const Number* given, bool is_planned,
   return {};
 }
 
-Span table_span(const AttentionArgs& a, std::int64_t sequences, const std::int32_t* block_table) {
+Span list_span(const std::int32_t* list, std::int64_t size) {
+  const std::int64_t stride = 1;
+  return span_of(list, &size, &stride, 1, DataType::i32);
+}
+
+/// A list counts from its first entry on, though the sequences' may begin later.
+Span table_span(const AttentionArgs& a, std::int64_t sequences, const PageTable& table) {
+  if (!table.block_table) return {};
+  if (table.kv_indptr) {
+    const std::int32_t end = table.kv_indptr[sequences];
+    return end > table.kv_indptr[0] ? list_span(table.block_table, end) : Span{};
+  }
   const std::int64_t shape[2] = {sequences, a.max_pages},
                      stride[2] = {a.block_table_stride > 0 ? a.block_table_stride : a.max_pages, 1};
-  return block_table ? span_of(block_table, shape, stride, 2, DataType::i32) : Span{};
+  return span_of(table.block_table, shape, stride, 2, DataType::i32);
 }
 
 }  // namespace
@@ -191,9 +202,14 @@ Status validate_problem(const AttentionArgs& a) {
   return check_options(a);
 }
 
-Status check_table_pointer(const AttentionArgs& a, std::int64_t sequences, const std::int32_t* block_table) {
-  if (!block_table) return {};
-  return check_pointer("block_table", block_table, table_span(a, sequences, block_table), DataType::i32);
+Status check_page_table(const AttentionArgs& a, std::int64_t sequences, const PageTable& table) {
+  if (!table.block_table) return {};
+  if (table.kv_indptr) {
+    const Span span = list_span(table.kv_indptr, sequences + 1);
+    if (Status s = check_pointer("kv_indptr", table.kv_indptr, span, DataType::i32); !s.ok()) return s;
+    if (Status s = check_kv_indptr(sequences, a.max_pages, table.kv_indptr); !s.ok()) return s;
+  }
+  return check_pointer("block_table", table.block_table, table_span(a, sequences, table), DataType::i32);
 }
 
 Status validate_pointers(const AttentionArgs& a) {
@@ -225,10 +241,12 @@ Status validate_pointers(const AttentionArgs& a) {
   if (a.sinks) {
     if (Status s = check_pointer("sinks", a.sinks, sinks, DataType::f32); !s.ok()) return s;
   }
+  const PageTable pages{a.block_table, a.kv_indptr};
+  if (Status s = check_page_table(a, sequences, pages); !s.ok()) return s;
+  const Span table = table_span(a, sequences, pages),
+             indptr = a.kv_indptr ? list_span(a.kv_indptr, sequences + 1) : Span{};
   KeyListSpans lists;
   if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
-  const Span table = table_span(a, sequences, a.block_table);
-  if (Status s = check_table_pointer(a, sequences, a.block_table); !s.ok()) return s;
   const auto stride = lse_strides(a);
   const Span lse =
       a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3, DataType::f32) : Span{};
@@ -240,9 +258,9 @@ Status validate_pointers(const AttentionArgs& a) {
     const Span& span;
   };
   for (const Named& input :
-       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias}, Named{"mask", mask},
-        Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"sinks", sinks},
-        Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
+       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"mask", mask}, Named{"bias", bias},
+        Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"kv_indptr", indptr},
+        Named{"sinks", sinks}, Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
         Named{"bsr_indices", lists.bsr_indices}}) {
     if (overlap(out, input.span))
       return invalid("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);

@@ -9,6 +9,7 @@
 namespace kumiko {
 
 struct KvAppendArgs;
+struct PageTable;
 struct Problem;
 
 inline constexpr std::int64_t kMaxHeadDim = 576;  ///< DeepSeek's latent attention: 512 + 64.
@@ -31,12 +32,14 @@ Status check_sequence_visibility(const AttentionArgs& args);
 /// Checks the shapes of a tree mask and of lists of key blocks.
 Status check_key_lists(const AttentionArgs& args);
 
-/// Checks the address of a block table with so many rows. Part of validate_pointers().
-Status check_table_pointer(const AttentionArgs& args, std::int64_t sequences,
-                           const std::int32_t* block_table);
+/// Checks the addresses of a block table of so many sequences and of its kv_indptr, and the values of the
+/// latter. Part of validate_pointers().
+Status check_page_table(const AttentionArgs& args, std::int64_t sequences, const PageTable& table);
+/// Checks the values of kv_indptr.
+Status check_kv_indptr(std::int64_t sequences, std::int64_t max_pages, const std::int32_t* kv_indptr);
 
-/// Checks the entries of the block table that a valid problem reads.
-Status validate_block_table(const Problem& problem, const std::int32_t* block_table);
+/// Checks the entries of the block table that a valid problem reads. It has passed check_page_table().
+Status validate_block_table(const Problem& problem, const PageTable& table);
 
 /// Sequences of a call, and keys that the longest of them can have.
 std::int64_t number_of_sequences(const AttentionArgs& args);

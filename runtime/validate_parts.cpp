@@ -62,6 +62,11 @@ std::string entry(const char* name, std::int64_t i) {
   return std::string(name) + "[" + std::to_string(i) + "]";
 }
 
+std::string name_of_page(bool is_list, std::int64_t b, std::int64_t i) {
+  if (is_list) return "block_table[" + entry("kv_indptr", b) + " + " + std::to_string(i) + "]";
+  return "block_table[" + std::to_string(b) + ", " + std::to_string(i) + "]";
+}
+
 std::string name_of(DataType type) {
   constexpr std::array<const char*, 5> kNames = {"f32", "bf16", "f16", "boolean", "i32"};
   const auto number = static_cast<std::size_t>(type);

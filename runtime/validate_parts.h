@@ -18,6 +18,8 @@ Status invalid(const std::string& what, std::int64_t value, const std::string& e
 std::string element(const char* name, const char* field, int i);
 /// "name[i]".
 std::string entry(const char* name, std::int64_t i);
+/// Page i of sequence b: "block_table[b, i]", or "block_table[kv_indptr[b] + i]" of a list.
+std::string name_of_page(bool is_list, std::int64_t b, std::int64_t i);
 
 /// Tasks are numbered in 32 bits, and so are sequences and KV heads together, and the keys of a sequence.
 inline constexpr std::int64_t kMost32 = std::numeric_limits<std::int32_t>::max();

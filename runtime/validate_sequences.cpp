@@ -67,6 +67,9 @@ Status check_pages(const AttentionArgs& a) {
                    "a page size in 1.." + std::to_string(kMostPageKeys) + ", as block_table is given");
   if (a.max_pages < 0 || a.max_pages > kMost32 / page_keys)
     return invalid("max_pages", a.max_pages, "0.." + std::to_string(kMost32 / page_keys));
+  if (a.kv_indptr && a.block_table_stride != 0)
+    return invalid("block_table_stride", a.block_table_stride, "0, as kv_indptr is given");
+  if (a.kv_indptr) return {};
   if (a.block_table_stride != 0 && a.block_table_stride < a.max_pages)
     return invalid("block_table_stride", a.block_table_stride,
                    "0, or at least max_pages, which is " + std::to_string(a.max_pages));
@@ -78,16 +81,24 @@ Status check_pages(const AttentionArgs& a) {
   return {};
 }
 
-/// Checks a row of the table for keys [first, last), which queries see.
-Status check_pages_of(const Problem& problem, const std::int32_t* row, std::int64_t b, std::int64_t first,
+/// Checks a sequence's pages for keys [first, last), which queries see.
+Status check_pages_of(const Problem& problem, const PageTable& table, std::int64_t b, std::int64_t first,
                       std::int64_t last) {
   if (first >= last) return {};
-  for (std::int64_t i = first / problem.page_keys; i <= (last - 1) / problem.page_keys; ++i) {
+  const auto seen = [&] {
+    return ", as queries see keys " + std::to_string(first) + ".." + std::to_string(last - 1) +
+           " of sequence " + std::to_string(b);
+  };
+  const std::int64_t end = (last - 1) / problem.page_keys + 1, given = problem.number_of_pages(table, b);
+  if (given < end)
+    return invalid(entry("kv_indptr", b + 1) + " - " + entry("kv_indptr", b), given,
+                   "at least " + std::to_string(end) + " pages of " + std::to_string(problem.page_keys) +
+                       " keys" + seen());
+  const std::int32_t* const row = problem.pages_of(table, b);
+  for (std::int64_t i = first / problem.page_keys; i < end; ++i) {
     if (row[i] >= 0 && row[i] < problem.pages) continue;
-    return invalid("block_table[" + std::to_string(b) + ", " + std::to_string(i) + "]", row[i],
-                   "0.." + std::to_string(problem.pages - 1) + " (k.shape[0] - 1), as queries see keys " +
-                       std::to_string(first) + ".." + std::to_string(last - 1) + " of sequence " +
-                       std::to_string(b));
+    return invalid(name_of_page(problem.has_kv_indptr, b, i), row[i],
+                   "0.." + std::to_string(problem.pages - 1) + " (k.shape[0] - 1)" + seen());
   }
   return {};
 }
@@ -125,21 +136,35 @@ Status check_sequences(const AttentionArgs& a) {
   if (a.max_pages != 0) return invalid("max_pages", a.max_pages, "0, as block_table is null");
   if (a.block_table_stride != 0)
     return invalid("block_table_stride", a.block_table_stride, "0, as block_table is null");
+  if (a.kv_indptr) return invalid("kv_indptr", "given", "null, as block_table is null");
   if (a.cu_seqlens_k) return check_packed_keys(a);
   return check_equal("k", 0, a.k.shape[0], a.cu_seqlens_q ? "num_sequences" : "q.shape[0]",
                      number_of_sequences(a));
 }
 
-Status validate_block_table(const Problem& problem, const std::int32_t* block_table) {
+Status check_kv_indptr(std::int64_t sequences, std::int64_t max_pages, const std::int32_t* kv_indptr) {
+  if (kv_indptr[0] < 0) return invalid(entry("kv_indptr", 0), kv_indptr[0], "0 or more");
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    const std::int64_t first = kv_indptr[b], last = kv_indptr[b + 1];
+    if (last < first)
+      return invalid(entry("kv_indptr", b + 1), last,
+                     "at least " + entry("kv_indptr", b) + ", which is " + std::to_string(first));
+    if (last - first > max_pages)
+      return invalid(entry("kv_indptr", b + 1) + " - " + entry("kv_indptr", b), last - first,
+                     "at most max_pages, which is " + std::to_string(max_pages));
+  }
+  return {};
+}
+
+Status validate_block_table(const Problem& problem, const PageTable& table) {
   if (!problem.has_block_table || problem.is_empty()) return {};
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     const kernels::HeadProblem head = problem.head({}, b, 0);
     if (head.q_len == 0) continue;
     const std::int64_t first = head.begin_of(0), last = head.end_of(problem.rows_of(b) - 1);
-    const std::int32_t* row = block_table + b * problem.block_table_stride;
-    if (Status s = check_pages_of(problem, row, b, 0, kernels::min_of(head.first_tokens, last)); !s.ok())
+    if (Status s = check_pages_of(problem, table, b, 0, kernels::min_of(head.first_tokens, last)); !s.ok())
       return s;
-    if (Status s = check_pages_of(problem, row, b, first, last); !s.ok()) return s;
+    if (Status s = check_pages_of(problem, table, b, first, last); !s.ok()) return s;
   }
   return {};
 }

@@ -62,6 +62,8 @@ def attention(
     cu_seqlens_q: Tensor | Sequence[int] | None = None,
     cu_seqlens_k: Tensor | Sequence[int] | None = None,
     block_table: Tensor | None = None,
+    kv_indptr: Tensor | Sequence[int] | None = None,
+    max_pages: int | None = None,
     pipeline: str = "automatic",
     kv_domains: Tensor | Sequence[int] | None = None,
     return_lse: bool = False,
@@ -103,6 +105,10 @@ def attention(
     block_table   int32 [num_sequences, max_pages]: key j of sequence b is row j % page_size of page block_table[b, j //
                   page_size]. k is [pages, kv_heads, page_size, head_dim] then, v as well, page_size at most 512, and
                   seqused_k must be given; kv_len is max_pages * page_size
+    kv_indptr     [num_sequences + 1] integers, never falling, from 0 or more on: block_table is one list, int32 [pages of all
+                  sequences] as FlashInfer's kv_indices, and page i of sequence b is block_table[kv_indptr[b] + i]. seqused_k
+                  is (pages - 1) * page_size + FlashInfer's kv_last_page_len, 0 without pages
+    max_pages     with kv_indptr: the most pages that a sequence may have; None: has in kv_indptr
     pipeline      order of work: "automatic", "online", "decode", "two_pass", "interleaved", "three_pass"; every choice
                   gives the same bits
     kv_domains    [batch, kv_heads] integers: domain whose memory holds a KV head (Context.allocate), -1 for any
@@ -119,6 +125,6 @@ def attention(
     """
     return _core.attention(
         q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink, lse_base,
-        window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, pipeline,
-        kv_domains, return_lse, lse, layout, out, context,
+        window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, kv_indptr,
+        max_pages, pipeline, kv_domains, return_lse, lse, layout, out, context,
     )  # fmt: skip

@@ -21,7 +21,7 @@ class Plan:
 
     The arguments are those of attention(). Of the tensors a plan keeps shapes, strides and types, not the memory: each
     run has its own, which must agree. Without out, a run's output is as attention() makes it. The values of seqused_k
-    are kept, and changed by update().
+    are kept, and changed by update(). With kv_indptr max_pages should be what the longest sequence will need: it is fixed.
 
     Every method may be called from any number of threads at once; update() waits for runs that are in progress.
     """
@@ -52,6 +52,8 @@ class Plan:
         cu_seqlens_q: Tensor | Sequence[int] | None = None,
         cu_seqlens_k: Tensor | Sequence[int] | None = None,
         block_table: Tensor | None = None,
+        kv_indptr: Tensor | Sequence[int] | None = None,
+        max_pages: int | None = None,
         pipeline: str = "automatic",
         kv_domains: Tensor | Sequence[int] | None = None,
         layout: str = "bhsd",
@@ -61,7 +63,7 @@ class Plan:
         self._plan = _core.Plan(
             q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink,
             lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table,
-            pipeline, kv_domains, layout, out, context,
+            kv_indptr, max_pages, pipeline, kv_domains, layout, out, context,
         )  # fmt: skip
 
     def run(
@@ -75,6 +77,7 @@ class Plan:
         mask: Tensor | None = None,
         sinks: Tensor | None = None,
         block_table: Tensor | None = None,
+        kv_indptr: Tensor | Sequence[int] | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
         out: Tensor | None = None,
@@ -84,19 +87,24 @@ class Plan:
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
-        return self._plan.run(q, k, v, alibi_slopes, bias, mask, sinks, block_table, return_lse, lse, out)
+        return self._plan.run(q, k, v, alibi_slopes, bias, mask, sinks, block_table, kv_indptr, return_lse, lse, out)
 
-    def update(self, seqused_k: Tensor | Sequence[int], block_table: Tensor | None = None) -> None:
+    def update(
+        self,
+        seqused_k: Tensor | Sequence[int],
+        block_table: Tensor | None = None,
+        kv_indptr: Tensor | Sequence[int] | None = None,
+    ) -> None:
         """Sets the used lengths, [batch], of later runs; the plan must have been made with seqused_k.
 
         Keys in pages that several sequences have at their start are read once for all of them, as the plan's block_table
         had it; a run whose block_table has not is refused. With block_table, of the planned shape and strides, they are
-        found anew: give it when a sequence gives way to another.
+        found anew: give it when a sequence gives way to another. A plan with kv_indptr takes one with each block_table.
 
         Results are those of a new plan. The plan is cut again only where a row block begins or ends in another block of
         512 keys. On an error nothing changes.
         """
-        self._plan.update(seqused_k, block_table)
+        self._plan.update(seqused_k, block_table, kv_indptr)
 
     def explain(self) -> str:
         """Pipeline, blocks, tasks per domain, predicted imbalance, bytes of workspace: one fact per line."""

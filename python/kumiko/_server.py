@@ -6,6 +6,7 @@ from typing import Any
 
 from ._attention import Tensor, attention
 from ._core import Context
+from ._kvcache import Rotary, append, lengths_of
 
 
 def varlen_attention(
@@ -26,6 +27,7 @@ def varlen_attention(
     return_attn_probs: bool = False,
     block_table: Tensor | None = None,
     *,
+    sinks: Tensor | None = None,
     return_lse: bool = False,
     out: Tensor | None = None,
     context: Context | None = None,
@@ -43,6 +45,8 @@ def varlen_attention(
     window_size   (left, right) keys seen around a query's place; -1: no limit
     softcap, alibi_slopes, out, return_lse, context  as in attention(); alibi_slopes of [num_sequences, q_heads], too
     block_table   int32 [num_sequences, max_pages]
+    sinks         float32 [q_heads], FlashAttention-3's s_aux: exp(sinks[h]) joins the denominator of each row of head h once;
+                  lse counts it
 
     max_seqlen_q, max_seqlen_k and deterministic are taken and not needed: every result is deterministic. dropout_p must
     be 0 and return_attn_probs false. Tensors are arrays that take q[None], such as those of numpy, PyTorch and JAX.
@@ -56,7 +60,7 @@ def varlen_attention(
     paged = block_table is not None
     result, lse = attention(
         q[None], k if paged else k[None], v if paged else v[None], causal=causal, window=window_size, scale=softmax_scale,
-        softcap=softcap, alibi_slopes=alibi_slopes, seqused_k=used, cu_seqlens_q=cu_seqlens_q,
+        softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks, seqused_k=used, cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=None if paged else cu_seqlens_k, block_table=block_table, return_lse=True, layout="bshd",
         out=None if out is None else out[None], context=context,
     )  # fmt: skip
@@ -68,35 +72,66 @@ def attention_with_kvcache(
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
     cache_seqlens: Tensor | Sequence[int] | int | None = None,
+    cache_batch_idx: None = None,
+    cache_leftpad: None = None,
     block_table: Tensor | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
+    rotary_interleaved: bool = True,
     alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
     return_softmax_lse: bool = False,
     *,
+    sinks: Tensor | None = None,
     out: Tensor | None = None,
     context: Context | None = None,
 ) -> Any:
-    """Attention over a cache of keys and values, as FlashAttention's flash_attn_with_kvcache without its arguments that
-    write to the cache: write the new rows first by kv_append(), then call.
+    """Attention over a cache of keys and values, as FlashAttention's flash_attn_with_kvcache: new keys and values are
+    written to the cache first, rotated if asked for.
 
     q              [batch, q_len, q_heads, head_dim] of float32, float16 or bfloat16
     k_cache        [batch, capacity, kv_heads, head_dim], or with block_table [pages, page_size, kv_heads, head_dim]
     v_cache        the same with v_head_dim
-    cache_seqlens  keys in use of each sequence, the new ones included: [batch] integers or one for all; None: all of them
+    k, v           [batch, new, kv_heads, head_dim] and v_head_dim: written in place behind the keys in use; attention sees
+                   them. Both or none
+    rotary_cos     float32 [positions, rotary_dim / 2], with k only: k is rotated by the positions cache_seqlens + i as it is
+                   written, and q for this call: query i by cache_seqlens + i if causal or with a window, otherwise all by
+                   cache_seqlens. q itself is not written to
+    rotary_sin     the same shape
+    cache_seqlens  keys in use of each sequence, without k's: [batch] integers or one for all; None, without k: all of them
     block_table    int32 [batch, max_pages]; cache_seqlens must be given
-    causal, window_size, softcap, alibi_slopes, softmax_scale, out, context  as in varlen_attention()
+    rotary_interleaved  pairs are neighbours (GPT-J); otherwise halves (GPT-NeoX, Llama, Qwen)
+    causal, window_size, softcap, alibi_slopes, softmax_scale, sinks, out, context  as in varlen_attention()
 
+    num_splits is taken and not needed. cache_batch_idx and cache_leftpad must be None. What k and v may not be is an error
+    before anything is written. An error of the attention after that, such as an out of another shape, leaves the new rows
+    in the cache; the same call again writes the same bytes there.
     Returns out [batch, q_len, q_heads, v_head_dim], or (out, lse [batch, q_heads, q_len]). Errors: see the package.
     """
-    used = [cache_seqlens] * q.shape[0] if isinstance(cache_seqlens, int) else cache_seqlens
+    for name, value in (("cache_batch_idx", cache_batch_idx), ("cache_leftpad", cache_leftpad)):
+        if value is not None:
+            raise NotImplementedError(f"{name} is given; expected None")
+    used = cache_seqlens
+    if k is not None:
+        has_window = window_size is not None and any(side not in (None, -1) for side in window_size)
+        rotary = Rotary(rotary_cos, rotary_sin, rotary_interleaved, not (causal or has_window))
+        q, used = append(q, k_cache, v_cache, k, v, rotary, cache_seqlens, block_table, context)
+    else:
+        for name, value in (("v", v), ("rotary_cos", rotary_cos), ("rotary_sin", rotary_sin)):
+            if value is not None:
+                raise ValueError(f"{name} is given; expected None, as k is None")
+        used = lengths_of(cache_seqlens, q.shape[0]) if isinstance(cache_seqlens, int) else cache_seqlens
     return attention(
         q, k_cache, v_cache, causal=causal, window=window_size, scale=softmax_scale, softcap=softcap,
-        alibi_slopes=alibi_slopes, seqused_k=used, block_table=block_table, return_lse=return_softmax_lse, layout="bshd",
-        out=out, context=context,
+        alibi_slopes=alibi_slopes, sinks=sinks, seqused_k=used, block_table=block_table, return_lse=return_softmax_lse,
+        layout="bshd", out=out, context=context,
     )  # fmt: skip
 
 

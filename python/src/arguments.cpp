@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "arguments.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <limits>
@@ -270,7 +271,7 @@ void sinks_of(const Imported& tensor, AttentionArgs* args) {
 
 void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args) {
   if (!tensor.is(dlpack::kInt, 32)) wrong_value("block_table.dtype", tensor.dtype_name(), "int32");
-  expect_dims(tensor, 2, "two dimensions: num_sequences, max_pages");
+  expect_dims(tensor, 2, "two dimensions: num_sequences, max_pages (with kv_indptr one)");
   if (tensor.size(-2) != sequences)
     wrong_value("block_table.shape[0]", std::to_string(tensor.size(-2)),
                 std::to_string(sequences) + ", one row for each sequence");
@@ -282,6 +283,36 @@ void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArg
   args->block_table = reinterpret_cast<const std::int32_t*>(tensor.data);
   args->max_pages = tensor.size(-1);
   args->block_table_stride = sequences > 1 ? tensor.step(-2) : 0;
+}
+
+std::vector<std::int32_t> kv_indptr_of(nb::handle value, std::int64_t sequences) {
+  return integers_of("kv_indptr", value, sequences + 1, "one more than sequences");
+}
+
+void wrong_kv_indptr() {
+  wrong_value("kv_indptr", "None", "given with block_table, as the plan was made with it");
+}
+
+std::int64_t most_pages(const std::vector<std::int32_t>& kv_indptr) {
+  std::int64_t most = 0;
+  for (std::size_t b = 1; b < kv_indptr.size(); ++b)
+    most = std::max(most, std::int64_t{kv_indptr[b]} - kv_indptr[b - 1]);
+  return most;
+}
+
+void page_lists_of(const Imported& tensor, const std::vector<std::int32_t>& kv_indptr, AttentionArgs* args) {
+  static constexpr std::int32_t kNone = 0;  // an empty tensor may be at no address
+  if (!tensor.is(dlpack::kInt, 32)) wrong_value("block_table.dtype", tensor.dtype_name(), "int32");
+  expect_dims(tensor, 1, "one dimension, as kv_indptr is given");
+  if (tensor.size(-1) > 1 && tensor.step(-1) != 1)
+    wrong_value("block_table.stride[0]", std::to_string(tensor.step(-1)), "1");
+  // The library checks that none before the last is more.
+  if (kv_indptr.back() > tensor.size(-1))
+    wrong_value("kv_indptr[" + std::to_string(kv_indptr.size() - 1) + "]", std::to_string(kv_indptr.back()),
+                "at most " + std::to_string(tensor.size(-1)) + ", the length of block_table");
+  args->block_table = tensor.data ? reinterpret_cast<const std::int32_t*>(tensor.data) : &kNone;
+  args->kv_indptr = kv_indptr.data();
+  args->block_table_stride = 0;
 }
 
 }  // namespace kumiko::python

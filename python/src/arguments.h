@@ -55,5 +55,13 @@ void slopes_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* ar
 void sinks_of(const Imported& tensor, AttentionArgs* args);
 /// int32 [sequences, max_pages], its rows apart
 void block_table_of(const Imported& tensor, std::int64_t sequences, AttentionArgs* args);
+/// One more number than sequences
+std::vector<std::int32_t> kv_indptr_of(nb::handle value, std::int64_t sequences);
+/// Refuses a block table without kv_indptr for a plan that was made with it.
+[[noreturn]] void wrong_kv_indptr();
+/// Of the sequence that has most
+std::int64_t most_pages(const std::vector<std::int32_t>& kv_indptr);
+/// int32 [pages of all sequences], which `kv_indptr` parts
+void page_lists_of(const Imported& tensor, const std::vector<std::int32_t>& kv_indptr, AttentionArgs* args);
 
 }  // namespace kumiko::python

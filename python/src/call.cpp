@@ -21,6 +21,7 @@ void AttentionCall::set(const Settings& settings) {
   args.lse_base = lse_base_of(settings.lse_base);
   args.window_sink_tokens = integer_of("window_sink_tokens", settings.window_sink_tokens);
   args.pipeline = pipeline_of(settings.pipeline);
+  if (!settings.max_pages.is_none()) max_pages_ = integer_of("max_pages", settings.max_pages);
   if (!settings.cu_seqlens_q.is_none()) {
     numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
     if (numbers.cu_seqlens_q.size() < 2)
@@ -72,11 +73,11 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.cu_seqlens_q = planned.cu_seqlens_q;
   args.cu_seqlens_k = planned.cu_seqlens_k;
   args.num_sequences = planned.num_sequences;
+  if (planned.kv_indptr) planned_max_pages_ = planned.max_pages;
 }
 
 void AttentionCall::set(const Terms& terms) {
-  if (!terms.block_table.is_none())
-    block_table_of(block_table_.emplace("block_table", terms.block_table), sequences(), &args);
+  set_pages(terms.block_table, terms.kv_indptr);
   const std::array<std::int64_t, 4> scores = {args.q.shape[0], args.q.shape[1], args.q.shape[2], longest()};
   if (!terms.bias.is_none()) args.bias = score_term_of(bias_.emplace("bias", terms.bias), scores);
   if (!terms.mask.is_none()) {
@@ -89,11 +90,27 @@ void AttentionCall::set(const Terms& terms) {
   if (!terms.sinks.is_none()) sinks_of(sinks_.emplace("sinks", terms.sinks), &args);
 }
 
+void AttentionCall::set_pages(nb::handle block_table, nb::handle kv_indptr) {
+  if (!block_table.is_none()) block_table_.emplace("block_table", block_table);
+  if (kv_indptr.is_none()) {
+    if (block_table_ && planned_max_pages_) wrong_kv_indptr();
+    if (block_table_) block_table_of(*block_table_, sequences(), &args);
+    if (max_pages_) wrong_value("max_pages", std::to_string(*max_pages_), "None, as kv_indptr is None");
+    return;
+  }
+  numbers.kv_indptr = kv_indptr_of(kv_indptr, sequences());
+  args.kv_indptr = numbers.kv_indptr.data();
+  if (!block_table_) return;  // which the library refuses
+  args.max_pages = max_pages_.value_or(planned_max_pages_.value_or(most_pages(numbers.kv_indptr)));
+  page_lists_of(*block_table_, numbers.kv_indptr, &args);
+}
+
 std::int64_t AttentionCall::longest() const {
   std::int64_t most = 0;
   if (args.block_table) {
     if (__builtin_mul_overflow(args.max_pages, args.k.shape[2], &most))
-      wrong_value("block_table.shape[1]", std::to_string(args.max_pages), "pages whose keys can be counted");
+      wrong_value(args.kv_indptr ? "max_pages" : "block_table.shape[1]", std::to_string(args.max_pages),
+                  "pages whose keys can be counted");
     return most;
   }
   if (!args.cu_seqlens_k) return args.k.shape[2];

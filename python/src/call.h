@@ -30,17 +30,17 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 /// Arguments of attention that are no tensors.
 struct Settings {
   nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens,
-      causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, pipeline, kv_domains;
+      causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, pipeline, kv_domains;
 };
 
 /// Tensors that each run of a plan brings along, or None.
 struct Terms {
-  nb::handle alibi_slopes, bias, mask, sinks, block_table;
+  nb::handle alibi_slopes, bias, mask, sinks, block_table, kv_indptr;
 };
 
 /// The numbers of a call, which its arguments point to.
 struct Numbers {
-  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_domains, prefix_lens;
+  std::vector<std::int32_t> seqused_k, cu_seqlens_q, cu_seqlens_k, kv_indptr, kv_domains, prefix_lens;
   std::vector<std::uint8_t> causal_sequences;
 };
 
@@ -69,12 +69,14 @@ class AttentionCall {
   Numbers numbers;
 
  private:
+  void set_pages(nb::handle block_table, nb::handle kv_indptr);
   std::array<std::int64_t, 4> out_shape() const;
   /// Keys that the longest sequence can have, of which a bias or mask has one column each.
   std::int64_t longest() const;
 
   nb::handle query_;
   Layout layout_;
+  std::optional<std::int64_t> max_pages_, planned_max_pages_;  // of lists
   std::optional<Output> out_, lse_;
   std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, sinks_, block_table_;
 };

@@ -25,11 +25,11 @@ class PyPlan {
   }
 
   nb::object run(nb::handle q, nb::handle k, nb::handle v, nb::handle alibi_slopes, nb::handle bias,
-                 nb::handle mask, nb::handle sinks, nb::handle block_table, nb::handle return_lse,
-                 nb::handle lse, nb::handle out) const {
+                 nb::handle mask, nb::handle sinks, nb::handle block_table, nb::handle kv_indptr,
+                 nb::handle return_lse, nb::handle lse, nb::handle out) const {
     AttentionCall call(q, k, v, layout_);
     call.set(planned_);
-    call.set(Terms{alibi_slopes, bias, mask, sinks, block_table});
+    call.set(Terms{alibi_slopes, bias, mask, sinks, block_table, kv_indptr});
     call.set_out(out);
     call.set_lse(lse, flag_of("return_lse", return_lse));
     without_gil([&] {
@@ -39,13 +39,19 @@ class PyPlan {
     return call.result();
   }
 
-  void update(nb::handle seqused_k, nb::handle block_table) {
+  void update(nb::handle seqused_k, nb::handle block_table, nb::handle kv_indptr) {
     std::vector<std::int32_t> lengths = lengths_of(seqused_k, sequences_);
     std::optional<Imported> table;
     AttentionArgs given = planned_;
-    given.block_table = nullptr;
-    if (!block_table.is_none()) {
-      block_table_of(table.emplace("block_table", block_table), sequences_, &given);
+    given.block_table = given.kv_indptr = nullptr;
+    std::vector<std::int32_t> indptr;
+    if (!kv_indptr.is_none()) given.kv_indptr = (indptr = kv_indptr_of(kv_indptr, sequences_)).data();
+    if (!block_table.is_none()) table.emplace("block_table", block_table);
+    if (table && (given.kv_indptr || planned_.kv_indptr)) {
+      if (!given.kv_indptr) wrong_kv_indptr();
+      page_lists_of(*table, indptr, &given);
+    } else if (table) {
+      block_table_of(*table, sequences_, &given);
       if (planned_.block_table && given.max_pages != planned_.max_pages)
         wrong_value("block_table.shape[1]", std::to_string(given.max_pages),
                     "the planned " + std::to_string(planned_.max_pages));
@@ -55,7 +61,7 @@ class PyPlan {
     }
     without_gil([&] {
       const auto held = lock<std::unique_lock>();
-      Status status = plan_.update(lengths, given.block_table);
+      Status status = plan_.update(lengths, given.block_table, given.kv_indptr);
       if (status.ok()) std::copy(lengths.begin(), lengths.end(), numbers_.seqused_k.begin());
       return status;
     });
@@ -113,14 +119,15 @@ void init_plan(PyPlan* self, nb::handle q, nb::handle k, nb::handle v, nb::handl
                nb::handle alibi_slopes, nb::handle bias, nb::handle mask, nb::handle sinks,
                nb::handle lse_with_sink, nb::handle lse_base, nb::handle window_sink_tokens,
                nb::handle causal_sequences, nb::handle prefix_lens, nb::handle seqused_k,
-               nb::handle cu_seqlens_q, nb::handle cu_seqlens_k, nb::handle block_table, nb::handle pipeline,
-               nb::handle kv_domains, nb::handle layout, nb::handle out, nb::handle context) {
+               nb::handle cu_seqlens_q, nb::handle cu_seqlens_k, nb::handle block_table, nb::handle kv_indptr,
+               nb::handle max_pages, nb::handle pipeline, nb::handle kv_domains, nb::handle layout,
+               nb::handle out, nb::handle context) {
   const Layout order = layout_of(layout);
   AttentionCall call(q, k, v, order);
   call.set(Settings{causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base,
                     window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k,
-                    pipeline, kv_domains});
-  call.set(Terms{alibi_slopes, bias, mask, sinks, block_table});
+                    max_pages, pipeline, kv_domains});
+  call.set(Terms{alibi_slopes, bias, mask, sinks, block_table, kv_indptr});
   if (out.is_none()) {
     call.plan_out();
   } else {
@@ -140,12 +147,13 @@ void bind_plan(nb::module_& module) {
            arg("lse_with_sink").none(), arg("lse_base").none(), arg("window_sink_tokens").none(),
            arg("causal_sequences").none(), arg("prefix_lens").none(), arg("seqused_k").none(),
            arg("cu_seqlens_q").none(), arg("cu_seqlens_k").none(), arg("block_table").none(),
-           arg("pipeline").none(), arg("kv_domains").none(), arg("layout").none(), arg("out").none(),
-           arg("context").none())
+           arg("kv_indptr").none(), arg("max_pages").none(), arg("pipeline").none(), arg("kv_domains").none(),
+           arg("layout").none(), arg("out").none(), arg("context").none())
       .def("run", &PyPlan::run, arg("q").none(), arg("k").none(), arg("v").none(), arg("alibi_slopes").none(),
            arg("bias").none(), arg("mask").none(), arg("sinks").none(), arg("block_table").none(),
-           arg("return_lse").none(), arg("lse").none(), arg("out").none())
-      .def("update", &PyPlan::update, arg("seqused_k").none(), arg("block_table").none())
+           arg("kv_indptr").none(), arg("return_lse").none(), arg("lse").none(), arg("out").none())
+      .def("update", &PyPlan::update, arg("seqused_k").none(), arg("block_table").none(),
+           arg("kv_indptr").none())
       .def("explain", &PyPlan::explain)
       .def("predict", &PyPlan::predict, arg("core_flops").none(), arg("core_bandwidth").none(),
            arg("domain_bandwidth").none(), arg("start_seconds").none())

@@ -78,7 +78,7 @@ def test_kvcache(random, step, given, meant):
     q = random.standard_normal((len(KEYS), 2, 4, 16)).astype(k.dtype)
     sequences = [[q[b], *tensors[1:]] for b, tensors in enumerate(step)]
     wanted = [kumiko.attention(*(x[None] for x in tensors), layout="bshd", return_lse=True, **meant) for tensors in sequences]
-    out, lse = kumiko.attention_with_kvcache(q, k, v, KEYS, table, return_softmax_lse=True, **given)
+    out, lse = kumiko.attention_with_kvcache(q, k, v, cache_seqlens=KEYS, block_table=table, return_softmax_lse=True, **given)
     assert np.array_equal(out, np.concatenate([one for one, _ in wanted]))
     assert np.array_equal(lse, np.concatenate([one for _, one in wanted]))
 
@@ -87,8 +87,20 @@ def test_kvcache_without_pages(random):
     q, k, v = (random.standard_normal((2, length, heads, 8)).astype(np.float32) for length, heads in ((1, 4), (30, 2), (30, 2)))
     wanted = kumiko.attention(q, k[:, :21], v[:, :21], layout="bshd")
     for lengths in (21, [21, 21], np.array([21, 21], np.int32)):
-        assert np.array_equal(kumiko.attention_with_kvcache(q, k, v, lengths), wanted)
+        assert np.array_equal(kumiko.attention_with_kvcache(q, k, v, cache_seqlens=lengths), wanted)
     assert np.array_equal(kumiko.attention_with_kvcache(q, k, v), kumiko.attention(q, k, v, layout="bshd"))
+
+
+def test_sinks(random, step):
+    sinks = np.array([-1, 0.5, 3, -np.inf], np.float32)
+    q, k, v = (np.concatenate([tensors[part] for tensors in step]) for part in range(3))
+    out, lse = kumiko.varlen_attention(q, k, v, starts(QUERIES), starts(KEYS), causal=True, sinks=sinks, return_lse=True)
+    wanted = alone(step, causal=True, sinks=sinks)
+    assert np.array_equal(out, wanted[0]) and np.array_equal(lse, wanted[1])
+    k, v, table = pages_of(random, step, 16)
+    q = random.standard_normal((len(KEYS), 1, 4, 16)).astype(k.dtype)
+    wanted = [kumiko.attention(q[b][None], *(x[None] for x in tensors[1:]), layout="bshd", sinks=sinks)[0] for b, tensors in enumerate(step)]
+    assert np.array_equal(kumiko.attention_with_kvcache(q, k, v, cache_seqlens=KEYS, block_table=table, sinks=sinks), wanted)
 
 
 def test_what_is_refused(random):

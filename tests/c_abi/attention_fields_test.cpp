@@ -109,6 +109,7 @@ const AttentionFields& table() {
     f.add_refused("block_table", paged);
     f.add_refused("max_pages", [](auto& a) { a.max_pages = 3; });
     f.add_refused("block_table_stride", [paged](auto& a) { paged(a), a.block_table_stride = 2; });
+    f.add_refused("kv_indptr", [paged](auto& a) { paged(a), a.kv_indptr = memory().cu_seqlens; });
     f.add_c(
         "reserved", [](auto& a) { a.reserved = 1; }, none);
     f.add_c(

@@ -282,6 +282,33 @@ TEST_P(OutOfMemory, PlanUpdateReportsEachFailureAndLeavesThePlanAsItWas) {
   kumiko_context_destroy(context);
 }
 
+// The search for shared pages asks for memory, too.
+TEST_P(OutOfMemory, PlanUpdateOfPagesLeavesThePlanAsItWas) {
+  static constexpr std::int32_t kTable[2][5] = {{0, 1, 2, 3, 4}, {0, 1, 2, 5, 6}}, kBefore[2] = {1, 40},
+                                kAfter[2] = {1300, 1299};
+  kumiko_context* const context = create();
+  Problem problem;
+  problem.args.q.shape[2] = problem.args.out.shape[2] = 1;
+  problem.args.k = kumiko_const_tensor_bhsd(problem.k.data(), 10, 2, 260, Problem::kDim);
+  problem.args.v = kumiko_const_tensor_bhsd(problem.v.data(), 10, 2, 260, Problem::kDim);
+  problem.args.seqused_k = kBefore;
+  problem.args.block_table = &kTable[0][0], problem.args.max_pages = 5;
+  kumiko_plan* plan = nullptr;
+  ASSERT_EQ(kumiko_plan_create(context, &problem.args, &plan), KUMIKO_OK) << kumiko_last_error();
+  EXPECT_GT(fail_each_request(
+                Memory::heap,
+                [&] {
+                  EXPECT_EQ(kumiko_plan_run(plan, &problem.args), KUMIKO_OK) << kumiko_last_error();
+                  return kumiko_plan_update_pages(plan, kAfter, 2, problem.args.block_table, nullptr);
+                },
+                false),
+            0);
+  problem.args.seqused_k = kAfter;
+  EXPECT_EQ(kumiko_plan_run(plan, &problem.args), KUMIKO_OK) << kumiko_last_error();
+  kumiko_plan_destroy(plan);
+  kumiko_context_destroy(context);
+}
+
 // The first run of a plan allocates nothing: its state and the scratch were made with the plan. If another
 // plan has enlarged the context's scratch since, that is enough, too.
 TEST_P(OutOfMemory, TheFirstRunNeedsNoMemory) {

@@ -74,10 +74,8 @@ static void expect_rows(const int32_t* lengths) {
   EXPECT(outputs_are_untouched(cu_seqlens_q[SEQUENCES]));
 }
 
-static void test_pages(kumiko_context* context) {
-  int32_t lengths[SEQUENCES] = {29, 38}, grown[SEQUENCES] = {30, 42};
+static kumiko_attention_args args_of(const int32_t* lengths) {
   kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT;
-  kumiko_plan* plan = NULL;
   args.q = kumiko_const_tensor_bhsd(&q[0][0][0], 1, Q_HEADS, POSITIONS, HEAD_DIM);
   args.k = kumiko_const_tensor_bhsd(&k[0][0][0][0], PAGES, KV_HEADS, PAGE_KEYS, HEAD_DIM);
   args.v = kumiko_const_tensor_bhsd(&v[0][0][0][0], PAGES, KV_HEADS, PAGE_KEYS, V_HEAD_DIM);
@@ -89,7 +87,13 @@ static void test_pages(kumiko_context* context) {
   args.num_sequences = SEQUENCES;
   args.block_table = &block_table[0][0];
   args.max_pages = MAX_PAGES;
+  return args;
+}
 
+static void test_pages(kumiko_context* context) {
+  int32_t lengths[SEQUENCES] = {29, 38}, grown[SEQUENCES] = {30, 42};
+  kumiko_attention_args args = args_of(lengths);
+  kumiko_plan* plan = NULL;
   clear_outputs();
   EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
   expect_rows(lengths);
@@ -108,14 +112,16 @@ static void test_pages(kumiko_context* context) {
   expect_rows(grown);
 
   /* The same with a table, and what is refused. */
-  EXPECT(kumiko_plan_update_pages(plan, grown, SEQUENCES, &block_table[0][0]) == KUMIKO_OK);
+  EXPECT(kumiko_plan_update_pages(plan, grown, SEQUENCES, &block_table[0][0], NULL) == KUMIKO_OK);
   clear_outputs();
   EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK);
   expect_rows(grown);
-  EXPECT_ERROR(kumiko_plan_update_pages(plan, grown, SEQUENCES, NULL), KUMIKO_INVALID_ARGUMENT,
+  EXPECT_ERROR(kumiko_plan_update_pages(plan, grown, SEQUENCES, NULL, NULL), KUMIKO_INVALID_ARGUMENT,
                "block_table is NULL");
-  EXPECT_ERROR(kumiko_plan_update_pages(NULL, grown, SEQUENCES, &block_table[0][0]), KUMIKO_INVALID_ARGUMENT,
-               "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_update_pages(NULL, grown, SEQUENCES, &block_table[0][0], NULL),
+               KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_update_pages(plan, grown, SEQUENCES, &block_table[0][0], cu_seqlens_q),
+               KUMIKO_INVALID_ARGUMENT, "kv_indptr is given");
 
   block_table[0][1] = PAGES;
   clear_outputs();
@@ -125,13 +131,39 @@ static void test_pages(kumiko_context* context) {
   kumiko_plan_destroy(plan);
 }
 
+/* The same pages in FlashInfer's lists: the second list has a page more than its keys need. */
+static void test_lists(kumiko_context* context) {
+  static const int32_t kv_indices[] = {99, 5, 2, 0, 6, 3}, kv_indptr[SEQUENCES + 1] = {1, 3, 6};
+  int32_t lengths[SEQUENCES] = {29, 30}, grown[SEQUENCES] = {30, 42};
+  kumiko_attention_args args = args_of(lengths);
+  kumiko_plan* plan = NULL;
+  block_table[0][1] = 2;
+  args.block_table = kv_indices;
+  args.kv_indptr = kv_indptr;
+  clear_outputs();
+  EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_OK);
+  expect_rows(lengths);
+
+  EXPECT(kumiko_plan_create(context, &args, &plan) == KUMIKO_OK);
+  EXPECT(kumiko_plan_update_pages(plan, grown, SEQUENCES, kv_indices, kv_indptr) == KUMIKO_OK);
+  args.seqused_k = grown;
+  clear_outputs();
+  EXPECT(kumiko_plan_run(plan, &args) == KUMIKO_OK);
+  expect_rows(grown);
+  EXPECT_ERROR(kumiko_plan_update_pages(plan, grown, SEQUENCES, kv_indices, NULL), KUMIKO_INVALID_ARGUMENT,
+               "kv_indptr is null");
+  EXPECT_ERROR(kumiko_plan_update_pages(plan, grown, SEQUENCES, NULL, kv_indptr), KUMIKO_INVALID_ARGUMENT,
+               "block_table is NULL");
+  kumiko_plan_destroy(plan);
+}
+
 int main(void) {
   kumiko_context* context = NULL;
   naive_fill(&q[0][0][0], Q_HEADS * POSITIONS * HEAD_DIM, 1);
   naive_fill(&k[0][0][0][0], PAGES * KV_HEADS * PAGE_KEYS * HEAD_DIM, 2);
   naive_fill(&v[0][0][0][0], PAGES * KV_HEADS * PAGE_KEYS * V_HEAD_DIM, 3);
   EXPECT(kumiko_context_create(NULL, &context) == KUMIKO_OK);
-  if (context != NULL) test_pages(context);
+  if (context != NULL) test_pages(context), test_lists(context);
   kumiko_context_destroy(context);
   printf("%d failed\n", failures);
   return failures != 0;

@@ -157,7 +157,7 @@ void check_update(kumiko_plan* plan, AttentionProblem& problem, const kumiko_con
     const auto count = static_cast<std::int64_t>(lengths.size());
     const std::int32_t* const table = turn == 0 ? problem.block_table() : nullptr;
     const auto update = [&] {
-      return checked(table ? kumiko_plan_update_pages(plan, lengths.data(), count, table)
+      return checked(table ? kumiko_plan_update_pages(plan, lengths.data(), count, table, problem.kv_indptr())
                            : kumiko_plan_update(plan, lengths.data(), count),
                      "plan_update");
     };

@@ -38,6 +38,7 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, causal_sequences),
                                           offsetof(kumiko_attention_args, prefix_lens),
                                           offsetof(kumiko_attention_args, window_sink_tokens),
+                                          offsetof(kumiko_attention_args, kv_indptr),
                                           offsetof(kumiko_attention_args, tree_mask),
                                           offsetof(kumiko_attention_args, tree_mask_stride),
                                           offsetof(kumiko_attention_args, bsr_indptr),
@@ -123,11 +124,11 @@ void AttentionProblem::change_sequences(Input& input) {
       if (buffers_.size() <= kTable) return;
       const Buffer& table = buffers_[kTable];
       const kumiko_attention_args a = seen();
-      const std::vector<std::int64_t> read =
-          is_sane(false) && has_own_table(a) ? entries_read(a) : std::vector<std::int64_t>();
+      const std::vector<TableEntry> read =
+          is_sane(false) && has_own_table(a) ? entries_read(a) : std::vector<TableEntry>();
       const std::size_t entries = table.size() / 4,
                         at = !read.empty() && input.one_in(2)
-                                 ? static_cast<std::size_t>(read[input.byte() % read.size()])
+                                 ? static_cast<std::size_t>(read[input.byte() % read.size()].at)
                                  : input.byte();
       static_cast<std::int32_t*>(table.data())[at % entries] =
           input.one_in(2) ? input.pick(kNoPages) : static_cast<std::int32_t>(input.number());
@@ -136,7 +137,7 @@ void AttentionProblem::change_sequences(Input& input) {
     case 1:
       return change_entry(cu_seqlens_q_);
     case 2:
-      return change_entry(cu_seqlens_k_);
+      return change_entry(kv_indptr_.empty() ? cu_seqlens_k_ : kv_indptr_);
     case 3:
       args_.num_sequences = input.number();
       return;
@@ -150,11 +151,13 @@ void AttentionProblem::change_sequences(Input& input) {
       if (cu_seqlens_q_.size() < 2) return;
       const std::size_t count = input.byte() % (cu_seqlens_q_.size() - 1);
       cu_seqlens_q_ = shorter(cu_seqlens_q_, count + 1), cu_seqlens_k_ = shorter(cu_seqlens_k_, count + 1);
+      kv_indptr_ = shorter(kv_indptr_, count + 1);
       lengths_ = shorter(lengths_, count);
       lengths_.reserve(1);
       args_.num_sequences = static_cast<std::int64_t>(count);
       args_.cu_seqlens_q = args_.cu_seqlens_q ? cu_seqlens_q_.data() : nullptr;
       args_.cu_seqlens_k = args_.cu_seqlens_k ? cu_seqlens_k_.data() : nullptr;
+      args_.kv_indptr = args_.kv_indptr ? kv_indptr_.data() : nullptr;
       args_.seqused_k = args_.seqused_k ? lengths_.data() : nullptr;
       return;
     }
@@ -172,7 +175,7 @@ void AttentionProblem::change_sequences_pointer(Input& input) {
       args_.cu_seqlens_q = input.pick(lists);
       return;
     case 1:
-      args_.cu_seqlens_k = input.pick(lists);
+      (kv_indptr_.empty() ? args_.cu_seqlens_k : args_.kv_indptr) = input.pick(lists);
       return;
     case 2:
       args_.block_table = nullptr;

@@ -40,6 +40,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   std::span<const std::int32_t> other_lengths();
   /// The block table that a call sees, or null.
   const std::int32_t* block_table() const { return seen().block_table; }
+  const std::int32_t* kv_indptr() const { return seen().kv_indptr; }
   /// plan() reads the table, so it refuses one at an address that cannot be.
   bool has_table_at_no_address() const {
     const auto address = reinterpret_cast<std::uintptr_t>(block_table());
@@ -61,7 +62,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void draw_sequences(Input& input, const Places& places);
   void pack_queries(Input& input, const Places& places);
   void place_keys(const Places& places, std::int64_t batch, std::int64_t keys);
-  void draw_pages(Input& input, const Places& places, std::int64_t rows);
+  void draw_pages(Input& input, const Places& places, std::int64_t rows, bool has_lists);
   void enlarge_terms(Input& input, const Places& places);
   void draw_extras(Input& input);
   void draw_sequence_visibility(Input& input);
@@ -93,7 +94,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
 
   int num_domains_;
   bool serves_, has_extras_;
-  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_, prefixes_;
+  std::vector<std::int32_t> homes_, cu_seqlens_q_, cu_seqlens_k_, kv_indptr_, prefixes_;
   std::vector<std::uint8_t> causal_;
   bool has_equal_tables_ = false;  ///< Sequences begin with the same pages.
 };

@@ -51,15 +51,25 @@ void AttentionProblem::place_keys(const Places& at, std::int64_t batch, std::int
 }
 
 // The same memory as pages; with a shared batch all pages are one.
-void AttentionProblem::draw_pages(Input& input, const Places& at, std::int64_t rows) {
+void AttentionProblem::draw_pages(Input& input, const Places& at, std::int64_t rows, bool has_lists) {
   std::int64_t page = input.pick(kPageKeys), pages = rows / page;
   if (pages == 0 && rows > 0) page = std::min<std::int64_t>(rows, 512), pages = rows / page;
   if (at.kv_shared & 1) pages = std::min<std::int64_t>(pages, 4);
   place_keys(at, pages, page);
   args_.max_pages = std::min(input.pick(kMaxPages), 1 + 600 / page);
   const int gap = input.below(4);
-  if (gap > 0) args_.block_table_stride = args_.max_pages + gap - 1;
-  const std::int64_t count = sequences_of(args_), entries = count * table_stride(args_) + 1;
+  const std::int64_t count = sequences_of(args_);
+  std::int64_t entries = count * table_stride(args_) + 1;
+  if (has_lists) {
+    kv_indptr_.assign(static_cast<std::size_t>(count) + 1, gap);
+    for (std::size_t b = 1; b < kv_indptr_.size(); ++b)
+      kv_indptr_[b] = kv_indptr_[b - 1] + static_cast<std::int32_t>(part_of(input, args_.max_pages));
+    args_.kv_indptr = kv_indptr_.data();
+    entries = std::max<std::int64_t>(kv_indptr_.back(), 1);  // an address where there are no pages, too
+  } else if (gap > 0) {
+    args_.block_table_stride = args_.max_pages + gap - 1;
+    entries = count * table_stride(args_) + 1;
+  }
   Buffer& table = buffers_.emplace_back(entries, KUMIKO_I32, false);
   auto* const entry = static_cast<std::int32_t*>(table.data());
   for (std::int64_t i = 0; i < entries; ++i) entry[i] = kNoPages[i % 4];
@@ -87,7 +97,7 @@ void AttentionProblem::draw_sequences(Input& input, const Places& at) {
       break;
     default:
       has_equal_tables_ = (how & 32) != 0;
-      draw_pages(input, at, rows);
+      draw_pages(input, at, rows, (how & 64) != 0);
       has_keys = args_.k.shape[0] > 0;
   }
   lengths_.assign(static_cast<std::size_t>(count), 0);
@@ -95,7 +105,7 @@ void AttentionProblem::draw_sequences(Input& input, const Places& at) {
   lengths_.reserve(1);  // an address where there are no sequences, too
   args_.seqused_k = how & 16 || args_.block_table ? lengths_.data() : nullptr;
   for (std::int64_t b = 0; has_keys && b < count; ++b)
-    lengths_[static_cast<std::size_t>(b)] = static_cast<std::int32_t>(part_of(input, capacity_of(args_, b)));
+    lengths_[static_cast<std::size_t>(b)] = static_cast<std::int32_t>(part_of(input, room_of(args_, b)));
   complete_table(args_);
   enlarge_terms(input, at);
   homes_.resize(static_cast<std::size_t>(count * args_.k.shape[1]), -1);
@@ -129,9 +139,9 @@ void AttentionProblem::enlarge_terms(Input& input, const Places& at) {
 void AttentionProblem::complete_table(const kumiko_attention_args& a) {
   if (!has_own_table(a)) return;
   auto* const entry = static_cast<std::int32_t*>(buffers_[kTable].data());
-  for (const std::int64_t at : entries_read(a)) {
-    const std::int64_t place = has_equal_tables_ ? at % table_stride(a) : at;
-    if (entry[at] < 0 || entry[at] >= a.k.shape[0])
+  for (const auto& [page, at, is_listed] : entries_read(a)) {
+    const std::int64_t place = has_equal_tables_ ? page : at;
+    if (is_listed && (entry[at] < 0 || entry[at] >= a.k.shape[0]))
       entry[at] = static_cast<std::int32_t>((place * 7 + 3) % a.k.shape[0]);
   }
 }
@@ -149,7 +159,7 @@ std::int64_t AttentionProblem::keys(const kumiko_attention_args& a) const {
 }
 
 std::int64_t AttentionProblem::size_of_list(const std::int32_t* list) const {
-  for (const auto* own : {&lengths_, &cu_seqlens_q_, &cu_seqlens_k_, &prefixes_}) {
+  for (const auto* own : {&lengths_, &cu_seqlens_q_, &cu_seqlens_k_, &kv_indptr_, &prefixes_}) {
     if (list && list == own->data()) return static_cast<std::int64_t>(own->size());
   }
   return 0;
@@ -165,6 +175,7 @@ void AttentionProblem::drop_short_lists(kumiko_attention_args* a) const {
   if (most > std::ssize(prefixes_)) a->prefix_lens = nullptr;
   if (most > std::ssize(causal_)) a->causal_sequences = nullptr;
   if (a->cu_seqlens_k && most >= size_of_list(a->cu_seqlens_k)) a->cu_seqlens_k = nullptr;
+  if (a->kv_indptr && most >= size_of_list(a->kv_indptr)) a->kv_indptr = nullptr;
   SizedProblem::drop_short_lists(a);
   const Wide heads = static_cast<Wide>(most) * a->k.shape[1];
   if (heads > static_cast<Wide>(homes_.size())) a->kv_domains = nullptr;
@@ -179,12 +190,13 @@ Operand AttentionProblem::written_part(const Operand& o) const {
 std::span<const std::int32_t> AttentionProblem::other_lengths() {
   const kumiko_attention_args a = seen();
   const std::span<std::int32_t> used(lengths_.data(), static_cast<std::size_t>(sequences_of(a)));
-  if (!a.seqused_k || (a.block_table && (!has_own_table(a) || a.k.shape[0] == 0))) return {};
+  if (!a.seqused_k || (a.block_table && (!has_own_table(a) || a.k.shape[0] == 0 || !has_sane_lists(a))))
+    return {};
   if (!a.block_table && !a.cu_seqlens_k) {
     std::reverse(used.begin(), used.end());
   } else {
     for (std::size_t b = 0; b < used.size(); ++b)
-      used[b] = static_cast<std::int32_t>(capacity_of(a, static_cast<std::int64_t>(b))) - used[b];
+      used[b] = static_cast<std::int32_t>(room_of(a, static_cast<std::int64_t>(b))) - used[b];
   }
   complete_table(a);
   return used;

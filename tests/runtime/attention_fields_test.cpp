@@ -267,7 +267,7 @@ void expect_without_pointer(T kept, T given) {
 TEST(AttentionFields, WithoutPointersAllElseIsKept) {
   const Problem problem(full());
   AttentionArgs args = problem.args(Pipeline::decode);
-  args.kv_domains = args.cu_seqlens_q = args.cu_seqlens_k = args.block_table = kDomains;
+  args.kv_domains = args.cu_seqlens_q = args.cu_seqlens_k = args.block_table = args.kv_indptr = kDomains;
   const AttentionArgs kept = without_pointers(args);
 #define KUMIKO_ATTENTION_FIELD(name, plan)        \
   {                                               \

@@ -31,11 +31,12 @@ std::ostream& operator<<(std::ostream& os, const StepShape& s) {
   }
   return os << ", heads " << s.q_heads << "/" << s.kv_heads << ", dims " << s.head_dim << ", " << s.v_head_dim
             << ", type " << static_cast<int>(s.type) << ", pages of " << s.page_keys << " "
-            << to_string(s.k_layout) << ", causal " << s.is_causal << " alignment "
-            << static_cast<int>(s.alignment) << ", window " << s.window_left << ", " << s.window_right
-            << ", first tokens " << s.window_sink_tokens << ", softcap " << s.softcap << ", bias " << s.bias
-            << ", mask " << s.mask << ", alibi " << s.alibi << ", sinks " << s.sinks << ", own causality "
-            << s.causal_sequences << ", prefixes " << s.prefix_lens << s.lists << ", seed " << s.seed;
+            << (s.page_lists ? "listed " : "") << to_string(s.k_layout) << ", causal " << s.is_causal
+            << " alignment " << static_cast<int>(s.alignment) << ", window " << s.window_left << ", "
+            << s.window_right << ", first tokens " << s.window_sink_tokens << ", softcap " << s.softcap
+            << ", bias " << s.bias << ", mask " << s.mask << ", alibi " << s.alibi << ", sinks " << s.sinks
+            << ", own causality " << s.causal_sequences << ", prefixes " << s.prefix_lens << s.lists
+            << ", seed " << s.seed;
 }
 
 ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
@@ -143,8 +144,21 @@ void ServerStep::place_sequences(Random& random) {
     v_ = Operand({pages, s.kv_heads, s.page_keys, s.v_head_dim}, s.v_layout, s.type, random);
     args_.max_pages = (capacity_ + s.page_keys - 1) / s.page_keys;
     capacity_ = args_.max_pages * s.page_keys;
-    args_.block_table_stride = args_.max_pages + random.between(0, 3);
-    block_table_.resize(sz(std::max<std::int64_t>(args_.block_table_stride * args_.num_sequences, 1)));
+    if (s.page_lists) {
+      kv_indptr_ = {static_cast<std::int32_t>(random.between(0, 3))};
+      for (const StepSequence& one : s.sequences) {
+        const std::int64_t needed = (one.kv_len + s.page_keys - 1) / s.page_keys,
+                           listed = std::min(needed + random.between(0, 2), args_.max_pages);
+        kv_indptr_.push_back(kv_indptr_.back() + static_cast<std::int32_t>(listed));
+      }
+      args_.kv_indptr = kv_indptr_.data();
+    } else {
+      args_.block_table_stride = args_.max_pages + random.between(0, 3);
+    }
+    // Of exactly this size, so that AddressSanitizer sees a read past the last list.
+    const std::int64_t entries =
+        s.page_lists ? kv_indptr_.back() : args_.block_table_stride * args_.num_sequences;
+    block_table_ = std::vector<std::int32_t>(sz(std::max<std::int64_t>(entries, 1)));
     args_.block_table = block_table_.data();
     args_.seqused_k = seqused_k_.data();
   }
@@ -220,7 +234,7 @@ AttentionArgs ServerStep::alone(std::size_t b) const {
   a.causal_sequences = nullptr;
   if (shape_.prefix_lens) a.prefix_lens = &prefix_lens_[b];
   lists_.set_alone(b, &a);
-  a.seqused_k = a.cu_seqlens_q = a.cu_seqlens_k = a.block_table = nullptr;
+  a.seqused_k = a.cu_seqlens_q = a.cu_seqlens_k = a.block_table = a.kv_indptr = nullptr;
   a.num_sequences = a.max_pages = a.block_table_stride = 0;
   return a;
 }

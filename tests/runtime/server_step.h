@@ -24,6 +24,7 @@ struct StepShape {
   std::int64_t q_heads = 4, kv_heads = 2, head_dim = 16, v_head_dim = 24;
   DataType type = DataType::f32;
   std::int64_t page_keys = 16;                              ///< 0: cu_seqlens_k
+  bool page_lists = false;                                  ///< kv_indptr, and lists in any room
   Layout q_layout = Layout::padded;                         ///< of q and out
   Layout k_layout = Layout::bhsd, v_layout = Layout::bhsd;  ///< of pages: bhsd is HND, bshd NHD
   std::int64_t idle_rows = 3;                               ///< query positions after the last sequence
@@ -58,12 +59,14 @@ class ServerStep {
   /// Gives every sequence other pages, in another order.
   void move_pages();
   std::int32_t& table(std::size_t b, std::int64_t page) {
-    return block_table_[b * static_cast<std::size_t>(args_.block_table_stride) +
-                        static_cast<std::size_t>(page)];
+    const std::int64_t first =
+        shape_.page_lists ? kv_indptr_[b] : static_cast<std::int64_t>(b) * args_.block_table_stride;
+    return block_table_[static_cast<std::size_t>(first + page)];
   }
   std::vector<std::int32_t>& cu_seqlens_q() { return cu_seqlens_q_; }
   std::vector<std::int32_t>& cu_seqlens_k() { return cu_seqlens_k_; }
   std::vector<std::int32_t>& lengths() { return seqused_k_; }
+  std::vector<std::int32_t>& kv_indptr() { return kv_indptr_; }
 
  private:
   /// A tensor in f32, and in the step's type if that is narrower.
@@ -96,7 +99,7 @@ class ServerStep {
   TermTensor bias_, mask_;
   std::vector<float> slopes_, sinks_;
   std::vector<Alone> alone_;
-  std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_, prefix_lens_;
+  std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_, kv_indptr_, prefix_lens_;
   std::vector<std::uint8_t> causal_sequences_;
   KeyListData lists_;
   AttentionArgs args_;

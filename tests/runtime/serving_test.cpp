@@ -59,6 +59,7 @@ struct Serving : testing::TestWithParam<std::string> {
     s.sinks = random.one_in(3);
     if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 4, 16, 70, 300});
     s.causal_sequences = random.one_in(3), s.prefix_lens = random.one_in(3);
+    s.page_lists = random.one_in(2);
     s.seed = random.bits();
     return s;
   }
@@ -80,6 +81,7 @@ TEST_P(Serving, EveryPageSizeAndType) {
       s.sequences = {{1, 600}, {3, 513}, {70, 300}, {1, static_cast<std::int32_t>(page)}, {1, 1}};
       s.type = type;
       s.page_keys = page;
+      s.page_lists = (page + static_cast<int>(type)) % 2 == 1;
       s.k_layout = page % 2 == 0 ? Layout::bshd : Layout::bhsd;
       s.seed = static_cast<std::uint64_t>(page);
       SCOPED_TRACE(::testing::Message() << s);
@@ -113,6 +115,7 @@ TEST_P(Serving, PagesBeforeTheWindowNeedNotExist) {
       StepShape s;
       s.sequences = {{1, 1000}, {40, 901}};
       s.page_keys = page;
+      s.page_lists = (page + static_cast<int>(type)) % 2 == 1;
       s.type = type;
       s.window_left = 130;
       ServerStep step(s);
@@ -134,6 +137,7 @@ TEST_P(Serving, PagesBetweenFirstTokensAndTheWindowNeedNotExist) {
         StepShape s;
         s.sequences = {{1, 1900}, {40, 1701}, {1, 90}, {3, 140}};
         s.page_keys = page;
+        s.page_lists = (page + static_cast<int>(type)) % 2 == 1;
         s.type = type;
         s.window_left = 130;
         s.window_sink_tokens = first_tokens;

@@ -116,3 +116,26 @@ def test_expanded_outputs_are_refused():
         kumiko.attention(q, k, v, lse=torch.zeros(1).expand(2, 8, 9))
     with pytest.raises(ValueError, match=r"block_table.stride\[0\] is 0"):
         kumiko.attention(q, k, v, seqused_k=[1, 1], block_table=torch.zeros(1, dtype=torch.int32).expand(2, 1).expand(2, 1))
+
+
+def test_new_keys_of_a_cache():
+    q, k, v = (torch.randn(2, 1, heads, 16, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    k_cache, v_cache = (torch.randn(6, 8, 2, 16, dtype=torch.bfloat16) for _ in range(2))
+    cos, sin = (torch.rand(24, 8) for _ in range(2))
+    table, used = torch.tensor([[4, 0, 5], [1, 3, 2]], dtype=torch.int32), torch.tensor([8, 15], dtype=torch.int32)
+    keys, values = k_cache.clone(), v_cache.clone()
+    places = {"positions": [8, 15], "cos_sin": (cos, sin)}
+    turned = kumiko.kv_append(k, v, keys, values, [0, 3 * 8 + 7], query=q, **places)
+    want = kumiko.attention(turned, keys, values, layout="bshd", seqused_k=[9, 16], block_table=table)
+    got = kumiko.attention_with_kvcache(q, k_cache, v_cache, k, v, cos, sin, used, block_table=table, rotary_interleaved=False)
+    assert torch.equal(got, want) and torch.equal(k_cache, keys) and torch.equal(v_cache, values)
+
+
+def test_page_lists():
+    q, (k, v) = torch.randn(2, 4, 1, 16), torch.randn(2, 6, 2, 8, 16)
+    indptr, indices = torch.tensor([0, 3, 5], dtype=torch.int32), torch.tensor([4, 0, 5, 1, 3], dtype=torch.int32)
+    table = torch.tensor([[4, 0, 5], [1, 3, -1]], dtype=torch.int32)
+    want = kumiko.attention(q, k, v, seqused_k=[20, 9], block_table=table)
+    assert torch.equal(kumiko.attention(q, k, v, seqused_k=[20, 9], block_table=indices, kv_indptr=indptr), want)
+    none = kumiko.attention(q, k, v, seqused_k=[0, 0], block_table=indices[:0], kv_indptr=indptr * 0)
+    assert not none.any()
