@@ -15,6 +15,8 @@ static_assert(KUMIKO_UNSUPPORTED == static_cast<int>(Code::unsupported));
 static_assert(KUMIKO_OUT_OF_MEMORY == static_cast<int>(Code::out_of_memory));
 static_assert(KUMIKO_INVALID_ENVIRONMENT == static_cast<int>(Code::invalid_environment));
 static_assert(KUMIKO_INTERNAL == static_cast<int>(Code::internal));
+static_assert(KUMIKO_QUEUE_FULL == static_cast<int>(Code::queue_full));
+static_assert(KUMIKO_CANCELLED == static_cast<int>(Code::cancelled));
 static_assert(KUMIKO_F32 == static_cast<int>(DataType::f32));
 static_assert(KUMIKO_BF16 == static_cast<int>(DataType::bf16));
 static_assert(KUMIKO_BOOLEAN == static_cast<int>(DataType::boolean));
