@@ -38,6 +38,7 @@ static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(v
 static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
 static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 8 * sizeof(void*));
+static_assert(sizeof(kumiko_stream_options) == sizeof(std::size_t) + 8);
 
 template <class Args>
 constexpr std::size_t bytes_of_fields() {
@@ -260,6 +261,17 @@ Status convert_options(const kumiko_context_options* given, ContextOptions* to) 
   to->policy = text(from.policy);
   to->trace = text(from.trace);
   to->tuning = text(from.tuning);
+  return {};
+}
+
+Status convert_options(const kumiko_stream_options* given, StreamOptions* to) {
+  if (given == nullptr) return {};
+  kumiko_stream_options from = KUMIKO_STREAM_OPTIONS_INIT;
+  if (Status s = read_sized(given, "options", "kumiko_stream_options",
+                            offsetof(kumiko_stream_options, capacity), &from);
+      !s.ok())
+    return s;
+  to->capacity = from.capacity;
   return {};
 }
 
