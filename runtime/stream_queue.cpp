@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/stream_queue.h"
 
+#include <cfenv>
 #include <string>
 #include <system_error>
 
@@ -125,7 +126,9 @@ Status Stream::Impl::make(const SubmittedCall& call) const {
 
 void Stream::Impl::serve() noexcept {
   scheduler::leave_signals_to_the_program();
-  const kernels::FloatState float_state;
+  // Callbacks run in the default state, whatever that of the thread that made the stream was.
+  std::fesetenv(FE_DFL_ENV);
+  const kernels::FloatState float_state;  // with subnormals kept, which FE_DFL_ENV does not say
   t_stream = this;
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -19,7 +19,7 @@ constexpr int kUsers = 64;
 const int kSteps = kThinned ? 12 : 60;
 
 struct Counts {
-  std::atomic<int> submitted{0}, made{0}, cancelled{0}, full{0}, wrong{0};
+  std::atomic<int> submitted{0}, made{0}, cancelled{0}, wrong{0};
   std::atomic<int> callbacks{0}, wanted_callbacks{0};
 };
 
@@ -48,10 +48,7 @@ class User {
     const AttentionArgs& args = job.problem.args();
     const Status status = random_.one_in(2) ? stream.submit(job.plan, args, &job.ticket, std::move(callback))
                                             : stream.submit(args, &job.ticket, std::move(callback));
-    if (status.code() == Code::queue_full) {
-      ++counts_.full;
-      return;
-    }
+    if (status.code() == Code::queue_full) return;
     counts_.wrong += !status.ok();
     ++counts_.submitted;
     counts_.wanted_callbacks += job.has_callback;
@@ -122,7 +119,6 @@ TEST_P(StreamLoad, SixtyFourThreadsSubmitWaitAndCancel) {
     EXPECT_EQ(counts.callbacks, counts.wanted_callbacks) << "threads " << threads;
     EXPECT_GT(counts.made, 0);
     EXPECT_GT(counts.cancelled, 0);
-    EXPECT_GT(counts.full, 0) << "64 threads on 32 places";
   }
 }
 
