@@ -1,112 +1,95 @@
 // SPDX-License-Identifier: Apache-2.0
-// A plan, and what of the planned call its runs do not bring along.
+#include "plan.h"
+
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <utility>
 
 #include "attention.h"
-#include "call.h"
-#include "context.h"
 
 namespace kumiko::python {
+
+PyPlan::PyPlan(const Context& context, AttentionCall& call, Layout layout) : layout_(layout) {
+  check(plan(context, call.args, &plan_));
+  planned_ = call.args;
+  sequences_ = call.sequences();
+  numbers_ = std::move(call.numbers);  // which leaves them where `planned_` points
+}
+
+void PyPlan::fill(AttentionCall* call, const Terms& terms, nb::handle return_lse, nb::handle lse,
+                  nb::handle out) const {
+  call->set(planned_);
+  call->set(terms);
+  call->set_out(out);
+  call->set_lse(lse, flag_of("return_lse", return_lse));
+}
+
+nb::object PyPlan::run(nb::handle q, nb::handle k, nb::handle v, nb::handle alibi_slopes, nb::handle bias,
+                       nb::handle mask, nb::handle sinks, nb::handle block_table, nb::handle return_lse,
+                       nb::handle lse, nb::handle out) const {
+  AttentionCall call(q, k, v, layout_);
+  fill(&call, Terms{alibi_slopes, bias, mask, sinks, block_table}, return_lse, lse, out);
+  without_gil([&] {
+    const auto held = lock<std::shared_lock>();
+    return plan_.run(call.args);
+  });
+  return call.result();
+}
+
+Status PyPlan::submit(const Stream& stream, const AttentionArgs& args, Ticket* ticket,
+                      StreamCallback callback) const {
+  const auto held = lock<std::shared_lock>();
+  return stream.submit(plan_, args, ticket, std::move(callback));
+}
+
+void PyPlan::update(nb::handle seqused_k, nb::handle block_table) {
+  std::vector<std::int32_t> lengths = lengths_of(seqused_k, sequences_);
+  std::optional<Imported> table;
+  AttentionArgs given = planned_;
+  given.block_table = nullptr;
+  if (!block_table.is_none()) {
+    block_table_of(table.emplace("block_table", block_table), sequences_, &given);
+    if (planned_.block_table && given.max_pages != planned_.max_pages)
+      wrong_value("block_table.shape[1]", std::to_string(given.max_pages),
+                  "the planned " + std::to_string(planned_.max_pages));
+    if (planned_.block_table && given.block_table_stride != planned_.block_table_stride)
+      wrong_value("block_table.stride[0]", std::to_string(given.block_table_stride),
+                  "the planned " + std::to_string(planned_.block_table_stride));
+  }
+  without_gil([&] {
+    const auto held = lock<std::unique_lock>();
+    Status status = plan_.update(lengths, given.block_table);
+    if (status.ok()) std::copy(lengths.begin(), lengths.end(), numbers_.seqused_k.begin());
+    return status;
+  });
+}
+
+std::string PyPlan::explain() const {
+  std::string text;
+  read([&] { text = plan_.explain(); });
+  return text;
+}
+
+std::int64_t PyPlan::workspace_bytes() const {
+  std::int64_t bytes = 0;
+  read([&] { bytes = plan_.workspace_bytes(); });
+  return bytes;
+}
+
+nb::typed<nb::tuple, double, double> PyPlan::predict(nb::handle core_flops, nb::handle core_bandwidth,
+                                                     nb::handle domain_bandwidth,
+                                                     nb::handle start_seconds) const {
+  const MachineRates rates{number_of("core_flops", core_flops), number_of("core_bandwidth", core_bandwidth),
+                           number_of("domain_bandwidth", domain_bandwidth),
+                           number_of("start_seconds", start_seconds)};
+  Prediction said;
+  read([&] { said = plan_.predict(rates); });
+  return nb::make_tuple(said.seconds, said.attainable_seconds);
+}
+
 namespace {
-
-class PyPlan {
- public:
-  PyPlan(const Context& context, AttentionCall& call, Layout layout) : layout_(layout) {
-    check(plan(context, call.args, &plan_));
-    planned_ = call.args;
-    sequences_ = call.sequences();
-    numbers_ = std::move(call.numbers);  // which leaves them where `planned_` points
-  }
-
-  nb::object run(nb::handle q, nb::handle k, nb::handle v, nb::handle alibi_slopes, nb::handle bias,
-                 nb::handle mask, nb::handle sinks, nb::handle block_table, nb::handle return_lse,
-                 nb::handle lse, nb::handle out) const {
-    AttentionCall call(q, k, v, layout_);
-    call.set(planned_);
-    call.set(Terms{alibi_slopes, bias, mask, sinks, block_table});
-    call.set_out(out);
-    call.set_lse(lse, flag_of("return_lse", return_lse));
-    without_gil([&] {
-      const auto held = lock<std::shared_lock>();
-      return plan_.run(call.args);
-    });
-    return call.result();
-  }
-
-  void update(nb::handle seqused_k, nb::handle block_table) {
-    std::vector<std::int32_t> lengths = lengths_of(seqused_k, sequences_);
-    std::optional<Imported> table;
-    AttentionArgs given = planned_;
-    given.block_table = nullptr;
-    if (!block_table.is_none()) {
-      block_table_of(table.emplace("block_table", block_table), sequences_, &given);
-      if (planned_.block_table && given.max_pages != planned_.max_pages)
-        wrong_value("block_table.shape[1]", std::to_string(given.max_pages),
-                    "the planned " + std::to_string(planned_.max_pages));
-      if (planned_.block_table && given.block_table_stride != planned_.block_table_stride)
-        wrong_value("block_table.stride[0]", std::to_string(given.block_table_stride),
-                    "the planned " + std::to_string(planned_.block_table_stride));
-    }
-    without_gil([&] {
-      const auto held = lock<std::unique_lock>();
-      Status status = plan_.update(lengths, given.block_table);
-      if (status.ok()) std::copy(lengths.begin(), lengths.end(), numbers_.seqused_k.begin());
-      return status;
-    });
-  }
-
-  std::string explain() const {
-    std::string text;
-    read([&] { text = plan_.explain(); });
-    return text;
-  }
-  std::int64_t workspace_bytes() const {
-    std::int64_t bytes = 0;
-    read([&] { bytes = plan_.workspace_bytes(); });
-    return bytes;
-  }
-  nb::typed<nb::tuple, double, double> predict(nb::handle core_flops, nb::handle core_bandwidth,
-                                               nb::handle domain_bandwidth, nb::handle start_seconds) const {
-    const MachineRates rates{number_of("core_flops", core_flops), number_of("core_bandwidth", core_bandwidth),
-                             number_of("domain_bandwidth", domain_bandwidth),
-                             number_of("start_seconds", start_seconds)};
-    Prediction said;
-    read([&] { said = plan_.predict(rates); });
-    return nb::make_tuple(said.seconds, said.attainable_seconds);
-  }
-
- private:
-  /// Calls `ask` while nothing changes the plan.
-  template <class Ask>
-  void read(const Ask& ask) const {
-    without_gil([&] {
-      const auto held = lock<std::shared_lock>();
-      ask();
-      return Status();
-    });
-  }
-
-  /// Holds updates off runs, and is taken without the GIL. Not in a forked child, where it may be held by a
-  /// thread of the parent; there the library refuses to run the plan.
-  template <template <class> class Lock>
-  Lock<std::shared_mutex> lock() const {
-    return forks() == made_after_forks_ ? Lock(changing_) : Lock(changing_, std::defer_lock);
-  }
-
-  Plan plan_;
-  AttentionArgs planned_;  // of its pointers only those into numbers_ are used
-  Numbers numbers_;
-  std::int64_t sequences_ = 0;
-  Layout layout_;
-  int made_after_forks_ = forks();
-  mutable std::shared_mutex changing_;
-};
 
 void init_plan(PyPlan* self, nb::handle q, nb::handle k, nb::handle v, nb::handle causal,
                nb::handle causal_alignment, nb::handle window, nb::handle scale, nb::handle softcap,

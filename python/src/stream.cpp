@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// Streams and their tickets, which keep the tensors of a call alive until it has ended.
+#include <cxxabi.h>
+#include <kumiko/stream.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "attention.h"
+#include "call.h"
+#include "context.h"
+#include "plan.h"
+
+namespace kumiko::python {
+namespace {
+
+/// A submitted call. The GIL guards it, and is needed to destroy it.
+class PyTicket {
+ public:
+  PyTicket(nb::handle q, nb::handle k, nb::handle v, Layout layout, nb::handle plan)
+      : call(q, k, v, layout), query_(nb::borrow(q)), plan_(nb::borrow(plan)) {}
+
+  nb::object wait() const {
+    without_gil([&] { return ticket.wait(); });
+    return call.result();
+  }
+  bool done() const { return ticket.done(); }
+  bool cancel() const { return ticket.cancel(); }
+
+  AttentionCall call;
+  Ticket ticket;
+  nb::object callback;
+  bool is_submitted = false;  ///< From here on nobody writes `ticket`.
+
+ private:
+  nb::object query_, plan_;  // which the call refers to
+};
+
+/// Calls the ticket's callback, on the stream's thread.
+void call_back(std::shared_ptr<PyTicket> ticket) {
+  try {
+    const nb::gil_scoped_acquire gil;
+    const nb::object callback = std::exchange(ticket->callback, nb::object());
+    try {
+      callback(nb::cast(ticket));
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable(callback);
+    }
+    ticket.reset();
+  } catch (abi::__forced_unwind&) {  // The interpreter is ending: see take_gil_back().
+    for (;;) pause();
+  }
+}
+
+class PyStream;
+/// The open streams, which end before the interpreter does: their callbacks need it. The GIL guards both.
+std::set<PyStream*> open_streams;
+bool is_ending = false;
+
+/// A stream and the tickets whose calls may not have ended. Destroyed with the GIL, in this order.
+struct OpenStream {
+  Stream stream;
+  std::deque<std::shared_ptr<PyTicket>> tickets;
+
+  ~OpenStream() {
+    PyThreadState* const state = PyEval_SaveThread();
+    stream = Stream();  // waits for callbacks, which take the GIL
+    take_gil_back(state);
+  }
+};
+
+class PyStream {
+ public:
+  PyStream(const Context& context, std::int64_t capacity) : open_(std::make_shared<OpenStream>()) {
+    if (is_ending)
+      check({Code::unsupported, "stream is made while the interpreter ends; expected one made before"});
+    without_gil([&] { return Stream::create(context, {capacity}, &open_->stream); });
+    open_streams.insert(this);
+  }
+  PyStream(const PyStream&) = delete;
+  PyStream& operator=(const PyStream&) = delete;
+  ~PyStream() { close(); }
+
+  void close() {
+    open_streams.erase(this);
+    const std::shared_ptr<OpenStream> last = std::move(open_);
+  }
+
+  std::shared_ptr<PyTicket> run(nb::handle plan, nb::handle q, nb::handle k, nb::handle v,
+                                nb::handle alibi_slopes, nb::handle bias, nb::handle mask, nb::handle sinks,
+                                nb::handle block_table, nb::handle return_lse, nb::handle lse, nb::handle out,
+                                nb::handle callback) {
+    const PyPlan* planned = nullptr;
+    if (!nb::try_cast(plan, planned) || planned == nullptr) wrong_type("plan", plan, "a kumiko.Plan");
+    auto ticket = std::make_shared<PyTicket>(q, k, v, planned->layout(), plan);
+    planned->fill(&ticket->call, Terms{alibi_slopes, bias, mask, sinks, block_table}, return_lse, lse, out);
+    submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
+      return planned->submit(stream, ticket->call.args, &ticket->ticket, std::move(on_end));
+    });
+    return ticket;
+  }
+
+  std::shared_ptr<PyTicket> attention(nb::handle q, nb::handle k, nb::handle v, nb::handle causal,
+                                      nb::handle causal_alignment, nb::handle window, nb::handle scale,
+                                      nb::handle softcap, nb::handle alibi_slopes, nb::handle bias,
+                                      nb::handle mask, nb::handle sinks, nb::handle lse_with_sink,
+                                      nb::handle lse_base, nb::handle window_sink_tokens,
+                                      nb::handle causal_sequences, nb::handle prefix_lens,
+                                      nb::handle seqused_k, nb::handle cu_seqlens_q, nb::handle cu_seqlens_k,
+                                      nb::handle block_table, nb::handle pipeline, nb::handle kv_domains,
+                                      nb::handle return_lse, nb::handle lse, nb::handle layout,
+                                      nb::handle out, nb::handle callback) {
+    auto ticket = std::make_shared<PyTicket>(q, k, v, layout_of(layout), nb::none());
+    AttentionCall& call = ticket->call;
+    call.set(Settings{causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base,
+                      window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q,
+                      cu_seqlens_k, pipeline, kv_domains});
+    call.set(Terms{alibi_slopes, bias, mask, sinks, block_table});
+    call.set_out(out);
+    call.set_lse(lse, flag_of("return_lse", return_lse));
+    submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
+      return stream.submit(call.args, &ticket->ticket, std::move(on_end));
+    });
+    return ticket;
+  }
+
+ private:
+  /// Calls send(stream, callback) without the GIL.
+  template <class Send>
+  void submit(const std::shared_ptr<PyTicket>& ticket, nb::handle callback, const Send& send) {
+    const std::shared_ptr<OpenStream> open = open_;  // which another thread may close meanwhile
+    if (!open) wrong_value("stream", "closed", "an open one");
+    StreamCallback on_end;
+    if (!callback.is_none()) {
+      if (!PyCallable_Check(callback.ptr())) wrong_type("callback", callback, "a function or None");
+      ticket->callback = nb::borrow(callback);
+      on_end = [ticket](const Status&) mutable { call_back(std::move(ticket)); };
+    }
+    forget_ended(&open->tickets);
+    open->tickets.push_back(ticket);
+    try {
+      without_gil([&] { return send(open->stream, std::move(on_end)); });
+    } catch (...) {
+      ticket->callback.reset();
+      std::erase(open->tickets, ticket);
+      throw;
+    }
+    ticket->is_submitted = true;
+  }
+
+  /// Lets go of tickets whose calls have ended: in order from the first; cancelled ones between those that
+  /// wait only now and then, so that a submission's share of the work is small.
+  void forget_ended(std::deque<std::shared_ptr<PyTicket>>* tickets) {
+    const auto has_ended = [](const auto& ticket) { return ticket->is_submitted && ticket->done(); };
+    while (!tickets->empty() && has_ended(tickets->front())) tickets->pop_front();
+    if (tickets->size() < look_at_) return;
+    std::erase_if(*tickets, has_ended);
+    look_at_ = std::max<std::size_t>(2 * tickets->size(), 64);
+  }
+
+  std::shared_ptr<OpenStream> open_;  // nullptr: closed
+  std::size_t look_at_ = 64;
+};
+
+void init_stream(PyStream* self, nb::handle context, nb::handle capacity) {
+  new (self) PyStream(context_of(context), integer_of("capacity", capacity));
+}
+
+void end_streams() {
+  is_ending = true;
+  while (!open_streams.empty()) (*open_streams.begin())->close();
+}
+
+}  // namespace
+
+void bind_stream(nb::module_& module) {
+  using nb::arg;
+  nb::class_<PyTicket>(module, "Ticket", "A submitted call, from Stream.submit() and Stream.attention().")
+      .def(
+          "wait", &PyTicket::wait, nb::sig("def wait(self) -> typing.Any"),
+          "Waits for the call and its callback and returns what the call would have returned, or raises what "
+          "it would have raised; concurrent.futures.CancelledError if it was cancelled. In the call's own "
+          "callback it does not wait. Any number of threads may wait, any number of times. Raises ValueError "
+          "in a callback of the stream for a later call, NotImplementedError in a forked child for one that "
+          "had not ended.")
+      .def("cancel", &PyTicket::cancel,
+           "True: the call had not started and never will. False: it runs, has ended, or was cancelled "
+           "before.")
+      .def_prop_ro("done", &PyTicket::done, "Whether wait() would return at once.");
+  nb::class_<PyStream>(module, "Stream", "What kumiko.Stream wraps.")
+      .def("__init__", &init_stream, arg("context").none(), arg("capacity").none())
+      .def("close", &PyStream::close)
+      .def("run", &PyStream::run, arg("plan").none(), arg("q").none(), arg("k").none(), arg("v").none(),
+           arg("alibi_slopes").none(), arg("bias").none(), arg("mask").none(), arg("sinks").none(),
+           arg("block_table").none(), arg("return_lse").none(), arg("lse").none(), arg("out").none(),
+           arg("callback").none())
+      .def("attention", &PyStream::attention, arg("q").none(), arg("k").none(), arg("v").none(),
+           arg("causal").none(), arg("causal_alignment").none(), arg("window").none(), arg("scale").none(),
+           arg("softcap").none(), arg("alibi_slopes").none(), arg("bias").none(), arg("mask").none(),
+           arg("sinks").none(), arg("lse_with_sink").none(), arg("lse_base").none(),
+           arg("window_sink_tokens").none(), arg("causal_sequences").none(), arg("prefix_lens").none(),
+           arg("seqused_k").none(), arg("cu_seqlens_q").none(), arg("cu_seqlens_k").none(),
+           arg("block_table").none(), arg("pipeline").none(), arg("kv_domains").none(),
+           arg("return_lse").none(), arg("lse").none(), arg("layout").none(), arg("out").none(),
+           arg("callback").none());
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function(&end_streams));
+}
+
+}  // namespace kumiko::python
