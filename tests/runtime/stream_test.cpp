@@ -258,6 +258,24 @@ TEST_P(Streams, APlanWithSubmittedRunsIsNotUpdated) {
   EXPECT_TRUE(is_error(stream.submit(planned, problem.args()), Code::invalid_argument, "seqused_k"));
 }
 
+// Nothing but update() itself orders it after the run: ThreadSanitizer sees whether it does.
+TEST_P(Streams, AnUpdateThatFindsNoRunComesAfterAll) {
+  Case c = streamed_case(0);
+  c.seqused = {600};
+  const Problem problem(c);
+  Plan planned = plan_on(context_, problem);
+  const Stream stream = stream_on(context_);
+  std::vector<std::int32_t> lengths{600};
+  AttentionArgs args = problem.args();
+  args.seqused_k = lengths.data();
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_TRUE(stream.submit(planned, args).ok());
+    const std::vector<std::int32_t> next{i % 2 == 0 ? 20 : 600};
+    while (!planned.update(next).ok()) std::this_thread::yield();
+    lengths = next;
+  }
+}
+
 TEST_P(Streams, AnExceptionOfACallbackIsDropped) {
   const Problem problem{Case{}};
   const Stream stream = stream_on(context_);
