@@ -47,6 +47,7 @@ TEST_P(StreamProcess, AForkedChildIsRefusedAndMayDestroyEverything) {
     if (open->done() || open->cancel()) return 6;
     if (!before->done() || !before->wait().ok() || before->cancel()) return 7;
     stream.reset();
+    if (open->done() || !is_refused(open->wait())) return 9;
     context.reset();
     planned.reset();
     before.reset(), open.reset(), with_callback.reset();
