@@ -19,11 +19,12 @@ Status cancelled_status() {
 }
 
 /// Calls `callback`, if there is one, and forgets it. No exception leaves it.
-void call_back(StreamCallback callback, const Status& status) noexcept {
+void call_back(StreamCallback& callback, const Status& status) noexcept {
   try {
     if (callback) callback(status);
   } catch (...) {
   }
+  callback = nullptr;
 }
 
 }  // namespace
@@ -159,11 +160,12 @@ void Stream::Impl::end_first(QueuePlaces& list, Status outcome, std::unique_lock
   const std::shared_ptr<Ticket::State> ticket = std::exchange(list.front().ticket, nullptr);
   free_.splice(free_.begin(), list, list.begin());
   lock.unlock();
+  const Status& told = ticket ? ticket->status : outcome;
   if (ticket) {
     ticket->status = std::move(outcome);  // a copy could find no memory
     ticket->phase.store(TicketPhase::ending, std::memory_order_relaxed);
   }
-  call_back(std::move(callback), ticket ? ticket->status : outcome);
+  call_back(callback, told);
   if (ticket) ticket->finish();
   lock.lock();
 }

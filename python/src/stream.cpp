@@ -45,13 +45,13 @@ class PyTicket {
 void call_back(std::shared_ptr<PyTicket> ticket) {
   try {
     const nb::gil_scoped_acquire gil;
-    const nb::object callback = std::exchange(ticket->callback, nb::object());
+    const std::shared_ptr<PyTicket> held = std::move(ticket);  // let go of before the GIL
+    const nb::object callback = std::exchange(held->callback, nb::object());
     try {
-      callback(nb::cast(ticket));
+      callback(nb::cast(held));
     } catch (nb::python_error& error) {
       error.discard_as_unraisable(callback);
     }
-    ticket.reset();
   } catch (abi::__forced_unwind&) {  // The interpreter is ending: see take_gil_back().
     for (;;) pause();
   }
@@ -139,7 +139,7 @@ class PyStream {
     if (!callback.is_none()) {
       if (!PyCallable_Check(callback.ptr())) wrong_type("callback", callback, "a function or None");
       ticket->callback = nb::borrow(callback);
-      on_end = [ticket](const Status&) mutable { call_back(std::move(ticket)); };
+      on_end = [held = ticket](const Status&) mutable { call_back(std::move(held)); };
     }
     forget_ended(&open->tickets);
     open->tickets.push_back(ticket);
