@@ -23,7 +23,8 @@ class Plan:
     run has its own, which must agree. Without out, a run's output is as attention() makes it. The values of seqused_k
     are kept, and changed by update().
 
-    Every method may be called from any number of threads at once; update() waits for runs that are in progress.
+    Every method may be called from any number of threads at once; update() waits for runs that are in progress, but those
+    submitted to a Stream must have ended.
     """
 
     __slots__ = ("_plan",)

@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
 
 from . import _core
 from ._attention import Tensor, Window
@@ -113,5 +112,5 @@ class Stream:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Any:
+    ) -> None:
         self.close()
