@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from . import _core
+from ._append import arguments_of
 from ._attention import Tensor, Window
 from ._core import Context, Ticket
 from ._plan import Plan
@@ -16,7 +17,7 @@ class Stream:
     context   threads to run on; None: default_context()
     capacity  calls that may be open at once, waiting or running, 1 to 65536
 
-    submit() and attention() return at once with a Ticket. Tensors must not be written by others until its call has ended,
+    submit(), attention() and kv_append() return at once with a Ticket. Tensors must not be written by others until its call has ended,
     but a call may read what calls before it write. Tickets keep their tensors alive; a dropped ticket changes nothing, the
     stream keeps the tensors until the call has ended. A result is that of the same call without a stream, bit for bit.
 
@@ -97,6 +98,35 @@ class Stream:
             q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink, lse_base,
             window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, pipeline,
             kv_domains, return_lse, lse, layout, out, callback,
+        )  # fmt: skip
+
+    def kv_append(
+        self,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slot_mapping: Tensor | Sequence[int],
+        *,
+        query: Tensor | None = None,
+        query_out: Tensor | None = None,
+        positions: Tensor | Sequence[int] | None = None,
+        rotary_dim: int | None = None,
+        interleaved: bool = False,
+        cos_sin: Tensor | tuple[Tensor, Tensor] | None = None,
+        rope_theta: float = 10000.0,
+        rope_scale: float = 1.0,
+        key_norm: Tensor | None = None,
+        query_norm: Tensor | None = None,
+        norm_eps: float = 1e-6,
+        layout: str = "bshd",
+        callback: Callable[[Ticket], object] | None = None,
+    ) -> Ticket:
+        """Submits kumiko.kv_append() with these arguments."""
+        return self._stream.kv_append(
+            *arguments_of(key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved,
+                          cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout),
+            callback,
         )  # fmt: skip
 
     def close(self) -> None:

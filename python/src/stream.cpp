@@ -10,7 +10,9 @@
 #include <memory>
 #include <set>
 #include <utility>
+#include <variant>
 
+#include "append.h"
 #include "attention.h"
 #include "call.h"
 #include "context.h"
@@ -23,16 +25,20 @@ namespace {
 class PyTicket {
  public:
   PyTicket(nb::handle q, nb::handle k, nb::handle v, Layout layout, nb::handle plan)
-      : call(q, k, v, layout), query_(nb::borrow(q)), plan_(nb::borrow(plan)) {}
+      : call(std::in_place_type<AttentionCall>, q, k, v, layout),
+        query_(nb::borrow(q)),
+        plan_(nb::borrow(plan)) {}
+  explicit PyTicket(const AppendInputs& given)
+      : call(std::in_place_type<AppendCall>, given), query_(nb::borrow(given.query)) {}
 
   nb::object wait() const {
     without_gil([&] { return ticket.wait(); });
-    return call.result();
+    return std::visit([](const auto& made) { return made.result(); }, call);
   }
   bool done() const { return ticket.done(); }
   bool cancel() const { return ticket.cancel(); }
 
-  AttentionCall call;
+  std::variant<AttentionCall, AppendCall> call;
   Ticket ticket;
   nb::object callback;
   bool is_submitted = false;  ///< From here on nobody writes `ticket`.
@@ -98,9 +104,10 @@ class PyStream {
     const PyPlan* planned = nullptr;
     if (!nb::try_cast(plan, planned) || planned == nullptr) wrong_type("plan", plan, "a kumiko.Plan");
     auto ticket = std::make_shared<PyTicket>(q, k, v, planned->layout(), plan);
-    planned->fill(&ticket->call, Terms{alibi_slopes, bias, mask, sinks, block_table}, return_lse, lse, out);
+    auto& call = std::get<AttentionCall>(ticket->call);
+    planned->fill(&call, Terms{alibi_slopes, bias, mask, sinks, block_table}, return_lse, lse, out);
     submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
-      return planned->submit(stream, ticket->call.args, &ticket->ticket, std::move(on_end));
+      return planned->submit(stream, call.args, &ticket->ticket, std::move(on_end));
     });
     return ticket;
   }
@@ -116,7 +123,7 @@ class PyStream {
                                       nb::handle return_lse, nb::handle lse, nb::handle layout,
                                       nb::handle out, nb::handle callback) {
     auto ticket = std::make_shared<PyTicket>(q, k, v, layout_of(layout), nb::none());
-    AttentionCall& call = ticket->call;
+    auto& call = std::get<AttentionCall>(ticket->call);
     call.set(Settings{causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base,
                       window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q,
                       cu_seqlens_k, pipeline, kv_domains});
@@ -125,6 +132,22 @@ class PyStream {
     call.set_lse(lse, flag_of("return_lse", return_lse));
     submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
       return stream.submit(call.args, &ticket->ticket, std::move(on_end));
+    });
+    return ticket;
+  }
+
+  std::shared_ptr<PyTicket> append(nb::handle key, nb::handle value, nb::handle key_cache,
+                                   nb::handle value_cache, nb::handle slot_mapping, nb::handle query,
+                                   nb::handle query_out, nb::handle positions, nb::handle rotary_dim,
+                                   nb::handle interleaved, nb::handle cos, nb::handle sin,
+                                   nb::handle rope_theta, nb::handle rope_scale, nb::handle key_norm,
+                                   nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
+                                   nb::handle callback) {
+    auto ticket = std::make_shared<PyTicket>(AppendInputs{
+        key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim,
+        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout});
+    submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
+      return stream.submit(std::get<AppendCall>(ticket->call).args, &ticket->ticket, std::move(on_end));
     });
     return ticket;
   }
@@ -180,7 +203,8 @@ void end_streams() {
 
 void bind_stream(nb::module_& module) {
   using nb::arg;
-  nb::class_<PyTicket>(module, "Ticket", "A submitted call, from Stream.submit() and Stream.attention().")
+  nb::class_<PyTicket>(module, "Ticket",
+                       "A submitted call, from Stream.submit(), attention() and kv_append().")
       .def(
           "wait", &PyTicket::wait, nb::sig("def wait(self) -> typing.Any"),
           "Waits for the call and its callback and returns what the call would have returned, or raises what "
@@ -207,7 +231,13 @@ void bind_stream(nb::module_& module) {
            arg("seqused_k").none(), arg("cu_seqlens_q").none(), arg("cu_seqlens_k").none(),
            arg("block_table").none(), arg("pipeline").none(), arg("kv_domains").none(),
            arg("return_lse").none(), arg("lse").none(), arg("layout").none(), arg("out").none(),
-           arg("callback").none());
+           arg("callback").none())
+      .def("kv_append", &PyStream::append, arg("key").none(), arg("value").none(), arg("key_cache").none(),
+           arg("value_cache").none(), arg("slot_mapping").none(), arg("query").none(),
+           arg("query_out").none(), arg("positions").none(), arg("rotary_dim").none(),
+           arg("interleaved").none(), arg("cos").none(), arg("sin").none(), arg("rope_theta").none(),
+           arg("rope_scale").none(), arg("key_norm").none(), arg("query_norm").none(), arg("norm_eps").none(),
+           arg("layout").none(), arg("callback").none());
   nb::module_::import_("atexit").attr("register")(nb::cpp_function(&end_streams));
 }
 

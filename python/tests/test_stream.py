@@ -82,6 +82,26 @@ def test_a_call_reads_what_the_one_before_wrote(tensors):
         assert np.array_equal(last.wait(), expected)
 
 
+def test_keys_are_written_before_attention_reads_them(random):
+    """A decode step in one stream: rotated keys into pages, then attention over them with the rotated queries."""
+    key, value = (random.standard_normal((4, 2, 16)).astype(np.float32) for _ in range(2))
+    query, weights = random.standard_normal((4, 4, 16)).astype(np.float32), random.random(16).astype(np.float32)
+    options = {"positions": [0, 1, 2, 9], "rotary_dim": 8, "key_norm": weights, "query_norm": weights, "interleaved": True}
+    tables = [(np.zeros((3, 8, 2, 16), np.float32), np.zeros((3, 8, 2, 16), np.float32)) for _ in range(2)]
+    steps = {"layout": "bshd", "cu_seqlens_q": [0, 4], "seqused_k": [4], "block_table": np.array([[2]], np.int32), "causal": True}
+    rotated = kumiko.kv_append(key, value, *tables[0], [16, 17, 18, 19], query=query, **options)
+    expected = kumiko.attention(rotated[None], *tables[0], **steps)
+    out, called = np.empty_like(query), []
+    with kumiko.Stream() as stream:
+        first = stream.kv_append(key, value, *tables[1], [16, 17, 18, 19], query=query, query_out=out, callback=called.append, **options)
+        second = stream.attention(out[None], *tables[1], **steps)
+        assert stream.kv_append(key, value, *tables[1], [16, 17, 18, 19], positions=[0, 1, 2, 9], cos_sin=np.ones((10, 16), np.float32)).wait() is None
+        assert np.array_equal(second.wait(), expected) and first.wait() is out and called == [first]
+        assert np.array_equal(out, rotated)
+        with pytest.raises(ValueError, match=r"slot_mapping\[1\] is 16"):
+            stream.kv_append(key, value, *tables[1], [16, 16, 18, 19])
+
+
 def test_fullness_is_an_error_and_cancelling_makes_room(one):
     plan = kumiko.Plan(*one)
     with kumiko.Stream(capacity=2) as stream:
