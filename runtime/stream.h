@@ -13,7 +13,7 @@ namespace kumiko {
 
 struct StreamOptions {
   /// Calls that may be open at once: waiting, running, or cancelled with a callback to come. 1..65536. Their
-  /// memory, about 1 KB each, is taken by Stream::create.
+  /// memory, under 1 KB each, is taken by Stream::create.
   std::int64_t capacity = 64;
 };
 
@@ -72,13 +72,13 @@ class KUMIKO_API Stream {
   explicit operator bool() const { return impl_ != nullptr; }
 
   /// Submits Plan::run of a plan of this stream's context, attention_forward or kv_append. The arguments are
-  /// copied and checked, without waiting. The tensors and arrays that they point to must stay as they are
-  /// until the ticket is done (tensors may still be written by calls submitted before), and no bad one of
-  /// these calls is submitted; what a call finds only as it runs is its outcome. Until a plan's submitted
-  /// runs have ended its update() is an error. `ticket` may be null. Allocates nothing but a ticket's state,
-  /// once for each ticket. If submit() fails, the callback is not called and the ticket untouched. Errors:
-  /// those of the call, invalid_argument (an empty stream or plan, a plan of another context), queue_full,
-  /// cancelled (the stream is being destroyed), unsupported (in a forked child).
+  /// checked and copied, and nothing is waited for; what a call finds only as it runs is its outcome. The
+  /// tensors and arrays that they point to must stay until the call has ended, the arrays as they are;
+  /// tensors may still be written by calls submitted before. Until a plan's submitted runs have ended its
+  /// update() is an error. `ticket` may be null. Allocates nothing but the state of a ticket, and what the
+  /// checks of pages and slots need. If submit() fails, the callback is not called and the ticket untouched.
+  /// Errors: those of the call, invalid_argument (an empty stream or plan, a plan of another context),
+  /// queue_full, cancelled (the stream is being destroyed), unsupported (in a forked child).
   Status submit(const Plan& plan, const AttentionArgs& args, Ticket* ticket = nullptr,
                 StreamCallback callback = {}) const;
   Status submit(const AttentionArgs& args, Ticket* ticket = nullptr, StreamCallback callback = {}) const;
