@@ -205,17 +205,27 @@ Status execute(Plan::Impl& plan, const Operands& operands) {
   return {};
 }
 
+Status check_run(const Plan::Impl& plan, const AttentionArgs& args) {
+  if (Status s = validate_same_problem(args, plan.args, plan.problem); !s.ok()) return s;
+  if (Status s = validate_pointers(args); !s.ok()) return s;
+  const PageTable pages{args.block_table, args.kv_indptr};
+  if (Status s = validate_block_table(plan.problem, pages); !s.ok()) return s;
+  return check_shared_pages(plan.problem, plan.partition.shared, pages);
+}
+
+Status check_call(const AttentionArgs& args) {
+  if (Status s = validate_problem(args); !s.ok()) return s;
+  if (Status s = validate_pointers(args); !s.ok()) return s;
+  if (!args.block_table) return {};
+  return validate_block_table(lower(args), {args.block_table, args.kv_indptr});
+}
+
 Status Plan::run(const AttentionArgs& args) const {
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     if (impl_->context->is_from_before_fork()) return forked_error();
-    const Problem& problem = impl_->problem;
-    if (Status s = validate_same_problem(args, impl_->args, problem); !s.ok()) return s;
-    if (Status s = validate_pointers(args); !s.ok()) return s;
-    const Operands operands = operands_of(args);
-    if (Status s = validate_block_table(problem, operands.pages); !s.ok()) return s;
-    if (Status s = check_shared_pages(problem, impl_->partition.shared, operands.pages); !s.ok()) return s;
-    return execute(*impl_, operands);
+    if (Status s = check_run(*impl_, args); !s.ok()) return s;
+    return execute(*impl_, operands_of(args));
   });
 }
 
@@ -224,6 +234,9 @@ Status Plan::update(std::span<const std::int32_t> seqused_k, const std::int32_t*
   return guarded([&]() -> Status {
     if (!impl_) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     if (impl_->context->is_from_before_fork()) return forked_error();
+    if (const int open = impl_->submitted.load(std::memory_order_acquire); open > 0)
+      return {Code::invalid_argument, "plan has " + std::to_string(open) +
+                                          " submitted runs that have not ended; expected none in an update"};
     const PageTable table{block_table, kv_indptr};
     if (Status s = validate_lengths(impl_->problem, seqused_k); !s.ok()) return s;
     if (Status s = check_presence_of_pages(impl_->problem, table); !s.ok()) return s;

@@ -7,27 +7,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <exception>
 #include <iterator>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "runtime/convert_c.h"
+#include "runtime/handles_c.h"
 #include "runtime/validate_parts.h"
-
-struct kumiko_context {
-  kumiko::Context context;
-  std::string description;
-};
-
-struct kumiko_plan {
-  kumiko::Plan plan;
-  mutable std::mutex explaining;
-  mutable std::string explanation;  // "": not computed since the plan was made or updated
-};
 
 namespace {
 
@@ -38,26 +25,6 @@ using namespace kumiko::c_abi;
 /// A fixed size, so that reporting "out of memory" needs no memory; the library's longest message is much
 /// shorter.
 thread_local std::array<char, 1024> last_error{};
-
-kumiko_status report(Code code, const char* message) noexcept {
-  std::snprintf(last_error.data(), last_error.size(), "%s", message);
-  return static_cast<kumiko_status>(code);
-}
-
-/// Runs `body` (-> Status); its status or exception becomes the result and this thread's last error.
-template <class Body>
-kumiko_status guarded(Body&& body) noexcept {
-  try {
-    const Status status = body();
-    return report(status.code(), status.message().c_str());
-  } catch (const std::bad_alloc&) {
-    return report(Code::out_of_memory, "out of memory");
-  } catch (const std::exception& exception) {
-    return report(Code::internal, exception.what());
-  } catch (...) {
-    return report(Code::internal, "an unknown exception reached the C ABI");
-  }
-}
 
 /// Contiguous strides for the order of dimensions in memory. Unsigned, so that wrapping is defined;
 /// validation refuses such shapes.
@@ -90,6 +57,11 @@ Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count, c
 
 }  // namespace
 
+kumiko_status kumiko::c_abi::report(Code code, const char* message) noexcept {
+  std::snprintf(last_error.data(), last_error.size(), "%s", message);
+  return static_cast<kumiko_status>(code);
+}
+
 extern "C" {
 
 const char* kumiko_version(void) {
@@ -102,7 +74,8 @@ const char* kumiko_last_error(void) {
 
 const char* kumiko_status_name(kumiko_status status) {
   static constexpr const char* names[] = {
-      "ok", "invalid_argument", "unsupported", "out_of_memory", "invalid_environment", "internal"};
+      "ok",       "invalid_argument", "unsupported", "out_of_memory", "invalid_environment",
+      "internal", "queue_full",       "cancelled"};
   if (status < 0 || status >= static_cast<kumiko_status>(std::size(names))) return "unknown";
   return names[status];
 }

@@ -42,7 +42,9 @@ enum {
   KUMIKO_UNSUPPORTED = 2,         /* Well formed, but this build or this machine cannot do it. */
   KUMIKO_OUT_OF_MEMORY = 3,       /* Memory could not be allocated; nothing was written. */
   KUMIKO_INVALID_ENVIRONMENT = 4, /* A KUMIKO_* variable does not parse or does not fit this machine. */
-  KUMIKO_INTERNAL = 5             /* A defect of the library: please report it. */
+  KUMIKO_INTERNAL = 5,            /* A defect of the library: please report it. */
+  KUMIKO_QUEUE_FULL = 6,          /* A stream has as many open calls as it takes; nothing was submitted. */
+  KUMIKO_CANCELLED = 7            /* A submitted call was cancelled before it started; nothing was written. */
 };
 
 /* Element type of a tensor (kumiko::DataType). KUMIKO_BOOLEAN is for masks only, KUMIKO_I32 for the scores of

@@ -15,6 +15,8 @@ static_assert(KUMIKO_UNSUPPORTED == static_cast<int>(Code::unsupported));
 static_assert(KUMIKO_OUT_OF_MEMORY == static_cast<int>(Code::out_of_memory));
 static_assert(KUMIKO_INVALID_ENVIRONMENT == static_cast<int>(Code::invalid_environment));
 static_assert(KUMIKO_INTERNAL == static_cast<int>(Code::internal));
+static_assert(KUMIKO_QUEUE_FULL == static_cast<int>(Code::queue_full));
+static_assert(KUMIKO_CANCELLED == static_cast<int>(Code::cancelled));
 static_assert(KUMIKO_F32 == static_cast<int>(DataType::f32));
 static_assert(KUMIKO_BF16 == static_cast<int>(DataType::bf16));
 static_assert(KUMIKO_BOOLEAN == static_cast<int>(DataType::boolean));
@@ -36,6 +38,7 @@ static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(v
 static_assert(sizeof(kumiko_tensor) == sizeof(void*) + 2 * 4 + 8 * 8);
 static_assert(sizeof(kumiko_const_tensor) == sizeof(kumiko_tensor));
 static_assert(sizeof(kumiko_context_options) == sizeof(std::size_t) + 2 * 4 + 8 * sizeof(void*));
+static_assert(sizeof(kumiko_stream_options) == sizeof(std::size_t) + 8);
 
 template <class Args>
 constexpr std::size_t bytes_of_fields() {
@@ -258,6 +261,17 @@ Status convert_options(const kumiko_context_options* given, ContextOptions* to) 
   to->policy = text(from.policy);
   to->trace = text(from.trace);
   to->tuning = text(from.tuning);
+  return {};
+}
+
+Status convert_options(const kumiko_stream_options* given, StreamOptions* to) {
+  if (given == nullptr) return {};
+  kumiko_stream_options from = KUMIKO_STREAM_OPTIONS_INIT;
+  if (Status s = read_sized(given, "options", "kumiko_stream_options",
+                            offsetof(kumiko_stream_options, capacity), &from);
+      !s.ok())
+    return s;
+  to->capacity = from.capacity;
   return {};
 }
 

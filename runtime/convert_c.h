@@ -9,6 +9,8 @@
 #include "runtime/attention_c.h"
 #include "runtime/kv_append.h"
 #include "runtime/kv_append_c.h"
+#include "runtime/stream.h"
+#include "runtime/stream_c.h"
 
 namespace kumiko::c_abi {
 
@@ -23,5 +25,6 @@ Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to);
 Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to);
 Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to);
 Status convert_options(const kumiko_context_options* given, ContextOptions* to);
+Status convert_options(const kumiko_stream_options* given, StreamOptions* to);
 
 }  // namespace kumiko::c_abi

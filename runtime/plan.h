@@ -2,6 +2,7 @@
 // The implementation of a Plan: the problem, how it is cut, and the memory of its runs.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <utility>
@@ -33,6 +34,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   std::size_t scratch_bytes = 0;
   std::vector<std::int32_t> home;  ///< Traffic::home; for traced contexts only
   RunStatePool states;
+  std::atomic<int> submitted{0};  ///< Runs submitted to streams that have not ended.
 
   std::string explain() const;
   Prediction predict(const MachineRates& rates) const;
@@ -69,6 +71,10 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
 /// Chooses kernels and pipeline, cuts the problem into tasks and reserves what a run needs. Errors:
 /// unsupported (more tasks than kMaxTasks), out_of_memory.
 Status prepare(Plan::Impl& plan, bool may_be_updated = false);
+
+/// The checks of Plan::run, and of a one-shot call as far as they need no plan.
+Status check_run(const Plan::Impl& plan, const AttentionArgs& args);
+Status check_call(const AttentionArgs& args);
 
 /// Runs the plan's tasks. The operands must be valid and of the planned problem.
 Status execute(Plan::Impl& plan, const Operands& operands);

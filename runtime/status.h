@@ -15,6 +15,8 @@ enum class Code : int {
   out_of_memory = 3,        ///< Memory could not be allocated; nothing was written.
   invalid_environment = 4,  ///< A KUMIKO_* variable does not parse or does not fit this machine.
   internal = 5,             ///< A defect of the library: please report it.
+  queue_full = 6,           ///< A stream has as many open calls as it takes; nothing was submitted.
+  cancelled = 7,            ///< A submitted call was cancelled before it started; nothing was written.
 };
 
 /// Outcome of every public call. `message` names the argument, its value and what was expected; empty when

@@ -5,8 +5,6 @@
 // workers although callers work too: the worker of a slot that a caller takes sleeps, and every slot has a
 // worker when no caller uses it.
 #include <omp.h>
-#include <pthread.h>
-#include <signal.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -15,6 +13,7 @@
 #include <thread>
 
 #include "scheduler/executors.h"
+#include "scheduler/signals.h"
 #include "scheduler/worker_pool.h"
 
 namespace kumiko::scheduler {
@@ -56,16 +55,6 @@ void require_threads(int count) {
   join_all();
 }
 
-// The team leaves the process's signals to the program's threads. Faults are still delivered where they
-// happen, and profilers keep working.
-void block_signals() {
-  sigset_t set;
-  sigfillset(&set);
-  for (const int kept : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF})
-    sigdelset(&set, kept);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-}
-
 class OpenMpExecutor final : public Executor {
  public:
   explicit OpenMpExecutor(const ExecutorOptions& options)
@@ -95,7 +84,7 @@ class OpenMpExecutor final : public Executor {
 
  private:
   static void open_team(int size) {
-    block_signals();
+    leave_signals_to_the_program();
     omp_set_dynamic(0);
     // OMP_THREAD_LIMIT may still allow fewer threads: then the last slots have no worker, and only callers
     // use them.

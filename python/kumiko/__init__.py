@@ -6,8 +6,8 @@ JAX's on the CPU, memoryviews. They are read and written in place. A new result 
 
 Errors: ValueError (an argument outside its domain), TypeError (an argument of the wrong type), NotImplementedError
 (well formed, but this build or machine cannot do it), RuntimeError (a KUMIKO_* variable that does not parse),
-MemoryError. The sentence names the argument, its value and what was expected; it counts dimensions in the order batch,
-heads, length, head_dim.
+MemoryError; of streams, queue.Full and concurrent.futures.CancelledError. The sentence names the argument, its value and
+what was expected; it counts dimensions in the order batch, heads, length, head_dim.
 """
 
 from ._append import kv_append
@@ -17,13 +17,16 @@ from ._core import version as __version__
 from ._plan import Plan, Prediction
 from ._products import fused_gemm, merge_states, softmax_pv
 from ._server import attention_with_kvcache, varlen_attention
+from ._stream import Stream, Ticket
 
 __all__ = [
     "Context",
     "DomainMemory",
     "Plan",
     "Prediction",
+    "Stream",
     "Tensor",
+    "Ticket",
     "__version__",
     "attention",
     "attention_with_kvcache",

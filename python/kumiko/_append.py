@@ -54,6 +54,18 @@ def kv_append(
     Each tensor has its own type, float32, float16 or bfloat16; rows are computed in float32 and rounded once. The bytes
     of a token depend on nothing but that token. Returns query_out, or None without a query. Errors: see the package.
     """
+    return _core.kv_append(
+        *arguments_of(key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved,
+                      cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout),
+        context,
+    )  # fmt: skip
+
+
+def arguments_of(
+    key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved, cos_sin, rope_theta,
+    rope_scale, key_norm, query_norm, norm_eps, layout,
+):  # fmt: skip
+    """The arguments of kv_append as _core takes them: cosines and sines apart, and a width of what is rotated."""
     cos = sin = None
     if isinstance(cos_sin, (tuple, list)):
         cos, sin = cos_sin
@@ -63,7 +75,7 @@ def kv_append(
         cos, sin = cos_sin[:, : width // 2], cos_sin[:, width // 2 :]
     else:
         width = key.shape[-1] if positions is not None else 0
-    return _core.kv_append(
+    return (
         key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, width if rotary_dim is None else rotary_dim,
-        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, context,
+        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout,
     )  # fmt: skip

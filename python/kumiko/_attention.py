@@ -135,8 +135,11 @@ def attention(
     Returns out, or (out, lse); rows that see no key are 0, with a log-sum-exp of -inf, and those behind the last packed
     sequence are not written. Errors: see the package.
     """
+    # The order of both is that of python/src/call.h.
     return _core.attention(
-        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, tree_mask, bsr_indptr,
-        bsr_indices, sinks, lse_with_sink, lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q,
-        cu_seqlens_k, block_table, kv_indptr, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains, return_lse, lse, layout, out, context,
+        q, k, v,
+        (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
+         prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains),
+        (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
+        return_lse, lse, layout, out, context,
     )  # fmt: skip

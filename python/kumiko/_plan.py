@@ -23,7 +23,8 @@ class Plan:
     run has its own, which must agree. Without out, a run's output is as attention() makes it. The values of seqused_k
     are kept, and changed by update(). With kv_indptr max_pages should be what the longest sequence will need: it is fixed.
 
-    Every method may be called from any number of threads at once; update() waits for runs that are in progress.
+    Every method may be called from any number of threads at once; update() waits for runs that are in progress, but those
+    submitted to a Stream must have ended.
     """
 
     __slots__ = ("_plan",)
@@ -66,9 +67,11 @@ class Plan:
         context: Context | None = None,
     ) -> None:
         self._plan = _core.Plan(
-            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, tree_mask, bsr_indptr,
-            bsr_indices, sinks, lse_with_sink, lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k,
-            cu_seqlens_q, cu_seqlens_k, block_table, kv_indptr, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains, layout, out, context,
+            q, k, v,
+            (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
+             prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains),
+            (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
+            layout, out, context,
         )  # fmt: skip
 
     def run(
@@ -95,10 +98,8 @@ class Plan:
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
-        return self._plan.run(
-            q, k, v, alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr,
-            return_lse, lse, out,
-        )  # fmt: skip
+        terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr)
+        return self._plan.run(q, k, v, terms, return_lse, lse, out)
 
     def update(
         self,

@@ -5,8 +5,10 @@
 #include <kumiko/attention.h>
 #include <nanobind/nanobind.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -27,7 +29,8 @@ void set_visibility(nb::handle causal, nb::handle causal_alignment, nb::handle w
 std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,
                                     std::int64_t dim);
 
-/// Arguments of attention that are no tensors.
+/// Arguments of attention that are no tensors. Here and in Terms the order is that of the tuples in which
+/// kumiko/_attention.py passes them.
 struct Settings {
   nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens,
       causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys,
@@ -38,6 +41,17 @@ struct Settings {
 struct Terms {
   nb::handle alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr;
 };
+
+/// A tuple of as many objects as `Fields`, which is Settings or Terms, has handles.
+template <class Fields>
+Fields unpacked(const nb::tuple& values) {
+  constexpr std::size_t kCount = sizeof(Fields) / sizeof(nb::handle);
+  if (values.size() != kCount) nb::raise_type_error("%zu values; expected %zu", values.size(), kCount);
+  return [&]<std::size_t... i>(std::index_sequence<i...>) {
+    return Fields{nb::handle(values[i])...};
+  }
+  (std::make_index_sequence<kCount>());
+}
 
 /// The numbers of a call, which its arguments point to.
 struct Numbers {

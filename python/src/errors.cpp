@@ -7,21 +7,26 @@
 namespace kumiko::python {
 namespace {
 
-PyObject* exception_of(Code code) {
+/// Those of the standard library are imported when they are first raised.
+nb::object exception_of(Code code) {
   switch (code) {
     case Code::invalid_argument:
-      return PyExc_ValueError;
+      return nb::borrow(PyExc_ValueError);
     case Code::unsupported:
-      return PyExc_NotImplementedError;
+      return nb::borrow(PyExc_NotImplementedError);
     case Code::out_of_memory:
-      return PyExc_MemoryError;
+      return nb::borrow(PyExc_MemoryError);
+    case Code::queue_full:
+      return nb::module_::import_("queue").attr("Full");
+    case Code::cancelled:
+      return nb::module_::import_("concurrent.futures").attr("CancelledError");
     default:
-      return PyExc_RuntimeError;
+      return nb::borrow(PyExc_RuntimeError);
   }
 }
 
-[[noreturn]] void raise(PyObject* type, const std::string& message) {
-  PyErr_SetString(type, message.c_str());
+[[noreturn]] void raise(nb::handle type, const std::string& message) {
+  PyErr_SetString(type.ptr(), message.c_str());
   throw nb::python_error();
 }
 

@@ -414,7 +414,9 @@ static void test_names(void) {
   EXPECT(strcmp(kumiko_status_name(KUMIKO_OUT_OF_MEMORY), "out_of_memory") == 0);
   EXPECT(strcmp(kumiko_status_name(KUMIKO_INVALID_ENVIRONMENT), "invalid_environment") == 0);
   EXPECT(strcmp(kumiko_status_name(KUMIKO_INTERNAL), "internal") == 0);
-  EXPECT(strcmp(kumiko_status_name(-1), "unknown") == 0 && strcmp(kumiko_status_name(6), "unknown") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_QUEUE_FULL), "queue_full") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_CANCELLED), "cancelled") == 0);
+  EXPECT(strcmp(kumiko_status_name(-1), "unknown") == 0 && strcmp(kumiko_status_name(8), "unknown") == 0);
 }
 
 int main(void) {
