@@ -68,7 +68,10 @@ Problem::Problem(const Shape& shape, std::size_t cache_bytes)
   }
   kinds_.resize(static_cast<std::size_t>(sets_ * keys_of(shape)));
   for (int set = 0; set < sets_; ++set) fill(set);
-  if (shape.mask_block > 0) make_mask();
+  if (shape.mask_form == MaskForm::tree)
+    make_tree();
+  else if (shape.mask_block > 0)
+    make_mask();
 }
 
 void Problem::fill(int set) {
@@ -114,6 +117,42 @@ void Problem::make_mask() {
       mask_[static_cast<std::size_t>(i * s.kv_len + j)] =
           shown[static_cast<std::size_t>(i / s.mask_block * across + j / s.mask_block)];
   }
+  if (s.mask_form == MaskForm::key_blocks) list_blocks(shown);
+}
+
+void Problem::list_blocks(const std::vector<std::uint8_t>& shown) {
+  const Shape& s = shape_;
+  const std::int64_t across = (s.kv_len + s.mask_block - 1) / s.mask_block;
+  block_begin_ = {0};
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    for (std::size_t at = 0; at < shown.size(); ++at) {
+      const auto block = static_cast<std::int32_t>(static_cast<std::int64_t>(at) % across);
+      if (shown[at] != 0) blocks_.push_back(block);
+      if (block == across - 1) block_begin_.push_back(static_cast<std::int32_t>(blocks_.size()));
+    }
+  }
+}
+
+void Problem::make_tree() {
+  const Shape& s = shape_;
+  const std::int64_t row_bytes = (s.q_len + 7) / 8, before = s.kv_len - s.q_len;
+  Random random(kSeed ^ 3);
+  mask_.assign(static_cast<std::size_t>(s.q_len * s.kv_len), 0);
+  std::vector<std::uint8_t> bits(static_cast<std::size_t>(s.q_len * row_bytes));
+  for (std::int64_t i = 0; i < s.q_len; ++i) {
+    // The parent's keys, but for the query's own.
+    const std::int64_t parent = i > 0 ? random.below(i) : -1;
+    std::uint8_t* const row = mask_.data() + i * s.kv_len;
+    if (parent >= 0)
+      std::copy_n(mask_.data() + parent * s.kv_len, s.kv_len, row);
+    else
+      std::fill_n(row, before, std::uint8_t{1});
+    row[before + i] = 1;
+    for (std::int64_t t = 0; t < s.q_len; ++t)
+      bits[static_cast<std::size_t>(i * row_bytes + t / 8)] |=
+          static_cast<std::uint8_t>(row[before + t] << t % 8);
+  }
+  for (std::int64_t b = 0; b < s.batch; ++b) tree_.insert(tree_.end(), bits.begin(), bits.end());
 }
 
 std::span<const std::byte> Problem::cache() const {
@@ -179,7 +218,15 @@ AttentionArgs arguments(const Shape& s) {
   }
   a.is_causal = s.is_causal;
   a.window_left = s.window_left;
-  if (s.mask_block > 0) {
+  // plan() asks whether there are lists and not where.
+  static constexpr std::int32_t kSomewhere = 0;
+  static constexpr std::uint8_t kSomeBits = 0;
+  if (s.mask_form == MaskForm::key_blocks) {
+    a.bsr_indptr = a.bsr_indices = &kSomewhere;
+    a.bsr_rows = a.bsr_keys = s.mask_block;
+  } else if (s.mask_form == MaskForm::tree) {
+    a.tree_mask = &kSomeBits;
+  } else if (s.mask_block > 0) {
     a.mask = ConstTensor::bhsd(nullptr, s.batch, s.q_heads, s.q_len, s.kv_len, DataType::boolean);
     a.mask.stride[0] = a.mask.stride[1] = 0;
   }
@@ -199,7 +246,9 @@ AttentionArgs Problem::args(int set) const {
   a.k.data = keys(set);
   a.v.data = values(set);
   a.out.data = const_cast<std::byte*>(out_.data());
-  if (!mask_.empty()) a.mask.data = mask_.data();
+  if (shape_.mask_form == MaskForm::booleans && !mask_.empty()) a.mask.data = mask_.data();
+  if (!tree_.empty()) a.tree_mask = tree_.data();
+  if (!block_begin_.empty()) a.bsr_indptr = block_begin_.data(), a.bsr_indices = blocks_.data();
   return a;
 }
 

@@ -16,6 +16,13 @@
 
 namespace kumiko::bench {
 
+/// How a call is told which keys are hidden.
+enum class MaskForm {
+  booleans,
+  key_blocks,  ///< bsr_indptr and bsr_indices
+  tree         ///< tree_mask
+};
+
 struct Shape {
   std::string name;
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 1, v_head_dim = 1;
@@ -25,8 +32,10 @@ struct Shape {
       cu_seqlens_q{};             ///< Empty, or as in AttentionArgs; then q_len is the most of a sequence.
   DataType type = DataType::f32;  ///< Of every tensor.
   std::int64_t window_left = -1;  ///< As in AttentionArgs.
-  std::int64_t mask_block = 0;    ///< > 0: a boolean mask, half of its squares of this size hidden.
-  std::int64_t page_keys = 0;     ///< > 0: keys and values are read by block_table from pages of so many.
+  std::int64_t mask_block = 0;    ///< > 0: a mask, half of its squares of this size hidden.
+  MaskForm mask_form = MaskForm::booleans;  ///< With a tree each query sees the keys before the last q_len
+                                            ///< and, of these, itself and its ancestors; mask_block is 1.
+  std::int64_t page_keys = 0;  ///< > 0: keys and values are read by block_table from pages of so many.
   std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
   std::int64_t shared_keys = 0;  ///< With pages: so many at the start lie in the first sequence's, for all.
   bool bshd = false;             ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
@@ -101,6 +110,8 @@ class Problem {
  private:
   void fill(int set);
   void make_mask();
+  void make_tree();
+  void list_blocks(const std::vector<std::uint8_t>& shown);
   void answer_head(int set, const Fault& fault, std::int64_t batch, std::int64_t kv_head,
                    const std::function<bool(const Row&)>& visit) const;
   /// The keys that causality, window and length leave visible to a row: [first, end). Both grow with the row.
@@ -128,6 +139,8 @@ class Problem {
   std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key], by place: which kind a key has.
   std::vector<double> kind_keys_;    ///< [kind][head_dim], as they are in memory
   std::vector<std::uint8_t> mask_;   ///< [q_len][kv_len], shared by batch and heads
+  std::vector<std::uint8_t> tree_;   ///< MaskForm::tree: [batch * q_len][(q_len + 7) / 8]
+  std::vector<std::int32_t> block_begin_, blocks_;  ///< MaskForm::key_blocks
   std::vector<std::byte> q_;
   std::vector<std::byte> out_;
 };

@@ -140,6 +140,32 @@ void shared_prefixes(benchmark::State& state, DataType type, std::int64_t page_k
   state.counters["bytes_over_apart"] = shared.kv_bytes() / apart.kv_bytes();
 }
 
+/// A call with lists of keys beside one without. per_element: its speed for each visible pair of query and
+/// key over the other's. over_other: its time over the other's.
+void key_lists(benchmark::State& state, const Shape& shape, const Shape& other, const FmaRow& row,
+               int threads) {
+  Problem problem(shape, bytes_beyond_caches()), other_problem(other, bytes_beyond_caches());
+  problem.touch();
+  other_problem.touch();
+  Workload work = workload_on(problem, problem.args(0), row.isa, threads),
+           other_work = workload_on(other_problem, other_problem.args(0), row.isa, threads);
+  const ScopedAffinity affinity(first_cores(threads));
+  std::vector<double> over_other;
+  const auto seconds = [&] {
+    const double others = other_work.seconds_per_run(kWorkWindow, clock_of(threads)),
+                 own = work.seconds_per_run(kWorkWindow, clock_of(threads));
+    over_other.push_back(own / others);
+    return own;
+  };
+  report_limit(state, problem.work(), seconds, [&] { return both_ceilings(row, threads, problem.cache()); });
+  for (Workload* each : {&work, &other_work}) {
+    each->verify();
+    if (!each->error().empty()) return state.SkipWithError(each->error().c_str());
+  }
+  state.counters["over_other"] = median(over_other);
+  state.counters["per_element"] = problem.work().flops / other_problem.work().flops / median(over_other);
+}
+
 // The memory of the last case: the benchmarks of a case follow each other.
 AppendStep& append_step_of(DataType type, std::int64_t tokens) {
   static std::unique_ptr<AppendStep> last;
@@ -201,6 +227,14 @@ void register_all() {
         add(std::string("mixed_step_") + (type == DataType::f32 ? "f32/" : "bf16/") + isa + "/t" +
                 std::to_string(threads),
             [=](benchmark::State& state) { mixed(state, type, isa, threads); });
+        const std::string of =
+            (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" + std::to_string(threads);
+        add("block_sparse" + of, [=, &row](benchmark::State& state) {
+          key_lists(state, block_sparse(type, false), block_sparse(type, true), row, threads);
+        });
+        add("token_tree" + of, [=, &row](benchmark::State& state) {
+          key_lists(state, token_tree(type, false), token_tree(type, true), row, threads);
+        });
         for (const std::int64_t page_keys : {16, 128})
           add(std::string("shared_prefix_pages") + std::to_string(page_keys) +
                   (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" + std::to_string(threads),

@@ -154,6 +154,24 @@ Shape mixed_step(DataType type) {
   return in_pages(std::move(s), 128);
 }
 
+Shape block_sparse(DataType type, bool is_dense) {
+  Shape s = of_type(type, is_dense ? dense(128, 8, 8, 4096) : block_masked(128, 8, 4096)).shape;
+  if (!is_dense) s.mask_form = MaskForm::key_blocks;
+  s.name = "block_sparse";
+  return s;
+}
+
+Shape token_tree(DataType type, bool is_one_token) {
+  Shape s = of_type(type, decode(1, 128, 32, 8, 4096)).shape;
+  s.name = "token_tree";
+  if (is_one_token) return s;
+  s.q_len = 64;
+  s.is_causal = false;
+  s.mask_form = MaskForm::tree;
+  s.mask_block = 1;
+  return s;
+}
+
 Shape shared_prefix(DataType type, std::int64_t page_keys, bool is_shared) {
   Shape s = bshd(of_type(type, decode(16, 128, 32, 8, 4608))).shape;
   s.name = "shared_prefix";

@@ -27,6 +27,12 @@ const std::vector<Case>& server_cases();
 /// packed, in pages of 128 keys, [pages, page_size, heads, dim].
 Shape mixed_step(DataType type);
 
+/// A prefill of 4096 queries and keys, 8 heads of 128: dense, or half of the 64 x 64 blocks of keys listed.
+Shape block_sparse(DataType type, bool is_dense);
+
+/// A decode over 4096 keys, 32 query and 8 KV heads of 128: one token, or a tree of 64 speculative ones.
+Shape token_tree(DataType type, bool is_one_token);
+
 /// Decodes of 16 sequences of 4608 keys, in pages [pages, page_size, heads, dim]; the first 4096 lie in the
 /// same pages, or each sequence has its own.
 Shape shared_prefix(DataType type, std::int64_t page_keys, bool is_shared);

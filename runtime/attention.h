@@ -191,6 +191,24 @@ struct AttentionArgs {
   /// Keys [0, window_sink_tokens) of each sequence stay visible besides the window (StreamingLLM); causality
   /// applies to them. Without a window of no effect. Pages between them and the window need not exist.
   std::int64_t window_sink_tokens = 0;
+
+  // Masks in short forms, which hide keys besides causality, window and `mask`. Null both for plan() and for
+  // run(), or for neither; each run has its own.
+  /// Optional bits [batch * q_len, or the packed query positions of q][tree_mask_stride bytes], for a tree of
+  /// speculative tokens (Miao et al., SpecInfer, 2024): the query sees key kv_len - q_len + t of its sequence
+  /// if bit t % 8 of byte t / 8 is set, t in 0..q_len - 1, and all keys before these.
+  const std::uint8_t* tree_mask = nullptr;
+  std::int64_t tree_mask_stride = 0;  ///< Bytes; 0: (q_len of the longest sequence + 7) / 8.
+  /// Optional lists of key blocks (block-sparse rows; FlashInfer's form). The queries of each sequence are
+  /// blocks of bsr_rows, its keys blocks of bsr_keys, the last ones perhaps shorter. Query blocks are
+  /// numbered over all sequences, n in all. Block i sees the key blocks bsr_indices[bsr_indptr[i]] to
+  /// bsr_indices[bsr_indptr[i + 1] - 1] of its sequence, in rising order. bsr_indptr: int32 [n + 1], or with
+  /// bsr_head_stride [q_heads, n + 1] in rows so far apart. Tiles with every key hidden are not computed.
+  const std::int32_t* bsr_indptr = nullptr;
+  const std::int32_t* bsr_indices = nullptr;
+  std::int64_t bsr_rows = 0;
+  std::int64_t bsr_keys = 0;
+  std::int64_t bsr_head_stride = 0;  ///< 0: all heads have the same lists.
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`

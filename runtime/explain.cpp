@@ -64,7 +64,11 @@ std::string Plan::Impl::explain() const {
       (problem.window_sink_tokens > 0
            ? ", first " + std::to_string(problem.window_sink_tokens) + " keys besides the window"
            : "") +
-      (problem.has_prefix_lens ? ", prefixes" : "") + (problem.has_sinks ? ", sinks" : "") +
+      (problem.has_prefix_lens ? ", prefixes" : "") + (problem.has_tree_mask ? ", tree masks" : "") +
+      (problem.has_bsr_indptr ? ", lists of key blocks of " + std::to_string(problem.bsr_rows) + " x " +
+                                    std::to_string(problem.bsr_keys)
+                              : "") +
+      (problem.has_sinks ? ", sinks" : "") +
       (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") + "\n";
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
           kernels::element_name(kernels.types.key_value) +

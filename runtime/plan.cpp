@@ -13,7 +13,8 @@ using kernels::min_of;
 
 Visibility visibility_of(const Problem& problem) {
   constexpr std::int64_t kWide = 4096;  // the width of a window beyond this does not matter
-  Visibility visibility{problem.terms.has_mask, 0};
+  // A tree hides few keys of many, so tiles need not follow it.
+  Visibility visibility{problem.has_mask || problem.has_bsr_indptr, 0};
   const std::int64_t most = min_of(problem.kv_len, kWide);
   const std::int64_t right = problem.is_causal ? 0 : problem.window_right;
   if (problem.window_left >= 0 && right >= 0)
@@ -42,6 +43,7 @@ void choose_kernels(Plan::Impl& plan) {
   const Visibility visibility = visibility_of(problem);
   fit_kernels(context.core, visibility, &plan.kernels);
   plan.kernels.page_keys = problem.page_keys;
+  plan.kernels.has_key_lists = problem.has_tree_mask || problem.has_bsr_indptr;
   const auto tuned = [&](std::int64_t rows) {
     return tune(context.core, plan.kernels, visibility, rows, problem.head_dim, problem.v_head_dim,
                 l2_bytes(context.topology), pipeline_name(wanted));

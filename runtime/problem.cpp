@@ -106,12 +106,29 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   problem->block_table_stride = args.block_table_stride > 0 ? args.block_table_stride : args.max_pages;
 }
 
+void set_key_lists(const AttentionArgs& args, Problem* problem) {
+  problem->has_tree_mask = args.tree_mask != nullptr;
+  problem->tree_mask_stride = args.tree_mask_stride > 0 ? args.tree_mask_stride : (problem->q_len + 7) / 8;
+  problem->has_bsr_indptr = args.bsr_indptr != nullptr;
+  problem->has_bsr_indices = args.bsr_indices != nullptr;
+  problem->bsr_rows = args.bsr_rows;
+  problem->bsr_keys = args.bsr_keys;
+  problem->bsr_head_stride = args.bsr_head_stride;
+  if (!problem->has_bsr_indptr || !problem->has_cu_seqlens_q) return;
+  std::int64_t blocks = 0;
+  for (std::int64_t b = 0; b < problem->batch; ++b) {
+    problem->bsr_begin.push_back(blocks);
+    blocks += problem->bsr_blocks(problem->sequence(b).q_len);
+  }
+}
+
 void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
   kernels::ScoreTerms& terms = problem->terms;
   terms.softcap = static_cast<float>(softcap * kLog2e);
   terms.has_alibi = problem->has_alibi_slopes = args.alibi_slopes != nullptr;
   problem->alibi_batch_stride = args.alibi_batch_stride;
   problem->has_sinks = args.sinks != nullptr;
+  set_key_lists(args, problem);
   problem->lse_form = {args.lse_with_sink, args.lse_base == LseBase::two};
   if (problem->kv_len == 0) return;  // No score is computed.
   if (is_present(args.bias)) {
@@ -121,9 +138,13 @@ void set_terms(const AttentionArgs& args, double softcap, Problem* problem) {
     problem->bias = layout_of(args.bias);
   }
   if (is_present(args.mask)) {
-    terms.has_mask = true;
-    terms.mask_stride = key_stride(args.mask);
+    terms.has_mask = problem->has_mask = true;
+    terms.mask_stride = problem->mask_key_stride = key_stride(args.mask);
     problem->mask = layout_of(args.mask);
+  }
+  if (problem->has_tree_mask || problem->has_bsr_indptr) {
+    terms.has_mask = true;
+    terms.mask_stride = 1;  // Of masks that are made from them.
   }
 }
 
@@ -202,6 +223,9 @@ Operands operands_of(const AttentionArgs& args) {
   operands.alibi_slopes = args.alibi_slopes;
   operands.pages = {args.block_table, args.kv_indptr};
   operands.sinks = args.sinks;
+  operands.tree_mask = args.tree_mask;
+  operands.bsr_indptr = args.bsr_indptr;
+  operands.bsr_indices = args.bsr_indices;
   set_lse(args, &operands);
   return operands;
 }
@@ -252,6 +276,28 @@ std::int64_t Problem::total_rows() const {
   return has_cu_seqlens_q && batch > 0 ? group() * cu_seqlens_q.back() : batch * most_rows();
 }
 
+kernels::KeyLists Problem::key_lists(const Operands& operands, std::int64_t b, std::int64_t q_head) const {
+  kernels::KeyLists lists;
+  const Sequence request = sequence(b);
+  if (operands.tree_mask) {
+    const std::int64_t row = has_cu_seqlens_q ? request.q_begin : b * q_len;
+    lists.tree = operands.tree_mask + row * tree_mask_stride;
+    lists.tree_stride = tree_mask_stride;
+    lists.tree_first = request.kv_len - request.q_len;
+    lists.tree_keys = request.q_len;
+  }
+  if (operands.bsr_indptr) {
+    const std::int64_t first =
+        has_cu_seqlens_q ? bsr_begin[static_cast<std::size_t>(b)] : b * bsr_blocks(q_len);
+    lists.indptr = operands.bsr_indptr + q_head * bsr_head_stride + first;
+    lists.indices = operands.bsr_indices;
+    lists.head_stride = bsr_head_stride;
+    lists.block_rows = bsr_rows;
+    lists.block_keys = bsr_keys;
+  }
+  return lists;
+}
+
 kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const {
   const Sequence request = sequence(b);
   const std::int64_t q_head = kv_head * group();
@@ -298,6 +344,8 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.bias_head_stride = bias.head, head.bias_seq_stride = bias.seq;
   if (terms.has_mask && operands.mask) head.mask = operands.mask + offset(mask, q_head);
   head.mask_head_stride = mask.head, head.mask_seq_stride = mask.seq;
+  head.mask_key_stride = mask_key_stride;
+  if (has_tree_mask || has_bsr_indptr) head.lists = key_lists(operands, b, q_head);
   // Limits larger than any distance are reduced, so that no sum can overflow.
   const std::int64_t reach = 2 * (request.kv_len + request.q_len);
   head.diagonal = request.diagonal;

@@ -52,6 +52,9 @@ struct Operands {
   const float* alibi_slopes = nullptr;
   PageTable pages;
   const float* sinks = nullptr;
+  const std::uint8_t* tree_mask = nullptr;
+  const std::int32_t* bsr_indptr = nullptr;
+  const std::int32_t* bsr_indices = nullptr;
 };
 
 /// Sequences ordered so that those whose block tables begin with the same pages are neighbours
@@ -97,6 +100,12 @@ struct Problem {
   std::int64_t page_keys = 0;  ///< Of a page; 0: no pages.
   std::int64_t pages = 0;      ///< In k and v.
   std::int64_t max_pages = 0, block_table_stride = 0;
+  bool has_mask = false, has_tree_mask = false, has_bsr_indptr = false, has_bsr_indices = false;
+  std::int64_t mask_key_stride = 0;   ///< Of `mask`.
+  std::int64_t tree_mask_stride = 0;  ///< Bytes.
+  std::int64_t bsr_rows = 0, bsr_keys = 0, bsr_head_stride = 0;
+  std::vector<std::int64_t> bsr_begin;  ///< [batch] blocks of the packed sequences before each, or empty
+
   CommonPages common;  ///< In the table that the plan was given; empty if there are none.
 
   Pipeline pipeline = Pipeline::automatic;
@@ -121,9 +130,16 @@ struct Problem {
   std::int64_t number_of_pages(const PageTable& table, std::int64_t b) const {
     return table.kv_indptr ? table.kv_indptr[b + 1] - table.kv_indptr[b] : max_pages;
   }
+  /// Blocks of queries of a sequence, each with lists of key blocks.
+  std::int64_t bsr_blocks(std::int64_t q_len_of_one) const {
+    return q_len_of_one / bsr_rows + (q_len_of_one % bsr_rows != 0);
+  }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.
   kernels::HeadProblem head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const;
+
+ private:
+  kernels::KeyLists key_lists(const Operands& operands, std::int64_t b, std::int64_t q_head) const;
 };
 
 /// `args` must be valid except for pointers. The values of seqused_k are copied.

@@ -97,6 +97,7 @@ Status check_options(const AttentionArgs& a) {
   if (Status s = check_scale(a.scale, "a finite factor, or 0 for 1 / sqrt(head_dim)"); !s.ok()) return s;
   if (Status s = check_visibility(a, number_of_sequences(a), longest_capacity(a)); !s.ok()) return s;
   if (Status s = check_sequence_visibility(a); !s.ok()) return s;
+  if (Status s = check_key_lists(a); !s.ok()) return s;
   if (a.lse_base > LseBase::two) return invalid("lse_base", name_of(a.lse_base), "natural (0) or two (1)");
   return check_pipeline(a.pipeline);
 }
@@ -240,6 +241,8 @@ Status validate_pointers(const AttentionArgs& a) {
   if (a.sinks) {
     if (Status s = check_pointer("sinks", a.sinks, sinks, DataType::f32); !s.ok()) return s;
   }
+  KeyListSpans lists;
+  if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
   const PageTable pages{a.block_table, a.kv_indptr};
   if (Status s = check_page_table(a, sequences, pages); !s.ok()) return s;
   const Span table = table_span(a, sequences, pages),
@@ -254,9 +257,11 @@ Status validate_pointers(const AttentionArgs& a) {
     const char* name;
     const Span& span;
   };
-  for (const Named& input : {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"mask", mask},
-                             Named{"bias", bias}, Named{"alibi_slopes", slopes}, Named{"block_table", table},
-                             Named{"kv_indptr", indptr}, Named{"sinks", sinks}}) {
+  for (const Named& input :
+       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias}, Named{"mask", mask},
+        Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"kv_indptr", indptr},
+        Named{"sinks", sinks}, Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
+        Named{"bsr_indices", lists.bsr_indices}}) {
     if (overlap(out, input.span))
       return invalid("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
     if (overlap(lse, input.span))

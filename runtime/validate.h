@@ -29,6 +29,8 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 Status check_sequences(const AttentionArgs& args);
 /// Checks what each sequence has of causality.
 Status check_sequence_visibility(const AttentionArgs& args);
+/// Checks the shapes of a tree mask and of lists of key blocks.
+Status check_key_lists(const AttentionArgs& args);
 
 /// Checks the addresses of a block table of so many sequences and of its kv_indptr, and the values of the
 /// latter. Part of validate_pointers().

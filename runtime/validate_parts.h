@@ -124,4 +124,11 @@ Span span_of(const View& view) {
 bool overlap(const Span& a, const Span& b);
 Status check_pointer(const char* name, const void* data, const Span& span, DataType type);
 
+/// Checks the addresses of a tree mask and of lists of key blocks, and what the lists hold. Part of
+/// validate_pointers().
+struct KeyListSpans {
+  Span tree_mask, bsr_indptr, bsr_indices;
+};
+Status check_key_list_pointers(const AttentionArgs& args, KeyListSpans* spans);
+
 }  // namespace kumiko

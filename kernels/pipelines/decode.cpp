@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -23,7 +24,9 @@ struct Scratch {
   KeyRun* run;  // [rows][kRowRuns]
   const void **k_group, **v_group;
   RowRange* ranges;
-  std::byte *k, *v;  // rows copied together; only for pages whose size is no multiple of a group
+  std::byte *k, *v;           // rows copied together; only for pages whose size is no multiple of a group
+  std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
+  const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr
   std::int64_t o_stride;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
@@ -44,6 +47,8 @@ struct Scratch {
     end = carver.take<std::int32_t>(rows);
     runs = carver.take<KeyRuns>(rows);
     run = carver.take<KeyRun>(rows * kRowRuns);
+    masks = carver.take<std::uint8_t>(kernels.has_key_lists ? rows * kBlockKeys : 0);
+    mask = carver.take<const std::uint8_t*>(rows);
     const std::int64_t copied = copies(kernels) ? kBlockKeys * bytes_of(kernels.types.key_value) : 0;
     k = carver.take<std::byte>(copied * head_dim);
     v = carver.take<std::byte>(copied * v_head_dim);
@@ -205,7 +210,16 @@ class Decode {
     values_.v = groups(head_.v, head_.v_head_dim, block, s_.v, s_.v_group);
     list_rows(block);
     scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
-    for (std::int64_t r = 0; r < rows_; ++r) set_visible(r, block);
+    const bool is_masked = head_.masks(block.first, block.last);
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      s_.mask[r] = is_masked ? mask_of_row(head_, task_.row_begin + r, block.first, scores_.kv,
+                                           s_.masks + r * kBlockKeys)
+                             : nullptr;
+      set_visible(r, block);
+    }
+    if (is_masked &&
+        std::all_of(s_.runs, s_.runs + rows_, [](const KeyRuns& runs) { return runs.count == 0; }))
+      return;
     kernels_.decode->scores(scores_);
     for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
     for (std::int64_t r = 0; r < rows_ && block.first < head_.first_tokens; ++r) hide_gap(r, block);
@@ -293,12 +307,10 @@ class Decode {
     const auto [first, window] = first_and_window(r, block);
     s_.begin[r] = 0;
     s_.end[r] = static_cast<std::int32_t>(window.empty() ? first.last : window.last);
-    const std::uint8_t* mask =
-        head_.terms.has_mask ? head_.mask_row(task_.row_begin + r, block.first) : nullptr;
     KeyRun* run = s_.run + r * kRowRuns;
     std::int64_t count = 0;
     for (const KeyRange& part : {first, window}) {
-      count += runs_of_row(mask, head_.terms.mask_stride, static_cast<std::int32_t>(part.first),
+      count += runs_of_row(s_.mask[r], head_.terms.mask_stride, static_cast<std::int32_t>(part.first),
                            static_cast<std::int32_t>(part.last), run + count);
     }
     s_.runs[r] = {run, count};
@@ -317,9 +329,8 @@ class Decode {
                        end = min_of(head_.end_of(row), block.last);
     s_.begin[r] = begin < end ? static_cast<std::int32_t>(begin - block.first) : 0;
     s_.end[r] = begin < end ? static_cast<std::int32_t>(end - block.first) : 0;
-    const std::uint8_t* mask = head_.terms.has_mask ? head_.mask_row(row, block.first) : nullptr;
     KeyRun* run = s_.run + r * kRowRuns;
-    s_.runs[r] = {run, runs_of_row(mask, head_.terms.mask_stride, s_.begin[r], s_.end[r], run)};
+    s_.runs[r] = {run, runs_of_row(s_.mask[r], head_.terms.mask_stride, s_.begin[r], s_.end[r], run)};
   }
 
   void add_terms(std::int64_t r, const KeyRange& block) const {
@@ -328,9 +339,11 @@ class Decode {
     ScoreRowArgs args{};
     args.s = s_.scores + r * kBlockKeys;
     args.kv = block.last - block.first;
-    args.terms = &head_.terms;
+    ScoreTerms terms = head_.terms;
+    terms.has_mask = s_.mask[r] != nullptr;
+    args.terms = &terms;
+    args.mask = s_.mask[r];
     if (head_.terms.has_bias) args.bias = head_.bias_row(row, block.first);
-    if (head_.terms.has_mask) args.mask = head_.mask_row(row, block.first);
     if (head_.terms.has_alibi) {
       args.slope = head_.slope_of(row);
       args.position = head_.position_of(row, block.first);

@@ -30,6 +30,17 @@ inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, st
   return count;
 }
 
+/// The mask of a row from key `first` on, for `count` keys that are terms.mask_stride apart. Made in `room`
+/// where there are lists; their terms' stride is 1.
+inline const std::uint8_t* mask_of_row(const HeadProblem& head, std::int64_t row, std::int64_t first,
+                                       std::int64_t count, std::uint8_t* room) {
+  const std::uint8_t* given = head.mask ? head.mask_row(row, first) : nullptr;
+  if (!head.lists.any()) return given;
+  for (std::int64_t j = 0; j < count; ++j) room[j] = given ? given[j * head.mask_key_stride] : 1;
+  head.lists.hide(row / head.group, row % head.group, first, count, room);
+  return room;
+}
+
 /// Whether a tile's queries see some keys: no query sees any, or every query sees all, or neither.
 enum class Sees { nothing, some, all };
 

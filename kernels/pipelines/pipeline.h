@@ -18,6 +18,7 @@
 #include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
+#include "kernels/pipelines/key_lists.h"
 #include "kernels/pipelines/key_rows.h"
 #include "kernels/score/score.h"
 #include "kernels/score_tile/score_tile.h"
@@ -62,6 +63,7 @@ struct KernelSet {
   std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
   std::int64_t page_keys = 0;  ///< KeyRows::page_keys of the problem: room for rows that are copied together
+  bool has_key_lists = false;  ///< the problem has KeyLists: room for masks that are made from them
   FetchDistances fetch;        ///< decode
 
   /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
@@ -106,13 +108,14 @@ struct HeadProblem {
   const float* value_panels = nullptr;
   std::int64_t diagonal;  ///< query i stands at key position i + diagonal
   ScoreTerms terms;
-  const void* bias;  ///< of terms.bias_element
-  const std::uint8_t* mask;
+  const void* bias;          ///< of terms.bias_element
+  const std::uint8_t* mask;  ///< nullptr: none. With `lists` a mask is made of both, for some rows and keys.
+  KeyLists lists{};
   const float* alibi_slopes;     ///< [group]
   const float* sinks = nullptr;  ///< [group], natural units; nullptr: none
   LseForm lse_form;
   std::int64_t bias_head_stride, bias_seq_stride;
-  std::int64_t mask_head_stride, mask_seq_stride;
+  std::int64_t mask_head_stride, mask_seq_stride, mask_key_stride;
   /// Query i sees keys [max(0, i + begin_offset), max(prefix, min(kv_len, i + end_offset))) and, of those
   /// before that end, the first `first_tokens`.
   std::int64_t begin_offset, end_offset;
@@ -138,8 +141,12 @@ struct HeadProblem {
         terms.bias_element, bias,
         row % group * bias_head_stride + row / group * bias_seq_stride + key * terms.bias_stride);
   }
+  /// Whether mask or lists may hide one of keys [first, last).
+  bool masks(std::int64_t first, std::int64_t last) const {
+    return terms.has_mask && (mask || lists.hide_within(first, last));
+  }
   const std::uint8_t* mask_row(std::int64_t row, std::int64_t key) const {
-    return mask + row % group * mask_head_stride + row / group * mask_seq_stride + key * terms.mask_stride;
+    return mask + row % group * mask_head_stride + row / group * mask_seq_stride + key * mask_key_stride;
   }
   float slope_of(std::int64_t row) const { return alibi_slopes[row % group] * -kLog2e; }
   /// The row's position counted from key `first`, limited to 32 bits: f32 cannot tell positions apart that

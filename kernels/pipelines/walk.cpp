@@ -26,6 +26,8 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
   const bool gathers = kernels.page_keys % kBlockKeys != 0;
   gathered_ = carver.take<std::byte>(
       gathers ? kBlockKeys * max_of(head_dim, v_head_dim) * bytes_of(kernels.types.key_value) : 0);
+  masks_ = carver.take<const std::uint8_t*>(kMaxLanes);
+  made_masks_ = carver.take<std::uint8_t>(kernels.has_key_lists ? kernels.max_nr * kBlockKeys : 0);
   for (std::int64_t s = 0; s < slots; ++s) {
     float* scores = carver.take<float>(kBlockKeys * kernels.max_nr + kSlotPadding);
     if (slots_) slots_[s].scores = scores;
@@ -192,8 +194,10 @@ void Walk::seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const 
   std::memset(of_key, 0, static_cast<std::size_t>(run.count) * sizeof *of_key);
   const auto first_end = static_cast<std::int32_t>(first_tokens_end(run, 0, run.count));
   KeyRun runs[kRowRuns];
+  std::uint8_t room[kBlockKeys];
   for (std::int64_t n = 0; n < tile.used; ++n) {
-    const std::uint8_t* mask = run.unmasked ? nullptr : head_->mask_row(tile.row + n, run.first);
+    const std::uint8_t* mask =
+        run.unmasked ? nullptr : mask_of_row(*head_, tile.row + n, run.first, run.count, room);
     const auto add = [&](std::int32_t from, std::int32_t to) {
       const std::int64_t count = runs_of_row(mask, head_->terms.mask_stride, from, to, runs);
       for (const KeyRun* seen = runs; seen != runs + count; ++seen) {

@@ -130,7 +130,8 @@ class Walk {
   void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
   void scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                          Slot& slot) const;
-  TileMask tile_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
+  void set_masks(const Tile& tile, const Block& block) const;
+  TileMask tile_mask(const Tile& tile, const Block& block, std::int64_t first, std::int64_t keys) const;
   void fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
   void visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi, std::int64_t last,
                     Runs& runs) const;
@@ -150,8 +151,10 @@ class Walk {
   std::int64_t o_rows_;  // v_head_dim rounded up to MR
   Tile* tiles_;
   Slot* slots_;
-  float *keys_, *values_;  // panels in steps of 4 bytes (pack.h)
-  std::byte* gathered_;    // [kBlockKeys] rows of K or V that lie in several pages
+  float *keys_, *values_;       // panels in steps of 4 bytes (pack.h)
+  std::byte* gathered_;         // [kBlockKeys] rows of K or V that lie in several pages
+  const std::uint8_t** masks_;  // [kMaxLanes] rows of the mask from the block's first key on
+  std::uint8_t* made_masks_;    // [max_nr][kBlockKeys] made from lists; only where there are any
   std::size_t scratch_bytes_;
 };
 

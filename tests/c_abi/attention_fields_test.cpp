@@ -74,6 +74,24 @@ const AttentionFields& table() {
     f.add(
         "prefix_lens", [](auto& a) { a.prefix_lens = memory().lengths; },
         [](auto& a) { a.is_causal = true; });
+    const auto tree = [](auto& a) { a.tree_mask = memory().tree; };
+    f.add("tree_mask", tree);
+    f.add(
+        "tree_mask_stride", [](auto& a) { a.tree_mask_stride = 2; }, tree);
+    const auto lists = [](auto& a) {
+      a.bsr_indptr = memory().bsr_indptr, a.bsr_indices = memory().bsr_indices;
+      a.bsr_rows = 2, a.bsr_keys = 2;
+    };
+    f.add(
+        "bsr_indptr", [](auto& a) { a.bsr_indptr = memory().bsr_indptr + 1; }, lists);
+    f.add(
+        "bsr_indices", [](auto& a) { a.bsr_indices = memory().bsr_indices + 1; }, lists);
+    f.add(
+        "bsr_rows", [](auto& a) { a.bsr_rows = 3; }, lists);
+    f.add(
+        "bsr_keys", [](auto& a) { a.bsr_keys = 3; }, lists);
+    f.add(
+        "bsr_head_stride", [](auto& a) { a.bsr_head_stride = 5; }, lists);
     f.add("kv_domains", [](auto& a) { a.kv_domains = memory().homes; });
     // These do not go together with other rows' shapes.
     f.add_refused("cu_seqlens_q", [](auto& a) {

@@ -48,6 +48,10 @@ struct Memory {
   std::int32_t lengths[2] = {4, 2}, homes[4] = {1, 1, 1, 0}, cu_seqlens[3] = {0, 1, 3},
                table[4] = {1, 0, 1, 0};
   std::uint8_t causal[2] = {1, 0};
+  std::uint8_t tree[12] = {1, 6, 3, 5, 7, 2, 4, 0, 5, 3, 6, 1};
+  // Lists of at most one block, so that any part of them is valid.
+  std::int32_t bsr_indptr[21] = {0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13},
+               bsr_indices[14] = {0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0};
   Memory();
 };
 Memory& memory();

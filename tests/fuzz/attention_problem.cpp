@@ -70,7 +70,7 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves, b
   }
   // Last, so that other inputs keep their meaning.
   if (serves) draw_sequences(input, at);
-  if (has_extras) draw_extras(input), draw_sequence_visibility(input);
+  if (has_extras) draw_extras(input), draw_sequence_visibility(input), draw_key_lists(input);
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -139,6 +139,7 @@ std::vector<Operand> AttentionProblem::operands() const {
                    {table_stride(a), 1, 0, 0},
                    kTable,
                    false});
+  add_key_lists(a, &all);
   all.push_back(operand_of("out", a.out, kOut, true));
   if (a.lse) all.push_back(lse_of("lse", a.lse, a.lse_stride, a.q.shape, kLse));
   return all;
@@ -153,6 +154,8 @@ std::vector<void*> AttentionProblem::pointers() {
   std::vector<void*> all = {&args_.lse, &args_.alibi_slopes};
   if (args_.block_table) all.push_back(&args_.block_table);
   if (has_extras_) all.push_back(&args_.sinks);
+  if (args_.tree_mask) all.push_back(&args_.tree_mask);
+  if (args_.bsr_indptr) all.push_back(&args_.bsr_indptr), all.push_back(&args_.bsr_indices);
   return all;
 }
 
@@ -195,12 +198,14 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   const std::int64_t slopes[2] = {a.alibi_batch_stride, 1}, sizes[2] = {sequences(a), q[1]};
   if (slopes[0] != 0 && slopes[0] < q[1]) return false;
   if (extent_of(sizes, slopes, 2) * 4 > kMaxBytes) return false;
+  if (!has_sane_key_lists(a)) return false;
   return outputs_apart();
 }
 
 bool AttentionProblem::is_runnable() const {
   const kumiko_attention_args a = seen();
-  return is_sane(a.lse != nullptr) && has_memory() && (!has_output() || has_sane_table(a));
+  return is_sane(a.lse != nullptr) && has_memory() &&
+         (!has_output() || (has_sane_table(a) && has_sane_lists(a)));
 }
 
 // Every output is an average of values below 2.
@@ -248,8 +253,10 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   static constexpr std::int32_t kGivenList = 0;
   static constexpr std::uint8_t kGivenFlags = 0;
   kept.args.causal_sequences = kept.args.causal_sequences ? &kGivenFlags : nullptr;
-  for (const std::int32_t** list : {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k,
-                                    &kept.args.block_table, &kept.args.kv_indptr, &kept.args.prefix_lens})
+  kept.args.tree_mask = kept.args.tree_mask ? &kGivenFlags : nullptr;
+  for (const std::int32_t** list :
+       {&kept.args.seqused_k, &kept.args.cu_seqlens_q, &kept.args.cu_seqlens_k, &kept.args.block_table,
+        &kept.args.prefix_lens, &kept.args.bsr_indptr, &kept.args.bsr_indices})
     *list = *list ? &kGivenList : nullptr;
   kept.args.alibi_slopes = kept.args.alibi_slopes ? &kGiven : nullptr;
   kept.args.sinks = kept.args.sinks ? &kGiven : nullptr;
@@ -279,7 +286,8 @@ std::string AttentionProblem::describe_options() const {
        << a.lse_with_sink << ", in base " << a.lse_base << ", first tokens " << a.window_sink_tokens
        << ", causal sequences";
   for (std::size_t b = 0; a.causal_sequences && b < causal_.size(); ++b) text << ' ' << int{causal_[b]};
-  text << ", prefixes";
+  text << ", tree stride " << a.tree_mask_stride << ", lists of " << a.bsr_rows << " x " << a.bsr_keys
+       << ", head stride " << a.bsr_head_stride << ", prefixes";
   for (std::size_t b = 0; a.prefix_lens && b < prefixes_.size(); ++b) text << ' ' << prefixes_[b];
   return text.str();
 }

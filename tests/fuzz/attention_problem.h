@@ -68,6 +68,12 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void draw_sequence_visibility(Input& input);
   void change_extras(Input& input);
   bool has_sane_extras(const kumiko_attention_args& a) const;
+  void draw_key_lists(Input& input);
+  void change_key_lists(Input& input);
+  bool has_sane_key_lists(const kumiko_attention_args& a) const;
+  /// What the lists of a sane problem hold.
+  bool has_sane_lists(const kumiko_attention_args& a) const;
+  void add_key_lists(const kumiko_attention_args& a, std::vector<Operand>* all) const;
   void change_sequences(Input& input);
   void change_sequences_pointer(Input& input);
   /// Gives every entry of the table that a run reads a page, if it has none.

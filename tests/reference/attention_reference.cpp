@@ -28,8 +28,29 @@ bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_
   return true;
 }
 
+namespace {
+
+bool tree_shows(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_t j) {
+  const std::int64_t q_len = args.q.shape[2], t = j - (used_keys(args, b) - q_len);
+  if (args.tree_mask == nullptr || t < 0) return true;
+  const std::int64_t stride = args.tree_mask_stride > 0 ? args.tree_mask_stride : (q_len + 7) / 8;
+  return (args.tree_mask[(b * q_len + i) * stride + t / 8] >> t % 8) % 2 == 1;
+}
+
+bool list_shows(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+  if (args.bsr_indptr == nullptr) return true;
+  const std::int64_t blocks = (args.q.shape[2] + args.bsr_rows - 1) / args.bsr_rows;
+  const std::int32_t* list = args.bsr_indptr + h * args.bsr_head_stride + b * blocks + i / args.bsr_rows;
+  for (std::int32_t n = list[0]; n < list[1]; ++n) {
+    if (args.bsr_indices[n] == j / args.bsr_keys) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
-  if (!sees(args, b, i, j)) return false;
+  if (!sees(args, b, i, j) || !tree_shows(args, b, i, j) || !list_shows(args, b, h, i, j)) return false;
   const ConstTensor& mask = args.mask;
   if (mask.data == nullptr) return true;
   return static_cast<const std::uint8_t*>(

@@ -16,7 +16,7 @@ std::int64_t used_keys(const AttentionArgs& args, std::int64_t b);
 /// (top-left): j < used_keys, j <= p if causal, p - window_left <= j <= p + window_right where those are not
 /// -1. Keys before prefix_lens[b] need only the left side, the first window_sink_tokens only causality.
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t i, std::int64_t j);
-/// The same for one head, with the boolean mask.
+/// The same for one head, with the boolean mask, the tree mask and the lists of key blocks.
 bool sees(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j);
 
 /// The size that the error of a row is measured by.

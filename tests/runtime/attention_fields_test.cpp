@@ -92,6 +92,17 @@ std::vector<Change> changes_of(const std::uint8_t* AttentionArgs::*field) {
 }
 
 enum class Kept { fixed, presence, copied, free };
+
+/// Of a pointer whose presence alone is kept, another address is no change.
+template <class Field>
+std::vector<Change> changes_of(Field field, Kept kept) {
+  std::vector<Change> all = changes_of(field);
+  if constexpr (requires(AttentionArgs a) { *(a.*field); }) {
+    if (kept == Kept::presence && all.size() > 1)
+      all[0] = [=, change = all[0]](AttentionArgs& a) { return !(a.*field) && change(a); };
+  }
+  return all;
+}
 struct Row {
   std::string name;
   Kept kept;
@@ -99,7 +110,7 @@ struct Row {
 };
 std::vector<Row> rows() {
   return {
-#define KUMIKO_ATTENTION_FIELD(name, plan) {#name, Kept::plan, changes_of(&AttentionArgs::name)},
+#define KUMIKO_ATTENTION_FIELD(name, plan) {#name, Kept::plan, changes_of(&AttentionArgs::name, Kept::plan)},
 #include "runtime/attention_fields.inc"
 #undef KUMIKO_ATTENTION_FIELD
   };
@@ -133,6 +144,7 @@ Case full() {
   c.window_sink_tokens = 2;
   c.causal_sequences = {1, 0}, c.prefix_lens = {2, 1};
   c.sinks = true, c.lse_with_sink = false, c.lse_base = LseBase::two;
+  c.lists = {true, 2, 3, true};
   return c;
 }
 const std::int32_t kDomains[] = {1, 1, 1, 0};

@@ -37,6 +37,7 @@ std::ostream& operator<<(std::ostream& os, const Case& c) {
     os << " prefixes";
     for (const std::int32_t n : c.prefix_lens) os << ' ' << n;
   }
+  os << c.lists;
   if (c.sinks) os << " sinks" << (c.lse_with_sink ? "" : " outside lse");
   if (c.lse_base == LseBase::two) os << " lse in base 2";
   if (c.q_magnitude != 1.0f || c.k_magnitude != 1.0f || c.v_magnitude != 1.0f)
@@ -190,6 +191,9 @@ Problem::Problem(const Case& c)
   args_.lse_base = c.lse_base;
   args_.causal_sequences = causal_sequences_.empty() ? nullptr : causal_sequences_.data();
   args_.prefix_lens = prefix_lens_.empty() ? nullptr : prefix_lens_.data();
+  const auto of_each = [&](std::int64_t n) { return std::vector(static_cast<std::size_t>(c.batch), n); };
+  lists_ = KeyListData(c.lists, c.q_heads, of_each(c.q_len), of_each(c.kv_len), random);
+  lists_.set(&args_);
 }
 
 TermTensor::TermTensor(const Shape& shape, TermLayout layout, DataType type, Flush flush)

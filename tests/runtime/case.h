@@ -12,6 +12,7 @@
 #include "runtime/attention.h"
 #include "tests/reference/attention_reference.h"
 #include "tests/reference/error_promise.h"
+#include "tests/runtime/key_list_data.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
@@ -56,6 +57,7 @@ struct Case {
   LseBase lse_base = LseBase::natural;
   std::vector<std::uint8_t> causal_sequences;  ///< empty: none
   std::vector<std::int32_t> prefix_lens;       ///< empty: none
+  KeyListShape lists;
   float q_magnitude = 1.0f, k_magnitude = 1.0f, v_magnitude = 1.0f;
   std::uint64_t seed = 1;  ///< Values, and which guard page each tensor touches.
 
@@ -124,6 +126,7 @@ class Problem {
   std::vector<float> slopes_, sinks_;
   std::vector<std::int32_t> seqused_, prefix_lens_;
   std::vector<std::uint8_t> causal_sequences_;
+  KeyListData lists_;
   AttentionArgs args_;
 };
 

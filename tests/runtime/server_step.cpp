@@ -35,8 +35,8 @@ std::ostream& operator<<(std::ostream& os, const StepShape& s) {
             << " alignment " << static_cast<int>(s.alignment) << ", window " << s.window_left << ", "
             << s.window_right << ", first tokens " << s.window_sink_tokens << ", softcap " << s.softcap
             << ", bias " << s.bias << ", mask " << s.mask << ", alibi " << s.alibi << ", sinks " << s.sinks
-            << ", own causality " << s.causal_sequences << ", prefixes " << s.prefix_lens << ", seed "
-            << s.seed;
+            << ", own causality " << s.causal_sequences << ", prefixes " << s.prefix_lens << s.lists
+            << ", seed " << s.seed;
 }
 
 ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
@@ -125,6 +125,10 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
   }
   if (s.causal_sequences) args_.causal_sequences = causal_sequences_.data();
   if (s.prefix_lens) args_.prefix_lens = prefix_lens_.data();
+  std::vector<std::int64_t> q_lens, kv_lens;
+  for (const StepSequence& one : s.sequences) q_lens.push_back(one.q_len), kv_lens.push_back(one.kv_len);
+  lists_ = KeyListData(s.lists, s.q_heads, q_lens, kv_lens, random_);
+  lists_.set(&args_);
 }
 
 void ServerStep::place_sequences(Random& random) {
@@ -229,6 +233,7 @@ AttentionArgs ServerStep::alone(std::size_t b) const {
   if (shape_.causal_sequences) a.is_causal = causal_sequences_[b] != 0;
   a.causal_sequences = nullptr;
   if (shape_.prefix_lens) a.prefix_lens = &prefix_lens_[b];
+  lists_.set_alone(b, &a);
   a.seqused_k = a.cu_seqlens_q = a.cu_seqlens_k = a.block_table = a.kv_indptr = nullptr;
   a.num_sequences = a.max_pages = a.block_table_stride = 0;
   return a;

@@ -34,6 +34,7 @@ struct StepShape {
   float softcap = 0.0f;
   bool bias = false, mask = false, alibi = false, sinks = false;
   bool causal_sequences = false, prefix_lens = false;  ///< each sequence's own
+  KeyListShape lists;
   std::uint64_t seed = 1;
 };
 std::ostream& operator<<(std::ostream& os, const StepShape& shape);
@@ -100,6 +101,7 @@ class ServerStep {
   std::vector<Alone> alone_;
   std::vector<std::int32_t> cu_seqlens_q_, cu_seqlens_k_, seqused_k_, block_table_, kv_indptr_, prefix_lens_;
   std::vector<std::uint8_t> causal_sequences_;
+  KeyListData lists_;
   AttentionArgs args_;
 };
 
