@@ -161,6 +161,9 @@ typedef struct kumiko_attention_args {
                                       whatever causality and window_right say */
   int64_t window_sink_tokens;      /* first keys of each sequence that stay visible besides the window;
                                       causality applies to them */
+  const int32_t* kv_indptr;        /* optional: [num_sequences + 1], never falling, from 0 or more on:
+                                      block_table is one list, and sequence b has its entries [kv_indptr[b],
+                                      kv_indptr[b + 1]), at most max_pages; block_table_stride is 0 */
   const uint8_t* tree_mask;  /* optional: bits over the last q_len keys, a row for each query position */
   int64_t tree_mask_stride;  /* bytes; 0: (q_len of the longest sequence + 7) / 8 */
   const int32_t* bsr_indptr; /* optional: [n + 1] or [q_heads, n + 1], lists of key blocks */
@@ -168,9 +171,6 @@ typedef struct kumiko_attention_args {
   int64_t bsr_rows; /* queries of a block */
   int64_t bsr_keys; /* keys of a block */
   int64_t bsr_head_stride;
-  const int32_t* kv_indptr; /* optional: [num_sequences + 1], never falling, from 0 or more on:
-                               block_table is one list, and sequence b has its entries [kv_indptr[b],
-                               kv_indptr[b + 1]), at most max_pages; block_table_stride is 0 */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -230,7 +230,7 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
-        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, 0, NULL, NULL, 0, 0, 0, NULL                       \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0, 0                       \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \

@@ -123,16 +123,16 @@ struct Problem {
   std::int64_t total_rows() const;
   /// Keys that sequence b can have.
   std::int64_t capacity(std::int64_t b) const;
+  /// Blocks of queries of a sequence, each with lists of key blocks.
+  std::int64_t bsr_blocks(std::int64_t q_len_of_one) const {
+    return q_len_of_one / bsr_rows + (q_len_of_one % bsr_rows != 0);
+  }
   /// The pages of sequence b in a table of this problem, and how many are listed.
   const std::int32_t* pages_of(const PageTable& table, std::int64_t b) const {
     return table.block_table + (table.kv_indptr ? table.kv_indptr[b] : b * block_table_stride);
   }
   std::int64_t number_of_pages(const PageTable& table, std::int64_t b) const {
     return table.kv_indptr ? table.kv_indptr[b + 1] - table.kv_indptr[b] : max_pages;
-  }
-  /// Blocks of queries of a sequence, each with lists of key blocks.
-  std::int64_t bsr_blocks(std::int64_t q_len_of_one) const {
-    return q_len_of_one / bsr_rows + (q_len_of_one % bsr_rows != 0);
   }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.

@@ -241,12 +241,12 @@ Status validate_pointers(const AttentionArgs& a) {
   if (a.sinks) {
     if (Status s = check_pointer("sinks", a.sinks, sinks, DataType::f32); !s.ok()) return s;
   }
-  KeyListSpans lists;
-  if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
   const PageTable pages{a.block_table, a.kv_indptr};
   if (Status s = check_page_table(a, sequences, pages); !s.ok()) return s;
   const Span table = table_span(a, sequences, pages),
              indptr = a.kv_indptr ? list_span(a.kv_indptr, sequences + 1) : Span{};
+  KeyListSpans lists;
+  if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
   const auto stride = lse_strides(a);
   const Span lse =
       a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3, DataType::f32) : Span{};
@@ -258,7 +258,7 @@ Status validate_pointers(const AttentionArgs& a) {
     const Span& span;
   };
   for (const Named& input :
-       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"bias", bias}, Named{"mask", mask},
+       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"mask", mask}, Named{"bias", bias},
         Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"kv_indptr", indptr},
         Named{"sinks", sinks}, Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
         Named{"bsr_indices", lists.bsr_indices}}) {

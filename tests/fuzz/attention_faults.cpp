@@ -38,12 +38,12 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, causal_sequences),
                                           offsetof(kumiko_attention_args, prefix_lens),
                                           offsetof(kumiko_attention_args, window_sink_tokens),
+                                          offsetof(kumiko_attention_args, kv_indptr),
                                           offsetof(kumiko_attention_args, tree_mask),
                                           offsetof(kumiko_attention_args, tree_mask_stride),
                                           offsetof(kumiko_attention_args, bsr_indptr),
                                           offsetof(kumiko_attention_args, bsr_indices),
                                           offsetof(kumiko_attention_args, bsr_keys),
-                                          offsetof(kumiko_attention_args, kv_indptr),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
   if (serves_ && input.one_in(2)) return change_sequences(input);
