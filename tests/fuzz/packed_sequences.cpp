@@ -195,8 +195,9 @@ std::span<const std::int32_t> AttentionProblem::other_lengths() {
   if (!a.block_table && !a.cu_seqlens_k) {
     std::reverse(used.begin(), used.end());
   } else {
+    // Lengths may be beyond the pages listed where no query sees the keys there.
     for (std::size_t b = 0; b < used.size(); ++b)
-      used[b] = static_cast<std::int32_t>(room_of(a, static_cast<std::int64_t>(b))) - used[b];
+      used[b] = std::max(static_cast<std::int32_t>(room_of(a, static_cast<std::int64_t>(b))) - used[b], 0);
   }
   complete_table(a);
   return used;
