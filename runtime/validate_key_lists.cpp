@@ -20,7 +20,7 @@ std::int64_t longest_query(const AttentionArgs& a) {
 }
 
 /// a * b for a, b >= 0, or a number that no table's extent fits with.
-std::int64_t product(std::int64_t a, std::int64_t b) {
+std::int64_t saturating_product(std::int64_t a, std::int64_t b) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() - 1;
   std::int64_t result = 0;
   return __builtin_mul_overflow(a, b, &result) ? kMost : std::min(result, kMost);
@@ -32,16 +32,16 @@ struct Table {
 };
 
 Table tree_table(const AttentionArgs& a) {
-  const std::int64_t bytes = (longest_query(a) + 7) / 8, rows = a.cu_seqlens_q
-                                                                    ? a.cu_seqlens_q[a.num_sequences]
-                                                                    : product(a.q.shape[0], a.q.shape[2]);
+  const std::int64_t bytes = (longest_query(a) + 7) / 8,
+                     rows = a.cu_seqlens_q ? a.cu_seqlens_q[a.num_sequences]
+                                           : saturating_product(a.q.shape[0], a.q.shape[2]);
   return {{rows, bytes}, {a.tree_mask_stride > 0 ? a.tree_mask_stride : bytes, 1}};
 }
 
 /// Blocks of queries of all sequences.
 std::int64_t query_blocks(const AttentionArgs& a) {
   const auto blocks = [&](std::int64_t q_len) { return q_len / a.bsr_rows + (q_len % a.bsr_rows != 0); };
-  if (!a.cu_seqlens_q) return product(a.q.shape[0], blocks(a.q.shape[2]));
+  if (!a.cu_seqlens_q) return saturating_product(a.q.shape[0], blocks(a.q.shape[2]));
   std::int64_t count = 0;
   for (std::int64_t b = 0; b < a.num_sequences; ++b)
     count += blocks(a.cu_seqlens_q[b + 1] - a.cu_seqlens_q[b]);

@@ -52,6 +52,9 @@ def attention(
     alibi_slopes: Tensor | None = None,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+    bsr_indptr: Tensor | None = None,
+    bsr_indices: Tensor | None = None,
     sinks: Tensor | None = None,
     lse_with_sink: bool = True,
     lse_base: str = "natural",
@@ -64,6 +67,8 @@ def attention(
     block_table: Tensor | None = None,
     kv_indptr: Tensor | Sequence[int] | None = None,
     max_pages: int | None = None,
+    bsr_rows: int = 0,
+    bsr_keys: int = 0,
     pipeline: str = "automatic",
     kv_domains: Tensor | Sequence[int] | None = None,
     return_lse: bool = False,
@@ -86,6 +91,13 @@ def attention(
     alibi_slopes  float32 [q_heads] or [batch, q_heads]: adds -slope * |p - j| to the score of position p and key j
     bias          added to the scores: float, broadcasts to [batch, q_heads, q_len, kv_len]
     mask          bool, broadcasts to the same: False hides the key from the query
+    tree_mask     uint8 [query positions, bytes], a tree of speculative tokens: the query sees key kv_len - q_len + t of its
+                  sequence if bit t of its row is set (byte t // 8, from the lowest on; numpy's packbits with bitorder=
+                  "little"), t < q_len, and all keys before these
+    bsr_indptr, bsr_indices  int32 [n + 1] or [q_heads, n + 1], and [entries], lists of key blocks (FlashInfer's
+                  block-sparse rows): n blocks of bsr_rows queries, those of each sequence after the others', and block i
+                  sees the blocks of bsr_keys keys bsr_indices[bsr_indptr[i] : bsr_indptr[i + 1]], in rising order
+    bsr_rows, bsr_keys  sizes of these blocks
     sinks         float32 [q_heads], attention sinks: exp(sinks[h]) joins the denominator of each row of head h once, as
                   a key of that score with a value of 0 would; -inf: no sink
     lse_with_sink  whether the log-sum-exp counts the sink, as merge_states() needs it; of the states of one row only one
@@ -124,7 +136,7 @@ def attention(
     sequence are not written. Errors: see the package.
     """
     return _core.attention(
-        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink, lse_base,
-        window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table, kv_indptr,
-        max_pages, pipeline, kv_domains, return_lse, lse, layout, out, context,
+        q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, tree_mask, bsr_indptr,
+        bsr_indices, sinks, lse_with_sink, lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q,
+        cu_seqlens_k, block_table, kv_indptr, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains, return_lse, lse, layout, out, context,
     )  # fmt: skip

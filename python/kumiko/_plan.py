@@ -42,6 +42,9 @@ class Plan:
         alibi_slopes: Tensor | None = None,
         bias: Tensor | None = None,
         mask: Tensor | None = None,
+        tree_mask: Tensor | None = None,
+        bsr_indptr: Tensor | None = None,
+        bsr_indices: Tensor | None = None,
         sinks: Tensor | None = None,
         lse_with_sink: bool = True,
         lse_base: str = "natural",
@@ -54,6 +57,8 @@ class Plan:
         block_table: Tensor | None = None,
         kv_indptr: Tensor | Sequence[int] | None = None,
         max_pages: int | None = None,
+        bsr_rows: int = 0,
+        bsr_keys: int = 0,
         pipeline: str = "automatic",
         kv_domains: Tensor | Sequence[int] | None = None,
         layout: str = "bhsd",
@@ -61,9 +66,9 @@ class Plan:
         context: Context | None = None,
     ) -> None:
         self._plan = _core.Plan(
-            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, sinks, lse_with_sink,
-            lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, block_table,
-            kv_indptr, max_pages, pipeline, kv_domains, layout, out, context,
+            q, k, v, causal, causal_alignment, window, scale, softcap, alibi_slopes, bias, mask, tree_mask, bsr_indptr,
+            bsr_indices, sinks, lse_with_sink, lse_base, window_sink_tokens, causal_sequences, prefix_lens, seqused_k,
+            cu_seqlens_q, cu_seqlens_k, block_table, kv_indptr, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains, layout, out, context,
         )  # fmt: skip
 
     def run(
@@ -75,6 +80,9 @@ class Plan:
         alibi_slopes: Tensor | None = None,
         bias: Tensor | None = None,
         mask: Tensor | None = None,
+        tree_mask: Tensor | None = None,
+        bsr_indptr: Tensor | None = None,
+        bsr_indices: Tensor | None = None,
         sinks: Tensor | None = None,
         block_table: Tensor | None = None,
         kv_indptr: Tensor | Sequence[int] | None = None,
@@ -87,7 +95,10 @@ class Plan:
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
-        return self._plan.run(q, k, v, alibi_slopes, bias, mask, sinks, block_table, kv_indptr, return_lse, lse, out)
+        return self._plan.run(
+            q, k, v, alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr,
+            return_lse, lse, out,
+        )  # fmt: skip
 
     def update(
         self,

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <span>
 
+#include "key_lists.h"
+
 namespace kumiko::python {
 
 AttentionCall::AttentionCall(nb::handle q, nb::handle k, nb::handle v, Layout layout)
@@ -20,6 +22,8 @@ void AttentionCall::set(const Settings& settings) {
   args.lse_with_sink = flag_of("lse_with_sink", settings.lse_with_sink);
   args.lse_base = lse_base_of(settings.lse_base);
   args.window_sink_tokens = integer_of("window_sink_tokens", settings.window_sink_tokens);
+  args.bsr_rows = integer_of("bsr_rows", settings.bsr_rows);
+  args.bsr_keys = integer_of("bsr_keys", settings.bsr_keys);
   args.pipeline = pipeline_of(settings.pipeline);
   if (!settings.max_pages.is_none()) max_pages_ = integer_of("max_pages", settings.max_pages);
   if (!settings.cu_seqlens_q.is_none()) {
@@ -66,6 +70,8 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.lse_with_sink = planned.lse_with_sink;
   args.lse_base = planned.lse_base;
   args.window_sink_tokens = planned.window_sink_tokens;
+  args.bsr_rows = planned.bsr_rows;
+  args.bsr_keys = planned.bsr_keys;
   args.causal_sequences = planned.causal_sequences;
   args.prefix_lens = planned.prefix_lens;
   args.pipeline = planned.pipeline;
@@ -85,6 +91,12 @@ void AttentionCall::set(const Terms& terms) {
     if (!mask_->is(dlpack::kBool, 8)) wrong_value("mask.dtype", mask_->dtype_name(), "bool");
     args.mask = score_term_of(*mask_, scores);
   }
+  if (!terms.tree_mask.is_none()) tree_mask_of(tree_mask_.emplace("tree_mask", terms.tree_mask), &args);
+  if (terms.bsr_indptr.is_none() != terms.bsr_indices.is_none())
+    wrong_value(terms.bsr_indptr.is_none() ? "bsr_indptr" : "bsr_indices", "None", "given, as the other is");
+  if (!terms.bsr_indptr.is_none())
+    bsr_lists_of(bsr_indptr_.emplace("bsr_indptr", terms.bsr_indptr),
+                 bsr_indices_.emplace("bsr_indices", terms.bsr_indices), &args);
   if (!terms.alibi_slopes.is_none())
     slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), sequences(), &args);
   if (!terms.sinks.is_none()) sinks_of(sinks_.emplace("sinks", terms.sinks), &args);

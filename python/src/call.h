@@ -30,12 +30,13 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 /// Arguments of attention that are no tensors.
 struct Settings {
   nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens,
-      causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, pipeline, kv_domains;
+      causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys,
+      pipeline, kv_domains;
 };
 
 /// Tensors that each run of a plan brings along, or None.
 struct Terms {
-  nb::handle alibi_slopes, bias, mask, sinks, block_table, kv_indptr;
+  nb::handle alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr;
 };
 
 /// The numbers of a call, which its arguments point to.
@@ -78,7 +79,8 @@ class AttentionCall {
   Layout layout_;
   std::optional<std::int64_t> max_pages_, planned_max_pages_;  // of lists
   std::optional<Output> out_, lse_;
-  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, sinks_, block_table_;
+  std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, tree_mask_, bsr_indptr_, bsr_indices_, sinks_,
+      block_table_;
 };
 
 }  // namespace kumiko::python

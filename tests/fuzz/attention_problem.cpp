@@ -205,7 +205,7 @@ bool AttentionProblem::is_sane(bool with_lse) const {
 bool AttentionProblem::is_runnable() const {
   const kumiko_attention_args a = seen();
   return is_sane(a.lse != nullptr) && has_memory() &&
-         (!has_output() || (has_sane_table(a) && has_sane_lists(a)));
+         (!has_output() || (has_sane_table(a) && has_sane_block_lists(a)));
 }
 
 // Every output is an average of values below 2.

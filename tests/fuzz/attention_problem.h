@@ -72,7 +72,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void change_key_lists(Input& input);
   bool has_sane_key_lists(const kumiko_attention_args& a) const;
   /// What the lists of a sane problem hold.
-  bool has_sane_lists(const kumiko_attention_args& a) const;
+  bool has_sane_block_lists(const kumiko_attention_args& a) const;
   void add_key_lists(const kumiko_attention_args& a, std::vector<Operand>* all) const;
   void change_sequences(Input& input);
   void change_sequences_pointer(Input& input);

@@ -163,7 +163,7 @@ void AttentionProblem::add_key_lists(const kumiko_attention_args& a, std::vector
   all->push_back({"bsr_indices", a.bsr_indices, KUMIKO_I32, 1, {entries, 0, 0, 0}, {1, 0, 0, 0}, 0, false});
 }
 
-bool AttentionProblem::has_sane_lists(const kumiko_attention_args& a) const {
+bool AttentionProblem::has_sane_block_lists(const kumiko_attention_args& a) const {
   if (!a.bsr_indptr) return true;
   const Operand indptr = indptr_of(a);
   const Wide key_blocks = (static_cast<Wide>(longest_capacity(a)) + a.bsr_keys - 1) / a.bsr_keys;
