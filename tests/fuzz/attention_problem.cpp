@@ -126,7 +126,7 @@ std::vector<Operand> AttentionProblem::operands() const {
                    a.block_table,
                    KUMIKO_I32,
                    1,
-                   {size_of_lists(a), 0, 0, 0},
+                   {size_of_page_lists(a), 0, 0, 0},
                    {1, 0, 0, 0},
                    kTable,
                    false});
@@ -181,7 +181,7 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   const std::int64_t *q = a.q.shape, *k = a.k.shape, *v = a.v.shape, *out = a.out.shape;
   if (q[3] < 1 || q[3] > 576 || v[3] < 1 || v[3] > 576) return false;
   if (!has_sane_sequences(a) || !has_sane_extras(a)) return false;
-  if (has_rows_of_queries(a) && !has_sane_lists(a)) return false;
+  if (has_rows_of_queries(a) && !has_sane_page_lists(a)) return false;
   if (v[0] != k[0] || out[0] != q[0] || v[1] != k[1] || out[1] != q[1]) return false;
   if (v[2] != k[2] || out[2] != q[2] || k[3] != q[3] || out[3] != v[3]) return false;
   if (q[1] > 0 && (k[1] == 0 || q[1] % k[1] != 0)) return false;

@@ -190,13 +190,14 @@ Operand AttentionProblem::written_part(const Operand& o) const {
 std::span<const std::int32_t> AttentionProblem::other_lengths() {
   const kumiko_attention_args a = seen();
   const std::span<std::int32_t> used(lengths_.data(), static_cast<std::size_t>(sequences_of(a)));
-  if (!a.seqused_k || (a.block_table && (!has_own_table(a) || a.k.shape[0] == 0 || !has_sane_lists(a))))
+  if (!a.seqused_k || (a.block_table && (!has_own_table(a) || a.k.shape[0] == 0 || !has_sane_page_lists(a))))
     return {};
   if (!a.block_table && !a.cu_seqlens_k) {
     std::reverse(used.begin(), used.end());
   } else {
+    // Lengths may be beyond the pages listed where no query sees the keys there.
     for (std::size_t b = 0; b < used.size(); ++b)
-      used[b] = static_cast<std::int32_t>(room_of(a, static_cast<std::int64_t>(b))) - used[b];
+      used[b] = std::max(static_cast<std::int32_t>(room_of(a, static_cast<std::int64_t>(b))) - used[b], 0);
   }
   complete_table(a);
   return used;

@@ -34,11 +34,11 @@ std::int64_t positions_of(const kumiko_attention_args& a);
 bool has_sane_sequences(const kumiko_attention_args& a);
 
 /// Whether kv_indptr, if given, is as the documentation says.
-bool has_sane_lists(const kumiko_attention_args& a);
+bool has_sane_page_lists(const kumiko_attention_args& a);
 /// Whether some sequence has query rows, which alone read pages.
 bool has_rows_of_queries(const kumiko_attention_args& a);
 /// Entries of the block table from its start to the last sequence's.
-std::int64_t size_of_lists(const kumiko_attention_args& a);
+std::int64_t size_of_page_lists(const kumiko_attention_args& a);
 
 struct TableEntry {
   std::int64_t page, at;  ///< Of its sequence; its place in the block table.

@@ -76,7 +76,7 @@ bool has_sane_sequences(const kumiko_attention_args& a) {
   return true;
 }
 
-bool has_sane_lists(const kumiko_attention_args& a) {
+bool has_sane_page_lists(const kumiko_attention_args& a) {
   if (!a.block_table || !a.kv_indptr) return true;
   for (std::int64_t b = 0; b < sequences_of(a); ++b) {
     const Wide pages = static_cast<Wide>(a.kv_indptr[b + 1]) - a.kv_indptr[b];
@@ -89,9 +89,9 @@ bool has_rows_of_queries(const kumiko_attention_args& a) {
   return a.q.shape[1] > 0 && sequences_of(a) > 0 && positions_of(a) > 0;
 }
 
-std::int64_t size_of_lists(const kumiko_attention_args& a) {
+std::int64_t size_of_page_lists(const kumiko_attention_args& a) {
   const std::int32_t end = a.kv_indptr[std::max<std::int64_t>(sequences_of(a), 0)];
-  return has_sane_lists(a) && end > a.kv_indptr[0] ? end : 0;
+  return has_sane_page_lists(a) && end > a.kv_indptr[0] ? end : 0;
 }
 
 std::vector<TableEntry> entries_read(const kumiko_attention_args& a) {
@@ -121,7 +121,7 @@ std::vector<TableEntry> entries_read(const kumiko_attention_args& a) {
 }
 
 bool has_sane_table(const kumiko_attention_args& a) {
-  if (!has_sane_lists(a)) return false;
+  if (!has_sane_page_lists(a)) return false;
   const std::vector<TableEntry> entries = entries_read(a);
   return std::all_of(entries.begin(), entries.end(), [&](const TableEntry& entry) {
     return entry.is_listed && a.block_table[entry.at] >= 0 && a.block_table[entry.at] < a.k.shape[0];

@@ -114,6 +114,7 @@ TEST_P(KeyListsTest, OfAServersStep) {
     }
     s.type = random.pick({DataType::f32, DataType::bf16, DataType::f16});
     s.page_keys = random.pick<std::int64_t>({0, 1, 7, 16, 128});
+    s.page_lists = random.one_in(2);
     s.is_causal = random.one_in(2);
     s.mask = random.one_in(4);
     if (random.one_in(4)) s.window_left = random.between(0, 600);
