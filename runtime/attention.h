@@ -361,8 +361,8 @@ class KUMIKO_API Plan {
   /// keys. plan() has taken all memory that any lengths need, except split states where those of the longest
   /// sequences would be over 16 MB: then an update allocates if it needs more of them than any before. It
   /// also allocates in a context that traces, and where sequences share pages. Results are those of a new
-  /// plan. No run of the plan or of a copy may be in progress. Errors: invalid_argument, unsupported,
-  /// out_of_memory; on an error nothing changes.
+  /// plan. No run of the plan or of a copy may be in progress; one submitted to a stream that has not ended
+  /// is an error. Errors: invalid_argument, unsupported, out_of_memory; on an error nothing changes.
   ///
   /// plan() finds sequences whose block tables begin with the same pages, and run() reads these once for all
   /// of them; a run whose table no longer has them in common is refused. With block_table, of the planned
