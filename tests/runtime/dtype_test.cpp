@@ -216,7 +216,7 @@ TEST_P(Dtype, AnyChunksEqualOnePrefill) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, Dtype,
-                         ::testing::Combine(::testing::ValuesIn(host_isas()),
+                         ::testing::Combine(::testing::ValuesIn(swept_isas()),
                                             ::testing::Values(DataType::bf16, DataType::f16)),
                          [](const auto& param_info) {
                            // The ISA last: avx512_bf16 is one.

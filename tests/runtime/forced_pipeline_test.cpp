@@ -141,7 +141,7 @@ TEST_P(ForcedPipeline, ThreePassOverSeveralSplitsHasTheBitsOfOnline) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, ForcedPipeline, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, ForcedPipeline, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -196,7 +196,7 @@ TEST(FusedGemmErrors, NameTheArgumentAndWriteNothing) {
   expect_error(fused_gemm(Context(), {}), Code::invalid_argument, "context", "empty");
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, FusedGemm, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, FusedGemm, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

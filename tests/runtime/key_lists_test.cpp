@@ -183,7 +183,7 @@ TEST_P(KeyListsTest, APlanTakesOtherLengthsAndTrees) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, KeyListsTest, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isas, KeyListsTest, ::testing::ValuesIn(swept_isas()), StringName());
 
 struct KeyListErrors : ::testing::Test {
   const Context context = context_of("reference", "serial");

@@ -164,7 +164,7 @@ TEST_P(KvAppend, NoTokensOrNoHeadsWriteNothing) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, KvAppend, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, KvAppend, ::testing::ValuesIn(swept_isas()), StringName());
 
 // The angles are computed in f64: at position 10^6 and beyond a cosine is off by half a unit of f32, not by
 // the 0.03 radians that an f32 angle is.

@@ -135,7 +135,7 @@ TEST_P(NarrowBitwise, Pipelines) {
 
 INSTANTIATE_TEST_SUITE_P(Isa, NarrowBitwise,
                          ::testing::Combine(::testing::Values(DataType::bf16, DataType::f16),
-                                            ::testing::ValuesIn(host_isas())),
+                                            ::testing::ValuesIn(swept_isas())),
                          [](const auto& param_info) {
                            return (std::get<0>(param_info.param) == DataType::bf16 ? "bf16_" : "f16_") +
                                   std::get<1>(param_info.param);

@@ -108,7 +108,7 @@ TEST_P(PageLists, GrowUnderAPlan) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, PageLists, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isas, PageLists, ::testing::ValuesIn(swept_isas()), StringName());
 
 struct PageListErrors : testing::Test {
   Context context = context_of("reference", "serial");

@@ -233,7 +233,7 @@ TEST(SoftmaxPvErrors, NameTheArgumentAndWriteNothing) {
   expect_error(softmax_pv(Context(), {}), Code::invalid_argument, "context", "empty");
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, SoftmaxPv, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, SoftmaxPv, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -222,7 +222,7 @@ TEST_P(Serving, DecodesAndPromptsInOneCallHaveAPipelineEach) {
   EXPECT_NE(text.find("pipeline: decode up to "), std::string::npos) << text;
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, Serving, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isas, Serving, ::testing::ValuesIn(swept_isas()), StringName());
 
 // Each error names the argument and leaves the outputs as they are.
 struct ServingErrors : testing::Test {

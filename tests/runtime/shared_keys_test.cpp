@@ -320,7 +320,7 @@ TEST_P(SharedKeysOfPages, AnUpdateThatNeedsMoreCountersOfTasks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, SharedKeysOfPages, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isas, SharedKeysOfPages, ::testing::ValuesIn(swept_isas()), StringName());
 
 TEST(SharedKeysErrors, ARunWhoseSequencesShareNoPagesIsRefused) {
   const Context context = context_of("reference", "serial");

@@ -215,7 +215,7 @@ TEST(SinksOfAPlan, AreNamed) {
   EXPECT_NE(made.explain().find(", sinks"), std::string::npos) << made.explain();
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Sinks, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, Sinks, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

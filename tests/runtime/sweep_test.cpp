@@ -93,7 +93,7 @@ TEST_P(Sweep, RandomShapes) {
   check_all(random_cases(seed, 300));
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Sweep, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, Sweep, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -171,7 +171,7 @@ TEST_P(Terms, PlannedWithoutPointersRunWithThem) {
   EXPECT_EQ(plan.run(other).code(), Code::invalid_argument);
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Terms, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, Terms, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

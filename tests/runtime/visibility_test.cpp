@@ -235,7 +235,7 @@ TEST(VisibilityOfAPlan, IsNamed) {
   EXPECT_NE(made.explain().find(", causal in 2 sequences, prefixes\n"), std::string::npos) << made.explain();
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Visibility, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, Visibility, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -7,6 +7,8 @@
 #include <sys/auxv.h>
 #endif
 
+#include "tests/support/random.h"
+
 namespace kumiko::test {
 
 std::vector<std::string> host_isas() {
@@ -31,6 +33,12 @@ std::vector<std::string> host_isas() {
   isas.emplace_back("neon");
 #endif
   isas.emplace_back("reference");
+  return isas;
+}
+
+std::vector<std::string> swept_isas() {
+  std::vector<std::string> isas = host_isas();
+  if (kEmulated && isas.size() > 1) isas.pop_back();
   return isas;
 }
 
