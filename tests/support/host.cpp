@@ -38,7 +38,7 @@ std::vector<std::string> host_isas() {
 
 std::vector<std::string> swept_isas() {
   std::vector<std::string> isas = host_isas();
-  if (kEmulated && isas.size() > 1) isas.pop_back();
+  if (kThinned && isas.size() > 1) isas.pop_back();
   return isas;
 }
 
