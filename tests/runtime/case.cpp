@@ -93,6 +93,18 @@ Case masked(Case c, int kind) {
   return c;
 }
 
+Case draw_small_case(Random& random) {
+  Case c;
+  c.batch = random.between(1, 3);
+  c.kv_heads = random.between(1, 2), c.q_heads = c.kv_heads * random.between(1, 4);
+  c.q_len = random.pick({std::int64_t{1}, random.between(1, 20), random.between(1, 130)});
+  c.kv_len = random.pick({random.between(0, 90), random.between(200, 1400)});
+  c.head_dim = random.between(1, 40), c.v_head_dim = random.between(1, 40);
+  c = masked(c, static_cast<int>(random.between(0, kMaskKinds - 1)));
+  c.seed = random.bits();
+  return c;
+}
+
 void draw_sequence_visibility(Random& random, Case* c) {
   if (random.one_in(2))
     c->window_sink_tokens = random.pick<std::int64_t>({1, 3, 4, 17, 64, 255, 256, 300, 513, 1000});

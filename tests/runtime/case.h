@@ -72,6 +72,8 @@ inline constexpr int kMaskKinds = 12;
 void draw_sequence_visibility(Random& random, Case* c);
 /// Adds mask number `kind` of kMaskKinds; 0: no mask. The case's seed determines window sizes and lengths.
 Case masked(Case c, int kind);
+/// A case with any such mask, of one to some queries and of keys within a block or over several splits.
+Case draw_small_case(Random& random);
 
 struct Outcome {
   std::vector<float> out, lse;

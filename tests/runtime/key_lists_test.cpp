@@ -17,14 +17,7 @@ struct KeyListsTest : ::testing::TestWithParam<std::string> {
   Random random{test_seed(61)};
 
   Case shape() {
-    Case c;
-    c.batch = random.between(1, 3);
-    c.kv_heads = random.between(1, 2), c.q_heads = c.kv_heads * random.between(1, 4);
-    c.q_len = random.pick({std::int64_t{1}, random.between(1, 20), random.between(1, 130)});
-    c.kv_len = random.pick({random.between(0, 90), random.between(200, 1400)});
-    c.head_dim = random.between(1, 40), c.v_head_dim = random.between(1, 40);
-    c = masked(c, static_cast<int>(random.between(0, kMaskKinds - 1)));
-    c.seed = random.bits();
+    Case c = draw_small_case(random);
     c.sinks = random.one_in(3);
     if (random.one_in(3)) c.softcap = 3.0f;
     if (random.one_in(3)) c.bias = TermLayout::full;

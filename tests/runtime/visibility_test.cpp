@@ -31,14 +31,7 @@ struct Visibility : ::testing::TestWithParam<std::string> {
   Random random{test_seed(404)};
 
   Case shape() {
-    Case c;
-    c.batch = random.between(1, 3);
-    c.kv_heads = random.between(1, 2), c.q_heads = c.kv_heads * random.between(1, 4);
-    c.q_len = random.pick({std::int64_t{1}, random.between(1, 8), random.between(1, 130)});
-    c.kv_len = random.pick({random.between(0, 90), random.between(200, 1400)});
-    c.head_dim = random.between(1, 40), c.v_head_dim = random.between(1, 40);
-    c = masked(c, static_cast<int>(random.between(0, kMaskKinds - 1)));
-    c.seed = random.bits();
+    Case c = draw_small_case(random);
     draw_sequence_visibility(random, &c);
     return c;
   }
