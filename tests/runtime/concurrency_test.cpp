@@ -65,16 +65,7 @@ void together(int callers, Body body) {
 struct Concurrency : ::testing::TestWithParam<std::string> {
   // If the host has fewer than `threads` cores, a machine with that many is assumed, so that helpers and
   // callers do overlap.
-  Context make(int threads) {
-    ContextOptions options;
-    options.executor = GetParam();
-    options.num_threads = threads;
-    options.topology = flat_machine(threads);
-    Context context;
-    const Status status = Context::create(options, &context);
-    EXPECT_TRUE(status.ok()) << status.message();
-    return context;
-  }
+  Context make(int threads) { return own_context(GetParam(), threads); }
 };
 
 TEST_P(Concurrency, ThirtyTwoCallersGetTheBitsOfACallerAlone) {

@@ -32,6 +32,17 @@ Context context_of(const std::string& isa, const std::string& executor) {
   return context_of(options);
 }
 
+Context own_context(const std::string& executor, int threads) {
+  ContextOptions options;
+  options.executor = executor;
+  options.num_threads = threads;
+  options.topology = flat_machine(threads);
+  Context context;
+  const Status status = Context::create(options, &context);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return context;
+}
+
 std::vector<Context> contexts_of(const std::string& isa) {
   std::vector<Context> list;
   for (const char* topology : {"core:1 pu:1", "numa:1 core:3 pu:1", "numa:2 core:2 pu:1"}) {

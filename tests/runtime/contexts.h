@@ -19,6 +19,9 @@ std::string flat_machine(int cores);
 Context context_of(const ContextOptions& options);
 Context context_of(const std::string& isa, const std::string& executor);
 
+/// A context of this executor with so many threads, on a machine that has as many cores. Not shared.
+Context own_context(const std::string& executor, int threads);
+
 /// Machines of one core, of three, and of two domains with two cores each.
 std::vector<Context> contexts_of(const std::string& isa);
 

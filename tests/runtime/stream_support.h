@@ -13,18 +13,6 @@
 
 namespace kumiko::test {
 
-/// A context of this executor with so many threads, on a machine that has as many cores. Not shared.
-inline Context own_context(const std::string& executor, int threads) {
-  ContextOptions options;
-  options.executor = executor;
-  options.num_threads = threads;
-  options.topology = flat_machine(threads);
-  Context context;
-  const Status status = Context::create(options, &context);
-  EXPECT_TRUE(status.ok()) << status.message();
-  return context;
-}
-
 inline Stream stream_on(const Context& context, std::int64_t capacity = 64) {
   Stream stream;
   const Status status = Stream::create(context, {capacity}, &stream);
