@@ -76,19 +76,22 @@ double half_ulp(DataType type, double x) {
 void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int64_t kv_head,
                           const std::function<bool(const Row&)>& visit) const {
   const Shape& s = shape_;
+  if (s.latent) return answer_latents(set, fault, b, kv_head, visit);
   const std::int64_t bytes = bytes_of(s.type), group = s.q_heads / s.kv_heads, dim = s.v_head_dim;
   const Precision precise = precision(s.type);
   const double scale = fault.scale / std::sqrt(static_cast<double>(s.head_dim));
-  std::vector<float> value(static_cast<std::size_t>(s.kv_len * dim));
-  for (std::int64_t j = 0; j < s.kv_len; ++j) {
-    for (std::int64_t d = 0; d < dim; ++d)
-      value[static_cast<std::size_t>(j * dim + d)] =
-          load_widened(s.type, values(set) + (key_at(b, kv_head, j, dim) + d) * bytes);
-  }
   Sums sums(dim);
+  std::vector<float> widened(static_cast<std::size_t>(dim));
   const auto add = [&](std::int64_t key, int sign) {
     if (fault.kv_head == kv_head && fault.dropped_key == key) return;
-    sums.add(kinds_[kind_at(set, b, kv_head, key)], &value[static_cast<std::size_t>(key * dim)], sign);
+    const std::byte* const row = values(set) + value_at(b, kv_head, key) * bytes;
+    const float* value = reinterpret_cast<const float*>(row);
+    if (s.type != DataType::f32) {
+      for (std::size_t d = 0; d < widened.size(); ++d)
+        widened[d] = load_widened(s.type, row + static_cast<std::int64_t>(d) * bytes);
+      value = widened.data();
+    }
+    sums.add(kinds_[kind_at(set, b, kv_head, key)], value, sign);
   };
   std::vector<double> want(static_cast<std::size_t>(dim)), spread(want.size()), tolerance(want.size()),
       q(static_cast<std::size_t>(s.head_dim));
@@ -145,6 +148,58 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
         tolerance[d] = half_ulp(s.type, want[d]) + kDeviations * precise.weight * std::sqrt(spread[d]);
       if (!visit({b, h, i, want, tolerance})) return;
     }
+  }
+}
+
+// From the definition, with the tolerance of the sums above: every key has a weight of its own.
+void Problem::answer_latents(int set, const Fault& fault, std::int64_t b, std::int64_t kv_head,
+                             const std::function<bool(const Row&)>& visit) const {
+  const Shape& s = shape_;
+  const std::int64_t bytes = bytes_of(s.type), group = s.q_heads / s.kv_heads, dim = s.head_dim;
+  const auto v_dim = static_cast<std::size_t>(s.v_head_dim);
+  const double scale = fault.scale / std::sqrt(static_cast<double>(dim));
+  const Range seen = range(b, 0);
+  std::vector<double> latent, q(static_cast<std::size_t>(dim)), want(v_dim), spread(v_dim), tolerance(v_dim);
+  for (std::int64_t j = seen.first; j < seen.end; ++j) {
+    if (fault.kv_head == kv_head && fault.dropped_key == j) continue;
+    for (std::int64_t d = 0; d < dim; ++d)
+      latent.push_back(load_widened(s.type, keys(set) + (key_at(b, kv_head, j, dim) + d) * bytes));
+  }
+  const std::size_t count = latent.size() / q.size();
+  std::vector<double> weight(count);
+  for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    const std::byte* row = q_.data() + row_at(b, h, 0, dim) * bytes;
+    for (std::size_t d = 0; d < q.size(); ++d)
+      q[d] = load_widened(s.type, row + static_cast<std::int64_t>(d) * bytes);
+    for (std::size_t j = 0; j < count; ++j) {
+      double dot = 0;
+      for (std::size_t d = 0; d < q.size(); ++d) dot += q[d] * latent[j * q.size() + d];
+      weight[j] = dot * scale;
+    }
+    const double highest = *std::max_element(weight.begin(), weight.end());
+    double sum = 0;
+    std::fill(want.begin(), want.end(), 0.0);
+    std::fill(spread.begin(), spread.end(), 0.0);
+    for (std::size_t j = 0; j < count; ++j) {
+      double w = std::exp(weight[j] - highest);
+      sum += w;
+      if (fault.rounds_weights) {
+        std::byte rounded[4];
+        store_rounded(s.type, static_cast<float>(w), rounded);
+        w = load_widened(s.type, rounded);
+      }
+      for (std::size_t d = 0; d < v_dim; ++d) {
+        const double part = w * latent[j * q.size() + d];
+        want[d] += part;
+        spread[d] += part * part;
+      }
+    }
+    for (std::size_t d = 0; d < v_dim; ++d) {
+      want[d] /= sum;
+      tolerance[d] =
+          half_ulp(s.type, want[d]) + kDeviations * precision(s.type).weight * std::sqrt(spread[d]) / sum;
+    }
+    if (!visit({b, h, 0, want, tolerance})) return;
   }
 }
 
@@ -209,7 +264,7 @@ std::vector<double> Problem::defined_row(int set, std::int64_t b, std::int64_t h
     const double p = std::exp(score[static_cast<std::size_t>(j)] - highest);
     sum += p;
     for (std::int64_t d = 0; d < v_dim; ++d)
-      row[static_cast<std::size_t>(d)] += p * element(values(set), key_at(b, kv_head, j, v_dim) + d);
+      row[static_cast<std::size_t>(d)] += p * element(values(set), value_at(b, kv_head, j) + d);
   }
   for (double& x : row) x = sum > 0 ? x / sum : 0;
   return row;

@@ -129,6 +129,8 @@ std::vector<Case> all_cases() {
     all.push_back({few_sequences(mixed_step(type)), Limit::compute});
   all.push_back({block_sparse(DataType::f32, false), Limit::compute});
   all.push_back({token_tree(DataType::bf16, false), Limit::compute});
+  all.push_back({latent_decode(DataType::f32, 128), Limit::either});
+  all.push_back({in_pages(latent_decode(DataType::bf16, 16), 64), Limit::either});
   for (const std::int64_t page_keys : {16, 128})
     all.push_back({shared_prefix(DataType::bf16, page_keys, true), Limit::compute});
   return all;

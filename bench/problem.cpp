@@ -42,6 +42,10 @@ std::int64_t keys_of(const Shape& s) {
   return s.batch * s.kv_heads * s.kv_len;
 }
 
+std::size_t key_bytes_of(const Shape& s) {
+  return lines(keys_of(s) * s.head_dim * bytes_of(s.type));
+}
+
 std::int64_t queries_of(const Shape& s) {
   return s.cu_seqlens_q.empty() ? s.batch * s.q_len : s.cu_seqlens_q.back();
 }
@@ -50,8 +54,10 @@ std::int64_t queries_of(const Shape& s) {
 
 Problem::Problem(const Shape& shape, std::size_t cache_bytes)
     : shape_(shape),
-      value_offset_(lines(keys_of(shape) * shape.head_dim * bytes_of(shape.type))),
-      set_bytes_(value_offset_ + lines(keys_of(shape) * shape.v_head_dim * bytes_of(shape.type))),
+      value_offset_(shape.latent ? 0 : key_bytes_of(shape)),
+      set_bytes_(shape.latent
+                     ? key_bytes_of(shape)
+                     : value_offset_ + lines(keys_of(shape) * shape.v_head_dim * bytes_of(shape.type))),
       sets_(sets_of(cache_bytes, set_bytes_)),
       cache_(static_cast<std::size_t>(sets_) * set_bytes_) {
   const std::int64_t bytes = bytes_of(shape.type);
@@ -92,7 +98,8 @@ void Problem::fill(int set) {
         kinds_[kind_at(set, b, h, j)] = static_cast<std::uint8_t>(kind);
         std::copy_n(kind_rows.data() + kind * s.head_dim * bytes, s.head_dim * bytes,
                     keys(set) + key_at(b, h, j, s.head_dim) * bytes);
-        std::byte* value = values(set) + key_at(b, h, j, s.v_head_dim) * bytes;
+        // Of a latent the elements behind the value stay those of its kind.
+        std::byte* value = values(set) + value_at(b, h, j) * bytes;
         const float sign = random.below(2) == 0 ? 1.0f : -1.0f;
         for (std::int64_t d = 0; d < s.v_head_dim; ++d) {
           const float x = of_kind(d) ? kind_values[static_cast<std::size_t>(kind * s.v_head_dim + d)]
@@ -211,6 +218,7 @@ AttentionArgs arguments(const Shape& s) {
   a.q = view(batch, s.q_heads, queries, s.head_dim, ConstTensor{});
   a.k = view(s.batch, s.kv_heads, s.kv_len, s.head_dim, ConstTensor{});
   a.v = view(s.batch, s.kv_heads, s.kv_len, s.v_head_dim, ConstTensor{});
+  if (s.latent) a.v.stride = a.k.stride;
   a.out = view(batch, s.q_heads, queries, s.v_head_dim, Tensor{});
   if (!s.cu_seqlens_q.empty()) {
     a.cu_seqlens_q = s.cu_seqlens_q.data();
@@ -254,7 +262,7 @@ AttentionArgs Problem::args(int set) const {
 
 double Problem::memory_bytes(const Shape& s, std::size_t cache_bytes) {
   const auto real = [](std::int64_t n) { return static_cast<double>(n); };
-  const double dims = real(s.head_dim) + real(s.v_head_dim), bytes = real(bytes_of(s.type));
+  const double dims = real(s.head_dim) + (s.latent ? 0 : real(s.v_head_dim)), bytes = real(bytes_of(s.type));
   const double keys = real(s.batch) * real(s.kv_heads) * real(s.kv_len);
   const double queries = s.cu_seqlens_q.empty() ? real(s.batch) * real(s.q_len) : real(s.cu_seqlens_q.back());
   const double rows = queries * real(s.q_heads);
@@ -264,7 +272,8 @@ double Problem::memory_bytes(const Shape& s, std::size_t cache_bytes) {
   const double check =
       4 * real(s.kv_len) * real(s.v_head_dim) *
       std::min(static_cast<double>(allowed_cores().size()), real(s.batch) * real(s.kv_heads));
-  return sets * keys * (dims * bytes + 1) + rows * dims * bytes + mask + check;
+  return sets * keys * (dims * bytes + 1) + rows * (real(s.head_dim) + real(s.v_head_dim)) * bytes + mask +
+         check;
 }
 
 std::int64_t Problem::row_at(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t dim) const {
@@ -343,7 +352,8 @@ double Problem::kv_bytes() const {
     keys += static_cast<double>(range(b, q_len(b) - 1).end - range(b, 0).first -
                                 (b > 0 ? shape_.shared_keys : 0));
   return keys *
-         static_cast<double>(shape_.kv_heads * (shape_.head_dim + shape_.v_head_dim) * bytes_of(shape_.type));
+         static_cast<double>(shape_.kv_heads * (shape_.head_dim + (shape_.latent ? 0 : shape_.v_head_dim)) *
+                             bytes_of(shape_.type));
 }
 
 void Problem::poison() {

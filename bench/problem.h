@@ -39,6 +39,7 @@ struct Shape {
   std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
   std::int64_t shared_keys = 0;  ///< With pages: so many at the start lie in the first sequence's, for all.
   bool bshd = false;             ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
+  bool latent = false;           ///< A key's value is the first v_head_dim elements of the key (MLA).
 };
 
 /// Changes to the definition: the faults that the check must find (answers_test.cpp).
@@ -88,7 +89,8 @@ class Problem {
   /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not
   /// count.
   double useful_flops() const;
-  /// K and V of the keys that any query sees, without regard to a mask, each read once.
+  /// K and V, or the latents that are both, of the keys that any query sees, without regard to a mask, each
+  /// read once.
   double kv_bytes() const;
   Work work() const { return {useful_flops(), kv_bytes()}; }
 
@@ -128,6 +130,12 @@ class Problem {
   };
   Place place_of(std::int64_t batch, std::int64_t key) const;
   std::int64_t key_at(std::int64_t batch, std::int64_t kv_head, std::int64_t key, std::int64_t dim) const;
+  std::int64_t value_at(std::int64_t batch, std::int64_t kv_head, std::int64_t key) const {
+    return key_at(batch, kv_head, key, shape_.latent ? shape_.head_dim : shape_.v_head_dim);
+  }
+  /// answer_head() of latents, whose scores differ from key to key.
+  void answer_latents(int set, const Fault& fault, std::int64_t batch, std::int64_t kv_head,
+                      const std::function<bool(const Row&)>& visit) const;
   std::size_t kind_at(int set, std::int64_t batch, std::int64_t kv_head, std::int64_t key) const;
   std::byte* keys(int set) const { return cache_.data() + static_cast<std::size_t>(set) * set_bytes_; }
   std::byte* values(int set) const { return keys(set) + value_offset_; }

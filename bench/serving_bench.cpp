@@ -4,7 +4,10 @@
 // copy of the same bytes.
 #include <benchmark/benchmark.h>
 #include <kumiko/attention.h>
+#include <kumiko/kv_append.h>
 
+#include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -34,8 +37,11 @@ Problem& problem_of(const Shape& paged, const std::string& name) {
   return *last;
 }
 
-/// Runs a plan of `planned` on the memory of any call over the same problem.
-Workload workload_on(Problem& problem, const AttentionArgs& planned, const std::string& isa, int threads) {
+using ChangeCall = std::function<AttentionArgs(const AttentionArgs&)>;
+
+/// Runs a plan of `planned` on the memory of any call over the same problem, or on what `change` makes of it.
+Workload workload_on(Problem& problem, const AttentionArgs& planned, const std::string& isa, int threads,
+                     const ChangeCall& change = {}) {
   Context context;
   Plan made;
   Status status = context_for(isa, threads, &context);
@@ -43,10 +49,37 @@ Workload workload_on(Problem& problem, const AttentionArgs& planned, const std::
   return {problem, [=](const AttentionArgs& memory) {
             if (!status.ok()) return status;
             AttentionArgs args = planned;
-            args.q.data = memory.q.data, args.k.data = memory.k.data, args.v.data = memory.v.data;
+            args.q.data = memory.q.data, args.v.data = memory.v.data;
+            args.k.data = change ? change(memory).k.data : memory.k.data;
             args.out.data = memory.out.data;
             return made.run(args);
           }};
+}
+
+/// Whether all answers are right; if not, the state has the error.
+bool are_right(benchmark::State& state, std::initializer_list<Workload*> works) {
+  for (Workload* work : works) {
+    work->verify();
+    if (work->error().empty()) continue;
+    state.SkipWithError(work->error().c_str());
+    return false;
+  }
+  return true;
+}
+
+/// Reports how near `own` comes to its limit, in turns with `other`. Its time over the other's.
+double time_over(benchmark::State& state, const Problem& problem, Workload& own, Workload& other,
+                 const FmaRow& row, int threads) {
+  const ScopedAffinity affinity(first_cores(threads));
+  std::vector<double> ratios;
+  const auto seconds = [&] {
+    const double others = other.seconds_per_run(kWorkWindow, clock_of(threads)),
+                 owns = own.seconds_per_run(kWorkWindow, clock_of(threads));
+    ratios.push_back(owns / others);
+    return owns;
+  };
+  report_limit(state, problem.work(), seconds, [&] { return both_ceilings(row, threads, problem.cache()); });
+  return median(ratios);
 }
 
 void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_keys, const FmaRow& row,
@@ -55,21 +88,97 @@ void decode_in_pages(benchmark::State& state, const Case& c, std::int64_t page_k
   Problem& problem = problem_of(paged, c.shape.name + std::to_string(page_keys));
   Workload dense_work = workload_on(problem, arguments(c.shape), row.isa, threads),
            paged_work = workload_on(problem, arguments(problem.shape()), row.isa, threads);
+  const double paged_over_dense = time_over(state, problem, paged_work, dense_work, row, threads);
+  if (!are_right(state, {&dense_work, &paged_work})) return;
+  state.counters["over_dense"] = 1 / paged_over_dense;
+}
+
+/// Latents dense and in pages, in turn; the fraction is that of dense ones, over_dense the speed from pages.
+void latents(benchmark::State& state, const Shape& shape, const FmaRow& row, int threads) {
+  Problem dense(shape, bytes_beyond_caches()), paged(in_pages(shape, 64), bytes_beyond_caches());
+  dense.touch();
+  paged.touch();
+  Workload dense_work = workload_on(dense, dense.args(0), row.isa, threads),
+           paged_work = workload_on(paged, paged.args(0), row.isa, threads);
+  const double over_pages = time_over(state, dense, dense_work, paged_work, row, threads);
+  if (!are_right(state, {&dense_work, &paged_work})) return;
+  state.counters["over_dense"] = over_pages;
+}
+
+/// The keys of a problem's sets in tiles, page by page where the pages of rows are.
+class PackedKeys {
+ public:
+  explicit PackedKeys(const Problem& problem)
+      : problem_(problem),
+        keys_(keys_of(problem.shape())),
+        memory_(static_cast<std::size_t>(problem.sets()) * bytes()) {
+    Context context;
+    status_ = Context::create({}, &context);
+    const Shape& s = problem.shape();
+    const std::int64_t pages = keys_ / s.page_keys;
+    for (int set = 0; set < problem.sets() && status_.ok(); ++set)
+      status_ = pack_key_pages(
+          context, ConstTensor::bhsd(problem.args(set).k.data, pages, 1, s.page_keys, s.head_dim, s.type),
+          Tensor::bhsd(tiles(set), pages, 1, s.page_keys, s.head_dim, s.type));
+  }
+  /// A call over rows in pages as the same over tiles.
+  AttentionArgs args(AttentionArgs rows) const {
+    rows.key_layout = KeyLayout::tiles_of_16;
+    for (int set = 0; set < problem_.sets(); ++set) {
+      if (rows.k.data && rows.k.data == problem_.args(set).k.data) {
+        rows.k.data = tiles(set);
+        return rows;
+      }
+    }
+    return rows;
+  }
+  const Status& status() const { return status_; }
+
+ private:
+  static std::int64_t keys_of(const Shape& s) { return s.batch * s.kv_heads * s.kv_len; }
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(keys_ * problem_.shape().head_dim * bytes_of(problem_.shape().type));
+  }
+  std::byte* tiles(int set) const { return memory_.data() + static_cast<std::size_t>(set) * bytes(); }
+
+  const Problem& problem_;
+  std::int64_t keys_;
+  Pages memory_;
+  Status status_;
+};
+
+/// Pages of tiles against the same pages of rows and dense tensors.
+void decode_in_tiles(benchmark::State& state, const Case& c, std::int64_t page_keys, const FmaRow& row,
+                     int threads) {
+  const std::string name = c.shape.name + std::to_string(page_keys);
+  Problem& problem = problem_of(in_pages(c.shape, page_keys), name);
+  static std::unique_ptr<PackedKeys> packed;
+  static std::string packed_name;
+  if (packed_name != name) {
+    packed.reset();
+    packed = std::make_unique<PackedKeys>(problem);
+    packed_name = name;
+  }
+  if (!packed->status().ok()) return state.SkipWithError(packed->status().message().c_str());
+  const AttentionArgs in_rows = arguments(problem.shape());
+  Workload dense_work = workload_on(problem, arguments(c.shape), row.isa, threads),
+           rows_work = workload_on(problem, in_rows, row.isa, threads),
+           tiles_work = workload_on(problem, packed->args(in_rows), row.isa, threads,
+                                    [](const AttentionArgs&args) { return packed->args(args); });
   const ScopedAffinity affinity(first_cores(threads));
-  std::vector<double> over_dense, dense_fractions;
-  double dense_seconds = 0;
+  std::vector<double> over_dense, over_rows;
   const auto seconds = [&] {
-    dense_seconds = dense_work.seconds_per_run(kWorkWindow, clock_of(threads));
-    const double paged_seconds = paged_work.seconds_per_run(kWorkWindow, clock_of(threads));
-    over_dense.push_back(dense_seconds / paged_seconds);
-    return paged_seconds;
+    const double dense_seconds = dense_work.seconds_per_run(kWorkWindow, clock_of(threads)),
+                 rows_seconds = rows_work.seconds_per_run(kWorkWindow, clock_of(threads)),
+                 tiles_seconds = tiles_work.seconds_per_run(kWorkWindow, clock_of(threads));
+    over_dense.push_back(dense_seconds / tiles_seconds);
+    over_rows.push_back(rows_seconds / tiles_seconds);
+    return tiles_seconds;
   };
   report_limit(state, problem.work(), seconds, [&] { return both_ceilings(row, threads, problem.cache()); });
-  for (Workload* work : {&dense_work, &paged_work}) {
-    work->verify();
-    if (!work->error().empty()) return state.SkipWithError(work->error().c_str());
-  }
+  if (!are_right(state, {&dense_work, &rows_work, &tiles_work})) return;
   state.counters["over_dense"] = median(over_dense);
+  state.counters["over_rows"] = median(over_rows);
 }
 
 void mixed(benchmark::State& state, DataType type, const std::string& isa, int threads) {
@@ -132,10 +241,7 @@ void shared_prefixes(benchmark::State& state, DataType type, std::int64_t page_k
     over_apart.push_back(apart_seconds / seconds);
     state.SetIterationTime(seconds);
   }
-  for (Workload* work : {&shared_work, &apart_work}) {
-    work->verify();
-    if (!work->error().empty()) return state.SkipWithError(work->error().c_str());
-  }
+  if (!are_right(state, {&shared_work, &apart_work})) return;
   state.counters["over_apart"] = median(over_apart);
   state.counters["bytes_over_apart"] = shared.kv_bytes() / apart.kv_bytes();
 }
@@ -149,21 +255,10 @@ void key_lists(benchmark::State& state, const Shape& shape, const Shape& other, 
   other_problem.touch();
   Workload work = workload_on(problem, problem.args(0), row.isa, threads),
            other_work = workload_on(other_problem, other_problem.args(0), row.isa, threads);
-  const ScopedAffinity affinity(first_cores(threads));
-  std::vector<double> over_other;
-  const auto seconds = [&] {
-    const double others = other_work.seconds_per_run(kWorkWindow, clock_of(threads)),
-                 own = work.seconds_per_run(kWorkWindow, clock_of(threads));
-    over_other.push_back(own / others);
-    return own;
-  };
-  report_limit(state, problem.work(), seconds, [&] { return both_ceilings(row, threads, problem.cache()); });
-  for (Workload* each : {&work, &other_work}) {
-    each->verify();
-    if (!each->error().empty()) return state.SkipWithError(each->error().c_str());
-  }
-  state.counters["over_other"] = median(over_other);
-  state.counters["per_element"] = problem.work().flops / other_problem.work().flops / median(over_other);
+  const double over_other = time_over(state, problem, work, other_work, row, threads);
+  if (!are_right(state, {&work, &other_work})) return;
+  state.counters["over_other"] = over_other;
+  state.counters["per_element"] = problem.work().flops / other_problem.work().flops / over_other;
 }
 
 // The memory of the last case: the benchmarks of a case follow each other.
@@ -229,6 +324,10 @@ void register_all() {
             [=](benchmark::State& state) { mixed(state, type, isa, threads); });
         const std::string of =
             (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" + std::to_string(threads);
+        for (const std::int64_t heads : {128, 16}) {
+          const Shape shape = latent_decode(type, heads);
+          add(shape.name + of, [=, &row](benchmark::State& state) { latents(state, shape, row, threads); });
+        }
         add("block_sparse" + of, [=, &row](benchmark::State& state) {
           key_lists(state, block_sparse(type, false), block_sparse(type, true), row, threads);
         });
@@ -251,6 +350,19 @@ void register_all() {
           add("append_" + std::to_string(tokens) + (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" +
                   std::to_string(threads),
               [=](benchmark::State& state) { append(state, type, tokens, isa, threads); });
+      }
+    }
+  }
+  for (const Case& c : tile_cases()) {
+    for (const std::int64_t page_keys : {16, 128}) {
+      for (const FmaRow& row : fma_rows()) {
+        const std::string isa = row.isa;
+        if (!row.host_runs() || isa == "reference") continue;
+        if (isa == "avx512_bf16" && c.shape.type != DataType::bf16) continue;
+        for (const int threads : counts)
+          add(c.shape.name + "_tiles" + std::to_string(page_keys) + "/" + isa + "/t" +
+                  std::to_string(threads),
+              [=, &c, &row](benchmark::State& state) { decode_in_tiles(state, c, page_keys, row, threads); });
       }
     }
   }

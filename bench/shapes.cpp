@@ -142,6 +142,22 @@ const std::vector<Case>& server_cases() {
   return table;
 }
 
+Shape latent_decode(DataType type, std::int64_t heads) {
+  Shape s{"mla_h" + std::to_string(heads), 1, heads, 1, 1, 4096, 576, 512, true};
+  s.type = type;
+  s.latent = true;
+  return s;
+}
+
+const std::vector<Case>& tile_cases() {
+  static const std::vector<Case> table = {
+      server_decode(),
+      of_type(DataType::bf16, server_decode()),
+      of_type(DataType::f16, server_decode()),
+  };
+  return table;
+}
+
 Shape mixed_step(DataType type) {
   constexpr int kDecodes = 63, kChunk = 512;
   Shape s = bshd(of_type(type, server_decode())).shape;

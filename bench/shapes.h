@@ -23,6 +23,13 @@ const std::vector<Case>& cases();
 /// Decode steps of a server, which serving_bench measures with keys and values dense and in pages.
 const std::vector<Case>& server_cases();
 
+/// Those that it also measures with keys in tiles.
+const std::vector<Case>& tile_cases();
+
+/// A decode step of multi-head latent attention (DeepSeek-V2 and later): `heads` query heads of 576 over 4096
+/// latents, whose first 512 elements are the values.
+Shape latent_decode(DataType type, std::int64_t heads);
+
 /// A server's step with a prompt's chunk of 512 queries at 2048 keys and 63 decodes of 128 to 8192 keys,
 /// packed, in pages of 128 keys, [pages, page_size, heads, dim].
 Shape mixed_step(DataType type);

@@ -25,6 +25,8 @@ const char* name(Core core) {
       return "skylake_x";
     case Core::ice_lake:
       return "ice_lake";
+    case Core::sapphire_rapids:
+      return "sapphire_rapids";
     case Core::a64fx:
       return "a64fx";
     case Core::neoverse:
@@ -53,9 +55,12 @@ Core core_of(Vendor vendor, unsigned family, unsigned model) {
         return Core::skylake_x;
       case 0x6a:
       case 0x6c:
+        return Core::ice_lake;
       case 0x8f:
       case 0xcf:
-        return Core::ice_lake;
+      case 0xad:
+      case 0xae:
+        return Core::sapphire_rapids;
       default:
         break;
     }

@@ -14,14 +14,16 @@ enum class Core : std::uint8_t {
   zen3,
   zen4,
   zen5,
-  skylake_x,  ///< And Cascade Lake, Cooper Lake.
-  ice_lake,   ///< Servers, from Ice Lake to Emerald Rapids.
+  skylake_x,        ///< And Cascade Lake, Cooper Lake.
+  ice_lake,         ///< Servers.
+  sapphire_rapids,  ///< And Emerald and Granite Rapids.
   a64fx,
   neoverse,  ///< N1, N2, V1, V2.
   apple,
 };
-inline constexpr Core kCores[] = {Core::generic,   Core::zen2,     Core::zen3,  Core::zen4,     Core::zen5,
-                                  Core::skylake_x, Core::ice_lake, Core::a64fx, Core::neoverse, Core::apple};
+inline constexpr Core kCores[] = {Core::generic, Core::zen2,      Core::zen3,     Core::zen4,
+                                  Core::zen5,    Core::skylake_x, Core::ice_lake, Core::sapphire_rapids,
+                                  Core::a64fx,   Core::neoverse,  Core::apple};
 
 const char* name(Core core);
 

@@ -7,6 +7,8 @@
 #include <optional>
 #include <string_view>
 
+#include "kernels/core.h"
+
 namespace kumiko::kernels {
 
 /// `reference` is plain C++ and runs everywhere: the last row of every table.
@@ -34,7 +36,7 @@ const char* requirement(Isa isa);
 
 /// What the processor and the operating system (saved vector state) support. Always holds `reference`.
 IsaSet host_isas();
-/// The preferred member of `available`.
-Isa best_isa(IsaSet available);
+/// The fastest member of `available` on that kind of core.
+Isa best_isa(IsaSet available, Core core);
 
 }  // namespace kumiko::kernels

@@ -120,6 +120,13 @@ Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
   return {};
 }
 
+/// Products of f16 keep a reference near a row's maximum, not the maximum itself (docs/numerics.md).
+Status check_row_max(const Plan::Impl& plan, const AttentionArgs& args) {
+  if (!args.row_max.data || plan.kernels.product != kernels::Element::f16) return {};
+  return {Code::unsupported,
+          "row_max is given; expected null, as products of f16 do not find the largest score"};
+}
+
 /// Checks the lengths given to Plan::update.
 Status validate_lengths(const Problem& problem, std::span<const std::int32_t> lengths) {
   if (!problem.has_seqused_k) {
@@ -164,6 +171,7 @@ Status make_plan(const Context& context, const AttentionArgs& args, bool may_be_
     if (Status s = copy_kv_domains(args, *impl); !s.ok()) return s;
   }
   if (Status s = prepare(*impl, may_be_updated); !s.ok()) return s;
+  if (Status s = check_row_max(*impl, args); !s.ok()) return s;
   *made = std::move(impl);
   return {};
 }
@@ -208,6 +216,7 @@ Status execute(Plan::Impl& plan, const Operands& operands) {
 Status check_run(const Plan::Impl& plan, const AttentionArgs& args) {
   if (Status s = validate_same_problem(args, plan.args, plan.problem); !s.ok()) return s;
   if (Status s = validate_pointers(args); !s.ok()) return s;
+  if (Status s = check_row_max(plan, args); !s.ok()) return s;
   const PageTable pages{args.block_table, args.kv_indptr};
   if (Status s = validate_block_table(plan.problem, pages); !s.ok()) return s;
   return check_shared_pages(plan.problem, plan.partition.shared, pages);

@@ -92,14 +92,33 @@ enum class Pipeline : std::uint8_t {
   three_pass = 5,   ///< Over many blocks: scores and maxima, then exponentials, then products with V.
 };
 
+/// What the products multiply. Sums are kept in f32 in any case (docs/numerics.md).
+enum class Precision : std::uint8_t {
+  automatic =
+      0,         ///< KUMIKO_PRECISION, or what the ISA does best without another promise: bf16 on avx512_bf16
+                 ///< multiplies as `half` does, all else as `standard`. softmax_pv and fused_gemm: standard.
+  standard = 1,  ///< f32, whatever the tensors' type.
+  half = 2,  ///< The tensors' 16-bit type: bf16 pairs on avx512_bf16, f16 on sve512. No kernels for the ISA,
+             ///< the type or the call: unsupported.
+};
+
 /// Unit of a log-sum-exp.
 enum class LseBase : std::uint8_t {
   natural = 0,  ///< log(sum_j exp(score_j))
   two = 1,      ///< The same times log2(e), as FlashInfer has it.
 };
 
-/// One attention call. Every view must stay alive until the call returns; `out` and `lse` must not overlap
-/// the inputs or each other.
+/// How a head's keys lie in their pages.
+enum class KeyLayout : std::uint8_t {
+  rows = 0,  ///< [page_size][head_dim], by the strides.
+  /// Tiles of 16 keys, one after the other, each [head_dim][16] for f32, and [(head_dim + 1) / 2][16][2] for
+  /// 16-bit types: neighbouring dims of a key side by side; of an odd head_dim the last one's neighbour is
+  /// not read. Decode reads them without transposing. The same on every ISA.
+  tiles_of_16 = 1,
+};
+
+/// One attention call. Every view must stay alive until the call returns; `out`, `lse` and `row_max` must not
+/// overlap the inputs or each other.
 struct AttentionArgs {
   ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576; f32, bf16 or f16
   ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads; q's type
@@ -209,6 +228,23 @@ struct AttentionArgs {
   std::int64_t bsr_rows = 0;
   std::int64_t bsr_keys = 0;
   std::int64_t bsr_head_stride = 0;  ///< 0: all heads have the same lists.
+
+  /// Optional: the largest of each query's scores, [batch, q_heads, q_len], with strides of its own as `lse`.
+  /// Of the scaled scores after softcap, bias, ALiBi and masks, in natural units whatever lse_base is; sinks
+  /// do not count. -inf where a query sees no key, NaN where one of its scores is NaN or +inf. The sum of the
+  /// softmax of the keys is exp(lse - row_max), with the lse of the keys alone. Products of f16 have none
+  /// (unsupported).
+  LseView row_max{};
+
+  /// How k lies in its pages; tiles_of_16 needs block_table. k is described as before, and each head of a
+  /// page has its tiles in a row: page_size is a multiple of 16, stride[3] is 1, stride[2] is head_dim (for
+  /// 16-bit types rounded up to an even number), and stride[0] and stride[1] are at least page_size *
+  /// stride[2]. v lies in rows. Bits are those of rows. All columns of a tile that holds a key in use are
+  /// read, those past a sequence's keys without effect. Written by kv_append and pack_key_pages
+  /// (kv_append.h). Products of f16 take rows alone (unsupported).
+  KeyLayout key_layout = KeyLayout::rows;
+
+  Precision precision = Precision::automatic;
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`
@@ -227,6 +263,7 @@ struct SoftmaxPvArgs {
   std::int64_t window_right = -1;
   const std::int32_t* seqused_k = nullptr;
   Pipeline pipeline = Pipeline::automatic;  ///< Any but decode.
+  Precision precision = Precision::automatic;
 };
 
 /// Two products without a softmax (linear attention): out = (scale * q k^T) v. The scores are never stored.
@@ -244,6 +281,7 @@ struct FusedGemmArgs {
   std::int64_t window_left = -1;
   std::int64_t window_right = -1;
   const std::int32_t* seqused_k = nullptr;
+  Precision precision = Precision::automatic;
 };
 
 /// The result of attention over some of the keys: normalised output and log-sum-exp.
@@ -352,9 +390,9 @@ class KUMIKO_API Plan {
   Plan() = default;
   explicit operator bool() const { return impl_ != nullptr; }
 
-  /// Runs on the pointers and lse strides of `args`; every other field, and the values of seqused_k, must be
-  /// as planned. Allocates only if more runs overlap in time than ever before. Errors: invalid_argument (not
-  /// the planned problem), out_of_memory.
+  /// Runs on the pointers of `args` and the strides of its lse and row_max; every other field, and the values
+  /// of seqused_k, must be as planned. Allocates only if more runs overlap in time than ever before. Errors:
+  /// invalid_argument (not the planned problem), out_of_memory.
   Status run(const AttentionArgs& args) const;
   /// Sets the used lengths, [batch], of later runs, as each decode step changes them; the plan must have been
   /// made with seqused_k. The plan is cut again only if a row block begins or ends in another block of 512

@@ -55,6 +55,27 @@ Status update_plan(kumiko_plan* plan, const int32_t* seqused_k, int64_t count, c
   return {};
 }
 
+template <class View>
+struct NamedTensor {
+  const char* name;
+  const View* given;
+};
+
+/// Copies keys from one layout to the other by `convert_pages`.
+Status convert_key_pages(const kumiko_context* context, NamedTensor<kumiko_const_tensor> from,
+                         NamedTensor<kumiko_tensor> to,
+                         Status (*convert_pages)(const kumiko::Context&, const kumiko::ConstTensor&,
+                                                 const kumiko::Tensor&)) {
+  if (context == nullptr) return null_argument("context", "a kumiko_context");
+  if (from.given == nullptr) return null_argument(from.name, "a kumiko_const_tensor");
+  if (to.given == nullptr) return null_argument(to.name, "a kumiko_tensor");
+  kumiko::ConstTensor source;
+  kumiko::Tensor target;
+  if (Status s = convert(*from.given, from.name, &source); !s.ok()) return s;
+  if (Status s = convert(*to.given, to.name, &target); !s.ok()) return s;
+  return convert_pages(context->context, source, target);
+}
+
 }  // namespace
 
 kumiko_status kumiko::c_abi::report(Code code, const char* message) noexcept {
@@ -262,6 +283,20 @@ kumiko_status kumiko_kv_append(const kumiko_context* context, const kumiko_kv_ap
     kumiko::KvAppendArgs converted;
     if (Status s = convert_args(args, &converted); !s.ok()) return s;
     return kumiko::kv_append(context->context, converted);
+  });
+}
+
+kumiko_status kumiko_pack_key_pages(const kumiko_context* context, const kumiko_const_tensor* rows,
+                                    const kumiko_tensor* tiles) {
+  return guarded([&]() -> Status {
+    return convert_key_pages(context, {"rows", rows}, {"tiles", tiles}, kumiko::pack_key_pages);
+  });
+}
+
+kumiko_status kumiko_unpack_key_pages(const kumiko_context* context, const kumiko_const_tensor* tiles,
+                                      const kumiko_tensor* rows) {
+  return guarded([&]() -> Status {
+    return convert_key_pages(context, {"tiles", tiles}, {"rows", rows}, kumiko::unpack_key_pages);
   });
 }
 

@@ -67,10 +67,23 @@ enum {
   KUMIKO_PIPELINE_THREE_PASS = 5
 };
 
+/* What the products multiply (kumiko::Precision). */
+enum {
+  KUMIKO_PRECISION_AUTOMATIC = 0,
+  KUMIKO_PRECISION_STANDARD = 1, /* f32 */
+  KUMIKO_PRECISION_HALF = 2      /* the tensors' 16-bit type */
+};
+
 /* Unit of a log-sum-exp. */
 enum {
   KUMIKO_LSE_NATURAL = 0,
   KUMIKO_LSE_BASE_2 = 1 /* the same times log2(e) */
+};
+
+/* How a head's keys lie in their pages (kumiko::KeyLayout). */
+enum {
+  KUMIKO_KEY_ROWS = 0,
+  KUMIKO_KEY_TILES_OF_16 = 1 /* tiles of 16 keys, [head_dim][16], or [(head_dim + 1) / 2][16][2] of 16 bits */
 };
 
 /* A runtime: its threads, domains and workspaces. Create one per process and share it. */
@@ -117,7 +130,7 @@ typedef struct kumiko_context_options {
 } kumiko_context_options;
 
 /* One attention call (kumiko::AttentionArgs). q, k and v have the same type, KUMIKO_F32, _BF16 or _F16; out
- * has that type or KUMIKO_F32. `out` and `lse` must not overlap the inputs or each other. */
+ * has that type or KUMIKO_F32. `out`, `lse` and `row_max` must not overlap the inputs or each other. */
 typedef struct kumiko_attention_args {
   size_t struct_size;
   kumiko_const_tensor q;     /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
@@ -134,7 +147,7 @@ typedef struct kumiko_attention_args {
   int64_t window_right;      /* keys seen right of it; -1: no limit */
   const int32_t* seqused_k;  /* optional: [batch], keys used of each sequence, 0..kv_len */
   float softcap;             /* score becomes softcap * tanh(score / softcap), finite, >= 0; 0: no softcap */
-  int32_t reserved;          /* 0 */
+  int32_t precision;         /* KUMIKO_PRECISION_* */
   kumiko_const_tensor bias;  /* optional (NULL and shape all 0: absent): added to the scores, [batch, q_heads,
                                 q_len, kv_len]; KUMIKO_F32, _BF16 or _F16; any strides */
   kumiko_const_tensor mask;  /* optional (NULL and shape all 0: absent): KUMIKO_BOOLEAN of the same shape, 0
@@ -173,6 +186,11 @@ typedef struct kumiko_attention_args {
   int64_t bsr_rows; /* queries of a block */
   int64_t bsr_keys; /* keys of a block */
   int64_t bsr_head_stride;
+  float* row_max; /* optional: largest scaled score of each query, natural units, without sinks, f32
+                     [batch, q_heads, q_len]; -inf where a query sees no key */
+  int64_t row_max_stride[3]; /* elements; all 0: contiguous */
+  int64_t
+      key_layout; /* KUMIKO_KEY_ROWS, or KUMIKO_KEY_TILES_OF_16, with block_table: how k lies in its pages */
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -191,6 +209,8 @@ typedef struct kumiko_softmax_pv_args {
   int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
   int64_t window_right;     /* keys seen right of it; -1: no limit */
   const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
+  int32_t precision;        /* KUMIKO_PRECISION_* */
+  int32_t reserved;         /* 0 */
 } kumiko_softmax_pv_args;
 
 /* Two products without a softmax (kumiko::FusedGemmArgs). q, k and v have the same type, KUMIKO_F32, _BF16 or
@@ -204,7 +224,7 @@ typedef struct kumiko_fused_gemm_args {
   float scale;              /* factor on q.k, finite */
   int32_t is_causal;        /* 0 or 1 */
   int32_t causal_alignment; /* KUMIKO_BOTTOM_RIGHT | KUMIKO_TOP_LEFT */
-  int32_t reserved;         /* 0 */
+  int32_t precision;        /* KUMIKO_PRECISION_* */
   int64_t window_left;      /* keys seen left of the diagonal; -1: no limit */
   int64_t window_right;     /* keys seen right of it; -1: no limit */
   const int32_t* seqused_k; /* optional: [batch], keys used of each sequence, 0..kv_len */
@@ -232,13 +252,14 @@ typedef struct kumiko_attention_state {
     sizeof(kumiko_attention_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT,               \
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
-        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0, 0                       \
+        NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0, 0, NULL, {0, 0, 0},     \
+        KUMIKO_KEY_ROWS                                                                                      \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \
   {                                                                                                   \
     sizeof(kumiko_softmax_pv_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, \
-        {0, 0, 0}, 1.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, -1, NULL              \
+        {0, 0, 0}, 1.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1, -1, NULL, 0, 0        \
   }
 #define KUMIKO_FUSED_GEMM_ARGS_INIT                                                             \
   {                                                                                             \
@@ -299,8 +320,8 @@ KUMIKO_C_API kumiko_status kumiko_plan_create(const kumiko_context* context,
                                               const kumiko_attention_args* args, kumiko_plan** plan);
 /* NULL is accepted and does nothing. */
 KUMIKO_C_API void kumiko_plan_destroy(kumiko_plan* plan);
-/* Runs on the pointers and lse strides of `args`; every other field, and the values of seqused_k, must be as
- * planned. Errors: invalid_argument (not the planned problem), out_of_memory. */
+/* Runs on the pointers of `args` and the strides of its lse and row_max; every other field, and the values of
+ * seqused_k, must be as planned. Errors: invalid_argument (not the planned problem), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_args* args);
 /* Sets the used lengths, [count], of later runs (kumiko::Plan::update). count is the planned batch. No other
  * call may be using the plan. Errors: invalid_argument, unsupported, out_of_memory; on an error nothing

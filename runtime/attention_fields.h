@@ -41,6 +41,7 @@ constexpr void for_each_field(See see) {
 #undef KUMIKO_ATTENTION_FIELD
   KUMIKO_FIELD(struct_size)
   KUMIKO_FIELD(lse_stride)
+  KUMIKO_FIELD(row_max_stride)
   KUMIKO_FIELD(reserved)
   KUMIKO_FIELD(scores)
 #undef KUMIKO_FIELD

@@ -44,9 +44,10 @@ Status load_isa(const ContextOptions& options, Config* config) {
   config->isa = kernels::parse_isa(setting.value);
   if (!config->isa) return setting.error(isa_names());
   if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::find_softmax(*config->isa)) {
-    return {Code::unsupported, setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
-                                   kernels::requirement(*config->isa) + ", expected one it has, such as " +
-                                   kernels::name(kernels::best_isa(kernels::host_isas()))};
+    return {Code::unsupported,
+            setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
+                kernels::requirement(*config->isa) + ", expected one it has, such as " +
+                kernels::name(kernels::best_isa(kernels::host_isas(), kernels::host_core()))};
   }
   return {};
 }
@@ -127,6 +128,13 @@ Status load_rest(Config* config) {
       return pipeline.error("automatic | " + names_of(kernels::pipeline_rows()));
     }
   }
+  const Setting precision = find_setting("", "", "KUMIKO_PRECISION");
+  if (precision.is_set() && precision.value != "automatic") {
+    for (const Precision p : {Precision::standard, Precision::half}) {
+      if (precision.value == precision_name(p)) config->precision = p;
+    }
+    if (config->precision == Precision::automatic) return precision.error("automatic | standard | half");
+  }
   const Setting spin = find_setting("", "", "KUMIKO_SPIN_US");
   if (spin.is_set()) {
     constexpr int kLongest = 1'000'000;
@@ -177,6 +185,18 @@ const char* pipeline_name(Pipeline pipeline) {
     case Pipeline::three_pass:
       return "three_pass";
     case Pipeline::automatic:
+      break;
+  }
+  return nullptr;
+}
+
+const char* precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::standard:
+      return "standard";
+    case Precision::half:
+      return "half";
+    case Precision::automatic:
       break;
   }
   return nullptr;

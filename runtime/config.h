@@ -38,6 +38,7 @@ struct Config {
   Setting num_threads_setting, cpus_setting, topology_setting, trace_setting,
       tuning_setting;  ///< For errors that show only on the machine.
   Pipeline pipeline = Pipeline::automatic;
+  Precision precision = Precision::automatic;
   bool verbose = false;
   std::chrono::microseconds spin = scheduler::kDefaultSpin;
 };
@@ -53,5 +54,6 @@ inline constexpr Pipeline kPipelines[] = {Pipeline::online, Pipeline::decode, Pi
                                           Pipeline::interleaved, Pipeline::three_pass};
 /// nullptr for automatic.
 const char* pipeline_name(Pipeline pipeline);
+const char* precision_name(Precision precision);
 
 }  // namespace kumiko

@@ -39,8 +39,9 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
     return {Code::internal, why};
   }
   impl->topology = std::move(*topology);
-  impl->isa = config.isa ? *config.isa : kernels::best_isa(kernels::host_isas());
-  impl->core = core_tuning(kernels::host_core(), impl->isa);
+  const kernels::Core core = kernels::host_core();
+  impl->isa = config.isa ? *config.isa : kernels::best_isa(kernels::host_isas(), core);
+  impl->core = core_tuning(core, impl->isa);
   if (config.tuning_setting.is_set() &&
       !read_tuning(config.tuning_setting.value, impl->isa, &impl->core, &why))
     return config.tuning_setting.error("a file of kumiko-tune (" + why + ")");

@@ -25,12 +25,17 @@ static_assert(KUMIKO_BOTTOM_RIGHT == static_cast<int>(CausalAlignment::bottom_ri
 static_assert(KUMIKO_TOP_LEFT == static_cast<int>(CausalAlignment::top_left));
 static_assert(KUMIKO_LSE_NATURAL == static_cast<int>(LseBase::natural));
 static_assert(KUMIKO_LSE_BASE_2 == static_cast<int>(LseBase::two));
+static_assert(KUMIKO_KEY_ROWS == static_cast<int>(KeyLayout::rows));
+static_assert(KUMIKO_KEY_TILES_OF_16 == static_cast<int>(KeyLayout::tiles_of_16));
 static_assert(KUMIKO_PIPELINE_AUTOMATIC == static_cast<int>(Pipeline::automatic));
 static_assert(KUMIKO_PIPELINE_ONLINE == static_cast<int>(Pipeline::online));
 static_assert(KUMIKO_PIPELINE_DECODE == static_cast<int>(Pipeline::decode));
 static_assert(KUMIKO_PIPELINE_TWO_PASS == static_cast<int>(Pipeline::two_pass));
 static_assert(KUMIKO_PIPELINE_INTERLEAVED == static_cast<int>(Pipeline::interleaved));
 static_assert(KUMIKO_PIPELINE_THREE_PASS == static_cast<int>(Pipeline::three_pass));
+static_assert(KUMIKO_PRECISION_AUTOMATIC == static_cast<int>(Precision::automatic));
+static_assert(KUMIKO_PRECISION_STANDARD == static_cast<int>(Precision::standard));
+static_assert(KUMIKO_PRECISION_HALF == static_cast<int>(Precision::half));
 static_assert(KUMIKO_I32 == static_cast<int>(DataType::i32));
 static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
 // No padding: otherwise a later field could take bytes that an older caller leaves uninitialised. The sums
@@ -160,10 +165,22 @@ Status convert(std::int32_t from, const char* name, LseBase* to) {
   *to = static_cast<LseBase>(from);
   return {};
 }
+Status convert(std::int32_t from, const char* name, Precision* to) {
+  if (from < KUMIKO_PRECISION_AUTOMATIC || from > KUMIKO_PRECISION_HALF)
+    return bad_value(name, from, "a KUMIKO_PRECISION_ value, 0 to 2");
+  *to = static_cast<Precision>(from);
+  return {};
+}
 Status convert(std::int32_t from, const char* name, RopeStyle* to) {
   if (from < KUMIKO_ROPE_NEOX || from > KUMIKO_ROPE_INTERLEAVED)
     return bad_value(name, from, "KUMIKO_ROPE_NEOX (0) or KUMIKO_ROPE_INTERLEAVED (1)");
   *to = static_cast<RopeStyle>(from);
+  return {};
+}
+Status convert(std::int64_t from, const char* name, KeyLayout* to) {
+  if (from < KUMIKO_KEY_ROWS || from > KUMIKO_KEY_TILES_OF_16)
+    return bad_value(name, from, "KUMIKO_KEY_ROWS (0) or KUMIKO_KEY_TILES_OF_16 (1)");
+  *to = static_cast<KeyLayout>(from);
   return {};
 }
 Status convert(float* from, const char*, LseView* to) {  // the strides are a separate field
@@ -191,6 +208,9 @@ static Status convert_fields(const From& from, To* to) {
 #undef KUMIKO_ATTENTION_FIELD
   if constexpr (requires { to->lse; }) {
     for (std::size_t i = 0; i < 3; ++i) to->lse.stride[i] = from.lse_stride[i];
+  }
+  if constexpr (requires { to->row_max; }) {
+    for (std::size_t i = 0; i < 3; ++i) to->row_max.stride[i] = from.row_max_stride[i];
   }
   if constexpr (requires { from.reserved; }) {
     if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");

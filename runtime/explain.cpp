@@ -47,9 +47,7 @@ std::string shared_prefixes_of(const Plan::Impl& plan) {
   for (const SharedKeys& group : shared.groups)
     keys += (group.last - group.first - 1) * (group.split_end - group.split_begin) * kSplitKeys;
   return "shared prefixes: " + std::to_string(shared.groups.size()) + " groups of sequences, " +
-         std::to_string(keys * problem.kv_heads * (problem.head_dim + problem.v_head_dim) *
-                        kernels::bytes_of(problem.types.key_value)) +
-         " bytes of K and V read once less\n";
+         std::to_string(keys * problem.kv_heads * problem.key_bytes()) + " bytes of K and V read once less\n";
 }
 
 }  // namespace
@@ -68,16 +66,18 @@ std::string Plan::Impl::explain() const {
       (problem.has_bsr_indptr ? ", lists of key blocks of " + std::to_string(problem.bsr_rows) + " x " +
                                     std::to_string(problem.bsr_keys)
                               : "") +
-      (problem.has_sinks ? ", sinks" : "") +
-      (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") + "\n";
+      (problem.has_sinks ? ", sinks" : "") + (problem.value_in_key >= 0 ? ", values in the keys' rows" : "") +
+      (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") +
+      (problem.has_key_tiles ? " in tiles of 16" : "") + "\n";
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
           kernels::element_name(kernels.types.key_value) +
           (kernels.types.output == kernels.types.key_value
                ? ""
                : std::string(" to ") + kernels::element_name(kernels.types.output)) +
-          ", key blocks of " + std::to_string(kernels::kBlockKeys) + ", splits of " +
-          std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
-          " query rows a task" + tunings.many.describe() + ", tuning " + context->core.source + "\n";
+          ", products of " + kernels::element_name(kernels.product) + ", key blocks of " +
+          std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) + ", up to " +
+          std::to_string(partition.most_rows()) + " query rows a task" + tunings.many.describe() +
+          ", tuning " + context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
           std::to_string(partition.shared_merges) + " row blocks split along the keys\n";
   text += shared_prefixes_of(*this);

@@ -9,6 +9,7 @@
 
 #include "kernels/append/append.h"
 #include "kernels/float_state.h"
+#include "kernels/key_tiles/key_tiles.h"
 #include "runtime/context.h"
 #include "runtime/problem.h"
 #include "runtime/validate.h"
@@ -18,12 +19,19 @@ namespace {
 
 using kernels::AppendArgs;
 using kernels::AppendKernel;
+using kernels::bytes_of;
 using kernels::RotaryPairs;
 
 // Tokens of a task. Their values, keys and queries are written one tensor after the other: with three tensors
 // in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5).
 constexpr std::int64_t kTaskTokens = 16;
 constexpr std::int64_t kTasksPerThread = 8;  // for balance, where there are so many tokens
+// Steps that read and write fewer bytes are one task, on the caller's thread: they take some 20 us, and
+// waking another thread is a good part of that (64 tokens of 32/8 heads of 128 f32, 3 MiB, 145 us on one
+// thread).
+constexpr double kLeastSharedBytes = 512 << 10;
+// A task of tiles goes on to the end of its last one.
+constexpr std::int64_t kMostTaskTokens = kTaskTokens + kernels::kTileKeys - 1;
 
 struct Factors {
   const float *cos = nullptr, *sin = nullptr;
@@ -49,9 +57,30 @@ Factors spread(RotaryPairs style, std::int64_t pairs, float* scratch, CosSin cos
 struct Append {
   const KvAppendArgs& args;
   const AppendKernel &key, &value, *query;
+  const kernels::KeyTilesKernel* tiles;  // nullptr: keys in rows
   RotaryPairs pairs;
   std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
   std::int64_t tokens, task_tokens;
+  Tracer* tracer = nullptr;
+  std::int32_t run = 0;  // of the trace
+
+  /// Bytes that one token's keys and values take in the caches, and all that is read and written for it.
+  std::int64_t cache_bytes() const {
+    const std::int64_t heads = args.key.shape[1];
+    return heads * (args.key.shape[3] * bytes_of(key.to) + args.value.shape[3] * bytes_of(value.to));
+  }
+  std::int64_t all_bytes() const {
+    const std::int64_t heads = args.key.shape[1], dim = args.key.shape[3],
+                       query_bytes = query ? bytes_of(query->from) + bytes_of(query->to) : 0;
+    return cache_bytes() + heads * (dim * bytes_of(key.from) + args.value.shape[3] * bytes_of(value.from)) +
+           args.query.shape[1] * dim * query_bytes;
+  }
+
+  std::int64_t bytes_of_stored(std::int64_t first, std::int64_t last) const {
+    if (!tracer) return 0;
+    return cache_bytes() * std::count_if(args.slot_mapping + first, args.slot_mapping + last,
+                                         [](std::int64_t slot) { return slot >= 0; });
+  }
 
   Factors factors(std::int64_t token, float* scratch) const {
     if (pairs == RotaryPairs::none) return {};
@@ -81,9 +110,68 @@ struct Append {
     kernel.rows(how);
   }
 
+  /// Whether a token lies in the tile of the one before, right after it.
+  bool continues_tile(std::int64_t token) const {
+    const std::int64_t slot = args.slot_mapping[token];
+    return slot >= 0 && slot % kernels::kTileKeys != 0 && slot == args.slot_mapping[token - 1] + 1;
+  }
+  /// Where the tasks before the one that would begin with `token` end: a tile is written by one.
+  std::int64_t task_begin(std::int64_t token) const {
+    token = std::min(token, tokens);
+    while (tiles && token > 0 && token < tokens && continues_tile(token)) ++token;
+    return token;
+  }
+  std::size_t factor_floats() const {
+    return static_cast<std::size_t>(kMostTaskTokens * 2 * args.rotary_dim);
+  }
+  std::size_t scratch_bytes() const {
+    const std::size_t rows = tiles ? static_cast<std::size_t>(kernels::kTileKeys * args.key.shape[3]) : 0;
+    return (factor_floats() + rows) * sizeof(float);
+  }
+
+  /// Tokens [first, last), whose slots follow each other within a tile, through `rows`: as many heads at a
+  /// time as make 16 rows of it.
+  void tile_columns(std::int64_t first, std::int64_t last, const Factors* turns, AppendArgs how,
+                    void* rows) const {
+    const ConstTensor& in = args.key;
+    const Tensor& out = args.key_cache;
+    const std::int64_t dim = in.shape[3], count = last - first, seq = in.shape[2], page_size = out.shape[2],
+                       slot = args.slot_mapping[first], row = slot % page_size,
+                       most = kernels::kTileKeys / count;
+    how.dim = dim;
+    for (std::int64_t head = 0; head < in.shape[1]; head += most) {
+      how.rows = std::min(most, in.shape[1] - head);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t token = first + i;
+        how.cos = turns[i].cos, how.sin = turns[i].sin;
+        how.in = kernels::element_at(
+            key.from, in.data, token / seq * in.stride[0] + head * in.stride[1] + token % seq * in.stride[2]);
+        how.in_stride = in.stride[1];
+        how.out = kernels::element_at(key.to, rows, i * dim);
+        how.out_stride = count * dim;
+        key.rows(how);
+      }
+      for (std::int64_t h = 0; h < how.rows; ++h) {
+        const std::int64_t at = slot / page_size * out.stride[0] + (head + h) * out.stride[1] +
+                                row / kernels::kTileKeys * kernels::kTileKeys * out.stride[2];
+        tiles->from_rows({kernels::element_at(key.to, out.data, at), row % kernels::kTileKeys, count,
+                          kernels::element_at(key.to, rows, h * count * dim), dim, dim});
+      }
+    }
+  }
+  void keys_to_tiles(std::int64_t first, std::int64_t last, const Factors* turns, const AppendArgs& how,
+                     void* rows) const {
+    for (std::int64_t token = first, end = first; token < last; token = end) {
+      end = token + 1;
+      if (args.slot_mapping[token] < 0) continue;
+      while (end < last && continues_tile(end)) ++end;
+      tile_columns(token, end, turns + (token - first), how, rows);
+    }
+  }
+
   void block(std::int64_t first, std::int64_t last, float* scratch) const {
     const std::int64_t seq = args.key.shape[2], page_size = args.key_cache.shape[2];
-    Factors turns[kTaskTokens];
+    Factors turns[kMostTaskTokens];
     for (std::int64_t token = first; token < last; ++token)
       if (query || args.slot_mapping[token] >= 0)
         turns[token - first] = factors(token, scratch + (token - first) * 2 * args.rotary_dim);
@@ -100,7 +188,10 @@ struct Append {
     how.eps = args.norm_eps;
     to_slots(value, args.value, args.value_cache, how);
     how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.weight = args.key_norm;
-    to_slots(key, args.key, args.key_cache, how);
+    if (tiles)
+      keys_to_tiles(first, last, turns, how, scratch + factor_floats());
+    else
+      to_slots(key, args.key, args.key_cache, how);
     how.weight = args.query_norm;
     for (std::int64_t token = first; query && token < last; ++token) {
       how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
@@ -112,9 +203,18 @@ struct Append {
 void append_rows_of_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
   const Append& append = *static_cast<const Append*>(context);
   const kernels::FloatState float_state;  // subnormals are kept, so that every ISA gives the same bits
-  const std::int64_t first = task * append.task_tokens;
-  append.block(first, std::min(first + append.task_tokens, append.tokens),
-               reinterpret_cast<float*>(slot.scratch));
+  const std::int64_t first = append.task_begin(task * append.task_tokens),
+                     last = append.task_begin((task + 1) * append.task_tokens);
+  if (first == last) return;
+  TracedTask traced{};
+  traced.run = append.run, traced.task = task;
+  traced.first_token = static_cast<std::int32_t>(first), traced.end_token = static_cast<std::int32_t>(last);
+  traced.bytes = append.bytes_of_stored(first, last);
+  const TaskTrace trace(append.tracer, slot.index, traced);
+  for (std::int64_t from = first, to = from; from < last; from = to) {
+    to = std::min(append.task_begin(from + kTaskTokens), last);
+    append.block(from, to, reinterpret_cast<float*>(slot.scratch));
+  }
 }
 
 const AppendKernel& kernel_of(const Context::Impl& runtime, const ConstTensor& in, const Tensor& out) {
@@ -147,14 +247,24 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                   kernel_of(runtime, args.key, args.key_cache),
                   kernel_of(runtime, args.value, args.value_cache),
                   has_query ? &kernel_of(runtime, args.query, args.query_out) : nullptr,
+                  args.key_layout == KeyLayout::tiles_of_16
+                      ? kernels::find_key_tiles(runtime.isa, element_of(args.key_cache.dtype))
+                      : nullptr,
                   pairs_of(args),
                   frequencies_of(args),
                   tokens,
                   std::clamp<std::int64_t>(tokens / (kTasksPerThread * runtime.executor->concurrency()), 1,
                                            kTaskTokens)};
-    return run_equal_tasks(
-        runtime, (tokens + append.task_tokens - 1) / append.task_tokens, append_rows_of_task, &append,
-        static_cast<std::size_t>(append.task_tokens * 2 * args.rotary_dim) * sizeof(float));
+    // In f64: without pages the sizes may be any.
+    if (static_cast<double>(tokens) * static_cast<double>(append.all_bytes()) < kLeastSharedBytes)
+      append.task_tokens = tokens;
+    Tracer* const tracer = append.tracer = runtime.tracer.get();
+    const std::int64_t begin = tracer ? tracer->now() : 0;
+    if (tracer) append.run = tracer->next_run();
+    Status done = run_equal_tasks(runtime, (tokens + append.task_tokens - 1) / append.task_tokens,
+                                  append_rows_of_task, &append, append.scratch_bytes());
+    if (tracer) tracer->add_run(append.run, begin, tracer->now());
+    return done;
   });
 }
 

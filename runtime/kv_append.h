@@ -53,6 +53,9 @@ struct KvAppendArgs {
   /// its cosine and sine, which are then rounded to f32. Finite and positive, both.
   double rope_theta = 10000.0;
   double rope_scale = 1.0;
+
+  /// How key_cache lies in its pages: as AttentionArgs::key_layout describes it for k.
+  KeyLayout key_layout = KeyLayout::rows;
 };
 
 /// Writes the keys and values of new tokens into a cache and, if given, their queries into query_out, on the
@@ -60,5 +63,12 @@ struct KvAppendArgs {
 /// threads, the pages or the ISA. If validation fails, nothing is written. Errors: invalid_argument (the
 /// token of a bad or repeated slot is named), out_of_memory.
 KUMIKO_API Status kv_append(const Context& context, const KvAppendArgs& args);
+
+/// Copies keys in rows, [pages, kv_heads, page_size, head_dim] of any strides, into tiles
+/// (KeyLayout::tiles_of_16), or back, bit for bit, on the threads of `context`. Both have the same type and
+/// shape; page_size is a multiple of 16, head_dim in 1..576; they must not overlap. Errors:
+/// invalid_argument, out_of_memory.
+KUMIKO_API Status pack_key_pages(const Context& context, const ConstTensor& rows, const Tensor& tiles);
+KUMIKO_API Status unpack_key_pages(const Context& context, const ConstTensor& tiles, const Tensor& rows);
 
 }  // namespace kumiko

@@ -39,17 +39,26 @@ typedef struct kumiko_kv_append_args {
   int64_t rope_stride; /* elements from one row of the tables to the next; 0: rotary_dim / 2 */
   double rope_theta; /* without tables: the angle is position * rope_scale * rope_theta^(-2 i / rotary_dim) */
   double rope_scale;
+  int64_t key_layout; /* KUMIKO_KEY_ROWS or KUMIKO_KEY_TILES_OF_16: how key_cache lies in its pages */
 } kumiko_kv_append_args;
 
 #define KUMIKO_KV_APPEND_ARGS_INIT                                                             \
   {                                                                                            \
     sizeof(kumiko_kv_append_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, \
         KUMIKO_TENSOR_INIT, NULL, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, NULL, 1e-6f,   \
-        KUMIKO_ROPE_NEOX, 0, NULL, NULL, NULL, 0, 0, 10000.0, 1.0                              \
+        KUMIKO_ROPE_NEOX, 0, NULL, NULL, NULL, 0, 0, 10000.0, 1.0, KUMIKO_KEY_ROWS             \
   }
 
 /* If validation fails, nothing is written. Errors: invalid_argument, out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_kv_append(const kumiko_context* context, const kumiko_kv_append_args* args);
+
+/* Copies keys in rows into tiles, or back (kumiko::pack_key_pages, unpack_key_pages): tensors of one type and
+ * shape, [pages, kv_heads, page_size, head_dim]. Errors: invalid_argument, out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_pack_key_pages(const kumiko_context* context,
+                                                 const kumiko_const_tensor* rows, const kumiko_tensor* tiles);
+KUMIKO_C_API kumiko_status kumiko_unpack_key_pages(const kumiko_context* context,
+                                                   const kumiko_const_tensor* tiles,
+                                                   const kumiko_tensor* rows);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -30,16 +30,48 @@ std::int64_t l2_bytes(const scheduler::Topology& topology) {
   return least;
 }
 
-void choose_kernels(Plan::Impl& plan) {
+/// The kernels for the caller's precision, or else the environment's; nullptr if the ISA has none.
+const kernels::KernelSet* find_kernels(const Context::Impl& context, const Problem& problem,
+                                       Precision precision) {
+  using kernels::Element;
+  const bool is_attention = problem.computation == Computation::attention;
+  const Element type = problem.types.key_value;
+  if (precision == Precision::automatic && is_attention)
+    return kernels::kernel_set(context.isa, problem.types);
+  if (precision != Precision::half) return kernels::kernel_set(context.isa, problem.types, Element::f32);
+  // bf16 pairs need scores without their scale, and probabilities that the softmax of pairs writes.
+  if (type == Element::f32 || (type == Element::bf16 && !is_attention)) return nullptr;
+  return kernels::kernel_set(context.isa, problem.types, type);
+}
+
+Status no_kernels(const Context::Impl& context, const Problem& problem, Precision precision) {
+  const char* const what = problem.computation == Computation::softmax_pv   ? "softmax_pv"
+                           : problem.computation == Computation::fused_gemm ? "fused_gemm"
+                                                                            : "attention";
+  const bool is_arguments = problem.precision != Precision::automatic;
+  return {Code::unsupported,
+          std::string(is_arguments ? "precision" : "KUMIKO_PRECISION") + " is \"" +
+              precision_name(precision) + "\"; isa " + kernels::name(context.isa) +
+              " has no kernels that multiply " + kernels::element_name(problem.types.key_value) +
+              " without widening it in " + what +
+              ", expected standard, or f16 on sve512, or for attention bf16 on avx512_bf16"};
+}
+
+Status choose_kernels(Plan::Impl& plan) {
   const Context::Impl& context = *plan.context;
   const Problem& problem = plan.problem;
   const bool is_attention = problem.computation == Computation::attention;
   Pipeline wanted = plan.forced_pipeline();
   if (wanted == Pipeline::automatic && !is_attention)
     wanted = Pipeline::online;  // decode computes the scores itself
-  // bf16 products need probabilities in the layout that the softmax of a product writes.
-  const kernels::Isa isa = is_attention ? context.isa : kernels::base_of(context.isa);
-  plan.kernels = *kernels::kernel_set(isa, problem.types);
+  const Precision precision =
+      problem.precision != Precision::automatic ? problem.precision : context.config.precision;
+  const kernels::KernelSet* const kernels = find_kernels(context, problem, precision);
+  if (!kernels) return no_kernels(context, problem, precision);
+  if (kernels->product == kernels::Element::f16 && problem.has_key_tiles)
+    return {Code::unsupported,
+            "key_layout is tiles_of_16 (1); expected rows (0), as products of f16 take keys in rows alone"};
+  plan.kernels = *kernels;
   const Visibility visibility = visibility_of(problem);
   fit_kernels(context.core, visibility, &plan.kernels);
   plan.kernels.page_keys = problem.page_keys;
@@ -57,6 +89,7 @@ void choose_kernels(Plan::Impl& plan) {
     plan.tunings.few_rows = few;
   }
   plan.kernels.staged_splits = plan.tunings.many.staged_splits;
+  return {};
 }
 
 /// Bytes of scratch a core needs for the largest task.
@@ -86,7 +119,7 @@ Status reserve(const Plan::Impl& plan, std::size_t scratch_bytes) {
 }  // namespace
 
 Status prepare(Plan::Impl& plan, bool may_be_updated) {
-  choose_kernels(plan);
+  if (Status s = choose_kernels(plan); !s.ok()) return s;
   if (plan.problem.is_empty()) return {};
   if (may_be_updated && plan.problem.has_seqused_k) plan.reserve_for_updates();
   if (Status s = plan.cut(&plan.partition); !s.ok()) return s;

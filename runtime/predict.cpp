@@ -23,8 +23,7 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
     return {};
   const std::vector<int> workers = context->executor->workers_per_domain();
   const scheduler::Assignment& assignment = partition.assignment;
-  const auto key_bytes = static_cast<double>((problem.head_dim + problem.v_head_dim) *
-                                             kernels::bytes_of(problem.types.key_value));
+  const auto key_bytes = static_cast<double>(problem.key_bytes());
   std::vector<scheduler::Task> durations(partition.tasks.size());
   double total = 0;
   for (std::size_t d = 0; d + 1 < assignment.domain_begin.size(); ++d) {

@@ -48,6 +48,7 @@ Problem common(const Args& args) {
   problem.window_left = args.window_left;
   problem.window_right = args.window_right;
   problem.has_seqused_k = args.seqused_k != nullptr;
+  problem.precision = args.precision;
   return problem;
 }
 
@@ -56,12 +57,16 @@ void copy_lengths(const Args& args, Problem* problem) {
   if (args.seqused_k) problem->seqused_k.assign(args.seqused_k, args.seqused_k + problem->batch);
 }
 
+/// Of an lse or row_max for rows of such an output.
+Layout lse_layout_of(const LseView& view, const Tensor& out) {
+  const auto stride = lse_strides(view.stride, out.shape);
+  return layout_of(ConstTensor{nullptr, out.shape, {stride[0], stride[1], stride[2], 1}});
+}
+
 template <class Args>
 void set_lse(const Args& args, Operands* operands) {
-  const auto stride = lse_strides(args.lse.stride, args.out.shape);
   operands->lse = args.lse.data;
-  operands->lse_layout =
-      layout_of(ConstTensor{nullptr, args.out.shape, {stride[0], stride[1], stride[2], 1}});
+  operands->lse_layout = lse_layout_of(args.lse, args.out);
 }
 
 template <class Args>
@@ -98,6 +103,7 @@ void set_sequences(const AttentionArgs& args, Problem* problem) {
   problem->has_block_table = args.block_table != nullptr;
   if (!problem->has_block_table) return;
   problem->has_kv_indptr = args.kv_indptr != nullptr;
+  problem->has_key_tiles = args.key_layout == KeyLayout::tiles_of_16;
   problem->page_keys = args.k.shape[2];
   problem->pages = args.k.shape[0];
   problem->max_pages = args.max_pages;
@@ -186,6 +192,7 @@ Problem lower(const AttentionArgs& args) {
   const double softcap = args.softcap != 0.0f ? std::max(static_cast<double>(args.softcap), 1e-30) : 0.0;
   problem.q_scale = static_cast<float>(softcap != 0.0 ? scale / softcap : scale * kLog2e);
   set_terms(args, softcap, &problem);
+  problem.value_in_key = problem.value_in_key_of(args.k.data, args.v.data);
   return problem;
 }
 
@@ -227,6 +234,8 @@ Operands operands_of(const AttentionArgs& args) {
   operands.bsr_indptr = args.bsr_indptr;
   operands.bsr_indices = args.bsr_indices;
   set_lse(args, &operands);
+  operands.row_max = args.row_max.data;
+  operands.row_max_layout = lse_layout_of(args.row_max, args.out);
   return operands;
 }
 
@@ -246,6 +255,17 @@ Operands operands_of(const FusedGemmArgs& args) {
   operands.v = args.v.data;
   operands.out = args.out.data;
   return operands;
+}
+
+std::int64_t Problem::value_in_key_of(const void* k_data, const void* v_data) const {
+  if (!k_data || !v_data || k != v || has_key_tiles) return -1;
+  const auto from = reinterpret_cast<std::uintptr_t>(k_data), to = reinterpret_cast<std::uintptr_t>(v_data);
+  const auto bytes = static_cast<std::uintptr_t>(kernels::bytes_of(types.key_value));
+  if (to < from || (to - from) % bytes != 0) return -1;
+  const std::uintptr_t at = (to - from) / bytes;
+  return at + static_cast<std::uintptr_t>(v_head_dim) <= static_cast<std::uintptr_t>(head_dim)
+             ? static_cast<std::int64_t>(at)
+             : -1;
 }
 
 std::int64_t Problem::capacity(std::int64_t b) const {
@@ -320,12 +340,17 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   kernels::HeadProblem head{};
   head.q = element_at(types.query, operands.q, offset(q, q_head));
   head.k = keys_of(k, operands.k);
+  head.k.is_tiled = has_key_tiles;
   head.v = keys_of(v, operands.v);
+  head.value_in_key = value_in_key_of(operands.k, operands.v);
   head.out = element_at(types.output, operands.out, offset(out, q_head));
   head.lse = operands.lse ? operands.lse + offset(operands.lse_layout, q_head) : nullptr;
   head.q_head_stride = q.head, head.q_seq_stride = q.seq;
   head.out_head_stride = out.head, head.out_seq_stride = out.seq;
   head.lse_head_stride = operands.lse_layout.head, head.lse_seq_stride = operands.lse_layout.seq;
+  const Layout& row_max = operands.row_max_layout;
+  head.row_max = operands.row_max ? operands.row_max + offset(row_max, q_head) : nullptr;
+  head.row_max_head_stride = row_max.head, head.row_max_seq_stride = row_max.seq;
   head.group = group();
   head.q_len = request.q_len;
   head.kv_len = request.kv_len;

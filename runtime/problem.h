@@ -21,6 +21,7 @@ kernels::Element element_of(DataType type);
 /// gave: that may be any number, so nothing may be computed from it.
 struct Layout {
   std::int64_t batch = 0, head = 0, seq = 0;
+  bool operator==(const Layout&) const = default;
 };
 
 /// One sequence of a batch.
@@ -44,8 +45,10 @@ struct Operands {
   const void* k = nullptr;
   const void* v = nullptr;
   void* out = nullptr;
-  float* lse = nullptr;  ///< nullptr: not wanted
-  Layout lse_layout;     ///< Here and not in Problem, because each run may have another.
+  float* lse = nullptr;      ///< nullptr: not wanted
+  Layout lse_layout;         ///< Here and not in Problem, because each run may have another.
+  float* row_max = nullptr;  ///< The same.
+  Layout row_max_layout;
   const void* scores = nullptr;
   const void* bias = nullptr;
   const std::uint8_t* mask = nullptr;
@@ -75,6 +78,9 @@ struct Problem {
   std::int64_t v_head_dim = 0;
   Layout q, k, v, out, scores, bias, mask;  ///< The batch stride of k and v in pages is that of a page.
   bool integer_scores = false;
+  /// HeadProblem::value_in_key as far as the planned pointers tell: what a plan says of the bytes that are
+  /// read. Runs look at their own pointers.
+  std::int64_t value_in_key = -1;
 
   float q_scale = 0.0f;  ///< See HeadProblem.
   kernels::ScoreTerms terms;
@@ -97,6 +103,7 @@ struct Problem {
   std::vector<std::int32_t> cu_seqlens_q, cu_seqlens_k;  ///< [batch + 1], or empty: not packed
 
   bool has_block_table = false, has_kv_indptr = false;
+  bool has_key_tiles = false;  ///< KeyLayout::tiles_of_16
   std::int64_t page_keys = 0;  ///< Of a page; 0: no pages.
   std::int64_t pages = 0;      ///< In k and v.
   std::int64_t max_pages = 0, block_table_stride = 0;
@@ -109,6 +116,7 @@ struct Problem {
   CommonPages common;  ///< In the table that the plan was given; empty if there are none.
 
   Pipeline pipeline = Pipeline::automatic;
+  Precision precision = Precision::automatic;
 
   std::int64_t group() const { return kv_heads > 0 ? q_heads / kv_heads : 0; }
   Sequence sequence(std::int64_t b) const;
@@ -133,6 +141,12 @@ struct Problem {
   }
   std::int64_t number_of_pages(const PageTable& table, std::int64_t b) const {
     return table.kv_indptr ? table.kv_indptr[b + 1] - table.kv_indptr[b] : max_pages;
+  }
+  /// HeadProblem::value_in_key of a run on these tensors.
+  std::int64_t value_in_key_of(const void* k_data, const void* v_data) const;
+  /// Bytes of a key and its value; those of a value in its key's row count once.
+  std::int64_t key_bytes() const {
+    return (head_dim + (value_in_key < 0 ? v_head_dim : 0)) * kernels::bytes_of(types.key_value);
   }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.

@@ -245,6 +245,14 @@ std::string Tracer::to_json() const {
                     begin_of(p), p + 1 < task.phases ? begin_of(p + 1) : task.phases_end, "");
       }
       busy.push_back({task.begin, task.end});
+      if (task.is_append()) {
+        writer.span(
+            "tokens " + std::to_string(task.first_token) + " to " + std::to_string(task.end_token - 1),
+            "task", process, thread, task.begin, task.end,
+            "\"run\": " + std::to_string(task.run) + ", \"task\": " + std::to_string(task.task) +
+                ", \"written_bytes\": " + std::to_string(task.bytes));
+        continue;
+      }
       const bool is_local = task.home == lane.seat.domain;
       (is_local ? local : remote) += task.bytes;
       writer.span("sequence " + std::to_string(task.batch) + ", KV head " + std::to_string(task.kv_head),

@@ -25,6 +25,10 @@ struct TracedTask {
   std::int16_t home;  // the domain whose memory holds them, by plan
   std::int64_t first_phase, phases;
   std::int64_t phases_end;  // end, unless phases were dropped
+  // Of kv_append: its tokens [first_token, end_token), which have no sequence or head, and bytes of K and V
+  // that were written.
+  std::int32_t first_token, end_token;
+  bool is_append() const { return end_token > 0; }
 };
 
 class Tracer {

@@ -38,8 +38,7 @@ std::int64_t Traffic::total_remote() const {
 }
 
 std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
-  const std::int64_t key_bytes =
-      (plan.problem.head_dim + plan.problem.v_head_dim) * kernels::bytes_of(plan.problem.types.key_value);
+  const std::int64_t key_bytes = plan.problem.key_bytes();
   if (task.shared >= 0) return product((task.split_end - task.split_begin) * kernels::kSplitKeys, key_bytes);
   const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
   const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);

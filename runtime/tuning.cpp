@@ -8,7 +8,7 @@ namespace kumiko {
 constexpr std::int64_t kDefaultL2Bytes = 512 * 1024;
 constexpr std::int64_t kMaxStagedSplits = 16;
 // Limits the scratch if decode is forced on long queries.
-constexpr std::int64_t kInPlaceRows = 64;
+constexpr std::int64_t kInPlaceRows = kernels::kMaxDecodeRows;
 
 namespace {
 

@@ -39,11 +39,20 @@ Status check_types(const AttentionArgs& a) {
   return {};
 }
 
+Status check_key_layout_of(const AttentionArgs& a) {
+  if (Status s = check_key_layout_value(a.key_layout); !s.ok()) return s;
+  if (a.key_layout != KeyLayout::rows && !a.block_table)
+    return invalid("key_layout", name_of(a.key_layout),
+                   name_of(KeyLayout::rows) + ", as block_table is null");
+  return check_key_layout("k", a.k, a.key_layout);
+}
+
 Status check_shapes(const AttentionArgs& a) {
   for (auto [name, dim] : {std::pair{"q", a.q.shape[3]}, std::pair{"v", a.v.shape[3]}}) {
     if (dim < 1 || dim > kMaxHeadDim) return invalid(element(name, "shape", 3), dim, "1..576");
   }
   if (Status s = check_sequences(a); !s.ok()) return s;
+  if (Status s = check_key_layout_of(a); !s.ok()) return s;
   if (Status s = check_equal("k", 3, a.k.shape[3], "q.shape[3]", a.q.shape[3]); !s.ok()) return s;
   if (Status s = check_equal("v", 0, a.v.shape[0], "k.shape[0]", a.k.shape[0]); !s.ok()) return s;
   if (Status s = check_equal("v", 1, a.v.shape[1], "k.shape[1]", a.k.shape[1]); !s.ok()) return s;
@@ -60,12 +69,21 @@ Status check_shapes(const AttentionArgs& a) {
   return {};
 }
 
-Status check_lse_of(const AttentionArgs& a) {
-  const auto stride = lse_strides(a);
-  if (Status s = check_lse("lse", stride, a.q.shape.data()); !s.ok()) return s;
+/// The strides of lse or row_max.
+Status check_lse_of(const char* name, const LseView& view, const AttentionArgs& a) {
+  const auto stride = lse_strides(view.stride, a.q.shape);
+  if (Status s = check_lse(name, stride, a.q.shape.data()); !s.ok()) return s;
   std::int64_t count = 0;
   if (!count_of(a.q.shape.data(), 3, &count) || count == 0) return {};
-  return check_apart("lse", a.q.shape.data(), stride.data(), 3);
+  return check_apart(name, a.q.shape.data(), stride.data(), 3);
+}
+
+/// The memory of lse or row_max; empty if it is not wanted.
+Status check_lse_pointer(const char* name, const LseView& view, const AttentionArgs& a, Span* span) {
+  if (!view.data) return {};
+  const auto stride = lse_strides(view.stride, a.q.shape);
+  *span = span_of(view.data, a.q.shape.data(), stride.data(), 3, DataType::f32);
+  return check_pointer(name, view.data, *span, DataType::f32);
 }
 
 Status check_score_views(const AttentionArgs& a) {
@@ -99,6 +117,7 @@ Status check_options(const AttentionArgs& a) {
   if (Status s = check_sequence_visibility(a); !s.ok()) return s;
   if (Status s = check_key_lists(a); !s.ok()) return s;
   if (a.lse_base > LseBase::two) return invalid("lse_base", name_of(a.lse_base), "natural (0) or two (1)");
+  if (Status s = check_precision(a.precision); !s.ok()) return s;
   return check_pipeline(a.pipeline);
 }
 
@@ -163,6 +182,11 @@ Span table_span(const AttentionArgs& a, std::int64_t sequences, const PageTable&
 
 }  // namespace
 
+Status check_precision(Precision precision) {
+  if (precision <= Precision::half) return {};
+  return invalid("precision", name_of(precision), "automatic (0), standard (1) or half (2)");
+}
+
 Status check_pipeline(Pipeline pipeline) {
   if (pipeline == Pipeline::automatic || pipeline_name(pipeline)) return {};
   std::string names = name_of(Pipeline::automatic);
@@ -182,9 +206,6 @@ std::array<std::int64_t, 3> lse_strides(const std::array<std::int64_t, 3>& strid
   if (__builtin_mul_overflow(shape[1], shape[2], &rows)) rows = std::numeric_limits<std::int64_t>::max();
   return {rows, shape[2], 1};
 }
-std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args) {
-  return lse_strides(args.lse.stride, args.q.shape);
-}
 
 Status validate_problem(const AttentionArgs& a) {
   if (Status s = check_view("q", a.q); !s.ok()) return s;
@@ -197,7 +218,8 @@ Status validate_problem(const AttentionArgs& a) {
   if (count_of(a.out.shape.data(), 4, &count) && count > 0) {
     if (Status s = check_apart("out", a.out.shape.data(), a.out.stride.data(), 4); !s.ok()) return s;
   }
-  if (Status s = check_lse_of(a); !s.ok()) return s;
+  if (Status s = check_lse_of("lse", a.lse, a); !s.ok()) return s;
+  if (Status s = check_lse_of("row_max", a.row_max, a); !s.ok()) return s;
   if (Status s = check_terms(a); !s.ok()) return s;
   return check_options(a);
 }
@@ -213,7 +235,8 @@ Status check_page_table(const AttentionArgs& a, std::int64_t sequences, const Pa
 }
 
 Status validate_pointers(const AttentionArgs& a) {
-  const Span q = span_of(a.q), k = span_of(a.k), v = span_of(a.v), out = span_of(a.out);
+  const Span q = span_of(a.q), k = span_of(keys_in_memory(a.k, a.key_layout)), v = span_of(a.v),
+             out = span_of(a.out);
   const bool idle = out.empty();  // nothing to compute, so nothing is read
   if (idle) return {};
   if (Status s = check_pointer("q", a.q.data, q, a.q.dtype); !s.ok()) return s;
@@ -247,27 +270,35 @@ Status validate_pointers(const AttentionArgs& a) {
              indptr = a.kv_indptr ? list_span(a.kv_indptr, sequences + 1) : Span{};
   KeyListSpans lists;
   if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
-  const auto stride = lse_strides(a);
-  const Span lse =
-      a.lse.data ? span_of(a.lse.data, a.q.shape.data(), stride.data(), 3, DataType::f32) : Span{};
-  if (a.lse.data) {
-    if (Status s = check_pointer("lse", a.lse.data, lse, DataType::f32); !s.ok()) return s;
-  }
+  Span lse, row_max;
+  if (Status s = check_lse_pointer("lse", a.lse, a, &lse); !s.ok()) return s;
+  if (Status s = check_lse_pointer("row_max", a.row_max, a, &row_max); !s.ok()) return s;
   struct Named {
     const char* name;
     const Span& span;
   };
+  const struct {
+    const char* name;
+    const void* data;
+    const Span& span;
+    Status refused(const char* other) const {
+      return invalid(std::string(name) + ".data", hex(data), std::string("memory apart from ") + other);
+    }
+  } outputs[] = {{"out", a.out.data, out}, {"lse", a.lse.data, lse}, {"row_max", a.row_max.data, row_max}};
   for (const Named& input :
        {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"mask", mask}, Named{"bias", bias},
         Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"kv_indptr", indptr},
         Named{"sinks", sinks}, Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
         Named{"bsr_indices", lists.bsr_indices}}) {
-    if (overlap(out, input.span))
-      return invalid("out.data", hex(a.out.data), std::string("memory apart from ") + input.name);
-    if (overlap(lse, input.span))
-      return invalid("lse.data", hex(a.lse.data), std::string("memory apart from ") + input.name);
+    for (const auto& output : outputs) {
+      if (overlap(output.span, input.span)) return output.refused(input.name);
+    }
   }
-  if (overlap(out, lse)) return invalid("lse.data", hex(a.lse.data), "memory apart from out");
+  for (const auto& output : outputs) {
+    for (const auto* before = outputs; before != &output; ++before) {
+      if (overlap(output.span, before->span)) return output.refused(before->name);
+    }
+  }
   return {};
 }
 
@@ -289,7 +320,8 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   // Plans keep no pointers, so a bias or mask with a pointer but no shape still equals an absent one that was
   // planned. It would be read, so refuse it.
   if (Status s = check_score_views(a); !s.ok()) return s;
-  return a.lse.data ? check_lse_of(a) : Status();
+  if (Status s = a.lse.data ? check_lse_of("lse", a.lse, a) : Status(); !s.ok()) return s;
+  return a.row_max.data ? check_lse_of("row_max", a.row_max, a) : Status();
 }
 
 }  // namespace kumiko

@@ -46,6 +46,7 @@ std::int64_t number_of_sequences(const AttentionArgs& args);
 std::int64_t longest_capacity(const AttentionArgs& args);
 
 Status check_pipeline(Pipeline pipeline);
+Status check_precision(Precision precision);
 
 /// The arguments of softmax_pv, pointers included.
 Status validate_softmax_pv(const SoftmaxPvArgs& args);
@@ -63,6 +64,5 @@ Status validate_kv_append(const KvAppendArgs& args);
 /// `shape`.
 std::array<std::int64_t, 3> lse_strides(const std::array<std::int64_t, 3>& stride,
                                         const std::array<std::int64_t, 4>& shape);
-std::array<std::int64_t, 3> lse_strides(const AttentionArgs& args);
 
 }  // namespace kumiko

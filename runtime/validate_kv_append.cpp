@@ -34,9 +34,12 @@ Status check_sizes(const char* name, const View& view, const char* other_name, c
   return {};
 }
 
-Status check_output(const char* name, const Tensor& view) {
+Status check_output(const char* name, const Tensor& view, KeyLayout layout = KeyLayout::rows) {
   if (Status s = check_view(name, view); !s.ok()) return s;
-  return empty(view.shape) ? Status{} : check_apart(name, view.shape.data(), view.stride.data(), 4);
+  const ConstTensor keys{view.data, view.shape, view.stride, view.dtype};
+  if (Status s = check_key_layout(name, keys, layout); !s.ok()) return s;
+  const Tensor whole = keys_in_memory(view, layout);
+  return empty(view.shape) ? Status{} : check_apart(name, whole.shape.data(), whole.stride.data(), 4);
 }
 
 Status check_dim(const char* name, const ConstTensor& view) {
@@ -52,7 +55,8 @@ Status check_tensors(const KvAppendArgs& a) {
   if (Status s = check_sizes("value", a.value, "key", a.key, {0, 1, 2}); !s.ok()) return s;
   if (tokens_of(a) > kMost32)
     return invalid("key.shape[0] * key.shape[2] (tokens)", tokens_of(a), "0..2147483647");
-  if (Status s = check_output("key_cache", a.key_cache); !s.ok()) return s;
+  if (Status s = check_key_layout_value(a.key_layout); !s.ok()) return s;
+  if (Status s = check_output("key_cache", a.key_cache, a.key_layout); !s.ok()) return s;
   if (Status s = check_output("value_cache", a.value_cache); !s.ok()) return s;
   if (Status s = check_sizes("key_cache", a.key_cache, "key", a.key, {1, 3}); !s.ok()) return s;
   if (Status s = check_sizes("value_cache", a.value_cache, "value", a.value, {1, 3}); !s.ok()) return s;
@@ -179,8 +183,8 @@ Status check_memory(const KvAppendArgs& a) {
   const auto of = [](const char* name, const auto& view) {
     return Named{name, kumiko::span_of(view), view.data, view.dtype};
   };
-  const Named outputs[] = {of("key_cache", a.key_cache), of("value_cache", a.value_cache),
-                           of("query_out", a.query_out)};
+  const Named outputs[] = {of("key_cache", keys_in_memory(a.key_cache, a.key_layout)),
+                           of("value_cache", a.value_cache), of("query_out", a.query_out)};
   const Named inputs[] = {of("key", a.key), of("value", a.value), of("query", a.query)};
   for (const auto& tensors : {outputs, inputs}) {
     for (int i = 0; i < 3; ++i) {

@@ -88,6 +88,20 @@ std::string name_of(LseBase base) {
   }
   return std::to_string(static_cast<int>(base));
 }
+std::string name_of(KeyLayout layout) {
+  switch (layout) {
+    case KeyLayout::rows:
+      return "rows (0)";
+    case KeyLayout::tiles_of_16:
+      return "tiles_of_16 (1)";
+  }
+  return std::to_string(static_cast<int>(layout));
+}
+std::string name_of(Precision precision) {
+  const std::string number = std::to_string(static_cast<int>(precision));
+  const char* const name = precision == Precision::automatic ? "automatic" : precision_name(precision);
+  return name ? std::string(name) + " (" + number + ")" : number;
+}
 std::string name_of(CausalAlignment alignment) {
   switch (alignment) {
     case CausalAlignment::bottom_right:
@@ -156,6 +170,33 @@ Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, co
 Status check_scale(float scale, const char* expected) {
   if (std::isfinite(scale)) return {};
   return invalid("scale", std::isnan(scale) ? "NaN" : scale > 0 ? "inf" : "-inf", expected);
+}
+
+Status check_key_layout_value(KeyLayout layout) {
+  if (layout <= KeyLayout::tiles_of_16) return {};
+  return invalid("key_layout", name_of(layout),
+                 name_of(KeyLayout::rows) + " or " + name_of(KeyLayout::tiles_of_16));
+}
+
+Status check_key_layout(const char* name, const ConstTensor& view, KeyLayout layout) {
+  if (layout == KeyLayout::rows) return {};
+  const std::string why = ", as key_layout is " + name_of(layout);
+  if (view.shape[2] % 16 != 0)
+    return invalid(element(name, "shape", 2), view.shape[2], "a multiple of 16" + why);
+  const ConstTensor whole = keys_in_memory(view, layout);
+  if (Status s = check_extent(name, whole); !s.ok()) return s;
+  if (empty(view.shape)) return {};
+  const std::int64_t width = whole.shape[3], page = view.shape[2] * width;
+  if (view.stride[2] != width)
+    return invalid(
+        element(name, "stride", 2), view.stride[2],
+        std::to_string(width) + (width == view.shape[3] ? " (head_dim)" : " (head_dim + 1)") + why);
+  for (int i = 0; i < 2; ++i) {
+    if (view.shape[i] > 1 && view.stride[i] < page)
+      return invalid(element(name, "stride", i), view.stride[i],
+                     "at least " + std::to_string(page) + ", the elements of a page's head" + why);
+  }
+  return {};
 }
 
 Span span_of(const void* data, const std::int64_t* shape, const std::int64_t* stride, int dims,

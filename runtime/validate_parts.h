@@ -30,6 +30,8 @@ std::string name_of(DataType type);
 std::string name_of(Pipeline pipeline);
 std::string name_of(CausalAlignment alignment);
 std::string name_of(LseBase base);
+std::string name_of(KeyLayout layout);
+std::string name_of(Precision precision);
 
 /// Distance in elements from the first to one past the last element; false if it exceeds 2^63 - 1 bytes, at 4
 /// bytes per element.
@@ -81,6 +83,16 @@ Status check_view(const char* name, const View& view) {
                    "f32 (0), bf16 (1) or f16 (2)");
   return check_rows(name, view);
 }
+
+/// Keys as they lie in memory: tiles have whole lines, of an odd number of 16-bit dims one more.
+template <class View>
+View keys_in_memory(View view, KeyLayout layout) {
+  if (layout == KeyLayout::tiles_of_16 && view.dtype != DataType::f32) view.shape[3] += view.shape[3] % 2;
+  return view;
+}
+Status check_key_layout_value(KeyLayout layout);
+/// Sizes and strides of keys that check_view() has seen.
+Status check_key_layout(const char* name, const ConstTensor& view, KeyLayout layout);
 
 /// Checks the number of used keys of sequence b.
 inline Status check_length(std::int64_t b, std::int32_t length, std::int64_t kv_len) {

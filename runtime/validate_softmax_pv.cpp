@@ -66,6 +66,7 @@ Status validate_softmax_pv(const SoftmaxPvArgs& a) {
   }
   if (Status s = check_scale(a.scale, "a finite factor"); !s.ok()) return s;
   if (Status s = check_visibility(a, a.scores.shape[0], a.scores.shape[3]); !s.ok()) return s;
+  if (Status s = check_precision(a.precision); !s.ok()) return s;
   if (Status s = check_pipeline(a.pipeline); !s.ok()) return s;
   if (a.pipeline == Pipeline::decode) {
     return {

@@ -47,11 +47,14 @@ class Loops(unittest.TestCase):
             loops.parse(DISASSEMBLY.replace("<tile_init.loop_end>", "<other>"))
 
     def test_every_row_of_the_tables_has_a_loop(self):
-        found = loops.find()
+        found, gemm = loops.find(), loops.ROOT / "kernels/gemm"
+        # Tiles of f16 products are those of a panel.
+        panel_of = dict(re.findall(r"^KUMIKO_HALF_GEMM\((\w+)_sve512, (\w+)_sve512,", (gemm / "arm_sve512_half.cpp").read_text(), re.MULTILINE))
+        self.assertTrue(panel_of)
         for table in ("panels.inc", "kernels.inc"):
-            rows = re.findall(r"^KUMIKO_\w+\((\w+)_sve512,", (loops.ROOT / "kernels/gemm" / table).read_text(), re.MULTILINE)
+            rows = re.findall(r"^KUMIKO_\w+\((\w+)_sve512,", (gemm / table).read_text(), re.MULTILINE)
             self.assertGreater(len(rows), 2)
-            self.assertEqual([row for row in rows if row not in found], [])
+            self.assertEqual([row for row in rows if panel_of.get(row, row) not in found], [])
 
 
 class Cycles(unittest.TestCase):

@@ -30,6 +30,7 @@ void register_state();
 void register_store();
 void register_append();
 void register_decode();
+void register_key_tiles();
 
 constexpr double kKernelWindow = 6e-3;
 

@@ -31,7 +31,7 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
     return load_widened(type, at + i * bytes_of(type));
   };
   Floats q(rows * kDim), scores(rows * kKeys), m(rows), l(rows), o(rows * kDim);
-  const bool pairs = kernels::find_pack(row.isa, row.element)->product == kernels::Element::bf16;
+  const bool pairs = row.product == kernels::Element::bf16;
   Floats steps(rows * kDim);  // the query in the kernel's layout
   for (std::int64_t i = 0; i < rows * kDim; ++i)
     q[i] = pairs ? of_pair(pair_of(0.1f * q[i], 0), 0) : 0.1f * q[i];
@@ -153,7 +153,8 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
 
 void register_decode() {
   for (const kernels::DecodeKernel& row : kernels::decode_kernels()) {
-    for (std::int64_t rows : {1, 4, 8}) {  // Query heads of a group: MHA, GQA 4 and 8.
+    if (row.product == kernels::Element::f16) continue;  // Their tiles are those of the panels.
+    for (std::int64_t rows : {1, 4, 8}) {                // Query heads of a group: MHA, GQA 4 and 8.
       const std::string name = row.name + ("_rows" + std::to_string(rows));
       register_kernel(name, row.isa, [&row, rows](benchmark::State& state) {
         decode_block(state, row, rows, From::memory);

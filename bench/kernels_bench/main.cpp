@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   register_store();
   register_append();
   register_decode();
+  register_key_tiles();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   const ScopedAffinity affinity(first_core());

@@ -29,9 +29,16 @@ class AppendRow {
   }
   void store(std::int64_t d, Reg x) const { V::store(out_ + d, V::canonical(x)); }
   static constexpr bool kStoresTwo = requires(To * p, Reg x) { V::store_two(p, x, x); };
-  void store_two(std::int64_t d, Reg a, Reg b) const {
-    V::store_two(out_ + d, V::canonical(a), V::canonical(b));
+  /// Two vectors of elements, in the order of V::load_two().
+  void load_two(std::int64_t d, Reg (&x)[2]) const {
+    V::load_two(in_ + d, x[0], x[1]);
+    if constexpr (has_norm) {
+      Reg weight[2];
+      V::load_two(weight_ + d, weight[0], weight[1]);
+      for (int i = 0; i < 2; ++i) x[i] = V::mul(V::mul(x[i], inverse_), weight[i]);
+    }
   }
+  void store_two(std::int64_t d, const Reg (&x)[2]) const { V::store_two(out_ + d, x[0], x[1]); }
   void store_first(std::int64_t d, std::int64_t n, Reg x) const {
     V::store_first(out_ + d, n, V::canonical(x));
   }
@@ -85,15 +92,13 @@ void rotate_halves(const AppendArgs& args, const Row& row) {
   std::int64_t d = 0;
   if constexpr (Row::kStoresTwo) {  // Others would gain nothing: f32 rows 6 % slower (AVX-512, Zen 5).
     for (; d + 2 * V::kLanes <= half; d += 2 * V::kLanes) {
-      typename V::Reg a[2], b[2];
+      typename V::Reg a[2], b[2], cos[2], sin[2];
+      row.load_two(d, a), row.load_two(d + half, b);
+      V::load_two(args.cos + d, cos[0], cos[1]), V::load_two(args.sin + d, sin[0], sin[1]);
 #pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
-        const std::int64_t at = d + i * V::kLanes;
-        a[i] = row.load(at), b[i] = row.load(at + half);
-        rotate(a[i], b[i], V::load(args.cos + at), V::load(args.sin + at));
-      }
-      row.store_two(d, a[0], a[1]);
-      row.store_two(d + half, b[0], b[1]);
+      for (int i = 0; i < 2; ++i) rotate(a[i], b[i], cos[i], sin[i]);
+      row.store_two(d, a);
+      row.store_two(d + half, b);
     }
   }
   for (; d + V::kLanes <= half; d += V::kLanes) {

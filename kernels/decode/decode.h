@@ -12,6 +12,11 @@
 //
 // Where the ISA multiplies this element in pairs (gemm.h: product bf16), q holds pairs of dims, keys count
 // from an even one of the sequence, scores are scaled and P is rounded as in softmax.h.
+//
+// Product f16: queries are pack.h's panel, keys get their ranges as they are read, and P is f16 as in
+// softmax.h. Chains over the keys end where those of tiles do, at multiples of kHalfChain keys of the
+// sequence. Values beyond kHalfValueLimit count as 0 in the chains of a block and are added after them, in
+// f32, key by key.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +27,9 @@
 #include "kernels/row_range.h"
 
 namespace kumiko::kernels {
+
+/// Most rows of a task.
+inline constexpr std::int64_t kMaxDecodeRows = 64;
 
 /// How far rows are fetched ahead of their use, in bytes of rows (fetch.h). What is best differs by core:
 /// runtime/core_tuning.inc.
@@ -42,11 +50,12 @@ struct DecodeScoresArgs {
   std::int64_t score_stride;
   RowList rows_ahead;  ///< the keys, then their values
   FetchDistances fetch;
+  const float* range = nullptr;  ///< [rows] product f16 only, where q is f16 [dim][q_stride]
 };
 
 /// Rows that see no key are left as they are.
 struct DecodeSoftmaxArgs {
-  float* scores;  ///< [rows][score_stride]; out: P, f32, or for product bf16 the first bytes of a row
+  float* scores;  ///< [rows][score_stride]; out: P, f32, or for other products the first bytes of a row
   std::int64_t score_stride;
   std::int64_t rows;
   std::int64_t kv;
@@ -74,7 +83,7 @@ struct KeyRuns {
 
 /// Values of a key that a row does not see do not touch that row: 0 * NaN would.
 struct DecodeValuesArgs {
-  const float* p;  ///< [rows][p_stride]: what softmax left in scores. Product bf16: 0 for hidden keys
+  const float* p;  ///< [rows][p_stride]: what softmax left in scores. Products bf16, f16: 0 for hidden keys
   std::int64_t p_stride;
   RowGroups v;  ///< [kv][v_dim]
   std::int64_t rows;
@@ -86,12 +95,14 @@ struct DecodeValuesArgs {
   std::int64_t o_stride;
   RowList rows_ahead;  ///< the values, then the keys of the next block
   FetchDistances fetch;
+  std::int64_t first_key = 0;  ///< of the sequence; product f16 only
 };
 
 struct DecodeKernel {
   const char* name;
   Isa isa;
   Element element;  ///< of keys and values
+  Element product;  ///< as in gemm.h
   int lanes;
   int score_keys;  ///< keys whose scores are written together: the room `scores` needs past kv
   void (*scores)(const DecodeScoresArgs&) noexcept;
@@ -100,6 +111,7 @@ struct DecodeKernel {
 };
 
 std::span<const DecodeKernel> decode_kernels();
-const DecodeKernel* find_decode(Isa isa, Element element);
+/// nullptr if the ISA and its base have none.
+const DecodeKernel* find_decode(Isa isa, Element element, Element product);
 
 }  // namespace kumiko::kernels

@@ -10,16 +10,6 @@
 namespace kumiko::kernels {
 namespace {
 
-/// c + a b of every element of a lane.
-template <class V>
-inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typename V::Reg c) {
-  if constexpr (elements_per_lane<V>() == 1) {
-    return V::fma(a, b, c);
-  } else {
-    return V::product(a, b, c);
-  }
-}
-
 /// Adds the products of steps [kFirst, kLast) of a tile to the sums of R rows.
 template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
 [[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts], const Tile* tile,

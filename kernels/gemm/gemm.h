@@ -17,6 +17,10 @@
 // A step of k is one f32 element, or (product bf16) two bf16 elements, neighbours in k, that share 4 bytes:
 // the chain adds the product of the second, then of the first, each with one rounding, and takes subnormal
 // operands and results as 0 (VDPBF16PS; Intel SDM, volume 2). A missing second element is 0 in A and B.
+//
+// Product f16: a step is one f16 element. Every kHalfChain steps are a chain of f16 multiply-adds from +0,
+// whose sum is widened (exact) and added to C in f32 (panels.h: f16_blocked). Factors, powers of two, undo
+// the ranges that pack.h gave the operands: init and init_max end with C = C * c_scale[n] * row_scale[m].
 #pragma once
 
 #include <cstddef>
@@ -28,9 +32,13 @@
 
 namespace kumiko::kernels {
 
-/// Operands of one call, A and B in steps of 4 bytes. Any alignment of 4 bytes works; b and c are faster
-/// at 64. k >= 1, m_panels >= 1. Nothing outside A[m_panels][k][MR], B[k][NR], C[m_panels * MR][NR] and the
-/// vectors is read or written. (Offsets are known to the .S files.)
+/// Steps of a chain in product f16. Its error grows as the square root of its length, and ending one costs
+/// 107 to 132 cycles of a 12x64 tile, where a step takes 12: 7 % at 128, 14 % at 64 (docs/numerics.md).
+inline constexpr std::int64_t kHalfChain = 128;
+
+/// Operands of one call, A and B in steps of 4 bytes (product f16: 2). Any alignment of a step works; b and
+/// c are faster at 64. k >= 1, m_panels >= 1. Nothing outside A[m_panels][k][MR], B[k][NR], C[m_panels *
+/// MR][NR] and the vectors is read or written. (Offsets are known to the .S files.)
 struct GemmArgs {
   const void* a;
   std::int64_t a_panel_stride;  ///< Bytes from one A panel to the next.
@@ -38,8 +46,10 @@ struct GemmArgs {
   float* c;
   std::int64_t k;  ///< Steps.
   std::int64_t m_panels;
-  const float* c_scale;  ///< [NR], accumulate only: factor on what C held.
+  const float* c_scale;  ///< [NR], accumulate: factor on what C held; product f16 also init, nullptr: none.
   float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; NaNs in C are ignored.
+  const float* row_scale =
+      nullptr;  ///< [m_panels * MR], product f16 only: given with c_scale, but to accumulate.
 };
 static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
               offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
@@ -58,6 +68,22 @@ struct GemmKernel {
   GemmFunction init_max;    ///< C = A B, c_max = max(c_max, columns of C)
   GemmFunction accumulate;  ///< C = C * c_scale + A B
 };
+
+/// The f32 product with A transposed, C[m][n] (+)= sum_k A[m][k] * B[k][n], where A is what PackKeyArgs has
+/// packed: blocks of MR steps, in each of which row m's MR elements follow those of row m - 1. So values that
+/// are elements of keys (MLA) need no panels of their own. Arguments as above, but that a_panel_stride is the
+/// bytes from one block to the next; panel p begins p * MR * MR elements after `a`. Same order of arithmetic.
+struct TransposedGemmKernel {
+  const char* name;
+  Isa isa;
+  int mr;
+  int nr;
+  GemmFunction init;        ///< C = A B
+  GemmFunction accumulate;  ///< C = C * c_scale + A B
+};
+std::span<const TransposedGemmKernel> transposed_gemm_kernels();
+/// The row of `isa` itself with that NR; nullptr if there is none, or `product` is not f32.
+const TransposedGemmKernel* find_transposed_gemm(Isa isa, Element product, int nr);
 
 /// All rows of the table, widest first within an ISA. All rows of one ISA share MR; their NR are 1, 2, 3, ...
 /// times the lanes of a vector.

@@ -36,8 +36,8 @@
   vmovups [r9 + \offset], ymm\n
 .endm
 
-// One step of k at A offset a_off and B offset b_off (bytes).
-.macro k_step nv, a_off, b_off
+// One step of k at A offset a_off and B offset b_off (bytes); a_row: bytes between its elements of A.
+.macro k_step nv, a_off, b_off, a_row=4
   .set j, 0
   .rept \nv
     load_b_one %(12 + j), %(\b_off + 32 * j)
@@ -45,7 +45,7 @@
   .endr
   .set i, 0
   .rept 4
-    broadcast_one 15, %(\a_off + 4 * i)
+    broadcast_one 15, %(\a_off + \a_row * i)
     .set j, 0
     .rept \nv
       fma_one %(i * \nv + j), %(12 + j), 15
@@ -55,7 +55,34 @@
   .endr
 .endm
 
-// mode 0: init, 1: init_max, 2: accumulate
+// The steps of a transposed A: blocks of 4, in which the elements of a row are neighbours. A block's line lies rdx apart from the next
+// block's, where no hardware prefetcher follows, so it is fetched four blocks (96 cycles) ahead.
+.macro transposed_steps nv
+  sub r8, 4
+  jl 3f
+  .p2align 5
+2:
+  prefetcht0 [r10 + rdx * 4]
+  k_step \nv, 0, 0, 16
+  k_step \nv, 4, (32 * \nv), 16
+  k_step \nv, 8, (64 * \nv), 16
+  k_step \nv, 12, (96 * \nv), 16
+  add r10, rdx
+  add r11, 128 * \nv
+  sub r8, 4
+  jge 2b
+3:
+  add r8, 4
+  jz 5f
+4:
+  k_step \nv, 0, 0, 16
+  add r10, 4
+  add r11, 32 * \nv
+  dec r8
+  jnz 4b
+.endm
+
+// mode 0: init, 1: init_max, 2: accumulate, 3: init of a transposed A, 4: accumulate of one
 .macro gemm_kernel name, nv, mode
 .globl \name
 .hidden \name
@@ -63,12 +90,12 @@
 .p2align 6
 \name:
   mov rsi, [rdi]          // A panel
-  mov rdx, [rdi + 8]      // its stride
+  mov rdx, [rdi + 8]      // its stride; that of blocks of 4 steps if A is transposed
   mov rcx, [rdi + 24]     // C
   mov rax, [rdi + 40]     // panels left
   .if \mode == 1
   mov r9, [rdi + 56]
-  .elseif \mode == 2
+  .elseif \mode == 2 || \mode == 4
   mov r9, [rdi + 48]
   .endif
   .p2align 4
@@ -76,7 +103,7 @@
   mov r10, rsi
   mov r11, [rdi + 16]     // B
   mov r8, [rdi + 32]      // k
-  .if \mode == 2
+  .if \mode == 2 || \mode == 4
     .set j, 0
     .rept \nv
       load_scale_one %(12 + j), %(32 * j)
@@ -98,6 +125,9 @@
       .set i, i + 1
     .endr
   .endif
+  .if \mode >= 3
+  transposed_steps \nv
+  .else
   sub r8, 4
   jl 3f
   .p2align 5
@@ -120,6 +150,7 @@
   add r11, 32 * \nv
   dec r8
   jnz 4b
+  .endif
 5:
   .set i, 0
   .rept 4 * \nv
@@ -139,7 +170,11 @@
       .set j, j + 1
     .endr
   .endif
+  .if \mode >= 3
+  add rsi, 4 * 16
+  .else
   add rsi, rdx
+  .endif
   add rcx, 4 * 32 * \nv
   dec rax
   jnz 1b
@@ -158,5 +193,11 @@ gemm_kernel gemm_f32_4x16_avx2_accumulate, 2, 2
 gemm_kernel gemm_f32_4x24_avx2_init, 3, 0
 gemm_kernel gemm_f32_4x24_avx2_init_max, 3, 1
 gemm_kernel gemm_f32_4x24_avx2_accumulate, 3, 2
+gemm_kernel gemm_f32_4x8_avx2_init_transposed, 1, 3
+gemm_kernel gemm_f32_4x8_avx2_accumulate_transposed, 1, 4
+gemm_kernel gemm_f32_4x16_avx2_init_transposed, 2, 3
+gemm_kernel gemm_f32_4x16_avx2_accumulate_transposed, 2, 4
+gemm_kernel gemm_f32_4x24_avx2_init_transposed, 3, 3
+gemm_kernel gemm_f32_4x24_avx2_accumulate_transposed, 3, 4
 .section .note.GNU-stack, "", @progbits
 #endif

@@ -11,5 +11,8 @@
 gemm_row gemm_f32_8x16_avx512, 1
 gemm_row gemm_f32_8x32_avx512, 2
 gemm_row gemm_f32_8x48_avx512, 3
+gemm_transposed_row gemm_f32_8x16_avx512, 1
+gemm_transposed_row gemm_f32_8x32_avx512, 2
+gemm_transposed_row gemm_f32_8x48_avx512, 3
 .section .note.GNU-stack, "", @progbits
 #endif

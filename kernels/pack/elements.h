@@ -24,6 +24,16 @@ constexpr std::int64_t lanes_of(std::int64_t n) {
   return (n + elements_per_lane<V>() - 1) / elements_per_lane<V>();
 }
 
+/// c + a b of every element of a lane.
+template <class V>
+inline typename V::Reg multiply_add(typename V::Reg a, typename V::Reg b, typename V::Reg c) {
+  if constexpr (elements_per_lane<V>() == 1) {
+    return V::fma(a, b, c);
+  } else {
+    return V::product(a, b, c);
+  }
+}
+
 /// Vectors side by side in a panel; 1 where a vector covers two panels.
 template <class V>
 inline constexpr int kPanelVectors = V::kMr > V::kLanes ? V::kMr / V::kLanes : 1;

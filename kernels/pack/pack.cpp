@@ -27,4 +27,11 @@ const PackKernel* find_pack(Isa isa, Element element) {
   return base_of(isa) == isa ? nullptr : find_pack(base_of(isa), element);
 }
 
+const PackKernel* find_pack(Isa isa, Element element, Element product) {
+  for (const PackKernel& row : pack_kernels()) {
+    if (row.isa == isa && row.element == element && row.product == product) return &row;
+  }
+  return base_of(isa) == isa ? nullptr : find_pack(base_of(isa), element, product);
+}
+
 }  // namespace kumiko::kernels

@@ -18,7 +18,7 @@ bool copies(const KernelSet& kernels) {
 }
 
 struct Scratch {
-  float *q, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
+  float *q, *q_range, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
   KeyRuns* runs;
   KeyRun* run;  // [rows][kRowRuns]
@@ -27,12 +27,16 @@ struct Scratch {
   std::byte *k, *v;           // rows copied together; only for pages whose size is no multiple of a group
   std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
   const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr
-  std::int64_t o_stride;
+  std::int64_t o_stride, q_stride;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
           std::int64_t v_head_dim) {
     o_stride = round_up(v_head_dim, kernels.lanes);
-    q = carver.take<float>(rows * kernels.steps(head_dim));
+    q_stride = kernels.product == Element::f16 ? round_up(rows, kernels.lanes) : kernels.steps(head_dim);
+    q_range = carver.take<float>(kernels.product == Element::f16 ? q_stride : 0);
+    q = reinterpret_cast<float*>(carver.take<std::byte>(kernels.product == Element::f16
+                                                            ? q_stride * head_dim * kernels.step_bytes()
+                                                            : rows * q_stride * kernels.step_bytes()));
     scores = carver.take<float>(rows * kBlockKeys);
     k_group = carver.take<const void*>(kMostGroups);
     v_group = carver.take<const void*>(kMostGroups);
@@ -86,8 +90,9 @@ struct Scratch {
 FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
   constexpr std::int64_t kApartAhead = 16384;
   FetchDistances fetch = kernels.fetch;
-  if (head.k.pages || head.k.stride != head.head_dim || head.v.stride != head.v_head_dim)
-    fetch.l2 = max_of(fetch.l2, kApartAhead);
+  const bool apart =
+      head.k.stride != head.head_dim || (head.value_in_key < 0 && head.v.stride != head.v_head_dim);
+  if (head.k.pages || apart) fetch.l2 = max_of(fetch.l2, kApartAhead);
   return fetch;
 }
 
@@ -122,9 +127,16 @@ class Decode {
 
  private:
   void set_queries() const {
-    const std::int64_t steps = kernels_.steps(head_.head_dim);
+    if (kernels_.product == Element::f16) return set_panels_of_queries();
     for (std::int64_t r = 0; r < rows_; ++r)
-      set_query(kernels_, head_, task_.row_begin + r, s_.q + r * steps);
+      set_query(kernels_, head_, task_.row_begin + r, s_.q + r * s_.q_stride);
+  }
+  /// The queries as tiles have them, side by side.
+  void set_panels_of_queries() const {
+    const void* rows[kMaxDecodeRows];
+    for (std::int64_t r = 0; r < rows_; ++r) rows[r] = head_.q_row(kernels_.types.query, task_.row_begin + r);
+    kernels_.pack->query(
+        {rows, rows_, s_.q_stride, head_.head_dim, kernels_.query_scale(head_.q_scale), s_.q, s_.q_range});
   }
 
   /// Those that some row sees, from the first of a step on, and in pages from that of a group.
@@ -149,7 +161,8 @@ class Decode {
     }
 
     scores_.q = s_.q;
-    scores_.q_stride = kernels_.steps(head_.head_dim);
+    scores_.q_stride = s_.q_stride;
+    scores_.range = s_.q_range;
     scores_.rows = rows_;
     scores_.dim = head_.head_dim;
     scores_.scores = s_.scores;
@@ -207,9 +220,11 @@ class Decode {
 
   void run_block(const KeyRange& block) {
     scores_.k = groups(head_.k, head_.head_dim, block, s_.k, s_.k_group);
-    values_.v = groups(head_.v, head_.v_head_dim, block, s_.v, s_.v_group);
+    values_.v = head_.value_in_key < 0 ? groups(head_.v, head_.v_head_dim, block, s_.v, s_.v_group)
+                                       : groups_in_keys(block);
     list_rows(block);
     scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
+    values_.first_key = block.first;
     const bool is_masked = head_.masks(block.first, block.last);
     for (std::int64_t r = 0; r < rows_; ++r) {
       s_.mask[r] = is_masked ? mask_of_row(head_, task_.row_begin + r, block.first, scores_.kv,
@@ -220,7 +235,7 @@ class Decode {
     if (is_masked &&
         std::all_of(s_.runs, s_.runs + rows_, [](const KeyRuns& runs) { return runs.count == 0; }))
       return;
-    kernels_.decode->scores(scores_);
+    (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
     for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
     for (std::int64_t r = 0; r < rows_ && block.first < head_.first_tokens; ++r) hide_gap(r, block);
     kernels_.decode->softmax(softmax_);
@@ -249,6 +264,15 @@ class Decode {
     return {group, rows.stride, shift};
   }
 
+  /// Values in the keys' rows: where scores() has just read them.
+  RowGroups groups_in_keys(const KeyRange& block) const {
+    const RowGroups& keys = scores_.k;
+    const std::int64_t count = ((block.last - block.first - 1) >> keys.shift) + 1;
+    for (std::int64_t i = 0; i < count; ++i)
+      s_.v_group[i] = element_at(kernels_.types.key_value, keys.group[i], head_.value_in_key);
+    return {s_.v_group, keys.stride, keys.shift};
+  }
+
   /// What is fetched: the block's keys, its values, the next block's keys.
   void list_rows(const KeyRange& block) {
     const Element element = kernels_.types.key_value;
@@ -256,7 +280,7 @@ class Decode {
     if (copies(kernels_)) {  // They lie in the caches.
       const std::int64_t bytes = bytes_of(element), count = block.last - block.first;
       keys[0] = {reinterpret_cast<const char*>(s_.k), head_.head_dim * bytes, head_.head_dim * bytes, count};
-      keys[1] = {reinterpret_cast<const char*>(s_.v), head_.v_head_dim * bytes, head_.v_head_dim * bytes,
+      keys[1] = {static_cast<const char*>(s_.v_group[0]), values_.v.stride * bytes, head_.v_head_dim * bytes,
                  count};
       keys[2] = keys[1];
       keys[2].rows = kNoEnd;

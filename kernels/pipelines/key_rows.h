@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/element.h"
+#include "kernels/key_tiles/key_tiles.h"
 #include "kernels/row_range.h"
 
 namespace kumiko::kernels {
@@ -23,6 +24,8 @@ struct KeyRows {
   std::int64_t page_keys = 0;           ///< 0: dense
   std::int64_t page_stride = 0;
   HiddenKeys hidden{};
+  bool is_tiled =
+      false;  ///< Pages of key_tiles.h: `stride` is tile_dim(), row() of every 16th key is its tile.
 
   const void* row(Element element, std::int64_t key) const {
     if (!pages) return element_at(element, data, key * stride);
@@ -46,15 +49,35 @@ struct KeyRows {
         std::memcpy(to, from, static_cast<std::size_t>(width));
     }
   }
-  /// Writes those rows as ranges of at most `most` rows. Returns where the ranges end.
+  /// Writes those rows as ranges of at most `most` keys. Returns where the ranges end.
   RowRange* list(Element element, std::int64_t dim, std::int64_t first, std::int64_t last, std::int64_t most,
                  RowRange* to) const {
+    if (is_tiled) return list_tiles(element, first, last, most, to);
     const std::int64_t bytes = bytes_of(element);
     for (std::int64_t key = first; key < last;) {
       std::int64_t end = piece_end(key) < last ? piece_end(key) : last;
       if (end - key > most) end = key + most;
       *to++ = {static_cast<const char*>(row(element, key)), stride * bytes, dim * bytes, end - key};
       key = end;
+    }
+    return to;
+  }
+
+ private:
+  /// Whole tiles, in rows of whole lines: as many as are read.
+  RowRange* list_tiles(Element element, std::int64_t first, std::int64_t last, std::int64_t most,
+                       RowRange* to) const {
+    constexpr std::int64_t kLineBytes = 64, kRowLines = 8;
+    const std::int64_t lines = kTileKeys * stride * bytes_of(element) / kLineBytes;  // of a tile
+    std::int64_t row_lines = kRowLines;
+    while (lines % row_lines != 0) row_lines /= 2;
+    for (std::int64_t key = first / kTileKeys * kTileKeys; key < last;) {
+      std::int64_t end = piece_end(key) < last ? piece_end(key) : last;
+      if (end - key > most) end = key + most;
+      const std::int64_t tiles = (end - key + kTileKeys - 1) / kTileKeys;
+      *to++ = {static_cast<const char*>(row(element, key)), row_lines * kLineBytes, row_lines * kLineBytes,
+               tiles * lines / row_lines};
+      key += tiles * kTileKeys;
     }
     return to;
   }

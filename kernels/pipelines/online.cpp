@@ -28,7 +28,7 @@ void online_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
     for (std::int64_t at = keys.first_block(); at < keys.to; at = keys.next_block(at)) {
       Block block = walk.block_at(at, keys);
       walk.pack_keys(block);
-      walk.pack_values(block);
+      walk.set_values(block);
       for (std::int64_t t = 0; t < walk.tile_count(); ++t) {
         Tile& tile = walk.tile(t);
         walk.score(tile, block, slot);

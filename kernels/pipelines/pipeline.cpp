@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/pipelines/pipeline.h"
 
+#include <cmath>
 #include <cstring>
 
 namespace kumiko::kernels {
@@ -42,24 +43,27 @@ std::int64_t in_place_cost(const TaskSize& task) {
 
 namespace {
 
-KernelSet make_set(Isa isa, const ElementTypes& types) {
+KernelSet make_set(Isa isa, const ElementTypes& types, Element product) {
   KernelSet s{};
   s.isa = isa;
   s.types = types;
   s.score = find_score(isa);
   s.score_tile = find_score_tile(isa);
-  s.pack = find_pack(isa, types.key_value);
+  s.pack = find_pack(isa, types.key_value, product);
   if (!s.pack) return s;
-  s.product = s.pack->product;
+  s.product = product;
   s.softmax = find_softmax(isa, s.product);
   s.state = find_state(isa);
   s.store = find_store(isa, types.output);
   s.store_partial = find_store(isa, Element::f32);
-  s.decode = find_decode(isa, types.key_value);
+  s.decode = find_decode(isa, types.key_value, product);
+  s.key_tiles = find_key_tiles(s.pack->isa, types.key_value);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {
     const GemmKernel* row = find_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
     s.gemm[vectors - 1] = row;
+    s.transposed_gemm[vectors - 1] =
+        find_transposed_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
     if (row) {
       s.mr = row->mr;
       s.max_nr = s.strip = row->nr;
@@ -70,27 +74,36 @@ KernelSet make_set(Isa isa, const ElementTypes& types) {
 
 }  // namespace
 
-const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
+const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product) {
   constexpr std::size_t kTypes = std::size(kElements);
   struct Sets {
-    KernelSet set[kIsaValues][kTypes][kTypes];
+    KernelSet set[kIsaValues][kTypes][kTypes][2];  // by isa, input, output, whether products are f32
     Sets() {
       for (const Isa which : kIsas)
         for (const Element in : kElements)
           for (const Element out : kElements)
-            set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
-               [static_cast<std::size_t>(out)] = make_set(which, {in, in, out});
+            for (const bool is_f32 : {false, true})
+              set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
+                 [static_cast<std::size_t>(out)][is_f32] =
+                     make_set(which, {in, in, out}, is_f32 ? Element::f32 : in);
     }
   };
   static const Sets sets;
-  if (types.query != types.key_value) return nullptr;
+  if (types.query != types.key_value || (product != Element::f32 && product != types.key_value))
+    return nullptr;
   const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.key_value)]
-                               [static_cast<std::size_t>(types.output)];
+                               [static_cast<std::size_t>(types.output)][product == Element::f32];
   return s.softmax ? &s : nullptr;
 }
 
+const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
+  const PackKernel* own = find_pack(isa, types.key_value);
+  return own ? kernel_set(isa, types, own->product) : nullptr;
+}
+
 float end_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float m, float l) {
-  if (!head.has_softmax) return 1.0f;
+  if (!head.has_softmax) return std::exp2(m);  // softmax.h: weights
+  if (head.row_max) head.row_max_of(row) = row_maximum(m, l);
   if (head.sinks) {
     const RowEnd end = end_with_sink(*kernels.state, m, l, head.sinks[row % head.group], head.lse_form);
     if (head.lse) head.lse_of(row) = end.lse;

@@ -12,11 +12,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "kernels/decode/decode.h"
 #include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/key_tiles/key_tiles.h"
 #include "kernels/pack/pack.h"
 #include "kernels/pipelines/key_lists.h"
 #include "kernels/pipelines/key_rows.h"
@@ -46,7 +48,7 @@ struct ElementTypes {
 struct KernelSet {
   Isa isa;
   ElementTypes types;
-  Element product;  ///< what the products multiply: f32, or bf16 in pairs (gemm.h)
+  Element product;  ///< what the products multiply: f32, bf16 in pairs, or f16 (gemm.h)
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
@@ -58,7 +60,9 @@ struct KernelSet {
   const StoreKernel* store;          ///< output rows
   const StoreKernel* store_partial;  ///< f32 states
   const DecodeKernel* decode;
-  const GemmKernel* gemm[3];  ///< by vectors of queries - 1; absent widths are nullptr
+  const KeyTilesKernel* key_tiles;
+  const GemmKernel* gemm[3];                       ///< by vectors of queries - 1; absent widths are nullptr
+  const TransposedGemmKernel* transposed_gemm[3];  ///< the same; an ISA may have none
   const ScoreTileKernel* score_tile;
   std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
@@ -66,21 +70,32 @@ struct KernelSet {
   bool has_key_lists = false;  ///< the problem has KeyLists: room for masks that are made from them
   FetchDistances fetch;        ///< decode
 
-  /// Elements in the 4 bytes that a product takes a step; steps that n elements make.
-  std::int64_t per_step() const { return product == Element::f32 ? 1 : 2; }
+  /// Elements and bytes that a product takes a step; steps that n elements make.
+  std::int64_t per_step() const { return is_in_pairs() ? 2 : 1; }
+  std::int64_t step_bytes() const { return product == Element::f16 ? 2 : 4; }
   std::int64_t steps(std::int64_t n) const { return (n + per_step() - 1) / per_step(); }
+  bool is_in_pairs() const { return product == Element::bf16; }
   /// Factors of the query and of the scores, whose product is `scale`. For bf16 products the query's factor
   /// is its sign.
   float query_scale(float scale) const {
-    return product == Element::f32 || scale == 0.0f ? scale : scale > 0.0f ? 1.0f : -1.0f;
+    return !is_in_pairs() || scale == 0.0f ? scale : scale > 0.0f ? 1.0f : -1.0f;
   }
   float score_scale(float scale) const {
-    return product == Element::f32 || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
+    return !is_in_pairs() || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
+  }
+  /// Products with values of so many keys, counted from a multiple of it in the sequence, are one chain, and
+  /// so must not be taken apart. 1: all are one chain anyway, or each rounding is one product's.
+  std::int64_t chain_keys() const { return product == Element::f16 ? kHalfChain : 1; }
+  /// Largest magnitude of a value that the product takes.
+  float value_limit() const {
+    return product == Element::f16 ? kHalfValueLimit : std::numeric_limits<float>::max();
   }
 };
-/// nullptr for an ISA that this build lacks, or types that no kernels take together: today queries have the
-/// type of keys and values.
+/// The ISA's own choice of a product. nullptr for an ISA that this build lacks, or types that no kernels take
+/// together: today queries have the type of keys and values.
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types);
+/// The same with that product; nullptr if the ISA has no kernels for it either.
+const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product);
 
 /// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
 /// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
@@ -121,6 +136,10 @@ struct HeadProblem {
   std::int64_t begin_offset, end_offset;
   std::int64_t first_tokens = 0;  ///< at most kv_len
   std::int64_t prefix = 0;        ///< at most kv_len
+  /// Where a key's value lies in its own row of k, in elements; -1: elsewhere.
+  std::int64_t value_in_key = -1;
+  float* row_max = nullptr;  ///< nullptr: not wanted
+  std::int64_t row_max_head_stride = 0, row_max_seq_stride = 0;
 
   const void* q_row(Element element, std::int64_t row) const {
     const std::int64_t position = row / group;
@@ -160,6 +179,10 @@ struct HeadProblem {
     return lse[row % group * lse_head_stride + row / group * lse_seq_stride];
   }
 
+  float& row_max_of(std::int64_t row) const {
+    return row_max[row % group * row_max_head_stride + row / group * row_max_seq_stride];
+  }
+
   std::int64_t begin_of(std::int64_t row) const {
     const std::int64_t at = row / group + begin_offset;
     return at < 0 ? 0 : at;
@@ -196,7 +219,7 @@ struct PhaseWatch {
 struct TaskRange {
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
-  /// nullptr: the task sees every split of its rows and writes out and lse. Otherwise it writes each split's
+  /// nullptr: the task sees every split of its rows and writes its outputs. Otherwise it writes each split's
   /// state of each row, [splits from partial_split on][partial_rows from partial_row on].
   float* partial;
   std::int64_t partial_split, partial_row, partial_rows;
@@ -244,7 +267,8 @@ struct PipelineRow {
   void (*run)(const KernelSet&, const HeadProblem&, const TaskRange&, std::byte* scratch) noexcept;
 };
 
-/// Writes the LSE of a row whose last state is (m, l), if it is wanted, and returns the factor of its O.
+/// Writes the LSE and maximum of a row whose last state is (m, l), where they are wanted, and returns the
+/// factor of its O.
 float end_row(const KernelSet&, const HeadProblem&, std::int64_t row, float m, float l);
 
 std::span<const PipelineRow> pipeline_rows();

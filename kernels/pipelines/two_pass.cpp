@@ -26,7 +26,7 @@ void two_pass_run(const KernelSet& kernels, const HeadProblem& head, const TaskR
         walk.score(walk.tile(t), block, walk.slot(t));
         walk.exponentiate(walk.tile(t), walk.slot(t), 0);
       }
-      walk.pack_values(block);
+      walk.set_values(block);
       for (std::int64_t t = 0; t < tiles; ++t) walk.add_values(walk.tile(t), block, walk.slot(t));
     }
     walk.end_split(split, 0);

@@ -25,7 +25,8 @@ struct Tile {
   std::int64_t row;   // the same of the KV head's
   std::int64_t used;  // rows in it
   std::int64_t nr;    // lanes computed
-  float* q;           // [head_dim][nr]
+  std::byte* q;       // [head_dim][nr], in steps of the product
+  float* q_range;     // [nr], product f16 only: pack.h
   TileState split;    // state of the splits at hand: m, l [staged_splits][nr], o of one of them
   TileState total;    // state of the splits before them
   bool split_empty;   // o holds nothing
@@ -35,9 +36,11 @@ struct Tile {
 /// Keys [first, last), panels counted from `first`.
 struct Block {
   std::int64_t first, last;
-  const float* values;        // A panels of the output product, in steps of 4 bytes (pack.h)
+  const std::byte* values;    // A panels of the output product, in steps of the product (pack.h)
   std::int64_t value_stride;  // bytes from one to the next
-  bool finite_values;
+  bool ordinary_values;       // finite, and none beyond KernelSet::value_limit()
+  bool values_in_keys =
+      false;  // `values` are elements of the packed keys, value_stride apart from panel to panel
 };
 
 /// Rows [at, at + count) of S^T are keys [first, first + count).
@@ -52,6 +55,17 @@ struct Runs {
   void add(std::int64_t first, std::int64_t keys, bool unmasked) {
     run[size++] = {first, keys, count, unmasked};
     count += keys;
+  }
+  /// The same, for products whose chains take `chain` keys: the run before, if its last chain is the first of
+  /// these keys, goes on to their end. What another tile would skip in between is then hidden one by one, so
+  /// that no row's chain is taken apart where its neighbours see nothing.
+  void add(std::int64_t first, std::int64_t keys, bool unmasked, std::int64_t chain) {
+    if (size == 0 || chain == 1) return add(first, keys, unmasked);
+    Run& last = run[size - 1];
+    if ((last.first + last.count - 1) / chain != first / chain) return add(first, keys, unmasked);
+    count += first + keys - last.first - last.count;
+    last.unmasked = last.unmasked && unmasked && last.first + last.count == first;
+    last.count = first + keys - last.first;
   }
 };
 
@@ -100,6 +114,9 @@ class Walk {
 
   void pack_keys(const Block& block) const;
   void pack_values(Block& block) const;
+  /// pack_values() where `block` is the one whose keys were packed last: values that are elements of these
+  /// are used where they are, so that a latent (MLA) is read and packed once for both products.
+  void set_values(Block& block) const;
 
   /// `stage`: which of the staged splits the (m, l) belong to.
   void begin_sums(std::int64_t stage) const;
@@ -118,6 +135,8 @@ class Walk {
     const void* first;
     std::int64_t stride;
   };
+  void pack_key_tiles(const Block& block) const;
+  bool finds_values_in_keys(const Block& block) const;
   RowsInPlace rows_of(const KeyRows& rows, std::int64_t dim, const Block& block) const;
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
   void product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
@@ -137,6 +156,8 @@ class Walk {
                     Runs& runs) const;
   void first_runs(const Tile& tile, const Block& block, Runs& runs) const;
   void score_with_first_tokens(const Tile& tile, const Block& block, Slot& slot) const;
+  bool is_ordinary(float value) const;
+  std::int64_t chain_end(std::int64_t key, std::int64_t last) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
   float score_scale() const;
   void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;
@@ -151,7 +172,8 @@ class Walk {
   std::int64_t o_rows_;  // v_head_dim rounded up to MR
   Tile* tiles_;
   Slot* slots_;
-  float *keys_, *values_;       // panels in steps of 4 bytes (pack.h)
+  std::byte *keys_, *values_;   // panels in steps of the product (pack.h)
+  float* key_range_;            // [kBlockKeys rounded up to MR], product f16 only
   std::byte* gathered_;         // [kBlockKeys] rows of K or V that lie in several pages
   const std::uint8_t** masks_;  // [kMaxLanes] rows of the mask from the block's first key on
   std::uint8_t* made_masks_;    // [max_nr][kBlockKeys] made from lists; only where there are any

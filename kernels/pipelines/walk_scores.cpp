@@ -16,15 +16,17 @@ void Walk::product(const Tile& tile, const Slot& slot, std::int64_t at, std::int
                    float* block_max) const {
   if (from >= to) return;
   const GemmKernel& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
-  const std::int64_t steps = kernels_.steps(head_->head_dim), panel = steps * kernels_.mr;
+  const std::int64_t steps = kernels_.steps(head_->head_dim),
+                     panel = steps * kernels_.mr * kernels_.step_bytes();
   const GemmArgs args{keys_ + from * panel,
-                      panel * static_cast<std::int64_t>(sizeof(float)),
+                      panel,
                       tile.q,
                       slot.scores + at * tile.nr,
                       steps,
                       to - from,
-                      nullptr,
-                      block_max};
+                      tile.q_range,
+                      block_max,
+                      key_range_ + from * kernels_.mr};
   (block_max ? gemm.init_max : gemm.init)(&args);
 }
 
@@ -155,7 +157,7 @@ void Walk::fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) c
 void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
                         std::int64_t last, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, first = block.first + lo * mr;
-  if (!head_->masks(first, last)) return runs.add(first, last - first, true);
+  if (!head_->masks(first, last)) return runs.add(first, last - first, true, kernels_.chain_keys());
   set_masks(tile, block);
   const TileMask mask = tile_mask(tile, block, first, last - first);
   fetch_mask(tile, first, last - first);
@@ -164,7 +166,8 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
     const Sees sees = panel < hi ? mask.seen((panel - lo) * mr, (panel - lo + 1) * mr) : Sees::nothing;
     if (sees == open) continue;
     const std::int64_t at = block.first + begin * mr;
-    if (open != Sees::nothing) runs.add(at, min_of(block.first + panel * mr, last) - at, open == Sees::all);
+    if (open != Sees::nothing)
+      runs.add(at, min_of(block.first + panel * mr, last) - at, open == Sees::all, kernels_.chain_keys());
     open = sees;
     begin = panel;
   }
@@ -181,7 +184,7 @@ void Walk::first_runs(const Tile& tile, const Block& block, Runs& runs) const {
     if (head_->terms.has_mask)
       visible_runs(tile, block, from, to, last, runs);
     else
-      runs.add(first, last - first, true);
+      runs.add(first, last - first, true, kernels_.chain_keys());
   };
   const std::int64_t first_to = panels_to(min_of(head_->first_tokens, hi)),
                      window_from = (lo - block.first) / mr;

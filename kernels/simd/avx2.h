@@ -46,9 +46,27 @@ struct Avx2 {
     b = _mm256_permute2f128_ps(low, high, 0x31);
   }
   static void store(Bf16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
+  /// 16 elements in the order that store_two() packs without a shuffle across halves: 0-3 and 8-11, 4-7 and
+  /// 12-15. To widen bf16 like this takes a shuffle a vector, and no shift.
+  static void load_two(const float* p, Reg& a, Reg& b) {
+    a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 8), 1);
+    b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)), _mm_loadu_ps(p + 12), 1);
+  }
+  static void load_two(const Bf16* p, Reg& a, Reg& b) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                  zero = _mm256_setzero_si256();
+    a = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, both));
+    b = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, both));
+  }
+  static void load_two(const F16* p, Reg& a, Reg& b) {
+    a = _mm256_cvtph_ps(two_rows(p, p + 8));
+    b = _mm256_cvtph_ps(two_rows(p + 4, p + 12));
+  }
+  /// NaNs become canonical.
   static void store_two(Bf16* p, Reg a, Reg b) {
-    const Int both = _mm256_packus_epi32(round_bf16(a), round_bf16(b));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(both, 0xd8));
+    if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0, 0))
+      a = canonical(a), b = canonical(b);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_packus_epi32(round_bf16(a), round_bf16(b)));
   }
   static void store_first(Bf16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_bf16(x)); }
   static Reg load(const F16* p) {
@@ -57,6 +75,12 @@ struct Avx2 {
   static Reg load_first(const F16* p, std::int64_t n) { return _mm256_cvtph_ps(load_first_16(p, n)); }
   static void store(F16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
+  /// The first and the second ones of 8 pairs.
+  static void load_pairs(const Bf16* p, Reg& first, Reg& second) { load_even_odd(p, first, second); }
+  static void load_pairs(const F16* p, Reg& first, Reg& second) {
+    first = load(p), second = load(p + kLanes);
+    to_even_odd(first, second);
+  }
   static void store_halves(float* low, float* high, Reg x) {
     _mm_storeu_ps(low, _mm256_castps256_ps128(x));
     _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));

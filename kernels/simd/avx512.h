@@ -33,8 +33,13 @@ struct Avx512 {
     return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p));
   }
   static void store(Bf16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(x)); }
-  /// Two vectors side by side: one shuffle takes the upper halves of both.
+  template <class T>
+  static void load_two(const T* p, Reg& a, Reg& b) {
+    a = load(p), b = load(p + kLanes);
+  }
+  /// Two vectors side by side: one shuffle takes the upper halves of both. NaNs become canonical.
   static void store_two(Bf16* p, Reg a, Reg b) {
+    a = canonical(a), b = canonical(b);
     alignas(64) static constexpr std::uint16_t kUpper[] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
                                                            23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
                                                            45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
@@ -53,6 +58,19 @@ struct Avx512 {
   static void store(F16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
+  }
+  /// The first and the second ones of 16 pairs.
+  static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
+    const Int both = _mm512_loadu_si512(p);
+    first = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    second = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-65536)));
+  }
+  static void load_pairs(const F16* p, Reg& first, Reg& second) {
+    const Int even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+              odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const Reg a = load(p), b = load(p + kLanes);
+    first = _mm512_permutex2var_ps(a, even, b);
+    second = _mm512_permutex2var_ps(a, odd, b);
   }
   /// Where kMr is half the lanes: stores the first kMr lanes and the others apart.
   static void store_halves(float* low, float* high, Reg x) {

@@ -37,6 +37,11 @@ struct Avx512Bf16 : Avx512 {
     return _mm512_castsi512_ps(x);
   }
 
+  /// Each pair with 0 for its second element.
+  static Reg first_of_pairs(Reg x) {
+    return _mm512_castsi512_ps(_mm512_and_si512(bits(x), _mm512_set1_epi32(0xffff)));
+  }
+
   static Int bits(Reg x) { return _mm512_castps_si512(x); }
   /// c + a b of both elements, in the order of gemm.h.
   static Reg product(Reg a, Reg b, Reg c) {

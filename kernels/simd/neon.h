@@ -47,6 +47,17 @@ struct Neon {
   static Reg load_first(const F16* p, std::int64_t n) { return widen_f16(load_first_16(p, n)); }
   static void store(F16* p, Reg x) { vst1_u16(&p->bits, narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
+  /// The first and the second ones of 4 pairs.
+  static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
+    const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(&p->bits));
+    first = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
+    second = vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000u)));
+  }
+  static void load_pairs(const F16* p, Reg& first, Reg& second) {
+    const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(&p->bits));
+    first = widen_f16(vmovn_u32(both));
+    second = widen_f16(vshrn_n_u32(both, 16));
+  }
   static Reg load(const Bool8* p) { return load_first(p, kLanes); }
   static Reg load_first(const Bool8* p, std::int64_t n) {
     std::uint32_t bytes = 0;

@@ -33,6 +33,17 @@ struct Sve512 {
   static Reg load_first(const F16* p, std::int64_t n) { return widen_f16(svld1uh_u32(first(n), &p->bits)); }
   static void store(F16* p, Reg x) { svst1h_u32(all(), &p->bits, narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) { svst1h_u32(first(n), &p->bits, narrow_f16(x)); }
+  /// The first and the second ones of 16 pairs.
+  static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
+    const svuint32_t both = load_both(&p->bits);
+    first = widen_bf16(both);
+    second = svreinterpret_f32_u32(svand_n_u32_x(all(), both, 0xffff0000u));
+  }
+  static void load_pairs(const F16* p, Reg& first, Reg& second) {
+    const svuint32_t both = load_both(&p->bits);
+    first = widen_f16(both);
+    second = widen_f16(svlsr_n_u32_x(all(), both, 16));
+  }
   static void store_halves(float* low, float* high, Reg x) {
     svst1_f32(svptrue_pat_b32(SV_VL8), low, x);
     svst1_f32(svnot_b_z(all(), svptrue_pat_b32(SV_VL8)), high - kMr, x);
@@ -121,6 +132,9 @@ struct Sve512 {
       y[2 * i] = svzip1_f32(x[i], x[i + 8]);
       y[2 * i + 1] = svzip2_f32(x[i], x[i + 8]);
     }
+  }
+  static svuint32_t load_both(const std::uint16_t* p) {
+    return svreinterpret_u32_u16(svld1_u16(svptrue_b16(), p));
   }
   static Reg widen_bf16(svuint32_t x) {
     return svreinterpret_f32_u32(svlsl_n_u32_x(all(), x, 16));

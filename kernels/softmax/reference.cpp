@@ -36,6 +36,10 @@ void softmax_f32_reference_probabilities(const SoftmaxArgs& args) noexcept {
   }
 }
 
+void softmax_f32_reference_weights(const SoftmaxArgs& args) noexcept {
+  for (std::int64_t n = 0; n < args.nr; ++n) args.alpha[n] = 1.0f;
+}
+
 void softmax_f32_reference_exp2(const float* x, float* y, std::int64_t n) noexcept {
   for (std::int64_t i = 0; i < n; ++i) y[i] = exp2_scalar(x[i]);
 }

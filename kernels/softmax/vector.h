@@ -76,6 +76,10 @@ void probabilities_any(const SoftmaxArgs& args) {
   }
 }
 
+inline void weights_as_they_are(const SoftmaxArgs& args) {
+  for (std::int64_t n = 0; n < args.nr; ++n) args.alpha[n] = 1.0f;
+}
+
 template <class V>
 void exp2_array(const float* x, float* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += V::kLanes) V::store(y + i, V::exp2(V::load(x + i)));

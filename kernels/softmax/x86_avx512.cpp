@@ -10,6 +10,9 @@ void softmax_f32_avx512_mask_scores(const MaskArgs& args) noexcept {
 void softmax_f32_avx512_probabilities(const SoftmaxArgs& args) noexcept {
   probabilities_any<Avx512>(args);
 }
+void softmax_f32_avx512_weights(const SoftmaxArgs& args) noexcept {
+  weights_as_they_are(args);
+}
 void softmax_f32_avx512_exp2(const float* x, float* y, std::int64_t n) noexcept {
   exp2_array<Avx512>(x, y, n);
 }

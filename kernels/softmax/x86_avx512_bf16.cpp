@@ -60,6 +60,9 @@ void softmax_bf16_avx512_bf16_probabilities(const SoftmaxArgs& args) noexcept {
       return probability_pairs<3>(args);
   }
 }
+void softmax_bf16_avx512_bf16_weights(const SoftmaxArgs& args) noexcept {
+  weights_as_they_are(args);
+}
 void softmax_bf16_avx512_bf16_exp2(const float* x, float* y, std::int64_t n) noexcept {
   for (std::int64_t i = 0; i < n; i += V::kLanes) V::store(y + i, V::exp2_short(V::load(x + i)));
 }

@@ -29,12 +29,23 @@ const StateKernel* find_state(Isa isa) {
   return base_of(isa) == isa ? nullptr : find_state(base_of(isa));
 }
 
+namespace {
+
+constexpr double kLn2 = 0.693147180559945309417;
+
+}  // namespace
+
 float log_sum_exp(float m, float l, bool is_base_2) {
   // In double: m and log2(l) may cancel, and one call per row costs little.
-  constexpr double kLn2 = 0.693147180559945309417;
   if (l == 0.0f) return -INFINITY;
   return canonical(static_cast<float>((static_cast<double>(m) + std::log2(static_cast<double>(l))) *
                                       (is_base_2 ? 1.0 : kLn2)));
+}
+
+float row_maximum(float m, float l) {
+  if (l == 0.0f) return -INFINITY;
+  // Rounded like the LSE, which is therefore never below it: a sum is at least the 1 of its largest score.
+  return canonical(std::isnan(l) ? l : static_cast<float>(static_cast<double>(m) * kLn2));
 }
 
 RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, const LseForm& form) {

@@ -59,6 +59,11 @@ inline float inverse_sum(float l) {
 /// no key; every NaN becomes the canonical one (element.h).
 float log_sum_exp(float m, float l, bool is_base_2 = false);
 
+/// The largest scaled score of a query, natural units: the running maximum is that of all its blocks once
+/// they are merged. -inf for a query that sees no key; where the sum is NaN, which a score of NaN or +inf
+/// makes it, the canonical NaN, because the maximum of such scores depends on their order.
+float row_maximum(float m, float l);
+
 /// How a row's LSE is stored.
 struct LseForm {
   bool with_sink = true;

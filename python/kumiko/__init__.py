@@ -10,7 +10,7 @@ MemoryError; of streams, queue.Full and concurrent.futures.CancelledError. The s
 what was expected; it counts dimensions in the order batch, heads, length, head_dim.
 """
 
-from ._append import kv_append
+from ._append import kv_append, pack_key_pages, unpack_key_pages
 from ._attention import Tensor, attention, scaled_dot_product_attention
 from ._core import Context, DomainMemory, default_context, set_default_context
 from ._core import version as __version__
@@ -34,8 +34,10 @@ __all__ = [
     "fused_gemm",
     "kv_append",
     "merge_states",
+    "pack_key_pages",
     "scaled_dot_product_attention",
     "set_default_context",
     "softmax_pv",
+    "unpack_key_pages",
     "varlen_attention",
 ]

@@ -28,6 +28,7 @@ def kv_append(
     query_norm: Tensor | None = None,
     norm_eps: float = 1e-6,
     layout: str = "bshd",
+    key_layout: str = "rows",
     context: Context | None = None,
 ) -> Any:
     """Writes the keys and values of new tokens into the pages of a cache, in place, as vLLM's reshape_and_cache_flash;
@@ -51,19 +52,38 @@ def kv_append(
     layout        "bshd" as above, or "bhsd": caches are [pages, kv_heads, page_size, dim]. key, value and query may have
                   four dimensions in this order, batch and length in place of tokens; numbers per token are then flat
 
+    key_layout    "rows", or "tiles_of_16": key_cache has pages of tiles, as attention() takes them
+
     Each tensor has its own type, float32, float16 or bfloat16; rows are computed in float32 and rounded once. The bytes
     of a token depend on nothing but that token. Returns query_out, or None without a query. Errors: see the package.
     """
     return _core.kv_append(
         *arguments_of(key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved,
-                      cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout),
+                      cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout),
         context,
     )  # fmt: skip
 
 
+def pack_key_pages(rows: Tensor, tiles: Tensor, *, layout: str = "bshd", context: Context | None = None) -> None:
+    """Copies the keys of pages from rows into tiles of 16 (key_layout of attention()), bit for bit.
+
+    rows    [pages, page_size, kv_heads, head_dim] of float32, float16 or bfloat16, any strides, page_size a multiple of 16
+    tiles   to write to: the same shape and type, with strides of tiles, apart from rows
+    layout  "bshd" as above, or "bhsd": [pages, kv_heads, page_size, head_dim]
+
+    Errors: see the package.
+    """
+    _core.convert_key_pages(rows, tiles, True, layout, context)
+
+
+def unpack_key_pages(tiles: Tensor, rows: Tensor, *, layout: str = "bshd", context: Context | None = None) -> None:
+    """Copies the keys of pages from tiles of 16 into rows: pack_key_pages() the other way round."""
+    _core.convert_key_pages(tiles, rows, False, layout, context)
+
+
 def arguments_of(
     key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved, cos_sin, rope_theta,
-    rope_scale, key_norm, query_norm, norm_eps, layout,
+    rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
 ):  # fmt: skip
     """The arguments of kv_append as _core takes them: cosines and sines apart, and a width of what is rotated."""
     cos = sin = None
@@ -77,5 +97,5 @@ def arguments_of(
         width = key.shape[-1] if positions is not None else 0
     return (
         key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, width if rotary_dim is None else rotary_dim,
-        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout,
+        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
     )  # fmt: skip

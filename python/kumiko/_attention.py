@@ -70,9 +70,13 @@ def attention(
     bsr_rows: int = 0,
     bsr_keys: int = 0,
     pipeline: str = "automatic",
+    precision: str = "automatic",
     kv_domains: Tensor | Sequence[int] | None = None,
+    key_layout: str = "rows",
     return_lse: bool = False,
     lse: Tensor | None = None,
+    return_row_max: bool = False,
+    row_max: Tensor | None = None,
     layout: str = "bhsd",
     out: Tensor | None = None,
     context: Context | None = None,
@@ -123,23 +127,32 @@ def attention(
     max_pages     with kv_indptr: the most pages that a sequence may have; None: has in kv_indptr
     pipeline      order of work: "automatic", "online", "decode", "two_pass", "interleaved", "three_pass"; every choice
                   gives the same bits
+    precision     what the products multiply: "standard", float32; "half", the tensors' 16-bit type, where the
+                  instruction set has kernels for it; "automatic", KUMIKO_PRECISION or the instruction set's choice
     kv_domains    [batch, kv_heads] integers: domain whose memory holds a KV head (Context.allocate), -1 for any
+    key_layout    how k lies in its pages: "rows", or "tiles_of_16" as kv_append and pack_key_pages write it. Then k has the
+                  shape of its rows still, with strides of head_dim (of 16-bit types rounded up to an even number) and 1 for
+                  key and dim; layout "bhsd" has these for a contiguous tensor
     return_lse    also return the log-sum-exp of each query's scores
     lse           float32 [batch, q_heads, q_len] to write it to
+    return_row_max  also return the largest of each query's scores, after softcap, bias and alibi_slopes, in natural units;
+                  sinks do not count
+    row_max       float32 [batch, q_heads, q_len] to write it to
     layout        "bhsd" as above, or "bshd": q, k, v and out are [batch, length, heads, dim]
     out           to write to: shaped as q but for v_head_dim, of q's type or float32, apart from every input
     context       threads to run on; None: default_context()
 
     The scores' terms apply in the order softcap, bias, alibi_slopes, mask. head_dim and v_head_dim are 1 to 576; tensors have any
     strides that are not negative, with a last one of 1 element.
-    Returns out, or (out, lse); rows that see no key are 0, with a log-sum-exp of -inf, and those behind the last packed
-    sequence are not written. Errors: see the package.
+    Returns out, or (out, lse), (out, row_max), (out, lse, row_max); rows that see no key are 0, with a log-sum-exp and a
+    largest score of -inf, and those behind the last packed sequence are not written. Errors: see the package.
     """
     # The order of both is that of python/src/call.h.
     return _core.attention(
         q, k, v,
         (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
-         prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains),
+         prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains,
+         key_layout, precision),
         (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
-        return_lse, lse, layout, out, context,
+        (return_lse, lse, return_row_max, row_max), layout, out, context,
     )  # fmt: skip

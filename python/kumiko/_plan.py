@@ -61,7 +61,9 @@ class Plan:
         bsr_rows: int = 0,
         bsr_keys: int = 0,
         pipeline: str = "automatic",
+        precision: str = "automatic",
         kv_domains: Tensor | Sequence[int] | None = None,
+        key_layout: str = "rows",
         layout: str = "bhsd",
         out: Tensor | None = None,
         context: Context | None = None,
@@ -69,7 +71,8 @@ class Plan:
         self._plan = _core.Plan(
             q, k, v,
             (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
-             prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains),
+             prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains,
+             key_layout, precision),
             (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
             layout, out, context,
         )  # fmt: skip
@@ -91,15 +94,17 @@ class Plan:
         kv_indptr: Tensor | Sequence[int] | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
+        return_row_max: bool = False,
+        row_max: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Any:
-        """Runs on these tensors and returns out, or (out, lse) if one of return_lse and lse is given.
+        """Runs on these tensors and returns out, or a tuple of it and of lse and row_max where they are asked for.
 
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
         terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr)
-        return self._plan.run(q, k, v, terms, return_lse, lse, out)
+        return self._plan.run(q, k, v, terms, (return_lse, lse, return_row_max, row_max), out)
 
     def update(
         self,

@@ -19,6 +19,7 @@ def softmax_pv(
     scale: float = 1.0,
     seqused_k: Tensor | Sequence[int] | None = None,
     pipeline: str = "automatic",
+    precision: str = "automatic",
     return_lse: bool = False,
     lse: Tensor | None = None,
     layout: str = "bhsd",
@@ -38,8 +39,9 @@ def softmax_pv(
     The other arguments, the result and the errors are those of attention(); a new result is of v's kind.
     """
     return _core.softmax_pv(
-        scores, v, causal, causal_alignment, window, scale, seqused_k, pipeline, return_lse, lse, layout, out, context
-    )
+        scores, v, causal, causal_alignment, window, scale, seqused_k, pipeline, return_lse, lse, layout, out, context,
+        precision,
+    )  # fmt: skip
 
 
 def fused_gemm(
@@ -52,6 +54,7 @@ def fused_gemm(
     window: Window = None,
     scale: float = 1.0,
     seqused_k: Tensor | Sequence[int] | None = None,
+    precision: str = "automatic",
     layout: str = "bhsd",
     out: Tensor | None = None,
     context: Context | None = None,
@@ -61,7 +64,9 @@ def fused_gemm(
     A key that a query does not see adds nothing. The arguments, the result and the errors are those of attention(); the
     default of scale is 1.
     """
-    return _core.fused_gemm(q, k, v, causal, causal_alignment, window, scale, seqused_k, layout, out, context)
+    return _core.fused_gemm(
+        q, k, v, causal, causal_alignment, window, scale, seqused_k, layout, out, context, precision
+    )
 
 
 def merge_states(

@@ -54,6 +54,8 @@ class Stream:
         kv_indptr: Tensor | Sequence[int] | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
+        return_row_max: bool = False,
+        row_max: Tensor | None = None,
         out: Tensor | None = None,
         callback: Callable[[Ticket], object] | None = None,
     ) -> Ticket:
@@ -62,7 +64,7 @@ class Stream:
         plan.update() raises ValueError until the plan's submitted runs have ended.
         """
         terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr)
-        return self._stream.run(getattr(plan, "_plan", plan), q, k, v, terms, return_lse, lse, out, callback)
+        return self._stream.run(getattr(plan, "_plan", plan), q, k, v, terms, (return_lse, lse, return_row_max, row_max), out, callback)
 
     def attention(
         self,
@@ -96,9 +98,13 @@ class Stream:
         bsr_rows: int = 0,
         bsr_keys: int = 0,
         pipeline: str = "automatic",
+        precision: str = "automatic",
         kv_domains: Tensor | Sequence[int] | None = None,
+        key_layout: str = "rows",
         return_lse: bool = False,
         lse: Tensor | None = None,
+        return_row_max: bool = False,
+        row_max: Tensor | None = None,
         layout: str = "bhsd",
         out: Tensor | None = None,
         callback: Callable[[Ticket], object] | None = None,
@@ -107,9 +113,10 @@ class Stream:
         return self._stream.attention(
             q, k, v,
             (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
-             prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains),
+             prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains,
+             key_layout, precision),
             (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
-            return_lse, lse, layout, out, callback,
+            (return_lse, lse, return_row_max, row_max), layout, out, callback,
         )  # fmt: skip
 
     def kv_append(
@@ -132,12 +139,13 @@ class Stream:
         query_norm: Tensor | None = None,
         norm_eps: float = 1e-6,
         layout: str = "bshd",
+        key_layout: str = "rows",
         callback: Callable[[Ticket], object] | None = None,
     ) -> Ticket:
         """Submits kumiko.kv_append() with these arguments."""
         return self._stream.kv_append(
             *arguments_of(key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved,
-                          cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout),
+                          cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout),
             callback,
         )  # fmt: skip
 

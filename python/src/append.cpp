@@ -98,6 +98,7 @@ AppendCall::AppendCall(const AppendInputs& given)
     args.query_norm = weights_of(query_norm_.emplace("query_norm", given.query_norm), head_dim);
   args.norm_eps = static_cast<float>(number_of("norm_eps", given.norm_eps));
   set_rotation(given, tokens);
+  args.key_layout = key_layout_of(given.key_layout);
 }
 
 void AppendCall::set_query(const AppendInputs& given, Layout layout) {
@@ -138,13 +139,25 @@ nb::object kv_append_call(nb::handle key, nb::handle value, nb::handle key_cache
                           nb::handle slot_mapping, nb::handle query, nb::handle query_out,
                           nb::handle positions, nb::handle rotary_dim, nb::handle interleaved, nb::handle cos,
                           nb::handle sin, nb::handle rope_theta, nb::handle rope_scale, nb::handle key_norm,
-                          nb::handle query_norm, nb::handle norm_eps, nb::handle layout, nb::handle context) {
+                          nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
+                          nb::handle key_layout, nb::handle context) {
   const AppendCall call({key, value, key_cache, value_cache, slot_mapping, query, query_out, positions,
                          rotary_dim, interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm,
-                         norm_eps, layout});
+                         norm_eps, layout, key_layout});
   const Context chosen = context_of(context);
   without_gil([&] { return kv_append(chosen, call.args); });
   return call.result();
+}
+
+void convert_key_pages(nb::handle given, nb::handle to, nb::handle is_packed, nb::handle layout,
+                       nb::handle context) {
+  const bool pack = flag_of("is_packed", is_packed);
+  const Imported source(pack ? "rows" : "tiles", given), target(pack ? "tiles" : "rows", to, Access::write);
+  const Layout order = layout_of(layout);
+  const ConstTensor from = input_of(source, order);
+  const Tensor into = output_of(target, order);
+  const Context chosen = context_of(context);
+  without_gil([&] { return (pack ? pack_key_pages : unpack_key_pages)(chosen, from, into); });
 }
 
 }  // namespace
@@ -156,7 +169,9 @@ void bind_append(nb::module_& module) {
              arg("query_out").none(), arg("positions").none(), arg("rotary_dim").none(),
              arg("interleaved").none(), arg("cos").none(), arg("sin").none(), arg("rope_theta").none(),
              arg("rope_scale").none(), arg("key_norm").none(), arg("query_norm").none(),
-             arg("norm_eps").none(), arg("layout").none(), arg("context").none());
+             arg("norm_eps").none(), arg("layout").none(), arg("key_layout").none(), arg("context").none());
+  module.def("convert_key_pages", &convert_key_pages, arg("given").none(), arg("to").none(),
+             arg("is_packed").none(), arg("layout").none(), arg("context").none());
 }
 
 }  // namespace kumiko::python

@@ -101,10 +101,22 @@ Pipeline pipeline_of(nb::handle value) {
   return choice("pipeline", value, kNames);
 }
 
+Precision precision_of(nb::handle value) {
+  constexpr std::array<std::pair<const char*, Precision>, 3> kNames = {
+      {{"automatic", Precision::automatic}, {"standard", Precision::standard}, {"half", Precision::half}}};
+  return choice("precision", value, kNames);
+}
+
 LseBase lse_base_of(nb::handle value) {
   constexpr std::array<std::pair<const char*, LseBase>, 2> kNames = {
       {{"natural", LseBase::natural}, {"two", LseBase::two}}};
   return choice("lse_base", value, kNames);
+}
+
+KeyLayout key_layout_of(nb::handle value) {
+  constexpr std::array<std::pair<const char*, KeyLayout>, 2> kNames = {
+      {{"rows", KeyLayout::rows}, {"tiles_of_16", KeyLayout::tiles_of_16}}};
+  return choice("key_layout", value, kNames);
 }
 
 bool flag_of(const char* name, nb::handle value) {

@@ -18,7 +18,9 @@ enum class Layout : std::uint8_t { bhsd, bshd };
 Layout layout_of(nb::handle value);
 CausalAlignment alignment_of(nb::handle value);
 Pipeline pipeline_of(nb::handle value);
+Precision precision_of(nb::handle value);
 LseBase lse_base_of(nb::handle value);
+KeyLayout key_layout_of(nb::handle value);
 
 bool flag_of(const char* name, nb::handle value);
 std::int64_t integer_of(const char* name, nb::handle value);

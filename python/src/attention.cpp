@@ -8,13 +8,13 @@ namespace kumiko::python {
 namespace {
 
 nb::object attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& settings,
-                     const nb::tuple& terms, nb::handle return_lse, nb::handle lse, nb::handle layout,
-                     nb::handle out, nb::handle context) {
+                     const nb::tuple& terms, const nb::tuple& rows, nb::handle layout, nb::handle out,
+                     nb::handle context) {
   AttentionCall call(q, k, v, layout_of(layout));
   call.set(unpacked<Settings>(settings));
   call.set(unpacked<Terms>(terms));
   call.set_out(out);
-  call.set_lse(lse, flag_of("return_lse", return_lse));
+  call.set(unpacked<RowOutputs>(rows));
   const Context chosen = context_of(context);
   without_gil([&] { return attention_forward(chosen, call.args); });
   return call.result();
@@ -25,8 +25,7 @@ nb::object attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& 
 void bind_attention(nb::module_& module) {
   using nb::arg;
   module.def("attention", &attention, arg("q").none(), arg("k").none(), arg("v").none(), arg("settings"),
-             arg("terms"), arg("return_lse").none(), arg("lse").none(), arg("layout").none(),
-             arg("out").none(), arg("context").none());
+             arg("terms"), arg("rows"), arg("layout").none(), arg("out").none(), arg("context").none());
 }
 
 }  // namespace kumiko::python

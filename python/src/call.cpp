@@ -25,6 +25,8 @@ void AttentionCall::set(const Settings& settings) {
   args.bsr_rows = integer_of("bsr_rows", settings.bsr_rows);
   args.bsr_keys = integer_of("bsr_keys", settings.bsr_keys);
   args.pipeline = pipeline_of(settings.pipeline);
+  args.key_layout = key_layout_of(settings.key_layout);
+  args.precision = precision_of(settings.precision);
   if (!settings.max_pages.is_none()) max_pages_ = integer_of("max_pages", settings.max_pages);
   if (!settings.cu_seqlens_q.is_none()) {
     numbers.cu_seqlens_q = integers_of("cu_seqlens_q", settings.cu_seqlens_q);
@@ -75,6 +77,8 @@ void AttentionCall::set(const AttentionArgs& planned) {
   args.causal_sequences = planned.causal_sequences;
   args.prefix_lens = planned.prefix_lens;
   args.pipeline = planned.pipeline;
+  args.key_layout = planned.key_layout;
+  args.precision = planned.precision;
   args.seqused_k = planned.seqused_k;
   args.cu_seqlens_q = planned.cu_seqlens_q;
   args.cu_seqlens_k = planned.cu_seqlens_k;
@@ -153,16 +157,25 @@ void AttentionCall::plan_out() {
                                      : Tensor::bshd(nullptr, batch, first, second, dim, args.q.dtype);
 }
 
-void AttentionCall::set_lse(nb::handle lse, bool is_returned) {
-  if (lse.is_none() && !is_returned) return;
+void AttentionCall::set_row_output(const char* name, nb::handle given, bool is_returned,
+                                   std::optional<Output>* output, LseView* view) {
+  if (given.is_none() && !is_returned) return;
   const auto& shape = args.q.shape;
-  lse_.emplace("lse", lse, query_, std::span(shape).first(3), Output::Type::float32);
-  args.lse = lse_of(lse_->tensor(), shape, "q");
+  output->emplace(name, given, query_, std::span(shape).first(3), Output::Type::float32);
+  *view = lse_of((*output)->tensor(), shape, "q");
+}
+
+void AttentionCall::set(const RowOutputs& rows) {
+  set_row_output("lse", rows.lse, flag_of("return_lse", rows.return_lse), &lse_, &args.lse);
+  set_row_output("row_max", rows.row_max, flag_of("return_row_max", rows.return_row_max), &row_max_,
+                 &args.row_max);
 }
 
 nb::object AttentionCall::result() const {
-  if (!lse_) return out_->result();
-  return nb::make_tuple(out_->result(), lse_->result());
+  nb::object out = out_->result();
+  if (lse_ && row_max_) return nb::make_tuple(out, lse_->result(), row_max_->result());
+  if (lse_ || row_max_) return nb::make_tuple(out, (lse_ ? lse_ : row_max_)->result());
+  return out;
 }
 
 }  // namespace kumiko::python

@@ -34,7 +34,7 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
 struct Settings {
   nb::handle causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens,
       causal_sequences, prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys,
-      pipeline, kv_domains;
+      pipeline, kv_domains, key_layout, precision;
 };
 
 /// Tensors that each run of a plan brings along, or None.
@@ -42,7 +42,12 @@ struct Terms {
   nb::handle alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr;
 };
 
-/// A tuple of as many objects as `Fields`, which is Settings or Terms, has handles.
+/// What a call writes for each query besides out, and whether it is returned.
+struct RowOutputs {
+  nb::handle return_lse, lse, return_row_max, row_max;
+};
+
+/// A tuple of as many objects as `Fields`, which is one of these three, has handles.
 template <class Fields>
 Fields unpacked(const nb::tuple& values) {
   constexpr std::size_t kCount = sizeof(Fields) / sizeof(nb::handle);
@@ -71,11 +76,11 @@ class AttentionCall {
   void set(const AttentionArgs& planned);
   /// `out` may be None.
   void set_out(nb::handle out);
-  /// `lse`, or a new tensor if one is to be returned.
-  void set_lse(nb::handle lse, bool is_returned);
+  /// Of each the given tensor, or a new one if it is to be returned.
+  void set(const RowOutputs& rows);
   /// The output that set_out(None) would make, without its memory.
   void plan_out();
-  /// out, or (out, lse).
+  /// out, or (out, lse), (out, row_max), (out, lse, row_max).
   nb::object result() const;
 
   std::int64_t sequences() const { return args.cu_seqlens_q ? args.num_sequences : args.q.shape[0]; }
@@ -85,6 +90,8 @@ class AttentionCall {
 
  private:
   void set_pages(nb::handle block_table, nb::handle kv_indptr);
+  void set_row_output(const char* name, nb::handle given, bool is_returned, std::optional<Output>* output,
+                      LseView* view);
   std::array<std::int64_t, 4> out_shape() const;
   /// Keys that the longest sequence can have, of which a bias or mask has one column each.
   std::int64_t longest() const;
@@ -92,7 +99,7 @@ class AttentionCall {
   nb::handle query_;
   Layout layout_;
   std::optional<std::int64_t> max_pages_, planned_max_pages_;  // of lists
-  std::optional<Output> out_, lse_;
+  std::optional<Output> out_, lse_, row_max_;
   std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, tree_mask_, bsr_indptr_, bsr_indices_, sinks_,
       block_table_;
 };

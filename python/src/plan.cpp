@@ -18,18 +18,17 @@ PyPlan::PyPlan(const Context& context, AttentionCall& call, Layout layout) : lay
   numbers_ = std::move(call.numbers);  // which leaves them where `planned_` points
 }
 
-void PyPlan::fill(AttentionCall* call, const Terms& terms, nb::handle return_lse, nb::handle lse,
-                  nb::handle out) const {
+void PyPlan::fill(AttentionCall* call, const Terms& terms, const RowOutputs& rows, nb::handle out) const {
   call->set(planned_);
   call->set(terms);
   call->set_out(out);
-  call->set_lse(lse, flag_of("return_lse", return_lse));
+  call->set(rows);
 }
 
 nb::object PyPlan::run(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& terms,
-                       nb::handle return_lse, nb::handle lse, nb::handle out) const {
+                       const nb::tuple& rows, nb::handle out) const {
   AttentionCall call(q, k, v, layout_);
-  fill(&call, unpacked<Terms>(terms), return_lse, lse, out);
+  fill(&call, unpacked<Terms>(terms), unpacked<RowOutputs>(rows), out);
   without_gil([&] {
     const auto held = lock<std::shared_lock>();
     return plan_.run(call.args);
@@ -117,8 +116,8 @@ void bind_plan(nb::module_& module) {
   nb::class_<PyPlan>(module, "Plan", "What kumiko.Plan wraps.")
       .def("__init__", &init_plan, arg("q").none(), arg("k").none(), arg("v").none(), arg("settings"),
            arg("terms"), arg("layout").none(), arg("out").none(), arg("context").none())
-      .def("run", &PyPlan::run, arg("q").none(), arg("k").none(), arg("v").none(), arg("terms"),
-           arg("return_lse").none(), arg("lse").none(), arg("out").none())
+      .def("run", &PyPlan::run, arg("q").none(), arg("k").none(), arg("v").none(), arg("terms"), arg("rows"),
+           arg("out").none())
       .def("update", &PyPlan::update, arg("seqused_k").none(), arg("block_table").none(),
            arg("kv_indptr").none())
       .def("explain", &PyPlan::explain)

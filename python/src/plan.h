@@ -19,10 +19,9 @@ class PyPlan {
 
   Layout layout() const { return layout_; }
   /// Makes of a call's q, k and v one of the planned problem.
-  void fill(AttentionCall* call, const Terms& terms, nb::handle return_lse, nb::handle lse,
-            nb::handle out) const;
-  nb::object run(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& terms, nb::handle return_lse,
-                 nb::handle lse, nb::handle out) const;
+  void fill(AttentionCall* call, const Terms& terms, const RowOutputs& rows, nb::handle out) const;
+  nb::object run(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& terms, const nb::tuple& rows,
+                 nb::handle out) const;
   /// Without the GIL. `args` are of a call that fill() has made and point into this object.
   Status submit(const Stream& stream, const AttentionArgs& args, Ticket* ticket,
                 StreamCallback callback) const;

@@ -28,7 +28,7 @@ ConstTensor scores_of(const Imported& tensor) {
 nb::object softmax_pv_call(nb::handle scores, nb::handle v, nb::handle causal, nb::handle causal_alignment,
                            nb::handle window, nb::handle scale, nb::handle seqused_k, nb::handle pipeline,
                            nb::handle return_lse, nb::handle lse, nb::handle layout, nb::handle out,
-                           nb::handle context) {
+                           nb::handle context, nb::handle precision) {
   const Layout order = layout_of(layout);
   const Imported score_tensor("scores", scores), v_tensor("v", v);
   SoftmaxPvArgs args;
@@ -37,6 +37,7 @@ nb::object softmax_pv_call(nb::handle scores, nb::handle v, nb::handle causal, n
   set_visibility(causal, causal_alignment, window, &args);
   args.scale = static_cast<float>(number_of("scale", scale));
   args.pipeline = pipeline_of(pipeline);
+  args.precision = precision_of(precision);
   const auto& shape = args.scores.shape;
   const std::vector<std::int32_t> lengths = lengths_of(seqused_k, shape[0]);
   args.seqused_k = seqused_k.is_none() ? nullptr : lengths.data();
@@ -56,7 +57,8 @@ nb::object softmax_pv_call(nb::handle scores, nb::handle v, nb::handle causal, n
 
 nb::object fused_gemm_call(nb::handle q, nb::handle k, nb::handle v, nb::handle causal,
                            nb::handle causal_alignment, nb::handle window, nb::handle scale,
-                           nb::handle seqused_k, nb::handle layout, nb::handle out, nb::handle context) {
+                           nb::handle seqused_k, nb::handle layout, nb::handle out, nb::handle context,
+                           nb::handle precision) {
   const Layout order = layout_of(layout);
   const Imported q_tensor("q", q), k_tensor("k", k), v_tensor("v", v);
   FusedGemmArgs args;
@@ -64,6 +66,7 @@ nb::object fused_gemm_call(nb::handle q, nb::handle k, nb::handle v, nb::handle 
   args.k = input_of(k_tensor, order);
   args.v = input_of(v_tensor, order);
   set_visibility(causal, causal_alignment, window, &args);
+  args.precision = precision_of(precision);
   args.scale = static_cast<float>(number_of("scale", scale));
   const auto& shape = args.q.shape;
   const std::vector<std::int32_t> lengths = lengths_of(seqused_k, shape[0]);
@@ -126,10 +129,11 @@ void bind_products(nb::module_& module) {
   module.def("softmax_pv", &softmax_pv_call, arg("scores").none(), arg("v").none(), arg("causal").none(),
              arg("causal_alignment").none(), arg("window").none(), arg("scale").none(),
              arg("seqused_k").none(), arg("pipeline").none(), arg("return_lse").none(), arg("lse").none(),
-             arg("layout").none(), arg("out").none(), arg("context").none());
+             arg("layout").none(), arg("out").none(), arg("context").none(), arg("precision").none());
   module.def("fused_gemm", &fused_gemm_call, arg("q").none(), arg("k").none(), arg("v").none(),
              arg("causal").none(), arg("causal_alignment").none(), arg("window").none(), arg("scale").none(),
-             arg("seqused_k").none(), arg("layout").none(), arg("out").none(), arg("context").none());
+             arg("seqused_k").none(), arg("layout").none(), arg("out").none(), arg("context").none(),
+             arg("precision").none());
   module.def("merge_states", &merge_states_call, arg("states").none(), arg("layout").none(),
              arg("out").none(), arg("lse").none(), arg("context").none());
 }

@@ -98,13 +98,13 @@ class PyStream {
   }
 
   std::shared_ptr<PyTicket> run(nb::handle plan, nb::handle q, nb::handle k, nb::handle v,
-                                const nb::tuple& terms, nb::handle return_lse, nb::handle lse, nb::handle out,
+                                const nb::tuple& terms, const nb::tuple& rows, nb::handle out,
                                 nb::handle callback) {
     const PyPlan* planned = nullptr;
     if (!nb::try_cast(plan, planned) || planned == nullptr) wrong_type("plan", plan, "a kumiko.Plan");
     auto ticket = std::make_shared<PyTicket>(q, k, v, planned->layout(), plan);
     auto& call = std::get<AttentionCall>(ticket->call);
-    planned->fill(&call, unpacked<Terms>(terms), return_lse, lse, out);
+    planned->fill(&call, unpacked<Terms>(terms), unpacked<RowOutputs>(rows), out);
     submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
       return planned->submit(stream, call.args, &ticket->ticket, std::move(on_end));
     });
@@ -112,14 +112,14 @@ class PyStream {
   }
 
   std::shared_ptr<PyTicket> attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& settings,
-                                      const nb::tuple& terms, nb::handle return_lse, nb::handle lse,
-                                      nb::handle layout, nb::handle out, nb::handle callback) {
+                                      const nb::tuple& terms, const nb::tuple& rows, nb::handle layout,
+                                      nb::handle out, nb::handle callback) {
     auto ticket = std::make_shared<PyTicket>(q, k, v, layout_of(layout), nb::none());
     auto& call = std::get<AttentionCall>(ticket->call);
     call.set(unpacked<Settings>(settings));
     call.set(unpacked<Terms>(terms));
     call.set_out(out);
-    call.set_lse(lse, flag_of("return_lse", return_lse));
+    call.set(unpacked<RowOutputs>(rows));
     submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
       return stream.submit(call.args, &ticket->ticket, std::move(on_end));
     });
@@ -132,10 +132,10 @@ class PyStream {
                                    nb::handle interleaved, nb::handle cos, nb::handle sin,
                                    nb::handle rope_theta, nb::handle rope_scale, nb::handle key_norm,
                                    nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
-                                   nb::handle callback) {
+                                   nb::handle key_layout, nb::handle callback) {
     auto ticket = std::make_shared<PyTicket>(AppendInputs{
         key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim,
-        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout});
+        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout});
     submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
       return stream.submit(std::get<AppendCall>(ticket->call).args, &ticket->ticket, std::move(on_end));
     });
@@ -210,17 +210,16 @@ void bind_stream(nb::module_& module) {
       .def("__init__", &init_stream, arg("context").none(), arg("capacity").none())
       .def("close", &PyStream::close)
       .def("run", &PyStream::run, arg("plan").none(), arg("q").none(), arg("k").none(), arg("v").none(),
-           arg("terms"), arg("return_lse").none(), arg("lse").none(), arg("out").none(),
-           arg("callback").none())
+           arg("terms"), arg("rows"), arg("out").none(), arg("callback").none())
       .def("attention", &PyStream::attention, arg("q").none(), arg("k").none(), arg("v").none(),
-           arg("settings"), arg("terms"), arg("return_lse").none(), arg("lse").none(), arg("layout").none(),
-           arg("out").none(), arg("callback").none())
+           arg("settings"), arg("terms"), arg("rows"), arg("layout").none(), arg("out").none(),
+           arg("callback").none())
       .def("kv_append", &PyStream::append, arg("key").none(), arg("value").none(), arg("key_cache").none(),
            arg("value_cache").none(), arg("slot_mapping").none(), arg("query").none(),
            arg("query_out").none(), arg("positions").none(), arg("rotary_dim").none(),
            arg("interleaved").none(), arg("cos").none(), arg("sin").none(), arg("rope_theta").none(),
            arg("rope_scale").none(), arg("key_norm").none(), arg("query_norm").none(), arg("norm_eps").none(),
-           arg("layout").none(), arg("callback").none());
+           arg("layout").none(), arg("key_layout").none(), arg("callback").none());
   nb::module_::import_("atexit").attr("register")(nb::cpp_function(&end_streams));
 }
 

@@ -44,6 +44,12 @@ def visible(shape, causal=False, window=(-1, -1), seqused_k=None, alignment="bot
     return seen
 
 
+def row_max(q, k, v, **options):
+    """The largest score of each query: the maximum of log-sum-exps over one key each."""
+    one_key = [attention(q, k, v, mask=np.arange(k.shape[2]) == j, **options)[1] for j in range(k.shape[2])]
+    return np.max(one_key, axis=0, initial=-np.inf)
+
+
 def attention(q, k, v, *, scale=None, softcap=0.0, bias=None, alibi_slopes=None, mask=None, causal=False,
               window=(-1, -1), seqused_k=None, alignment="bottom_right", sinks=None,
               causal_sequences=None, prefix_lens=None, window_sink_tokens=0):

@@ -195,6 +195,24 @@ def test_out_is_written_in_place_and_returned(tensors, dtype):
     assert np.array_equal(lse, kumiko.attention(q, k, v, return_lse=True)[1])
 
 
+def test_row_max_is_the_largest_score(tensors):
+    q, k, v = tensors(kv_len=21)
+    sinks = np.array([0.5, 9.0, -3.0, 0.0], np.float32)
+    options = {"causal": True, "softcap": 2.0, "alibi_slopes": np.array([0.5, 0.25, 0.0, 1.0], np.float32), "seqused_k": [21, 3]}
+    out, lse, row_max = kumiko.attention(q, k, v, sinks=sinks, lse_with_sink=False, return_lse=True, return_row_max=True, **options)
+    np.testing.assert_allclose(row_max, oracle.row_max(q, k, v, **options), atol=2e-6)
+    assert np.all(lse >= row_max) and np.all(row_max[1, :, :6] == -np.inf)  # queries before the first of 3 keys
+    again = np.empty_like(row_max)
+    returned = kumiko.attention(q, k, v, sinks=sinks, row_max=again, **options)
+    assert returned[1] is again and np.array_equal(again, row_max) and np.array_equal(returned[0], out)
+    plan = kumiko.Plan(q, k, v, sinks=sinks, **options)
+    terms = {"sinks": sinks, "alibi_slopes": options["alibi_slopes"]}
+    assert np.array_equal(plan.run(q, k, v, return_row_max=True, **terms)[1], row_max)
+    with kumiko.Stream() as stream:
+        tickets = [stream.attention(q, k, v, sinks=sinks, return_row_max=True, **options), stream.submit(plan, q, k, v, row_max=again, **terms)]
+        assert all(np.array_equal(ticket.wait()[1], row_max) for ticket in tickets)
+
+
 def test_float32_out_of_narrow_inputs(tensors, dtype):
     q, k, v = tensors(dtype=dtype)
     out = np.empty(q.shape, np.float32)
@@ -213,3 +231,20 @@ def test_no_keys_and_no_queries(tensors):
     assert np.all(kumiko.attention(q, k, v) == 0)
     q, k, v = tensors((2, 4, 0, 32))
     assert kumiko.attention(q, k, v).shape == (2, 4, 0, 32)
+
+
+def test_precisions(tensors):
+    q, k, v = tensors(dtype=np.float16)
+    reference = kumiko.Context(isa="reference")
+    standard = kumiko.attention(q, k, v, precision="standard", context=reference)
+    half = kumiko.attention(q, k, v, precision="half", context=reference)
+    assert np.array_equal(standard, kumiko.attention(q, k, v, context=reference))
+    assert not np.array_equal(standard, half)
+    np.testing.assert_allclose(half.astype(np.float32), standard.astype(np.float32), atol=2e-2)
+    plan = kumiko.Plan(q, k, v, precision="half", context=reference)
+    assert np.array_equal(plan.run(q, k, v), half)
+    with pytest.raises(ValueError, match="precision"):
+        kumiko.attention(q, k, v, precision="double")
+    wide = [x.astype(np.float32) for x in (q, k, v)]
+    with pytest.raises(NotImplementedError, match='precision is "half"; isa reference has no kernels that multiply f32'):
+        kumiko.attention(*wide, precision="half", context=reference)

@@ -180,3 +180,19 @@ def test_a_cache_that_cannot_be_written(make):
     k_cache.flags.writeable = False
     with pytest.raises(ValueError, match="^k_cache"):
         kumiko.attention_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens=USED)
+
+
+@pytest.mark.parametrize("q_len, heads", [(1, 3), (1, 40), (5, 16)])
+def test_keys_and_values_may_be_views_of_one_latent_array(q_len, heads):
+    random = np.random.default_rng(5)
+    latents = random.standard_normal((10, 16, 1, 72)).astype(np.float32)
+    query = random.standard_normal((2, q_len, heads, 72)).astype(np.float32)
+    options = {"cache_seqlens": [70, 9], "block_table": random.permutation(10).astype(np.int32).reshape(2, 5), "causal": True}
+    values = latents[..., 4:68]
+    out = kumiko.attention_with_kvcache(query, latents, values, **options)
+    assert np.array_equal(out, kumiko.attention_with_kvcache(query, latents, values.copy(), **options))
+    dense = latents[options["block_table"]].reshape(2, 80, 1, 72).swapaxes(1, 2)
+    expected = oracle.attention(query.swapaxes(1, 2), dense, dense[..., 4:68], seqused_k=[70, 9], causal=True)[0]
+    np.testing.assert_allclose(out, expected.swapaxes(1, 2), atol=4e-6)
+    plan = kumiko.Plan(query.swapaxes(1, 2), dense, dense[..., 4:68])
+    assert "values in the keys' rows" in plan.explain()

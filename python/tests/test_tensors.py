@@ -199,6 +199,9 @@ READ_ONLY.flags.writeable = False
     ({"pipeline": None}, TypeError, "pipeline is None; expected \"automatic\""),
     ({"layout": "sbhd"}, ValueError, 'layout is "sbhd"; expected "bhsd", "bshd"'),
     ({"return_lse": "no"}, TypeError, "return_lse is 'no'"),
+    ({"return_row_max": 1}, TypeError, r"return_row_max is 1 \(int\)"),
+    ({"row_max": READ_ONLY[..., 0]}, ValueError, "row_max is read-only"),
+    ({"row_max": np.zeros((2, 4, 6), np.float32)}, ValueError, r"row_max.shape\[2\] is 6; expected 5, as in q"),
 ])
 def test_errors_name_the_argument(change, error, words):
     with pytest.raises(error, match=words):

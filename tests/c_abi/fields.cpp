@@ -23,12 +23,13 @@ std::ostream& operator<<(std::ostream& os, const Seen& seen) {
 void clear_outputs() {
   memory().out.clear();
   memory().lse.clear();
+  memory().row_max.clear();
 }
 
 namespace {
 
 Seen with_outputs(int code, std::string message) {
-  return {code, std::move(message), {}, memory().out.words(), memory().lse.words()};
+  return {code, std::move(message), {}, memory().out.words(), memory().lse.words(), memory().row_max.words()};
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ class Words {
 
 /// The memory of all calls here. There is one instance, because tables hold its addresses.
 struct Memory {
-  Words q{1}, k{2}, v{3}, bias{4}, mask{5}, scores{6}, slopes{7}, out{8}, lse{9};
+  Words q{1}, k{2}, v{3}, bias{4}, mask{5}, scores{6}, slopes{7}, out{8}, lse{9}, row_max{16};
   Words parts[3] = {Words(10), Words(11), Words(12)}, sums[3] = {Words(13), Words(14), Words(15)};
   std::int32_t lengths[2] = {4, 2}, homes[4] = {1, 1, 1, 0}, cu_seqlens[3] = {0, 1, 3},
                table[4] = {1, 0, 1, 0};
@@ -60,7 +60,7 @@ Memory& memory();
 struct Seen {
   int code = 0;
   std::string message, text;
-  std::vector<std::uint32_t> out, lse;
+  std::vector<std::uint32_t> out, lse, row_max;
   bool operator==(const Seen&) const = default;
 };
 std::ostream& operator<<(std::ostream& os, const Seen& seen);

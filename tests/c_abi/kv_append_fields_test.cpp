@@ -86,6 +86,7 @@ KvAppendFields all_fields() {
       "rope_theta", [](auto& a) { a.rope_theta = 100.0; }, rotation);
   f.add(
       "rope_scale", [](auto& a) { a.rope_scale = 0.5; }, rotation);
+  f.add_refused("key_layout", [](auto& a) { set(a.key_layout, KUMIKO_KEY_TILES_OF_16); });
   f.add_c(
       "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_kv_append_args, query); },
       [](auto& a) { a.key_norm = table(0); });

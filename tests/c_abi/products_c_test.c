@@ -107,8 +107,15 @@ static void test_errors(const kumiko_context* context) {
   pv = softmax_pv();
   pv.struct_size = 8;
   EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "struct_size is 8");
-  fused.reserved = 3;
-  EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_INVALID_ARGUMENT, "reserved is 3");
+  fused.precision = 3;
+  EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_INVALID_ARGUMENT, "precision is 3");
+  fused.precision = KUMIKO_PRECISION_HALF;
+  EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_UNSUPPORTED, "precision is \"half\"");
+  pv = softmax_pv();
+  pv.reserved = 3;
+  EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "reserved is 3");
+  pv.reserved = 0, pv.precision = -1;
+  EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "precision is -1");
   fused = fused_gemm();
   fused.k.shape[3] = 4;
   EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_INVALID_ARGUMENT, "k.shape[3]");

@@ -36,6 +36,9 @@ SoftmaxPvFields softmax_pv_fields() {
   f.add_visibility();
   // The other pipelines give the same bits.
   f.add_refused("pipeline", [](auto& a) { set(a.pipeline, KUMIKO_PIPELINE_DECODE); });
+  f.add_refused("precision", [](auto& a) { set(a.precision, KUMIKO_PRECISION_HALF); });
+  f.add_c(
+      "reserved", [](auto& a) { a.reserved = 1; }, kNone);
   f.add_c(
       "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_softmax_pv_args, lse); },
       [](auto& a) { a.is_causal = true; });
@@ -58,8 +61,7 @@ FusedGemmFields fused_gemm_fields() {
     set(a.out.dtype, KUMIKO_BF16);
   });
   f.add_visibility();
-  f.add_c(
-      "reserved", [](auto& a) { a.reserved = 1; }, kNone);
+  f.add_refused("precision", [](auto& a) { set(a.precision, KUMIKO_PRECISION_HALF); });
   f.add_c(
       "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_fused_gemm_args, scale); },
       [](auto& a) { a.is_causal = true; });

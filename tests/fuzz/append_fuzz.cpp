@@ -24,6 +24,8 @@ class AppendCall {
   explicit AppendCall(Input& input) {
     const int flags = input.byte(), types = input.byte();
     batch_ = 1 + input.below(2), seq_ = input.below(10), page_size_ = 1 + input.below(20);
+    const bool has_tiles = page_size_ > 17;
+    if (has_tiles) page_size_ = (page_size_ - 17) * 16;
     const std::int64_t heads = 1 + input.below(3), dim = input.pick(kHeadDims), v_dim = input.pick(kHeadDims),
                        query_heads = input.below(4), pages = tokens() / page_size_ + 1 + input.below(3);
     const Layout::Order order = flags & 1 ? Layout::bshd : Layout::bhsd,
@@ -32,7 +34,14 @@ class AppendCall {
     const auto type = [types](int shift) { return kTypes[types >> shift & 3]; };
     add({batch_, heads, seq_, dim}, order, pad, type(0), false, &args_.key);
     add({batch_, heads, seq_, v_dim}, order, pad, type(2), false, &args_.value);
-    add({pages, heads, page_size_, dim}, cache_order, pad, type(4), true, &args_.key_cache);
+    if (has_tiles) {
+      const std::int64_t width = type(4) == KUMIKO_F32 ? dim : dim + dim % 2;
+      add({pages, heads, page_size_, width}, Layout::bhsd, 0, type(4), true, &args_.key_cache);
+      args_.key_cache.shape[3] = dim;
+      args_.key_layout = KUMIKO_KEY_TILES_OF_16;
+    } else {
+      add({pages, heads, page_size_, dim}, cache_order, pad, type(4), true, &args_.key_cache);
+    }
     add({pages, heads, page_size_, v_dim}, cache_order, pad, type(6), true, &args_.value_cache);
     if (query_heads > 0) {
       add({batch_, query_heads, seq_, dim}, order, pad, type(2), false, &args_.query);
@@ -192,6 +201,10 @@ class AppendCall {
       std::vector<bool> written(buffer->size());
       for (const std::int64_t slot : slots) {
         for (std::int64_t h = 0; slot >= 0 && h < cache->shape[1]; ++h) {
+          if (cache == &args_.key_cache && args_.key_layout == KUMIKO_KEY_TILES_OF_16) {
+            mark_column(slot, h, &written);
+            continue;
+          }
           const auto at =
               static_cast<std::size_t>(slot / page_size_ * cache->stride[0] + h * cache->stride[1] +
                                        slot % page_size_ * cache->stride[2]) *
@@ -203,6 +216,17 @@ class AppendCall {
       for (std::size_t i = 0; i < written.size(); ++i)
         require(written[i] || buffer->is_poisoned(i, i + 1), "an append writes its slots and nothing else");
     }
+  }
+
+  /// Column `slot` of its tile, in units of 4 bytes.
+  void mark_column(std::int64_t slot, std::int64_t head, std::vector<bool>* written) const {
+    const kumiko_tensor& cache = args_.key_cache;
+    const std::int64_t bytes = bytes_of(cache.dtype), row = slot % page_size_;
+    const std::int64_t tile =
+        (slot / page_size_ * cache.stride[0] + head * cache.stride[1] + row / 16 * 16 * cache.stride[2]) *
+        bytes;
+    for (std::int64_t unit = 0; unit * 4 < cache.stride[2] * bytes; ++unit)
+      std::fill_n(written->begin() + static_cast<std::ptrdiff_t>(tile + (unit * 16 + row % 16) * 4), 4, true);
   }
 
   kumiko_kv_append_args args_ = KUMIKO_KV_APPEND_ARGS_INIT;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a problem has of sinks, forms of the LSE, and causality and prefixes of each sequence, drawn and
 // broken.
+#include <algorithm>
+
 #include "tests/fuzz/attention_problem.h"
+#include "tests/fuzz/packed_sequences.h"
 
 namespace kumiko::fuzz {
 
@@ -14,6 +17,18 @@ void AttentionProblem::draw_extras(Input& input) {
   if (how & 8) {
     buffers_[kSinks].sprinkle(3, 1, how & 16 ? -std::numeric_limits<double>::infinity() : 1e4);
   }
+  if (how & 32) draw_key_tiles();
+}
+
+// The same memory as tiles, where they fit into it.
+void AttentionProblem::draw_key_tiles() {
+  kumiko_attention_args tiles = args_;
+  tiles.key_layout = KUMIKO_KEY_TILES_OF_16;
+  const std::int64_t *shape = tiles.k.shape, width = keys_in_memory(tiles).shape[3];
+  const std::int64_t stride[4] = {shape[1] * shape[2] * width, shape[2] * width, width, 1};
+  std::copy(stride, stride + 4, tiles.k.stride);
+  const Wide bytes = static_cast<Wide>(shape[0]) * stride[0] * bytes_of(tiles.k.dtype);
+  if (has_sane_key_layout(tiles) && bytes <= static_cast<Wide>(buffers_[kK].size())) args_ = tiles;
 }
 
 void AttentionProblem::draw_sequence_visibility(Input& input) {
@@ -34,8 +49,25 @@ void AttentionProblem::draw_sequence_visibility(Input& input) {
   complete_table(seen());
 }
 
+void AttentionProblem::draw_row_max(Input& input) {
+  const int how = input.byte(), step = how & 2 ? 2 : 1;
+  const std::int64_t heads = args_.q.shape[1], q_len = args_.q.shape[2],
+                     rows = args_.q.shape[0] * heads * q_len;
+  buffers_[kRowMax] = Buffer(rows > 0 ? (rows - 1) * step + 1 : 0, KUMIKO_F32, true);
+  void* const row_max = buffers_[kRowMax].data();
+  if (how & 1) args_.row_max = static_cast<float*>(row_max);
+  const std::int64_t stride[3] = {heads * q_len * step, q_len * step, step};
+  if (how & 6) std::copy(stride, stride + 3, args_.row_max_stride);
+}
+
 void AttentionProblem::change_extras(Input& input) {
-  switch (input.below(6)) {
+  switch (input.below(8)) {
+    case 6:
+      args_.row_max_stride[input.below(3)] = input.number();
+      return;
+    case 7:
+      args_.key_layout = input.one_in(2) ? input.below(3) : input.number();
+      return;
     case 2:
       args_.window_sink_tokens = input.number();
       return;
@@ -70,7 +102,7 @@ bool AttentionProblem::has_sane_extras(const kumiko_attention_args& a) const {
   for (std::int64_t b = 0; a.prefix_lens && b < sequences(a); ++b) {
     if (a.prefix_lens[b] < 0) return false;
   }
-  if (a.window_sink_tokens < 0) return false;
+  if (a.window_sink_tokens < 0 || !has_sane_key_layout(a)) return false;
   return (a.lse_with_sink | 1) == 1 && (a.lse_base | 1) == 1;
 }
 

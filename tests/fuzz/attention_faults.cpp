@@ -44,6 +44,9 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, bsr_indptr),
                                           offsetof(kumiko_attention_args, bsr_indices),
                                           offsetof(kumiko_attention_args, bsr_keys),
+                                          offsetof(kumiko_attention_args, row_max),
+                                          offsetof(kumiko_attention_args, row_max_stride),
+                                          offsetof(kumiko_attention_args, key_layout),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
   if (serves_ && input.one_in(2)) return change_sequences(input);
@@ -83,7 +86,7 @@ void AttentionProblem::change_terms(Input& input) {
                                : static_cast<const float*>(buffers_[input.byte() % buffers_.size()].data());
       return;
     case 3:
-      args_.reserved = static_cast<std::int32_t>(input.number());
+      args_.precision = input.one_in(2) ? input.below(4) : static_cast<std::int32_t>(input.number());
       return;
     case 4: {  // every tensor of another type
       const auto type = static_cast<std::int32_t>(input.below(5));
@@ -125,7 +128,7 @@ void AttentionProblem::change_sequences(Input& input) {
       const Buffer& table = buffers_[kTable];
       const kumiko_attention_args a = seen();
       const std::vector<TableEntry> read =
-          is_sane(false) && has_own_table(a) ? entries_read(a) : std::vector<TableEntry>();
+          is_sane(false, false) && has_own_table(a) ? entries_read(a) : std::vector<TableEntry>();
       const std::size_t entries = table.size() / 4,
                         at = !read.empty() && input.one_in(2)
                                  ? static_cast<std::size_t>(read[input.byte() % read.size()].at)

@@ -63,6 +63,7 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves, b
   draw_terms(input, terms);
   const Buffer& sinks = add_input(has_extras ? q_heads : 0, KUMIKO_F32, 9);
   if (has_extras) args_.sinks = static_cast<const float*>(sinks.data());
+  add_output(0, KUMIKO_F32);  // kRowMax
   homes_.resize(static_cast<std::size_t>(batch * kv_heads), -1);
   if (input.one_in(4)) {
     args_.kv_domains = homes_.data();
@@ -71,6 +72,7 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves, b
   // Last, so that other inputs keep their meaning.
   if (serves) draw_sequences(input, at);
   if (has_extras) draw_extras(input), draw_sequence_visibility(input), draw_key_lists(input);
+  if (has_extras) draw_row_max(input);
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -107,7 +109,8 @@ void AttentionProblem::draw_terms(Input& input, int terms) {
 
 std::vector<Operand> AttentionProblem::operands() const {
   const kumiko_attention_args a = seen();
-  std::vector<Operand> all = {operand_of("q", a.q, kQ), operand_of("k", a.k, kK), operand_of("v", a.v, kV)};
+  std::vector<Operand> all = {operand_of("q", a.q, kQ), operand_of("k", keys_in_memory(a), kK),
+                              operand_of("v", a.v, kV)};
   if (is_given(a.bias)) all.push_back(operand_of("bias", a.bias, kBias));
   if (is_given(a.mask)) all.push_back(operand_of("mask", a.mask, kMask));
   if (a.alibi_slopes)
@@ -142,6 +145,7 @@ std::vector<Operand> AttentionProblem::operands() const {
   add_key_lists(a, &all);
   all.push_back(operand_of("out", a.out, kOut, true));
   if (a.lse) all.push_back(lse_of("lse", a.lse, a.lse_stride, a.q.shape, kLse));
+  if (a.row_max) all.push_back(lse_of("row_max", a.row_max, a.row_max_stride, a.q.shape, kRowMax));
   return all;
 }
 
@@ -153,7 +157,7 @@ std::vector<Problem::Field> AttentionProblem::tensors() {
 std::vector<void*> AttentionProblem::pointers() {
   std::vector<void*> all = {&args_.lse, &args_.alibi_slopes};
   if (args_.block_table) all.push_back(&args_.block_table);
-  if (has_extras_) all.push_back(&args_.sinks);
+  if (has_extras_) all.push_back(&args_.sinks), all.push_back(&args_.row_max);
   if (args_.tree_mask) all.push_back(&args_.tree_mask);
   if (args_.bsr_indptr) all.push_back(&args_.bsr_indptr), all.push_back(&args_.bsr_indices);
   return all;
@@ -172,7 +176,7 @@ std::vector<std::vector<Problem::Dim>> AttentionProblem::sizes() const {
   return all;
 }
 
-bool AttentionProblem::is_sane(bool with_lse) const {
+bool AttentionProblem::is_sane(bool with_lse, bool with_row_max) const {
   if (!has_sane_size()) return false;
   const kumiko_attention_args a = seen();
   if (!has_rows(a.q) || !has_rows(a.k) || !has_rows(a.v) || !has_rows(a.out)) return false;
@@ -186,8 +190,9 @@ bool AttentionProblem::is_sane(bool with_lse) const {
   if (v[2] != k[2] || out[2] != q[2] || k[3] != q[3] || out[3] != v[3]) return false;
   if (q[1] > 0 && (k[1] == 0 || q[1] % k[1] != 0)) return false;
   if (with_lse && !is_empty(q, 3) && !fits(q, lse_strides(a.lse_stride, q).data(), 3)) return false;
+  if (with_row_max && !is_empty(q, 3) && !fits(q, lse_strides(a.row_max_stride, q).data(), 3)) return false;
   if (a.pipeline < 0 || a.pipeline > 5 || !has_sane_options(a)) return false;
-  if (!std::isfinite(a.softcap) || a.softcap < 0.0f || a.reserved != 0) return false;
+  if (!std::isfinite(a.softcap) || a.softcap < 0.0f || !is_precision(a.precision)) return false;
   if (!is_known_type(a.bias.dtype) || a.bias.reserved != 0) return false;
   if (!is_known_type(a.mask.dtype) || a.mask.reserved != 0) return false;
   if (is_given(a.bias) && (!is_tensor_type(a.bias.dtype) || !has_shape_of_scores(a.bias, a))) return false;
@@ -204,7 +209,7 @@ bool AttentionProblem::is_sane(bool with_lse) const {
 
 bool AttentionProblem::is_runnable() const {
   const kumiko_attention_args a = seen();
-  return is_sane(a.lse != nullptr) && has_memory() &&
+  return is_sane(a.lse != nullptr, a.row_max != nullptr) && has_memory() &&
          (!has_output() || (has_sane_table(a) && has_sane_block_lists(a)));
 }
 
@@ -249,6 +254,8 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   kept.args.out.data = nullptr;
   kept.args.lse = nullptr;
   std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // may change from run to run
+  kept.args.row_max = nullptr;
+  std::memset(kept.args.row_max_stride, 0, sizeof kept.args.row_max_stride);
   static constexpr float kGiven = 0.0f;
   static constexpr std::int32_t kGivenList = 0;
   static constexpr std::uint8_t kGivenFlags = 0;
@@ -279,7 +286,7 @@ std::string AttentionProblem::describe_options() const {
   std::ostringstream text;
   text << SizedProblem::describe_options() << ", pipeline " << a.pipeline << ", softcap " << a.softcap
        << ", lse strides " << a.lse_stride[0] << ' ' << a.lse_stride[1] << ' ' << a.lse_stride[2]
-       << ", ALiBi stride " << a.alibi_batch_stride << ", reserved " << a.reserved << ", homes";
+       << ", ALiBi stride " << a.alibi_batch_stride << ", precision " << a.precision << ", homes";
   if (!a.kv_domains) text << " none";
   for (std::size_t i = 0; a.kv_domains && i < homes_.size(); ++i) text << ' ' << homes_[i];
   text << describe_sequences(a) << ", sinks " << (a.sinks ? "given" : "none") << ", LSE with them "
@@ -287,7 +294,9 @@ std::string AttentionProblem::describe_options() const {
        << ", causal sequences";
   for (std::size_t b = 0; a.causal_sequences && b < causal_.size(); ++b) text << ' ' << int{causal_[b]};
   text << ", tree stride " << a.tree_mask_stride << ", lists of " << a.bsr_rows << " x " << a.bsr_keys
-       << ", head stride " << a.bsr_head_stride << ", prefixes";
+       << ", head stride " << a.bsr_head_stride << ", maxima " << (a.row_max ? "given" : "none")
+       << ", their strides " << a.row_max_stride[0] << ' ' << a.row_max_stride[1] << ' '
+       << a.row_max_stride[2] << ", key layout " << a.key_layout << ", prefixes";
   for (std::size_t b = 0; a.prefix_lens && b < prefixes_.size(); ++b) text << ' ' << prefixes_[b];
   return text.str();
 }

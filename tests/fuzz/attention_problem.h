@@ -18,9 +18,11 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_attention_forward(context, passed());
   }
-  bool is_sane() const override { return is_sane(true); }
-  /// A run without lse ignores its strides; a plan checks them always.
-  bool is_sane(bool with_lse) const;
+  bool is_sane() const override { return is_sane(true, true); }
+  /// A run without lse or row_max ignores its strides; a plan checks them always.
+  bool is_sane(bool with_lse, bool with_row_max) const;
+  /// Whether there are kernels depends on the ISA.
+  bool is_unsupported() const override { return seen().precision == KUMIKO_PRECISION_HALF; }
   bool is_runnable() const override;
   bool outputs_are_right() const override;
   double tolerance(double value, std::int32_t dtype) const override;
@@ -49,7 +51,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   }
 
  private:
-  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kSinks, kTable };
+  enum Home : std::size_t { kQ, kK, kV, kOut, kLse, kBias, kMask, kSlopes, kSinks, kRowMax, kTable };
   /// How the tensors of a valid problem lie.
   struct Places {
     Layout::Order order;
@@ -65,7 +67,9 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void draw_pages(Input& input, const Places& places, std::int64_t rows, bool has_lists);
   void enlarge_terms(Input& input, const Places& places);
   void draw_extras(Input& input);
+  void draw_key_tiles();
   void draw_sequence_visibility(Input& input);
+  void draw_row_max(Input& input);
   void change_extras(Input& input);
   bool has_sane_extras(const kumiko_attention_args& a) const;
   void draw_key_lists(Input& input);

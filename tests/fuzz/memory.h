@@ -25,6 +25,9 @@ inline constexpr std::int32_t kTypes[] = {KUMIKO_F32, KUMIKO_BF16, KUMIKO_F16, K
 inline constexpr std::int64_t kDims[] = {1, 2, 7, 8, 15, 16, 17};
 
 int bytes_of(std::int32_t dtype);
+inline bool is_precision(std::int32_t precision) {
+  return precision >= KUMIKO_PRECISION_AUTOMATIC && precision <= KUMIKO_PRECISION_HALF;
+}
 inline bool is_tensor_type(std::int32_t dtype) {
   return dtype >= KUMIKO_F32 && dtype <= KUMIKO_F16;
 }

@@ -25,6 +25,11 @@ std::int64_t capacity_of(const kumiko_attention_args& a, std::int64_t b);
 std::int64_t room_of(const kumiko_attention_args& a, std::int64_t b);
 /// The most of any sequence: the number of columns of bias and mask.
 std::int64_t longest_capacity(const kumiko_attention_args& a);
+/// k as it lies in memory: in tiles, 16-bit dims are an even number.
+kumiko_const_tensor keys_in_memory(const kumiko_attention_args& a);
+/// Whether k may lie as key_layout says.
+bool has_sane_key_layout(const kumiko_attention_args& a);
+
 /// Elements from one row of the block table to the next.
 std::int64_t table_stride(const kumiko_attention_args& a);
 /// Query positions that belong to a sequence, from the first on.

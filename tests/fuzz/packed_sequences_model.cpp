@@ -48,6 +48,24 @@ std::int64_t longest_capacity(const kumiko_attention_args& a) {
   return most;
 }
 
+kumiko_const_tensor keys_in_memory(const kumiko_attention_args& a) {
+  kumiko_const_tensor k = a.k;
+  if (a.key_layout == KUMIKO_KEY_TILES_OF_16 && k.dtype != KUMIKO_F32) k.shape[3] += k.shape[3] & 1;
+  return k;
+}
+
+bool has_sane_key_layout(const kumiko_attention_args& a) {
+  if (a.key_layout == KUMIKO_KEY_ROWS) return true;
+  const kumiko_const_tensor k = keys_in_memory(a);
+  if (a.key_layout != KUMIKO_KEY_TILES_OF_16 || !a.block_table || k.shape[2] % 16 != 0 || !fits(k))
+    return false;
+  if (is_empty(k.shape, 4)) return true;
+  for (int i = 0; i < 2; ++i) {
+    if (k.shape[i] > 1 && k.stride[i] < k.shape[2] * k.shape[3]) return false;
+  }
+  return k.stride[2] == k.shape[3];
+}
+
 std::int64_t table_stride(const kumiko_attention_args& a) {
   return a.block_table_stride != 0 ? a.block_table_stride : a.max_pages;
 }

@@ -47,11 +47,16 @@ void SoftmaxPvProblem::change(Input& input) {
                                           offsetof(kumiko_softmax_pv_args, causal_alignment),
                                           offsetof(kumiko_softmax_pv_args, window_left),
                                           offsetof(kumiko_softmax_pv_args, seqused_k),
+                                          offsetof(kumiko_softmax_pv_args, precision),
                                           sizeof(kumiko_softmax_pv_args) + 8,
                                           kLargestStruct};
   switch (input.below(8)) {
     case 0:
       args_.lse_stride[input.below(3)] = input.number();
+      return;
+    case 2:
+      (input.one_in(4) ? args_.reserved : args_.precision) =
+          input.one_in(2) ? input.below(4) : static_cast<std::int32_t>(input.number());
       return;
     case 1:
       args_.pipeline = input.one_in(2) ? input.below(7) : static_cast<std::int32_t>(input.number());
@@ -89,6 +94,7 @@ bool SoftmaxPvProblem::is_sane() const {
   if (scores[1] > 0 && (v[1] == 0 || scores[1] % v[1] != 0)) return false;
   if (!is_empty(out, 3) && !fits(out, lse_strides(a.lse_stride, out).data(), 3)) return false;
   if (a.pipeline < 0 || a.pipeline > 5 || !has_sane_options(a)) return false;
+  if (!is_precision(a.precision) || a.reserved != 0) return false;
   return outputs_apart();
 }
 
@@ -110,8 +116,8 @@ double SoftmaxPvProblem::tolerance(double value, std::int32_t dtype) const {
 std::string SoftmaxPvProblem::describe_options() const {
   const kumiko_softmax_pv_args a = seen();
   std::ostringstream text;
-  text << SizedProblem::describe_options() << ", pipeline " << a.pipeline << ", lse strides "
-       << a.lse_stride[0] << ' ' << a.lse_stride[1] << ' ' << a.lse_stride[2];
+  text << SizedProblem::describe_options() << ", pipeline " << a.pipeline << ", precision " << a.precision
+       << ", lse strides " << a.lse_stride[0] << ' ' << a.lse_stride[1] << ' ' << a.lse_stride[2];
   return text.str();
 }
 
@@ -148,7 +154,7 @@ void FusedGemmProblem::change(Input& input) {
                                           sizeof(kumiko_fused_gemm_args) + 8,
                                           kLargestStruct};
   if (input.one_in(8))
-    args_.reserved = static_cast<std::int32_t>(input.number());
+    args_.precision = input.one_in(2) ? input.below(4) : static_cast<std::int32_t>(input.number());
   else
     change_sized(input, kEnds);
 }
@@ -177,7 +183,7 @@ bool FusedGemmProblem::is_sane() const {
   const kumiko_fused_gemm_args a = seen();
   if (!has_rows(a.q) || !has_rows(a.k) || !has_rows(a.v) || !has_rows(a.out)) return false;
   if (!is_tensor_type(a.q.dtype) || a.k.dtype != a.q.dtype || a.v.dtype != a.q.dtype) return false;
-  if (!is_output_type(a.out.dtype, a.q.dtype) || a.reserved != 0) return false;
+  if (!is_output_type(a.out.dtype, a.q.dtype) || !is_precision(a.precision)) return false;
   const std::int64_t *q = a.q.shape, *k = a.k.shape, *v = a.v.shape, *out = a.out.shape;
   if (q[3] < 1 || q[3] > 576 || v[3] < 1 || v[3] > 576) return false;
   if (k[0] != q[0] || k[3] != q[3] || !std::equal(k, k + 3, v)) return false;

@@ -25,11 +25,13 @@ TEST(Core, X86ByFamilyAndModel) {
       {Vendor::amd, 0x19, 0x61, Core::zen4},     // Raphael
       {Vendor::amd, 0x19, 0xa0, Core::zen4},     // Bergamo
       {Vendor::amd, 0x1a, 0x02, Core::zen5},     // Turin
-      {Vendor::intel, 6, 0x55, Core::skylake_x},  {Vendor::intel, 6, 0x6a, Core::ice_lake},
-      {Vendor::intel, 6, 0x8f, Core::ice_lake},  // Sapphire Rapids
-      {Vendor::intel, 6, 0xcf, Core::ice_lake},  // Emerald Rapids
-      {Vendor::intel, 6, 0x9e, Core::generic},   // Coffee Lake
-      {Vendor::intel, 0x19, 0x01, Core::generic}, {Vendor::other, 0x19, 0x01, Core::generic},
+      {Vendor::intel, 6, 0x55, Core::skylake_x},       {Vendor::intel, 6, 0x6a, Core::ice_lake},
+      {Vendor::intel, 6, 0x6c, Core::ice_lake},        {Vendor::intel, 6, 0x8f, Core::sapphire_rapids},
+      {Vendor::intel, 6, 0xcf, Core::sapphire_rapids},  // Emerald Rapids
+      {Vendor::intel, 6, 0xad, Core::sapphire_rapids},  // Granite Rapids
+      {Vendor::intel, 6, 0xae, Core::sapphire_rapids},  // Granite Rapids D
+      {Vendor::intel, 6, 0x9e, Core::generic},          // Coffee Lake
+      {Vendor::intel, 0x19, 0x01, Core::generic},      {Vendor::other, 0x19, 0x01, Core::generic},
   };
   for (const auto& row : rows)
     EXPECT_EQ(name(core_of(row.vendor, row.family, row.model)), std::string(name(row.want)))

@@ -37,13 +37,16 @@ TEST(Cpu, ProbeAgreesWithTheCompilersProbe) {
 TEST(Cpu, BestIsaIsTheMostPreferredOfTheSet) {
   const IsaSet reference = bit(Isa::reference), avx2 = bit(Isa::avx2), avx512 = bit(Isa::avx512),
                neon = bit(Isa::neon), sve512 = bit(Isa::sve512);
-  EXPECT_EQ(best_isa(reference), Isa::reference);
-  EXPECT_EQ(best_isa(reference | avx2), Isa::avx2);
-  EXPECT_EQ(best_isa(reference | avx512), Isa::avx512);
-  EXPECT_EQ(best_isa(reference | avx2 | avx512), Isa::avx512);
-  EXPECT_EQ(best_isa(reference | avx2 | avx512 | bit(Isa::avx512_bf16)), Isa::avx512_bf16);
-  EXPECT_EQ(best_isa(reference | neon), Isa::neon);
-  EXPECT_EQ(best_isa(reference | neon | sve512), Isa::sve512);
+  EXPECT_EQ(best_isa(reference, Core::generic), Isa::reference);
+  EXPECT_EQ(best_isa(reference | avx2, Core::generic), Isa::avx2);
+  EXPECT_EQ(best_isa(reference | avx512, Core::generic), Isa::avx512);
+  EXPECT_EQ(best_isa(reference | avx2 | avx512, Core::generic), Isa::avx512);
+  EXPECT_EQ(best_isa(reference | avx2 | avx512 | bit(Isa::avx512_bf16), Core::generic), Isa::avx512_bf16);
+  // Where its products are slower than those of f32.
+  EXPECT_EQ(best_isa(reference | avx2 | avx512 | bit(Isa::avx512_bf16), Core::sapphire_rapids), Isa::avx512);
+  EXPECT_EQ(best_isa(reference | avx2 | avx512 | bit(Isa::avx512_bf16), Core::zen5), Isa::avx512_bf16);
+  EXPECT_EQ(best_isa(reference | neon, Core::generic), Isa::neon);
+  EXPECT_EQ(best_isa(reference | neon | sve512, Core::generic), Isa::sve512);
 }
 
 /// The ISAs that this build has kernels for.
@@ -99,6 +102,19 @@ void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa)) {
   for (const Isa isa : kBuiltIsas) EXPECT_NE(find(isa), nullptr) << name(isa);
 }
 
+// The same for a table with a row per ISA, element type and product.
+template <class Row>
+void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Element, Element)) {
+  EXPECT_EQ(rows.back().isa, Isa::reference);
+  for (const Row& row : rows) EXPECT_EQ(find(row.isa, row.element, row.product), &row) << row.name;
+  for (const Isa isa : kBuiltIsas) {
+    for (const Element element : kElements) {
+      EXPECT_NE(find(isa, element, Element::f32), nullptr) << name(isa) << " " << element_name(element);
+    }
+    EXPECT_EQ(find(isa, Element::f32, Element::f16), nullptr) << name(isa);
+  }
+}
+
 // The same for a table with a row per ISA and element type.
 template <class Row>
 void expect_full_table(std::span<const Row> rows, const Row* (*find)(Isa, Element)) {
@@ -131,7 +147,12 @@ TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
     for (const Element element : kElements)
       EXPECT_NE(find_softmax(isa, find_pack(isa, element)->product), nullptr) << name(isa);
   }
-  expect_full_table(pack_kernels(), find_pack);
+  const PackKernel* (*find_pack_of_product)(Isa, Element, Element) = find_pack;
+  expect_full_table(pack_kernels(), find_pack_of_product);
+  for (const Isa isa : kBuiltIsas) {
+    for (const Element element : kElements) ASSERT_NE(find_pack(isa, element), nullptr) << name(isa);
+    EXPECT_EQ(find_pack(isa, Element::f16)->product, Element::f32) << name(isa) << " multiplies f16 unasked";
+  }
   expect_full_table(state_kernels(), find_state);
   expect_full_table(store_kernels(), find_store);
   expect_full_table(decode_kernels(), find_decode);
@@ -160,28 +181,32 @@ TEST(Lookup, NamesByIsa) {
   EXPECT_STREQ(find_softmax(Isa::avx512)->name, "softmax_f32_avx512");
   EXPECT_STREQ(find_pack(Isa::avx512, Element::f32)->name, "pack_f32_avx512");
   EXPECT_STREQ(find_state(Isa::avx2)->name, "state_f32_avx2");
-  EXPECT_STREQ(find_decode(Isa::avx2, Element::bf16)->name, "decode_bf16_avx2");
+  EXPECT_STREQ(find_decode(Isa::avx2, Element::bf16, Element::f32)->name, "decode_bf16_avx2");
 #elif defined(__aarch64__)
   EXPECT_STREQ(find_softmax(Isa::sve512)->name, "softmax_f32_sve512");
-  EXPECT_STREQ(find_decode(Isa::sve512, Element::f16)->name, "decode_f16_sve512");
+  EXPECT_STREQ(find_decode(Isa::sve512, Element::f16, Element::f32)->name, "decode_f16_sve512");
   EXPECT_STREQ(find_softmax(Isa::neon)->name, "softmax_f32_neon");
   EXPECT_STREQ(find_pack(Isa::neon, Element::f32)->name, "pack_f32_neon");
   EXPECT_STREQ(find_state(Isa::neon)->name, "state_f32_neon");
-  EXPECT_STREQ(find_decode(Isa::neon, Element::bf16)->name, "decode_bf16_neon");
+  EXPECT_STREQ(find_decode(Isa::neon, Element::bf16, Element::f32)->name, "decode_bf16_neon");
 #endif
-  EXPECT_STREQ(find_decode(Isa::reference, Element::f32)->name, "decode_f32_reference");
+  EXPECT_STREQ(find_decode(Isa::reference, Element::f32, Element::f32)->name, "decode_f32_reference");
 }
 
 TEST(Lookup, GemmRowsOfAnIsaShareMrAndAreWholeVectorsWidestFirst) {
   for (const GemmKernel& row : gemm_kernels()) {
-    const int lanes = find_softmax(row.isa)->lanes;
-    EXPECT_EQ(find_state(row.isa)->lanes, lanes);
+    const int lanes = find_softmax(row.isa, row.product)->lanes;
+    EXPECT_EQ(lanes % find_state(row.isa)->lanes, 0);
     for (const Element element : kElements) {
-      EXPECT_EQ(find_pack(row.isa, element)->mr, row.mr);
-      EXPECT_EQ(find_pack(row.isa, element)->lanes, lanes);
-      EXPECT_EQ(find_store(row.isa, element)->lanes, lanes);
-      EXPECT_EQ(find_decode(row.isa, element)->lanes, lanes);
-      EXPECT_EQ(find_decode(row.isa, element)->score_keys % lanes, 0);
+      if (row.product != Element::f32 && row.product != element) continue;
+      const PackKernel* pack = find_pack(row.isa, element, row.product);
+      const DecodeKernel* decode = find_decode(row.isa, element, row.product);
+      ASSERT_TRUE(pack && decode) << row.name;
+      EXPECT_EQ(pack->mr, row.mr);
+      EXPECT_EQ(pack->lanes, lanes);
+      EXPECT_EQ(lanes % find_store(row.isa, element)->lanes, 0);
+      EXPECT_EQ(decode->lanes, lanes);
+      EXPECT_EQ(decode->score_keys % lanes, 0);
     }
     EXPECT_EQ(row.nr % lanes, 0) << row.name;
     for (const GemmKernel& other : gemm_kernels()) {

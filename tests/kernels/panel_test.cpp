@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "kernels/element.h"
 #include "kernels/gemm/panels.h"
@@ -254,7 +255,8 @@ TEST_P(Panel, SubnormalsInfinitiesAndOverflow) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const bool flush : {false, can_flush})
     for (const bool accumulates : {false, true})
-      for (const std::int64_t k : {1, 4, 9})
+      for (const std::int64_t k :
+           kThinned ? std::vector<std::int64_t>{9} : std::vector<std::int64_t>{1, 4, 9})
         for (const float scale : {1.0f, 0x1p-7f, 0x1p-13f, 0x1p-16f, 0x1p-64f, 0x1p-70f, 100.0f, 200.0f})
           for (const float special : {0.0f, kInf, -kInf, std::numeric_limits<float>::quiet_NaN(), 65504.0f,
                                       std::numeric_limits<float>::max(), 0x1p-24f, 1e-40f}) {

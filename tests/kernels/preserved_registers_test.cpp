@@ -43,6 +43,7 @@ using kernels::PanelArgs;
 using kernels::PanelKernel;
 using kernels::RowArgs;
 using kernels::RowSoftmaxKernel;
+using kernels::TransposedGemmKernel;
 
 #if defined(__aarch64__)
 constexpr std::uint64_t kUnusualControl = 1u << 22 | 1u << 24;  // round up, flush to zero
@@ -99,6 +100,23 @@ TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
         call_and_check(function, args);
         EXPECT_EQ(c.front(), 0.125f * static_cast<float>(k) * (function == row.accumulate ? 2 : 1));
       }
+    }
+  }
+}
+
+struct PreservedRegistersOfTransposedGemm : ::testing::TestWithParam<TransposedGemmKernel> {};
+
+TEST_P(PreservedRegistersOfTransposedGemm, HoldWhatTheyHeld) {
+  const TransposedGemmKernel& row = GetParam();
+  const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
+  for (const std::int64_t k : {1, 3, 9, 17}) {
+    const std::vector<float> a(6 * 2 * mr * mr, 0.5f), b(17 * nr, 0.25f), scale(nr, 1.0f);
+    std::vector<float> c(2 * mr * nr);
+    const GemmArgs args{a.data(), 2 * row.mr * row.mr * 4, b.data(), c.data(), k, 2, scale.data(), nullptr};
+    for (const kernels::GemmFunction function : {row.init, row.accumulate}) {
+      SCOPED_TRACE(::testing::Message() << row.name << " k " << k);
+      call_and_check(function, args);
+      EXPECT_EQ(c.back(), 0.125f * static_cast<float>(k) * (function == row.accumulate ? 2 : 1));
     }
   }
 }
@@ -164,11 +182,13 @@ TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack,
-                         ::testing::ValuesIn(host_rows(kernels::pack_kernels())), RowName());
+                         ::testing::ValuesIn(host_rows_but_half(kernels::pack_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows,
                          ::testing::ValuesIn(host_rows(kernels::row_softmax_kernels())), RowName());
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters, ::testing::ValuesIn(host_rows(kernels::gemm_kernels())),
-                         RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters,
+                         ::testing::ValuesIn(host_rows_but_half(kernels::gemm_kernels())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfTransposedGemm,
+                         ::testing::ValuesIn(host_rows(kernels::transposed_gemm_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPanels,
                          ::testing::ValuesIn(host_rows(kernels::panel_kernels())), RowName());
 

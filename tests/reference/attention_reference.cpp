@@ -88,7 +88,7 @@ T with_terms(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int
 // One row. T is the type of every intermediate; out points to v_head_dim values.
 template <class T>
 void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int64_t i,
-                   std::vector<T>& score, T* out, T& lse, RowFacts& facts, DataType weights) {
+                   std::vector<T>& score, T* out, T& lse, T& row_max, RowFacts& facts, DataType weights) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   const std::int64_t head_dim = args.q.shape[3], v_head_dim = args.v.shape[3];
   const std::int64_t kv_head = h / (args.q.shape[1] / args.k.shape[1]);
@@ -116,6 +116,7 @@ void attention_row(const AttentionArgs& args, std::int64_t b, std::int64_t h, st
     }
   }
   facts.visible = static_cast<std::int64_t>(key.size());
+  row_max = has_nan || max == kInf ? std::numeric_limits<T>::quiet_NaN() : max;
   const T unit = args.lse_base == LseBase::two ? T(1.44269504088896340736) : T(1);
   const T sink = args.sinks != nullptr ? static_cast<T>(args.sinks[h]) : -kInf;
   const bool sink_in_lse = args.lse_with_sink && sink != -kInf;
@@ -160,14 +161,14 @@ AttentionResult<T> attention(const AttentionArgs& args, DataType weights = DataT
   const auto [batch, heads, q_len, head_dim] = args.q.shape;
   const auto rows = static_cast<std::size_t>(batch * heads * q_len);
   AttentionResult<T> result{std::vector<T>(rows * static_cast<std::size_t>(args.v.shape[3])),
-                            std::vector<T>(rows), std::vector<RowFacts>(rows)};
+                            std::vector<T>(rows), std::vector<RowFacts>(rows), std::vector<T>(rows)};
   std::vector<T> score;
   std::size_t r = 0;
   for (std::int64_t b = 0; b < batch; ++b)
     for (std::int64_t h = 0; h < heads; ++h)
       for (std::int64_t i = 0; i < q_len; ++i, ++r)
         attention_row(args, b, h, i, score, result.out.data() + r * static_cast<std::size_t>(args.v.shape[3]),
-                      result.lse[r], result.rows[r], weights);
+                      result.lse[r], result.row_max[r], result.rows[r], weights);
   return result;
 }
 

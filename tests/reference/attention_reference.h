@@ -27,20 +27,22 @@ struct RowFacts {
                       ///< rounded terms.
 };
 
-/// out[batch, q_heads, q_len, v_head_dim] and lse[batch, q_heads, q_len], contiguous; rows in the order of
-/// lse.
+/// out[batch, q_heads, q_len, v_head_dim], lse and row_max [batch, q_heads, q_len], contiguous; rows in the
+/// order of lse.
 template <class T>
 struct AttentionResult {
   std::vector<T> out;
   std::vector<T> lse;
   std::vector<RowFacts> rows;
+  std::vector<T> row_max{};
 };
 
 /// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum
 /// subtracted, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN or
 /// +inf score makes the row and its LSE NaN; a NaN value makes its column of the row NaN, whatever its
 /// weight. A sink joins the sum of weights as a score without a value; a row that sees nothing has the sink
-/// for its LSE, unless the LSE is without it. args.out and args.lse are not touched.
+/// for its LSE, unless the LSE is without it. row_max is the largest score, without the sink. The outputs of
+/// args are not touched.
 AttentionResult<double> attention_fp64(const AttentionArgs& args);
 
 /// The same three passes in f32 with libm's expf and plain left-to-right sums: the obvious implementation,

@@ -108,4 +108,31 @@ void WorstError::merge(const WorstError& other) {
   return ::testing::AssertionSuccess();
 }
 
+::testing::AssertionResult row_max_is_right(std::span<const float> row_max,
+                                            const AttentionResult<double>& fp64,
+                                            const AttentionResult<float>& naive) {
+  if (row_max.size() != fp64.row_max.size())
+    return ::testing::AssertionFailure() << row_max.size() << " maxima of " << fp64.row_max.size() << " rows";
+  std::array<double, 65> allowed{}, max_score{};
+  const auto unit = [&](std::size_t r) { return kRoundoff * (1 + std::abs(fp64.row_max[r])); };
+  for (std::size_t r = 0; r < row_max.size(); ++r) {
+    const std::size_t group = group_of(fp64.rows[r]);
+    max_score[group] = std::max(max_score[group], fp64.rows[r].max_score);
+    const double error = std::abs(static_cast<double>(naive.row_max[r]) - fp64.row_max[r]) / unit(r);
+    if (std::isfinite(error)) allowed[group] = std::max(allowed[group], 2 * error);
+  }
+  for (std::size_t r = 0; r < row_max.size(); ++r) {
+    const double got = row_max[r], want = fp64.row_max[r];
+    const std::size_t group = group_of(fp64.rows[r]);
+    if (const char* fault = class_fault(got, want); *fault != '\0')
+      return ::testing::AssertionFailure()
+             << "row_max of row " << r << " is " << got << ", fp64 " << want << ": " << fault;
+    const double bound = (allowed[group] + 4 * (1 + max_score[group])) * unit(r);
+    if (std::isfinite(want) && std::abs(got - want) > bound)
+      return ::testing::AssertionFailure()
+             << "row_max of row " << r << " is " << got << ", fp64 " << want << ", allowed " << bound;
+  }
+  return ::testing::AssertionSuccess();
+}
+
 }  // namespace kumiko::test

@@ -39,4 +39,11 @@ struct WorstError {
                                                WorstError* worst = nullptr, DataType weights = DataType::f32,
                                                bool flushed = false);
 
+/// Checks row_max (contiguous) against fp64: NaN and infinities where fp64 has them; elsewhere an error of at
+/// most twice that of naive f32, both the worst of rows that see about as many keys, and 4 * (1 + max
+/// |score|) roundoffs.
+::testing::AssertionResult row_max_is_right(std::span<const float> row_max,
+                                            const AttentionResult<double>& fp64,
+                                            const AttentionResult<float>& naive);
+
 }  // namespace kumiko::test

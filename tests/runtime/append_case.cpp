@@ -8,6 +8,7 @@
 
 #include "kernels/element.h"
 #include "runtime/problem.h"
+#include "tests/support/key_tiles.h"
 
 namespace kumiko::test {
 namespace {
@@ -39,7 +40,8 @@ std::ostream& operator<<(std::ostream& os, const AppendShape& s) {
   const auto types = {s.key_type,         s.key_cache_type, s.value_type,
                       s.value_cache_type, s.query_type,     s.query_out_type};
   os << "batch " << s.batch << " seq " << s.seq << " heads " << s.q_heads << "/" << s.kv_heads << " dims "
-     << s.head_dim << "/" << s.v_head_dim << " page " << s.page_size << " types";
+     << s.head_dim << "/" << s.v_head_dim << " page " << s.page_size << (s.key_tiles ? " tiles" : "")
+     << (s.in_order ? " in order" : "") << " types";
   for (const DataType type : types) os << ' ' << static_cast<int>(type);
   return os << " layouts " << to_string(s.input_layout) << "/" << to_string(s.cache_layout) << " joint "
             << s.is_joint << " in place " << s.in_place << " skips " << s.skips << " rotary " << s.rotary_dim
@@ -77,7 +79,16 @@ void AppendCase::place_caches(std::int64_t pages) {
   const Shape keys = {pages, s.kv_heads, s.page_size, s.head_dim},
               values = {pages, s.kv_heads, s.page_size, s.v_head_dim};
   if (!s.is_joint) {
-    args_.key_cache = tensor<Tensor>(keys, s.cache_layout, s.key_cache_type, true);
+    if (s.key_tiles) {
+      // Rows of whole lines; the elements beside an odd dim belong to the tiles.
+      const std::int64_t width = tile_width(kernels::bytes_of(element_of(s.key_cache_type)), s.head_dim);
+      args_.key_cache =
+          tensor<Tensor>({pages, s.kv_heads, s.page_size, width}, Layout::bhsd, s.key_cache_type, true);
+      args_.key_cache.shape[3] = s.head_dim;
+      args_.key_layout = KeyLayout::tiles_of_16;
+    } else {
+      args_.key_cache = tensor<Tensor>(keys, s.cache_layout, s.key_cache_type, true);
+    }
     args_.value_cache = tensor<Tensor>(values, s.cache_layout, s.value_cache_type, true);
     return;
   }
@@ -113,6 +124,8 @@ AppendCase::AppendCase(const AppendShape& shape) : shape_(shape), random_(shape.
   std::iota(order.begin(), order.end(), 0);
   for (auto i = static_cast<std::int64_t>(order.size()) - 1; i > 0; --i)
     std::swap(order[sz(i)], order[sz(random_.between(0, i))]);
+  const std::int64_t first = random_.between(0, std::min<std::int64_t>(std::ssize(order) - tokens, 20));
+  if (s.in_order) std::iota(order.begin(), order.end(), first);
   for (std::int64_t t = 0; t < tokens; ++t) {
     slots_.push_back(s.skips && random_.one_in(3) ? -1 : order[sz(t)]);
     positions_.push_back(random_.one_in(4) ? s.furthest : random_.between(0, s.furthest));
@@ -193,7 +206,8 @@ std::vector<std::byte> AppendCase::expected() const {
                          const ConstTensor& in, std::int64_t b, std::int64_t i, const float* norm,
                          bool is_rotated) {
     const Element element = element_of(out.dtype);
-    const std::int64_t first = page * out.stride[0] + h * out.stride[1] + to * out.stride[2];
+    const bool is_tile = shape_.key_tiles && out.data == args_.key_cache.data;
+    const std::int64_t first = page * out.stride[0] + h * out.stride[1] + (is_tile ? 0 : to * out.stride[2]);
     std::size_t before = 0, m = 0;  // of the output's memory in `all`
     const auto* const data = static_cast<const std::byte*>(kernels::element_at(element, out.data, first));
     for (; data < outputs_[m].buffer.data() || data >= outputs_[m].buffer.data() + outputs_[m].buffer.size();
@@ -201,10 +215,14 @@ std::vector<std::byte> AppendCase::expected() const {
       before += outputs_[m].buffer.size();
     const std::size_t at = before + static_cast<std::size_t>(data - outputs_[m].buffer.data());
     const bool is_copy = in.dtype == out.dtype && !norm && !(is_rotated && args_.rotary_dim > 0);
-    const std::vector<float> values = row(in, b, h, i, norm, is_rotated);
+    std::vector<float> values = row(in, b, h, i, norm, is_rotated);
+    const std::int64_t bytes = kernels::bytes_of(element), dim = std::ssize(values);
+    if (is_tile) values.resize(sz(tile_width(bytes, dim)), 0.0f);
     for (std::size_t d = 0; d < values.size(); ++d) {
       const float x = is_copy ? values[d] : kernels::canonical(values[d]);
-      store(element, x, all.data() + at + d * sz(kernels::bytes_of(element)));
+      const auto place = static_cast<std::int64_t>(d);
+      store(element, x,
+            all.data() + at + sz((is_tile ? place_in_tiles(bytes, dim, to, place) : place) * bytes));
     }
   };
   for (std::int64_t t = 0; t < shape_.batch * shape_.seq; ++t) {

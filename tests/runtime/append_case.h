@@ -19,9 +19,11 @@ struct AppendShape {
   DataType key_type = DataType::f32, key_cache_type = DataType::f32, value_type = DataType::f32,
            value_cache_type = DataType::f32, query_type = DataType::f32, query_out_type = DataType::f32;
   Layout input_layout = Layout::bhsd, cache_layout = Layout::bshd;
-  bool is_joint = false;  ///< Keys and values in one tensor, [pages, 2, ...]; needs equal dims and types.
-  bool in_place = false;  ///< query_out is query; needs equal types.
-  bool skips = false;     ///< Some tokens have no slot.
+  bool key_tiles = false;  ///< key_cache has tiles of 16; page_size is a multiple of 16, not with is_joint
+  bool in_order = false;   ///< Tokens follow each other in slots, from a row within a page on.
+  bool is_joint = false;   ///< Keys and values in one tensor, [pages, 2, ...]; needs equal dims and types.
+  bool in_place = false;   ///< query_out is query; needs equal types.
+  bool skips = false;      ///< Some tokens have no slot.
   std::int64_t rotary_dim = 0;
   RopeStyle style = RopeStyle::neox;
   bool has_tables = false, key_norm = false, query_norm = false;

@@ -130,7 +130,7 @@ Case plain() {
 // Every field except the pipeline differs from its default.
 Case full() {
   Case c = plain();
-  c.lse = GuardedLse::Layout::padded;
+  c.lse = c.row_max = GuardedLse::Layout::padded;
   c.scale = 0.25f;
   c.is_causal = true;
   c.alignment = CausalAlignment::top_left;

@@ -33,6 +33,7 @@ std::vector<Case> cases() {
     c.kv_len = r.kv_len;
     c.head_dim = r.dim;
     c.v_head_dim = r.dim + 3;
+    c.row_max = GuardedLse::Layout::bsh;
     c.is_causal = r.causal;
     // Tiny negative values times tiny weights round to -0, whose sign must not depend on the cut either.
     if (list.size() % 3 == 1) c.v_magnitude = 1e-44f, c.scale = 8.0f;

@@ -123,6 +123,8 @@ void draw_sequence_visibility(Random& random, Case* c) {
     return ::testing::AssertionFailure() << "out: " << same.message();
   if (auto same = same_bits(got.lse, want.lse); !same)
     return ::testing::AssertionFailure() << "lse: " << same.message();
+  if (auto same = same_bits(got.row_max, want.row_max); !same)
+    return ::testing::AssertionFailure() << "row_max: " << same.message();
   return ::testing::AssertionSuccess();
 }
 
@@ -206,6 +208,8 @@ Problem::Problem(const Case& c)
   const auto of_each = [&](std::int64_t n) { return std::vector(static_cast<std::size_t>(c.batch), n); };
   lists_ = KeyListData(c.lists, c.q_heads, of_each(c.q_len), of_each(c.kv_len), random);
   lists_.set(&args_);
+  row_max = GuardedLse(c.batch, c.q_heads, c.q_len, c.row_max, flush());
+  args_.row_max = row_max.view();
 }
 
 TermTensor::TermTensor(const Shape& shape, TermLayout layout, DataType type, Flush flush)
@@ -279,26 +283,50 @@ AttentionArgs Problem::args(Pipeline pipeline) const {
 void Problem::poison_outputs() const {
   out.poison_all();
   lse.poison_all();
+  row_max.poison_all();
 }
 
 ::testing::AssertionResult Problem::borders_intact() const {
   if (auto ok = out.gaps_untouched(); !ok) return ::testing::AssertionFailure() << "out: " << ok.message();
   if (auto ok = lse.gaps_untouched(); !ok) return ::testing::AssertionFailure() << "lse: " << ok.message();
+  if (auto ok = row_max.gaps_untouched(); !ok)
+    return ::testing::AssertionFailure() << "row_max: " << ok.message();
   return ::testing::AssertionSuccess();
 }
 
 ::testing::AssertionResult Problem::outputs_untouched() const {
   if (auto ok = out.all_untouched(); !ok) return ::testing::AssertionFailure() << "out: " << ok.message();
   if (auto ok = lse.all_untouched(); !ok) return ::testing::AssertionFailure() << "lse: " << ok.message();
+  if (auto ok = row_max.all_untouched(); !ok)
+    return ::testing::AssertionFailure() << "row_max: " << ok.message();
   return ::testing::AssertionSuccess();
 }
 
 Outcome Problem::run(const Context& context, Pipeline pipeline) const {
+  return run(context, args(pipeline));
+}
+
+Outcome Problem::run(const Context& context, const AttentionArgs& changed) const {
   poison_outputs();
-  const Status status = attention_forward(context, args(pipeline));
+  const Status status = attention_forward(context, changed);
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_TRUE(borders_intact());
   return outcome();
+}
+
+ConstTensor values_in_keys(const ConstTensor& k, std::int64_t first, std::int64_t dim) {
+  ConstTensor v = k;
+  v.data = static_cast<const std::byte*>(k.data) + first * (k.dtype == DataType::f32 ? 4 : 2);
+  v.shape[3] = dim;
+  return v;
+}
+
+void copy_values_of_keys(const GuardedTensor& k, std::int64_t first, const GuardedTensor& v) {
+  const auto [batch, heads, seq, dim] = v.shape();
+  for (std::int64_t b = 0; b < batch; ++b)
+    for (std::int64_t h = 0; h < heads; ++h)
+      for (std::int64_t s = 0; s < seq; ++s)
+        for (std::int64_t d = 0; d < dim; ++d) v.at(b, h, s, d) = k.at(b, h, s, first + d);
 }
 
 }  // namespace kumiko::test

@@ -41,7 +41,7 @@ inline constexpr Pipeline kPipelines[] = {Pipeline::automatic, Pipeline::online,
 struct Case {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 8, v_head_dim = 8;
   Layout q_layout = Layout::bhsd, k_layout = Layout::bhsd, v_layout = Layout::bhsd, out_layout = Layout::bhsd;
-  GuardedLse::Layout lse = GuardedLse::Layout::contiguous;
+  GuardedLse::Layout lse = GuardedLse::Layout::contiguous, row_max = GuardedLse::Layout::none;
   bool is_causal = false;
   CausalAlignment alignment = CausalAlignment::bottom_right;
   std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
@@ -76,7 +76,7 @@ Case masked(Case c, int kind);
 Case draw_small_case(Random& random);
 
 struct Outcome {
-  std::vector<float> out, lse;
+  std::vector<float> out, lse, row_max{};
 };
 ::testing::AssertionResult same_bits(const Outcome& got, const Outcome& want);
 
@@ -112,16 +112,18 @@ class Problem {
   const AttentionArgs& args() const { return args_; }
   AttentionArgs args(Pipeline pipeline) const;
   void poison_outputs() const;
-  Outcome outcome() const { return {out.elements(), lse.elements()}; }
-  /// Nothing outside out's and lse's elements was written.
+  Outcome outcome() const { return {out.elements(), lse.elements(), row_max.elements()}; }
+  /// Nothing outside the outputs' elements was written.
   ::testing::AssertionResult borders_intact() const;
   /// Their elements were not written either.
   ::testing::AssertionResult outputs_untouched() const;
   /// Poisons the outputs, runs, checks the borders. A failure fails the running test.
   Outcome run(const Context& context, Pipeline pipeline = Pipeline::automatic) const;
+  /// The same of a changed call.
+  Outcome run(const Context& context, const AttentionArgs& changed) const;
 
   GuardedTensor q, k, v, out;
-  GuardedLse lse;
+  GuardedLse lse, row_max;
   TermTensor bias, mask;
 
  private:
@@ -131,5 +133,10 @@ class Problem {
   KeyListData lists_;
   AttentionArgs args_;
 };
+
+/// v as a view of k: `dim` elements of each row from `first` on.
+ConstTensor values_in_keys(const ConstTensor& k, std::int64_t first, std::int64_t dim);
+/// Copies those elements into v, a tensor of its own.
+void copy_values_of_keys(const GuardedTensor& k, std::int64_t first, const GuardedTensor& v);
 
 }  // namespace kumiko::test

@@ -40,9 +40,11 @@ struct Chunking : ::testing::TestWithParam<std::string> {
     const GuardedLse lse(1, args.q.shape[1], last - first, GuardedLse::Layout::contiguous, Flush::back);
     args.out = out.output();
     args.lse = lse.view();
+    const GuardedLse row_max(1, args.q.shape[1], last - first, GuardedLse::Layout::padded, Flush::front);
+    args.row_max = row_max.view();
     const Status status = attention_forward(context, args);
     EXPECT_TRUE(status.ok()) << status.message();
-    return {out.elements(), lse.elements()};
+    return {out.elements(), lse.elements(), row_max.elements()};
   }
 
   // Rows [first, last) of every head of an outcome of n rows a head.
@@ -53,6 +55,8 @@ struct Chunking : ::testing::TestWithParam<std::string> {
       part.out.insert(part.out.end(), all.out.begin() + (h * n + first) * dim,
                       all.out.begin() + (h * n + last) * dim);
       part.lse.insert(part.lse.end(), all.lse.begin() + h * n + first, all.lse.begin() + h * n + last);
+      part.row_max.insert(part.row_max.end(), all.row_max.begin() + h * n + first,
+                          all.row_max.begin() + h * n + last);
     }
     return part;
   }
@@ -65,6 +69,7 @@ struct Chunking : ::testing::TestWithParam<std::string> {
     c.head_dim = dim;
     c.v_head_dim = dim + 1;
     c.is_causal = true;
+    c.row_max = GuardedLse::Layout::contiguous;
     return c;
   }
 };

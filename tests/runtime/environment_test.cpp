@@ -34,11 +34,11 @@ TEST(Environment, UnsetOrEmptyAsksForNothing) {
   EXPECT_EQ(unset.exit_status, 0);
   EXPECT_EQ(unset.out.find("code 0\n"), 0u) << unset.out;
   EXPECT_EQ(unset.err, "");
-  EXPECT_TRUE(unset.says("isa " + host_isas().front() + "\n")) << unset.out;
+  EXPECT_TRUE(unset.says("isa " + default_isa() + "\n")) << unset.out;
   EXPECT_TRUE(unset.says("executor openmp, policy heads_first")) << unset.out;
-  const ProbeResult empty =
-      probe({"KUMIKO_ISA=", "KUMIKO_NUM_THREADS=", "KUMIKO_BIND=", "KUMIKO_EXECUTOR=", "KUMIKO_CPUS=",
-             "KUMIKO_TOPOLOGY=", "KUMIKO_POLICY=", "KUMIKO_PIPELINE=", "KUMIKO_VERBOSE="});
+  const ProbeResult empty = probe(
+      {"KUMIKO_ISA=", "KUMIKO_NUM_THREADS=", "KUMIKO_BIND=", "KUMIKO_EXECUTOR=", "KUMIKO_CPUS=",
+       "KUMIKO_TOPOLOGY=", "KUMIKO_POLICY=", "KUMIKO_PIPELINE=", "KUMIKO_PRECISION=", "KUMIKO_VERBOSE="});
   EXPECT_EQ(empty.out, unset.out);
 }
 
@@ -55,6 +55,8 @@ TEST(Environment, ValuesThatDoNotParseAreErrors) {
     expect_error(probe({std::string("KUMIKO_POLICY=") + value}), 4, "KUMIKO_POLICY", value);
   for (const char* value : {"fast", "four_pass"})
     expect_error(probe({std::string("KUMIKO_PIPELINE=") + value}), 4, "KUMIKO_PIPELINE", value);
+  for (const char* value : {"double", "16", "int8"})
+    expect_error(probe({std::string("KUMIKO_PRECISION=") + value}), 4, "KUMIKO_PRECISION", value);
   for (const char* value : {"a", "3-", "1-0", "0,,1", "-2", "0-99999999999"})
     expect_error(probe({std::string("KUMIKO_CPUS=") + value}), 4, "KUMIKO_CPUS", value);
   for (const char* value : {"yes", "2"})
@@ -76,6 +78,10 @@ TEST(Environment, ChoicesAreTaken) {
     EXPECT_TRUE(
         probe({std::string("KUMIKO_PIPELINE=") + pipeline}).says(std::string("pipeline: ") + pipeline))
         << pipeline;
+  for (const char* precision : {"automatic", "standard"})
+    EXPECT_TRUE(probe({std::string("KUMIKO_PRECISION=") + precision}).says("products of f32")) << precision;
+  // The probe's tensors are f32.
+  expect_error(probe({"KUMIKO_PRECISION=half"}), 2, "KUMIKO_PRECISION", "half");
   const ProbeResult big = probe({kBig});
   EXPECT_TRUE(big.says("num_threads 8\n")) << big.out;
   EXPECT_TRUE(big.says("domain 1: ")) << big.out;
@@ -126,7 +132,7 @@ TEST(Environment, CpusThatAreNotAllowedHereAreErrors) {
 TEST(Environment, VerbosePrintsTheContextOnceToStandardError) {
   const ProbeResult verbose = probe({"KUMIKO_VERBOSE=1"});
   EXPECT_EQ(verbose.out.find("code 0\n"), 0u);
-  EXPECT_NE(verbose.err.find("isa " + host_isas().front()), std::string::npos) << verbose.err;
+  EXPECT_NE(verbose.err.find("isa " + default_isa()), std::string::npos) << verbose.err;
   EXPECT_NE(verbose.err.find(" workers on CPUs " + std::to_string(first_allowed_cpu())), std::string::npos)
       << verbose.err;
   EXPECT_EQ(verbose.err.find("topology"), verbose.err.rfind("topology")) << "printed more than once:\n"

@@ -63,7 +63,8 @@ class NarrowProblem {
     out_.poison_all();
     const Status status = attention_forward(context, args(pipeline, narrow_out));
     EXPECT_TRUE(status.ok()) << status.message();
-    return {narrow_out ? out_.elements() : wide_.out.elements(), wide_.lse.elements()};
+    return {narrow_out ? out_.elements() : wide_.out.elements(), wide_.lse.elements(),
+            wide_.row_max.elements()};
   }
 
  private:

@@ -113,7 +113,8 @@ TEST(Overlap, AttentionTellsEveryPairApart) {
       {"mask", kRows * 5, false, placer(&a.mask, 4, 3, 5, DataType::boolean)},
       {"alibi_slopes", 8 * 4, false, [&](void* at) { a.alibi_slopes = static_cast<float*>(at); }},
       {"out", kRows * 6 * 4, true, placer(&a.out, 4, 3, 6)},
-      {"lse", kRows * 4, true, placer(&a.lse)}};
+      {"lse", kRows * 4, true, placer(&a.lse)},
+      {"row_max", kRows * 4, true, placer(&a.row_max)}};
   shared.call = [&] { return attention_forward(context, a); };
   shared.expect_every_pair_told_apart();
   Plan plan;

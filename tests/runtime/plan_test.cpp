@@ -64,6 +64,29 @@ TEST(PlanRun, LseMayBeWantedOrNotFromRunToRun) {
   EXPECT_TRUE(same_bits({problem.out.elements(), want.lse}, want));
 }
 
+TEST(PlanRun, RowMaxMayBeWantedOrNotFromRunToRunInAnyOrder) {
+  const Context context = context_of(ContextOptions{});
+  Case c = base();
+  c.row_max = GuardedLse::Layout::padded;
+  const Problem problem(c), other(base());
+  const Outcome want = problem.run(context), without = other.run(context);
+  EXPECT_TRUE(same_bits({want.out, want.lse}, without));
+  Plan prepared;
+  ASSERT_TRUE(plan(context, other.args(), &prepared).ok());
+  problem.poison_outputs();
+  ASSERT_TRUE(prepared.run(problem.args()).ok());
+  EXPECT_TRUE(problem.borders_intact());
+  EXPECT_TRUE(same_bits(problem.outcome(), want));
+  AttentionArgs args = problem.args();
+  args.row_max.stride = {-1, 1, 1};
+  const Status refused = prepared.run(args);
+  EXPECT_NE(refused.message().find("row_max.stride[0]"), std::string::npos) << refused.message();
+  args.row_max.data = nullptr;
+  problem.poison_outputs();
+  ASSERT_TRUE(prepared.run(args).ok());
+  EXPECT_TRUE(problem.row_max.all_untouched());
+}
+
 TEST(PlanRun, LengthsAreCopiedWhenPlanned) {
   const Context context = context_of(ContextOptions{});
   const Problem problem(base());

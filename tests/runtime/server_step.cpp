@@ -2,7 +2,12 @@
 #include "tests/runtime/server_step.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
+
+#include "kernels/element.h"
+#include "runtime/problem.h"
+#include "tests/support/key_tiles.h"
 
 namespace kumiko::test {
 namespace {
@@ -31,12 +36,12 @@ std::ostream& operator<<(std::ostream& os, const StepShape& s) {
   }
   return os << ", heads " << s.q_heads << "/" << s.kv_heads << ", dims " << s.head_dim << ", " << s.v_head_dim
             << ", type " << static_cast<int>(s.type) << ", pages of " << s.page_keys << " "
-            << (s.page_lists ? "listed " : "") << to_string(s.k_layout) << ", causal " << s.is_causal
-            << " alignment " << static_cast<int>(s.alignment) << ", window " << s.window_left << ", "
-            << s.window_right << ", first tokens " << s.window_sink_tokens << ", softcap " << s.softcap
-            << ", bias " << s.bias << ", mask " << s.mask << ", alibi " << s.alibi << ", sinks " << s.sinks
-            << ", own causality " << s.causal_sequences << ", prefixes " << s.prefix_lens << s.lists
-            << ", seed " << s.seed;
+            << (s.key_tiles ? "in tiles " : "") << (s.page_lists ? "listed " : "") << to_string(s.k_layout)
+            << ", causal " << s.is_causal << " alignment " << static_cast<int>(s.alignment) << ", window "
+            << s.window_left << ", " << s.window_right << ", first tokens " << s.window_sink_tokens
+            << ", softcap " << s.softcap << ", bias " << s.bias << ", mask " << s.mask << ", alibi "
+            << s.alibi << ", sinks " << s.sinks << ", own causality " << s.causal_sequences << ", prefixes "
+            << s.prefix_lens << s.lists << ", seed " << s.seed;
 }
 
 ServerStep::Operand::Operand(const Shape& shape, Layout layout, DataType type, Random& random)
@@ -72,23 +77,26 @@ ServerStep::ServerStep(const StepShape& shape) : shape_(shape), random_(shape.se
   q_.store(s.type);
   out_ = Operand({1, s.q_heads, positions_, s.v_head_dim}, s.q_layout, s.type, random_);
   lse_ = GuardedLse(1, s.q_heads, positions_, GuardedLse::Layout::padded, flush(random_));
+  row_max_ = GuardedLse(1, s.q_heads, positions_, GuardedLse::Layout::bsh, Flush::back);
   for (const StepSequence& one : s.sequences) {
     Alone& a = alone_.emplace_back();
     a.k = Operand({1, s.kv_heads, one.kv_len, s.head_dim}, Layout::bhsd, s.type, random_);
     a.v = Operand({1, s.kv_heads, one.kv_len, s.v_head_dim}, Layout::bhsd, s.type, random_);
     a.out = Operand({1, s.q_heads, one.q_len, s.v_head_dim}, Layout::bhsd, s.type, random_);
     a.lse = GuardedLse(1, s.q_heads, one.q_len, GuardedLse::Layout::contiguous, flush(random_));
+    a.row_max = GuardedLse(1, s.q_heads, one.q_len, GuardedLse::Layout::contiguous, Flush::back);
     a.k.wide.fill_normal(random_), a.v.wide.fill_normal(random_);
     if (one.parent >= 0) {
       const Alone& parent = alone_[sz(one.parent)];
       copy_rows(parent.k.wide, one.shared_keys, a.k.wide);
       copy_rows(parent.v.wide, one.shared_keys, a.v.wide);
     }
+    if (s.value_in_key >= 0) copy_values_of_keys(a.k.wide, s.value_in_key, a.v.wide);
     a.k.store(s.type), a.v.store(s.type);
   }
   args_.q = q_.input(s.type);
   args_.out = out_.output(s.type);
-  args_.lse = lse_.view();
+  args_.lse = lse_.view(), args_.row_max = row_max_.view();
   args_.is_causal = s.is_causal;
   args_.causal_alignment = s.alignment;
   args_.window_left = s.window_left, args_.window_right = s.window_right;
@@ -163,7 +171,8 @@ void ServerStep::place_sequences(Random& random) {
     args_.seqused_k = seqused_k_.data();
   }
   args_.k = k_.input(s.type);
-  args_.v = v_.input(s.type);
+  args_.v = s.value_in_key < 0 ? v_.input(s.type) : values_in_keys(args_.k, s.value_in_key, s.v_head_dim);
+  if (s.key_tiles) place_key_tiles(random);
   move_pages();
 }
 
@@ -194,6 +203,7 @@ void ServerStep::move_pages() {
 void ServerStep::store_keys_and_values() {
   const StepShape& s = shape_;
   for (const Operand* x : {&k_, &v_}) {
+    if (x == &v_ && s.value_in_key >= 0) continue;
     x->wide.poison_all();
     const bool is_key = x == &k_;
     for (std::size_t b = 0; b < sequences(); ++b) {
@@ -208,10 +218,46 @@ void ServerStep::store_keys_and_values() {
     }
     x->store(s.type);
   }
+  if (s.key_tiles) store_key_tiles();
+}
+
+void ServerStep::place_key_tiles(Random& random) {
+  const std::int64_t bytes = args_.k.dtype == DataType::f32 ? 4 : 2,
+                     width = tile_width(bytes, shape_.head_dim),
+                     head = shape_.page_keys * width + shape_.tile_gap;
+  const auto& shape = args_.k.shape;
+  args_.k.stride = {shape[1] * head, head, width, 1};
+  key_tiles_ = GuardedBuffer(sz((shape[0] * shape[1] * head - shape_.tile_gap) * bytes), flush(random));
+  args_.k.data = key_tiles_.data();
+  args_.key_layout = KeyLayout::tiles_of_16;
+}
+
+void ServerStep::store_key_tiles() const {
+  // NaN of every type: past the lengths, in pages of nobody, and beside an odd dim.
+  std::memset(key_tiles_.data(), 0xff, key_tiles_.size());
+  const kernels::Element element = element_of(shape_.type);
+  const std::int64_t bytes = kernels::bytes_of(element);
+  for (std::size_t b = 0; b < sequences(); ++b) {
+    for (std::int64_t j = 0; j < shape_.sequences[b].kv_len; ++j) {
+      const std::int64_t page = block_table_[page_index(b, j / shape_.page_keys)], row = j % shape_.page_keys;
+      for (std::int64_t h = 0; h < shape_.kv_heads; ++h) {
+        for (std::int64_t d = 0; d < shape_.head_dim; ++d) {
+          void* const to = key_tiles_.data() + (page * args_.k.stride[0] + h * args_.k.stride[1] +
+                                                place_in_tiles(bytes, shape_.head_dim, row, d)) *
+                                                   bytes;
+          const float x = alone_[b].k.wide.at(0, h, j, d);
+          if (element == kernels::Element::f32) std::memcpy(to, &x, sizeof x);
+          if (element == kernels::Element::bf16) kernels::from_float(x, static_cast<kernels::Bf16*>(to));
+          if (element == kernels::Element::f16) kernels::from_float(x, static_cast<kernels::F16*>(to));
+        }
+      }
+    }
+  }
 }
 
 AttentionArgs ServerStep::alone(std::size_t b) const {
   AttentionArgs a = args_;
+  a.key_layout = KeyLayout::rows;
   const Alone& own = alone_[b];
   const StepSequence& one = shape_.sequences[b];
   const auto rows_of = [&](auto view, std::int64_t columns) {
@@ -225,7 +271,7 @@ AttentionArgs ServerStep::alone(std::size_t b) const {
   };
   a.q = rows_of(a.q, a.q.shape[3]);
   a.k = own.k.input(shape_.type), a.v = own.v.input(shape_.type), a.out = own.out.output(shape_.type);
-  a.lse = own.lse.view();
+  a.lse = own.lse.view(), a.row_max = own.row_max.view();
   if (shape_.bias) a.bias = rows_of(a.bias, one.kv_len);
   if (shape_.mask) a.mask = rows_of(a.mask, one.kv_len);
   if (shape_.alibi) a.alibi_slopes += b * sz(shape_.q_heads);
@@ -241,11 +287,12 @@ AttentionArgs ServerStep::alone(std::size_t b) const {
 
 void ServerStep::poison_outputs() const {
   out_.poison(shape_.type);
-  lse_.poison_all();
+  lse_.poison_all(), row_max_.poison_all();
 }
 
 Outcome ServerStep::packed_outcome(std::size_t b) const {
-  const std::vector<float> out = out_.elements(shape_.type), lse = lse_.elements();
+  const std::vector<float> out = out_.elements(shape_.type), lse = lse_.elements(),
+                           row_max = row_max_.elements();
   const std::int64_t dim = shape_.v_head_dim;
   Outcome rows;
   for (std::int64_t h = 0; h < shape_.q_heads; ++h) {
@@ -253,30 +300,34 @@ Outcome ServerStep::packed_outcome(std::size_t b) const {
                        last = h * positions_ + cu_seqlens_q_[b + 1];
     rows.out.insert(rows.out.end(), out.begin() + first * dim, out.begin() + last * dim);
     rows.lse.insert(rows.lse.end(), lse.begin() + first, lse.begin() + last);
+    rows.row_max.insert(rows.row_max.end(), row_max.begin() + first, row_max.begin() + last);
   }
   return rows;
 }
 
 ::testing::AssertionResult ServerStep::borders_intact() const {
-  const std::vector<float> out = out_.elements(shape_.type), lse = lse_.elements();
+  const std::vector<float> out = out_.elements(shape_.type), lse = lse_.elements(),
+                           row_max = row_max_.elements();
   const std::int64_t dim = shape_.v_head_dim;
   for (std::int64_t h = 0; h < shape_.q_heads; ++h) {
     for (std::int64_t i = cu_seqlens_q_.back(); i < positions_; ++i) {
       const std::int64_t row = h * positions_ + i;
       const bool untouched =
-          is_poison(lse[sz(row)]) &&
+          is_poison(lse[sz(row)]) && is_poison(row_max[sz(row)]) &&
           std::all_of(out.begin() + row * dim, out.begin() + (row + 1) * dim, [](float x) { return x != x; });
       if (!untouched) return ::testing::AssertionFailure() << "wrote position " << i << " of no sequence";
     }
   }
   if (auto r = shape_.type == DataType::f32 ? out_.wide.gaps_untouched() : out_.narrow.gaps_untouched(); !r)
     return r;
+  if (auto r = row_max_.gaps_untouched(); !r) return r;
   return lse_.gaps_untouched();
 }
 
 ::testing::AssertionResult ServerStep::outputs_untouched() const {
   for (const float x : out_.elements(shape_.type))
     if (x == x) return ::testing::AssertionFailure() << "out was written";
+  if (auto r = row_max_.all_untouched(); !r) return r;
   return lse_.all_untouched();
 }
 

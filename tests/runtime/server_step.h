@@ -9,6 +9,7 @@
 
 #include "runtime/attention.h"
 #include "tests/runtime/case.h"
+#include "tests/support/guarded_buffer.h"
 #include "tests/support/tensor.h"
 
 namespace kumiko::test {
@@ -23,11 +24,15 @@ struct StepShape {
   std::vector<StepSequence> sequences;
   std::int64_t q_heads = 4, kv_heads = 2, head_dim = 16, v_head_dim = 24;
   DataType type = DataType::f32;
-  std::int64_t page_keys = 16;                              ///< 0: cu_seqlens_k
-  bool page_lists = false;                                  ///< kv_indptr, and lists in any room
-  Layout q_layout = Layout::padded;                         ///< of q and out
+  std::int64_t page_keys = 16;       ///< 0: cu_seqlens_k
+  bool key_tiles = false;            ///< KeyLayout::tiles_of_16; needs pages of a multiple of 16
+  std::int64_t tile_gap = 0;         ///< elements between the tiles of two heads
+  bool page_lists = false;           ///< kv_indptr, and lists in any room
+  Layout q_layout = Layout::padded;  ///< of q and out
   Layout k_layout = Layout::bhsd, v_layout = Layout::bhsd;  ///< of pages: bhsd is HND, bshd NHD
-  std::int64_t idle_rows = 3;                               ///< query positions after the last sequence
+  std::int64_t value_in_key =
+      -1;                      ///< 0 or more: v is a view of k's rows from there on (MLA); v_layout unused
+  std::int64_t idle_rows = 3;  ///< query positions after the last sequence
   bool is_causal = true;
   CausalAlignment alignment = CausalAlignment::bottom_right;
   std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
@@ -58,17 +63,18 @@ class ServerStep {
 
   /// Gives every sequence other pages, in another order.
   void move_pages();
-  std::int32_t& table(std::size_t b, std::int64_t page) {
-    const std::int64_t first =
-        shape_.page_lists ? kv_indptr_[b] : static_cast<std::int64_t>(b) * args_.block_table_stride;
-    return block_table_[static_cast<std::size_t>(first + page)];
-  }
+  std::int32_t& table(std::size_t b, std::int64_t page) { return block_table_[page_index(b, page)]; }
   std::vector<std::int32_t>& cu_seqlens_q() { return cu_seqlens_q_; }
   std::vector<std::int32_t>& cu_seqlens_k() { return cu_seqlens_k_; }
   std::vector<std::int32_t>& lengths() { return seqused_k_; }
   std::vector<std::int32_t>& kv_indptr() { return kv_indptr_; }
 
  private:
+  std::size_t page_index(std::size_t b, std::int64_t page) const {
+    const std::int64_t first =
+        shape_.page_lists ? kv_indptr_[b] : static_cast<std::int64_t>(b) * args_.block_table_stride;
+    return static_cast<std::size_t>(first + page);
+  }
   /// A tensor in f32, and in the step's type if that is narrower.
   struct Operand {
     GuardedTensor wide;
@@ -85,17 +91,20 @@ class ServerStep {
   };
   struct Alone {
     Operand k, v, out;
-    GuardedLse lse;
-    Outcome outcome(DataType type) const { return {out.elements(type), lse.elements()}; }
+    GuardedLse lse, row_max;
+    Outcome outcome(DataType type) const { return {out.elements(type), lse.elements(), row_max.elements()}; }
   };
   void place_sequences(Random& random);
   void store_keys_and_values();
+  void place_key_tiles(Random& random);
+  void store_key_tiles() const;
 
   StepShape shape_;
   Random random_;
   std::int64_t positions_ = 0, capacity_ = 0;
   Operand q_, k_, v_, out_;
-  GuardedLse lse_;
+  GuardedBuffer key_tiles_;
+  GuardedLse lse_, row_max_;
   TermTensor bias_, mask_;
   std::vector<float> slopes_, sinks_;
   std::vector<Alone> alone_;

@@ -60,6 +60,7 @@ struct Serving : testing::TestWithParam<std::string> {
     if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 4, 16, 70, 300});
     s.causal_sequences = random.one_in(3), s.prefix_lens = random.one_in(3);
     s.page_lists = random.one_in(2);
+    s.key_tiles = s.page_keys > 0 && s.page_keys % 16 == 0 && random.one_in(2);
     s.seed = random.bits();
     return s;
   }

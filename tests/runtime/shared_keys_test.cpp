@@ -78,6 +78,7 @@ struct SharedKeysOfPages : testing::TestWithParam<std::string> {
     s.sinks = random.one_in(4);
     s.causal_sequences = random.one_in(5), s.prefix_lens = random.one_in(3);
     s.page_lists = random.one_in(2);
+    s.key_tiles = s.page_keys % 16 == 0 && random.one_in(2);
     s.seed = random.bits();
     return s;
   }

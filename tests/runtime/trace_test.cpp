@@ -14,6 +14,7 @@
 #include <sstream>
 #include <thread>
 
+#include "runtime/kv_append.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/runtime/probe.h"
@@ -195,6 +196,49 @@ TEST(Trace, CountsWhatTheOtherCallsRead) {
   EXPECT_EQ(trace.at("otherData").at("local_bytes").get<std::int64_t>() +
                 trace.at("otherData").at("remote_bytes").get<std::int64_t>(),
             keys * 4 * (a.v.shape[3] + a.k.shape[3] + a.v.shape[3]));
+}
+
+// Small steps are one task, which the caller makes itself; the tasks of others hold every token once.
+TEST(Trace, HasTheTokensThatAreAppended) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  const Context context = traced(file);
+  constexpr std::int64_t kHeads = 2, kDim = 128, kTokens = 300, kFew = 3;
+  std::vector<float> rows(kTokens * kHeads * kDim), keys(rows.size()), values(rows.size());
+  std::vector<std::int64_t> slots;
+  for (std::int64_t t = 0; t < kTokens; ++t) slots.push_back(t == 1 ? -1 : t);
+  for (const std::int64_t tokens : {kFew, kTokens}) {
+    KvAppendArgs args;
+    args.key = args.value = ConstTensor::bshd(rows.data(), 1, tokens, kHeads, kDim);
+    args.key_cache = Tensor::bshd(keys.data(), 1, kTokens, kHeads, kDim);
+    args.value_cache = Tensor::bshd(values.data(), 1, kTokens, kHeads, kDim);
+    args.slot_mapping = slots.data();
+    ASSERT_TRUE(kv_append(context, args).ok());
+  }
+  ASSERT_TRUE(context.write_trace().ok());
+  const Json trace = Json::parse(contents(file));
+  std::map<int, std::vector<std::int64_t>> seen;
+  std::map<int, std::int64_t> written, tasks;
+  for (const auto& [lane, found] : spans(trace, "task")) {
+    for (const Span& span : found) {
+      const int run = span.args.at("run");
+      ++tasks[run];
+      written[run] += span.args.at("written_bytes").get<std::int64_t>();
+      const std::int64_t first = number_after(span.name, "tokens "), last = number_after(span.name, " to ");
+      for (std::int64_t t = first; t <= last; ++t) seen[run].push_back(t);
+    }
+  }
+  constexpr std::int64_t kTokenBytes = 2 * kHeads * kDim * 4;
+  EXPECT_EQ(tasks[0], 1);
+  EXPECT_GT(tasks[1], 4);
+  for (const auto& [run, tokens] : {std::pair{0, kFew}, {1, kTokens}}) {
+    std::sort(seen[run].begin(), seen[run].end());
+    ASSERT_EQ(std::ssize(seen[run]), tokens);
+    for (std::int64_t t = 0; t < tokens; ++t) ASSERT_EQ(seen[run][static_cast<std::size_t>(t)], t);
+    EXPECT_EQ(written[run], (tokens - 1) * kTokenBytes) << "a token without a slot is not stored";
+  }
+  EXPECT_EQ(trace.at("otherData").at("local_bytes"), 0);
+  EXPECT_EQ(trace.at("otherData").at("remote_bytes"), 0);
 }
 
 TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {

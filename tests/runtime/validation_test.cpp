@@ -124,6 +124,7 @@ std::vector<Fault> faults() {
       {"AlibiStride", "alibi_batch_stride", "1", [](AttentionArgs& a) { a.alibi_batch_stride = 1; }},
       {"AlibiStrideNegative", "alibi_batch_stride", "-8",
        [](AttentionArgs& a) { a.alibi_batch_stride = -8; }},
+      {"Precision", "precision", "3", [](AttentionArgs& a) { a.precision = static_cast<Precision>(3); }},
       {"LseBase", "lse_base", "2", [](AttentionArgs& a) { a.lse_base = static_cast<LseBase>(2); }},
       {"OddAddressOfSinks", "sinks", "0x",
        [](AttentionArgs& a) {
@@ -164,6 +165,19 @@ std::vector<Fault> faults() {
       {"LseIsQ", "lse", "q",
        [](AttentionArgs& a) { a.lse.data = const_cast<float*>(static_cast<const float*>(a.q.data)); }},
       {"LseIsOut", "lse", "out", [](AttentionArgs& a) { a.lse.data = static_cast<float*>(a.out.data); }},
+      {"RowMaxStrideNegative", "row_max", "-3",
+       [](AttentionArgs& a) {
+         a.row_max.stride = {12, -3, 1};
+       }},
+      {"RowMaxOverlapsItself", "row_max", "1",
+       [](AttentionArgs& a) {
+         a.row_max.stride = {12, 1, 1};
+       }},
+      {"RowMaxIsLse", "row_max", "lse", [](AttentionArgs& a) { a.row_max.data = a.lse.data; }},
+      {"OddAddressOfRowMax", "row_max", "0x",
+       [](AttentionArgs& a) {
+         a.row_max.data = reinterpret_cast<float*>(static_cast<char*>(a.out.data) + 2);
+       }},
   };
   // The same faults for each of the four views.
   const auto each = [&](const char* name, auto view) {

@@ -2,6 +2,10 @@
 #include "tests/support/host.h"
 
 #include <sched.h>
+
+#include <fstream>
+#include <iterator>
+#include <regex>
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -34,6 +38,16 @@ std::vector<std::string> host_isas() {
 #endif
   isas.emplace_back("reference");
   return isas;
+}
+
+std::string default_isa() {
+  // Products of bf16 pairs are slow on Intel's Sapphire Rapids and its successors.
+  std::ifstream in("/proc/cpuinfo");
+  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  const std::regex slow_pairs(
+      "vendor_id\\s*: GenuineIntel\ncpu family\\s*: 6\nmodel\\s*: (143|173|174|207)\n");
+  const std::vector<std::string> isas = host_isas();
+  return isas.front() == "avx512_bf16" && std::regex_search(text, slow_pairs) ? isas[1] : isas.front();
 }
 
 std::vector<std::string> swept_isas() {

@@ -9,9 +9,11 @@ namespace kumiko::test {
 
 /// Names for ContextOptions::isa that this CPU must accept, best first; the last is always "reference".
 std::vector<std::string> host_isas();
-/// The same for sweeps of many cases, on an emulated processor and under a sanitizer without "reference": it
-/// is the slowest there, has run natively, and its kernels have tests of their own.
+/// host_isas() for sweeps of many cases, on an emulated processor and under a sanitizer without "reference":
+/// it is the slowest there, has run natively, and its kernels have tests of their own.
 std::vector<std::string> swept_isas();
+/// The one that a context uses unless told otherwise.
+std::string default_isa();
 /// Every name ContextOptions::isa accepts.
 inline const std::vector<std::string> kAllIsas = {"avx512_bf16", "avx512", "avx2",
                                                   "sve512",      "neon",   "reference"};

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The spec of softmax.h's product f16 in plain C++.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/simd/scalar.h"
+#include "kernels/softmax/half.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// P, which is f16 already, from f32 to its own place. In order of memory, which is also that of narrower
+/// rows.
+void narrow_weights(const SoftmaxArgs& args) {
+  for (std::int64_t i = 0; i < args.kv * args.nr; ++i) {
+    F16 p;
+    from_float(args.s[i], &p);
+    std::memcpy(reinterpret_cast<char*>(args.s) + i * 2, &p, sizeof p);
+  }
+}
+
+}  // namespace
+
+void softmax_f16_reference_mask_scores(const MaskArgs& args) noexcept {
+  find_softmax(Isa::reference, Element::f32)->mask_scores(args);
+}
+
+void softmax_f16_reference_probabilities(const SoftmaxArgs& args) noexcept {
+  constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+  for (std::int64_t n = 0; n < args.nr; ++n) {
+    const float b = args.block_max[n], shift = b == kMinusInfinity ? 0.0f : b;
+    std::uint32_t sum = 0;
+    for (std::int64_t j = 0; j < args.kv; ++j) {
+      float& s = args.s[j * args.nr + n];
+      s = exp2_scalar(s - shift);
+      if (s == s) sum += static_cast<std::uint32_t>(s * kHalfSumOne);
+    }
+    const float reference = b - half_headroom(sum), m = reference > args.m[n] ? reference : args.m[n];
+    const float m_shift = m == kMinusInfinity ? 0.0f : m;
+    args.alpha[n] = exp2_scalar(args.m[n] - m_shift);
+    args.m[n] = m;
+    args.l[n] *= args.alpha[n];
+    const float factor = exp2_scalar(b - m_shift);
+    for (std::int64_t j = 0; j < args.kv; ++j) {
+      float& p = args.s[j * args.nr + n];
+      p = half_weight(p * factor);
+      args.l[n] += p;
+    }
+  }
+  narrow_weights(args);
+}
+
+void softmax_f16_reference_weights(const SoftmaxArgs& args) noexcept {
+  for (std::int64_t n = 0; n < args.nr; ++n) {
+    float largest = 0.0f;
+    for (std::int64_t j = 0; j < args.kv; ++j) {
+      const float x = std::fabs(args.s[j * args.nr + n]);
+      if (x < std::numeric_limits<float>::infinity() && x > largest) largest = x;
+    }
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    const float own = largest == 0.0f ? -std::numeric_limits<float>::infinity()
+                                      : static_cast<float>(exponent < 126 ? exponent : 126),
+                m = own > args.m[n] ? own : args.m[n],
+                shift = m == -std::numeric_limits<float>::infinity() ? 0.0f : m;
+    args.alpha[n] = exp2_scalar(args.m[n] - shift);
+    args.m[n] = m;
+    const float factor = exp2_scalar(-shift);
+    for (std::int64_t j = 0; j < args.kv; ++j) {
+      float& p = args.s[j * args.nr + n];
+      p = half_weight(p * factor);
+    }
+  }
+  narrow_weights(args);
+}
+
+void softmax_f16_reference_exp2(const float* x, float* y, std::int64_t n) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = exp2_scalar(x[i]);
+}
+
+}  // namespace kumiko::kernels
