@@ -15,6 +15,7 @@ import numpy
 
 class PyTorch:
     held_to_isa = True
+    has_pages = False
 
     def __init__(self, isa):
         import torch
@@ -78,6 +79,7 @@ class PyTorch:
 
 class OnnxRuntime:
     held_to_isa = False
+    has_pages = False
     INPUTS = {"Attention": ["query", "key", "value", "mask"],
               "MultiHeadAttention": ["query", "key", "value", "", "", "mask"],
               "GroupQueryAttention": ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length"]}
@@ -168,6 +170,7 @@ class OnnxRuntime:
 
 class OpenVino:
     held_to_isa = False
+    has_pages = False
 
     def __init__(self, isa):
         import openvino
@@ -223,7 +226,8 @@ class Vllm:
     """The attention of vLLM's CPU backend without the engine: keys and values in pages, as in its server."""
 
     held_to_isa = True
-    PAGE = 128
+    has_pages = True
+    PAGE = 128  # Where a problem says nothing of pages.
 
     def __init__(self, isa):
         import torch
@@ -239,29 +243,44 @@ class Vllm:
 
     def ways(self, p, threads):
         torch = self.torch
-        if p.mask or p.seqused_k or p.head_dim != p.v_head_dim or p.kv_len % self.PAGE or p.q_len not in (1, p.kv_len):
+        page = p.page_keys or self.PAGE
+        # Lengths of their own: of decode steps and of packed queries.
+        if p.mask or p.head_dim != p.v_head_dim or p.kv_len % page or not (p.tokens or p.q_len == 1 or p.q_len == p.kv_len and not p.seqused_k):
             return
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[p.type]
+        used = p.used()
 
         def tokens(array):  # [batch, heads, len, dim] to [batch * len, heads, dim]
             tensor = torch.from_numpy(numpy.ascontiguousarray(array.transpose(0, 2, 1, 3)))
             return tensor.view(dtype).reshape(-1, array.shape[1], array.shape[3])
 
+        def places():
+            """(block table, place of every token, its row in tokens(k)): the problem's own pages, or pages in any order."""
+            if p.block_table:
+                rows = torch.arange(p.batch * p.kv_len)
+                return torch.from_numpy(p.array(p.block_table, p.batch, p.kv_len // page, dtype="i4")), rows, rows
+            table = torch.randperm(p.batch * p.kv_len // page, generator=torch.Generator().manual_seed(1)).reshape(p.batch, -1)
+            rows = torch.cat([b * p.kv_len + torch.arange(int(n)) for b, n in enumerate(used)])
+            at = rows % p.kv_len
+            return table.int(), table[rows // p.kv_len, at // page] * page + at % page, rows
+
         def paged(isa):
             torch.set_num_threads(threads)
-            pages = p.batch * p.kv_len // self.PAGE
+            table, slots, rows = places()
             window = p.window_left + 1 if p.window_left >= 0 else -1
             caches = []
             for i in range(p.sets):
-                pool = torch.zeros(pages, p.kv_heads, 2 * self.PAGE, p.head_dim, dtype=dtype)
+                pool = torch.zeros(table.numel(), p.kv_heads, 2 * page, p.head_dim, dtype=dtype)
                 caches.append(pool.chunk(2, dim=2))
-                k, v = map(tokens, p.keys_and_values(i))
-                self.ops.cpu_attn_reshape_and_cache(k, v, *caches[-1], torch.arange(len(k)), isa)
+                k, v = (tokens(a)[rows] for a in p.keys_and_values(i))
+                self.ops.cpu_attn_reshape_and_cache(k, v, *caches[-1], slots, isa)
             q = tokens(p.queries())
             out = torch.empty_like(q)
-            table = torch.arange(pages, dtype=torch.int32).reshape(p.batch, -1)
-            starts = torch.arange(p.batch + 1, dtype=torch.int32) * p.q_len
-            lengths = torch.full((p.batch,), p.kv_len, dtype=torch.int32)
+            if p.cu_seqlens_q:
+                starts = torch.from_numpy(p.array(p.cu_seqlens_q, p.batch + 1, dtype="i4"))
+            else:
+                starts = torch.arange(p.batch + 1, dtype=torch.int32) * p.q_len
+            lengths = torch.from_numpy(used)
             causal = bool(p.is_causal)
             plan = self.ops.get_scheduler_metadata(p.batch, p.q_heads, p.kv_heads, p.head_dim, lengths, dtype, starts, causal, window,
                                                    isa, True, None)
@@ -273,7 +292,8 @@ class Vllm:
 
             def answer():
                 array = (out.view(torch.uint16) if p.type == "bf16" else out).numpy()
-                return array.reshape(p.batch, p.q_len, p.q_heads, p.head_dim).transpose(0, 2, 1, 3)
+                batch = 1 if p.tokens else p.batch
+                return array.reshape(batch, -1, p.q_heads, p.head_dim).transpose(0, 2, 1, 3)
             return call, answer
         for isa in ("vec", "vec16"):
             yield f"paged, {isa}", lambda isa=isa: paged(isa)

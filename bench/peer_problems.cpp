@@ -4,7 +4,9 @@
 // same ceilings.
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/ceilings.h"
@@ -15,11 +17,29 @@
 namespace kumiko::bench {
 namespace {
 
-const Case* find_case(const std::string& name) {
+struct Found {
+  Shape shape;
+  bool is_decode = false;
+  std::int64_t page_keys = 0;
+};
+
+/// A case of attention_bench or serving_bench. Pages of a decode step are a peer's own, of so many keys; a
+/// step with a chunk has its pages in the shape.
+std::optional<Found> find(const std::string& name) {
   for (const Case& c : cases()) {
-    if (c.shape.name == name) return &c;
+    if (c.shape.name == name) return Found{c.shape, c.limit == Limit::either};
   }
-  return nullptr;
+  for (const Case& c : server_cases()) {
+    for (const std::int64_t page_keys : {16, 128}) {
+      if (c.shape.name + "_pages" + std::to_string(page_keys) == name) return Found{c.shape, true, page_keys};
+    }
+  }
+  for (const auto& [type, suffix] : {std::pair(DataType::f32, "f32"), std::pair(DataType::bf16, "bf16")}) {
+    if (std::string("mixed_step_") + suffix != name) continue;
+    Shape step = mixed_step(type);
+    return Found{step, false, step.page_keys};
+  }
+  return std::nullopt;
 }
 
 std::unique_ptr<CoreGain> gain;
@@ -37,21 +57,24 @@ struct PeerProblem {
   std::int64_t type;  ///< 0: f32, 1: bf16, 2: f16.
   std::int64_t bshd;  ///< Tensors are [batch][len][heads][dim].
   std::int64_t sets;
-  double work;      ///< Bytes of decode, else FLOP.
-  void* q;          ///< [batch][q_heads][q_len][head_dim] or as bshd says, like the others.
-  void* out;        ///< [batch][q_heads][q_len][v_head_dim]
-  void* mask;       ///< Null, or [q_len][kv_len] of a byte each, 0: hidden.
-  void* seqused_k;  ///< Null, or int32 per batch.
+  std::int64_t page_keys;  ///< 0, or keys of a page, where keys and values are to be read from pages.
+  std::int64_t tokens;     ///< 0, or the rows of packed queries: q and out are [1][q_heads][tokens][dim].
+  double work;             ///< Bytes of decode, else FLOP.
+  void* q;                 ///< [batch][q_heads][q_len][head_dim] or as bshd says, like the others.
+  void* out;               ///< [batch][q_heads][q_len][v_head_dim]
+  void* mask;              ///< Null, or [q_len][kv_len] of a byte each, 0: hidden.
+  void* seqused_k;         ///< Null, or int32 per batch.
+  void* cu_seqlens_q;      ///< Null, or int32[batch + 1], of packed queries.
+  void* block_table;  ///< Null, or int32[batch][kv_len / page_keys]: pages of k and v as tensors of tokens.
   void* impl;
 };
 
 /// Returns 0 if there is no such case.
 KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
-  const Case* c = find_case(name);
-  if (c == nullptr) return 0;
-  const Shape& s = c->shape;
-  const bool is_decode = c->limit == Limit::either;
-  auto* problem = new Problem(s, is_decode ? bytes_beyond_caches() : 0);
+  const std::optional<Found> found = find(name);
+  if (!found) return 0;
+  auto* problem = new Problem(found->shape, found->is_decode ? bytes_beyond_caches() : 0);
+  const Shape& s = problem->shape();
   const AttentionArgs a = problem->args(0);
   *p = {s.batch,
         s.q_heads,
@@ -62,17 +85,21 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
         s.v_head_dim,
         s.is_causal,
         s.window_left,
-        is_decode,
+        found->is_decode,
         s.type == DataType::f32    ? 0
         : s.type == DataType::bf16 ? 1
                                    : 2,
         s.bshd,
         problem->sets(),
-        is_decode ? problem->kv_bytes() : problem->useful_flops(),
+        found->page_keys,
+        s.cu_seqlens_q.empty() ? 0 : s.cu_seqlens_q.back(),
+        found->is_decode ? problem->kv_bytes() : problem->useful_flops(),
         const_cast<void*>(a.q.data),
         a.out.data,
         const_cast<void*>(a.mask.data),
         const_cast<std::int32_t*>(a.seqused_k),
+        const_cast<std::int32_t*>(a.cu_seqlens_q),
+        const_cast<std::int32_t*>(a.block_table),
         problem};
   return 1;
 }

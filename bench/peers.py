@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measures other libraries on the problems of attention_bench: those of peer_libraries.py, installed by `scripts/setup peers`.
+"""Measures other libraries on the problems of attention_bench and serving_bench: those of peer_libraries.py, installed by `scripts/setup peers`.
 
 run_groups.py calls `run_pass`, which starts this file again with the Python of each of their environments, one process per ISA and
 thread count. There peer_problems.cpp, loaded as a library, provides shapes, data, the check, the ceilings and the rules of a
@@ -19,7 +19,7 @@ import time
 
 # By the name in peer_libraries.PEERS: vLLM's extension needs the PyTorch that it was built with.
 VENVS = {name: pathlib.Path(__file__).resolve().parent.parent / name for name in (".venv-peers", ".venv-peers-vllm")}
-PROGRAM = "attention_bench"  # The program with the same problems.
+PROGRAMS = ("attention_bench", "serving_bench")  # The programs with the same problems.
 LIBRARY = "libpeer_problems.so"
 PROBE = 20e-3  # Seconds of calls, three times, to compare a peer's ways, unless one call takes longer.
 REST = 5e-3  # Seconds of a check whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
@@ -38,7 +38,7 @@ def pythons():
 
 
 def run_pass(directory, figures):
-    """Measures the peers on figures of PROGRAM, appending to figure["peers"][name]; returns a sentence for each thing they cannot do."""
+    """Measures the peers on figures of PROGRAMS, appending to figure["peers"][name]; returns a sentence for each thing they cannot do."""
     notes, todo = [], {}
     for f in figures:
         todo.setdefault((f["isa"], f["threads"]), []).append(f)
@@ -91,8 +91,9 @@ def best(figure, credible=lambda values: values):
 class Fields(ctypes.Structure):
     _fields_ = ([(name, ctypes.c_int64) for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "head_dim", "v_head_dim",
                                                       "is_causal", "window_left", "is_decode", "type", "bshd",
-                                                      "sets")]
-                + [("work", ctypes.c_double)] + [(name, ctypes.c_void_p) for name in ("q", "out", "mask", "seqused_k", "impl")])
+                                                      "sets", "page_keys", "tokens")]
+                + [("work", ctypes.c_double)]
+                + [(name, ctypes.c_void_p) for name in ("q", "out", "mask", "seqused_k", "cu_seqlens_q", "block_table", "impl")])
 
 
 class Machine:
@@ -154,13 +155,25 @@ class Problem:
         """Its arrays must not be used after this."""
         self.library.kumiko_bench_close(ctypes.byref(self.fields))
 
-    def tensor(self, address, heads, length, dim):
+    def tensor(self, address, heads, length, dim, batch=None):
+        batch = self.batch if batch is None else batch
         if self.bshd:
-            return self.array(address, self.batch, length, heads, dim).transpose(0, 2, 1, 3)
-        return self.array(address, self.batch, heads, length, dim)
+            return self.array(address, batch, length, heads, dim).transpose(0, 2, 1, 3)
+        return self.array(address, batch, heads, length, dim)
+
+    def rows(self, address, dim):
+        """Queries or outputs: [batch, heads, q_len, dim], or [1, heads, tokens, dim] where they are packed."""
+        if self.tokens:
+            return self.tensor(address, self.q_heads, self.tokens, dim, batch=1)
+        return self.tensor(address, self.q_heads, self.q_len, dim)
 
     def queries(self):
-        return self.tensor(self.q, self.q_heads, self.q_len, self.head_dim)
+        return self.rows(self.q, self.head_dim)
+
+    def used(self):
+        """Keys of each sequence: [batch] of int32."""
+        import numpy
+        return self.array(self.seqused_k, self.batch, dtype="i4") if self.seqused_k else numpy.full(self.batch, self.kv_len, "i4")
 
     def keys_and_values(self, index):
         k, v = ctypes.c_void_p(), ctypes.c_void_p()
@@ -174,7 +187,7 @@ class Problem:
         if not self.mask and not self.seqused_k and self.window_left < 0:
             return None
         key = numpy.arange(self.kv_len)
-        used = self.array(self.seqused_k, self.batch, dtype="i4") if self.seqused_k else numpy.array([self.kv_len])
+        used = self.used() if self.seqused_k else numpy.array([self.kv_len])
         seen = (key < used[:, None])[:, None, None, :]
         if self.is_causal or self.window_left >= 0:
             at = numpy.arange(self.q_len) + (used - self.q_len)[:, None]
@@ -189,7 +202,7 @@ class Problem:
     def wrong(self, answer, index):
         """None, or a sentence on what is wrong; `answer` is the output over the set `index`, [batch, heads, len, dim] or with heads and rows as one."""
         self.library.kumiko_bench_poison(ctypes.byref(self.fields))
-        out = self.tensor(self.out, self.q_heads, self.q_len, self.v_head_dim)
+        out = self.rows(self.out, self.v_head_dim)
         if answer.size == out.size and answer.dtype == out.dtype:
             out[...] = answer.reshape(out.shape)
         return self.library.kumiko_bench_check(ctypes.byref(self.fields), index).decode() or None
@@ -317,6 +330,8 @@ def measure_problem(machine, peers, problem, name, counts, known):
     clock = machine.clock(counts[-1])
     chosen = []
     for peer in peers:
+        if problem.page_keys and not peer.has_pages:
+            continue
         ways = [Way(peer, problem, machine, n, clock, peer.name in known and known[peer.name][i] or None) for i, n in enumerate(counts)]
         yield from ({"name": name, "note": f"{name}: {note}"} for way in ways for note in way.notes)
         if all(way.call for way in ways):

@@ -19,6 +19,8 @@ LIBRARY = sys.argv.pop()
 class NumPy:
     """One right way, one with a wrong answer and one that does not exist."""
 
+    has_pages = False
+
     def __init__(self, name="NumPy", fault=0.0):
         self.name, self.fault = name, fault
 
@@ -126,6 +128,16 @@ class Peers(unittest.TestCase):
             k, v = p.keys_and_values(p.sets - 1)
             self.assertEqual((k.dtype, v.dtype, p.queries().dtype), (dtype,) * 3)
             self.assertEqual(p.work, k.nbytes + v.nbytes)
+
+    def test_a_problem_in_pages_is_for_peers_that_have_pages(self):
+        class Paged(NumPy):
+            has_pages = True
+        name = "decode_d128_h32x8_16384_pages16"
+        p = peers.Problem(self.machine, name)
+        self.assertEqual((p.page_keys, list(p.used()), p.tokens, p.block_table), (16, [16384], 0, None))
+        p.close()
+        results = list(peers.measure(self.machine, [NumPy(), Paged("Paged")], name, 1))
+        self.assertEqual([(r["peer"], r["counters"].keys()) for r in results if "peer" in r], [("Paged", {"gbps", "limit_fraction"})])
 
     def test_what_is_no_case_is_left_out(self):
         self.assertEqual(self.measure("callers8_d128_h8x8_512_and_h32x8_2048"), ([], {}))

@@ -4,7 +4,7 @@
 
 Every program of the group runs five times (--passes, or the group's `passes` if given), one process after the other, and a row's
 value is the median of the five: a slow moment of a shared machine, or an unlucky placement in memory, spoils one of five, not the row.
-Where other libraries are installed (`scripts/setup peers`), they run on the problems of attention_bench after each pass (peers.py).
+Where other libraries are installed (`scripts/setup peers`), they run on the problems of attention_bench and serving_bench after each pass (peers.py).
 Exit status: 0 when every row that this host can run gave a value (targets missed or not); 1 when an answer was wrong or a
 program failed; 2 for a group that does not exist.
 """
@@ -244,7 +244,7 @@ def main(arguments=None):
         if reason := why_not(f, listed, host):
             f["absent" if reason[1] else "error"] = reason[0]
     runnable = [f for f in figures if "absent" not in f and "error" not in f]
-    compared = [] if args.no_peers or not peers.pythons() else [f for f in runnable if f["program"] == peers.PROGRAM]
+    compared = [] if args.no_peers or not peers.pythons() else [f for f in runnable if f["program"] in peers.PROGRAMS]
     others, began, said = Others(), time.monotonic(), set()
     passes = args.passes or groups[args.group].get("passes", PASSES)
     for n in range(passes):

@@ -212,10 +212,11 @@ void mixed(benchmark::State& state, DataType type, const std::string& isa, int t
   chunk();
   decodes();
   verify("the step's parts");
-  std::vector<double> over_parts;
+  std::vector<double> over_parts, rates;
   for (auto _ : state) {
     const double parts = seconds_of(chunk) + seconds_of(decodes), all = seconds_of(whole);
     over_parts.push_back(parts / all);
+    rates.push_back(problem.useful_flops() / all);
     state.SetIterationTime(all);
   }
   problem.poison();
@@ -223,6 +224,7 @@ void mixed(benchmark::State& state, DataType type, const std::string& isa, int t
   verify("the step");
   if (!error.empty()) return state.SkipWithError(error.c_str());
   state.counters["over_parts"] = median(over_parts);
+  state.counters["gflops"] = median(rates) * 1e-9;
 }
 
 void shared_prefixes(benchmark::State& state, DataType type, std::int64_t page_keys, const std::string& isa,

@@ -306,8 +306,12 @@ struct ContextOptions {
   std::string tuning;    ///< KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it.
 };
 
-/// Zeroed memory on the NUMA node of one domain, for data that its cores read again and again, such as a
-/// server's keys and values. Its pages hold nothing else. Move-only; may outlive its context.
+/// In place of a domain: a part on each (Context::allocate).
+inline constexpr int kEachDomain = -1;
+
+/// Zeroed memory on the NUMA node of one domain, or of each in turn, for data that its cores read again and
+/// again, such as a server's keys and values. Its pages hold nothing else. Move-only; may outlive its
+/// context.
 class KUMIKO_API DomainMemory {
  public:
   DomainMemory() = default;
@@ -317,7 +321,7 @@ class KUMIKO_API DomainMemory {
 
   void* data() const { return data_; }
   std::int64_t size() const { return size_; }  ///< Bytes, as requested.
-  int domain() const { return domain_; }
+  int domain() const { return domain_; }       ///< kEachDomain: a part on each.
   /// false: the memory could not be placed (Context::describe() says why); each page goes to the node of the
   /// thread that first writes to it.
   bool is_placed() const { return is_placed_; }
@@ -358,8 +362,11 @@ class KUMIKO_API Context {
   /// A domain is a set of cores that share a NUMA node and a last-level cache. Domains are numbered from 0,
   /// as in describe() and Plan::explain().
   int num_domains() const;
-  /// Memory for the keys and values of KV heads that `domain` is to read. Errors: invalid_argument (no such
-  /// domain, `bytes` below 1), out_of_memory; `*memory` is untouched on error.
+  /// Memory for the keys and values of KV heads that `domain` is to read. With kEachDomain it is one range of
+  /// num_domains() equal parts, part d on domain d's node, as a pool of pages is whose first pages belong to
+  /// the first domain and so on; each part must be whole pages of the machine's memory. Errors:
+  /// invalid_argument (no such domain, `bytes` below 1 or not whole pages for each), out_of_memory; `*memory`
+  /// is untouched on error.
   Status allocate(int domain, std::int64_t bytes, DomainMemory* memory) const;
 
   struct Impl;

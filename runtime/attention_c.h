@@ -305,10 +305,13 @@ KUMIKO_C_API kumiko_status kumiko_context_write_trace(const kumiko_context* cont
 /* A domain is a set of cores that share a NUMA node and a last-level cache. Domains are numbered from 0, as
  * in kumiko_context_describe. */
 KUMIKO_C_API kumiko_status kumiko_context_num_domains(const kumiko_context* context, int32_t* num_domains);
-/* Zeroed memory on the NUMA node of one domain, for the keys and values that its cores are to read. Its pages
- * hold nothing else. It may outlive the context. If it cannot be placed (kumiko_context_describe says why),
- * each page goes to the node of the thread that first writes to it. Errors: invalid_argument (no such domain,
- * bytes below 1), out_of_memory. */
+/* In place of a domain: equal parts, part d on domain d's node. */
+#define KUMIKO_EACH_DOMAIN (-1)
+/* Zeroed memory on the NUMA node of one domain, or of each in turn, for the keys and values that its cores
+ * are to read. Its pages hold nothing else. It may outlive the context. If it cannot be placed
+ * (kumiko_context_describe says why), each page goes to the node of the thread that first writes to it.
+ * Errors: invalid_argument (no such domain; bytes below 1 or not whole pages of memory for each part),
+ * out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_context_allocate(const kumiko_context* context, int32_t domain,
                                                    int64_t bytes, void** data);
 /* NULL is accepted and does nothing. `bytes` is the number given to kumiko_context_allocate. */

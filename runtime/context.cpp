@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "runtime/validate_parts.h"
 #include "scheduler/memory.h"
 
 namespace kumiko {
@@ -184,18 +185,26 @@ Status Context::allocate(int domain, std::int64_t bytes, DomainMemory* memory) c
     if (!impl_) return {Code::invalid_argument, "context is empty; expected one made by Context::create"};
     if (impl_->is_from_before_fork()) return forked_error();
     if (!memory) return {Code::invalid_argument, "memory is null; expected a DomainMemory to fill"};
-    if (domain < 0 || domain >= num_domains()) {
-      return {Code::invalid_argument,
-              "domain is " + std::to_string(domain) + "; expected 0.." + std::to_string(num_domains() - 1)};
-    }
-    if (bytes < 1)
-      return {Code::invalid_argument, "bytes is " + std::to_string(bytes) + "; expected 1 or more"};
+    if (domain < kEachDomain || domain >= num_domains())
+      return invalid("domain", domain,
+                     "0.." + std::to_string(num_domains() - 1) + ", or -1 for a part on each");
+    if (bytes < 1) return invalid("bytes", bytes, "1 or more");
     const scheduler::Topology& topology = impl_->topology;
-    const int node = topology.is_host ? topology.domains[static_cast<std::size_t>(domain)].numa_node : -1;
-    scheduler::Arena arena = scheduler::Arena::allocate(static_cast<std::size_t>(bytes), node);
+    std::vector<int> nodes;
+    for (std::size_t d = 0; d < topology.domains.size(); ++d)
+      if (domain == kEachDomain || static_cast<int>(d) == domain)
+        nodes.push_back(topology.is_host ? topology.domains[d].numa_node : -1);
+    if (const std::int64_t whole =
+            std::ssize(nodes) * static_cast<std::int64_t>(scheduler::round_to_pages(1));
+        nodes.size() > 1 && bytes % whole != 0)
+      return invalid("bytes", bytes,
+                     "a multiple of " + std::to_string(whole) + ": whole pages of memory for each domain");
+    scheduler::Arena arena = scheduler::Arena::allocate_on_each(static_cast<std::size_t>(bytes), nodes);
     if (arena.data() == nullptr)
-      return {Code::out_of_memory, std::to_string(bytes) + " bytes on domain " + std::to_string(domain) +
-                                       " could not be allocated"};
+      return {Code::out_of_memory,
+              std::to_string(bytes) + " bytes on " +
+                  (domain == kEachDomain ? "all domains" : "domain " + std::to_string(domain)) +
+                  " could not be allocated"};
     DomainMemory made;
     made.is_placed_ = arena.placed();
     made.data_ = arena.release();
@@ -233,11 +242,10 @@ std::string Context::describe() const {
   return impl_ ? impl_->describe() : "no context\n";
 }
 
-Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
-                       void* context, std::size_t scratch_bytes) {
-  const std::vector<scheduler::Task> tasks(static_cast<std::size_t>(count), scheduler::Task{1, 0});
-  const scheduler::Assignment assignment =
-      scheduler::find_policy("flat")->assign(tasks, runtime.executor->workers_per_domain());
+Status run_tasks(const Context::Impl& runtime, std::span<const scheduler::Task> tasks,
+                 const scheduler::PolicyRow& policy, decltype(scheduler::Job::body) body, void* context,
+                 std::size_t scratch_bytes) {
+  const scheduler::Assignment assignment = policy.assign(tasks, runtime.executor->workers_per_domain());
   scheduler::Job job;
   job.assignment = &assignment;
   job.body = body;
@@ -246,6 +254,12 @@ Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltyp
   if (runtime.executor->reserve(scratch_bytes) && runtime.executor->run(job)) return {};
   return {Code::out_of_memory,
           "scratch of " + std::to_string(scratch_bytes) + " bytes a core could not be allocated"};
+}
+
+Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
+                       void* context, std::size_t scratch_bytes) {
+  const std::vector<scheduler::Task> tasks(static_cast<std::size_t>(count), scheduler::Task{1, 0});
+  return run_tasks(runtime, tasks, *scheduler::find_policy("flat"), body, context, scratch_bytes);
 }
 
 }  // namespace kumiko

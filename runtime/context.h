@@ -56,8 +56,12 @@ Status forked_error();
 /// An error if the context is empty or from before a fork.
 Status check_context(const Context& context);
 
-/// Runs body(context, task, slot) for `count` tasks of one cost on the threads of `runtime`, each with so
-/// much scratch. Errors: out_of_memory.
+/// Runs body(context, task, slot) for each of `tasks` on the threads of `runtime`, assigned by `policy`, each
+/// with so much scratch. Errors: out_of_memory.
+Status run_tasks(const Context::Impl& runtime, std::span<const scheduler::Task> tasks,
+                 const scheduler::PolicyRow& policy, decltype(scheduler::Job::body) body, void* context,
+                 std::size_t scratch_bytes);
+/// `count` tasks of one cost, which may run anywhere.
 Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
                        void* context, std::size_t scratch_bytes);
 

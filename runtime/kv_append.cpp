@@ -10,6 +10,7 @@
 #include "kernels/append/append.h"
 #include "kernels/float_state.h"
 #include "kernels/key_tiles/key_tiles.h"
+#include "runtime/append_tasks.h"
 #include "runtime/context.h"
 #include "runtime/problem.h"
 #include "runtime/validate.h"
@@ -60,7 +61,8 @@ struct Append {
   const kernels::KeyTilesKernel* tiles;  // nullptr: keys in rows
   RotaryPairs pairs;
   std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
-  std::int64_t tokens, task_tokens;
+  std::int64_t tokens;
+  AppendTasks work{};
   Tracer* tracer = nullptr;
   std::int32_t run = 0;  // of the trace
 
@@ -110,17 +112,6 @@ struct Append {
     kernel.rows(how);
   }
 
-  /// Whether a token lies in the tile of the one before, right after it.
-  bool continues_tile(std::int64_t token) const {
-    const std::int64_t slot = args.slot_mapping[token];
-    return slot >= 0 && slot % kernels::kTileKeys != 0 && slot == args.slot_mapping[token - 1] + 1;
-  }
-  /// Where the tasks before the one that would begin with `token` end: a tile is written by one.
-  std::int64_t task_begin(std::int64_t token) const {
-    token = std::min(token, tokens);
-    while (tiles && token > 0 && token < tokens && continues_tile(token)) ++token;
-    return token;
-  }
   std::size_t factor_floats() const {
     return static_cast<std::size_t>(kMostTaskTokens * 2 * args.rotary_dim);
   }
@@ -164,7 +155,7 @@ struct Append {
     for (std::int64_t token = first, end = first; token < last; token = end) {
       end = token + 1;
       if (args.slot_mapping[token] < 0) continue;
-      while (end < last && continues_tile(end)) ++end;
+      while (end < last && continues_tile(args, end)) ++end;
       tile_columns(token, end, turns + (token - first), how, rows);
     }
   }
@@ -203,16 +194,16 @@ struct Append {
 void append_rows_of_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
   const Append& append = *static_cast<const Append*>(context);
   const kernels::FloatState float_state;  // subnormals are kept, so that every ISA gives the same bits
-  const std::int64_t first = append.task_begin(task * append.task_tokens),
-                     last = append.task_begin((task + 1) * append.task_tokens);
-  if (first == last) return;
+  const auto index = static_cast<std::size_t>(task);
+  const std::int64_t first = append.work.begin[index], last = append.work.begin[index + 1];
   TracedTask traced{};
   traced.run = append.run, traced.task = task;
   traced.first_token = static_cast<std::int32_t>(first), traced.end_token = static_cast<std::int32_t>(last);
   traced.bytes = append.bytes_of_stored(first, last);
+  traced.home = static_cast<std::int16_t>(append.work.tasks[index].home);
   const TaskTrace trace(append.tracer, slot.index, traced);
   for (std::int64_t from = first, to = from; from < last; from = to) {
-    to = std::min(append.task_begin(from + kTaskTokens), last);
+    to = std::min(piece_end(append.args, from + kTaskTokens), last);
     append.block(from, to, reinterpret_cast<float*>(slot.scratch));
   }
 }
@@ -238,8 +229,8 @@ std::vector<double> frequencies_of(const KvAppendArgs& args) {
 Status kv_append(const Context& context, const KvAppendArgs& args) {
   return guarded([&]() -> Status {
     if (Status s = check_context(context); !s.ok()) return s;
-    if (Status s = validate_kv_append(args); !s.ok()) return s;
     const Context::Impl& runtime = *impl_of(context);
+    if (Status s = validate_kv_append(args, context.num_domains()); !s.ok()) return s;
     const bool has_query = is_present(args.query);
     const std::int64_t tokens = args.key.shape[0] * args.key.shape[2];
     if (tokens == 0) return {};
@@ -252,17 +243,19 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                       : nullptr,
                   pairs_of(args),
                   frequencies_of(args),
-                  tokens,
-                  std::clamp<std::int64_t>(tokens / (kTasksPerThread * runtime.executor->concurrency()), 1,
-                                           kTaskTokens)};
+                  tokens};
     // In f64: without pages the sizes may be any.
-    if (static_cast<double>(tokens) * static_cast<double>(append.all_bytes()) < kLeastSharedBytes)
-      append.task_tokens = tokens;
+    const bool is_small =
+        static_cast<double>(tokens) * static_cast<double>(append.all_bytes()) < kLeastSharedBytes;
+    const std::int64_t fair = tokens / (kTasksPerThread * runtime.executor->concurrency());
+    append.work = cut_tokens(args, is_small ? tokens : std::clamp<std::int64_t>(fair, 1, kTaskTokens),
+                             args.page_domains && !is_small);
     Tracer* const tracer = append.tracer = runtime.tracer.get();
     const std::int64_t begin = tracer ? tracer->now() : 0;
     if (tracer) append.run = tracer->next_run();
-    Status done = run_equal_tasks(runtime, (tokens + append.task_tokens - 1) / append.task_tokens,
-                                  append_rows_of_task, &append, append.scratch_bytes());
+    Status done = run_tasks(runtime, append.work.tasks,
+                            args.page_domains ? *runtime.config.policy : *scheduler::find_policy("flat"),
+                            append_rows_of_task, &append, append.scratch_bytes());
     if (tracer) tracer->add_run(append.run, begin, tracer->now());
     return done;
   });

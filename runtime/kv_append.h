@@ -56,6 +56,11 @@ struct KvAppendArgs {
 
   /// How key_cache lies in its pages: as AttentionArgs::key_layout describes it for k.
   KeyLayout key_layout = KeyLayout::rows;
+
+  /// Optional [pages]: the domain whose memory holds a page (Context::allocate), -1 for any. Tokens go to a
+  /// core of their page's domain as far as balance permits. Only entries of pages in slot_mapping are read;
+  /// the bytes do not depend on it.
+  const std::int32_t* page_domains = nullptr;
 };
 
 /// Writes the keys and values of new tokens into a cache and, if given, their queries into query_out, on the

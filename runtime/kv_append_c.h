@@ -40,13 +40,14 @@ typedef struct kumiko_kv_append_args {
   double rope_theta; /* without tables: the angle is position * rope_scale * rope_theta^(-2 i / rotary_dim) */
   double rope_scale;
   int64_t key_layout; /* KUMIKO_KEY_ROWS or KUMIKO_KEY_TILES_OF_16: how key_cache lies in its pages */
+  const int32_t* page_domains; /* optional: [pages], the domain whose memory holds a page, -1: any */
 } kumiko_kv_append_args;
 
 #define KUMIKO_KV_APPEND_ARGS_INIT                                                             \
   {                                                                                            \
     sizeof(kumiko_kv_append_args), KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, \
         KUMIKO_TENSOR_INIT, NULL, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, NULL, 1e-6f,   \
-        KUMIKO_ROPE_NEOX, 0, NULL, NULL, NULL, 0, 0, 10000.0, 1.0, KUMIKO_KEY_ROWS             \
+        KUMIKO_ROPE_NEOX, 0, NULL, NULL, NULL, 0, 0, 10000.0, 1.0, KUMIKO_KEY_ROWS, NULL       \
   }
 
 /* If validation fails, nothing is written. Errors: invalid_argument, out_of_memory. */

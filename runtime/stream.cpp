@@ -73,7 +73,7 @@ Status Stream::submit(const AttentionArgs& args, Ticket* ticket, StreamCallback 
 Status Stream::submit(const KvAppendArgs& args, Ticket* ticket, StreamCallback callback) const {
   return guarded([&]() -> Status {
     if (Status s = check_stream(impl_.get()); !s.ok()) return s;
-    if (Status s = validate_kv_append(args); !s.ok()) return s;
+    if (Status s = validate_kv_append(args, impl_->context.num_domains()); !s.ok()) return s;
     return impl_->submit(args, ticket, std::move(callback));
   });
 }

@@ -250,7 +250,8 @@ std::string Tracer::to_json() const {
             "tokens " + std::to_string(task.first_token) + " to " + std::to_string(task.end_token - 1),
             "task", process, thread, task.begin, task.end,
             "\"run\": " + std::to_string(task.run) + ", \"task\": " + std::to_string(task.task) +
-                ", \"written_bytes\": " + std::to_string(task.bytes));
+                ", \"written_bytes\": " + std::to_string(task.bytes) +
+                (task.home < 0 ? "" : ", \"page_domain\": " + std::to_string(task.home)));
         continue;
       }
       const bool is_local = task.home == lane.seat.domain;

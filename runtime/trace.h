@@ -22,7 +22,7 @@ struct TracedTask {
   std::int64_t begin, end;  // ticks, as all times here
   std::int64_t bytes;       // of K and V that it read
   std::int32_t run, task, batch, kv_head;
-  std::int16_t home;  // the domain whose memory holds them, by plan
+  std::int16_t home;  // the domain whose memory holds them, by plan or page_domains
   std::int64_t first_phase, phases;
   std::int64_t phases_end;  // end, unless phases were dropped
   // Of kv_append: its tokens [first_token, end_token), which have no sequence or head, and bytes of K and V

@@ -57,8 +57,8 @@ bool is_present(const ConstTensor& view);
 /// The arguments of merge_states, pointers included.
 Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse);
 
-/// The arguments of kv_append, pointers included.
-Status validate_kv_append(const KvAppendArgs& args);
+/// The arguments of kv_append, pointers included, on a machine of so many domains.
+Status validate_kv_append(const KvAppendArgs& args, int domains);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len], the first dims of
 /// `shape`.

@@ -142,7 +142,7 @@ Status check_norm(const KvAppendArgs& a) {
 
 /// Open addressing in a table of two to four times the tokens: the checks take memory and time of the tokens,
 /// not of the slots, 4 ns a token on a Zen 5.
-Status check_slots(const KvAppendArgs& a) {
+Status check_slots(const KvAppendArgs& a, int domains) {
   const std::int64_t tokens = tokens_of(a), slots = a.key_cache.shape[0] * a.key_cache.shape[2];
   if (tokens == 0) return {};
   if (!a.slot_mapping) return invalid("slot_mapping", "null", "a slot for each token");
@@ -155,6 +155,10 @@ Status check_slots(const KvAppendArgs& a) {
     if (slot < 0 || slot >= slots)
       return invalid(entry("slot_mapping", t), slot,
                      "-1 or 0.." + std::to_string(slots - 1) + " (pages * page_size - 1)");
+    const std::int64_t page = slot / a.key_cache.shape[2];
+    if (a.page_domains && (a.page_domains[page] < -1 || a.page_domains[page] >= domains))
+      return invalid(entry("page_domains", page), a.page_domains[page],
+                     "-1 or a domain below " + std::to_string(domains));
     // Fibonacci hashing (Knuth, TAOCP 3, section 6.4).
     std::uint64_t at = static_cast<std::uint64_t>(slot) * 0x9e3779b97f4a7c15u >> (64 - bits);
     for (; seen[at] >= 0; at = (at + 1) & (size - 1)) {
@@ -198,12 +202,14 @@ Status check_memory(const KvAppendArgs& a) {
   const auto table_of = [&](const float* data) {
     return kumiko::span_of(data, table, table_stride, 2, DataType::f32);
   };
-  const std::pair<const char*, Span> arrays[] = {{"slot_mapping", span_of(a.slot_mapping, tokens)},
-                                                 {"positions", span_of(a.positions, tokens)},
-                                                 {"key_norm", span_of(a.key_norm, dim)},
-                                                 {"query_norm", span_of(a.query_norm, dim)},
-                                                 {"rope_cos", table_of(a.rope_cos)},
-                                                 {"rope_sin", table_of(a.rope_sin)}};
+  const std::pair<const char*, Span> arrays[] = {
+      {"slot_mapping", span_of(a.slot_mapping, tokens)},
+      {"positions", span_of(a.positions, tokens)},
+      {"page_domains", span_of(a.page_domains, a.key_cache.shape[0])},
+      {"key_norm", span_of(a.key_norm, dim)},
+      {"query_norm", span_of(a.query_norm, dim)},
+      {"rope_cos", table_of(a.rope_cos)},
+      {"rope_sin", table_of(a.rope_sin)}};
   // In place is safe only for the same view: each pair is then read before it is written.
   const bool in_place = a.query.data == a.query_out.data && a.query.stride == a.query_out.stride &&
                         a.query.dtype == a.query_out.dtype;
@@ -230,12 +236,12 @@ Status check_memory(const KvAppendArgs& a) {
 
 }  // namespace
 
-Status validate_kv_append(const KvAppendArgs& a) {
+Status validate_kv_append(const KvAppendArgs& a, int domains) {
   if (Status s = check_tensors(a); !s.ok()) return s;
   if (Status s = check_query(a); !s.ok()) return s;
   if (Status s = check_norm(a); !s.ok()) return s;
   if (Status s = check_rotation(a); !s.ok()) return s;
-  if (Status s = check_slots(a); !s.ok()) return s;
+  if (Status s = check_slots(a, domains); !s.ok()) return s;
   return check_memory(a);
 }
 

@@ -98,14 +98,24 @@ std::size_t Arena::size_for(std::size_t bytes) noexcept {
 }
 
 Arena Arena::allocate(std::size_t bytes, int numa_node) noexcept {
+  return allocate_on_each(bytes, {&numa_node, 1});
+}
+
+Arena Arena::allocate_on_each(std::size_t bytes, std::span<const int> numa_nodes) noexcept {
   Arena arena;
-  const std::size_t size = size_for(bytes);
+  const std::size_t size = size_for(bytes), parts = numa_nodes.size(), part = bytes / parts;
   if (size == 0) return arena;
-  const bool is_huge = fills_huge_page(bytes);
+  // A huge page that two parts share would be on one node.
+  const bool is_huge = fills_huge_page(bytes) && (parts == 1 || part % kHugePage == 0);
   arena.data_ = map_aligned(size, is_huge ? kHugePage : page_bytes());
   if (arena.data_ == nullptr) return arena;
   arena.size_ = size;
-  arena.placed_ = prefer_node(arena.data_, size, numa_node);
+  arena.placed_ = true;
+  for (std::size_t i = 0; i < parts; ++i) {
+    const bool is_last = i + 1 == parts;
+    if (!prefer_node(arena.data_ + i * part, is_last ? size - i * part : part, numa_nodes[i]))
+      arena.placed_ = false;
+  }
   // Where mbind is refused, a page is on the node of the thread that touches it first. A huge page holds the
   // scratch of several workers, or of several arenas (the kernel merges neighbouring mappings), so one caller
   // from another node would place all of it there.

@@ -29,6 +29,7 @@ def kv_append(
     norm_eps: float = 1e-6,
     layout: str = "bshd",
     key_layout: str = "rows",
+    page_domains: Tensor | Sequence[int] | None = None,
     context: Context | None = None,
 ) -> Any:
     """Writes the keys and values of new tokens into the pages of a cache, in place, as vLLM's reshape_and_cache_flash;
@@ -53,13 +54,14 @@ def kv_append(
                   four dimensions in this order, batch and length in place of tokens; numbers per token are then flat
 
     key_layout    "rows", or "tiles_of_16": key_cache has pages of tiles, as attention() takes them
+    page_domains  [pages] integers: domain whose memory holds a page (Context.allocate), -1 for any; tokens go to its cores
 
     Each tensor has its own type, float32, float16 or bfloat16; rows are computed in float32 and rounded once. The bytes
     of a token depend on nothing but that token. Returns query_out, or None without a query. Errors: see the package.
     """
     return _core.kv_append(
         *arguments_of(key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved,
-                      cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout),
+                      cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout, page_domains),
         context,
     )  # fmt: skip
 
@@ -83,7 +85,7 @@ def unpack_key_pages(tiles: Tensor, rows: Tensor, *, layout: str = "bshd", conte
 
 def arguments_of(
     key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved, cos_sin, rope_theta,
-    rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
+    rope_scale, key_norm, query_norm, norm_eps, layout, key_layout, page_domains,
 ):  # fmt: skip
     """The arguments of kv_append as _core takes them: cosines and sines apart, and a width of what is rotated."""
     cos = sin = None
@@ -98,4 +100,5 @@ def arguments_of(
     return (
         key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, width if rotary_dim is None else rotary_dim,
         interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
+        page_domains,
     )  # fmt: skip

@@ -140,12 +140,13 @@ class Stream:
         norm_eps: float = 1e-6,
         layout: str = "bshd",
         key_layout: str = "rows",
+        page_domains: Tensor | Sequence[int] | None = None,
         callback: Callable[[Ticket], object] | None = None,
     ) -> Ticket:
         """Submits kumiko.kv_append() with these arguments."""
         return self._stream.kv_append(
             *arguments_of(key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved,
-                          cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout),
+                          cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout, page_domains),
             callback,
         )  # fmt: skip
 

@@ -99,6 +99,11 @@ AppendCall::AppendCall(const AppendInputs& given)
   args.norm_eps = static_cast<float>(number_of("norm_eps", given.norm_eps));
   set_rotation(given, tokens);
   args.key_layout = key_layout_of(given.key_layout);
+  if (!given.page_domains.is_none()) {
+    page_domains_ =
+        integers_of("page_domains", given.page_domains, args.key_cache.shape[0], "one for each page");
+    args.page_domains = page_domains_.data();
+  }
 }
 
 void AppendCall::set_query(const AppendInputs& given, Layout layout) {
@@ -140,10 +145,11 @@ nb::object kv_append_call(nb::handle key, nb::handle value, nb::handle key_cache
                           nb::handle positions, nb::handle rotary_dim, nb::handle interleaved, nb::handle cos,
                           nb::handle sin, nb::handle rope_theta, nb::handle rope_scale, nb::handle key_norm,
                           nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
-                          nb::handle key_layout, nb::handle context) {
-  const AppendCall call({key, value, key_cache, value_cache, slot_mapping, query, query_out, positions,
-                         rotary_dim, interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm,
-                         norm_eps, layout, key_layout});
+                          nb::handle key_layout, nb::handle page_domains, nb::handle context) {
+  const AppendCall call({key,        value,     key_cache,  value_cache, slot_mapping,
+                         query,      query_out, positions,  rotary_dim,  interleaved,
+                         cos,        sin,       rope_theta, rope_scale,  key_norm,
+                         query_norm, norm_eps,  layout,     key_layout,  page_domains});
   const Context chosen = context_of(context);
   without_gil([&] { return kv_append(chosen, call.args); });
   return call.result();
@@ -169,7 +175,8 @@ void bind_append(nb::module_& module) {
              arg("query_out").none(), arg("positions").none(), arg("rotary_dim").none(),
              arg("interleaved").none(), arg("cos").none(), arg("sin").none(), arg("rope_theta").none(),
              arg("rope_scale").none(), arg("key_norm").none(), arg("query_norm").none(),
-             arg("norm_eps").none(), arg("layout").none(), arg("key_layout").none(), arg("context").none());
+             arg("norm_eps").none(), arg("layout").none(), arg("key_layout").none(),
+             arg("page_domains").none(), arg("context").none());
   module.def("convert_key_pages", &convert_key_pages, arg("given").none(), arg("to").none(),
              arg("is_packed").none(), arg("layout").none(), arg("context").none());
 }

@@ -29,7 +29,8 @@ class TokenNumbers {
 /// The arguments of kv_append; the optional ones may be None.
 struct AppendInputs {
   nb::handle key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim,
-      interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout;
+      interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
+      page_domains;
 };
 
 class AppendCall {
@@ -50,6 +51,7 @@ class AppendCall {
   Imported key_, value_, key_cache_, value_cache_;
   std::optional<Imported> query_, key_norm_, query_norm_, cos_, sin_;
   std::optional<TokenNumbers> slot_mapping_, positions_;
+  std::vector<std::int32_t> page_domains_;
   std::optional<Output> query_out_;
 };
 

@@ -75,8 +75,9 @@ void init_context(Context* self, nb::handle num_threads, nb::handle cpus, nb::ha
 
 DomainMemory allocate(const Context& context, nb::handle domain, nb::handle nbytes) {
   const std::int64_t number = integer_of("domain", domain), bytes = integer_of("nbytes", nbytes);
-  if (number < 0 || number >= context.num_domains())
-    wrong_value("domain", std::to_string(number), "0.." + std::to_string(context.num_domains() - 1));
+  if (number < kEachDomain || number >= context.num_domains())
+    wrong_value("domain", std::to_string(number),
+                "0.." + std::to_string(context.num_domains() - 1) + ", or -1 for a part on each");
   DomainMemory memory;
   check(context.allocate(static_cast<int>(number), bytes, &memory));
   return memory;
@@ -102,7 +103,8 @@ void bind_domain_memory(nb::module_& module) {
   static PyType_Slot slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)}, {0, nullptr}};
   nb::class_<DomainMemory>(
       module, "DomainMemory", nb::type_slots(slots),
-      "Zeroed bytes on the NUMA node of one domain, from Context.allocate(). They speak the "
+      "Zeroed bytes on the NUMA node of one domain, or of each in turn, from Context.allocate(). They speak "
+      "the "
       "buffer protocol and DLPack (uint8):\n"
       "numpy.frombuffer(memory, numpy.float32), torch.frombuffer(memory, dtype=torch.bfloat16). "
       "May outlive their context.")
@@ -178,9 +180,10 @@ void bind_context(nb::module_& module) {
            "Domains, cores, executor, instruction set and the limits that apply: one fact per line.")
       .def("allocate", &allocate, arg("domain"), arg("nbytes"),
            nb::sig("def allocate(self, domain: int, nbytes: int) -> DomainMemory"),
-           "Zeroed memory for keys and values that `domain` (0 to num_domains - 1) is to read. Raises "
-           "ValueError "
-           "(no such domain, nbytes below 1), MemoryError.")
+           "Zeroed memory for keys and values that `domain` (0 to num_domains - 1) is to read; -1: equal "
+           "parts, "
+           "part d on domain d's node, each whole pages of the machine's memory. Raises ValueError (no such "
+           "domain; nbytes below 1 or not whole pages), MemoryError.")
       .def("write_trace", &write_trace,
            "Writes the trace so far, which is also written when the context is destroyed and when the "
            "process ends. "

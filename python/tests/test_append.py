@@ -118,6 +118,12 @@ def test_a_dense_cache_and_a_batch(random):
         assert not cache[0, :, (0, 4)].any() and not cache[1, :, 3:].any()
 
 
+def test_domains_of_pages_change_no_byte(step):
+    _, key, value, keys, values = step
+    kumiko.kv_append(key, value, keys, values, SLOTS, page_domains=[0, -1, 0])
+    assert same(keys, stored(keys, key)) and same(values, stored(values, value))
+
+
 @pytest.mark.parametrize("change, error, message", [
     ({"slot_mapping": [9, 2, -1, 9, 0, 11, 4]}, ValueError, r"slot_mapping\[3\] is 9"),
     ({"slot_mapping": [12, 2, -1, 3, 0, 11, 4]}, ValueError, r"slot_mapping\[0\] is 12"),
@@ -130,6 +136,8 @@ def test_a_dense_cache_and_a_batch(random):
     ({"positions": POSITIONS, "cos_sin": np.zeros((901, 6), np.float32), "rotary_dim": 8}, ValueError, "cos.shape"),
     ({"positions": POSITIONS, "rotary_dim": 7}, ValueError, "rotary_dim is 7"),
     ({"positions": POSITIONS, "rotary_dim": 0}, ValueError, "positions is given; expected null, as rotary_dim is 0"),
+    ({"page_domains": [0]}, ValueError, "page_domains is 1 integer; expected 3, one for each page"),
+    ({"page_domains": [10**6] * 3}, ValueError, r"page_domains\[[0-2]\] is 1000000; expected -1 or a domain below"),
     ({"key_norm": np.ones(DIM)}, ValueError, "key_norm.dtype is float64"),
     ({"key_norm": np.ones(8, np.float32)}, ValueError, r"key_norm.shape is \(8\)|key_norm.shape is \(8,\)"),
     ({"query_out": np.zeros((TOKENS, 1, DIM), np.float32)}, ValueError, "query_out is given"),

@@ -74,7 +74,7 @@ def test_memory_of_a_domain(tensors):
 
 
 @pytest.mark.parametrize("domain, nbytes, error, words", [
-    (-1, 8, ValueError, "domain is -1; expected 0.."), (10**6, 8, ValueError, "domain is 1000000"), (2**40, 8, ValueError, "domain is 1099511627776"),
+    (-2, 8, ValueError, "domain is -2; expected 0.."), (10**6, 8, ValueError, "domain is 1000000"), (2**40, 8, ValueError, "domain is 1099511627776"),
     (0, 0, ValueError, "bytes is 0; expected 1 or more"), (0, 2**60, MemoryError, "could not be allocated"), (0, "8", TypeError, "nbytes is '8'"),
 ])
 def test_memory_that_is_not_there(domain, nbytes, error, words):

@@ -11,6 +11,8 @@ namespace {
 constexpr std::int64_t kSlots[6] = {7, 0, 3, -1, 5, 2}, kOtherSlots[6] = {1, 4, 6, 0, -1, 3},
                        kPositions[6] = {0, 3, 1, 4, 2, 5}, kOtherPositions[6] = {5, 4, 3, 2, 1, 0};
 
+constexpr std::int32_t kNoSuchDomain[2] = {1000, 1000};
+
 // Two sequences of 3 tokens into pages of 4 rows, gaps after every row, head and sequence. The query's output
 // lies behind the value cache, in the memory that other calls have for the log-sum-exp.
 template <class Args>
@@ -87,6 +89,7 @@ KvAppendFields all_fields() {
   f.add(
       "rope_scale", [](auto& a) { a.rope_scale = 0.5; }, rotation);
   f.add_refused("key_layout", [](auto& a) { set(a.key_layout, KUMIKO_KEY_TILES_OF_16); });
+  f.add_refused("page_domains", [](auto& a) { a.page_domains = kNoSuchDomain; });
   f.add_c(
       "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_kv_append_args, query); },
       [](auto& a) { a.key_norm = table(0); });

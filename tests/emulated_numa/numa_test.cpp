@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "runtime/context.h"
+#include "runtime/kv_append.h"
 #include "runtime/plan.h"
+#include "runtime/traffic.h"
 #include "scheduler/memory.h"
 #include "tests/emulated_numa/placement_of.h"
 #include "tests/runtime/case.h"
@@ -155,6 +157,68 @@ TEST(AllCores, MemoryOfADomainIsOnItsNode) {
       EXPECT_TRUE(is_on_node(memory.data(), static_cast<std::size_t>(bytes), domain));
     }
   }
+}
+
+// A pool of pages, a quarter on each node: what kv_append writes lies on the node of its page's domain, and
+// the decode step over it is planned so that nobody reads another node's pages.
+TEST(AllCores, AppendedPagesLieOnTheirDomainAndDecodeReadsThemThere) {
+  constexpr std::int64_t kPages = 64, kPageSize = 16, kHeads = 2, kDim = 32, kSequences = 16, kKeys = 64;
+  constexpr std::int64_t kFloats = kPages * kPageSize * kHeads * kDim;
+  const Context context = context_of(ContextOptions{});
+  DomainMemory keys, values;
+  for (DomainMemory* pool : {&keys, &values})
+    ASSERT_TRUE(context.allocate(kEachDomain, kFloats * 4, pool).ok());
+  EXPECT_TRUE(keys.is_placed() && values.is_placed());
+  // Sequence b has four pages, those of domain b % 4.
+  std::vector<std::int32_t> table, page_domains, kv_domains;
+  std::vector<std::int64_t> slots;
+  for (std::int64_t page = 0; page < kPages; ++page)
+    page_domains.push_back(static_cast<std::int32_t>(page / (kPages / 4)));
+  for (std::int64_t b = 0; b < kSequences; ++b) {
+    for (std::int64_t i = 0; i < kKeys / kPageSize; ++i)
+      table.push_back(static_cast<std::int32_t>(b % 4 * (kPages / 4) + b / 4 * 4 + i));
+    for (std::int64_t h = 0; h < kHeads; ++h) kv_domains.push_back(static_cast<std::int32_t>(b % 4));
+    for (std::int64_t t = 0; t < kKeys; ++t)
+      slots.push_back(table[static_cast<std::size_t>(b * 4 + t / kPageSize)] * kPageSize + t % kPageSize);
+  }
+  std::vector<float> rows(kSequences * kKeys * kHeads * kDim), out(kSequences * kHeads * kDim), want(out);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i % 101) / 101.0f - 0.5f;
+  const auto pool_of = [&](float* data) { return Tensor::bshd(data, kPages, kPageSize, kHeads, kDim); };
+  const auto step = [&](const Context& on, bool is_placed, float* k, float* v, float* to) {
+    KvAppendArgs append;
+    append.key = append.value = ConstTensor::bshd(rows.data(), kSequences, kKeys, kHeads, kDim);
+    append.key_cache = pool_of(k), append.value_cache = pool_of(v);
+    append.slot_mapping = slots.data();
+    if (is_placed) append.page_domains = page_domains.data();
+    ASSERT_TRUE(kv_append(on, append).ok());
+    AttentionArgs args;
+    args.q = ConstTensor::bshd(rows.data(), kSequences, 1, kHeads, kDim);
+    args.k = ConstTensor::bshd(k, kPages, kPageSize, kHeads, kDim);
+    args.v = ConstTensor::bshd(v, kPages, kPageSize, kHeads, kDim);
+    args.out = Tensor::bshd(to, kSequences, 1, kHeads, kDim);
+    const std::vector<std::int32_t> used(kSequences, kKeys);
+    args.seqused_k = used.data(), args.block_table = table.data(),
+    args.block_table_stride = kKeys / kPageSize;
+    args.max_pages = kKeys / kPageSize;
+    if (is_placed) args.kv_domains = kv_domains.data();
+    Plan made;
+    ASSERT_TRUE(plan(on, args, &made).ok());
+    ASSERT_TRUE(made.run(args).ok());
+    if (!is_placed) return;
+    const Traffic traffic = planned_traffic(*impl_of(made));
+    for (std::size_t d = 0; d < 4; ++d) {
+      EXPECT_GT(traffic.local[d], 0);
+      EXPECT_EQ(traffic.remote[d], 0);
+    }
+  };
+  step(context, true, static_cast<float*>(keys.data()), static_cast<float*>(values.data()), out.data());
+  for (const DomainMemory* pool : {&keys, &values}) {
+    for (int domain = 0; domain < 4; ++domain)
+      EXPECT_TRUE(is_on_node(static_cast<float*>(pool->data()) + domain * (kFloats / 4), kFloats, domain));
+  }
+  std::vector<float> plain_keys(kFloats), plain_values(kFloats);
+  step(threads(1, "serial"), false, plain_keys.data(), plain_values.data(), want.data());
+  EXPECT_EQ(out, want);
 }
 
 class AllCores : public testing::TestWithParam<std::string> {};

@@ -54,6 +54,9 @@ class AppendCall {
     slots_ =
         list(tokens(), [&](std::int64_t t) { return input.one_in(4) ? -1 : (first + t * step) % slots; });
     args_.slot_mapping = slots_.get();
+    domains_.resize(static_cast<std::size_t>(pages));
+    for (std::int32_t& domain : domains_) domain = input.one_in(2) ? -1 : 0;
+    if (input.one_in(2)) args_.page_domains = domains_.data();
     if (flags & 8) args_.key_norm = floats(dim);
     if (flags & 16 && query_heads > 0) args_.query_norm = floats(dim);
     if (flags & 32 && dim >= 2) {
@@ -81,7 +84,7 @@ class AppendCall {
     kumiko_tensor* const outputs[] = {&args_.key_cache, &args_.value_cache, &args_.query_out};
     const int which = input.below(args_.query.data || args_.query.shape[0] ? 3 : 2);
     const bool is_output = input.one_in(2);
-    switch (input.below(7)) {
+    switch (input.below(8)) {
       case 0: {
         if (tokens() == 0) return;
         const std::int64_t at = input.byte() % tokens(), slots = args_.key_cache.shape[0] * page_size_,
@@ -128,6 +131,18 @@ class AppendCall {
         const double number = input.raw<double>();
         (input.one_in(2) ? args_.rope_theta : args_.rope_scale) = number;
         is_refused_ = !(std::isfinite(number) && number > 0);
+        return;
+      }
+      case 6: {
+        if (!args_.page_domains) return;
+        const std::int64_t page = input.byte() % std::ssize(domains_);
+        const auto domain = static_cast<std::int32_t>(input.number());
+        domains_[static_cast<std::size_t>(page)] = domain;
+        // Those of pages that no token goes to are not read. Every machine here has fewer domains.
+        for (std::int64_t t = 0; t < tokens(); ++t)
+          is_refused_ = is_refused_ ||
+                        (slots_[t] >= 0 && slots_[t] / page_size_ == page && (domain < -1 || domain >= 64));
+        if (!is_refused_) domains_[static_cast<std::size_t>(page)] = 0;
         return;
       }
       default:
@@ -232,6 +247,7 @@ class AppendCall {
   kumiko_kv_append_args args_ = KUMIKO_KV_APPEND_ARGS_INIT;
   std::deque<Buffer> buffers_;
   std::unique_ptr<std::int64_t[]> slots_, positions_;
+  std::vector<std::int32_t> domains_;
   std::int64_t batch_ = 0, seq_ = 0, page_size_ = 1;
   bool is_refused_ = false;
 };

@@ -33,11 +33,15 @@ bool is_small_machine(const std::string& description) {
 void fuzz_allocation(Input& input, const kumiko_context* context) {
   std::int32_t num_domains = 0;
   checked(kumiko_context_num_domains(context, &num_domains), "num_domains");
-  const auto domain = static_cast<std::int32_t>(input.one_in(4) ? input.number() : input.below(num_domains));
+  const auto domain =
+      static_cast<std::int32_t>(input.one_in(4) ? input.number() : input.below(num_domains + 1) - 1);
   std::int64_t bytes = input.one_in(2) ? input.number() : input.byte() * 37;
   const bool is_absurd = bytes >= std::int64_t{1} << 48;  // more than the address space
   if (!is_absurd && bytes > 1 << 20) bytes %= 1 << 20;
-  const bool is_sane = domain >= 0 && domain < num_domains && bytes >= 1;
+  if (domain == KUMIKO_EACH_DOMAIN && input.one_in(2)) bytes = bytes / 4096 * 4096 * num_domains;
+  const bool has_parts = domain == KUMIKO_EACH_DOMAIN && num_domains > 1;
+  const bool is_sane = domain >= KUMIKO_EACH_DOMAIN && domain < num_domains && bytes >= 1 &&
+                       !(has_parts && bytes % (std::int64_t{4096} * num_domains) != 0);
   void* data = nullptr;
   const kumiko_status status = kumiko_context_allocate(context, domain, bytes, &data);
   if (!(is_sane && is_absurd)) checked(status, "context_allocate");

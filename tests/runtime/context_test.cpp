@@ -136,6 +136,27 @@ TEST(Context, AllocatesMemoryOfADomain) {
   }
 }
 
+TEST(Context, AllocatesMemoryInEqualPartsOnEachDomain) {
+  ContextOptions options;
+  options.topology = "numa:3 core:2 pu:1";
+  const Context context = context_of(options);
+  for (const std::int64_t bytes : {3 << 12, 6 << 20, 6 << 21}) {
+    DomainMemory memory;
+    ASSERT_TRUE(context.allocate(kEachDomain, bytes, &memory).ok());
+    EXPECT_EQ(memory.domain(), kEachDomain);
+    EXPECT_EQ(memory.size(), bytes);
+    auto* const data = static_cast<unsigned char*>(memory.data());
+    EXPECT_TRUE(std::all_of(data, data + bytes, [](unsigned char c) { return c == 0; }));
+    std::fill_n(data, bytes, static_cast<unsigned char>(1));
+  }
+  DomainMemory memory;
+  const Status status = context.allocate(kEachDomain, 4 << 12, &memory);
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  EXPECT_EQ(status.message(),
+            "bytes is 16384; expected a multiple of 12288: whole pages of memory for each domain");
+  EXPECT_EQ(memory.data(), nullptr);
+}
+
 TEST(Context, MemoryThatCannotBeHadIsAnErrorAndChangesNothing) {
   const Context context = context_of(ContextOptions{});
   DomainMemory memory;
@@ -148,7 +169,7 @@ TEST(Context, MemoryThatCannotBeHadIsAnErrorAndChangesNothing) {
     EXPECT_NE(status.message().find(piece), std::string::npos) << status.message();
     EXPECT_EQ(memory.data(), before);
   };
-  expect_error(context, -1, 64, Code::invalid_argument, "domain is -1; expected 0..");
+  expect_error(context, -2, 64, Code::invalid_argument, "domain is -2; expected 0..");
   expect_error(context, context.num_domains(), 64, Code::invalid_argument, "domain is ");
   expect_error(context, 0, 0, Code::invalid_argument, "bytes is 0; expected 1 or more");
   expect_error(context, 0, -5, Code::invalid_argument, "bytes is -5");

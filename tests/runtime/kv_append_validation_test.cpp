@@ -21,6 +21,7 @@ AppendShape some_shape() {
 
 struct KvAppendErrors : ::testing::Test {
   Context context = context_of("", "serial");
+  std::vector<std::int32_t> domains;
 
   void expect(const AppendCase& c, const KvAppendArgs& args, const std::string& start) const {
     c.reset();
@@ -97,6 +98,22 @@ TEST_F(KvAppendErrors, Slots) {
   with(4, 5, "slot_mapping[4] is 5; expected a slot of its own; slot_mapping[0] is the same");
   with(5, 17, "slot_mapping[5] is 17; expected a slot of its own; slot_mapping[4] is the same");
   refused([](auto& a) { a.slot_mapping = nullptr; }, "slot_mapping is null");
+}
+
+// Entries of pages that no token goes to are not read.
+TEST_F(KvAppendErrors, PageDomains) {
+  const std::int64_t slots[] = {5, -1, 6, 0, 7, 8};  // of 2 pages of 16
+  const auto with = [&](const AppendCase& c, std::int32_t first, std::int32_t second) {
+    KvAppendArgs args = c.args();
+    args.slot_mapping = slots;
+    domains = {first, second};
+    args.page_domains = domains.data();
+    return args;
+  };
+  const AppendCase c(some_shape());
+  expect(c, with(c, 1, 0), "page_domains[0] is 1; expected -1 or a domain below 1");
+  expect(c, with(c, -2, 0), "page_domains[0] is -2; expected -1 or a domain below 1");
+  for (const std::int32_t domain : {-1, 0}) EXPECT_TRUE(kv_append(context, with(c, domain, 1000)).ok());
 }
 
 // A table of many tokens, whose slots meet in it.
