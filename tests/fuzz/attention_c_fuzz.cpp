@@ -25,6 +25,7 @@
 #include "tests/fuzz/failing_new.h"
 #include "tests/fuzz/merge_problem.h"
 #include "tests/fuzz/products_problem.h"
+#include "tests/fuzz/stream_fuzz.h"
 
 namespace kumiko::fuzz {
 namespace {
@@ -32,8 +33,8 @@ namespace {
 // The reference instruction set computes element by element, so only small problems are repeated on it.
 constexpr Wide kMostReferenceWork = 1 << 13;
 
-// Inputs that begin with this byte or a larger one are calls of kv_append.
-constexpr std::uint8_t kFirstAppend = 240;
+// Inputs that begin with these bytes or larger ones are streams and calls of kv_append.
+constexpr std::uint8_t kFirstStream = 232, kFirstAppend = 240;
 
 class Plan {
  public:
@@ -344,6 +345,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     kumiko_context* const other = own == 2 ? nullptr : contexts[own == 0 ? 1 : 0];
     if (what >= kFirstAppend)
       fuzz_append(input, contexts[own], other, contexts[2]);
+    else if (what >= kFirstStream)
+      fuzz_stream(input, contexts[own]);
     else
       fuzz_call(input, {contexts[own], other, contexts[2]}, what / 4);
   }

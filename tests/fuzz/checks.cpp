@@ -43,7 +43,7 @@ bool names_an_argument(const std::string& message) {
   static constexpr const char* kWords[] = {"states",      "count is", "args",    "plan is", "context",
                                            "text",        "bytes",    "options", "domain",  "num_threads",
                                            "num_domains", "data is",  "cpus",    "bind",    "executor",
-                                           "isa",         "topology", "policy",  "out is"};
+                                           "isa",         "topology", "policy",  "out is",  "capacity"};
   return is_found || std::any_of(std::begin(kWords), std::end(kWords),
                                  [&](const char* word) { return message.find(word) != std::string::npos; });
 }
