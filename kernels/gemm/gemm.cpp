@@ -31,7 +31,7 @@ std::span<const GemmKernel> gemm_kernels() {
 std::span<const TransposedGemmKernel> transposed_gemm_kernels() {
   static constexpr TransposedGemmKernel kRows[] = {
 #define KUMIKO_GEMM_TRANSPOSED(name, isa, mr, nr) \
-  {#name, Isa::isa, mr, nr, name##_init_transposed, name##_accumulate_transposed},
+  {#name "_transposed", Isa::isa, mr, nr, name##_init_transposed, name##_accumulate_transposed},
 #include "kernels/gemm/transposed.inc"
 #undef KUMIKO_GEMM_TRANSPOSED
   };

@@ -21,6 +21,8 @@ from pathlib import Path
 
 # What the programs test whose names begin so; natively each of their cases has the beginning as a prefix.
 REPLACED = {"vdpbf16ps_replaced": "AVX512_BF16 replaced by AVX-512 F and BW"}
+# Tests under these prefixes are of attention in another product: of instruction sets that have rows for it.
+PRODUCTS = {"Half": "f16"}
 
 
 def isas(root: Path) -> list[str]:
@@ -89,6 +91,9 @@ class Coverage:
                     continue
                 isa, table, subject = owner
                 key = (test, parameter.removesuffix(subject))
+                product = PRODUCTS.get(test.partition("/")[0])
+                if product and table == "attention":
+                    table = f"attention in {product}"
                 what = REPLACED.get(test.partition("/")[0])
                 way = f"{how}, {what}" if what else how
                 self.tests_of[f"{table}, {what}" if what else table].add(key)
@@ -136,7 +141,10 @@ class Coverage:
             if not self.tests_of[table]:
                 found.append(f"any test of {row}")
         if how == "natively":
-            found += [f"{test}/{rest}{isa}" for test, rest in sorted(self.tests_of["attention"] - passed.get(isa, set()))]
+            products = {table.partition(" in ")[2] for _, table in self.kernels(isa)}
+            wanted = set().union(self.tests_of["attention"],
+                                 *(self.tests_of[f"attention in {p}"] for p in PRODUCTS.values() if p in products))
+            found += [f"{test}/{rest}{isa}" for test, rest in sorted(wanted - passed.get(isa, set()))]
         elif not passed.get(isa):
             found.append(f"any attention test of {isa}")
         return found

@@ -51,6 +51,21 @@ class Summary(unittest.TestCase):
         self.assertIn("avx2        ran natively: 1 of 1 kernels in 1 tests, attention in 1 tests", text)
         self.assertEqual(len(text.splitlines()), 3)
 
+    def test_attention_in_another_product_is_for_those_that_have_rows_of_it(self):
+        (self.root / "kernels/decode").mkdir()
+        (self.root / "kernels/decode/kernels.inc").write_text(
+            "// KUMIKO_DECODE(name, isa, product)\nKUMIKO_DECODE(decode_half_avx2, avx2, f16)\nKUMIKO_DECODE(decode_half, reference, f16)\n")
+        rows = [f"Rows/HalfDecode.Chain/{row}" for row in ("decode_half_avx2", "decode_half")]
+        attention = [f"Half/Half.Chunks/{isa}" for isa in ("avx2", "reference")]
+        text, good = self.summary(BOTH, [native_log(FULL + rows + attention)])
+        self.assertTrue(good, text)
+        self.assertIn("avx512      ran natively: 2 of 2 kernels in 2 tests, attention in 1 tests", text)
+        self.assertIn("avx2        ran natively: 2 of 2 kernels in 2 tests, attention in 2 tests", text)
+        text, good = self.summary(BOTH, [native_log(FULL + rows + attention[:1])])
+        self.assertFalse(good)
+        self.assertIn("not passed: Half/Half.Chunks/reference", text)
+        self.assertNotIn("Half/Half.Chunks/avx512", text)
+
     def test_what_the_machine_lacks_is_named_with_its_reason(self):
         without = [name for name in FULL if name not in AVX512]
         text, good = self.summary(NO_AVX512, [native_log(without)])

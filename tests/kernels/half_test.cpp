@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of product f16: tiles, panels and softmax against scalar models in the order of their contracts, bit
-// for bit. Their decode is compared with tiles, in tests/runtime/half_test.cpp.
+// for bit. Their decode has half_decode_test.cpp.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "kernels/simd/half_scalar.h"
 #include "kernels/softmax/softmax.h"
 #include "tests/kernels/exp2_model.h"
+#include "tests/kernels/half_steps.h"
 #include "tests/kernels/rows.h"
 #include "tests/support/tensor.h"
 
@@ -26,24 +27,6 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 
 std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
-}
-F16 half_of(float x) {
-  F16 half;
-  kernels::from_float(x, &half);
-  return half;
-}
-/// An f16 operand or result of an ISA that takes subnormals for 0.
-double kept(Isa isa, double x) {
-  return kernels::flushes_subnormals(isa) && std::abs(x) < 0x1p-14 ? std::copysign(0.0, x) : x;
-}
-F16 step(Isa isa, F16 a, F16 b, F16 c) {
-  const auto value = [&](F16 x) { return kept(isa, static_cast<double>(to_float(x))); };
-  return kernels::round_to_half(kept(isa, value(a) * value(b) + value(c)));
-}
-/// A number, at times one that f16 finds hard.
-F16 draw(Random& random) {
-  if (random.one_in(20)) return half_of(random.pick({0.0f, -0.0f, 0x1p-14f, 0x1p-20f, -200.0f}));
-  return half_of(random.normal());
 }
 bool same_half(F16 a, F16 b) {
   return same_value(to_float(a), to_float(b));
@@ -64,8 +47,8 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
     Operand<std::uint16_t> a(sz(panels * panel - gap), place), b(sz(k * nr), place);
     Operand<float> c(sz(panels * mr * nr), place), scale(sz(nr), place), max(sz(nr), place),
         row_scale(sz(panels * mr), place);
-    for (auto& x : a.span()) x = draw(random).bits;
-    for (auto& x : b.span()) x = draw(random).bits;
+    for (auto& x : a.span()) x = half_draw(random).bits;
+    for (auto& x : b.span()) x = half_draw(random).bits;
     if (special != 0.0f) a[sz((k - 1) * mr)] = half_of(special).bits, b[0] = half_of(-special).bits;
     for (float& x : c.span()) x = mode == Mode::accumulate ? random.normal() : poison();
     for (float& x : scale.span()) x = std::ldexp(1.0f, static_cast<int>(random.between(-9, 9)));
@@ -79,8 +62,8 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
         for (std::int64_t first = 0; first < k; first += kernels::kHalfChain) {
           F16 chain{};
           for (std::int64_t j = first; j < std::min(k, first + kernels::kHalfChain); ++j)
-            chain =
-                step(row.isa, F16{a[sz(i / mr * panel + j * mr + i % mr)]}, F16{b[sz(j * nr + n)]}, chain);
+            chain = half_step(row.isa, F16{a[sz(i / mr * panel + j * mr + i % mr)]}, F16{b[sz(j * nr + n)]},
+                              chain);
           sum = mode != Mode::accumulate && first == 0 ? to_float(chain) : sum + to_float(chain);
         }
         if (mode != Mode::accumulate && has_scales) sum = sum * scale[sz(n)] * row_scale[sz(i)];
@@ -205,8 +188,8 @@ TEST_P(HalfPack, KeysGetTheRangeOfTheirLargestElement) {
         ASSERT_EQ(range[sz(j)], std::ldexp(1.0f, e)) << j;
         for (std::int64_t d = 0; d < dim; ++d) {
           const F16 got{dst[sz((j / mr * dim + d) * mr + j % mr)]};
-          const double x = j < rows ? kept(row.isa, static_cast<double>(to_float(src.row(j)[d]))) : 0.0;
-          ASSERT_TRUE(same_half(got, kernels::round_to_half(kept(row.isa, std::ldexp(x, -e)))))
+          const double x = j < rows ? kept_half(row.isa, static_cast<double>(to_float(src.row(j)[d]))) : 0.0;
+          ASSERT_TRUE(same_half(got, kernels::round_to_half(kept_half(row.isa, std::ldexp(x, -e)))))
               << j << " " << d << ": " << to_float(got);
         }
       }
@@ -222,7 +205,7 @@ TEST_P(HalfPack, ValuesAreCopiedAndThoseBeyondTheLimitReported) {
       SCOPED_TRACE(::testing::Message() << row.name << " rows " << rows << " dim " << dim);
       Operand<std::uint16_t> src(sz((rows - 1) * stride + dim), Place::back),
           dst(sz(panels * rows * mr), Place::back);
-      for (auto& x : src.span()) x = draw(random).bits;
+      for (auto& x : src.span()) x = half_draw(random).bits;
       const std::size_t at = sz(random.between(0, rows - 1) * stride + random.between(0, dim - 1));
       for (const auto& [value, within] : {std::pair{256.0f, true},
                                           {-256.25f, false},

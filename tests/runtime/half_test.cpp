@@ -274,7 +274,7 @@ TEST_P(Half, StandardAndAutomaticAreProductsOfF32) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Half, ::testing::ValuesIn(half_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Half, Half, ::testing::ValuesIn(half_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -203,7 +203,7 @@ TEST_P(HalfProducts, TwoProductsWithoutASoftmax) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, HalfProducts, ::testing::ValuesIn(half_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Half, HalfProducts, ::testing::ValuesIn(half_isas()), StringName());
 
 TEST(HalfProductsOfBf16, AreUnsupportedWhereOnlyPairsAreMultiplied) {
   const HalfProblem problem(small_case(), DataType::bf16);
