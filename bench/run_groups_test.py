@@ -69,7 +69,7 @@ class RunGroups(unittest.TestCase):
         self.program("machine_bench", ["fma/avx2/t1/x", "fma/avx2/t2/x"], [])
         groups, run_groups.GROUPS = run_groups.GROUPS, self.folder / "groups.toml"
         self.addCleanup(setattr, run_groups, "GROUPS", groups)
-        for name, value in ("VENVS", {"venv": self.folder / "venv"}), ("PROGRAM", "work"):  # Not this machine's own peers.
+        for name, value in ("VENVS", {"venv": self.folder / "venv"}), ("PROGRAMS", ("work",)):  # Not this machine's own peers.
             self.addCleanup(setattr, peers, name, getattr(peers, name))
             setattr(peers, name, value)
 

@@ -8,7 +8,7 @@
 namespace kumiko {
 namespace {
 
-std::int64_t tokens_of(const KvAppendArgs& args) {
+std::int64_t token_count(const KvAppendArgs& args) {
   return args.key.shape[0] * args.key.shape[2];
 }
 
@@ -20,13 +20,13 @@ bool continues_tile(const KvAppendArgs& args, std::int64_t token) {
 }
 
 std::int64_t piece_end(const KvAppendArgs& args, std::int64_t token) {
-  const std::int64_t tokens = tokens_of(args);
+  const std::int64_t tokens = token_count(args);
   while (args.key_layout == KeyLayout::tiles_of_16 && token < tokens && continues_tile(args, token)) ++token;
   return std::min(token, tokens);
 }
 
 AppendTasks cut_tokens(const KvAppendArgs& args, std::int64_t task_tokens, bool by_domain) {
-  const std::int64_t tokens = tokens_of(args), page_size = args.key_cache.shape[2];
+  const std::int64_t tokens = token_count(args), page_size = args.key_cache.shape[2];
   AppendTasks made;
   for (std::int64_t begin = 0; begin < tokens;) {
     std::int64_t end = piece_end(args, begin + task_tokens);

@@ -136,7 +136,7 @@ def test_domains_of_pages_change_no_byte(step):
     ({"positions": POSITIONS, "cos_sin": np.zeros((901, 6), np.float32), "rotary_dim": 8}, ValueError, "cos.shape"),
     ({"positions": POSITIONS, "rotary_dim": 7}, ValueError, "rotary_dim is 7"),
     ({"positions": POSITIONS, "rotary_dim": 0}, ValueError, "positions is given; expected null, as rotary_dim is 0"),
-    ({"page_domains": [0]}, ValueError, "page_domains is 1 integer; expected 3, one for each page"),
+    ({"page_domains": [0]}, ValueError, "page_domains is 1 integers; expected 3, one for each page"),
     ({"page_domains": [10**6] * 3}, ValueError, r"page_domains\[[0-2]\] is 1000000; expected -1 or a domain below"),
     ({"key_norm": np.ones(DIM)}, ValueError, "key_norm.dtype is float64"),
     ({"key_norm": np.ones(8, np.float32)}, ValueError, r"key_norm.shape is \(8\)|key_norm.shape is \(8,\)"),
