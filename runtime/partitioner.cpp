@@ -40,7 +40,7 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
       workers_(workers),
       tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
       cut_{tunings, tasks_, problem.kv_heads * problem.total_rows() / tasks_,
-           way.fine_rows == FineRows::halves} {
+           way.fine_rows == FineRows::halves, way.least_tiles} {
   const auto for_each_length = [&](auto visit) {
     for (std::int64_t b = 0; b < problem.batch; ++b) {
       if (const std::int64_t rows = problem.rows_of(b); rows > 0) visit(rows);
@@ -52,6 +52,16 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
   wants_fine_ = cut_.wants_fine = workers > 1 && count_ < workers * kEnoughPieces;
   for_each_length([&](std::int64_t rows) { cut_.has_fine = cut_.has_fine || cut_(rows).fine > 0; });
   fine_keys_ = wants_fine_ && !cut_.has_fine;
+}
+
+bool Partitioner::matters(const Way& way, const Problem& problem, const Tunings& tunings,
+                          std::int64_t workers) {
+  if (way.least_tiles == 1) return true;
+  const Tuning& tuning = tunings.of(problem.most_rows());
+  return workers > 1 && !tuning.pipeline->traits.in_place && problem.kv_len > kernels::kSplitKeys &&
+         problem.most_rows() > tuning.min_task_rows &&
+         problem.kv_heads * problem.total_rows() / (workers * way.tasks_per_worker) <
+             way.least_tiles * tuning.min_task_rows;
 }
 
 Status Partitioner::run() {

@@ -20,6 +20,7 @@ enum class FineRows : std::uint8_t {
 struct Way {
   FineRows fine_rows;
   std::int64_t tasks_per_worker;  ///< Target for the pieces that are not cut finer.
+  std::int64_t least_tiles = 1;   ///< Of a row block. With more than one, keys alone are cut finer.
 };
 
 class Partitioner {
@@ -27,6 +28,8 @@ class Partitioner {
   Partitioner(const Problem& problem, const Tunings& tunings, std::span<const std::int32_t> kv_domains,
               std::int64_t workers, const Way& way, RowBlocks& blocks, Partition& made);
 
+  /// Whether `way` differs from others: there are so few rows that workers would get fewer tiles each.
+  static bool matters(const Way& way, const Problem& problem, const Tunings& tunings, std::int64_t workers);
   /// There are so few row blocks that they may not divide the work well.
   bool wants_fine() const { return wants_fine_; }
   /// What the partition needs at most, whatever the lengths are. Sets the blocks where rows are cut finer.

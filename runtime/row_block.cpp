@@ -66,13 +66,13 @@ RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::i
 BlockRows RowCut::operator()(std::int64_t rows) const {
   const Tuning& tuning = tunings.of(rows);
   if (tasks == 1) return {tuning.max_task_rows, 0};
-  const std::int64_t unit = tuning.min_task_rows, about_rows = std::max(wanted, unit);
+  const std::int64_t unit = tuning.min_task_rows, about_rows = std::max(wanted, least_tiles * unit);
   const auto in_blocks = [&](std::int64_t blocks) { return ceil_div(ceil_div(rows, blocks), unit) * unit; };
   std::int64_t size = in_blocks(std::max<std::int64_t>((rows + about_rows / 2) / about_rows, 1));
   if (size > tuning.max_task_rows || size > about_rows + about_rows / 8)
     size = in_blocks(ceil_div(rows, std::min(about_rows / unit * unit, tuning.max_task_rows)));
   // Rows are cut finer before keys, because split states cost memory.
-  const bool is_cut_finer = wants_fine && size > unit;
+  const bool is_cut_finer = wants_fine && size > unit && least_tiles == 1;
   return {size, is_cut_finer ? std::max(size / kFinerBy / unit * unit, unit) : 0};
 }
 

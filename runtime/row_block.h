@@ -61,9 +61,10 @@ struct BlockRows {
 /// How the rows of a call are cut into blocks.
 struct RowCut {
   const Tunings& tunings;
-  std::int64_t tasks;   ///< Target, without the finer pieces; 1: rows are not cut to have more tasks.
-  std::int64_t wanted;  ///< Rows of a task that give so many.
-  bool halves;          ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
+  std::int64_t tasks;        ///< Target, without the finer pieces; 1: rows are not cut to have more tasks.
+  std::int64_t wanted;       ///< Rows of a task that give so many.
+  bool halves;               ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
+  std::int64_t least_tiles;  ///< Of a block, if the rows have as many; with more than 1 none is cut finer.
   bool wants_fine = false;
   bool has_fine = false;  ///< Some sequence's rows are cut finer.
 
