@@ -30,15 +30,20 @@ using kernels::Positions;
 constexpr double kLog2e = 1.44269504088896340736;
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-// Heads are computed together until a step has so many tasks and multiply-adds a thread: more would only take
-// more memory. (A step ends when its last task does. 5e7 take about 1 ms.)
-constexpr double kTasksPerThread = 8, kProductsPerThread = 5e7;
+// A head whose sums take no more is one thread's work, from its first block pair to its last, if there are
+// enough heads: its sums stay in that core's caches (1024 queries and keys, D = 128, eight heads, AVX-512 on
+// one thread of a Zen 5: 0.85 of the FMA peak, four heads at a time 0.80), and no step waits for its last
+// task.
+constexpr double kMostOwnBytes = 16 << 20;
+constexpr std::int64_t kHeadsPerThread = 2;
+// Other heads are computed together until a step has so many tasks and multiply-adds a thread: more would
+// only take more memory. (5e7 take about 1 ms.)
+constexpr double kTasksPerThread = 4, kProductsPerThread = 5e7;
 // Beyond this there is no memory to ask for.
 constexpr double kMostBytes = 1e15;
 
 /// One KV head of one sequence. Blocks of queries are those of its group's heads, one head after another.
 struct Unit {
-  std::int64_t b = 0, kv_head = 0;
   std::int64_t capacity = 0;  // keys in dk and dv, used or not
   std::int64_t q_blocks = 0, all_q_blocks = 0, k_blocks = 0;
   GradientProblem gradient{};
@@ -63,7 +68,7 @@ struct Item {
 };
 
 struct Free {
-  void operator()(float* memory) const noexcept { ::operator delete[](memory, std::align_val_t{64}); }
+  void operator()(std::byte* memory) const noexcept { ::operator delete[](memory, std::align_val_t{64}); }
 };
 
 template <class T>
@@ -114,22 +119,16 @@ class Backward {
   }
 
   Status run() {
-    const std::int64_t units = problem_.batch * problem_.kv_heads;
-    const double threads = runtime_.executor->concurrency();
+    const std::int64_t units = problem_.batch * problem_.kv_heads, threads = runtime_.executor->concurrency();
     if (args_.dsinks)
-      sink_sums_.resize(static_cast<std::size_t>(problem_.batch * problem_.q_heads * q_blocks()));
-    for (std::int64_t next = 0; next < units;) {
-      units_.clear();
-      double tasks = 0, products = 0;
-      for (; next < units && (tasks < threads * kTasksPerThread || products < threads * kProductsPerThread);
-           ++next) {
-        units_.push_back(make_unit(next / problem_.kv_heads, next % problem_.kv_heads));
-        const kernels::HeadProblem& head = units_.back().gradient.head;
-        tasks += static_cast<double>(units_.back().steps());
-        products += static_cast<double>(head.group * head.q_len) * static_cast<double>(head.kv_len) *
-                    static_cast<double>(3 * head.head_dim + 2 * head.v_head_dim);
-      }
-      if (Status s = run_units(); !s.ok()) return s;
+      sink_sums_ = std::make_unique<double[]>(
+          static_cast<std::size_t>(problem_.batch * problem_.q_heads * q_blocks()));
+    std::int64_t next = 0;
+    if (threads == 1 || units >= threads * kHeadsPerThread) {
+      if (Status s = run_alone(units - units % threads, &next); !s.ok()) return s;
+    }
+    while (next < units) {
+      if (Status s = run_together(units, &next); !s.ok()) return s;
     }
     add_sinks();
     return {};
@@ -138,9 +137,9 @@ class Backward {
  private:
   std::int64_t q_blocks() const { return ceil_div(problem_.q_len, kGradientBlock); }
 
-  Unit make_unit(std::int64_t b, std::int64_t kv_head) {
+  Unit make_unit(std::int64_t number) const {
+    const std::int64_t b = number / problem_.kv_heads, kv_head = number % problem_.kv_heads;
     Unit unit;
-    unit.b = b, unit.kv_head = kv_head;
     unit.capacity = problem_.capacity(b);
     GradientProblem& g = unit.gradient;
     g.head = problem_.head(operands_, b, kv_head);
@@ -174,96 +173,145 @@ class Backward {
     unit.q_blocks = ceil_div(g.head.q_len, kGradientBlock);
     unit.all_q_blocks = g.head.group * unit.q_blocks;
     unit.k_blocks = ceil_div(g.head.kv_len, kGradientBlock);
-    if (args_.dsinks) unit.sink_sums = sink_sums_.data() + (b * problem_.q_heads + q_head) * q_blocks();
+    if (args_.dsinks) unit.sink_sums = sink_sums_.get() + (b * problem_.q_heads + q_head) * q_blocks();
     return unit;
   }
 
-  /// Lays the sums and rows of all units out over `memory`; with nullptr it only counts the bytes.
-  double lay_out(float* memory) {
+  /// Lays a unit's sums and rows out over `memory`; with nullptr it only counts. Returns the bytes.
+  double lay_out(Unit* unit, std::byte* memory) const {
     double bytes = 0;
     const auto take = [&](double floats) {
-      float* const piece = memory ? memory + static_cast<std::int64_t>(bytes) / 4 : nullptr;
+      std::byte* const piece = memory ? memory + static_cast<std::int64_t>(bytes) : nullptr;
       bytes += 64 * std::ceil(floats / 16);
-      return piece;
+      return reinterpret_cast<float*>(piece);
     };
     const auto sums = [&](std::int64_t positions, std::int64_t dim) {
       return static_cast<double>(kernels::gradient_floats(kernels_, positions, dim));
     };
-    for (Unit& unit : units_) {
-      const kernels::HeadProblem& head = unit.gradient.head;
-      const double group = static_cast<double>(head.group), rows = group * static_cast<double>(head.q_len);
-      unit.gradient.lse = unit.lse = take(rows);
-      unit.gradient.delta = unit.delta = take(rows);
-      unit.gradient.dq_sum = take(group * sums(head.q_len, head.head_dim));
-      unit.gradient.dk_sum = take(sums(head.kv_len, head.head_dim));
-      unit.gradient.dv_sum = take(sums(head.kv_len, head.v_head_dim));
-    }
+    GradientProblem& g = unit->gradient;
+    const auto group = static_cast<double>(g.head.group);
+    g.lse = unit->lse = take(group * static_cast<double>(g.head.q_len));
+    g.delta = unit->delta = take(group * static_cast<double>(g.head.q_len));
+    g.dq_sum = take(group * sums(g.head.q_len, g.head.head_dim));
+    g.dk_sum = take(sums(g.head.kv_len, g.head.head_dim));
+    g.dv_sum = take(sums(g.head.kv_len, g.head.v_head_dim));
     return bytes;
   }
 
-  Status run_units() {
-    const double bytes = lay_out(nullptr);
+  /// Units from *next on, each a task of its own whose sums are in its thread's scratch.
+  Status run_alone(std::int64_t end, std::int64_t* next) {
+    double most = 0;
+    for (std::int64_t number = 0; number < end;
+         number += problem_.kv_heads) {  // Heads of a sequence are alike.
+      Unit unit = make_unit(number);
+      most = std::max(most, lay_out(&unit, nullptr));
+    }
+    if (most > kMostOwnBytes) return {};
+    *next = end;
+    return run_equal_tasks(
+        runtime_, end,
+        [](void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
+          static_cast<const Backward*>(context)->whole(task, slot.scratch);
+        },
+        this, scratch_bytes_ + static_cast<std::size_t>(most));
+  }
+
+  void whole(std::int64_t number, std::byte* scratch) const {
+    Unit unit = make_unit(number);
+    lay_out(&unit, scratch + scratch_bytes_);
+    for_each_block(unit, [&](std::int64_t r, std::int64_t c) { begin(unit, r, c); });
+    for (std::int64_t t = 0; t < unit.steps(); ++t)
+      for_each_pair(unit, t, [&](std::int64_t r, std::int64_t c) { pair(unit, r, c, scratch); });
+    for_each_block(unit, [&](std::int64_t r, std::int64_t c) { end(unit, r, c); });
+  }
+
+  /// Units from *next on, as many as give all threads work in each step.
+  Status run_together(std::int64_t end, std::int64_t* next) {
+    const double threads = runtime_.executor->concurrency();
+    double tasks = 0, products = 0, bytes = 0;
+    units_.clear();
+    for (; *next < end && (tasks < threads * kTasksPerThread || products < threads * kProductsPerThread);
+         ++*next) {
+      units_.push_back(make_unit(*next));
+      const kernels::HeadProblem& head = units_.back().gradient.head;
+      bytes += lay_out(&units_.back(), nullptr);
+      tasks += static_cast<double>(units_.back().steps());
+      products += static_cast<double>(head.group * head.q_len) * static_cast<double>(head.kv_len) *
+                  static_cast<double>(3 * head.head_dim + 2 * head.v_head_dim);
+    }
     if (bytes > bytes_) {
       if (bytes > kMostBytes) throw std::bad_alloc();
       memory_.reset();
       memory_.reset(
-          static_cast<float*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{64})));
+          static_cast<std::byte*>(::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{64})));
       bytes_ = bytes;
     }
-    lay_out(memory_.get());
-    if (Status s = run_blocks(&Backward::begin); !s.ok()) return s;
+    std::byte* memory = memory_.get();
+    for (Unit& unit : units_) memory += static_cast<std::int64_t>(lay_out(&unit, memory));
+    if (Status s = run_blocks(&Backward::begin_item); !s.ok()) return s;
     std::int64_t steps = 0;
     for (const Unit& unit : units_) steps = std::max(steps, unit.steps());
     for (std::int64_t t = 0; t < steps; ++t) {
       items_.clear();
-      for (std::size_t u = 0; u < units_.size(); ++u) add_pairs(static_cast<std::int32_t>(u), t);
-      if (Status s = run_items(&Backward::pair, scratch_bytes_); !s.ok()) return s;
+      for (std::size_t u = 0; u < units_.size(); ++u)
+        for_each_pair(units_[u], t, [&](std::int64_t r, std::int64_t c) { add_item(u, r, c); });
+      if (Status s = run_items(&Backward::pair_item); !s.ok()) return s;
     }
-    return run_blocks(&Backward::end);
+    return run_blocks(&Backward::end_item);
   }
 
-  /// Block r of the queries meets block (r + t) mod n of the keys in step t, n the larger number of blocks:
-  /// no two tasks of a step write the same sums, and the order of a sum depends on n alone.
-  void add_pairs(std::int32_t u, std::int64_t t) {
-    const Unit& unit = units_[static_cast<std::size_t>(u)];
+  /// Calls body(r, -1) for each block of queries and body(-1, c) for each block of keys.
+  template <class Body>
+  static void for_each_block(const Unit& unit, Body body) {
+    for (std::int64_t r = 0; r < unit.all_q_blocks; ++r) body(r, -1);
+    for (std::int64_t c = 0; c < ceil_div(unit.capacity, kGradientBlock); ++c) body(-1, c);
+  }
+  /// Calls body(r, c) for the pairs of step t that see each other. Block r of the queries meets block (r + t)
+  /// mod n of the keys, n the larger number of blocks: no two pairs of a step add to the same sums, and the
+  /// order of a sum depends on n alone.
+  template <class Body>
+  static void for_each_pair(const Unit& unit, std::int64_t t, Body body) {
     const std::int64_t n = unit.steps();
+    const kernels::HeadProblem& head = unit.gradient.head;
     for (std::int64_t r = 0; t < n && r < unit.all_q_blocks; ++r) {
       const std::int64_t c = (r + t) % n;
-      if (c >= unit.k_blocks) continue;
-      const kernels::HeadProblem& head = unit.gradient.head;
-      if (kernels::sees_any(head, unit.queries(r), Unit::keys(c, head.kv_len)))
-        items_.push_back({u, static_cast<std::int32_t>(r), static_cast<std::int32_t>(c)});
+      if (c < unit.k_blocks && kernels::sees_any(head, unit.queries(r), Unit::keys(c, head.kv_len)))
+        body(r, c);
     }
   }
 
-  using Work = void (Backward::*)(const Item&, std::byte*) const;
+  void add_item(std::size_t u, std::int64_t r, std::int64_t c) {
+    items_.push_back(
+        {static_cast<std::int32_t>(u), static_cast<std::int32_t>(r), static_cast<std::int32_t>(c)});
+  }
+  using Work = void (Backward::*)(const Unit&, const Item&, std::byte*) const;
+  void begin_item(const Unit& unit, const Item& item, std::byte*) const { begin(unit, item.r, item.c); }
+  void pair_item(const Unit& unit, const Item& item, std::byte* scratch) const {
+    pair(unit, item.r, item.c, scratch);
+  }
+  void end_item(const Unit& unit, const Item& item, std::byte*) const { end(unit, item.r, item.c); }
 
   Status run_blocks(Work work) {
     items_.clear();
-    for (std::size_t u = 0; u < units_.size(); ++u) {
-      const auto number = static_cast<std::int32_t>(u);
-      for (std::int32_t r = 0; r < units_[u].all_q_blocks; ++r) items_.push_back({number, r, -1});
-      for (std::int32_t c = 0; c < ceil_div(units_[u].capacity, kGradientBlock); ++c)
-        items_.push_back({number, -1, c});
-    }
-    return run_items(work, 0);
+    for (std::size_t u = 0; u < units_.size(); ++u)
+      for_each_block(units_[u], [&](std::int64_t r, std::int64_t c) { add_item(u, r, c); });
+    return run_items(work);
   }
-
-  Status run_items(Work work, std::size_t scratch_bytes) {
+  Status run_items(Work work) {
     if (items_.empty()) return {};
     work_ = work;
     return run_equal_tasks(
         runtime_, static_cast<std::int64_t>(items_.size()),
         [](void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
           const Backward& self = *static_cast<const Backward*>(context);
-          (self.*self.work_)(self.items_[static_cast<std::size_t>(task)], slot.scratch);
+          const Item& item = self.items_[static_cast<std::size_t>(task)];
+          (self.*self.work_)(self.units_[static_cast<std::size_t>(item.unit)], item, slot.scratch);
         },
-        this, scratch_bytes);
+        this, scratch_bytes_);
   }
 
-  void begin(const Item& item, std::byte*) const {
+  void begin(const Unit& unit, std::int64_t r, std::int64_t c) const {
     const kernels::FloatState float_state;
-    const Unit& unit = units_[static_cast<std::size_t>(item.unit)];
     const GradientProblem& g = unit.gradient;
     const auto clear = [&](float* sum, const Positions& block, std::int64_t dim) {
       const std::int64_t a_position =
@@ -271,19 +319,19 @@ class Backward {
       std::fill_n(sum + block.begin * a_position, kernels::gradient_floats(kernels_, block.count(), dim),
                   0.0f);
     };
-    if (item.r < 0) {
-      const Positions keys = Unit::keys(item.c, g.head.kv_len);
+    if (r < 0) {
+      const Positions keys = Unit::keys(c, g.head.kv_len);
       clear(g.dk_sum, keys, g.head.head_dim);
       clear(g.dv_sum, keys, g.head.v_head_dim);
       return;
     }
-    const std::int64_t head = item.r / unit.q_blocks;
-    const Positions queries = unit.queries(item.r);
+    const std::int64_t head = r / unit.q_blocks;
+    const Positions queries = unit.queries(r);
     clear(g.dq_sum + head * kernels::gradient_floats(kernels_, g.head.q_len, g.head.head_dim), queries,
           g.head.head_dim);
     double sink = 0.0;
     for (std::int64_t i = queries.begin; i < queries.end; ++i) sink += begin_row(unit, head, i);
-    if (unit.sink_sums) unit.sink_sums[head * q_blocks() + item.r % unit.q_blocks] = sink;
+    if (unit.sink_sums) unit.sink_sums[head * q_blocks() + r % unit.q_blocks] = sink;
   }
 
   /// Sets lse and delta of a query; returns what it gives to the gradient of its head's sink.
@@ -317,20 +365,17 @@ class Backward {
     return static_cast<double>(unit.dlse[g * layout.head + i * layout.seq]);
   }
 
-  void pair(const Item& item, std::byte* scratch) const {
+  void pair(const Unit& unit, std::int64_t r, std::int64_t c, std::byte* scratch) const {
     const kernels::FloatState float_state(kernels_.set.isa);
-    const Unit& unit = units_[static_cast<std::size_t>(item.unit)];
-    kernels::gradient_pair(kernels_, unit.gradient, item.r / unit.q_blocks, unit.queries(item.r),
-                           Unit::keys(item.c, unit.gradient.head.kv_len), scratch);
+    kernels::gradient_pair(kernels_, unit.gradient, r / unit.q_blocks, unit.queries(r),
+                           Unit::keys(c, unit.gradient.head.kv_len), scratch);
   }
 
-  void end(const Item& item, std::byte*) const {
+  void end(const Unit& unit, std::int64_t r, std::int64_t c) const {
     const kernels::FloatState float_state(kernels_.set.isa);
-    const Unit& unit = units_[static_cast<std::size_t>(item.unit)];
     const GradientProblem& g = unit.gradient;
-    if (item.r >= 0)
-      return kernels::store_query_gradients(kernels_, g, item.r / unit.q_blocks, unit.queries(item.r));
-    const Positions used = Unit::keys(item.c, g.head.kv_len), all = Unit::keys(item.c, unit.capacity);
+    if (r >= 0) return kernels::store_query_gradients(kernels_, g, r / unit.q_blocks, unit.queries(r));
+    const Positions used = Unit::keys(c, g.head.kv_len), all = Unit::keys(c, unit.capacity);
     kernels::store_key_gradients(kernels_, g, used);
     for (std::int64_t j = std::max(used.end, all.begin); j < all.end; ++j) {
       for (const auto& [rows, dim] :
@@ -343,7 +388,7 @@ class Backward {
     for (std::int64_t h = 0; args_.dsinks && h < problem_.q_heads; ++h) {
       double sum = 0.0;
       for (std::int64_t b = 0; b < problem_.batch; ++b) {
-        const double* const blocks = sink_sums_.data() + (b * problem_.q_heads + h) * q_blocks();
+        const double* const blocks = sink_sums_.get() + (b * problem_.q_heads + h) * q_blocks();
         const std::int64_t count = ceil_div(problem_.sequence(b).q_len, kGradientBlock);
         for (std::int64_t i = 0; i < count; ++i) sum += blocks[i];
       }
@@ -359,8 +404,8 @@ class Backward {
   std::size_t scratch_bytes_;
   std::vector<Unit> units_;
   std::vector<Item> items_;
-  std::vector<double> sink_sums_;  // [batch][q_heads][q_blocks]
-  std::unique_ptr<float[], Free> memory_;
+  std::unique_ptr<double[]> sink_sums_;  // [batch][q_heads][q_blocks]
+  std::unique_ptr<std::byte[], Free> memory_;
   double bytes_ = 0;
   Work work_ = nullptr;
 };

@@ -48,6 +48,12 @@ Positions seers_of(const HeadProblem& head, const Positions& queries, std::int64
   return seers;
 }
 
+/// Fetches into L2.
+void fetch(const float* from, std::int64_t floats) {
+  constexpr std::int64_t kLine = 16;
+  for (std::int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(from + i, 0, 2);
+}
+
 /// Panels of a product's A operand, and whether all elements are finite as they came.
 struct Panels {
   float* data;
@@ -199,12 +205,13 @@ class Pair {
   void scores_to_gradients(std::int64_t first_row, std::int64_t first, std::int64_t used, std::int64_t nr,
                            std::int64_t lo, std::int64_t hi) {
     std::int32_t begin[kGradientPiece], end[kGradientPiece];
-    bool all_visible = true;
-    for (std::int64_t i = lo; i < hi; ++i) {
+    // Both ends grow with the query.
+    const bool all_visible = head_->begin_of(row(first_row + hi - 1)) <= first &&
+                             head_->end_of(row(first_row + lo)) >= first + used;
+    for (std::int64_t i = lo; i < hi && !all_visible; ++i) {
       const std::int64_t r = row(first_row + i);
       begin[i] = static_cast<std::int32_t>(max_of(min_of(head_->begin_of(r) - first, nr), 0));
       end[i] = static_cast<std::int32_t>(max_of(min_of(head_->end_of(r) - first, nr), 0));
-      all_visible = all_visible && begin[i] == 0 && end[i] >= used;
     }
     const bool has_cap = head_->terms.softcap != 0.0f;
     if (head_->terms.any()) {
@@ -280,13 +287,15 @@ class Pair {
 
   void add_keys(const Positions& queries, std::int64_t first, std::int64_t used, std::int64_t nr,
                 const float* keys, const float* values, std::int64_t lo, std::int64_t hi) {
-    first_product(q_, keys, dim_, nr, lo, hi, p_);
-    first_product(dout_, values, v_dim_, nr, lo, hi, ds_);
-    scores_to_gradients(queries.begin, first, used, nr, lo, hi);
     float *const dv = problem_->dv_sum + first * round_up(v_dim_, set_.mr), *const dk =
                                                                                 problem_->dk_sum +
                                                                                 first *
                                                                                     round_up(dim_, set_.mr);
+    fetch(dv, nr * round_up(v_dim_, set_.mr));
+    fetch(dk, nr * round_up(dim_, set_.mr));
+    first_product(q_, keys, dim_, nr, lo, hi, p_);
+    first_product(dout_, values, v_dim_, nr, lo, hi, ds_);
+    scores_to_gradients(queries.begin, first, used, nr, lo, hi);
     last_product(dout_values_, queries.count(), v_dim_, p_, nr, lo, hi, dv);
     last_product(q_values_, queries.count(), dim_, ds_, nr, lo, hi, dk);
     const auto goes_with = [&](std::int64_t i, std::int64_t n) {
