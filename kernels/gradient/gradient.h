@@ -6,7 +6,9 @@
 //   ds  = p * (dp - delta)
 //   ds  = ds * fma(-t, t, 1)           with a softcap only: t = capped * inverse_cap
 //   p   = ds = 0 where s' is -inf, whatever the rest is
-// Scores and lse are in log2 units; ds is the gradient of the score in natural units, before the softcap.
+// s' - lse is at most some rounding above 0, or NaN: the domain of simd/exp2.h. A row with a score of +inf
+// has an lse of NaN. Scores and lse are in log2 units; ds is the gradient of the score in natural units,
+// before the softcap.
 #pragma once
 
 #include <cstdint>
