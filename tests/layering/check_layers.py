@@ -23,8 +23,8 @@ MAY_INCLUDE = {
 }
 LIBRARY = ("kernels", "scheduler", "runtime")
 PUBLIC_HEADERS = {
-    "runtime/attention.h", "runtime/attention_backward.h", "runtime/attention_c.h", "runtime/kv_append.h", "runtime/kv_append_c.h",
-    "runtime/status.h", "runtime/stream.h", "runtime/stream_c.h",
+    "runtime/attention.h", "runtime/attention_backward.h", "runtime/attention_backward_c.h", "runtime/attention_c.h",
+    "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h", "runtime/stream.h", "runtime/stream_c.h",
 }  # fmt: skip
 
 # The programs of bench/ that use Google Benchmark.
