@@ -119,6 +119,11 @@ class Backward {
   }
 
   Status run() {
+    // Without queries and keys there may be any number of heads.
+    if (problem_.q_len == 0 && args_.dk.shape[2] == 0) {
+      if (args_.dsinks) std::fill_n(args_.dsinks, problem_.q_heads, 0.0f);
+      return {};
+    }
     const std::int64_t units = problem_.batch * problem_.kv_heads, threads = runtime_.executor->concurrency();
     if (args_.dsinks)
       sink_sums_ = std::make_unique<double[]>(
