@@ -27,7 +27,7 @@ using kernels::GradientProblem;
 using kernels::kGradientBlock;
 using kernels::Positions;
 
-constexpr double kLog2e = 1.44269504088896340736;
+constexpr double kLog2OfE = 1.44269504088896340736;
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // A head whose sums take no more is one thread's work, from its first block pair to its last, if there are
@@ -38,7 +38,7 @@ constexpr double kMostOwnBytes = 16 << 20;
 constexpr std::int64_t kHeadsPerThread = 2;
 // Other heads are computed together until a step has so many tasks and multiply-adds a thread: more would
 // only take more memory. (5e7 take about 1 ms.)
-constexpr double kTasksPerThread = 4, kProductsPerThread = 5e7;
+constexpr double kStepTasks = 4, kStepProducts = 5e7;
 // Beyond this there is no memory to ask for.
 constexpr double kMostBytes = 1e15;
 
@@ -235,8 +235,7 @@ class Backward {
     const double threads = runtime_.executor->concurrency();
     double tasks = 0, products = 0, bytes = 0;
     units_.clear();
-    for (; *next < end && (tasks < threads * kTasksPerThread || products < threads * kProductsPerThread);
-         ++*next) {
+    for (; *next < end && (tasks < threads * kStepTasks || products < threads * kStepProducts); ++*next) {
       units_.push_back(make_unit(*next));
       const kernels::HeadProblem& head = units_.back().gradient.head;
       bytes += lay_out(&units_.back(), nullptr);
@@ -349,7 +348,7 @@ class Backward {
           element_at(unit.gradient.dout_element, unit.gradient.dout,
                      g * unit.gradient.dout_head_stride + i * unit.gradient.dout_seq_stride),
           head.v_head_dim, dout);
-    const double unit_of_lse = head.lse_form.is_base_2 ? kLog2e : 1.0,
+    const double unit_of_lse = head.lse_form.is_base_2 ? kLog2OfE : 1.0,
                  given = static_cast<double>(head.lse_of(row)) / unit_of_lse,
                  sink = head.sinks ? static_cast<double>(head.sinks[g]) : -kInf,
                  lse = head.sinks && !head.lse_form.with_sink ? log_add(given, sink) : given;
@@ -361,7 +360,7 @@ class Backward {
     }
     // An lse without the sink has other weights than the output: larger by exp(lse - given).
     if (unit.dlse && given != -kInf) delta -= dlse_of(unit, g, i) * unit_of_lse * std::exp(lse - given);
-    unit.lse[at] = static_cast<float>(lse * kLog2e);
+    unit.lse[at] = static_cast<float>(lse * kLog2OfE);
     unit.delta[at] = static_cast<float>(delta);
     return sink_gradient;
   }

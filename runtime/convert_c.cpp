@@ -77,7 +77,7 @@ static_assert(count_fields<KvAppendArgs>() == count_kv_append_fields(),
 // The same for attention_backward; the strides of dlse are a field of C alone.
 constexpr std::size_t bytes_of_backward_fields() {
   std::size_t bytes = sizeof(std::size_t) + sizeof(kumiko_backward_args::dlse_stride);
-#define KUMIKO_BACKWARD_FIELD(name) bytes += sizeof(kumiko_backward_args::name);
+#define KUMIKO_BACKWARD_FIELD(name) bytes += sizeof(decltype(kumiko_backward_args::name));
 #include "runtime/attention_backward_fields.inc"
 #undef KUMIKO_BACKWARD_FIELD
   return bytes;
