@@ -286,6 +286,15 @@ kumiko_status kumiko_kv_append(const kumiko_context* context, const kumiko_kv_ap
   });
 }
 
+kumiko_status kumiko_attention_backward(const kumiko_context* context, const kumiko_backward_args* args) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    kumiko::BackwardArgs converted;
+    if (Status s = convert_args(args, &converted); !s.ok()) return s;
+    return kumiko::attention_backward(context->context, converted);
+  });
+}
+
 kumiko_status kumiko_pack_key_pages(const kumiko_context* context, const kumiko_const_tensor* rows,
                                     const kumiko_tensor* tiles) {
   return guarded([&]() -> Status {

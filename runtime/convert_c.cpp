@@ -74,6 +74,24 @@ constexpr int count_kv_append_fields() {
 static_assert(sizeof(kumiko_kv_append_args) == bytes_of_kv_append_fields());
 static_assert(count_fields<KvAppendArgs>() == count_kv_append_fields(),
               "a field of KvAppendArgs has no row in kv_append_fields.inc");
+// The same for attention_backward; the strides of dlse are a field of C alone.
+constexpr std::size_t bytes_of_backward_fields() {
+  std::size_t bytes = sizeof(std::size_t) + sizeof(kumiko_backward_args::dlse_stride);
+#define KUMIKO_BACKWARD_FIELD(name) bytes += sizeof(decltype(kumiko_backward_args::name));
+#include "runtime/attention_backward_fields.inc"
+#undef KUMIKO_BACKWARD_FIELD
+  return bytes;
+}
+constexpr int count_backward_fields() {
+  int count = 0;
+#define KUMIKO_BACKWARD_FIELD(name) ++count;
+#include "runtime/attention_backward_fields.inc"
+#undef KUMIKO_BACKWARD_FIELD
+  return count;
+}
+static_assert(sizeof(kumiko_backward_args) == bytes_of_backward_fields());
+static_assert(count_fields<BackwardArgs>() == count_backward_fields(),
+              "a field of BackwardArgs has no row in attention_backward_fields.inc");
 static_assert(KUMIKO_ROPE_NEOX == static_cast<int>(RopeStyle::neox));
 static_assert(KUMIKO_ROPE_INTERLEAVED == static_cast<int>(RopeStyle::interleaved));
 
@@ -218,14 +236,19 @@ static Status convert_fields(const From& from, To* to) {
   return {};
 }
 
-Status convert_args(const kumiko_attention_args* given, AttentionArgs* to) {
-  if (given == nullptr) return null_argument("args", "a kumiko_attention_args");
+/// `name`: the argument that it is.
+static Status convert_attention(const kumiko_attention_args* given, const char* name, AttentionArgs* to) {
+  if (given == nullptr) return null_argument(name, "a kumiko_attention_args");
   kumiko_attention_args from = KUMIKO_ATTENTION_ARGS_INIT;
   if (Status s =
-          read_sized(given, "args", "kumiko_attention_args", offsetof(kumiko_attention_args, lse), &from);
+          read_sized(given, name, "kumiko_attention_args", offsetof(kumiko_attention_args, lse), &from);
       !s.ok())
     return s;
   return convert_fields(from, to);
+}
+
+Status convert_args(const kumiko_attention_args* given, AttentionArgs* to) {
+  return convert_attention(given, "args", to);
 }
 
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to) {
@@ -260,6 +283,25 @@ Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to) {
   if (Status s = convert(from.name, #name, &to->name); !s.ok()) return s;
 #include "runtime/kv_append_fields.inc"
 #undef KUMIKO_KV_APPEND_FIELD
+  return {};
+}
+
+static Status convert(const kumiko_attention_args* from, const char* name, AttentionArgs* to) {
+  return convert_attention(from, name, to);
+}
+
+Status convert_args(const kumiko_backward_args* given, BackwardArgs* to) {
+  if (given == nullptr) return null_argument("args", "a kumiko_backward_args");
+  kumiko_backward_args from = KUMIKO_BACKWARD_ARGS_INIT;
+  if (Status s =
+          read_sized(given, "args", "kumiko_backward_args", offsetof(kumiko_backward_args, dlse), &from);
+      !s.ok())
+    return s;
+#define KUMIKO_BACKWARD_FIELD(name) \
+  if (Status s = convert(from.name, #name, &to->name); !s.ok()) return s;
+#include "runtime/attention_backward_fields.inc"
+#undef KUMIKO_BACKWARD_FIELD
+  for (std::size_t i = 0; i < 3; ++i) to->dlse.stride[i] = from.dlse_stride[i];
   return {};
 }
 

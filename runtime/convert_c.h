@@ -6,6 +6,8 @@
 #include <string>
 
 #include "runtime/attention.h"
+#include "runtime/attention_backward.h"
+#include "runtime/attention_backward_c.h"
 #include "runtime/attention_c.h"
 #include "runtime/kv_append.h"
 #include "runtime/kv_append_c.h"
@@ -24,6 +26,7 @@ Status convert_args(const kumiko_attention_args* given, AttentionArgs* to);
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to);
 Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to);
 Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to);
+Status convert_args(const kumiko_backward_args* given, BackwardArgs* to);
 Status convert_options(const kumiko_context_options* given, ContextOptions* to);
 Status convert_options(const kumiko_stream_options* given, StreamOptions* to);
 

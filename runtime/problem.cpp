@@ -17,11 +17,7 @@ constexpr double kLog2e = 1.44269504088896340736;
 
 template <class View>
 Layout layout_of(const View& view) {
-  for (const std::int64_t size : view.shape) {
-    if (size == 0) return {};
-  }
-  const auto step = [&](std::size_t i) { return view.shape[i] > 1 ? view.stride[i] : 0; };
-  return {step(0), step(1), step(2)};
+  return kumiko::layout_of(view.shape, view.stride);
 }
 
 /// Stride of a view of scores from one key to the next.
@@ -55,12 +51,6 @@ Problem common(const Args& args) {
 template <class Args>
 void copy_lengths(const Args& args, Problem* problem) {
   if (args.seqused_k) problem->seqused_k.assign(args.seqused_k, args.seqused_k + problem->batch);
-}
-
-/// Of an lse or row_max for rows of such an output.
-Layout lse_layout_of(const LseView& view, const Tensor& out) {
-  const auto stride = lse_strides(view.stride, out.shape);
-  return layout_of(ConstTensor{nullptr, out.shape, {stride[0], stride[1], stride[2], 1}});
 }
 
 template <class Args>
@@ -176,6 +166,19 @@ Element element_of(DataType type) {
       break;
   }
   __builtin_unreachable();
+}
+
+Layout layout_of(const std::array<std::int64_t, 4>& shape, const std::array<std::int64_t, 4>& stride) {
+  for (const std::int64_t size : shape) {
+    if (size == 0) return {};
+  }
+  const auto step = [&](std::size_t i) { return shape[i] > 1 ? stride[i] : 0; };
+  return {step(0), step(1), step(2)};
+}
+
+Layout lse_layout_of(const LseView& view, const Tensor& out) {
+  const auto stride = lse_strides(view.stride, out.shape);
+  return layout_of(out.shape, {stride[0], stride[1], stride[2], 1});
 }
 
 Problem lower(const AttentionArgs& args) {

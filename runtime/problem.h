@@ -3,6 +3,7 @@
 // for planning and running. It holds no tensor's pointer, because each run of a plan has its own.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct Layout {
   std::int64_t batch = 0, head = 0, seq = 0;
   bool operator==(const Layout&) const = default;
 };
+/// Of a tensor of that shape; all 0 if it has no elements.
+Layout layout_of(const std::array<std::int64_t, 4>& shape, const std::array<std::int64_t, 4>& stride);
 
 /// One sequence of a batch.
 struct Sequence {
@@ -155,6 +158,9 @@ struct Problem {
  private:
   kernels::KeyLists key_lists(const Operands& operands, std::int64_t b, std::int64_t q_head) const;
 };
+
+/// Of an lse or row_max for rows of such an output.
+Layout lse_layout_of(const LseView& view, const Tensor& out);
 
 /// `args` must be valid except for pointers. The values of seqused_k are copied.
 Problem lower(const AttentionArgs& args);

@@ -8,6 +8,7 @@
 
 namespace kumiko {
 
+struct BackwardArgs;
 struct KvAppendArgs;
 struct PageTable;
 struct Problem;
@@ -59,6 +60,9 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
 
 /// The arguments of kv_append, pointers included, on a machine of so many domains.
 Status validate_kv_append(const KvAppendArgs& args, int domains);
+
+/// The arguments of attention_backward, pointers included.
+Status validate_backward(const BackwardArgs& args);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len], the first dims of
 /// `shape`.

@@ -9,16 +9,6 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Rows of the tile that begins at row `from` of a task. A rest of a single vector is slow (Zen 5: 0.8 of
-/// peak with AVX-512, 0.54 with AVX2), so 3 + 1 vectors become 2 + 2.
-std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows) {
-  const std::int64_t widest = kernels.max_nr, strip = kernels.strip,
-                     end = strip > widest ? min_of(rows, (from / strip + 1) * strip) : rows,
-                     left = end - from;
-  const bool leaves_one = left > widest && left <= widest + kernels.lanes && widest > 2 * kernels.lanes;
-  return leaves_one ? widest - kernels.lanes : min_of(left, widest);
-}
-
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 bool has_ranges(const KernelSet& kernels) {
@@ -26,6 +16,14 @@ bool has_ranges(const KernelSet& kernels) {
 }
 
 }  // namespace
+
+std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows) {
+  const std::int64_t widest = kernels.max_nr, strip = kernels.strip,
+                     end = strip > widest ? min_of(rows, (from / strip + 1) * strip) : rows,
+                     left = end - from;
+  const bool leaves_one = left > widest && left <= widest + kernels.lanes && widest > 2 * kernels.lanes;
+  return leaves_one ? widest - kernels.lanes : min_of(left, widest);
+}
 
 Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim,
            std::int64_t slots, std::byte* memory)

@@ -12,6 +12,7 @@ what was expected; it counts dimensions in the order batch, heads, length, head_
 
 from ._append import kv_append, pack_key_pages, unpack_key_pages
 from ._attention import Tensor, attention, scaled_dot_product_attention
+from ._backward import attention_backward
 from ._core import Context, DomainMemory, default_context, set_default_context
 from ._core import version as __version__
 from ._plan import Plan, Prediction
@@ -29,6 +30,7 @@ __all__ = [
     "Ticket",
     "__version__",
     "attention",
+    "attention_backward",
     "attention_with_kvcache",
     "default_context",
     "fused_gemm",

@@ -16,6 +16,7 @@ NB_MODULE(_core, module) {
   kumiko::python::bind_scaled_dot_product_attention(module);
   kumiko::python::bind_products(module);
   kumiko::python::bind_append(module);
+  kumiko::python::bind_backward(module);
   kumiko::python::bind_plan(module);
   kumiko::python::bind_stream(module);
 }

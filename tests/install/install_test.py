@@ -16,7 +16,7 @@ package = None
 class Install(unittest.TestCase):
     def test_headers_and_nothing_else_is_public(self):
         found = {p.relative_to(package.prefix / "include").as_posix() for p in (package.prefix / "include").rglob("*") if p.is_file()}
-        names = ("attention", "attention_c", "kv_append", "kv_append_c", "status", "stream", "stream_c")
+        names = ("attention", "attention_backward", "attention_backward_c", "attention_c", "kv_append", "kv_append_c", "status", "stream", "stream_c")
         self.assertEqual(found, {f"kumiko/{name}.h" for name in names})
 
     def test_topology_runs_where_it_was_moved_to(self):

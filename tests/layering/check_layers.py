@@ -23,12 +23,12 @@ MAY_INCLUDE = {
 }
 LIBRARY = ("kernels", "scheduler", "runtime")
 PUBLIC_HEADERS = {
-    "runtime/attention.h", "runtime/attention_c.h", "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h",
-    "runtime/stream.h", "runtime/stream_c.h",
+    "runtime/attention.h", "runtime/attention_backward.h", "runtime/attention_backward_c.h", "runtime/attention_c.h",
+    "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h", "runtime/stream.h", "runtime/stream_c.h",
 }  # fmt: skip
 
 # The programs of bench/ that use Google Benchmark.
-BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "machine", "pipelines", "plan", "scaling", "serving", "trace"))
+BENCHMARKS = tuple(f"bench/{name}_bench.cpp" for name in ("attention", "backward", "machine", "pipelines", "plan", "scaling", "serving", "trace"))
 # System header -> the files (or folders, with a slash) that may include it.
 HEADER_OWNERS = [
     (re.compile(r"hwloc(\.h|/.*)"), ("scheduler/topology_hwloc.cpp",)),

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/pipelines/backward.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/pipelines/walk.h"
+
+namespace kumiko::kernels {
+namespace {
+
+/// Calls body(first, used, nr) for each tile of positions [from, to), from the first one on.
+template <class Body>
+void for_each_tile(const KernelSet& kernels, std::int64_t from, std::int64_t to, Body body) {
+  for (std::int64_t at = from; at < to;) {
+    const std::int64_t used = rows_of_tile(kernels, at - from, to - from);
+    body(at, used, round_up(used, kernels.lanes));
+    at += used;
+  }
+}
+template <class Body>
+void for_each_piece(const Positions& block, Body body) {
+  for (std::int64_t at = block.begin; at < block.end; at += kGradientPiece)
+    body(Positions{at, min_of(at + kGradientPiece, block.end)});
+}
+
+/// The first position of [begin, end) for which `is_past` holds, which holds for all after it.
+template <class IsPast>
+std::int64_t first_of(std::int64_t begin, std::int64_t end, IsPast is_past) {
+  while (begin < end) {
+    const std::int64_t middle = begin + (end - begin) / 2;
+    if (is_past(middle))
+      end = middle;
+    else
+      begin = middle + 1;
+  }
+  return begin;
+}
+
+/// Queries of `queries` that see a key of [first, last): both ends of what a query sees grow with it.
+Positions seers_of(const HeadProblem& head, const Positions& queries, std::int64_t first, std::int64_t last) {
+  const std::int64_t group = head.group;
+  Positions seers{};
+  seers.begin =
+      first_of(queries.begin, queries.end, [&](std::int64_t i) { return head.end_of(i * group) > first; });
+  seers.end =
+      first_of(seers.begin, queries.end, [&](std::int64_t i) { return head.begin_of(i * group) >= last; });
+  return seers;
+}
+
+/// Fetches into L2.
+void fetch(const float* from, std::int64_t floats) {
+  constexpr std::int64_t kLine = 16;
+  for (std::int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(from + i, 0, 2);
+}
+
+/// Panels of a product's A operand, and whether all elements are finite as they came.
+struct Panels {
+  float* data;
+  bool is_finite;
+};
+
+class Pair {
+ public:
+  /// Lays the scratch out over `memory`; with nullptr it only counts.
+  Pair(const GradientKernels& kernels, std::int64_t head_dim, std::int64_t v_head_dim, std::byte* memory)
+      : kernels_(kernels), set_(kernels.set), dim_(head_dim), v_dim_(v_head_dim) {
+    Carver carver(memory);
+    const std::int64_t rows = kGradientPiece, dims = round_up(dim_, set_.mr),
+                       v_dims = round_up(v_dim_, set_.mr);
+    for (std::int64_t p = 0; p < kGradientBlock / kGradientPiece; ++p) {
+      keys_[p] = carver.take<float>(rows * dim_);
+      values_[p] = carver.take<float>(rows * v_dim_);
+      key_values_[p].data = carver.take<float>(rows * dims);
+    }
+    q_ = carver.take<float>(rows * dim_);
+    dout_ = carver.take<float>(rows * v_dim_);
+    q_values_.data = carver.take<float>(rows * dims);
+    dout_values_.data = carver.take<float>(rows * v_dims);
+    p_ = carver.take<float>(rows * set_.max_nr);
+    ds_ = carver.take<float>(rows * set_.max_nr);
+    capped_ = carver.take<float>(rows * set_.max_nr);
+    transposed_ = carver.take<float>(rows * rows);
+    scratch_bytes_ = carver.used();
+  }
+  std::size_t scratch_bytes() const { return scratch_bytes_; }
+
+  void run(const GradientProblem& problem, std::int64_t g, const Positions& queries, const Positions& keys) {
+    problem_ = &problem;
+    head_ = &problem.head;
+    g_ = g;
+    for (std::int64_t n = 0; n < set_.max_nr; ++n) ones_[n] = 1.0f;
+    std::int64_t p = 0;
+    for_each_piece(keys, [&](const Positions& piece) {
+      if (sees_any(*head_, queries, piece)) pack_keys(piece, p);
+      ++p;
+    });
+    for_each_piece(queries, [&](const Positions& piece) {
+      if (!sees_any(*head_, piece, keys)) return;
+      pack_queries(piece);
+      std::int64_t k = 0;
+      for_each_piece(keys, [&](const Positions& key_piece) {
+        if (sees_any(*head_, piece, key_piece)) add(piece, key_piece, k);
+        ++k;
+      });
+    });
+  }
+
+ private:
+  std::int64_t row(std::int64_t position) const { return problem_->row(g_, position); }
+  const void* q_row(std::int64_t position) const { return head_->q_row(set_.types.query, row(position)); }
+  const void* dout_row(std::int64_t position) const {
+    return element_at(problem_->dout_element, problem_->dout,
+                      g_ * problem_->dout_head_stride + position * problem_->dout_seq_stride);
+  }
+  const void* key_row(std::int64_t key) const { return head_->k.row(set_.types.key_value, key); }
+  const void* value_row(std::int64_t key) const { return head_->v.row(set_.types.key_value, key); }
+
+  /// As operands B of the first two products, and A of dQ's.
+  void pack_keys(const Positions& piece, std::int64_t p) {
+    float *keys = keys_[p], *values = values_[p];
+    for_each_tile(set_, piece.begin, piece.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
+      const void* rows[kMaxLanes];
+      for (std::int64_t n = 0; n < used; ++n) rows[n] = key_row(first + n);
+      set_.pack->query({rows, used, nr, dim_, head_->q_scale, keys});
+      keys += nr * dim_;
+      for (std::int64_t n = 0; n < used; ++n) rows[n] = value_row(first + n);
+      set_.pack->query({rows, used, nr, v_dim_, 1.0f, values});
+      values += nr * v_dim_;
+    });
+    pack_values(*set_.pack, key_row(piece.begin), head_->k.stride, piece.count(), dim_, &key_values_[p]);
+  }
+
+  void pack_queries(const Positions& piece) {
+    const std::int64_t q_stride = head_->q_seq_stride, dout_stride = problem_->dout_seq_stride;
+    set_.pack->key({q_row(piece.begin), q_stride, piece.count(), dim_, q_});
+    kernels_.pack_dout->key({dout_row(piece.begin), dout_stride, piece.count(), v_dim_, dout_});
+    pack_values(*set_.pack, q_row(piece.begin), q_stride, piece.count(), dim_, &q_values_);
+    pack_values(*kernels_.pack_dout, dout_row(piece.begin), dout_stride, piece.count(), v_dim_,
+                &dout_values_);
+  }
+
+  /// 0 * NaN would reach pairs that do not see each other: add_poison() adds these elements one by one.
+  void pack_values(const PackKernel& pack, const void* rows, std::int64_t stride, std::int64_t count,
+                   std::int64_t dim, Panels* panels) const {
+    panels->is_finite = pack.value({rows, stride, count, dim, panels->data});
+    if (panels->is_finite) return;
+    for (std::int64_t i = 0; i < count * round_up(dim, set_.mr); ++i)
+      if (!std::isfinite(panels->data[i])) panels->data[i] = 0.0f;
+  }
+
+  const GemmKernel& gemm(std::int64_t nr) const { return *set_.gemm[nr / set_.lanes - 1]; }
+
+  /// Rows [lo, hi) of a piece times a tile of keys or values, into `to`.
+  void first_product(const float* a, const float* b, std::int64_t dim, std::int64_t nr, std::int64_t lo,
+                     std::int64_t hi, float* to) const {
+    const std::int64_t panel = lo / set_.mr, panels = (hi + set_.mr - 1) / set_.mr - panel;
+    const GemmArgs args{a + panel * set_.mr * dim,
+                        dim * set_.mr * static_cast<std::int64_t>(sizeof(float)),
+                        b,
+                        to + panel * set_.mr * nr,
+                        dim,
+                        panels,
+                        nullptr,
+                        nullptr};
+    gemm(nr).init(&args);
+  }
+
+  /// sum += values[lo, hi)^T weights[lo, hi), for `rows` rows of panels.
+  void last_product(const Panels& values, std::int64_t rows, std::int64_t dim, const float* weights,
+                    std::int64_t nr, std::int64_t lo, std::int64_t hi, float* sum) const {
+    const GemmArgs args{values.data + lo * set_.mr,
+                        rows * set_.mr * static_cast<std::int64_t>(sizeof(float)),
+                        weights + lo * nr,
+                        sum,
+                        hi - lo,
+                        round_up(dim, set_.mr) / set_.mr,
+                        ones_,
+                        nullptr};
+    gemm(nr).accumulate(&args);
+  }
+
+  bool is_visible(std::int64_t i, std::int64_t j) const {
+    const std::int64_t r = row(i);
+    return j >= head_->begin_of(r) && j < head_->end_of(r) &&
+           (!head_->terms.has_mask || *head_->mask_row(r, j) != 0);
+  }
+
+  /// Adds what pack_values() left out: elements of row_of(k), times weight k of each lane that it goes with.
+  template <class RowOf, class GoesWith>
+  void add_poison(Element element, std::int64_t dim, RowOf row_of, GoesWith goes_with, const float* weights,
+                  std::int64_t nr, std::int64_t used, std::int64_t lo, std::int64_t hi, float* sum) const {
+    for (std::int64_t k = lo; k < hi; ++k) {
+      for (std::int64_t d = 0; d < dim; ++d) {
+        const float x = load_element(element, row_of(k), d);
+        if (std::isfinite(x)) continue;
+        for (std::int64_t n = 0; n < used; ++n)
+          if (goes_with(k, n)) sum[d * nr + n] = std::fma(weights[k * nr + n], x, sum[d * nr + n]);
+      }
+    }
+  }
+
+  /// P and dS of rows [lo, hi) of the piece that begins with query `first_row` and keys [first, first +
+  /// used).
+  void scores_to_gradients(std::int64_t first_row, std::int64_t first, std::int64_t used, std::int64_t nr,
+                           std::int64_t lo, std::int64_t hi) {
+    std::int32_t begin[kGradientPiece], end[kGradientPiece];
+    // Both ends grow with the query.
+    const bool all_visible = head_->begin_of(row(first_row + hi - 1)) <= first &&
+                             head_->end_of(row(first_row + lo)) >= first + used;
+    for (std::int64_t i = lo; i < hi && !all_visible; ++i) {
+      const std::int64_t r = row(first_row + i);
+      begin[i] = static_cast<std::int32_t>(max_of(min_of(head_->begin_of(r) - first, nr), 0));
+      end[i] = static_cast<std::int32_t>(max_of(min_of(head_->end_of(r) - first, nr), 0));
+    }
+    const bool has_cap = head_->terms.softcap != 0.0f;
+    if (head_->terms.any()) {
+      for (std::int64_t i = lo; i < hi; ++i)
+        add_terms(first_row + i, first, used, p_ + i * nr, capped_ + i * nr, nr);
+    }
+    const std::int64_t from = g_ * head_->q_len + first_row + lo;
+    kernels_.gradient->scores({p_ + lo * nr, ds_ + lo * nr, hi - lo, nr, problem_->lse + from,
+                               problem_->delta + from, all_visible ? nullptr : begin + lo, end + lo,
+                               has_cap ? capped_ + lo * nr : nullptr,
+                               has_cap ? 1.0f / head_->terms.softcap : 0.0f});
+  }
+
+  void add_terms(std::int64_t position, std::int64_t first, std::int64_t used, float* s, float* capped,
+                 std::int64_t nr) const {
+    const std::int64_t r = row(position);
+    ScoreTerms terms = head_->terms;
+    if (terms.softcap != 0.0f) {
+      ScoreTerms cap;
+      cap.softcap = terms.softcap;
+      set_.score->row({s, used, &cap, nullptr, nullptr, 0.0f, 0});
+      std::memcpy(capped, s, static_cast<std::size_t>(nr) * sizeof(float));
+      terms.softcap = 0.0f;
+      if (!terms.any()) return;
+    }
+    set_.score->row({s, used, &terms, terms.has_bias ? head_->bias_row(r, first) : nullptr,
+                     terms.has_mask ? head_->mask_row(r, first) : nullptr,
+                     terms.has_alibi ? head_->slope_of(r) : 0.0f,
+                     terms.has_alibi ? head_->position_of(r, first) : 0});
+  }
+
+  /// The keys of a piece that a tile of queries sees, from the first to the last.
+  Positions keys_seen(std::int64_t tile, std::int64_t used, const Positions& keys) const {
+    return {max_of(keys.begin, head_->begin_of(row(tile))),
+            min_of(keys.end, head_->end_of(row(tile + used - 1)))};
+  }
+
+  /// dS of rows [lo, hi) and keys [first, first + used), with queries in lanes; 0 for queries outside these
+  /// rows.
+  void transpose(const Positions& queries, const Positions& keys, std::int64_t first, std::int64_t used,
+                 std::int64_t nr, std::int64_t lo, std::int64_t hi) const {
+    alignas(64) static constexpr float kZeros[kMaxLanes] = {};
+    float* to = transposed_;
+    for_each_tile(
+        set_, queries.begin, queries.end, [&](std::int64_t tile, std::int64_t rows, std::int64_t lanes) {
+          const Positions seen = keys_seen(tile, rows, keys);
+          if (seen.begin < first + used && seen.end > first) {
+            const void* from[kMaxLanes];
+            for (std::int64_t n = 0; n < rows; ++n) {
+              const std::int64_t i = tile - queries.begin + n;
+              from[n] = i >= lo && i < hi ? ds_ + i * nr : kZeros;
+            }
+            kernels_.pack_f32->query({from, rows, lanes, used, 1.0f, to + (first - keys.begin) * lanes});
+          }
+          to += lanes * kGradientPiece;
+        });
+  }
+
+  /// What a piece of queries and a piece of keys, number k of its block, give to the sums.
+  void add(const Positions& queries, const Positions& keys, std::int64_t k) {
+    const float *b = keys_[k], *b_values = values_[k];
+    for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
+      const Positions seers = seers_of(*head_, queries, first, first + used);
+      if (seers.count() > 0)
+        add_keys(queries, first, used, nr, b, b_values, seers.begin - queries.begin,
+                 seers.end - queries.begin);
+      transpose(queries, keys, first, used, nr, seers.begin - queries.begin, seers.end - queries.begin);
+      b += nr * dim_;
+      b_values += nr * v_dim_;
+    });
+    add_to_queries(queries, keys, key_values_[k]);
+  }
+
+  void add_keys(const Positions& queries, std::int64_t first, std::int64_t used, std::int64_t nr,
+                const float* keys, const float* values, std::int64_t lo, std::int64_t hi) {
+    float *const dv = problem_->dv_sum + first * round_up(v_dim_, set_.mr), *const dk =
+                                                                                problem_->dk_sum +
+                                                                                first *
+                                                                                    round_up(dim_, set_.mr);
+    fetch(dv, nr * round_up(v_dim_, set_.mr));
+    fetch(dk, nr * round_up(dim_, set_.mr));
+    first_product(q_, keys, dim_, nr, lo, hi, p_);
+    first_product(dout_, values, v_dim_, nr, lo, hi, ds_);
+    scores_to_gradients(queries.begin, first, used, nr, lo, hi);
+    last_product(dout_values_, queries.count(), v_dim_, p_, nr, lo, hi, dv);
+    last_product(q_values_, queries.count(), dim_, ds_, nr, lo, hi, dk);
+    const auto goes_with = [&](std::int64_t i, std::int64_t n) {
+      return is_visible(queries.begin + i, first + n);
+    };
+    if (!dout_values_.is_finite)
+      add_poison(
+          problem_->dout_element, v_dim_, [&](std::int64_t i) { return dout_row(queries.begin + i); },
+          goes_with, p_, nr, used, lo, hi, dv);
+    if (!q_values_.is_finite)
+      add_poison(
+          set_.types.query, dim_, [&](std::int64_t i) { return q_row(queries.begin + i); }, goes_with, ds_,
+          nr, used, lo, hi, dk);
+  }
+
+  void add_to_queries(const Positions& queries, const Positions& keys, const Panels& values) {
+    const float* weights = transposed_;
+    for_each_tile(
+        set_, queries.begin, queries.end, [&](std::int64_t tile, std::int64_t used, std::int64_t nr) {
+          const Positions seen = keys_seen(tile, used, keys);
+          const std::int64_t lo = seen.begin - keys.begin, hi = seen.end - keys.begin;
+          float* const dq = problem_->dq_sum + g_ * gradient_floats(kernels_, head_->q_len, dim_) +
+                            tile * round_up(dim_, set_.mr);
+          if (lo < hi) {
+            last_product(values, keys.count(), dim_, weights, nr, lo, hi, dq);
+            if (!values.is_finite)
+              add_poison(
+                  set_.types.key_value, dim_, [&](std::int64_t j) { return key_row(keys.begin + j); },
+                  [&](std::int64_t j, std::int64_t n) { return is_visible(tile + n, keys.begin + j); },
+                  weights, nr, used, lo, hi, dq);
+          }
+          weights += nr * kGradientPiece;
+        });
+  }
+
+  const GradientKernels& kernels_;
+  const KernelSet& set_;
+  const std::int64_t dim_, v_dim_;
+  const GradientProblem* problem_ = nullptr;
+  const HeadProblem* head_ = nullptr;
+  std::int64_t g_ = 0;
+  // By piece of the block: B panels of keys (scaled) and values, A panels of keys.
+  float *keys_[kGradientBlock / kGradientPiece], *values_[kGradientBlock / kGradientPiece];
+  Panels key_values_[kGradientBlock / kGradientPiece];
+  // Of a piece of queries: A panels of the first products and of the last ones.
+  float *q_, *dout_;
+  Panels q_values_, dout_values_;
+  float *p_, *ds_, *capped_;  // [kGradientPiece][nr]
+  float* transposed_;         // [tiles of queries][kGradientPiece keys][nr]
+  alignas(64) float ones_[kMaxLanes];
+  std::size_t scratch_bytes_;
+};
+
+/// Rows of `rows` from tiles of sums.
+void store_rows(const KernelSet& set, const StoreKernel& store, const GradientRows& rows, std::int64_t head,
+                const Positions& positions, std::int64_t dim, const float* sum, float factor) {
+  alignas(64) float factors[kMaxLanes];
+  for (float& f : factors) f = factor;
+  for_each_piece(positions, [&](const Positions& piece) {
+    for_each_tile(set, piece.begin, piece.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
+      void* to[kMaxLanes];
+      for (std::int64_t n = 0; n < used; ++n) to[n] = rows.row(head, first + n);
+      store.tile({sum + first * round_up(dim, set.mr), factors, nr, dim, to, used});
+    });
+  });
+}
+
+}  // namespace
+
+std::int64_t gradient_floats(const GradientKernels& kernels, std::int64_t positions, std::int64_t dim) {
+  return round_up(positions, kernels.set.lanes) * round_up(dim, kernels.set.mr);
+}
+
+bool sees_any(const HeadProblem& head, const Positions& queries, const Positions& keys) {
+  return seers_of(head, queries, keys.begin, keys.end).count() > 0;
+}
+
+std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t head_dim,
+                                   std::int64_t v_head_dim) {
+  return Pair(kernels, head_dim, v_head_dim, nullptr).scratch_bytes();
+}
+
+void gradient_pair(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
+                   const Positions& queries, const Positions& keys, std::byte* scratch) noexcept {
+  Pair(kernels, problem.head.head_dim, problem.head.v_head_dim, scratch).run(problem, g, queries, keys);
+}
+
+void store_query_gradients(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
+                           const Positions& queries) noexcept {
+  const std::int64_t dim = problem.head.head_dim;
+  store_rows(kernels.set, *kernels.store_dq, problem.dq, g, queries, dim,
+             problem.dq_sum + g * gradient_floats(kernels, problem.head.q_len, dim), problem.scale);
+}
+
+void store_key_gradients(const GradientKernels& kernels, const GradientProblem& problem,
+                         const Positions& keys) noexcept {
+  store_rows(kernels.set, *kernels.store_dk, problem.dk, 0, keys, problem.head.head_dim, problem.dk_sum,
+             problem.scale);
+  store_rows(kernels.set, *kernels.store_dv, problem.dv, 0, keys, problem.head.v_head_dim, problem.dv_sum,
+             1.0f);
+}
+
+}  // namespace kumiko::kernels

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backward pass of one head: gradients of a block of queries and a block of keys, with five products.
+//
+//   S   = Q K^T      P = 2^(S - lse)       hidden scores have P = dS = 0
+//   dP  = dO V^T     dS = P (dP - delta)   softcap: times its derivative
+//   dV^T += dO^T P   dK^T += Q^T dS        dQ^T += K^T dS^T
+//
+// Keys are in the lanes of S, P, dP and dS, so that P and dS are operands of the next products as they lie;
+// dS alone is transposed, for dQ: 36 864 elements where the products take 118 million multiply-adds (D =
+// 128). Walks of their own for dQ (queries in lanes) and for dK and dV (keys in lanes) would need no
+// transposition and no sums across tasks, but seven products: at most 5/7 = 0.71 of the peak by the count of
+// five.
+//
+// Order of arithmetic, the same for any threads: positions are cut into blocks of kGradientBlock and these
+// into pieces of kGradientPiece, both from the sequence's first on. A block pair (r, c) adds to dQ of block r
+// and to dK and dV of block c, piece by piece, queries outside, keys inside; a product adds one chain over
+// the visible part of its piece. The caller orders the pairs (attention_backward.cpp).
+#pragma once
+
+#include "kernels/gradient/gradient.h"
+#include "kernels/pipelines/pipeline.h"
+
+namespace kumiko::kernels {
+
+/// Positions of a piece: a multiple of every tile's lanes and panels. S and dP of a piece and 48 keys are 72
+/// KiB, its four copies of queries and dO at D = 128 384 KiB.
+inline constexpr std::int64_t kGradientPiece = 192;
+/// Positions of a block: what a task packs its keys for.
+inline constexpr std::int64_t kGradientBlock = 3 * kGradientPiece;
+
+struct GradientKernels {
+  KernelSet set;  ///< of f32 products
+  const GradientKernel* gradient;
+  const PackKernel *pack_dout, *pack_f32;
+  const StoreKernel *store_dq, *store_dk, *store_dv;
+};
+
+/// Rows of a tensor of one KV head's sequence. Strides in elements.
+struct GradientRows {
+  void* data;
+  Element element;
+  std::int64_t head_stride, seq_stride;
+  void* row(std::int64_t head, std::int64_t position) const {
+    return element_at(element, data, head * head_stride + position * seq_stride);
+  }
+};
+
+/// One KV head of one sequence. Sums lie in tiles of positions, [dim rounded up to MR][lanes] each, one after
+/// the other; so tile and head of any position are known from its number alone.
+struct GradientProblem {
+  HeadProblem head;
+  const void* dout;
+  Element dout_element;
+  std::int64_t dout_head_stride, dout_seq_stride;
+  GradientRows dq, dk, dv;  ///< the gradients; dk and dv have no heads of a group
+  float scale;              ///< of dq and dk: the softmax scale
+  const float* lse;         ///< [group][q_len], log2 units
+  const float* delta;       ///< [group][q_len]
+  float *dq_sum, *dk_sum, *dv_sum;
+
+  std::int64_t row(std::int64_t g, std::int64_t position) const { return position * head.group + g; }
+};
+
+/// Floats of the sums of `positions` positions of so many elements.
+std::int64_t gradient_floats(const GradientKernels& kernels, std::int64_t positions, std::int64_t dim);
+
+/// Positions [begin, end).
+struct Positions {
+  std::int64_t begin, end;
+  std::int64_t count() const { return end - begin; }
+};
+/// Whether a query of `queries` sees a key of `keys`.
+bool sees_any(const HeadProblem& head, const Positions& queries, const Positions& keys);
+
+/// Bytes of scratch for gradient_pair(); the scratch must be 64-byte aligned.
+std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t head_dim,
+                                   std::int64_t v_head_dim);
+/// Adds what queries `queries`, a block, of head g of the group and keys `keys`, a block, give to the sums.
+void gradient_pair(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
+                   const Positions& queries, const Positions& keys, std::byte* scratch) noexcept;
+
+/// Rounds the sums of a block of positions to dq of head g, or to dk and dv.
+void store_query_gradients(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
+                           const Positions& queries) noexcept;
+void store_key_gradients(const GradientKernels& kernels, const GradientProblem& problem,
+                         const Positions& keys) noexcept;
+
+}  // namespace kumiko::kernels

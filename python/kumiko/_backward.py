@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of attention."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import _core
+from ._attention import Tensor, Window
+from ._core import Context
+
+
+def attention_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    causal: bool = False,
+    causal_alignment: str = "bottom_right",
+    window: Window = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    sinks: Tensor | None = None,
+    lse_with_sink: bool = True,
+    lse_base: str = "natural",
+    causal_sequences: Tensor | Sequence[bool] | None = None,
+    prefix_lens: Tensor | Sequence[int] | None = None,
+    seqused_k: Tensor | Sequence[int] | None = None,
+    cu_seqlens_q: Tensor | Sequence[int] | None = None,
+    cu_seqlens_k: Tensor | Sequence[int] | None = None,
+    dlse: Tensor | None = None,
+    dq: Tensor | None = None,
+    dk: Tensor | None = None,
+    dv: Tensor | None = None,
+    layout: str = "bhsd",
+    context: Context | None = None,
+) -> Any:
+    """The gradients of sum(dout * out) by q, k and v, where out, lse = attention(q, k, v, ..., return_lse=True).
+
+    dout        the gradient of out: shaped as out, of float32, float16 or bfloat16
+    out, lse    what the forward call returned
+    dlse        float32 [batch, q_heads, q_len]: the gradient of lse, where the loss depends on it as well
+    dq, dk, dv  to write to: shaped as q, k and v, apart from every input; None: new tensors of their types
+    layout      "bhsd", or "bshd": of every tensor but lse and dlse
+
+    All other arguments are those of the forward call, with its meaning of them. Products are of float32, and gradients are
+    rounded once. Their bits do not depend on threads or on the rest of the batch. Queries and keys that see nothing have
+    gradients of 0; rows behind the last packed sequence are not written.
+    Returns (dq, dk, dv), or with sinks (dq, dk, dv, dsinks), float32 [q_heads]. Errors: see the package.
+    """
+    # The order of settings and terms is that of python/src/call.h.
+    return _core.attention_backward(
+        q, k, v, (dout, out, lse, dlse, dq, dk, dv),
+        (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, 0, causal_sequences, prefix_lens, seqused_k,
+         cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", "automatic"),
+        (alibi_slopes, bias, mask, None, None, None, sinks, None, None),
+        layout, context,
+    )  # fmt: skip

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The specification of attention's gradients, written to be read, and the promise about their errors.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/attention.h"
+
+namespace kumiko::test {
+
+/// What the errors of a query's or a key's gradient are measured by.
+struct GradientFacts {
+  std::int64_t pairs = 0;  ///< Queries or keys that it meets.
+  double max_score = 0;    ///< Largest |score|, or |term| of one, among them.
+  double squares = 0;      ///< Sum over them of squared sizes of the terms of its gradient.
+  double largest = 0;      ///< Largest element that these are multiplied by.
+};
+
+/// Contiguous, in the order of the tensors. facts: of each row of dq, dk and dv.
+template <class T>
+struct GradientResult {
+  std::vector<T> dq, dk, dv, dsinks;
+  std::vector<GradientFacts> q_facts, k_facts, v_facts;
+};
+
+/// Gradients of sum(dout * out) + sum(dlse * lse) in double, from f32 inputs: scores, softmax, and the chain
+/// rule pair by pair. dout is [batch, q_heads, q_len, v_head_dim], dlse [batch, q_heads, q_len] or empty,
+/// both contiguous. A pair whose score is -inf has no part in any gradient. The outputs of args are not
+/// touched.
+GradientResult<double> gradients_fp64(const AttentionArgs& args, std::span<const float> dout,
+                                      std::span<const float> dlse = {});
+/// The same steps in f32 with left-to-right sums: the yardstick.
+GradientResult<float> gradients_naive_f32(const AttentionArgs& args, std::span<const float> dout,
+                                          std::span<const float> dlse = {});
+
+/// Checks one gradient against fp64: NaN and infinities exactly where fp64 has them; elsewhere, among rows
+/// that meet about as many others, a largest error of at most twice naive's and 4 * (1 + largest score)
+/// roundoffs of a row's size, the root of the sum of its squared terms. `worst` collects the largest error
+/// and naive's.
+struct WorstGradient {
+  double error = 0, naive = 0;
+};
+::testing::AssertionResult gradient_is_right(std::span<const float> got, std::span<const double> fp64,
+                                             std::span<const float> naive,
+                                             std::span<const GradientFacts> facts,
+                                             WorstGradient* worst = nullptr);
+
+}  // namespace kumiko::test

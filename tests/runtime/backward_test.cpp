@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+// attention_backward against fp64 over a random sweep; the same bits on any context; special values.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/runtime/backward_case.h"
+#include "tests/runtime/contexts.h"
+#include "tests/support/bits.h"
+
+namespace kumiko::test {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+
+BackwardCase draw_case(Random& random) {
+  BackwardCase c;
+  Case& f = c.forward;
+  f.batch = random.between(1, 2);
+  f.kv_heads = random.between(1, 2), f.q_heads = f.kv_heads * random.pick<std::int64_t>({1, 1, 2, 3});
+  const auto length = [&] {
+    return random.pick({random.between(1, 20), random.between(1, 210), random.between(150, 260)});
+  };
+  f.q_len = length(), f.kv_len = random.one_in(20) ? 0 : length();
+  if (random.one_in(12) && kThinning == 0) {  // more than one block
+    f.batch = f.kv_heads = 1, f.q_heads = random.between(1, 2);
+    f.q_len = random.between(1, 700), f.kv_len = random.between(500, 1300);
+  }
+  const auto dim = [&] {
+    return random.pick({random.between(1, 16), random.between(1, 70), std::int64_t{64}});
+  };
+  f.head_dim = dim(), f.v_head_dim = dim();
+  f.seed = random.bits();
+  f = masked(f, static_cast<int>(random.between(0, kMaskKinds - 1)));
+  if (random.one_in(4)) f.softcap = random.pick({2.0f, 20.0f});
+  if (random.one_in(3)) {
+    f.bias = random.pick({TermLayout::full, TermLayout::padded, TermLayout::heads, TermLayout::keys,
+                          TermLayout::queries, TermLayout::transposed});
+    f.bias_type = random.pick({DataType::f32, DataType::bf16, DataType::f16});
+  }
+  if (random.one_in(3)) {
+    f.mask =
+        random.pick({TermLayout::full, TermLayout::padded, TermLayout::positions, TermLayout::transposed});
+    f.mask_block = random.pick<std::int64_t>({1, 7, 64});
+  }
+  f.alibi = random.one_in(4) ? static_cast<int>(random.between(1, 2)) : 0;
+  f.sinks = random.one_in(4), f.lse_with_sink = random.one_in(2);
+  if (random.one_in(3)) f.lse_base = LseBase::two;
+  if (random.one_in(3)) f.scale = random.pick({0.3f, -0.2f});
+  if (random.one_in(5)) draw_sequence_visibility(random, &f), f.window_sink_tokens = 0;
+  const auto layout = [&] {
+    return random.pick({Layout::bhsd, Layout::bshd, Layout::sbhd, Layout::padded, Layout::padded_bshd});
+  };
+  f.q_layout = layout(), f.k_layout = layout(), f.v_layout = layout(), f.out_layout = layout();
+  if (random.one_in(8)) f.k_layout = Layout::expanded_heads;
+  f.lse = random.pick({GuardedLse::Layout::contiguous, GuardedLse::Layout::bsh, GuardedLse::Layout::padded});
+  c.dout = layout(), c.dq = layout(), c.dk = layout(), c.dv = layout();
+  if (random.one_in(8)) c.dout = Layout::expanded_seq;
+  if (random.one_in(3))
+    c.dlse = random.pick(
+        {GuardedLse::Layout::contiguous, GuardedLse::Layout::defaulted, GuardedLse::Layout::padded});
+  return c;
+}
+
+struct Backward : ::testing::TestWithParam<std::string> {
+  Context context = context_of(GetParam(), "openmp");
+
+  static BackwardCase shape(std::int64_t q_len, std::int64_t kv_len) {
+    BackwardCase c;
+    Case& f = c.forward;
+    f.batch = 2, f.q_heads = 4, f.kv_heads = 2, f.q_len = q_len, f.kv_len = kv_len, f.head_dim = 20,
+    f.v_head_dim = 12;
+    return c;
+  }
+};
+
+// All ISAs on one case, whose answer takes longer than their work.
+TEST(BackwardSweep, MeetsTheErrorPromise) {
+  const std::uint64_t seed = test_seed(2026);
+  Random random(seed);
+  for (int n = 0; n < thinned(80, 8, 3); ++n) {
+    const BackwardCase c = draw_case(random);
+    SCOPED_TRACE(::testing::Message() << "seed " << seed << " case " << n << ": " << c);
+    const BackwardProblem problem(c, context_of(default_isa(), "serial"));
+    const GradientAnswer answer = problem.answer();
+    for (const std::string& isa : swept_isas()) {
+      const Context context = context_of(isa, "openmp");
+      problem.forward.run(context);
+      ASSERT_TRUE(answer.is_met_by(problem.run(context))) << isa;
+    }
+    if (HasFailure()) return;
+  }
+}
+
+// More than one block of queries and of keys, a group, and a row of blocks that not every step has.
+TEST_P(Backward, IsTheSameOnAnyContext) {
+  BackwardCase c = shape(1200, 600);
+  c.forward.batch = 1, c.forward.kv_heads = 1, c.forward.q_heads = 2, c.forward.sinks = true;
+  c.forward.head_dim = 5, c.forward.v_head_dim = 3;
+  for (const bool is_causal : {false, true}) {
+    c.forward.is_causal = is_causal;
+    const BackwardProblem problem(c, context);
+    const Gradients want = problem.run(context);
+    for (const Context& other : contexts_of(GetParam())) EXPECT_TRUE(same_bits(problem.run(other), want));
+    for (const std::string& executor : kAllExecutors)
+      EXPECT_TRUE(same_bits(problem.run(context_of(GetParam(), executor)), want)) << executor;
+  }
+}
+
+// A sequence's gradients do not depend on the rest of the batch, nor on where its rows lie.
+TEST_P(Backward, OfASequenceIsThatOfTheBatch) {
+  BackwardCase c = shape(150, 210);
+  c.forward.is_causal = true;
+  const BackwardProblem problem(c, context);
+  const Gradients all = problem.run(context);
+  BackwardArgs one = problem.args();
+  const auto second = [](auto& view) {
+    view.data = static_cast<decltype(view.data)>(
+        const_cast<float*>(static_cast<const float*>(view.data) + view.stride[0]));
+    view.shape[0] = 1;
+  };
+  second(one.forward.q), second(one.forward.k), second(one.forward.v), second(one.forward.out),
+      second(one.dout);
+  second(one.dq), second(one.dk), second(one.dv);
+  one.forward.lse.data += 4 * 150;
+  for (const GuardedTensor* gradient : {&problem.dq, &problem.dk, &problem.dv}) gradient->poison_all();
+  ASSERT_TRUE(attention_backward(context, one).ok());
+  const auto half = [](const std::vector<float>& x) { return std::span(x).subspan(x.size() / 2); };
+  EXPECT_TRUE(same_bits(half(problem.dq.elements()), half(all.dq)));
+  EXPECT_TRUE(same_bits(half(problem.dk.elements()), half(all.dk)));
+  EXPECT_TRUE(same_bits(half(problem.dv.elements()), half(all.dv)));
+}
+
+TEST_P(Backward, OfWhatSeesNothingIsZero) {
+  BackwardCase c = shape(40, 50);
+  c.forward.window_left = 3, c.forward.window_right = 2;  // keys before 4 are seen by none of 40 queries
+  c.forward.seqused = {50, 0};
+  const BackwardProblem problem(c, context);
+  const Gradients got = problem.run(context);
+  for (std::size_t i = 0; i < got.dq.size(); ++i) {
+    const bool is_second = i >= got.dq.size() / 2;
+    EXPECT_EQ(got.dq[i] == 0.0f, is_second) << i;
+  }
+  for (std::size_t i = 0; i < got.dk.size(); ++i) {
+    const std::size_t key = i / 20 % 50;
+    const bool is_second = i >= got.dk.size() / 2;
+    EXPECT_EQ(got.dk[i] == 0.0f && !std::signbit(got.dk[i]), is_second || key < 7) << i;
+  }
+}
+
+// NaN and infinities in each input reach what fp64 says, and no hidden pair.
+TEST_P(Backward, NanReachesExactlyWhatItMust) {
+  Random random(5);
+  for (int n = 0; n < sweep_size(40); ++n) {
+    BackwardCase c = shape(random.between(1, 70), random.between(1, 70));
+    c.forward.seed = random.bits();
+    c.forward = masked(c.forward, static_cast<int>(random.between(0, kMaskKinds - 1)));
+    if (random.one_in(2)) c.forward.mask = TermLayout::full, c.forward.mask_block = 5;
+    const BackwardProblem made(c, context);
+    const GuardedTensor* const tensors[] = {&made.forward.q, &made.forward.k, &made.forward.v, &made.dout};
+    const GuardedTensor& tensor = *tensors[n % 4];
+    const auto [batch, heads, seq, dim] = tensor.shape();
+    const std::int64_t b = random.between(0, batch - 1), h = random.between(0, heads - 1),
+                       s = random.between(0, seq - 1);
+    tensor.at(b, h, s, random.between(0, dim - 1)) = random.pick({kNan, kNan, kInf});
+    SCOPED_TRACE(::testing::Message() << c << ": tensor " << n % 4 << " " << b << " " << h << " " << s);
+    made.forward.run(context);
+    const Gradients got = made.run(context);
+    const GradientResult<double> want = made.answer().fp64;
+    const auto same_kind = [](const std::vector<float>& x, const std::vector<double>& y, const char* name) {
+      for (std::size_t i = 0; i < x.size(); ++i)
+        ASSERT_EQ(std::isfinite(x[i]), std::isfinite(y[i]))
+            << name << " " << i << ": " << x[i] << ", fp64 " << y[i];
+    };
+    same_kind(got.dq, want.dq, "dq");
+    same_kind(got.dk, want.dk, "dk");
+    same_kind(got.dv, want.dv, "dv");
+    if (HasFailure()) return;
+  }
+}
+
+// Inputs of 16 bits are widened and results rounded once: the bits of the f32 call on the same numbers.
+TEST_P(Backward, OfNarrowTypesIsTheRoundedOneOfF32) {
+  for (const DataType type : {DataType::bf16, DataType::f16}) {
+    BackwardCase c = shape(70, 130);
+    c.forward.is_causal = true;
+    const BackwardProblem problem(c, context);
+    const GuardedTensor* const inputs[] = {&problem.forward.q, &problem.forward.k, &problem.forward.v,
+                                           &problem.forward.out, &problem.dout};
+    for (const GuardedTensor* input : inputs) input->round_to(type);
+    const Gradients want = problem.run(context);
+    NarrowTensor narrow[8];
+    for (int i = 0; i < 5; ++i)
+      narrow[i] = NarrowTensor(*inputs[i], type, Flush::back), narrow[i].copy(*inputs[i]);
+    narrow[5] = NarrowTensor(problem.dq, type, Flush::back);
+    narrow[6] = NarrowTensor(problem.dk, type, Flush::front);
+    narrow[7] = NarrowTensor(problem.dv, type, Flush::back);
+    BackwardArgs args = problem.args();
+    args.forward.q = narrow[0].input(), args.forward.k = narrow[1].input(),
+    args.forward.v = narrow[2].input();
+    args.forward.out = narrow[3].output(), args.dout = narrow[4].input();
+    args.dq = narrow[5].output(), args.dk = narrow[6].output(), args.dv = narrow[7].output();
+    ASSERT_TRUE(attention_backward(context, args).ok());
+    const std::vector<float>* const wanted[] = {&want.dq, &want.dk, &want.dv};
+    for (int t = 0; t < 3; ++t) {
+      EXPECT_TRUE(narrow[5 + t].gaps_untouched());
+      std::vector<float> rounded_want = *wanted[t];
+      for (float& x : rounded_want) x = rounded(type, x);
+      EXPECT_TRUE(same_bits(narrow[5 + t].elements(), rounded_want)) << "gradient " << t;
+    }
+  }
+}
+
+// Sequences packed one after another have the bits of calls of their own; rows after the last are not
+// written.
+TEST_P(Backward, OfPackedSequencesIsThatOfEach) {
+  BackwardCase c = shape(90, 120);
+  c.forward.batch = 1, c.forward.is_causal = true;
+  const BackwardProblem problem(c, context);
+  const std::vector<std::int32_t> q_begin{0, 30, 30, 85}, k_begin{0, 50, 60, 110};
+  BackwardArgs packed = problem.args();
+  packed.forward.cu_seqlens_q = q_begin.data(), packed.forward.cu_seqlens_k = k_begin.data();
+  packed.forward.num_sequences = 3;
+  ASSERT_TRUE(attention_forward(context, packed.forward).ok());
+  for (const GuardedTensor* gradient : {&problem.dq, &problem.dk, &problem.dv}) gradient->poison_all();
+  ASSERT_TRUE(attention_backward(context, packed).ok());
+  const Gradients got{problem.dq.elements(), problem.dk.elements(), problem.dv.elements(), {}};
+  for (const GuardedTensor* gradient : {&problem.dq, &problem.dk, &problem.dv}) gradient->poison_all();
+  for (std::size_t s = 0; s < 3; ++s) {
+    BackwardArgs one = problem.args();
+    const auto part = [](auto& view, std::int32_t begin, std::int32_t end) {
+      view.data = const_cast<float*>(static_cast<const float*>(view.data)) + begin * view.stride[2];
+      view.shape[2] = end - begin;
+    };
+    for (auto* view : {&one.forward.q, &one.dout}) part(*view, q_begin[s], q_begin[s + 1]);
+    for (auto* view : {&one.forward.out, &one.dq}) part(*view, q_begin[s], q_begin[s + 1]);
+    for (auto* view : {&one.forward.k, &one.forward.v}) part(*view, k_begin[s], k_begin[s + 1]);
+    for (auto* view : {&one.dk, &one.dv}) part(*view, k_begin[s], k_begin[s + 1]);
+    one.forward.lse.data += q_begin[s];
+    one.forward.lse.stride = {4 * 90, 90, 1};
+    ASSERT_TRUE(attention_backward(context, one).ok());
+  }
+  EXPECT_TRUE(same_bits(got, {problem.dq.elements(), problem.dk.elements(), problem.dv.elements(), {}}));
+  EXPECT_TRUE(is_poison(problem.dq.at(0, 3, 85, 0)) && is_poison(problem.dk.at(0, 1, 110, 0)));
+}
+
+TEST_P(Backward, OfNothingIsNothing) {
+  for (const auto& [q_len, kv_len] : {std::pair(0, 7), std::pair(9, 0), std::pair(0, 0)}) {
+    BackwardCase c = shape(q_len, kv_len);
+    c.forward.sinks = true;
+    const BackwardProblem problem(c, context);
+    const Gradients got = problem.run(context);
+    EXPECT_EQ(got.dq, std::vector<float>(got.dq.size()));
+    EXPECT_EQ(got.dk, std::vector<float>(got.dk.size()));
+    EXPECT_EQ(got.dv, std::vector<float>(got.dv.size()));
+    EXPECT_EQ(got.dsinks, std::vector<float>(4));
+  }
+  // More heads than there could be tasks.
+  BackwardArgs empty;
+  const auto of = [&](auto* view) { view->shape = {1, 1'000'000'000, 0, 8}; };
+  of(&empty.forward.q), of(&empty.forward.k), of(&empty.forward.v), of(&empty.forward.out), of(&empty.dout);
+  of(&empty.dq), of(&empty.dk), of(&empty.dv);
+  EXPECT_TRUE(attention_backward(context, empty).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, Backward, ::testing::ValuesIn(swept_isas()), StringName());
+
+struct BackwardErrors : ::testing::Test {
+  Context context = context_of("reference", "serial");
+  BackwardProblem problem{Backward::shape(5, 6), context};
+  BackwardArgs args = problem.args();
+
+  void expect(Code code, const std::string& message) {
+    for (const GuardedTensor* gradient : {&problem.dq, &problem.dk, &problem.dv}) gradient->poison_all();
+    const Status status = attention_backward(context, args);
+    EXPECT_EQ(status.code(), code);
+    EXPECT_NE(status.message().find(message), std::string::npos) << status.message();
+    EXPECT_TRUE(problem.outputs_untouched());
+    args = problem.args();
+  }
+};
+
+TEST_F(BackwardErrors, NameTheArgument) {
+  args.forward.lse.data = nullptr;
+  expect(Code::invalid_argument, "forward.lse.data is null");
+  args.forward.q.shape[3] = 0;
+  expect(Code::invalid_argument, "q.shape[3]");
+  args.dout.shape[2] = 4;
+  expect(Code::invalid_argument, "dout.shape[2]");
+  args.dout.data = nullptr;
+  expect(Code::invalid_argument, "dout.data is null");
+  args.dq.shape[3] = 21;
+  expect(Code::invalid_argument, "dq.shape[3]");
+  args.dk.shape[1] = 1;
+  expect(Code::invalid_argument, "dk.shape[1]");
+  args.dv.dtype = DataType::boolean;
+  expect(Code::invalid_argument, "dv.dtype");
+  args.dv.stride[1] = 1;
+  expect(Code::invalid_argument, "dv.stride");
+  args.dk.data = nullptr;
+  expect(Code::invalid_argument, "dk.data is null");
+  args.dq.data = const_cast<void*>(args.forward.q.data);
+  expect(Code::invalid_argument, "dq.data");
+  args.dv.data = args.dk.data;
+  expect(Code::invalid_argument, "memory apart from dk");
+  args.dlse = {problem.forward.lse.view().data, {-1, 1, 1}};
+  expect(Code::invalid_argument, "dlse.stride[0]");
+  float dsinks = 0;
+  args.dsinks = &dsinks;
+  expect(Code::invalid_argument, "dsinks is given; expected null");
+}
+
+TEST_F(BackwardErrors, SayWhatIsNotSupported) {
+  args.forward.window_left = 2, args.forward.window_sink_tokens = 1;
+  expect(Code::unsupported, "forward.window_sink_tokens");
+  args.forward.precision = Precision::half;
+  expect(Code::unsupported, "forward.precision");
+  const std::vector<std::uint8_t> tree(10, 255);
+  args.forward.tree_mask = tree.data();
+  expect(Code::unsupported, "forward.tree_mask");
+  std::vector<float> maxima(40);
+  args.forward.row_max.data = maxima.data();
+  expect(Code::unsupported, "forward.row_max");
+}
+
+}  // namespace
+}  // namespace kumiko::test
