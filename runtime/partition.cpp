@@ -80,6 +80,7 @@ Status cut_and_assign(const Problem& problem, const Tunings& tunings,
     if (is_cut_once(problem, tunings) || !partitioner.wants_fine()) return {};
     const Forecast ahead = forecast(*made, workforce, space.policy);
     if (ahead.makespan <= kEvenEnough * ahead.even_share) return {};
+    if (way.least_tiles > 1) continue;  // Keys are cut at splits alone: taken where that is even.
     if (soonest == 0 || ahead.makespan < soonest) {
       soonest = ahead.makespan;
       std::swap(best, *made);
