@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// One call of the library between two marks, for bench/a64fx_model/executed.py, which runs this program under the emulator and counts the
-// blocks of instructions between the marks:
+// One call of the library between two marks, for bench/a64fx_model/executed.py, which runs this program under
+// the emulator and counts the blocks of instructions between the marks:
 //
-//   a64fx_call attention|softmax_pv|fused_gemm f32|f16 standard|half PIPELINE Q_HEADS KV_HEADS Q_LEN KV_LEN HEAD_DIM [causal]
+//   a64fx_call attention|softmax_pv|fused_gemm f32|f16 standard|half PIPELINE Q_HEADS KV_HEADS Q_LEN KV_LEN
+//   HEAD_DIM [causal]
 //
-// Some rows of the answer are compared with fp64 after the call. Exit status: 0; 1 for a wrong answer or a failed call; 2 for wrong arguments.
+// Some rows of the answer are compared with fp64 after the call. Exit status: 0; 1 for a wrong answer or a
+// failed call; 2 for wrong arguments.
 #include <kumiko/attention.h>
 
 #include <algorithm>
@@ -56,7 +58,8 @@ struct Data {
   }
   void* data() { return type == DataType::f16 ? static_cast<void*>(halves.data()) : values.data(); }
   double at(std::int64_t i) const {
-    return type == DataType::f16 ? kernels::to_float(halves[static_cast<std::size_t>(i)]) : values[static_cast<std::size_t>(i)];
+    return type == DataType::f16 ? kernels::to_float(halves[static_cast<std::size_t>(i)])
+                                 : values[static_cast<std::size_t>(i)];
   }
 };
 
@@ -69,14 +72,15 @@ struct Call {
   Options o;
   Random random{0x9e3779b97f4a7c15ull};
   bool has_scores = o.what == "softmax_pv";
-  // Rows of scores 64 elements apart from a power of two: equal sets of the cache (bench/pipelines_bench.cpp).
+  // Rows of scores 64 elements apart from a power of two: equal sets of the cache
+  // (bench/pipelines_bench.cpp).
   std::int64_t padding = 64;
   Data q{has_scores ? 0 : o.q_heads * o.q_len * o.dim, o.type, 1, random};
   Data k{has_scores ? 0 : o.kv_heads * o.kv_len * o.dim, o.type, 1, random};
   Data v{o.kv_heads * o.kv_len * o.dim, o.type, 1, random};
   Data scores{has_scores ? o.q_heads * o.q_len * (o.kv_len + padding) : 0, DataType::f32, 3, random};
   Data out{o.q_heads * o.q_len * o.dim, o.type, std::numeric_limits<float>::quiet_NaN(), random};
-  float scale = has_scores             ? 1.0f
+  float scale = has_scores              ? 1.0f
                 : o.what == "attention" ? 1.0f / std::sqrt(static_cast<float>(o.dim))
                                         : 1.0f / static_cast<float>(o.dim);
 
@@ -140,18 +144,21 @@ struct Call {
 
   /// The largest error of a row, over the largest value that it could have.
   double error(std::int64_t head, std::int64_t row) const {
-    const std::int64_t kv_head = head / (o.q_heads / o.kv_heads), keys = o.is_causal ? row + 1 + o.kv_len - o.q_len : o.kv_len;
+    const std::int64_t kv_head = head / (o.q_heads / o.kv_heads),
+                       keys = o.is_causal ? row + 1 + o.kv_len - o.q_len : o.kv_len;
     std::vector<double> want(static_cast<std::size_t>(o.dim), 0.0);
     double total = 0;
     for (std::int64_t j = 0; j < keys; ++j) {
       const double s = score(head, row, j), p = o.what == "fused_gemm" ? s : std::exp(s);
       total += std::abs(p);
-      for (std::int64_t d = 0; d < o.dim; ++d) want[static_cast<std::size_t>(d)] += p * v.at((kv_head * o.kv_len + j) * o.dim + d);
+      for (std::int64_t d = 0; d < o.dim; ++d)
+        want[static_cast<std::size_t>(d)] += p * v.at((kv_head * o.kv_len + j) * o.dim + d);
     }
     const double by = o.what == "fused_gemm" ? 1 : total;
     double worst = 0;
     for (std::int64_t d = 0; d < o.dim; ++d) {
-      const double off = std::abs(want[static_cast<std::size_t>(d)] / by - out.at((head * o.q_len + row) * o.dim + d));
+      const double off =
+          std::abs(want[static_cast<std::size_t>(d)] / by - out.at((head * o.q_len + row) * o.dim + d));
       worst = off <= worst ? worst : off;  // a NaN is kept
     }
     return worst * by / total;
@@ -163,7 +170,9 @@ bool read(int argc, char** argv, Options* o) {
   const std::string type = argv[2], precision = argv[3], pipeline = argv[4];
   const char* const pipelines[] = {"automatic", "online", "decode", "two_pass", "interleaved", "three_pass"};
   const auto found = std::find(std::begin(pipelines), std::end(pipelines), pipeline);
-  if (found == std::end(pipelines) || (type != "f32" && type != "f16") || (precision != "standard" && precision != "half")) return false;
+  if (found == std::end(pipelines) || (type != "f32" && type != "f16") ||
+      (precision != "standard" && precision != "half"))
+    return false;
   o->what = argv[1];
   o->type = type == "f16" ? DataType::f16 : DataType::f32;
   o->precision = precision == "half" ? Precision::half : Precision::standard;
@@ -183,13 +192,18 @@ int run(const Options& options) {
   // The emulator shows the caches of the machine that it runs on.
   settings.topology = "numa:1(memory=8589934592) l2:1(size=8388608) l1d:12(size=65536) core:1 pu:1";
   Context context;
-  if (const Status status = Context::create(settings, &context); !status.ok()) return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;
+  if (const Status status = Context::create(settings, &context); !status.ok())
+    return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;
   Call call(options);
-  if (const Status status = call.run(context); !status.ok()) return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;
-  const double limit = options.precision == Precision::half ? 4e-3 : options.type == DataType::f16 ? 1e-3 : 2e-6;
+  if (const Status status = call.run(context); !status.ok())
+    return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;
+  const double limit = options.precision == Precision::half ? 4e-3
+                       : options.type == DataType::f16      ? 1e-3
+                                                            : 2e-6;
   for (const std::int64_t row : {std::int64_t{0}, options.q_len / 2, options.q_len - 1}) {
     const double error = call.error(options.q_heads - 1, row);
-    if (!(error <= limit)) return std::fprintf(stderr, "row %lld is off by %g\n", static_cast<long long>(row), error), 1;
+    if (!(error <= limit))
+      return std::fprintf(stderr, "row %lld is off by %g\n", static_cast<long long>(row), error), 1;
   }
   return 0;
 }
@@ -199,6 +213,7 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
   kumiko::bench::Options options;
-  if (!kumiko::bench::read(argc, argv, &options)) return std::fprintf(stderr, "a64fx_call: see the head of bench/a64fx_model/call.cpp\n"), 2;
+  if (!kumiko::bench::read(argc, argv, &options))
+    return std::fprintf(stderr, "a64fx_call: see the head of bench/a64fx_model/call.cpp\n"), 2;
   return kumiko::bench::run(options);
 }

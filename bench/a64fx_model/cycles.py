@@ -88,13 +88,14 @@ def version():
 def analyse_all(found, store=ROOT / ".cache" / "a64fx_model.json"):
     """Results for every loop by name, stored between runs under the loop's text and the tools."""
     salt = version()
-    kept = json.loads(store.read_text()) if store.exists() else {}
-    keys = {name: hashlib.sha256(repr((salt, loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}
+    stored = json.loads(store.read_text()) if store.exists() else {}
+    kept = stored.get("results", {}) if stored.get("salt") == salt else {}
+    keys = {name: hashlib.sha256(repr((loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}
     missing = {key: found[name] for name, key in keys.items() if key not in kept}
     if missing:
         with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             fresh = dict(zip(missing, pool.map(analyse, missing.values())))
-        kept = {key: result for key, result in {**kept, **fresh}.items() if key in keys.values()}
+        kept |= fresh
         store.parent.mkdir(exist_ok=True)
-        store.write_text(json.dumps(kept))
+        store.write_text(json.dumps({"salt": salt, "results": kept}))
     return {name: kept[key] for name, key in keys.items()}
