@@ -2,7 +2,8 @@
 """The calls of the table: what is executed for each, what is made of it for the whole call, its useful work, its traffic and its target.
 
 A call is a sum of executed ones (PARTS below). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
-the whole call prints), and a task's time is a line in the number of its keys: two lengths give it.
+the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512: two lengths give them. The last task
+of a head has fewer rows; it counts as its share of one.
 """
 
 import concurrent.futures
@@ -45,28 +46,20 @@ def tile_bytes(precision, rows, keys, dim, products):
     return tiles * (products * keys * dim * BYTES[precision] + keys / BLOCK * 2 * dim * TILE_ROWS[precision] * 4)
 
 
-def tasks_of(precision, dim, length):
-    rows = TASK_ROWS[precision][dim]
-    return [min(rows, length - at) for at in range(0, length, rows)]
-
-
 def dense(what, precision, dim, length):
     """7 times a task over 1024 keys less 6 times one over 512 is one over 4096."""
-    steps = length // 512 - 1
-    return [part for rows in tasks_of(precision, dim, length)
-            for part in ((steps, call(what, precision, "automatic", 1, rows, 1024, dim)),
-                         (1 - steps, call(what, precision, "automatic", 1, rows, 512, dim)))]
+    rows, steps = TASK_ROWS[precision][dim], length // 512 - 1
+    return [(length / rows * steps, call(what, precision, "automatic", 1, rows, 1024, dim)),
+            (length / rows * (1 - steps), call(what, precision, "automatic", 1, rows, 512, dim))]
 
 
 def causal(precision, dim, length):
-    """A task's last row sees as many keys as there are rows up to it: of its own rows and of those before, by the difference of 512 keys."""
-    parts, before = [], 0
-    for rows in tasks_of(precision, dim, length):
-        steps = before / 512
-        parts += [(steps, call("attention", precision, "automatic", 1, rows, rows + 512, dim, True)),
-                  (1 - steps, call("attention", precision, "automatic", 1, rows, rows, dim, True))]
-        before += rows
-    return parts
+    """A task's last row sees as many keys as there are rows up to it: those of its own rows, and of the rows before, half of the others in the
+    mean of all tasks, by the difference of 512 keys."""
+    rows = TASK_ROWS[precision][dim]
+    tasks, steps = length / rows, (length - rows) / 2 / 512
+    return [(tasks * steps, call("attention", precision, "automatic", 1, rows, rows + 512, dim, True)),
+            (tasks * (1 - steps), call("attention", precision, "automatic", 1, rows, rows, dim, True))]
 
 
 def attention(precision, dim, length, is_causal):
@@ -75,7 +68,7 @@ def attention(precision, dim, length, is_causal):
         parts, how = [(1, call("attention", precision, "automatic", 1, length, length, dim, is_causal))], "1 of 8 heads, whole"
     else:
         parts = causal(precision, dim, length) if is_causal else dense("attention", precision, dim, length)
-        how = "1 of 8 heads, its tasks over " + ("their own and 512 more keys" if is_causal else "512 and 1024 keys")
+        how = "a task of 1 of 8 heads over " + ("its own and 512 more keys" if is_causal else "512 and 1024 keys")
     target = 0
     if length == 4096 and not is_causal:
         target = {("f32", 128): 0.85, ("half", 128): 0.75, ("half", 256): 0.80}.get((precision, dim), 0)
@@ -84,18 +77,18 @@ def attention(precision, dim, length, is_causal):
 
 
 def softmax_pv(precision, pipeline, rows, length, dim, target=0):
-    """The staging of three_pass has at most 8192 keys: the difference of two such lengths is what 8192 more take."""
-    steps = length // 8192 - 1
-    parts = [(steps, call("softmax_pv", precision, pipeline, 1, rows, 16384, dim)),
-             (1 - steps, call("softmax_pv", precision, pipeline, 1, rows, 8192, dim))]
+    """What 1024 more keys take. three_pass has up to 8192 in a super-block, whose ends cost nothing beside their blocks."""
+    steps = length // 1024 - 1
+    parts = [(steps, call("softmax_pv", precision, pipeline, 1, rows, 2048, dim)),
+             (1 - steps, call("softmax_pv", precision, pipeline, 1, rows, 1024, dim))]
     return Case(f"softmax_pv_{pipeline}_m{rows}_d{dim}_{length}_{precision}", precision, parts, 2 * dim * rows * length,
                 tile_bytes(precision, rows, length, dim, 1) + 2 * rows * length * 4,
-                (length * dim * BYTES[precision] + rows * length * 4), target, "1 head, its rows over 8192 and 16384 keys")
+                (length * dim * BYTES[precision] + rows * length * 4), target, "its rows over 1024 and 2048 keys")
 
 
 def fused_gemm(precision, dim, length, target=0):
     return Case(f"fused_gemm_d{dim}_{length}_{precision}", precision, dense("fused_gemm", precision, dim, length), 4 * dim * length * length,
-                tile_bytes(precision, length, length, dim, 2), 0, target, "1 head, its tasks over 512 and 1024 keys")
+                tile_bytes(precision, length, length, dim, 2), 0, target, "a task over 512 and 1024 keys")
 
 
 def decode(precision, dim, length):
