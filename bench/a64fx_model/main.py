@@ -28,11 +28,9 @@ WORTH_A_ROW = 0.01  # of a call's cycles: loops that take less are not listed
 
 # GEMM families, whose best rows are found among these loops.
 FAMILIES = {
-    "f32": r"panel_f32_.*",
-    "f16_blocked": r"panel_f16_(?!.*noepi).*",
-    "f16": r"panel_f16_.*noepi.*",
+    "f32": r"gemm_f32_.*",
+    "f16": r"gemm_f16_.*",
     "i8": r"panel_i8_.*",
-    "attention": r"gemm_f32_.*",
 }
 
 

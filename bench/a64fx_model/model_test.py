@@ -50,7 +50,7 @@ class Loops(unittest.TestCase):
         found, gemm = loops.find(), loops.ROOT / "kernels/gemm"
         for table in ("panels.inc", "kernels.inc"):
             rows = re.findall(r"^KUMIKO_\w+\((\w+)_sve512,", (gemm / table).read_text(), re.MULTILINE)
-            self.assertGreater(len(rows), 2)
+            self.assertTrue(rows)
             self.assertEqual([row for row in rows if row not in found], [])
 
 
@@ -88,7 +88,7 @@ class Cycles(unittest.TestCase):
         self.assertIsNone(cycles.osaca(["histcnt z0.s, p0/z, z1.s, z2.s", *chain(2, 2)]))
 
     def test_best_rows_meet_the_promise(self):
-        found = {name: loop for name, loop in loops.find().items() if name in ("panel_f16_12x2_4k", "panel_f32_8x3_unroll4")}
+        found = {name: loop for name, loop in loops.find().items() if name in ("gemm_f16_12x64", "gemm_f32_8x48")}
         self.assertEqual(len(found), 2)
         with tempfile.TemporaryDirectory() as folder:
             store = pathlib.Path(folder) / "results.json"
