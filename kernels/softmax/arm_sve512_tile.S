@@ -10,8 +10,15 @@
 // instructions are 9. So the loops are software pipelines. In the compiler's order they take 1.7 times as long, in its order of any tuning
 // (bench/a64fx_model, a key of 4 vectors: 49 cycles, here 29; of 3 vectors 31 and 17; rounding 25 and 14).
 #if defined(__aarch64__) && defined(__ELF__)
-#include "kernels/softmax/arm_sve512_rows.inc"
+#include "kernels/gemm/arm_sve512_tile.inc"  // begin_function, save_registers, restore_registers
+.arch armv8.2-a+sve+fp16
 .text
+
+.macro constant reg, bits
+  mov w16, (\bits) & 0xffff
+  movk w16, (\bits) >> 16, lsl 16
+  dup z\reg\().s, w16
+.endm
 
 // pipeline what, K, AT: stage K of vector 0 is in turn AT, of vector i 4 turns after that of vector i - 1. All vectors of a group begin in
 // 4 * tile_group turns. parts 1: stages before the next group begins, 2: those after, beside which are the first of the next group in 3.

@@ -14,7 +14,6 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/panels.h"
 #include "kernels/pack/pack.h"
-#include "kernels/softmax/rows.h"
 #include "kernels/softmax/softmax.h"
 #include "tests/kernels/rows.h"
 
@@ -42,8 +41,6 @@ using kernels::PackQueryArgs;
 using kernels::PackValueArgs;
 using kernels::PanelArgs;
 using kernels::PanelKernel;
-using kernels::RowArgs;
-using kernels::RowSoftmaxKernel;
 using kernels::SoftmaxArgs;
 using kernels::SoftmaxKernel;
 using kernels::TransposedGemmKernel;
@@ -187,23 +184,6 @@ TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
   }
 }
 
-struct PreservedRegistersOfRows : ::testing::TestWithParam<RowSoftmaxKernel> {};
-
-TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
-  const RowSoftmaxKernel& row = GetParam();
-  for (const std::int64_t n : {1, 16, 130, 300}) {
-    // A row of the widest type is 4 bytes an element; a panel has 8 rows. The bytes are small in every type.
-    const std::vector<std::uint8_t> src(8 * 300 * 4, 0x01);
-    std::vector<std::uint32_t> dst(8 * 300);
-    for (const float value : {1.0f, 1e9f}) {  // rows.h: large values take another path
-      std::vector<float> values(8, value);
-      const RowArgs args{src.data(), 1200, dst.data(), 1200, 8, n, values.data(), 1.0f};
-      SCOPED_TRACE(::testing::Message() << row.name << " n " << n << " value " << value);
-      call_and_check(row.run, args);
-    }
-  }
-}
-
 struct PreservedRegistersOfPack : ::testing::TestWithParam<PackKernel> {};
 
 TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
@@ -227,8 +207,6 @@ TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
 
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack,
                          ::testing::ValuesIn(host_rows_but_half(kernels::pack_kernels())), RowName());
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows,
-                         ::testing::ValuesIn(host_rows(kernels::row_softmax_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters,
                          ::testing::ValuesIn(host_rows_but_half(kernels::gemm_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfSoftmax,
