@@ -119,8 +119,8 @@ IN: f
 0x0108:  00000054  .byte
 Trace 0: 0x7f [0/00000000000000f8/0/0]
 Trace 0: 0x7f [0/0000000000000010/0/0]
-""" + b"""Trace 0: 0x7f [0/00000000000000f8/0/0]
-""" .join([b""] + [b"Trace 0: 0x7f [0/0000000000000100/0/0]\n" * 9 + b"Trace 0: 0x7f [0/0000000000000108/0/0]\n"] * 3) + b"""Trace 0: 0x7f [0/0000000000000020/0/0]
+""" + 3 * (b"Trace 0: 0x7f [0/00000000000000f8/0/0]\n" + 9 * b"Trace 0: 0x7f [0/0000000000000100/0/0]\n" + b"Trace 0: 0x7f [0/0000000000000108/0/0]\n"
+           ) + b"""Trace 0: 0x7f [0/0000000000000020/0/0]
 Trace 0: 0x7f [0/00000000000000f8/0/0]
 """
 
@@ -172,10 +172,10 @@ class Calls(unittest.TestCase):
     def test_a_call_is_turns_and_starts_and_the_rest(self):
         case = calls.Case("x_f32", "f32", [], flop=64 * 1000, l2_bytes=64 * 100)
         text, rare = ("fadd z0.s, z1.s, z2.s",), ("add x0, x0, x1",)
-        found = [regions.Region("a", text, 990, 3, 990), regions.Region("b", rare, 10, 0, 10)]
+        found = [regions.Region("a", text, 996, 3, 996), regions.Region("b", rare, 4, 0, 4)]
         one = calls.estimate(case, found, {text: {"mca": 1.0, "narrow": 2.0, "osaca": None, "slots": 9.0}})
-        self.assertAlmostEqual(one.covered, 0.99)
-        self.assertAlmostEqual(one.cycles, 990 * 2 + 3 * regions.START + 10)
+        self.assertAlmostEqual(one.covered, 0.996)
+        self.assertAlmostEqual(one.cycles, 996 * 2 + 3 * regions.START + 4)
         self.assertAlmostEqual(one.fraction, 1000 / one.cycles)
         case.l2_bytes = 64 * 10000
         one = calls.estimate(case, found, {text: {"mca": 1.0, "narrow": 2.0, "osaca": None, "slots": 9.0}})
