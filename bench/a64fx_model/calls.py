@@ -94,7 +94,8 @@ def fused_gemm(precision, dim, length, target=0):
 def decode(precision, dim, length):
     """4 query heads of a KV head, 1 query each."""
     steps = length // 1024 - 1
-    parts = [(steps, call("attention", precision, "automatic", 4, 1, 2048, dim)), (1 - steps, call("attention", precision, "automatic", 4, 1, 1024, dim))]
+    parts = [(steps, call("attention", precision, "automatic", 4, 1, 2048, dim)),
+             (1 - steps, call("attention", precision, "automatic", 4, 1, 1024, dim))]
     return Case(f"decode_gqa4_d{dim}_{length}_{precision}", precision, parts, 4 * 4 * dim * length, 0, 2 * length * dim * BYTES[precision], 0,
                 "1 of 8 KV heads with its 4 query heads, over 1024 and 2048 keys")
 

@@ -113,10 +113,11 @@ def show_calls(estimates):
 
 def assumptions():
     """What no model and no execution gives, in words."""
-    return (f"Peak: {calls.PEAK['f32']} and {calls.PEAK['half']} FLOP a cycle. covered: % of the executed instructions in blocks with a model, the others "
-            f"take a cycle each. Besides,\na visit of a loop of {regions.LONG} turns or more takes START = {regions.START} cycles (first loads 11, last multiply-adds 9, "
-            f"its end mispredicted about 20). traffic: {calls.L2_RATE} bytes a cycle\nbetween L2 and L1 and {calls.MEMORY_RATE} from memory, over the instructions' "
-            "cycles; hidden: the longer of the two counts.")
+    return (f"Peak: {calls.PEAK['f32']} and {calls.PEAK['half']} FLOP a cycle. covered: % of the executed instructions in blocks with a "
+            f"model, the others take a cycle each.\nA visit of a loop of {regions.LONG} turns or more takes START = {regions.START} cycles besides "
+            "(first loads 11, last multiply-adds 9, its end mispredicted\n"
+            f"about 20). traffic: {calls.L2_RATE} bytes a cycle between L2 and L1 and {calls.MEMORY_RATE} from memory, over the instructions' "
+            "cycles; hidden: the longer\nof the two counts.")
 
 
 def show_loops_of_calls(found):

@@ -14,7 +14,7 @@ import slots
 from loops import Loop
 
 COVERED = 0.995   # of the executed instructions have a model, at least
-START = 40        # cycles to fill and drain the pipes at each visit of a loop: first loads (11), last multiply-adds (9), its end mispredicted (about 20)
+START = 40        # cycles a visit of a loop: first loads (11), last multiply-adds (9), its end mispredicted (about 20)
 LONG = 8          # turns a visit, from which on a loop's end is taken to be mispredicted
 LONGEST = 300     # blocks of a loop
 

@@ -52,8 +52,8 @@
   .endr
 .endm
 
-// Accumulator N, in row N / 2: its lower half goes to z(lower), its upper half stays; they are vectors `place` and `place` + 1 of C's row at
-// x15. Pipe A alone has UUNPK and stores, and the decoder gives it the first and third of four instructions.
+// Accumulator N, in row N / 2: its lower half goes to z(lower), its upper half stays; they are vectors `column` and `column` + 1 of C's
+// row at x15. Pipe A alone has UUNPK and stores, and the decoder gives it the first and third of four instructions.
 .macro place_of n, lower_register
   .set row, \n / 2
   .set column, 2 * (\n - row * 2)

@@ -38,8 +38,8 @@
   .endif
 .endm
 
-// Vector I: scores in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n), the polynomial in z(tile_t ..). A register is used again
-// after so many turns: scores and results 4 * tile_group, n 4, the polynomial 4 * tile_between.
+// Vector I: scores in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n), the polynomial in z(tile_t ..). A register is used
+// again after so many turns: scores and results 4 * tile_group, n 4, the polynomial 4 * tile_between.
 .macro exponential k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
   .set result, tile_group + \i
