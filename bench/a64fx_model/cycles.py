@@ -21,6 +21,7 @@ import slots
 from loops import ROOT, tool
 
 TURNS = 500
+LONGEST = 160  # instructions that OSACA is given: its search for chains takes minutes for hundreds
 MODELS = ("mca", "narrow", "osaca", "slots")
 JUDGED = ("mca", "narrow", "osaca")  # the slowest of these counts
 WHY_NOT_SLOTS = "slots is our own reading of the manual, not compared with any other tool: it is listed beside the others and decides nothing."
@@ -74,8 +75,13 @@ def read_osaca(report):
 
 def analyse(loop):
     """Cycles a unit of work, by model; None if a model lacks an instruction."""
-    turns = {"mca": mca(loop.instructions), "narrow": mca(loop.instructions, NARROW), "osaca": osaca(loop.instructions),
-             "slots": slots.cycles(loop.instructions)}
+    text = loop.instructions
+    is_short = len(text) <= LONGEST
+    try:
+        turns = {"mca": mca(text), "narrow": mca(text, NARROW), "osaca": osaca(text) if is_short else None,
+                 "slots": slots.cycles(text, 120 if is_short else 16)}
+    except subprocess.CalledProcessError:  # an instruction that llvm-mca lacks
+        return dict.fromkeys(MODELS)
     return {model: None if cycles is None else cycles / loop.count for model, cycles in turns.items()}
 
 
@@ -88,13 +94,14 @@ def version():
 def analyse_all(found, store=ROOT / ".cache" / "a64fx_model.json"):
     """Results for every loop by name, stored between runs under the loop's text and the tools."""
     salt = version()
-    kept = json.loads(store.read_text()) if store.exists() else {}
-    keys = {name: hashlib.sha256(repr((salt, loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}
+    stored = json.loads(store.read_text()) if store.exists() else {}
+    kept = stored.get("results", {}) if stored.get("salt") == salt else {}
+    keys = {name: hashlib.sha256(repr((loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}
     missing = {key: found[name] for name, key in keys.items() if key not in kept}
     if missing:
         with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             fresh = dict(zip(missing, pool.map(analyse, missing.values())))
-        kept = {key: result for key, result in {**kept, **fresh}.items() if key in keys.values()}
+        kept |= fresh
         store.parent.mkdir(exist_ok=True)
-        store.write_text(json.dumps(kept))
+        store.write_text(json.dumps({"salt": salt, "results": kept}))
     return {name: kept[key] for name, key in keys.items()}

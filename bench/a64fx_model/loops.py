@@ -61,7 +61,7 @@ def clean(text):
     """An instruction in a form that every assembler accepts: no comment, and branches to the loop itself, which the models ignore."""
     text = re.sub(r"\s*(//|;).*$", "", text).strip()
     text = re.sub(r"\s+", " ", text)
-    return re.sub(r"^(b\.\w+|b|cbn?z \w+,|tbn?z \w+, #\d+,) .*$", r"\1 .", text)
+    return re.sub(r"^(b\.\w+|bl?|cbn?z \w+,|tbn?z \w+, #\d+,) .*$", r"\1 .", text)
 
 
 def parse(disassembly):

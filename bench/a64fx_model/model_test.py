@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the A64FX model: what it reads from a disassembly, the cycles that the models give for loops worked out by hand, and
-how pipelines are composed. Needs the model's tools."""
+"""Tests of the A64FX model: what it reads from a disassembly, the cycles that the models give for loops worked out by hand, what it makes
+of an execution log, and how calls are composed. Needs the model's tools."""
 
-import contextlib
-import io
 import pathlib
 import re
 import tempfile
 import tomllib
 import unittest
 
+import calls
 import cycles
+import executed
 import loops
-import pipelines
+import regions
 import slots
 
 DISASSEMBLY = """
@@ -48,13 +48,10 @@ class Loops(unittest.TestCase):
 
     def test_every_row_of_the_tables_has_a_loop(self):
         found, gemm = loops.find(), loops.ROOT / "kernels/gemm"
-        # Tiles of f16 products are those of a panel.
-        panel_of = dict(re.findall(r"^KUMIKO_HALF_GEMM\((\w+)_sve512, (\w+)_sve512,", (gemm / "arm_sve512_half.cpp").read_text(), re.MULTILINE))
-        self.assertTrue(panel_of)
         for table in ("panels.inc", "kernels.inc"):
             rows = re.findall(r"^KUMIKO_\w+\((\w+)_sve512,", (gemm / table).read_text(), re.MULTILINE)
-            self.assertGreater(len(rows), 2)
-            self.assertEqual([row for row in rows if panel_of.get(row, row) not in found], [])
+            self.assertTrue(rows)
+            self.assertEqual([row for row in rows if row not in found], [])
 
 
 class Cycles(unittest.TestCase):
@@ -91,7 +88,7 @@ class Cycles(unittest.TestCase):
         self.assertIsNone(cycles.osaca(["histcnt z0.s, p0/z, z1.s, z2.s", *chain(2, 2)]))
 
     def test_best_rows_meet_the_promise(self):
-        found = {name: loop for name, loop in loops.find().items() if name in ("panel_f16_12x2_4k", "panel_f32_8x3_unroll4")}
+        found = {name: loop for name, loop in loops.find().items() if name in ("gemm_f16_12x64", "gemm_f32_8x48")}
         self.assertEqual(len(found), 2)
         with tempfile.TemporaryDirectory() as folder:
             store = pathlib.Path(folder) / "results.json"
@@ -103,51 +100,107 @@ class Cycles(unittest.TestCase):
                     self.assertAlmostEqual(figure, 12, delta=0.24)
 
 
-class Pipelines(unittest.TestCase):
-    CYCLES = {"panel_f32_8x3_unroll4": 12, "panel_f32_8x3_unroll4_load_c": 10, "panel_f32_8x3_unroll4_store_c": 20,
-              "panel_f32_8x2": 9, "panel_f32_8x2_load_c": 7, "panel_f32_8x2_store_c": 13,
-              "rows_exp2_panel_f32_f32": 0.5, "rows_max_f32": 0.03, "rows_multiply_f32_f32": 0.1, "rows_panel_sum_f32": 0.07}
+# A loop of two instructions at 0x100 that is entered with the block before it, 10 turns, 3 times; marks at 0x10 and 0x20.
+LOG = b"""----------------
+IN: marked
+0x0010:  c0035fd6  .byte
+----------------
+IN: f
+0x00f8:  1f2003d5  .byte
+0x00fc:  1f2003d5  .byte
+0x0100:  00e4004f  .byte
+0x0104:  00000054  .byte
+----------------
+IN: f
+0x0100:  00e4004f  .byte
+0x0104:  00000054  .byte
+----------------
+IN: f
+0x0108:  00000054  .byte
+Trace 0: 0x7f [0/00000000000000f8/0/0]
+Trace 0: 0x7f [0/0000000000000010/0/0]
+""" + 3 * (b"Trace 0: 0x7f [0/00000000000000f8/0/0]\n" + 9 * b"Trace 0: 0x7f [0/0000000000000100/0/0]\n" + b"Trace 0: 0x7f [0/0000000000000108/0/0]\n"
+           ) + b"""Trace 0: 0x7f [0/0000000000000020/0/0]
+Trace 0: 0x7f [0/00000000000000f8/0/0]
+"""
 
-    def test_tiles_cover_the_columns(self):
-        for d, want in ((64, [32, 32]), (128, [48, 48, 32]), (256, [48] * 4 + [32] * 2), (512, [48] * 10 + [32])):
-            self.assertEqual([columns for columns, *_ in pipelines.tiles_for(d, "f32")], want)
-        self.assertEqual([columns for columns, *_ in pipelines.tiles_for(256, "f16")], [96, 96, 64])
 
-    def test_sums_by_hand(self):
-        # Tiles of 48, 48 and 32 columns, each with its start and its pieces, and 8 * 256 exponentials; 32 multiply-adds a cycle.
-        work = 256 * (12 + 12 + 9) + 2 * (40 + 30) + (40 + 20) + 0.5 * 8 * 256
-        row = pipelines.estimates(self.CYCLES)["exp2_and_product_f32_nc256_d128"]
-        self.assertAlmostEqual(row["fraction_loops"], 8 * 256 * 128 / 32 / work)
-        traffic = 256 * 128 * 4 + 8 * 256 * 4
-        self.assertAlmostEqual(row["fraction_exposed_64"], 8 * 256 * 128 / 32 / (work + traffic / 64))
-        self.assertEqual(row["fraction_hidden_64"], row["fraction_loops"])
-        whole = work + 8 * 256 * (0.03 + 0.07) + 8 * 128 * 0.1
-        row = pipelines.estimates(self.CYCLES)["two_pass_f32_nc256_d128"]
-        self.assertAlmostEqual(row["fraction_loops"], 8 * 256 * 128 / 32 / whole)
+class Executed(unittest.TestCase):
+    def counts(self):
+        blocks, steps, words = executed.read(iter(LOG.splitlines(keepends=True)), 0x10, 0x20)
+        return executed.Counts(blocks, steps, {at: ["nop"] * len(code) for at, code in words.items()})
 
-    def test_what_is_larger_than_l2_comes_from_memory(self):
-        phase = pipelines.Phase("x", 10, 1800, 8 << 20)
-        self.assertEqual(phase.time(64, True), 100)
-        self.assertEqual(phase.time(64, False), 110)
+    def test_blocks_between_the_marks_are_counted(self):
+        counts = self.counts()
+        self.assertEqual(counts.blocks, {0xf8: 3, 0x100: 27, 0x108: 3})
+        self.assertEqual((counts.steps[0xf8, 0x100], counts.steps[0x100, 0x100], counts.steps[0x108, 0xf8]), (3, 24, 2))
+        self.assertEqual(counts.instructions(), 3 * 4 + 27 * 2 + 3)
 
-    def test_what_is_assumed_stands_under_the_table(self):
-        rows = pipelines.estimates(self.CYCLES)
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            pipelines.show(rows)
-        for text in (f"START = {pipelines.START} cycles", f"KC = {pipelines.KC['f32']} keys", f"{pipelines.KC['f16']} in f16",
-                     f"{pipelines.MEMORY_RATE} bytes a cycle from memory", f"{pipelines.L2_BYTES >> 20} MiB of L2"):
-            self.assertIn(text, out.getvalue())
+    def test_the_first_turn_of_a_loop_counts_as_one(self):
+        counts = regions.split(self.counts())
+        self.assertEqual(counts.blocks, {0xf8: 3, 0x100: 30, 0x108: 3})
+        self.assertEqual(counts.instructions(), self.counts().instructions())
+
+    def test_loops_with_their_turns_and_visits(self):
+        found = regions.find(self.counts(), lambda at: "f")
+        inner, outer = found
+        self.assertEqual((inner.name, inner.turns, inner.visits, len(inner.instructions)), ("f+100", 30, 3, 2))
+        self.assertEqual((outer.name, outer.turns, outer.visits, len(outer.instructions)), ("f+0f8", 3, 0, 3))
+        self.assertEqual(regions.worth_a_model(found, 0.5), [inner])
+
+    def test_two_lengths_give_a_longer_one(self):
+        counts = self.counts()
+        once = executed.Counts(counts.blocks, {(1, 2): 10, (2, 3): 4}, {2: [], 3: []})
+        twice = executed.Counts(counts.blocks, {(1, 2): 20, (2, 3): 4}, {2: [], 3: []})
+        self.assertEqual(executed.combine([(7, twice), (-6, once)]).steps, {(1, 2): 80, (2, 3): 4})
+
+    def test_names_are_short(self):
+        self.assertEqual(executed.short("kumiko::kernels::(anonymous namespace)::store_tile<A<B>, float>(kumiko::kernels::X const&)"), "store_tile")
+        self.assertEqual(executed.short("gemm_f32_8x48_sve512_init.loop.k4"), "gemm_f32_8x48_init.loop.k4")
+
+
+class Bounds(unittest.TestCase):
+    def test_each_resource_bounds(self):
+        self.assertEqual(regions.bound(["fadd z0.s, z1.s, z2.s"] * 8), 4)
+        self.assertEqual(regions.bound(["zip1 z0.s, z1.s, z2.s"] * 8), 8)
+        self.assertEqual(regions.bound(["st1w {z0.s}, p0, [x0]"] * 2 + ["ld1w {z0.s}, p0/z, [x0]"] * 2), 3)
+        self.assertEqual(regions.bound(["add x0, x0, x1"] * 8), 2)
+        self.assertIsNone(regions.bound(["histcnt z0.s, p0/z, z1.s, z2.s"]))
+
+
+class Calls(unittest.TestCase):
+    def test_a_call_is_turns_and_starts_and_the_rest(self):
+        case = calls.Case("x_f32", "f32", [], flop=64 * 1000, l2_bytes=64 * 100)
+        text, rare = ("fadd z0.s, z1.s, z2.s",), ("add x0, x0, x1",)
+        found = [regions.Region("a", text, 996, 3, 996), regions.Region("b", rare, 4, 0, 4)]
+        one = calls.estimate(case, found, {text: {"mca": 1.0, "narrow": 2.0, "osaca": None, "slots": 9.0}})
+        self.assertAlmostEqual(one.covered, 0.996)
+        self.assertAlmostEqual(one.cycles, 996 * 2 + 3 * regions.START + 4)
+        self.assertAlmostEqual(one.fraction, 1000 / one.cycles)
+        case.l2_bytes = 64 * 10000
+        one = calls.estimate(case, found, {text: {"mca": 1.0, "narrow": 2.0, "osaca": None, "slots": 9.0}})
+        self.assertAlmostEqual(one.fraction, 0.1)
+
+    def test_a_long_call_is_made_of_two_short_ones(self):
+        (more, long), (less, short) = calls.dense("attention", "f32", 128, 4096)
+        self.assertEqual((long[6:9], short[6:9]), ((768, 1024, 128), (768, 512, 128)))
+        self.assertAlmostEqual(more * 1024 + less * 512, 4096 / 768 * 4096)
+        (more, long), (less, short) = calls.causal("half", 128, 4096)
+        self.assertAlmostEqual(more * long[7] + less * short[7], 4 * (1024 + 4096) / 2)
+
+    def test_every_row_of_the_group_is_a_call(self):
+        names = {case.name for case in calls.cases()}
+        rows = tomllib.loads((loops.ROOT / "bench/groups.toml").read_text())["a64fx"]["rows"]
+        wanted = {row["benchmark"]: row.get("target", 0) for row in rows if row["benchmark"].startswith(("attention_", "softmax_", "fused_"))}
+        self.assertEqual(set(wanted), {name for name in names if not name.startswith("decode")})
+        self.assertEqual(wanted, {case.name: case.target for case in calls.cases() if case.name in wanted})
 
     def test_the_group_names_what_it_assumes(self):
         where = tomllib.loads((loops.ROOT / "bench/groups.toml").read_text())["a64fx"]["where"]
-        for number in (pipelines.START, *pipelines.KC.values(), pipelines.L2_RATES[0], pipelines.MEMORY_RATE):
+        for number in (regions.START, calls.L2_RATE, calls.MEMORY_RATE):
             self.assertRegex(where, rf"\b{number}\b")
         for model in (*cycles.JUDGED, "slots"):
             self.assertIn(model, where)
-
-    def test_a_case_without_its_loops_is_left_out(self):
-        self.assertEqual([name for name in pipelines.estimates(self.CYCLES) if "f32" not in name], [])
 
 
 if __name__ == "__main__":

@@ -13,19 +13,22 @@ import re
 
 WIDTH, ORDER, RENAMES = 4, 128, 96
 STATIONS = {"a": 20, "b": 20, "load0": 10, "load1": 10}
+NO_TARGET = re.compile(r"(st.*|b|bl|br|blr|b\..*|cbn?z|tbn?z|ret)$")
 REGISTER = re.compile(r"\b([zpxw]\d+|sp)\b")
 
 # mnemonic: latency, pipes ("ab": by the slot, "a": FLA only)
 FLOATING = {
-    **dict.fromkeys(["fmla", "fmls", "fnmla", "fnmls", "fmad", "fmsb", "fmul", "fadd", "fsub", "sdot", "udot", "fcvt", "fcvtzs", "scvtf", "ucvtf", "frintn", "fscale"],
+    **dict.fromkeys(["fmla", "fmls", "fnmla", "fnmls", "fmad", "fmsb", "fmul", "fadd", "fsub", "sdot", "udot", "fcvt", "fcvtzs", "fcvtzu", "scvtf", "ucvtf", "frintn", "fscale"],
                     (9, "ab")),
-    **dict.fromkeys(["fmax", "fmin", "fmaxnm", "fexpa", "sel", "and", "orr", "eor", "lsl", "lsr", "asr", "smax", "umax"], (4, "ab")),
+    **dict.fromkeys(["fmax", "fmin", "fmaxnm", "fabs", "fneg", "fexpa", "sel", "and", "bic", "orr", "eor", "not", "lsl", "lsr", "asr", "add", "sub",
+                     "subr", "smax", "smin", "umax", "umin", "clz"], (4, "ab")),
     **dict.fromkeys(["dup", "mov", "movprfx"], (4, "ab")),
     **dict.fromkeys(["zip1", "zip2", "uzp1", "uzp2", "trn1", "trn2", "ext", "tbl", "uunpklo", "uunpkhi", "sunpklo", "sunpkhi"], (6, "a")),
-    **dict.fromkeys(["fcmgt", "fcmge", "fcmeq", "cmpgt", "cmpge"], (4, "a")),
+    **dict.fromkeys(["fcmgt", "fcmge", "fcmeq", "fcmuo", "facgt", "facge", "cmpgt", "cmpge", "cmpeq", "cmpne", "cmphs", "cmphi"], (4, "a")),
+    **dict.fromkeys(["index", "fmaxnmv", "fmaxv", "umaxv", "uaddv", "faddv"], (40, "a")),  # several operations; kept out of loops that count
 }
 IMMEDIATE_IS_A = {"fadd", "fsub", "fmul", "fmax", "fmin", "fmaxnm"}  # with an immediate: FLA only
-LOAD_LATENCY = 11
+LOAD_LATENCY, SCALAR_LATENCY = 11, 5
 
 
 class Instruction:
@@ -35,12 +38,16 @@ class Instruction:
         registers = [r.replace("w", "x") for r in REGISTER.findall(operands)]
         vector = bool(re.search(r"\bz\d", operands))
         self.kind, self.latency, self.pipes = "integer", 1, ""
-        if mnemonic.startswith("ld1"):
+        if mnemonic.startswith("ld1") or vector and mnemonic == "ldr":
             self.kind, self.latency = "load", LOAD_LATENCY
+        elif mnemonic.startswith("ld"):
+            self.kind, self.latency = "load", SCALAR_LATENCY
         elif mnemonic.startswith("prfm"):
             self.kind, self.latency = "load", 1
-        elif mnemonic.startswith("st1"):
+        elif mnemonic.startswith("st1") or vector and mnemonic == "str":
             self.kind, self.latency, self.pipes = "store", 1, "a"
+        elif mnemonic.startswith("st"):
+            self.kind = "load"  # takes a load pipe
         elif vector and mnemonic in FLOATING:
             self.kind = "floating"
             self.latency, self.pipes = FLOATING[mnemonic]
@@ -48,7 +55,7 @@ class Instruction:
                 self.pipes = "a"
         elif vector:
             raise KeyError(mnemonic)
-        writes = self.kind not in ("store",) and mnemonic not in ("prfm", "cmp", "tst") and not mnemonic.startswith(("b", "cb", "tb"))
+        writes = self.kind not in ("store",) and mnemonic not in ("prfm", "cmp", "tst") and not NO_TARGET.match(mnemonic)
         self.target = registers[0] if writes and registers else None
         # Without merging (or an accumulator) the destination is not a source.
         merges = "/m" in operands or mnemonic in ("sdot", "udot", "fmla", "fmls")

@@ -27,8 +27,6 @@ struct Values {
         const auto rounded = static_cast<std::int8_t>(x * 60);
         x = rounded;
         std::memcpy(&stored[static_cast<std::size_t>((step / 4 * lanes + lane) * 4 + step % 4)], &rounded, 1);
-      } else if (type == PanelType::f32) {
-        std::memcpy(&stored[static_cast<std::size_t>(i * 4)], &x, 4);
       } else {
         F16 half;
         kernels::from_float(x, &half);
@@ -44,7 +42,6 @@ struct Values {
 
 double element(PanelType type, const std::byte* c, std::int64_t i) {
   if (type == PanelType::i8) return reinterpret_cast<const std::int32_t*>(c)[i];
-  if (type == PanelType::f16) return kernels::to_float(reinterpret_cast<const F16*>(c)[i]);
   return reinterpret_cast<const float*>(c)[i];
 }
 
@@ -52,11 +49,8 @@ double element(PanelType type, const std::byte* c, std::int64_t i) {
 /// grow as sqrt(k) end with an error of about eps * sqrt(k) / 2 of their root mean square; twice that is
 /// allowed.
 double tolerance(const PanelArgs& args, PanelType type) {
-  const auto k = static_cast<double>(args.k);
   if (type == PanelType::i8) return 0;
-  if (type == PanelType::f32) return 0x1p-24 * std::sqrt(k);
-  return 0x1p-11 *
-         std::sqrt(type == PanelType::f16_blocked ? static_cast<double>(std::min(args.k, args.k_block)) : k);
+  return 0x1p-11 * std::sqrt(static_cast<double>(std::min(args.k, args.k_block)));
 }
 
 void panel(benchmark::State& state, const PanelKernel& row, std::int64_t k, std::int64_t k_block,
@@ -64,9 +58,7 @@ void panel(benchmark::State& state, const PanelKernel& row, std::int64_t k, std:
   const kernels::FloatState float_state(row.isa);
   const Values a(row.type, row.mr, k, 1), b(row.type, row.nr, k, 2);
   std::vector<std::byte> c(static_cast<std::size_t>(row.mr * row.nr) * 4);
-  const PanelArgs args{
-      a.stored.data(), b.stored.data(), c.data(), row.nr * (row.type == PanelType::f16 ? 2 : 4), k,
-      row.mr,          row.nr,          k_block};
+  const PanelArgs args{a.stored.data(), b.stored.data(), c.data(), row.nr * 4, k, row.mr, row.nr, k_block};
   row.init(&args);
   double errors = 0, results = 0;
   for (std::int64_t m = 0; m < row.mr; ++m) {
@@ -90,10 +82,7 @@ void panel(benchmark::State& state, const PanelKernel& row, std::int64_t k, std:
   judge_flops(state, row.isa, 2.0 * static_cast<double>(row.mr * row.nr * k), [&] { run(&timed); });
   // The ceiling is that of f32. Vectors of f16 hold twice as many numbers; dot products of int8 do four times
   // the work.
-  const double over_f32 = row.isa == kernels::Isa::reference ? 1
-                          : row.type == PanelType::i8        ? 4
-                          : row.type == PanelType::f32       ? 1
-                                                             : 2;
+  const double over_f32 = row.isa == kernels::Isa::reference ? 1 : row.type == PanelType::i8 ? 4 : 2;
   state.counters["peak_gflops"].value *= over_f32;
   state.counters["peak_fraction"].value /= over_f32;
   state.counters["relative_error"] = relative;

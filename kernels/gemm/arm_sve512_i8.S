@@ -2,8 +2,6 @@
 // int8 tile of panels.h for SVE at 512 bits (A64FX): SDOT, four products of k in one multiply-add, sums in int32. 12 cycles a step of four.
 #if defined(__aarch64__) && defined(__ELF__)
 .arch armv8.2-a+sve
-#define STEP_BYTES 4
-#define C_BITS 32
 #include "kernels/gemm/arm_sve512_panel.inc"
 
 .macro mac acc, b, a

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // gemm.h's product f16 from a tile of panels.h. What belongs to the whole tile, the factors and the maxima,
-// are passes over C right after the tile, in L1: 48 stores of a 12x64 tile beside its 1536 cycles at k = 128.
+// are passes over C right after the tile, in L1. A kernel in assembly has them in its tile
+// (arm_sve512_half.S).
 #pragma once
 
 #include "kernels/gemm/gemm.h"

@@ -12,16 +12,12 @@ namespace kumiko::kernels {
 
 const char* name(PanelType type) {
   switch (type) {
-    case PanelType::f16:
-      return "f16";
-    case PanelType::f16_blocked:
-      return "f16_blocked";
     case PanelType::i8:
       return "i8";
-    case PanelType::f32:
+    case PanelType::f16_blocked:
       break;
   }
-  return "f32";
+  return "f16_blocked";
 }
 
 std::span<const PanelKernel> panel_kernels() {

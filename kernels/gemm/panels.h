@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One register tile with a leading dimension: C[m][n] (+)= sum_k A[k][m] * B[k][n], of four types.
+// One register tile with a leading dimension: C[m][n] (+)= sum_k A[k][m] * B[k][n], of two types.
 //
 //   A: one panel, k-major      B: one panel, k-major      C: m <= MR rows of n <= NR, ldc bytes apart
 //      k |a0 a1 .. aMR-1|         k |b0 b1 ..   bNR-1|       |c00 c01 ..   |........
@@ -10,9 +10,6 @@
 // whole: elements past m and n may hold anything and only reach registers. C past m and n is not touched.
 //
 // Order of arithmetic, the same in every row of a type:
-//   f32    Each C element is one chain of fused multiply-adds over k = 0, 1, ... from +0 (init) or from C
-//          (accumulate), every step rounded to f32.
-//   f16    The same, every step rounded to f16; A, B and C are f16.
 //   f16_blocked
 //          A and B are f16, C is f32. Each block of k_block steps (the last may be shorter) is a chain of
 //          f16 steps from +0, whose sum is widened (exact). init: C is the first block's sum, and
@@ -32,7 +29,7 @@
 
 namespace kumiko::kernels {
 
-enum class PanelType : std::uint8_t { f32, f16, f16_blocked, i8 };
+enum class PanelType : std::uint8_t { f16_blocked, i8 };
 const char* name(PanelType type);
 
 /// Operands of one tile. Any alignment of an element works; b and c are faster at 64 bytes.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of panels.h in plain C++.
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/element.h"
 #include "kernels/gemm/panels.h"
@@ -10,25 +9,13 @@
 namespace kumiko::kernels {
 namespace {
 
-float fused(float a, float b, float c) {
-  return std::fma(a, b, c);
-}
-
-// The operands of one type at row m, column n, step k.
-template <class T, int MR, int NR>
-T chain(const PanelArgs& args, int m, int n, std::int64_t first, std::int64_t end, T sum) {
-  const auto *a = static_cast<const T*>(args.a), *b = static_cast<const T*>(args.b);
+template <int MR, int NR>
+F16 chain(const PanelArgs& args, int m, int n, std::int64_t first, std::int64_t end) {
+  const auto *a = static_cast<const F16*>(args.a), *b = static_cast<const F16*>(args.b);
+  F16 sum{};
   for (std::int64_t k = first; k < end; ++k) sum = fused(a[k * MR + m], b[k * NR + n], sum);
   return sum;
 }
-
-template <class T, int MR, int NR>
-struct Chain {  // f32 and f16
-  using C = T;
-  static C element(const PanelArgs& args, int m, int n, const C* sum) {
-    return chain<T, MR, NR>(args, m, n, 0, args.k, sum ? *sum : T{});
-  }
-};
 
 template <int MR, int NR>
 struct Mixed {
@@ -38,7 +25,7 @@ struct Mixed {
     for (std::int64_t k = 0; k < args.k;) {
       // k + k_block could exceed 2^63.
       const std::int64_t end = k + std::min(args.k_block, args.k - k);
-      const float block = to_float(chain<F16, MR, NR>(args, m, n, k, end, F16{}));
+      const float block = to_float(chain<MR, NR>(args, m, n, k, end));
       out = k == 0 && !sum ? block : out + block;
       k = end;
     }
@@ -71,18 +58,6 @@ void tile(const PanelArgs& args, bool accumulates) {
 }  // namespace
 
 extern "C" {
-void panel_f32_4x8_reference_init(const PanelArgs* args) noexcept {
-  tile<Chain<float, 4, 8>>(*args, false);
-}
-void panel_f32_4x8_reference_accumulate(const PanelArgs* args) noexcept {
-  tile<Chain<float, 4, 8>>(*args, true);
-}
-void panel_f16_4x8_noepi_reference_init(const PanelArgs* args) noexcept {
-  tile<Chain<F16, 4, 8>>(*args, false);
-}
-void panel_f16_4x8_noepi_reference_accumulate(const PanelArgs* args) noexcept {
-  tile<Chain<F16, 4, 8>>(*args, true);
-}
 void panel_f16_4x8_reference_init(const PanelArgs* args) noexcept {
   tile<Mixed<4, 8>>(*args, false);
 }

@@ -3,7 +3,6 @@
 
 #include "kernels/pack/pack.h"
 #include "kernels/simd/sve512.h"
-#include "kernels/softmax/rows.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -27,6 +26,9 @@ static_assert(offsetof(TransposeArgs, used) == 8 && offsetof(TransposeArgs, dim)
 // Known to arm_sve512_value.S.
 static_assert(offsetof(PackValueArgs, stride) == 8 && offsetof(PackValueArgs, rows) == 16 &&
               offsetof(PackValueArgs, dim) == 24 && offsetof(PackValueArgs, dst) == 32);
+// Known to arm_sve512_key.S, which takes one panel: at most 8 rows, their stride in bytes.
+static_assert(offsetof(PackKeyArgs, stride) == 8 && offsetof(PackKeyArgs, rows) == 16 &&
+              offsetof(PackKeyArgs, dim) == 24 && offsetof(PackKeyArgs, dst) == 32);
 static_assert(Sve512::kMr == 8 && Sve512::kLanes == 16);
 
 }  // namespace
@@ -41,7 +43,7 @@ void pack_key_f16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
 bool pack_value_f32_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
 bool pack_value_bf16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
 bool pack_value_f16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
-void rows_panel_f32_f32_sve512(const kumiko::kernels::RowArgs*) noexcept;
+void pack_key_f32_sve512(const kumiko::kernels::PackKeyArgs*) noexcept;
 }
 
 namespace kumiko::kernels {
@@ -100,15 +102,9 @@ void pack_f32_sve512_key(const PackKeyArgs& args) noexcept {
   const float* const src = static_cast<const float*>(args.src);
   for (std::int64_t j = 0; j < args.rows; j += kMr) {
     const std::int64_t rows = args.rows - j < kMr ? args.rows - j : kMr;
-    const RowArgs panel{src + j * args.stride,
-                        args.stride * kFloat,
-                        static_cast<float*>(args.dst) + j * args.dim,
-                        0,
-                        rows,
-                        args.dim,
-                        nullptr,
-                        0.0f};
-    rows_panel_f32_f32_sve512(&panel);
+    const PackKeyArgs panel{src + j * args.stride, args.stride * kFloat, rows, args.dim,
+                            static_cast<float*>(args.dst) + j * args.dim};
+    pack_key_f32_sve512(&panel);
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The score step of the walk: a product of panels or precomputed scores, the terms, and what is hidden.
+#include <algorithm>
 #include <limits>
 
 #include "kernels/pipelines/walk.h"
@@ -33,6 +34,13 @@ void Walk::product(const Tile& tile, const Slot& slot, std::int64_t at, std::int
 /// Visible keys of each lane, counted from `origin`. Lanes without a query see everything: they cost no mask.
 void Walk::lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
                           std::int32_t* end) const {
+  // A block that is no whole number of panels ends with keys that all rows see, in every tile. Asking each
+  // row, with a division by the group, is 1.7 % of f16 attention on A64FX by its model.
+  if (head_->begin_of(tile.row + tile.used - 1) <= origin && head_->end_of(tile.row) >= origin + count) {
+    std::fill_n(begin, tile.nr, 0);
+    std::fill_n(end, tile.nr, static_cast<std::int32_t>(count));
+    return;
+  }
   for (std::int64_t n = 0; n < tile.nr; ++n) {
     const std::int64_t row = tile.row + n;
     const bool used = n < tile.used;

@@ -54,6 +54,7 @@ struct Sve512 {
   }
   static Reg set1(float x) { return svdup_f32(x); }
   static Reg zero() { return svdup_f32(0.0f); }
+  static Reg to_float(Int x) { return svcvt_f32_s32_x(all(), x); }
   static Reg add(Reg a, Reg b) { return svadd_f32_x(all(), a, b); }
   static Reg sub(Reg a, Reg b) { return svsub_f32_x(all(), a, b); }
   static Reg mul(Reg a, Reg b) { return svmul_f32_x(all(), a, b); }

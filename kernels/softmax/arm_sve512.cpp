@@ -2,12 +2,31 @@
 #include "kernels/simd/sve512.h"
 #include "kernels/softmax/vector.h"
 
+extern "C" void softmax_f32_3_sve512_exponentiate(float* s, std::int64_t keys, const float* shift,
+                                                  float* sum) noexcept;
+
 namespace kumiko::kernels {
+namespace {
+
+/// Tiles of three vectors, most of a call's, in the order of arm_sve512_tile.S.
+void probabilities_of_three(const SoftmaxArgs& args) {
+  Sve512::Reg shift[3], sum[3];
+  raise_maxima<Sve512, 3>(args, shift, sum);
+  alignas(64) float shifts[3 * Sve512::kLanes];
+  for (int v = 0; v < 3; ++v) {
+    Sve512::store(shifts + v * Sve512::kLanes, shift[v]);
+    Sve512::store(args.l + v * Sve512::kLanes, sum[v]);
+  }
+  softmax_f32_3_sve512_exponentiate(args.s, args.kv, shifts, args.l);
+}
+
+}  // namespace
 
 void softmax_f32_sve512_mask_scores(const MaskArgs& args) noexcept {
   mask_scores_any<Sve512>(args);
 }
 void softmax_f32_sve512_probabilities(const SoftmaxArgs& args) noexcept {
+  if (args.nr == 3 * Sve512::kLanes) return probabilities_of_three(args);
   probabilities_any<Sve512>(args);
 }
 void softmax_f32_sve512_weights(const SoftmaxArgs& args) noexcept {

@@ -3,6 +3,12 @@
 
 #include "kernels/softmax/vector.h"
 
+extern "C" {
+void softmax_f16_4_sve512_exponentiate(float* s, std::int64_t keys, const float* shift,
+                                       std::uint32_t* sum) noexcept;
+void softmax_f16_4_sve512_round(float* s, std::int64_t keys, const float* factor, float* sum) noexcept;
+}
+
 namespace kumiko::kernels {
 namespace {
 
@@ -12,17 +18,11 @@ constexpr int kVectors = 4;  // of a tile's 64 queries
 constexpr int kNr = kVectors * V::kLanes;
 
 /// P from what lies in its place times `factor`; `sum` gets what was stored, key by key.
-void store_weights(const SoftmaxArgs& args, const V::Reg (&factor)[kVectors], V::Reg (&sum)[kVectors]) {
-  const float* s = args.s;
-  auto* p = reinterpret_cast<std::uint16_t*>(args.s);
-  for (std::int64_t j = 0; j < args.kv; ++j, s += kNr, p += kNr) {
-    V::Reg x[kVectors];
+void store_weights(const SoftmaxArgs& args, const V::Reg (&factor)[kVectors], float* sum) {
+  alignas(64) float factors[kNr];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) x[v] = V::mul(V::load(s + v * V::kLanes), factor[v]);
-    asm volatile("" ::: "memory");  // P of the first key overwrites its own S.
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[v] = V::add(sum[v], store_half_weight(p + v * V::kLanes, x[v]));
-  }
+  for (int v = 0; v < kVectors; ++v) V::store(factors + v * V::kLanes, factor[v]);
+  softmax_f16_4_sve512_round(args.s, args.kv, factors, sum);
 }
 
 }  // namespace
@@ -32,42 +32,34 @@ void softmax_f16_sve512_mask_scores(const MaskArgs& args) noexcept {
 }
 
 void softmax_f16_sve512_probabilities(const SoftmaxArgs& args) noexcept {
-  V::Reg top[kVectors], shift[kVectors], weight[kVectors], factor[kVectors];
-  Sum sum[kVectors];
-#pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) {
-    top[v] = V::load(args.block_max + v * V::kLanes);
-    shift[v] = V::zero_if_minus_infinity(top[v]);
-    sum[v] = svdup_u32(0);
-  }
-  float* s = args.s;
-  for (std::int64_t j = 0; j < args.kv; ++j, s += kNr) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const V::Reg p = V::exp2(V::sub(V::load(s + v * V::kLanes), shift[v]));
-      V::store(s + v * V::kLanes, p);
-      sum[v] = add_half_probability(sum[v], p);
-    }
-  }
+  alignas(64) float shift[kNr];
+  alignas(64) std::uint32_t sums[kNr] = {};
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int at = v * V::kLanes;
-    const V::Reg old = V::load(args.m + at), m = V::max(V::sub(top[v], half_headroom(sum[v])), old);
-    const V::Reg m_shift = V::zero_if_minus_infinity(m), alpha = V::exp2(V::sub(old, m_shift));
-    factor[v] = V::exp2(V::sub(top[v], m_shift));
-    weight[v] = V::mul(V::load(args.l + at), alpha);
+    V::store(shift + at, V::zero_if_minus_infinity(V::load(args.block_max + at)));
+  }
+  softmax_f16_4_sve512_exponentiate(args.s, args.kv, shift, sums);
+  V::Reg factor[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const int at = v * V::kLanes;
+    const Sum sum = svld1_u32(svptrue_b32(), sums + at);
+    const V::Reg top = V::load(args.block_max + at), old = V::load(args.m + at),
+                 m = V::max(V::sub(top, half_headroom(sum)), old), m_shift = V::zero_if_minus_infinity(m),
+                 alpha = V::exp2(V::sub(old, m_shift));
+    factor[v] = V::exp2(V::sub(top, m_shift));
+    V::store(args.l + at, V::mul(V::load(args.l + at), alpha));
     V::store(args.m + at, m);
     V::store(args.alpha + at, alpha);
   }
-  store_weights(args, factor, weight);
-#pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) V::store(args.l + v * V::kLanes, weight[v]);
+  store_weights(args, factor, args.l);
 }
 
 void softmax_f16_sve512_weights(const SoftmaxArgs& args) noexcept {
-  V::Reg largest[kVectors], factor[kVectors], unused[kVectors];
+  V::Reg largest[kVectors], factor[kVectors];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) largest[v] = unused[v] = V::zero();
+  for (int v = 0; v < kVectors; ++v) largest[v] = V::zero();
   const float* s = args.s;
   for (std::int64_t j = 0; j < args.kv; ++j, s += kNr) {
 #pragma GCC unroll 4
@@ -89,6 +81,7 @@ void softmax_f16_sve512_weights(const SoftmaxArgs& args) noexcept {
     V::store(args.m + at, m);
     V::store(args.alpha + at, V::exp2(V::sub(old, shift)));
   }
+  alignas(64) float unused[kNr] = {};
   store_weights(args, factor, unused);
 }
 

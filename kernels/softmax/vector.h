@@ -28,9 +28,9 @@ void mask_scores(const MaskArgs& args) {
   for (int v = 0; v < NV; ++v) V::store(args.block_max + v * V::kLanes, top[v]);
 }
 
+/// Raises m by the block's maxima; what to subtract from its scores, and l times alpha.
 template <class V, int NV>
-void probabilities(const SoftmaxArgs& args) {
-  typename V::Reg shift[NV], sum[NV];
+void raise_maxima(const SoftmaxArgs& args, typename V::Reg (&shift)[NV], typename V::Reg (&sum)[NV]) {
   for (int v = 0; v < NV; ++v) {
     const int at = v * V::kLanes;
     const auto old = V::load(args.m + at);
@@ -41,6 +41,12 @@ void probabilities(const SoftmaxArgs& args) {
     V::store(args.m + at, m);
     V::store(args.alpha + at, alpha);
   }
+}
+
+template <class V, int NV>
+void probabilities(const SoftmaxArgs& args) {
+  typename V::Reg shift[NV], sum[NV];
+  raise_maxima<V, NV>(args, shift, sum);
   float* s = args.s;
   for (std::int64_t j = 0; j < args.kv; ++j, s += NV * V::kLanes) {
     for (int v = 0; v < NV; ++v) {

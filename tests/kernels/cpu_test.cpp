@@ -12,7 +12,6 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/pack/pack.h"
 #include "kernels/score/score.h"
-#include "kernels/softmax/rows.h"
 #include "kernels/softmax/softmax.h"
 #include "kernels/state/state.h"
 #include "kernels/store/store.h"
@@ -161,17 +160,6 @@ TEST(Lookup, EveryTableEndsWithTheReferenceAndHasOneRowPerIsa) {
   for (const Isa isa : kBuiltIsas) {
     for (const Element from : kElements) {
       for (const Element to : kElements) EXPECT_NE(find_append(isa, from, to), nullptr) << name(isa);
-    }
-  }
-}
-
-TEST(Lookup, RowOperationsThatAnIsaLacksAreTheReferences) {
-  for (const RowSoftmaxKernel& row : row_softmax_kernels()) {
-    for (const Isa isa : kBuiltIsas) {
-      const RowSoftmaxKernel* found = find_rows(isa, row.operation, row.source, row.target);
-      ASSERT_NE(found, nullptr) << row.name << " for " << name(isa);
-      EXPECT_TRUE(found->isa == isa || found->isa == base_of(isa) || found->isa == Isa::reference)
-          << found->name;
     }
   }
 }

@@ -14,7 +14,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/panels.h"
 #include "kernels/pack/pack.h"
-#include "kernels/softmax/rows.h"
+#include "kernels/softmax/softmax.h"
 #include "tests/kernels/rows.h"
 
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -41,8 +41,8 @@ using kernels::PackQueryArgs;
 using kernels::PackValueArgs;
 using kernels::PanelArgs;
 using kernels::PanelKernel;
-using kernels::RowArgs;
-using kernels::RowSoftmaxKernel;
+using kernels::SoftmaxArgs;
+using kernels::SoftmaxKernel;
 using kernels::TransposedGemmKernel;
 
 #if defined(__aarch64__)
@@ -104,6 +104,47 @@ TEST_P(PreservedRegisters, HoldWhatTheyHeld) {
   }
 }
 
+TEST(PreservedRegistersOfHalfGemm, HoldWhatTheyHeld) {
+  for (const GemmKernel& row : host_rows(kernels::gemm_kernels())) {
+    if (row.product != kernels::Element::f16) continue;
+    const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
+    for (const std::int64_t k : {1, 6, 130}) {
+      const std::vector<std::uint16_t> a(130 * mr, 0x3c00), b(130 * nr, 0x3c00);  // 1
+      const std::vector<float> scale(nr, 1.0f), row_scale(mr, 1.0f);
+      std::vector<float> c(mr * nr), max(nr);
+      for (const kernels::GemmFunction function : {row.init, row.init_max, row.accumulate}) {
+        SCOPED_TRACE(::testing::Message() << row.name << " k " << k);
+        const GemmArgs args{
+            a.data(),     0,          b.data(),
+            c.data(),     k,          1,
+            scale.data(), max.data(), function == row.accumulate ? nullptr : row_scale.data()};
+        call_and_check(function, args);
+        EXPECT_EQ(c.back(), static_cast<float>(function == row.accumulate ? 2 * k : k));
+      }
+    }
+  }
+}
+
+struct PreservedRegistersOfSoftmax : ::testing::TestWithParam<SoftmaxKernel> {};
+
+TEST_P(PreservedRegistersOfSoftmax, HoldWhatTheyHeld) {
+  const SoftmaxKernel& row = GetParam();
+  const bool is_whole = row.product == kernels::Element::f16;  // one width: its lanes are those of a tile
+  for (const std::int64_t vectors : {1, 2, 3}) {
+    if (is_whole && vectors > 1) continue;
+    for (const std::int64_t keys : {1, 3, 7, 16}) {
+      const std::int64_t nr = vectors * row.lanes;
+      std::vector<float> s(static_cast<std::size_t>(keys * nr), -1.0f),
+          top(static_cast<std::size_t>(nr), 0.0f), m(top.size(), 0.0f), l(top.size(), 1.0f),
+          alpha(top.size(), 0.0f);
+      SCOPED_TRACE(::testing::Message() << row.name << " vectors " << vectors << " keys " << keys);
+      call_and_check(row.probabilities,
+                     SoftmaxArgs{s.data(), keys, nr, top.data(), m.data(), l.data(), alpha.data()});
+      EXPECT_GT(l.back(), 1.0f) << "not run";
+    }
+  }
+}
+
 struct PreservedRegistersOfTransposedGemm : ::testing::TestWithParam<TransposedGemmKernel> {};
 
 TEST_P(PreservedRegistersOfTransposedGemm, HoldWhatTheyHeld) {
@@ -143,23 +184,6 @@ TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
   }
 }
 
-struct PreservedRegistersOfRows : ::testing::TestWithParam<RowSoftmaxKernel> {};
-
-TEST_P(PreservedRegistersOfRows, HoldWhatTheyHeld) {
-  const RowSoftmaxKernel& row = GetParam();
-  for (const std::int64_t n : {1, 16, 130, 300}) {
-    // A row of the widest type is 4 bytes an element; a panel has 8 rows. The bytes are small in every type.
-    const std::vector<std::uint8_t> src(8 * 300 * 4, 0x01);
-    std::vector<std::uint32_t> dst(8 * 300);
-    for (const float value : {1.0f, 1e9f}) {  // rows.h: large values take another path
-      std::vector<float> values(8, value);
-      const RowArgs args{src.data(), 1200, dst.data(), 1200, 8, n, values.data(), 1.0f};
-      SCOPED_TRACE(::testing::Message() << row.name << " n " << n << " value " << value);
-      call_and_check(row.run, args);
-    }
-  }
-}
-
 struct PreservedRegistersOfPack : ::testing::TestWithParam<PackKernel> {};
 
 TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
@@ -183,10 +207,10 @@ TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
 
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack,
                          ::testing::ValuesIn(host_rows_but_half(kernels::pack_kernels())), RowName());
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows,
-                         ::testing::ValuesIn(host_rows(kernels::row_softmax_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters,
                          ::testing::ValuesIn(host_rows_but_half(kernels::gemm_kernels())), RowName());
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfSoftmax,
+                         ::testing::ValuesIn(host_rows(kernels::softmax_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfTransposedGemm,
                          ::testing::ValuesIn(host_rows(kernels::transposed_gemm_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPanels,

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of the table: what is executed for each, what is made of it for the whole call, its useful work, its traffic and its target.
+
+A call is a sum of executed ones (PARTS below). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
+the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512: two lengths give them. The last task
+of a head has fewer rows; it counts as its share of one.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+
+import cycles
+import executed
+import regions
+
+PEAK = {"f32": 64, "half": 128}  # FLOP a cycle: 128 and 256 GFLOP/s a core at 2.0 GHz
+BYTES = {"f32": 4, "half": 2}
+TASK_ROWS = {"f32": {64: 768, 128: 768, 256: 192}, "half": {64: 1024, 128: 1024, 256: 1024}}
+TILE_ROWS = {"f32": 48, "half": 64}
+BLOCK = 256          # keys that are packed together (kBlockKeys)
+L2_RATE = 64         # bytes a cycle from L2 to L1, the manual's rate for one core
+MEMORY_RATE = 18     # bytes a cycle for one core: 36 GB/s at 2 GHz
+
+
+@dataclasses.dataclass
+class Case:
+    name: str
+    precision: str   # f32 or half
+    parts: list      # (weight, arguments of a64fx_call)
+    flop: float
+    l2_bytes: float = 0      # between L2 and L1
+    memory_bytes: float = 0
+    target: float = 0        # share of peak
+    executed: str = ""       # in words
+
+
+def call(what, precision, pipeline, q_heads, q_len, kv_len, dim, causal=False):
+    kind = ("f16", "half") if precision == "half" else ("f32", "standard")
+    return (what, *kind, pipeline, q_heads, 1, q_len, kv_len, dim, *(["causal"] if causal else []))
+
+
+def tile_bytes(precision, rows, keys, dim, products):
+    """Of `rows` in tiles over `keys`: packed keys and values once a tile, its sums in f32 read and written once a block."""
+    tiles = -(-rows // TILE_ROWS[precision])
+    return tiles * (products * keys * dim * BYTES[precision] + keys / BLOCK * 2 * dim * TILE_ROWS[precision] * 4)
+
+
+def dense(what, precision, dim, length):
+    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096."""
+    rows, steps = TASK_ROWS[precision][dim], length // 512 - 1
+    return [(length / rows * steps, call(what, precision, "automatic", 1, rows, 1024, dim)),
+            (length / rows * (1 - steps), call(what, precision, "automatic", 1, rows, 512, dim))]
+
+
+def causal(precision, dim, length):
+    """A task's last row sees as many keys as there are rows up to it: those of its own rows, and of the rows before, half of the others in the
+    mean of all tasks, by the difference of 512 keys."""
+    rows = TASK_ROWS[precision][dim]
+    tasks, steps = length / rows, (length - rows) / 2 / 512
+    return [(tasks * steps, call("attention", precision, "automatic", 1, rows, rows + 512, dim, True)),
+            (tasks * (1 - steps), call("attention", precision, "automatic", 1, rows, rows, dim, True))]
+
+
+def attention(precision, dim, length, is_causal):
+    pairs = length * (length + 1) / 2 if is_causal else length * length
+    if length == 1024:
+        parts, how = [(1, call("attention", precision, "automatic", 1, length, length, dim, is_causal))], "1 of 8 heads, whole"
+    else:
+        parts = causal(precision, dim, length) if is_causal else dense("attention", precision, dim, length)
+        how = "a task of 1 of 8 heads over " + ("its own and 512 more keys" if is_causal else "512 and 1024 keys")
+    target = 0
+    if length == 4096 and not is_causal:
+        target = {("f32", 128): 0.85, ("half", 128): 0.75, ("half", 256): 0.80}.get((precision, dim), 0)
+    return Case(f"attention_{'causal' if is_causal else 'dense'}_d{dim}_{length}_{precision}", precision, parts, 4 * dim * pairs,
+                tile_bytes(precision, length, pairs / length, dim, 2), 0, target, how)
+
+
+def softmax_pv(precision, pipeline, rows, length, dim, target=0):
+    """What 1024 more keys take. three_pass has up to 8192 in a super-block, whose ends cost nothing beside their blocks."""
+    steps = length // 1024 - 1
+    parts = [(steps, call("softmax_pv", precision, pipeline, 1, rows, 2048, dim)),
+             (1 - steps, call("softmax_pv", precision, pipeline, 1, rows, 1024, dim))]
+    return Case(f"softmax_pv_{pipeline}_m{rows}_d{dim}_{length}_{precision}", precision, parts, 2 * dim * rows * length,
+                tile_bytes(precision, rows, length, dim, 1) + 2 * rows * length * 4,
+                (length * dim * BYTES[precision] + rows * length * 4), target, "its rows over 1024 and 2048 keys")
+
+
+def fused_gemm(precision, dim, length, target=0):
+    return Case(f"fused_gemm_d{dim}_{length}_{precision}", precision, dense("fused_gemm", precision, dim, length), 4 * dim * length * length,
+                tile_bytes(precision, length, length, dim, 2), 0, target, "a task over 512 and 1024 keys")
+
+
+def decode(precision, dim, length):
+    """4 query heads of a KV head, 1 query each."""
+    steps = length // 1024 - 1
+    parts = [(steps, call("attention", precision, "automatic", 4, 1, 2048, dim)),
+             (1 - steps, call("attention", precision, "automatic", 4, 1, 1024, dim))]
+    return Case(f"decode_gqa4_d{dim}_{length}_{precision}", precision, parts, 4 * 4 * dim * length, 0, 2 * length * dim * BYTES[precision], 0,
+                "1 of 8 KV heads with its 4 query heads, over 1024 and 2048 keys")
+
+
+def cases():
+    found = [attention(precision, dim, length, is_causal) for length in (1024, 4096) for dim in (64, 128, 256) for is_causal in (False, True)
+             for precision in PEAK]
+    for pipeline, target in (("three_pass", 0.80), ("interleaved", 0.78), ("online", 0.72), ("two_pass", 0)):
+        found += [softmax_pv("f32", pipeline, 48, 32768, 256), softmax_pv("half", pipeline, 64, 32768, 256, target)]
+    found += [softmax_pv(precision, "three_pass", 12, 32768, 256) for precision in PEAK]
+    found += [fused_gemm("f32", 128, 4096), fused_gemm("half", 128, 4096, 0.85)]
+    found += [decode(precision, 128, 16384) for precision in PEAK]
+    return found
+
+
+@dataclasses.dataclass
+class Estimate:
+    case: Case
+    regions: list         # those with a model
+    turn: dict            # of each name, cycles a turn
+    instructions: float
+    covered: float        # share of the instructions in regions with a model
+    cycles: float         # with operands in L1
+    start: float          # of these, START at the visits
+    rest: float           # of these, instructions without a model
+    traffic: float        # cycles that L2 and memory need by themselves
+
+    @property
+    def total(self):
+        return max(self.cycles, self.traffic)
+
+    @property
+    def fraction(self):
+        return self.case.flop / PEAK[self.case.precision] / self.total
+
+    @property
+    def over_traffic(self):
+        return self.cycles / self.traffic if self.traffic else 0
+
+
+def estimate(case, found, by_model):
+    """`by_model`: cycles by model of each region's text."""
+    total = sum(r.executed for r in found)
+    known, turn = [], {}
+    for region in regions.worth_a_model(found):
+        figures = [c for model, c in by_model[region.instructions].items() if model in cycles.JUDGED and c is not None]
+        if figures:
+            known.append(region)
+            turn[region.name] = max(figures)
+    start = regions.START * sum(r.visits for r in known)
+    rest = total - sum(r.executed for r in known)
+    work = sum(r.turns * turn[r.name] for r in known)
+    traffic = max(case.l2_bytes / L2_RATE, case.memory_bytes / MEMORY_RATE)
+    return Estimate(case, known, turn, total, 1 - rest / total, work + start + rest, start, rest, traffic)
+
+
+def gather(chosen=None):
+    """An estimate of every case."""
+    wanted = [c for c in cases() if chosen is None or chosen(c.name)]
+    names = executed.Names(executed.PROGRAM)
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        arguments = list({a: None for case in wanted for _, a in case.parts})
+        counted = dict(zip(arguments, pool.map(executed.count, arguments)))
+    found = {}
+    for case in wanted:
+        found[case.name] = regions.find(executed.combine([(weight, counted[a]) for weight, a in case.parts]), names)
+    loops = {r.instructions: r.loop() for one in found.values() for r in regions.worth_a_model(one)}
+    texts = {str(i): loop for i, loop in enumerate(loops.values())}
+    by_model = {texts[key].instructions: result for key, result in cycles.analyse_all(texts).items()}
+    return [estimate(case, found[case.name], by_model) for case in wanted], by_model
