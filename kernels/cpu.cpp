@@ -62,6 +62,12 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
 }
 
+// Nor "avxvnni", as g++ 12 does not. Bit 4 of EAX, leaf 7, subleaf 1.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
+}
+
 }  // namespace
 #elif defined(__aarch64__) && defined(__linux__)
 namespace {
@@ -80,6 +86,26 @@ bool has_sve512() {
 
 }  // namespace
 #endif
+
+bool host_has(Extension extension) {
+  switch (extension) {
+    case Extension::none:
+      return true;
+    case Extension::avx_vnni:
+#if defined(__x86_64__)
+      return (host_isas() & bit(Isa::avx2)) != 0 && has_avx_vnni();
+#else
+      return false;
+#endif
+    case Extension::avx512_vnni:
+#if defined(__x86_64__)
+      return (host_isas() & bit(Isa::avx512)) != 0 && __builtin_cpu_supports("avx512vnni");
+#else
+      return false;
+#endif
+  }
+  return false;
+}
 
 IsaSet host_isas() {
   IsaSet set = bit(Isa::reference);
