@@ -11,7 +11,6 @@ namespace kumiko::kernels {
 #define KUMIKO_INT8_SCORES(name, isa, extension, mr, lanes, per_step, has_starts, widths) \
   void name##_query(const Int8QueryArgs&) noexcept;                                       \
   void name##_key(const Int8KeyArgs&) noexcept;                                           \
-  void name##_rows(const Int8RowsArgs&) noexcept;                                         \
   extern "C" {                                                                            \
   KUMIKO_INT8_SCORES_##widths(name)                                                       \
   }
@@ -26,10 +25,9 @@ std::span<const Int8ScoresKernel> int8_scores_kernels() {
   { name##_tile_1, name##_tile_2, name##_tile_3 }
 #define KUMIKO_INT8_SCORES_1(name) \
   { name##_tile_1, nullptr, nullptr }
-#define KUMIKO_INT8_SCORES(name, isa, extension, mr, lanes, per_step, has_starts, widths)       \
-  {#name,      Isa::isa,   Extension::extension, mr,         lanes,                             \
-   per_step,   has_starts, name##_query,         name##_key, KUMIKO_INT8_SCORES_##widths(name), \
-   name##_rows},
+#define KUMIKO_INT8_SCORES(name, isa, extension, mr, lanes, per_step, has_starts, widths) \
+  {#name,    Isa::isa,   Extension::extension, mr,         lanes,                         \
+   per_step, has_starts, name##_query,         name##_key, KUMIKO_INT8_SCORES_##widths(name)},
 #include "kernels/int8_scores/kernels.inc"
 #undef KUMIKO_INT8_SCORES
   };

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores of int8 queries and keys, each row of which has a scale of its own:
 //
-//   s = round(round(float(q . k) * query factor) * key factor)
+//   s = round(float(q . k) * round(query factor * key factor))
 //
 // q . k is a sum of at most 576 products of at most 2^14: it is exact in int32, whatever the order, and exact
-// as f32. So every row of the table, tile or decode, gives the same bits. The query's factor is its scale
-// times scale * log2(e), rounded once; the key's is its scale.
+// as f32. So every row of the table gives the same bits, and so do tiles with queries in the lanes and, in
+// decode, the same with keys in them. The query's factor is its scale times scale * log2(e), rounded once;
+// the key's is its scale.
 //
 // Operands of tiles are in steps of 4 bytes, as those of gemm.h: 4 dims, or 2 that are widened to int16;
 // missing ones are 0. An instruction that multiplies unsigned by signed bytes takes queries plus 128, and a
@@ -16,7 +17,6 @@
 #include <span>
 
 #include "kernels/cpu.h"
-#include "kernels/decode/decode.h"
 #include "kernels/gemm/gemm.h"
 
 namespace kumiko::kernels {
@@ -40,23 +40,7 @@ struct Int8KeyArgs {
   void* dst;
 };
 
-/// Few queries against row-major keys.
-struct Int8RowsArgs {
-  const std::int16_t* q;  ///< [rows][q_stride], 0 from dim on
-  std::int64_t q_stride;  ///< dim rounded up to kInt8Chunk
-  const float* q_factor;  ///< [rows]
-  RowGroups k;            ///< [kv][dim]
-  const float* k_factor;  ///< [kv]
-  std::int64_t rows;
-  std::int64_t dim;
-  std::int64_t kv;
-  float* scores;  ///< out: [rows][score_stride]
-  std::int64_t score_stride;
-  RowList rows_ahead;  ///< the keys, then their values
-  FetchDistances fetch;
-};
-/// Dims that Int8RowsArgs takes at a time.
-inline constexpr std::int64_t kInt8Chunk = 32;
+inline constexpr std::int64_t kMaxInt8Lanes = 48;  ///< of any tile
 
 struct Int8ScoresKernel {
   const char* name;
@@ -71,10 +55,11 @@ struct Int8ScoresKernel {
   /// C = scores, by vectors of queries - 1. k counts steps; c_scale and row_scale are the factors; c_max, if
   /// given, is raised as by init_max.
   GemmFunction tile[3];
-  void (*rows)(const Int8RowsArgs&) noexcept;
 
   std::int64_t steps(std::int64_t dim) const { return (dim + per_step - 1) / per_step; }
   std::int64_t query_bytes(std::int64_t dim, std::int64_t nr) const { return steps(dim) * nr * 4; }
+  /// Of the widest tile.
+  std::int64_t most_lanes() const { return lanes * (tile[2] ? 3 : tile[1] ? 2 : 1); }
   /// Of a panel of mr keys.
   std::int64_t panel_bytes(std::int64_t dim) const { return (steps(dim) + has_starts) * mr * 4; }
 };

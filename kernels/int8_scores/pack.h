@@ -1,55 +1,93 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of int8_scores.h for any shape of tile, and the scores of few rows. Compilers vectorise the loops
-// over dims in each ISA's own file.
+// Panels of int8_scores.h for any shape of tile. A form says what a step of 4 bytes holds: it reads a vector
+// of steps, or one.
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
-#include "kernels/decode/rows.h"
 #include "kernels/int8_scores/int8_scores.h"
-#include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {
 namespace {  // as in the vector types' headers: one copy per ISA file
 
-/// What a lane holds: signed bytes, the same plus 128 for instructions that want them unsigned, or int16.
-enum class Int8Form : std::uint8_t { bytes, bytes_plus_128, pairs };
-
-/// Writes the steps of a row to dst, `to_next` bytes apart.
-template <Int8Form kForm>
-inline void write_steps(const std::int8_t* src, std::int64_t dim, std::byte* dst, std::int64_t to_next) {
-  constexpr std::int64_t kPerStep = kForm == Int8Form::pairs ? 2 : 4;
-  const auto group = [&](const std::int8_t* from) {
-    std::uint32_t bits = 0;
-    std::memcpy(&bits, from, static_cast<std::size_t>(kPerStep));
-    if constexpr (kForm == Int8Form::bytes_plus_128) bits ^= 0x80808080u;
-    if constexpr (kForm == Int8Form::pairs) {
-      const auto low = static_cast<std::uint16_t>(static_cast<std::int8_t>(bits & 0xffu)),
-                 high = static_cast<std::uint16_t>(static_cast<std::int8_t>(bits >> 8));
-      bits = static_cast<std::uint32_t>(high) << 16 | low;
-    }
-    return bits;
-  };
-  std::int64_t d = 0;
-  for (; d + kPerStep <= dim; d += kPerStep, dst += to_next) {
-    const std::uint32_t bits = group(src + d);
-    std::memcpy(dst, &bits, sizeof bits);
+/// Four dims as they are, read step by step.
+struct ScalarBytes {
+  static constexpr std::int64_t kPerStep = 4;
+  static std::uint32_t step(std::uint32_t bytes) { return bytes; }
+};
+/// The same plus 128, for instructions that take them as unsigned.
+struct ScalarUnsigned {
+  static constexpr std::int64_t kPerStep = 4;
+  static std::uint32_t step(std::uint32_t bytes) { return bytes ^ 0x80808080u; }
+};
+/// Two dims as int16.
+struct ScalarPairs {
+  static constexpr std::int64_t kPerStep = 2;
+  static std::uint32_t step(std::uint32_t bytes) {
+    const auto low = static_cast<std::uint16_t>(static_cast<std::int8_t>(bytes & 0xffu)),
+               high = static_cast<std::uint16_t>(static_cast<std::int8_t>(bytes >> 8 & 0xffu));
+    return static_cast<std::uint32_t>(high) << 16 | low;
   }
-  if (d == dim) return;
-  std::int8_t rest[4] = {};
-  std::memcpy(rest, src + d, static_cast<std::size_t>(dim - d));
-  const std::uint32_t bits = group(rest);
-  std::memcpy(dst, &bits, sizeof bits);
+};
+/// Those with whole vectors: V, load() of lanes * kPerStep dims.
+template <class Form>
+concept VectorForm = requires(const std::int8_t* row) {
+  Form::load(row);
+};
+
+/// The steps of dims [0, dim) of a row, `to_next` bytes apart.
+template <class Form>
+inline void write_steps(const std::int8_t* src, std::int64_t dim, std::byte* dst, std::int64_t to_next) {
+  for (std::int64_t d = 0; d < dim; d += Form::kPerStep, dst += to_next) {
+    std::uint32_t bytes = 0;
+    std::memcpy(&bytes, src + d,
+                static_cast<std::size_t>(dim - d < Form::kPerStep ? dim - d : Form::kPerStep));
+    bytes = Form::step(bytes);
+    std::memcpy(dst, &bytes, sizeof bytes);
+  }
 }
 
-template <Int8Form kForm>
+/// Whole vectors of steps of `lanes` rows, transposed: store(step, vector) for each step. Returns the dims
+/// that this took.
+template <class Form, class RowAt, class Store>
+inline std::int64_t transpose_rows(std::int64_t dim, RowAt row_at, Store store) {
+  using V = typename Form::V;
+  constexpr std::int64_t kDims = V::kLanes * Form::kPerStep;
+  std::int64_t d = 0;
+  for (; d + kDims <= dim; d += kDims) {
+    typename V::Reg x[V::kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < V::kLanes; ++i) x[i] = Form::load(row_at(i) + d);
+    V::transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < V::kLanes; ++i) store(d / Form::kPerStep + i, x[i]);
+  }
+  return d;
+}
+
+template <class Form>
 void pack_int8_queries(const Int8QueryArgs& args) {
-  constexpr std::int64_t kPerStep = kForm == Int8Form::pairs ? 2 : 4;
   auto* const dst = static_cast<std::byte*>(args.dst);
-  if (args.rows_used < args.nr)
-    std::memset(dst, 0, static_cast<std::size_t>((args.dim + kPerStep - 1) / kPerStep * args.nr * 4));
-  for (std::int64_t n = 0; n < args.rows_used; ++n)
-    write_steps<kForm>(static_cast<const std::int8_t*>(args.rows[n]), args.dim, dst + n * 4, args.nr * 4);
+  const std::int64_t row_bytes = args.nr * 4, steps = (args.dim + Form::kPerStep - 1) / Form::kPerStep;
+  if (args.rows_used < args.nr) std::memset(dst, 0, static_cast<std::size_t>(steps * row_bytes));
+  const auto row = [&](std::int64_t n) { return static_cast<const std::int8_t*>(args.rows[n]); };
+  const auto write_from = [&](std::int64_t n, std::int64_t d) {
+    write_steps<Form>(row(n) + d, args.dim - d, dst + d / Form::kPerStep * row_bytes + n * 4, row_bytes);
+  };
+  std::int64_t n = 0;
+  if constexpr (VectorForm<Form>) {
+    using V = typename Form::V;
+    for (; n + V::kLanes <= args.rows_used; n += V::kLanes) {
+      const std::int64_t done = transpose_rows<Form>(
+          args.dim, [&](int i) { return row(n + i); },
+          [&](std::int64_t step, typename V::Reg x) {
+            V::store(reinterpret_cast<float*>(dst + step * row_bytes + n * 4), x);
+          });
+      for (int i = 0; i < V::kLanes && done < args.dim; ++i) write_from(n + i, done);
+    }
+  }
+  for (; n < args.rows_used; ++n) write_from(n, 0);
 }
 
 inline std::int32_t sum_of(const std::int8_t* row, std::int64_t dim) {
@@ -58,65 +96,49 @@ inline std::int32_t sum_of(const std::int8_t* row, std::int64_t dim) {
   return sum;
 }
 
-/// `kStarts`: for queries plus 128.
-template <Int8Form kForm, int kMr, bool kStarts>
+template <class Form, int kMr, bool kStarts>
 void pack_int8_keys(const Int8KeyArgs& args) {
-  constexpr std::int64_t kPerStep = kForm == Int8Form::pairs ? 2 : 4, kRow = kMr * 4;
-  const auto* const src = static_cast<const std::int8_t*>(args.src);
-  auto* dst = static_cast<std::byte*>(args.dst);
-  const std::int64_t bytes = ((args.dim + kPerStep - 1) / kPerStep + kStarts) * kRow;
-  for (std::int64_t first = 0; first < args.rows; first += kMr, dst += bytes) {
-    const std::int64_t rows = args.rows - first < kMr ? args.rows - first : kMr;
-    if (rows < kMr) std::memset(dst, 0, static_cast<std::size_t>(bytes));
-    for (std::int64_t m = 0; m < rows; ++m) {
-      const std::int8_t* const row = src + (first + m) * args.stride;
-      std::byte* const to = dst + m * 4;
-      if constexpr (kStarts) {
-        const std::int32_t start = -128 * sum_of(row, args.dim);
-        std::memcpy(to, &start, sizeof start);
-      }
-      write_steps<kForm>(row, args.dim, to + (kStarts ? kRow : 0), kRow);
+  constexpr std::int64_t kRow = kMr * 4;
+  const std::int64_t bytes = ((args.dim + Form::kPerStep - 1) / Form::kPerStep + kStarts) * kRow;
+  auto* const dst = static_cast<std::byte*>(args.dst);
+  const auto row = [&](std::int64_t j) {
+    return static_cast<const std::int8_t*>(args.src) + j * args.stride;
+  };
+  const auto panel = [&](std::int64_t j) { return dst + j / kMr * bytes + kStarts * kRow; };
+  const auto write_from = [&](std::int64_t j, std::int64_t d) {
+    std::byte* const to = panel(j) + j % kMr * 4;
+    write_steps<Form>(row(j) + d, args.dim - d, to + d / Form::kPerStep * kRow, kRow);
+    if constexpr (kStarts) {
+      const std::int32_t start = -128 * sum_of(row(j), args.dim);
+      std::memcpy(to - kRow, &start, sizeof start);
+    }
+  };
+  if (args.rows % kMr != 0) std::memset(dst + args.rows / kMr * bytes, 0, static_cast<std::size_t>(bytes));
+  std::int64_t j = 0;
+  if constexpr (VectorForm<Form>) {
+    using V = typename Form::V;
+    static_assert(V::kLanes == 2 * kMr);  // two panels
+    for (; j + V::kLanes <= args.rows; j += V::kLanes) {
+      const std::int64_t done = transpose_rows<Form>(
+          args.dim, [&](int i) { return row(j + i); },
+          [&](std::int64_t step, typename V::Reg x) {
+            V::store_halves(reinterpret_cast<float*>(panel(j) + step * kRow),
+                            reinterpret_cast<float*>(panel(j + kMr) + step * kRow), x);
+          });
+      for (int i = 0; i < V::kLanes && (kStarts || done < args.dim); ++i) write_from(j + i, done);
     }
   }
-}
-
-inline std::int32_t chunk_product(const std::int16_t* q, const std::int16_t* k, std::int64_t dims) {
-  std::int32_t sum = 0;
-  for (std::int64_t at = 0; at < dims; at += kInt8Chunk) {
-    for (std::int64_t d = 0; d < kInt8Chunk; ++d)
-      sum += static_cast<std::int32_t>(q[at + d]) * static_cast<std::int32_t>(k[at + d]);
-  }
-  return sum;
-}
-
-inline void int8_rows(const Int8RowsArgs& args) {
-  constexpr std::int64_t kMostDims = 576;  // of any head
-  alignas(64) std::int16_t key[kMostDims];
-  std::memset(key + args.dim, 0, static_cast<std::size_t>(args.q_stride - args.dim) * sizeof *key);
-  RowFetcher ahead(args.rows_ahead, args.fetch.keys, 1, 1);
-  const std::int64_t lines = lines_of_row(args.dim);
-  for (std::int64_t j = 0; j < args.kv; ++j) {
-    const auto* const row = row_of<std::int8_t>(args.k, j);
-    for (std::int64_t line = 0; line < lines; ++line) ahead.fetch_line();
-    for (std::int64_t d = 0; d < args.dim; ++d) key[d] = row[d];
-    for (std::int64_t r = 0; r < args.rows; ++r) {
-      const std::int32_t sum = chunk_product(args.q + r * args.q_stride, key, args.q_stride);
-      args.scores[r * args.score_stride + j] = static_cast<float>(sum) * args.q_factor[r] * args.k_factor[j];
-    }
-  }
+  for (; j < args.rows; ++j) write_from(j, 0);
 }
 
 }  // namespace
 }  // namespace kumiko::kernels
 
-/// A row's functions beside its tiles. Keys are never offset.
+/// A row's functions beside its tiles.
 #define KUMIKO_INT8_PANELS(name, query_form, key_form, mr, has_starts) \
   void name##_query(const Int8QueryArgs& args) noexcept {              \
-    pack_int8_queries<Int8Form::query_form>(args);                     \
+    pack_int8_queries<query_form>(args);                               \
   }                                                                    \
   void name##_key(const Int8KeyArgs& args) noexcept {                  \
-    pack_int8_keys<Int8Form::key_form, mr, has_starts>(args);          \
-  }                                                                    \
-  void name##_rows(const Int8RowsArgs& args) noexcept {                \
-    int8_rows(args);                                                   \
+    pack_int8_keys<key_form, mr, has_starts>(args);                    \
   }

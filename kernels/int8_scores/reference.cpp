@@ -4,7 +4,7 @@
 
 namespace kumiko::kernels {
 
-KUMIKO_INT8_PANELS(int8_scores_reference, bytes, bytes, 4, false)
+KUMIKO_INT8_PANELS(int8_scores_reference, ScalarBytes, ScalarBytes, 4, false)
 
 extern "C" void int8_scores_reference_tile_1(const GemmArgs* args) noexcept {
   constexpr int kMr = 4, kNr = 8, kPerStep = 4;
@@ -18,7 +18,7 @@ extern "C" void int8_scores_reference_tile_1(const GemmArgs* args) noexcept {
           for (int i = 0; i < kPerStep; ++i)
             sum += a[(k * kMr + m) * kPerStep + i] * b[(k * kNr + n) * kPerStep + i];
         }
-        const float score = static_cast<float>(sum) * args->c_scale[n] * args->row_scale[panel * kMr + m];
+        const float score = static_cast<float>(sum) * (args->c_scale[n] * args->row_scale[panel * kMr + m]);
         args->c[(panel * kMr + m) * kNr + n] = score;
         if (args->c_max && score > args->c_max[n]) args->c_max[n] = score;
       }

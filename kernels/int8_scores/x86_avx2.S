@@ -33,10 +33,10 @@
 .macro broadcast_factor_one n, offset
   vbroadcastss ymm\n, dword ptr [r9 + \offset]
 .endm
-.macro score_one acc, query, key
+.macro score_one acc, key, offset, factor
+  vmulps ymm\factor, ymm\key, [r11 + \offset]
   vcvtdq2ps ymm\acc, ymm\acc
-  vmulps ymm\acc, ymm\acc, ymm\query
-  vmulps ymm\acc, ymm\acc, ymm\key
+  vmulps ymm\acc, ymm\acc, ymm\factor
 .endm
 .macro store_one n, offset
   vmovups [rcx + \offset], ymm\n
@@ -130,17 +130,12 @@
   jnz 4b
 5:
   mov r11, [rdi + 48]     // factors of the queries
-  .set j, 0
-  .rept \nv
-    load_factor_one %(12 + j), %(32 * j)
-    .set j, j + 1
-  .endr
   .set i, 0
   .rept 4
     broadcast_factor_one 15, %(4 * i)
     .set j, 0
     .rept \nv
-      score_one %(i * \nv + j), %(12 + j), 15
+      score_one %(i * \nv + j), 15, %(32 * j), %(12 + j)
       store_one %(i * \nv + j), %(32 * (i * \nv + j))
       .set j, j + 1
     .endr

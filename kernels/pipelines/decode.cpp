@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/decode/rows.h"
 #include "kernels/pipelines/masks.h"
 #include "kernels/pipelines/pipeline.h"
 
@@ -18,7 +19,7 @@ bool copies(const KernelSet& kernels) {
 }
 
 struct Scratch {
-  float *q, *q_range, *k_range, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
+  float *q, *q_range, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
   KeyRuns* runs;
   KeyRun* run;  // [rows][kRowRuns]
@@ -28,19 +29,22 @@ struct Scratch {
   std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
   const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr
   std::int64_t o_stride, q_stride;
+  // Of int8 queries and keys only.
+  float *k_range, *int8_scores;  // factors of a block's keys; scores of one tile
+  std::byte *q_rows, *k_panel;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
           std::int64_t v_head_dim) {
     o_stride = round_up(v_head_dim, kernels.lanes);
-    q_stride = kernels.int8                      ? round_up(head_dim, kInt8Chunk)
-               : kernels.product == Element::f16 ? round_up(rows, kernels.lanes)
-                                                 : kernels.steps(head_dim);
     const bool is_half = kernels.product == Element::f16;
-    q_range = carver.take<float>(kernels.int8 ? rows : is_half ? q_stride : 0);
-    k_range = carver.take<float>(kernels.int8 ? kBlockKeys : 0);
-    const std::int64_t q_elements = is_half ? q_stride * head_dim : rows * q_stride,
-                       q_bytes = kernels.int8 ? 2 : kernels.step_bytes();
-    q = reinterpret_cast<float*>(carver.take<std::byte>(q_elements * q_bytes));
+    q_stride = is_half ? round_up(rows, kernels.lanes) : kernels.steps(head_dim);
+    if (kernels.int8) {
+      take_int8(carver, *kernels.int8, rows, head_dim);
+    } else {
+      q_range = carver.take<float>(is_half ? q_stride : 0);
+      q = reinterpret_cast<float*>(
+          carver.take<std::byte>((is_half ? head_dim : rows) * q_stride * kernels.step_bytes()));
+    }
     scores = carver.take<float>(rows * kBlockKeys);
     k_group = carver.take<const void*>(kMostGroups);
     v_group = carver.take<const void*>(kMostGroups);
@@ -60,6 +64,16 @@ struct Scratch {
     const std::int64_t copied = copies(kernels) ? kBlockKeys : 0;
     k = carver.take<std::byte>(copied * head_dim * bytes_of(kernels.types.key));
     v = carver.take<std::byte>(copied * v_head_dim * bytes_of(kernels.types.value));
+  }
+
+  void take_int8(Carver& carver, const Int8ScoresKernel& int8, std::int64_t rows, std::int64_t head_dim) {
+    const std::int64_t panel_rows = round_up(rows, int8.mr);
+    q_range = carver.take<float>(panel_rows);
+    q = reinterpret_cast<float*>(carver.take<std::byte>(panel_rows / int8.mr * int8.panel_bytes(head_dim)));
+    q_rows = carver.take<std::byte>(rows * head_dim);
+    k_range = carver.take<float>(kBlockKeys);
+    k_panel = carver.take<std::byte>(int8.query_bytes(head_dim, int8.most_lanes()));
+    int8_scores = carver.take<float>(panel_rows * int8.most_lanes());
   }
 
   static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
@@ -136,16 +150,18 @@ class Decode {
     for (std::int64_t r = 0; r < rows_; ++r)
       set_query(kernels_, head_, task_.row_begin + r, s_.q + r * s_.q_stride);
   }
-  /// The queries widened to int16, and their factors.
+  /// Queries in the place of a tile's keys: keys are in the lanes here.
   void set_int8_queries() const {
-    auto* to = reinterpret_cast<std::int16_t*>(s_.q);
-    for (std::int64_t r = 0; r < rows_; ++r, to += s_.q_stride) {
-      const auto* const from =
-          static_cast<const std::int8_t*>(head_.q_row(kernels_.types.query, task_.row_begin + r));
-      std::copy_n(from, head_.head_dim, to);
-      std::fill(to + head_.head_dim, to + s_.q_stride, std::int16_t{0});
+    const Int8ScoresKernel& int8 = *kernels_.int8;
+    auto* to = reinterpret_cast<std::byte*>(s_.q);
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      // Rows that lie anywhere are gathered first: a panel's lie in step.
+      std::memcpy(s_.q_rows + r * head_.head_dim, head_.q_row(kernels_.types.query, task_.row_begin + r),
+                  static_cast<std::size_t>(head_.head_dim));
       s_.q_range[r] = head_.q_factor(task_.row_begin + r);
     }
+    std::fill(s_.q_range + rows_, s_.q_range + round_up(rows_, int8.mr), 0.0f);
+    int8.key({s_.q_rows, head_.head_dim, rows_, head_.head_dim, to});
   }
   /// The queries as tiles have them, side by side.
   void set_panels_of_queries() const {
@@ -260,12 +276,39 @@ class Decode {
   }
 
   void score(const KeyRange& block) const {
-    if (!kernels_.int8)
-      return (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
+    if (kernels_.int8) return score_int8(block);
+    (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
+  }
+  /// Scores of the block's keys, a tile's lanes at a time.
+  void score_int8(const KeyRange& block) const {
+    const Int8ScoresKernel& int8 = *kernels_.int8;
     head_.k_factors(block.first, block.last, s_.k_range);
-    kernels_.int8->rows({reinterpret_cast<const std::int16_t*>(s_.q), s_.q_stride, s_.q_range, scores_.k,
-                         s_.k_range, rows_, head_.head_dim, scores_.kv, s_.scores, kBlockKeys,
-                         scores_.rows_ahead, scores_.fetch});
+    std::fill(s_.k_range + scores_.kv, s_.k_range + round_up(scores_.kv, int8.lanes), 0.0f);
+    RowFetcher ahead(scores_.rows_ahead, scores_.fetch.keys, 1, 1);
+    const std::int64_t lines = lines_of_row(head_.head_dim), panels = (rows_ + int8.mr - 1) / int8.mr;
+    for (std::int64_t first = 0, nr = 0; first < scores_.kv; first += nr) {
+      const std::int64_t left = scores_.kv - first, used = min_of(left, int8.most_lanes());
+      nr = round_up(used, int8.lanes);
+      const void* rows[kMaxInt8Lanes];
+      for (std::int64_t n = 0; n < used; ++n) {
+        rows[n] = row_of<std::int8_t>(scores_.k, first + n);
+        for (std::int64_t line = 0; line < lines; ++line) ahead.fetch_line();
+      }
+      int8.query({rows, used, nr, head_.head_dim, s_.k_panel});
+      const GemmArgs args{s_.q,
+                          int8.panel_bytes(head_.head_dim),
+                          s_.k_panel,
+                          s_.int8_scores,
+                          int8.steps(head_.head_dim),
+                          panels,
+                          s_.k_range + first,
+                          nullptr,
+                          s_.q_range};
+      int8.tile[nr / int8.lanes - 1](&args);
+      for (std::int64_t r = 0; r < rows_; ++r)
+        std::memcpy(s_.scores + r * kBlockKeys + first, s_.int8_scores + r * nr,
+                    static_cast<std::size_t>(used) * sizeof(float));
+    }
   }
 
   /// The block's rows of K or V, where they lie or in `copy`.
