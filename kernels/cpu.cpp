@@ -88,22 +88,16 @@ bool has_sve512() {
 #endif
 
 bool host_has(Extension extension) {
-  switch (extension) {
-    case Extension::none:
-      return true;
-    case Extension::avx_vnni:
+  if (extension == Extension::none) return true;
 #if defined(__x86_64__)
-      return (host_isas() & bit(Isa::avx2)) != 0 && has_avx_vnni();
-#else
-      return false;
+  const IsaSet isas = host_isas();
+  if (extension == Extension::avx_vnni) return (isas & bit(Isa::avx2)) != 0 && has_avx_vnni();
+  if (extension == Extension::avx512_vnni)
+    return (isas & bit(Isa::avx512)) != 0 && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  if (extension == Extension::neon_dot) return (getauxval(AT_HWCAP) & kDotProduct) != 0;
 #endif
-    case Extension::avx512_vnni:
-#if defined(__x86_64__)
-      return (host_isas() & bit(Isa::avx512)) != 0 && __builtin_cpu_supports("avx512vnni");
-#else
-      return false;
-#endif
-  }
   return false;
 }
 

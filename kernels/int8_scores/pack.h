@@ -117,13 +117,16 @@ void pack_int8_keys(const Int8KeyArgs& args) {
   std::int64_t j = 0;
   if constexpr (VectorForm<Form>) {
     using V = typename Form::V;
-    static_assert(V::kLanes == 2 * kMr);  // two panels
+    static_assert(V::kLanes == 2 * kMr || kMr % V::kLanes == 0);  // two panels, or a part of one
     for (; j + V::kLanes <= args.rows; j += V::kLanes) {
       const std::int64_t done = transpose_rows<Form>(
           args.dim, [&](int i) { return row(j + i); },
           [&](std::int64_t step, typename V::Reg x) {
-            V::store_halves(reinterpret_cast<float*>(panel(j) + step * kRow),
-                            reinterpret_cast<float*>(panel(j + kMr) + step * kRow), x);
+            float* const low = reinterpret_cast<float*>(panel(j) + j % kMr * 4 + step * kRow);
+            if constexpr (V::kLanes > kMr)
+              V::store_halves(low, reinterpret_cast<float*>(panel(j + kMr) + step * kRow), x);
+            else
+              V::store(low, x);
           });
       for (int i = 0; i < V::kLanes && (kStarts || done < args.dim); ++i) write_from(j + i, done);
     }

@@ -13,6 +13,7 @@
 
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/panels.h"
+#include "kernels/int8_scores/int8_scores.h"
 #include "kernels/pack/pack.h"
 #include "kernels/softmax/rows.h"
 #include "tests/kernels/rows.h"
@@ -181,6 +182,27 @@ TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
   }
 }
 
+struct PreservedRegistersOfInt8Scores : ::testing::TestWithParam<kernels::Int8ScoresKernel> {};
+
+TEST_P(PreservedRegistersOfInt8Scores, HoldWhatTheyHeld) {
+  const kernels::Int8ScoresKernel& row = GetParam();
+  if (!host_has(row.extension)) GTEST_SKIP() << "not on this machine";
+  const std::vector<std::uint8_t> a(12 * 64 * 4, 0x01), b(12 * 64 * 4, 0x01);
+  const std::vector<float> factors(64, 1.0f);
+  for (const std::int64_t k : {1, 3, 4, 9}) {
+    for (int vectors = 1; vectors <= 3 && row.tile[vectors - 1]; ++vectors) {
+      std::vector<float> c(64 * 64), max(64);
+      const GemmArgs args{a.data(), (k + 1) * row.mr * 4, b.data(),   c.data(),      k,
+                          1,        factors.data(),       max.data(), factors.data()};
+      SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " vectors " << vectors);
+      call_and_check(row.tile[vectors - 1], args);
+      EXPECT_NE(c.front(), 0.0f) << "not run";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfInt8Scores,
+                         ::testing::ValuesIn(host_rows(kernels::int8_scores_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack,
                          ::testing::ValuesIn(host_rows_but_half(kernels::pack_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfRows,
