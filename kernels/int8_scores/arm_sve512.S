@@ -21,8 +21,10 @@
 .macro store_column_one n, index
   st1w {z\n\().s}, p0, [x9, \index, mul vl]
 .endm
+// The larger one, the old one of two zeros: an integer of 0 times a negative factor is -0, which FMAXNM would tell from +0.
 .macro max_one n, acc
-  fmaxnm z\n\().s, p0/m, z\n\().s, z\acc\().s
+  fcmgt p1.s, p0/z, z\acc\().s, z\n\().s
+  mov z\n\().s, p1/m, z\acc\().s
 .endm
 // The score of accumulator N: query factors in z24.., the key's in z27.
 .macro score_one n, query, index

@@ -38,11 +38,12 @@ void int8_tile(const GemmArgs& args) {
         const float32x4_t factor = vmulq_n_f32(vld1q_f32(query + 4 * j), key[m]),
                           score = vmulq_f32(vcvtq_f32_s32(sums[m][j]), factor);
         vst1q_f32(c + m * kNr + 4 * j, score);
-        most[j] = vmaxnmq_f32(most[j], score);
+        most[j] = vbslq_f32(vcgtq_f32(score, most[j]), score, most[j]);  // which keeps a zero's sign
       }
     }
+    if (!args.c_max) continue;
 #pragma GCC unroll 3
-    for (int j = 0; j < kVectors && args.c_max; ++j) vst1q_f32(args.c_max + 4 * j, most[j]);
+    for (int j = 0; j < kVectors; ++j) vst1q_f32(args.c_max + 4 * j, most[j]);
   }
 }
 

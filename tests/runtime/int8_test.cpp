@@ -374,6 +374,20 @@ TEST_P(Int8, WhatIsNotThereIsUnsupported) {
   EXPECT_EQ(status.message(), "q.dtype is i8; fused_gemm has no int8 operands, expected f32, bf16 or f16");
 }
 
+TEST_P(Int8, KeysInTilesAreUnsupported) {
+  const Int8Problem problem(shape(4, 32, 16, 20));
+  const std::int32_t table[] = {0}, used[] = {32};
+  AttentionArgs args = problem.args();
+  args.block_table = table, args.max_pages = 1, args.seqused_k = used;
+  args.key_layout = KeyLayout::tiles_of_16;
+  problem.wide.poison_outputs();
+  const Status status = attention_forward(context, args);
+  EXPECT_EQ(status.code(), Code::unsupported);
+  EXPECT_EQ(status.message(),
+            "key_layout is tiles_of_16 (1); expected rows (0), as keys of i8 lie in rows alone");
+  EXPECT_TRUE(problem.wide.outputs_untouched());
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, Int8, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
