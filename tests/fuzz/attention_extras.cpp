@@ -61,7 +61,7 @@ void AttentionProblem::draw_row_max(Input& input) {
 }
 
 // The bytes of the queries and keys as int8, of which there are as many elements or more. Scales are the
-// slopes of ALiBi, where these are enough, or one for all.
+// slopes of ALiBi, where these are enough, or one for all, and small: scores stay below 1000.
 void AttentionProblem::draw_int8(Input& input) {
   const int how = input.byte();
   if ((how & 3) != 3 || args_.key_layout != KUMIKO_KEY_ROWS) return;
@@ -69,10 +69,12 @@ void AttentionProblem::draw_int8(Input& input) {
   Buffer& scales = buffers_[kSlopes];
   if (how & 4 && scales.size() >= sizeof(float)) {
     args_.q_scale = args_.k_scale = static_cast<const float*>(scales.data());
-    if (!args_.alibi_slopes) scales.sprinkle(21, 1, 1.0 / 64);
+    scales.sprinkle(21, 1, 1.0 / 64);
     const auto heads = static_cast<std::int64_t>(scales.size() / sizeof(float));
     if (how & 8 && args_.q.shape[1] <= heads) args_.q_scale_stride[1] = 1;
     if (how & 16 && args_.k.shape[1] <= heads) args_.k_scale_stride[1] = 1;
+  } else {
+    args_.scale = 1.0f / 4096;
   }
   if (how & 32) args_.precision = KUMIKO_PRECISION_INT8;
 }
