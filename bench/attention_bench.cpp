@@ -17,6 +17,7 @@
 #include "bench/benchmark_rounds.h"
 #include "bench/ceilings.h"
 #include "bench/contexts.h"
+#include "bench/int8_operands.h"
 #include "bench/machine_peak.h"
 #include "bench/shapes.h"
 #include "bench/workload.h"
@@ -66,6 +67,48 @@ void attention(benchmark::State& state, const Case& c, const FmaRow& row, int th
   }
   workload.verify();
   if (!workload.error().empty()) state.SkipWithError(workload.error().c_str());
+}
+
+// The same call with queries and keys as int8, in turn with products of f32. The rate and the limit are those
+// of f32 products on all bytes, so that a row says what int8 gains.
+void int8(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
+  Problem& problem = problem_of(c);
+  static std::unique_ptr<Int8Operands> operands;
+  static const Problem* problem_of_operands = nullptr;
+  static std::string name_of_operands;
+  if (problem_of_operands != &problem || name_of_operands != problem.shape().name) {
+    operands.reset();
+    operands = std::make_unique<Int8Operands>(problem);
+    problem_of_operands = &problem, name_of_operands = problem.shape().name;
+  }
+  const auto with = [&](const auto& change) -> Workload {
+    Context context;
+    Plan planned;
+    Status status = context_for(row.isa, threads, &context);
+    if (status.ok()) status = plan(context, change(problem.args(0)), &planned);
+    return {problem,
+            [=](const AttentionArgs& args) { return status.ok() ? planned.run(change(args)) : status; }};
+  };
+  Workload standard = with([](AttentionArgs args) {
+    args.precision = Precision::standard;
+    return args;
+  });
+  Workload own = with([](const AttentionArgs& args) { return operands->args(args); });
+  const std::vector<int> cpus = first_cores(threads);
+  const ScopedAffinity affinity(cpus);
+  std::vector<double> gains;
+  const auto seconds = [&] {
+    const double others = standard.seconds_per_run(kWorkWindow, clock_of(threads)),
+                 owns = own.seconds_per_run(kWorkWindow, clock_of(threads));
+    gains.push_back(others / owns);
+    return owns;
+  };
+  report_limit(state, problem.work(), seconds, [&] { return both_ceilings(row, threads, problem.cache()); });
+  for (Workload* w : {&standard, &own}) {
+    w->verify();
+    if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
+  }
+  state.counters["over_f32"] = median(gains);
 }
 
 // How much faster `threads` threads are than one: rounds of one, all, one, in wall time. `peak_speedup` is
@@ -203,6 +246,15 @@ void register_all() {
           ->Iterations(kCallRounds);
     }
     const bool bf16_only = std::string(row.isa) == "avx512_bf16";  // its other types run avx512's kernels
+    for (const Case& c : int8_cases()) {
+      if (slow || bf16_only) continue;
+      for (int t : counts)
+        benchmark::RegisterBenchmark((c.shape.name + "/" + row.isa + "/t" + std::to_string(t)).c_str(), int8,
+                                     c, row, t)
+            ->UseManualTime()
+            ->Unit(benchmark::kMillisecond)
+            ->Iterations(kCallRounds);
+    }
     for (const Case& c : cases()) {
       if (bf16_only && c.shape.type != DataType::bf16) continue;
       for (int t : counts) {

@@ -65,11 +65,12 @@ Problem::Problem(const Shape& shape, std::size_t cache_bytes)
   q_.resize(static_cast<std::size_t>(rows * shape.head_dim * bytes));
   out_.resize(static_cast<std::size_t>(rows * shape.v_head_dim * bytes));
   Random random(kSeed);
+  const auto element = [&](float x) { return shape.is_int8 ? std::nearbyint(x / kInt8Step) * kInt8Step : x; };
   for (std::size_t i = 0; i < q_.size(); i += static_cast<std::size_t>(bytes))
-    store_rounded(shape.type, random.uniform(), q_.data() + i);
+    store_rounded(shape.type, element(random.uniform()), q_.data() + i);
   for (std::int64_t i = 0; i < kKinds * shape.head_dim; ++i) {
     std::byte rounded[4];
-    store_rounded(shape.type, kKeySize * random.uniform(), rounded);
+    store_rounded(shape.type, element(kKeySize * random.uniform()), rounded);
     kind_keys_.push_back(load_widened(shape.type, rounded));
   }
   kinds_.resize(static_cast<std::size_t>(sets_ * keys_of(shape)));

@@ -39,8 +39,11 @@ struct Shape {
   std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
   std::int64_t shared_keys = 0;  ///< With pages: so many at the start lie in the first sequence's, for all.
   bool bshd = false;             ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
+  bool is_int8 = false;          ///< Queries and keys are multiples of kInt8Step that int8 holds.
   bool latent = false;           ///< A key's value is the first v_head_dim elements of the key (MLA).
 };
+
+inline constexpr float kInt8Step = 0x1p-5f;
 
 /// Changes to the definition: the faults that the check must find (answers_test.cpp).
 struct Fault {

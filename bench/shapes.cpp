@@ -149,6 +149,23 @@ Shape latent_decode(DataType type, std::int64_t heads) {
   return s;
 }
 
+const std::vector<Case>& int8_cases() {
+  static const std::vector<Case> table = [] {
+    std::vector<Case> cases = {
+        dense(128, 8, 8, 1024),
+        causal(128, 8, 8, 4096),
+        decode(1, 128, 32, 8, 16384),
+        of_type(DataType::bf16, decode(1, 128, 32, 8, 16384)),
+    };
+    for (Case& c : cases) {
+      c.shape.name = "int8_" + c.shape.name;
+      c.shape.is_int8 = true;
+    }
+    return cases;
+  }();
+  return table;
+}
+
 const std::vector<Case>& tile_cases() {
   static const std::vector<Case> table = {
       server_decode(),

@@ -25,6 +25,8 @@ const std::vector<Case>& server_cases();
 
 /// Those that it also measures with keys in tiles.
 const std::vector<Case>& tile_cases();
+/// Calls with queries and keys that int8 holds.
+const std::vector<Case>& int8_cases();
 
 /// A decode step of multi-head latent attention (DeepSeek-V2 and later): `heads` query heads of 576 over 4096
 /// latents, whose first 512 elements are the values.

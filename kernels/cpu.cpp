@@ -62,6 +62,12 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
 }
 
+// Nor "avxvnni", as g++ 12 does not. Bit 4 of EAX, leaf 7, subleaf 1.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
+}
+
 }  // namespace
 #elif defined(__aarch64__) && defined(__linux__)
 namespace {
@@ -80,6 +86,20 @@ bool has_sve512() {
 
 }  // namespace
 #endif
+
+bool host_has(Extension extension) {
+  if (extension == Extension::none) return true;
+#if defined(__x86_64__)
+  const IsaSet isas = host_isas();
+  if (extension == Extension::avx_vnni) return (isas & bit(Isa::avx2)) != 0 && has_avx_vnni();
+  if (extension == Extension::avx512_vnni)
+    return (isas & bit(Isa::avx512)) != 0 && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  if (extension == Extension::neon_dot) return (getauxval(AT_HWCAP) & kDotProduct) != 0;
+#endif
+  return false;
+}
 
 IsaSet host_isas() {
   IsaSet set = bit(Isa::reference);

@@ -24,6 +24,11 @@ constexpr Isa base_of(Isa isa) {
   return isa == Isa::avx512_bf16 ? Isa::avx512 : isa;
 }
 
+/// Integer dot products, which extend an ISA on some machines. They change no bit of a result, so that a row
+/// is chosen by what the machine has, and nobody chooses them.
+enum class Extension : std::uint8_t { none, avx_vnni, avx512_vnni, neon_dot };
+bool host_has(Extension extension);
+
 using IsaSet = std::uint32_t;
 constexpr IsaSet bit(Isa isa) {
   return IsaSet{1} << static_cast<unsigned>(isa);

@@ -8,7 +8,9 @@
 
 namespace kumiko::kernels {
 
-enum class Element : std::uint8_t { f32 = 0, bf16 = 1, f16 = 2 };
+/// i8: of queries and keys with scales (int8_scores.h) alone.
+enum class Element : std::uint8_t { f32 = 0, bf16 = 1, f16 = 2, i8 = 3 };
+/// Those that f32 holds, and rows are widened from.
 inline constexpr Element kElements[] = {Element::f32, Element::bf16, Element::f16};
 
 /// Storage of the upper half of an f32.
@@ -28,10 +30,13 @@ struct Bool8 {
 namespace {  // as in the vector types' headers: one copy per ISA file
 
 constexpr std::int64_t bytes_of(Element element) {
-  return element == Element::f32 ? 4 : 2;
+  return element == Element::f32 ? 4 : element == Element::i8 ? 1 : 2;
 }
 constexpr const char* element_name(Element element) {
-  return element == Element::f32 ? "f32" : element == Element::bf16 ? "bf16" : "f16";
+  return element == Element::f32    ? "f32"
+         : element == Element::bf16 ? "bf16"
+         : element == Element::f16  ? "f16"
+                                    : "i8";
 }
 
 inline float to_float(float x) {

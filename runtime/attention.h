@@ -31,6 +31,7 @@ enum class DataType : std::uint8_t {
   f16 = 2,      ///< IEEE 754 binary16.
   boolean = 3,  ///< One byte, 0 for false. Masks only.
   i32 = 4,      ///< 32-bit signed integer. Scores of softmax_pv only.
+  i8 = 5,       ///< 8-bit signed integer. Queries and keys of attention only, with scales (quantize_rows).
 };
 
 /// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
@@ -75,6 +76,14 @@ struct LseView {
   std::array<std::int64_t, 3> stride{};
 };
 
+/// A scale for each row of an int8 tensor, f32, logical [batch, heads, seq]: an element is its integer times
+/// the row's scale. data == nullptr: 1. Strides count elements, and one of 0 is a scale for all along it, so
+/// that {0, 0, 0} is one for the tensor.
+struct ScaleView {
+  const float* data = nullptr;
+  std::array<std::int64_t, 3> stride{};
+};
+
 /// Where the causal diagonal ends when q_len != kv_len.
 enum class CausalAlignment : std::uint8_t {
   bottom_right =
@@ -100,6 +109,8 @@ enum class Precision : std::uint8_t {
   standard = 1,  ///< f32, whatever the tensors' type.
   half = 2,  ///< The tensors' 16-bit type: bf16 pairs on avx512_bf16, f16 on sve512. No kernels for the ISA,
              ///< the type or the call: unsupported.
+  int8 = 3,  ///< q k^T of int8 queries and keys, exact in int32, and P V in f32. What `automatic` is for such
+             ///< tensors; for any other unsupported.
 };
 
 /// Unit of a log-sum-exp.
@@ -120,10 +131,11 @@ enum class KeyLayout : std::uint8_t {
 /// One attention call. Every view must stay alive until the call returns; `out`, `lse` and `row_max` must not
 /// overlap the inputs or each other.
 struct AttentionArgs {
-  ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576; f32, bf16 or f16
+  ConstTensor q;  ///< [batch, q_heads, q_len, head_dim], head_dim in 1..576; f32, bf16, f16 or i8
   ConstTensor k;  ///< [batch, kv_heads, kv_len, head_dim], q_heads a multiple of kv_heads; q's type
-  ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576; q's type
-  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0; q's type or f32
+  ConstTensor
+      v;  ///< [batch, kv_heads, kv_len, v_head_dim], v_head_dim in 1..576; q's type, or with i8 any other
+  Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0; v's type or f32
   LseView lse{};  ///< optional
 
   float scale = 0.0f;  ///< Factor on q.k; 0 means 1 / sqrt(head_dim). Must be finite.
@@ -245,6 +257,11 @@ struct AttentionArgs {
   KeyLayout key_layout = KeyLayout::rows;
 
   Precision precision = Precision::automatic;
+
+  /// Scales of the rows of q and k, whose type is then i8, of the first three sizes of q.shape and k.shape:
+  /// for keys in pages [pages, kv_heads, page_size]. Finite, or the rows that see one that is not become NaN.
+  ScaleView q_scale{};
+  ScaleView k_scale{};
 };
 
 /// Softmax of scores that were computed elsewhere, times V: out = softmax(scale * scores) v. `out` and `lse`
@@ -458,5 +475,13 @@ KUMIKO_API Status fused_gemm(const Context& context, const FusedGemmArgs& args);
 /// invalid_argument, out_of_memory.
 KUMIKO_API Status merge_states(const Context& context, std::span<const AttentionState> states,
                                const Tensor& out, const LseView& lse = {});
+
+/// Rounds each row of x to int8 with a scale of its own, as attention takes queries and keys: scale = the
+/// row's largest magnitude / 127, out = x / scale rounded to nearest even, -127..127 (docs/numerics.md). What
+/// a row becomes depends on that row alone. `x`: [batch, heads, seq, dim], f32, bf16 or f16; `out`: i8, of
+/// the same shape; `scale`: f32, [batch, heads, seq], must be given. Neither may overlap x or the other.
+/// Errors: invalid_argument, out_of_memory.
+KUMIKO_API Status quantize_rows(const Context& context, const ConstTensor& x, const Tensor& out,
+                                const LseView& scale);
 
 }  // namespace kumiko

@@ -332,4 +332,20 @@ kumiko_status kumiko_merge_states(const kumiko_context* context, const kumiko_at
   });
 }
 
+kumiko_status kumiko_quantize_rows(const kumiko_context* context, const kumiko_const_tensor* x,
+                                   const kumiko_tensor* out, float* scale, const int64_t* scale_stride) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    if (x == nullptr) return null_argument("x", "a kumiko_const_tensor");
+    if (out == nullptr) return null_argument("out", "a kumiko_tensor");
+    kumiko::ConstTensor converted;
+    kumiko::Tensor converted_out;
+    if (Status s = convert(*x, "x", &converted); !s.ok()) return s;
+    if (Status s = convert(*out, "out", &converted_out); !s.ok()) return s;
+    kumiko::LseView view{scale, {}};
+    for (std::size_t i = 0; scale_stride != nullptr && i < 3; ++i) view.stride[i] = scale_stride[i];
+    return kumiko::quantize_rows(context->context, converted, converted_out, view);
+  });
+}
+
 }  // extern "C"

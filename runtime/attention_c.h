@@ -48,8 +48,9 @@ enum {
 };
 
 /* Element type of a tensor (kumiko::DataType). KUMIKO_BOOLEAN is for masks only, KUMIKO_I32 for the scores of
- * softmax_pv only. Accumulation is always f32; results are rounded to nearest even. */
-enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3, KUMIKO_I32 = 4 };
+ * softmax_pv, KUMIKO_I8 for queries and keys of attention. Accumulation is always f32; results are rounded to
+ * nearest even. */
+enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3, KUMIKO_I32 = 4, KUMIKO_I8 = 5 };
 
 /* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */
 enum {
@@ -71,7 +72,8 @@ enum {
 enum {
   KUMIKO_PRECISION_AUTOMATIC = 0,
   KUMIKO_PRECISION_STANDARD = 1, /* f32 */
-  KUMIKO_PRECISION_HALF = 2      /* the tensors' 16-bit type */
+  KUMIKO_PRECISION_HALF = 2,     /* the tensors' 16-bit type */
+  KUMIKO_PRECISION_INT8 = 3      /* int8 queries and keys; what automatic is for these */
 };
 
 /* Unit of a log-sum-exp. */
@@ -129,8 +131,9 @@ typedef struct kumiko_context_options {
   const char* tuning;   /* KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it. */
 } kumiko_context_options;
 
-/* One attention call (kumiko::AttentionArgs). q, k and v have the same type, KUMIKO_F32, _BF16 or _F16; out
- * has that type or KUMIKO_F32. `out`, `lse` and `row_max` must not overlap the inputs or each other. */
+/* One attention call (kumiko::AttentionArgs). q, k and v have the same type, KUMIKO_F32, _BF16 or _F16, or q
+ * and k are KUMIKO_I8 and v is one of these; out has v's type or KUMIKO_F32. `out`, `lse` and `row_max` must
+ * not overlap the inputs or each other. */
 typedef struct kumiko_attention_args {
   size_t struct_size;
   kumiko_const_tensor q;     /* [batch, q_heads, q_len, head_dim], head_dim in 1..576 */
@@ -191,6 +194,11 @@ typedef struct kumiko_attention_args {
   int64_t row_max_stride[3]; /* elements; all 0: contiguous */
   int64_t
       key_layout; /* KUMIKO_KEY_ROWS, or KUMIKO_KEY_TILES_OF_16, with block_table: how k lies in its pages */
+  const float* q_scale; /* optional, q and k of KUMIKO_I8 only: scales of the rows of q, of the first three
+                           sizes of q; NULL: 1 */
+  int64_t q_scale_stride[3]; /* elements; 0: one scale for all along it */
+  const float* k_scale;      /* the same for k; in pages [pages, kv_heads, page_size] */
+  int64_t k_scale_stride[3];
 } kumiko_attention_args;
 
 /* Softmax of precomputed scores, times V (kumiko::SoftmaxPvArgs). v is KUMIKO_F32, _BF16 or _F16; out has v's
@@ -253,7 +261,9 @@ typedef struct kumiko_attention_state {
         KUMIKO_TENSOR_INIT, NULL, {0, 0, 0}, 0.0f, 0, KUMIKO_BOTTOM_RIGHT, KUMIKO_PIPELINE_AUTOMATIC, -1,    \
         -1, NULL, 0.0f, 0, KUMIKO_TENSOR_INIT, KUMIKO_TENSOR_INIT, NULL, 0, NULL, NULL, NULL, 0, NULL, 0, 0, \
         NULL, 1, KUMIKO_LSE_NATURAL, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0, 0, NULL, {0, 0, 0},     \
-        KUMIKO_KEY_ROWS                                                                                      \
+        KUMIKO_KEY_ROWS, NULL, {0, 0, 0}, NULL, {                                                            \
+      0, 0, 0                                                                                                \
+    }                                                                                                        \
   }
 
 #define KUMIKO_SOFTMAX_PV_ARGS_INIT                                                                   \
@@ -362,6 +372,13 @@ KUMIKO_C_API kumiko_status kumiko_merge_states(const kumiko_context* context,
                                                const kumiko_attention_state* states, int64_t count,
                                                const kumiko_tensor* out, float* lse,
                                                const int64_t* lse_stride);
+
+/* Rows to int8 with a scale each, as attention takes queries and keys (kumiko::quantize_rows): x is
+ * KUMIKO_F32, _BF16 or _F16, out KUMIKO_I8 of the same shape, scale [batch, heads, seq]; scale_stride NULL or
+ * all 0: contiguous. Errors: invalid_argument, out_of_memory. */
+KUMIKO_C_API kumiko_status kumiko_quantize_rows(const kumiko_context* context, const kumiko_const_tensor* x,
+                                                const kumiko_tensor* out, float* scale,
+                                                const int64_t* scale_stride);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -11,6 +11,9 @@ void drop_pointer(View<Pointer>& view) {
 void drop_pointer(LseView& view) {
   view.data = nullptr;
 }
+void drop_pointer(ScaleView& view) {
+  view.data = nullptr;
+}
 template <class T>
 void drop_pointer(T*& pointer) {
   pointer = nullptr;

@@ -42,6 +42,8 @@ constexpr void for_each_field(See see) {
   KUMIKO_FIELD(struct_size)
   KUMIKO_FIELD(lse_stride)
   KUMIKO_FIELD(row_max_stride)
+  KUMIKO_FIELD(q_scale_stride)
+  KUMIKO_FIELD(k_scale_stride)
   KUMIKO_FIELD(reserved)
   KUMIKO_FIELD(scores)
 #undef KUMIKO_FIELD

@@ -130,10 +130,11 @@ Status load_rest(Config* config) {
   }
   const Setting precision = find_setting("", "", "KUMIKO_PRECISION");
   if (precision.is_set() && precision.value != "automatic") {
-    for (const Precision p : {Precision::standard, Precision::half}) {
+    for (const Precision p : {Precision::standard, Precision::half, Precision::int8}) {
       if (precision.value == precision_name(p)) config->precision = p;
     }
-    if (config->precision == Precision::automatic) return precision.error("automatic | standard | half");
+    if (config->precision == Precision::automatic)
+      return precision.error("automatic | standard | half | int8");
   }
   const Setting spin = find_setting("", "", "KUMIKO_SPIN_US");
   if (spin.is_set()) {
@@ -196,6 +197,8 @@ const char* precision_name(Precision precision) {
       return "standard";
     case Precision::half:
       return "half";
+    case Precision::int8:
+      return "int8";
     case Precision::automatic:
       break;
   }

@@ -36,7 +36,9 @@ static_assert(KUMIKO_PIPELINE_THREE_PASS == static_cast<int>(Pipeline::three_pas
 static_assert(KUMIKO_PRECISION_AUTOMATIC == static_cast<int>(Precision::automatic));
 static_assert(KUMIKO_PRECISION_STANDARD == static_cast<int>(Precision::standard));
 static_assert(KUMIKO_PRECISION_HALF == static_cast<int>(Precision::half));
+static_assert(KUMIKO_PRECISION_INT8 == static_cast<int>(Precision::int8));
 static_assert(KUMIKO_I32 == static_cast<int>(DataType::i32));
+static_assert(KUMIKO_I8 == static_cast<int>(DataType::i8));
 static_assert(sizeof(kumiko_attention_state) == sizeof(kumiko_tensor) + sizeof(void*) + 3 * 8);
 // No padding: otherwise a later field could take bytes that an older caller leaves uninitialised. The sums
 // hold on LP64.
@@ -134,10 +136,10 @@ Status read_sized(const Struct* given, const std::string& name, const char* type
 
 template <class View, class Tensor>
 Status convert_any(const Tensor& from, const std::string& name, View* to) {
-  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_I32)
+  if (from.dtype < KUMIKO_F32 || from.dtype > KUMIKO_I8)
     return bad_value(name + ".dtype", from.dtype,
-                     "KUMIKO_F32 (0), KUMIKO_BF16 (1), KUMIKO_F16 (2), for a mask KUMIKO_BOOLEAN (3), or for "
-                     "precomputed scores KUMIKO_I32 (4)");
+                     "KUMIKO_F32 (0), KUMIKO_BF16 (1), KUMIKO_F16 (2), for a mask KUMIKO_BOOLEAN (3), for "
+                     "precomputed scores KUMIKO_I32 (4), or for queries and keys KUMIKO_I8 (5)");
   if (from.reserved != 0) return bad_value(name + ".reserved", from.reserved, "0");
   to->data = from.data;
   to->dtype = static_cast<DataType>(from.dtype);
@@ -184,8 +186,8 @@ Status convert(std::int32_t from, const char* name, LseBase* to) {
   return {};
 }
 Status convert(std::int32_t from, const char* name, Precision* to) {
-  if (from < KUMIKO_PRECISION_AUTOMATIC || from > KUMIKO_PRECISION_HALF)
-    return bad_value(name, from, "a KUMIKO_PRECISION_ value, 0 to 2");
+  if (from < KUMIKO_PRECISION_AUTOMATIC || from > KUMIKO_PRECISION_INT8)
+    return bad_value(name, from, "a KUMIKO_PRECISION_ value, 0 to 3");
   *to = static_cast<Precision>(from);
   return {};
 }
@@ -202,6 +204,10 @@ Status convert(std::int64_t from, const char* name, KeyLayout* to) {
   return {};
 }
 Status convert(float* from, const char*, LseView* to) {  // the strides are a separate field
+  to->data = from;
+  return {};
+}
+Status convert(const float* from, const char*, ScaleView* to) {  // the same
   to->data = from;
   return {};
 }
@@ -229,6 +235,12 @@ static Status convert_fields(const From& from, To* to) {
   }
   if constexpr (requires { to->row_max; }) {
     for (std::size_t i = 0; i < 3; ++i) to->row_max.stride[i] = from.row_max_stride[i];
+  }
+  if constexpr (requires { to->q_scale; }) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      to->q_scale.stride[i] = from.q_scale_stride[i];
+      to->k_scale.stride[i] = from.k_scale_stride[i];
+    }
   }
   if constexpr (requires { from.reserved; }) {
     if (from.reserved != 0) return bad_value("reserved", from.reserved, "0");

@@ -70,14 +70,14 @@ std::string Plan::Impl::explain() const {
       (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") +
       (problem.has_key_tiles ? " in tiles of 16" : "") + "\n";
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
-          kernels::element_name(kernels.types.key_value) +
-          (kernels.types.output == kernels.types.key_value
+          (kernels.int8 ? "i8 and " : "") + kernels::element_name(kernels.types.value) +
+          (kernels.types.output == kernels.types.value
                ? ""
                : std::string(" to ") + kernels::element_name(kernels.types.output)) +
-          ", products of " + kernels::element_name(kernels.product) + ", key blocks of " +
-          std::to_string(kernels::kBlockKeys) + ", splits of " + std::to_string(kSplitKeys) + ", up to " +
-          std::to_string(partition.most_rows()) + " query rows a task" + tunings.many.describe() +
-          ", tuning " + context->core.source + "\n";
+          ", products of " + (kernels.int8 ? "i8 (" + std::string(kernels.int8->name) + ") and " : "") +
+          kernels::element_name(kernels.product) + ", key blocks of " + std::to_string(kernels::kBlockKeys) +
+          ", splits of " + std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
+          " query rows a task" + tunings.many.describe() + ", tuning " + context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
           std::to_string(partition.shared_merges) + " row blocks split along the keys\n";
   text += shared_prefixes_of(*this);

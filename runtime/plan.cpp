@@ -34,9 +34,13 @@ std::int64_t l2_bytes(const scheduler::Topology& topology) {
 const kernels::KernelSet* find_kernels(const Context::Impl& context, const Problem& problem,
                                        Precision precision) {
   using kernels::Element;
-  const bool is_attention = problem.computation == Computation::attention;
-  const Element type = problem.types.key_value;
-  if (precision == Precision::automatic && is_attention)
+  const bool is_attention = problem.computation == Computation::attention,
+             is_int8 = problem.types.key == Element::i8;
+  const Element type = problem.types.value;
+  if (is_int8 ? (precision != Precision::int8 && precision != Precision::automatic) || !is_attention
+              : precision == Precision::int8)
+    return nullptr;
+  if (is_int8 || (precision == Precision::automatic && is_attention))
     return kernels::kernel_set(context.isa, problem.types);
   if (precision != Precision::half) return kernels::kernel_set(context.isa, problem.types, Element::f32);
   // bf16 pairs need scores without their scale, and probabilities that the softmax of pairs writes.
@@ -45,15 +49,29 @@ const kernels::KernelSet* find_kernels(const Context::Impl& context, const Probl
 }
 
 Status no_kernels(const Context::Impl& context, const Problem& problem, Precision precision) {
-  const char* const what = problem.computation == Computation::softmax_pv   ? "softmax_pv"
+  using kernels::Element;
+  const std::string what = problem.computation == Computation::softmax_pv   ? "softmax_pv"
                            : problem.computation == Computation::fused_gemm ? "fused_gemm"
-                                                                            : "attention";
-  const bool is_arguments = problem.precision != Precision::automatic;
+                                                                            : "attention",
+                    isa = std::string("isa ") + kernels::name(context.isa),
+                    type = kernels::element_name(problem.types.value);
+  const bool is_int8 = problem.types.key == Element::i8;
+  if (is_int8 && problem.computation != Computation::attention)
+    return {Code::unsupported, "q.dtype is i8; " + what + " has no int8 operands, expected f32, bf16 or f16"};
+  if (is_int8 && (precision == Precision::automatic || precision == Precision::int8))
+    return {Code::unsupported, "q.dtype is i8; " + isa + " has no kernels for int8 queries and keys, " +
+                                   "expected f32, bf16 or f16, or another isa"};
+  const std::string asked =
+      std::string(problem.precision != Precision::automatic ? "precision" : "KUMIKO_PRECISION") + " is \"" +
+      precision_name(precision) + "\"; ";
+  if (is_int8)
+    return {Code::unsupported,
+            asked + "queries and keys of i8 have no other products, expected int8 or automatic"};
+  if (precision == Precision::int8)
+    return {Code::unsupported, asked + what + " of " + type +
+                                   " has no int8 operands, expected q and k of i8 in attention, or another"};
   return {Code::unsupported,
-          std::string(is_arguments ? "precision" : "KUMIKO_PRECISION") + " is \"" +
-              precision_name(precision) + "\"; isa " + kernels::name(context.isa) +
-              " has no kernels that multiply " + kernels::element_name(problem.types.key_value) +
-              " without widening it in " + what +
+          asked + isa + " has no kernels that multiply " + type + " without widening it in " + what +
               ", expected standard, or f16 on sve512, or for attention bf16 on avx512_bf16"};
 }
 

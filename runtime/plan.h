@@ -49,8 +49,10 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   Status update(std::span<const std::int32_t> lengths, const PageTable& table);
   /// Finds the sequences that share pages in a table.
   void find_common_pages(const PageTable& table, CommonPages* common);
-  /// Tiles are bound by arithmetic, which sharing does not save.
+  /// Tiles are bound by arithmetic, which sharing does not save. Int8 queries of several sequences have their
+  /// scales in several places.
   bool may_share_keys() const {
+    if (problem.types.key == kernels::Element::i8) return false;
     return forced_pipeline() == Pipeline::automatic || forced_pipeline() == Pipeline::decode;
   }
   /// The caller's choice, or the environment's.

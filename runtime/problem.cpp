@@ -29,7 +29,7 @@ std::int64_t key_stride(const ConstTensor& view) {
 template <class Args>
 Problem common(const Args& args) {
   Problem problem;
-  problem.types.key_value = element_of(args.v.dtype);
+  problem.types.value = element_of(args.v.dtype);
   problem.types.output = element_of(args.out.dtype);
   problem.batch = args.out.shape[0];
   problem.q_heads = args.out.shape[1];
@@ -53,6 +53,11 @@ void copy_lengths(const Args& args, Problem* problem) {
   if (args.seqused_k) problem->seqused_k.assign(args.seqused_k, args.seqused_k + problem->batch);
 }
 
+/// Of the scales of a tensor's rows.
+Layout scales_layout_of(const ScaleView& view, const ConstTensor& rows) {
+  return layout_of(ConstTensor{nullptr, rows.shape, {view.stride[0], view.stride[1], view.stride[2], 1}});
+}
+
 template <class Args>
 void set_lse(const Args& args, Operands* operands) {
   operands->lse = args.lse.data;
@@ -62,6 +67,7 @@ void set_lse(const Args& args, Operands* operands) {
 template <class Args>
 void set_query_and_key(const Args& args, Problem* problem) {
   problem->types.query = element_of(args.q.dtype);
+  problem->types.key = element_of(args.k.dtype);
   problem->head_dim = args.q.shape[3];
   problem->q = layout_of(args.q);
   problem->k = layout_of(args.k);
@@ -161,6 +167,8 @@ Element element_of(DataType type) {
       return Element::bf16;
     case DataType::f16:
       return Element::f16;
+    case DataType::i8:
+      return Element::i8;
     case DataType::boolean:
     case DataType::i32:
       break;
@@ -203,8 +211,8 @@ Problem lower(const SoftmaxPvArgs& args) {
   Problem problem = common(args);
   problem.computation = Computation::softmax_pv;
   copy_lengths(args, &problem);
-  problem.types.query =
-      problem.types.key_value;  // There is no query; the kernels are those of the values' type.
+  // There is no query; the kernels are those of the values' type.
+  problem.types.query = problem.types.key = problem.types.value;
   problem.scores = layout_of(args.scores);
   problem.integer_scores = args.scores.dtype == DataType::i32;
   problem.pipeline = args.pipeline;
@@ -239,6 +247,8 @@ Operands operands_of(const AttentionArgs& args) {
   set_lse(args, &operands);
   operands.row_max = args.row_max.data;
   operands.row_max_layout = lse_layout_of(args.row_max, args.out);
+  operands.q_scales = args.q_scale.data, operands.q_scales_layout = scales_layout_of(args.q_scale, args.q);
+  operands.k_scales = args.k_scale.data, operands.k_scales_layout = scales_layout_of(args.k_scale, args.k);
   return operands;
 }
 
@@ -261,9 +271,9 @@ Operands operands_of(const FusedGemmArgs& args) {
 }
 
 std::int64_t Problem::value_in_key_of(const void* k_data, const void* v_data) const {
-  if (!k_data || !v_data || k != v || has_key_tiles) return -1;
+  if (!k_data || !v_data || k != v || has_key_tiles || types.key != types.value) return -1;
   const auto from = reinterpret_cast<std::uintptr_t>(k_data), to = reinterpret_cast<std::uintptr_t>(v_data);
-  const auto bytes = static_cast<std::uintptr_t>(kernels::bytes_of(types.key_value));
+  const auto bytes = static_cast<std::uintptr_t>(kernels::bytes_of(types.value));
   if (to < from || (to - from) % bytes != 0) return -1;
   const std::uintptr_t at = (to - from) / bytes;
   return at + static_cast<std::uintptr_t>(v_head_dim) <= static_cast<std::uintptr_t>(head_dim)
@@ -330,9 +340,9 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const auto offset = [&](const Layout& layout, std::int64_t head) {
     return q_batch * layout.batch + head * layout.head + request.q_begin * layout.seq;
   };
-  const auto keys_of = [&](const Layout& layout, const void* data) {
+  const auto keys_of = [&](Element element, const Layout& layout, const void* data) {
     const std::int64_t at = k_batch * layout.batch + kv_head * layout.head + request.kv_begin * layout.seq;
-    kernels::KeyRows rows{element_at(types.key_value, data, at), layout.seq};
+    kernels::KeyRows rows{element_at(element, data, at), layout.seq};
     if (operands.pages.block_table) {
       rows.pages = pages_of(operands.pages, b);
       rows.page_keys = page_keys;
@@ -342,9 +352,15 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   };
   kernels::HeadProblem head{};
   head.q = element_at(types.query, operands.q, offset(q, q_head));
-  head.k = keys_of(k, operands.k);
+  head.k = keys_of(types.key, k, operands.k);
   head.k.is_tiled = has_key_tiles;
-  head.v = keys_of(v, operands.v);
+  head.v = keys_of(types.value, v, operands.v);
+  if (types.key == Element::i8) {
+    const Layout& of_queries = operands.q_scales_layout;
+    if (operands.q_scales) head.q_scales = operands.q_scales + offset(of_queries, q_head);
+    head.q_scales_head_stride = of_queries.head, head.q_scales_seq_stride = of_queries.seq;
+    head.k_scales = keys_of(Element::f32, operands.k_scales_layout, operands.k_scales);
+  }
   head.value_in_key = value_in_key_of(operands.k, operands.v);
   head.out = element_at(types.output, operands.out, offset(out, q_head));
   head.lse = operands.lse ? operands.lse + offset(operands.lse_layout, q_head) : nullptr;
@@ -384,7 +400,7 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const std::int64_t first_tokens = min_of(window_sink_tokens, request.kv_len);
   if (window_left >= 0) head.first_tokens = first_tokens;
   if (right >= 0 && !is_causal_sequence(b)) head.prefix = std::max(head.prefix, first_tokens);
-  if (has_block_table) head.k.hidden = head.v.hidden = hidden_pages(head, page_keys);
+  if (has_block_table) head.k.hidden = head.v.hidden = head.k_scales.hidden = hidden_pages(head, page_keys);
   return head;
 }
 

@@ -14,8 +14,8 @@ namespace kumiko {
 
 enum class Computation : std::uint8_t { attention, softmax_pv, fused_gemm };
 
-/// The kernels' type for f32, bf16 or f16. Validation refuses any other for queries, keys, values, outputs
-/// and biases.
+/// The kernels' type for f32, bf16, f16 or i8. Validation refuses any other for queries, keys, values,
+/// outputs and biases, and i8 for all but queries and keys.
 kernels::Element element_of(DataType type);
 
 /// Strides of a tensor's rows, in elements. For a dimension of size 1 the stride is 0 whatever the caller
@@ -58,6 +58,9 @@ struct Operands {
   const float* alibi_slopes = nullptr;
   PageTable pages;
   const float* sinks = nullptr;
+  const float* q_scales = nullptr;  ///< Of int8 queries; nullptr: 1.
+  const float* k_scales = nullptr;
+  Layout q_scales_layout, k_scales_layout;
   const std::uint8_t* tree_mask = nullptr;
   const std::int32_t* bsr_indptr = nullptr;
   const std::int32_t* bsr_indices = nullptr;
@@ -149,7 +152,8 @@ struct Problem {
   std::int64_t value_in_key_of(const void* k_data, const void* v_data) const;
   /// Bytes of a key and its value; those of a value in its key's row count once.
   std::int64_t key_bytes() const {
-    return (head_dim + (value_in_key < 0 ? v_head_dim : 0)) * kernels::bytes_of(types.key_value);
+    return head_dim * kernels::bytes_of(types.key) +
+           (value_in_key < 0 ? v_head_dim : 0) * kernels::bytes_of(types.value);
   }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.

@@ -28,15 +28,46 @@ Status check_score_view(const char* name, const ConstTensor& view, const Attenti
 }
 
 Status check_types(const AttentionArgs& a) {
-  for (auto [name, view] : {std::pair{"k", &a.k}, std::pair{"v", &a.v}}) {
-    if (view->dtype != a.q.dtype) {
-      return invalid(std::string(name) + ".dtype", name_of(view->dtype), name_of(a.q.dtype) + ", as in q");
-    }
+  const bool is_int8 = a.q.dtype == DataType::i8;
+  if (a.k.dtype != a.q.dtype) return invalid("k.dtype", name_of(a.k.dtype), name_of(a.q.dtype) + ", as in q");
+  if (!is_int8 && a.v.dtype != a.q.dtype)
+    return invalid("v.dtype", name_of(a.v.dtype), name_of(a.q.dtype) + ", as in q");
+  if (a.out.dtype != a.v.dtype && a.out.dtype != DataType::f32) {
+    return invalid("out.dtype", name_of(a.out.dtype),
+                   name_of(a.v.dtype) + (is_int8 ? ", as in v, or f32" : ", as in q, or f32"));
   }
-  if (a.out.dtype != a.q.dtype && a.out.dtype != DataType::f32) {
-    return invalid("out.dtype", name_of(a.out.dtype), name_of(a.q.dtype) + ", as in q, or f32");
+  if (is_int8 && a.key_layout == KeyLayout::tiles_of_16) {
+    return {Code::unsupported,
+            "key_layout is tiles_of_16 (1); expected rows (0), as keys of i8 lie in rows alone"};
   }
   return {};
+}
+
+/// The strides of the scales of q or k.
+Status check_scale_of(const char* name, const ScaleView& view, const ConstTensor& rows) {
+  if (!view.data) return {};
+  if (rows.dtype != DataType::i8)
+    return invalid(std::string(name) + ".data", "given", "null, as q and k are not i8");
+  for (int i = 0; i < 3; ++i) {
+    const std::int64_t stride = view.stride[static_cast<std::size_t>(i)];
+    if (stride < 0) return invalid(element(name, "stride", i), stride, "0 or more");
+  }
+  std::int64_t extent = 0;
+  if (extent_of(rows.shape.data(), view.stride.data(), 3, &extent)) return {};
+  return invalid(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
+                 "scales that fit in the address space");
+}
+
+Status check_scales(const AttentionArgs& a) {
+  if (Status s = check_scale_of("q_scale", a.q_scale, a.q); !s.ok()) return s;
+  return check_scale_of("k_scale", a.k_scale, a.k);
+}
+
+/// The memory of the scales; empty if there are none.
+Status check_scale_pointer(const char* name, const ScaleView& view, const ConstTensor& rows, Span* span) {
+  if (!view.data) return {};
+  *span = span_of(view.data, rows.shape.data(), view.stride.data(), 3, DataType::f32);
+  return check_pointer(name, view.data, *span, DataType::f32);
 }
 
 Status check_key_layout_of(const AttentionArgs& a) {
@@ -183,8 +214,8 @@ Span table_span(const AttentionArgs& a, std::int64_t sequences, const PageTable&
 }  // namespace
 
 Status check_precision(Precision precision) {
-  if (precision <= Precision::half) return {};
-  return invalid("precision", name_of(precision), "automatic (0), standard (1) or half (2)");
+  if (precision <= Precision::int8) return {};
+  return invalid("precision", name_of(precision), "automatic (0), standard (1), half (2) or int8 (3)");
 }
 
 Status check_pipeline(Pipeline pipeline) {
@@ -208,8 +239,8 @@ std::array<std::int64_t, 3> lse_strides(const std::array<std::int64_t, 3>& strid
 }
 
 Status validate_problem(const AttentionArgs& a) {
-  if (Status s = check_view("q", a.q); !s.ok()) return s;
-  if (Status s = check_view("k", a.k); !s.ok()) return s;
+  if (Status s = check_view_or_int8("q", a.q); !s.ok()) return s;
+  if (Status s = check_view_or_int8("k", a.k); !s.ok()) return s;
   if (Status s = check_view("v", a.v); !s.ok()) return s;
   if (Status s = check_view("out", a.out); !s.ok()) return s;
   if (Status s = check_types(a); !s.ok()) return s;
@@ -220,6 +251,7 @@ Status validate_problem(const AttentionArgs& a) {
   }
   if (Status s = check_lse_of("lse", a.lse, a); !s.ok()) return s;
   if (Status s = check_lse_of("row_max", a.row_max, a); !s.ok()) return s;
+  if (Status s = check_scales(a); !s.ok()) return s;
   if (Status s = check_terms(a); !s.ok()) return s;
   return check_options(a);
 }
@@ -270,7 +302,9 @@ Status validate_pointers(const AttentionArgs& a) {
              indptr = a.kv_indptr ? list_span(a.kv_indptr, sequences + 1) : Span{};
   KeyListSpans lists;
   if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
-  Span lse, row_max;
+  Span lse, row_max, q_scale, k_scale;
+  if (Status s = check_scale_pointer("q_scale", a.q_scale, a.q, &q_scale); !s.ok()) return s;
+  if (Status s = check_scale_pointer("k_scale", a.k_scale, a.k, &k_scale); !s.ok()) return s;
   if (Status s = check_lse_pointer("lse", a.lse, a, &lse); !s.ok()) return s;
   if (Status s = check_lse_pointer("row_max", a.row_max, a, &row_max); !s.ok()) return s;
   struct Named {
@@ -288,7 +322,8 @@ Status validate_pointers(const AttentionArgs& a) {
   for (const Named& input :
        {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"mask", mask}, Named{"bias", bias},
         Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"kv_indptr", indptr},
-        Named{"sinks", sinks}, Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
+        Named{"sinks", sinks}, Named{"q_scale", q_scale}, Named{"k_scale", k_scale},
+        Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
         Named{"bsr_indices", lists.bsr_indices}}) {
     for (const auto& output : outputs) {
       if (overlap(output.span, input.span)) return output.refused(input.name);
@@ -321,7 +356,8 @@ Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planne
   // planned. It would be read, so refuse it.
   if (Status s = check_score_views(a); !s.ok()) return s;
   if (Status s = a.lse.data ? check_lse_of("lse", a.lse, a) : Status(); !s.ok()) return s;
-  return a.row_max.data ? check_lse_of("row_max", a.row_max, a) : Status();
+  if (Status s = a.row_max.data ? check_lse_of("row_max", a.row_max, a) : Status(); !s.ok()) return s;
+  return check_scales(a);
 }
 
 }  // namespace kumiko

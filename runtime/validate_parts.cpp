@@ -20,6 +20,7 @@ constexpr std::int64_t bytes_of(DataType type) {
     case DataType::f16:
       return 2;
     case DataType::boolean:
+    case DataType::i8:
       return 1;
   }
   return 1;  // never reached: other values have been refused
@@ -68,7 +69,7 @@ std::string name_of_page(bool is_list, std::int64_t b, std::int64_t i) {
 }
 
 std::string name_of(DataType type) {
-  constexpr std::array<const char*, 5> kNames = {"f32", "bf16", "f16", "boolean", "i32"};
+  constexpr std::array<const char*, 6> kNames = {"f32", "bf16", "f16", "boolean", "i32", "i8"};
   const auto number = static_cast<std::size_t>(type);
   return number < kNames.size() ? kNames[number] : std::to_string(static_cast<int>(type));
 }

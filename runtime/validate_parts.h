@@ -84,6 +84,12 @@ Status check_view(const char* name, const View& view) {
   return check_rows(name, view);
 }
 
+/// The same for queries and keys of attention.
+template <class View>
+Status check_view_or_int8(const char* name, const View& view) {
+  return view.dtype == DataType::i8 ? check_rows(name, view) : check_view(name, view);
+}
+
 /// Keys as they lie in memory: tiles have whole lines, of an odd number of 16-bit dims one more.
 template <class View>
 View keys_in_memory(View view, KeyLayout layout) {

@@ -30,7 +30,7 @@ WORTH_A_ROW = 0.01  # of a call's cycles: loops that take less are not listed
 FAMILIES = {
     "f32": r"gemm_f32_.*",
     "f16": r"gemm_f16_.*",
-    "i8": r"panel_i8_.*",
+    "i8": r"int8_.*",
 }
 
 

@@ -22,7 +22,6 @@
 namespace kumiko::bench {
 
 void register_gemm();
-void register_panels();
 void register_softmax();
 void register_pack();
 void register_score_tile();

@@ -6,7 +6,6 @@
 int main(int argc, char** argv) {
   using namespace kumiko::bench;
   register_gemm();
-  register_panels();
   register_softmax();
   register_pack();
   register_score_tile();

@@ -49,12 +49,12 @@ struct GemmArgs {
   const float* c_scale;  ///< [NR], accumulate: factor on what C held; product f16 also init, nullptr: none.
   float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; NaNs in C are ignored.
   const float* row_scale =
-      nullptr;  ///< [m_panels * MR], product f16 only: given with c_scale, but to accumulate.
+      nullptr;  ///< [m_panels * MR], product f16 (given with c_scale, but to accumulate) and int8 scores.
 };
 static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
               offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
               offsetof(GemmArgs, m_panels) == 40 && offsetof(GemmArgs, c_scale) == 48 &&
-              offsetof(GemmArgs, c_max) == 56);
+              offsetof(GemmArgs, c_max) == 56 && offsetof(GemmArgs, row_scale) == 64);
 
 using GemmFunction = void (*)(const GemmArgs*) noexcept;
 

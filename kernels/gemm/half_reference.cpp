@@ -1,5 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
-// The spec of gemm.h's product f16 in plain C++; its chains are those of panels_reference.cpp.
-#include "kernels/gemm/half.h"
+// The spec of gemm.h's product f16 in plain C++: chains of kHalfChain steps in f16 from +0, added in f32.
+#include <algorithm>
 
-KUMIKO_HALF_GEMM(gemm_f16_4x8_reference, panel_f16_4x8_reference, 4, 8)
+#include "kernels/gemm/gemm.h"
+#include "kernels/simd/half_scalar.h"
+
+namespace kumiko::kernels {
+namespace {
+
+constexpr int kMr = 4, kNr = 8;
+
+struct Panel {
+  const F16 *a, *b;
+  std::int64_t k;
+
+  /// sum + A B, or A B without a sum.
+  float element(int m, int n, const float* sum) const {
+    float out = sum ? *sum : 0.0f;
+    for (std::int64_t first = 0; first < k; first += kHalfChain) {
+      F16 chain{};
+      for (std::int64_t i = first; i < std::min(k, first + kHalfChain); ++i)
+        chain = fused(a[i * kMr + m], b[i * kNr + n], chain);
+      out = first == 0 && !sum ? to_float(chain) : out + to_float(chain);
+    }
+    return out;
+  }
+};
+
+template <class Element>
+void for_each_element(const GemmArgs& args, Element element) {
+  for (std::int64_t panel = 0; panel < args.m_panels; ++panel) {
+    const auto* const a =
+        reinterpret_cast<const F16*>(static_cast<const char*>(args.a) + panel * args.a_panel_stride);
+    for (int m = 0; m < kMr; ++m) {
+      for (int n = 0; n < kNr; ++n) {
+        const std::int64_t row = panel * kMr + m;
+        float& c = args.c[row * kNr + n];
+        c = element(Panel{a, static_cast<const F16*>(args.b), args.k}, m, n, row, c);
+      }
+    }
+  }
+}
+
+void init(const GemmArgs& args, float* c_max) {
+  for_each_element(args, [&](const Panel& panel, int m, int n, std::int64_t row, float) {
+    float x = panel.element(m, n, nullptr);
+    if (args.c_scale) {
+      x *= args.c_scale[n];
+      if (args.row_scale) x *= args.row_scale[row];
+    }
+    if (c_max && x > c_max[n]) c_max[n] = x;
+    return x;
+  });
+}
+
+}  // namespace
+
+extern "C" {
+void gemm_f16_4x8_reference_init(const GemmArgs* args) noexcept {
+  init(*args, nullptr);
+}
+void gemm_f16_4x8_reference_init_max(const GemmArgs* args) noexcept {
+  init(*args, args->c_max);
+}
+void gemm_f16_4x8_reference_accumulate(const GemmArgs* args) noexcept {
+  for_each_element(*args, [&](const Panel& panel, int m, int n, std::int64_t, float c) {
+    const float scaled = c * args->c_scale[n];
+    return panel.element(m, n, &scaled);
+  });
+}
+}
+
+}  // namespace kumiko::kernels

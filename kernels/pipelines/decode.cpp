@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/decode/rows.h"
 #include "kernels/pipelines/masks.h"
 #include "kernels/pipelines/pipeline.h"
 
@@ -28,15 +29,22 @@ struct Scratch {
   std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
   const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr
   std::int64_t o_stride, q_stride;
+  // Of int8 queries and keys only.
+  float *k_range, *int8_scores;  // factors of a block's keys; scores of one tile
+  std::byte *q_rows, *k_panel;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
           std::int64_t v_head_dim) {
     o_stride = round_up(v_head_dim, kernels.lanes);
-    q_stride = kernels.product == Element::f16 ? round_up(rows, kernels.lanes) : kernels.steps(head_dim);
-    q_range = carver.take<float>(kernels.product == Element::f16 ? q_stride : 0);
-    q = reinterpret_cast<float*>(carver.take<std::byte>(kernels.product == Element::f16
-                                                            ? q_stride * head_dim * kernels.step_bytes()
-                                                            : rows * q_stride * kernels.step_bytes()));
+    const bool is_half = kernels.product == Element::f16;
+    q_stride = is_half ? round_up(rows, kernels.lanes) : kernels.steps(head_dim);
+    if (kernels.int8) {
+      take_int8(carver, *kernels.int8, rows, head_dim);
+    } else {
+      q_range = carver.take<float>(is_half ? q_stride : 0);
+      q = reinterpret_cast<float*>(
+          carver.take<std::byte>((is_half ? head_dim : rows) * q_stride * kernels.step_bytes()));
+    }
     scores = carver.take<float>(rows * kBlockKeys);
     k_group = carver.take<const void*>(kMostGroups);
     v_group = carver.take<const void*>(kMostGroups);
@@ -53,9 +61,19 @@ struct Scratch {
     run = carver.take<KeyRun>(rows * kRowRuns);
     masks = carver.take<std::uint8_t>(kernels.has_key_lists ? rows * kBlockKeys : 0);
     mask = carver.take<const std::uint8_t*>(rows);
-    const std::int64_t copied = copies(kernels) ? kBlockKeys * bytes_of(kernels.types.key_value) : 0;
-    k = carver.take<std::byte>(copied * head_dim);
-    v = carver.take<std::byte>(copied * v_head_dim);
+    const std::int64_t copied = copies(kernels) ? kBlockKeys : 0;
+    k = carver.take<std::byte>(copied * head_dim * bytes_of(kernels.types.key));
+    v = carver.take<std::byte>(copied * v_head_dim * bytes_of(kernels.types.value));
+  }
+
+  void take_int8(Carver& carver, const Int8ScoresKernel& int8, std::int64_t rows, std::int64_t head_dim) {
+    const std::int64_t panel_rows = round_up(rows, int8.mr);
+    q_range = carver.take<float>(panel_rows);
+    q = reinterpret_cast<float*>(carver.take<std::byte>(panel_rows / int8.mr * int8.panel_bytes(head_dim)));
+    q_rows = carver.take<std::byte>(rows * head_dim);
+    k_range = carver.take<float>(kBlockKeys);
+    k_panel = carver.take<std::byte>(int8.query_bytes(head_dim, int8.most_lanes()));
+    int8_scores = carver.take<float>(panel_rows * int8.most_lanes());
   }
 
   static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
@@ -127,9 +145,23 @@ class Decode {
 
  private:
   void set_queries() const {
+    if (kernels_.int8) return set_int8_queries();
     if (kernels_.product == Element::f16) return set_panels_of_queries();
     for (std::int64_t r = 0; r < rows_; ++r)
       set_query(kernels_, head_, task_.row_begin + r, s_.q + r * s_.q_stride);
+  }
+  /// Queries in the place of a tile's keys: keys are in the lanes here.
+  void set_int8_queries() const {
+    const Int8ScoresKernel& int8 = *kernels_.int8;
+    auto* to = reinterpret_cast<std::byte*>(s_.q);
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      // Rows that lie anywhere are gathered first: a panel's lie in step.
+      std::memcpy(s_.q_rows + r * head_.head_dim, head_.q_row(kernels_.types.query, task_.row_begin + r),
+                  static_cast<std::size_t>(head_.head_dim));
+      s_.q_range[r] = head_.q_factor(task_.row_begin + r);
+    }
+    std::fill(s_.q_range + rows_, s_.q_range + round_up(rows_, int8.mr), 0.0f);
+    int8.key({s_.q_rows, head_.head_dim, rows_, head_.head_dim, to});
   }
   /// The queries as tiles have them, side by side.
   void set_panels_of_queries() const {
@@ -155,7 +187,7 @@ class Decode {
   void set_operands() {
     const FetchDistances fetch = fetch_distances(kernels_, head_);
     if (head_.k.pages && !copies(kernels_)) {
-      const std::int64_t rows = fetch.l2 / (head_.head_dim * bytes_of(kernels_.types.key_value));
+      const std::int64_t rows = fetch.l2 / (head_.head_dim * bytes_of(kernels_.types.key));
       range_rows_ = min_of(max_of(rows / kLeastGroup * kLeastGroup, kLeastGroup), head_.k.page_keys);
       l2_ranges_ = max_of(rows / range_rows_, 1);
     }
@@ -219,9 +251,10 @@ class Decode {
   }
 
   void run_block(const KeyRange& block) {
-    scores_.k = groups(head_.k, head_.head_dim, block, s_.k, s_.k_group);
-    values_.v = head_.value_in_key < 0 ? groups(head_.v, head_.v_head_dim, block, s_.v, s_.v_group)
-                                       : groups_in_keys(block);
+    scores_.k = groups(head_.k, kernels_.types.key, head_.head_dim, block, s_.k, s_.k_group);
+    values_.v = head_.value_in_key < 0
+                    ? groups(head_.v, kernels_.types.value, head_.v_head_dim, block, s_.v, s_.v_group)
+                    : groups_in_keys(block);
     list_rows(block);
     scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
     values_.first_key = block.first;
@@ -235,17 +268,52 @@ class Decode {
     if (is_masked &&
         std::all_of(s_.runs, s_.runs + rows_, [](const KeyRuns& runs) { return runs.count == 0; }))
       return;
-    (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
+    score(block);
     for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
     for (std::int64_t r = 0; r < rows_ && block.first < head_.first_tokens; ++r) hide_gap(r, block);
     kernels_.decode->softmax(softmax_);
     kernels_.decode->add_values(values_);
   }
 
+  void score(const KeyRange& block) const {
+    if (kernels_.int8) return score_int8(block);
+    (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
+  }
+  /// Scores of the block's keys, a tile's lanes at a time.
+  void score_int8(const KeyRange& block) const {
+    const Int8ScoresKernel& int8 = *kernels_.int8;
+    head_.k_factors(block.first, block.last, s_.k_range);
+    std::fill(s_.k_range + scores_.kv, s_.k_range + round_up(scores_.kv, int8.lanes), 0.0f);
+    RowFetcher ahead(scores_.rows_ahead, scores_.fetch.keys, 1, 1);
+    const std::int64_t lines = lines_of_row(head_.head_dim), panels = (rows_ + int8.mr - 1) / int8.mr;
+    for (std::int64_t first = 0, nr = 0; first < scores_.kv; first += nr) {
+      const std::int64_t left = scores_.kv - first, used = min_of(left, int8.most_lanes());
+      nr = round_up(used, int8.lanes);
+      const void* rows[kMaxInt8Lanes];
+      for (std::int64_t n = 0; n < used; ++n) {
+        rows[n] = row_of<std::int8_t>(scores_.k, first + n);
+        for (std::int64_t line = 0; line < lines; ++line) ahead.fetch_line();
+      }
+      int8.query({rows, used, nr, head_.head_dim, s_.k_panel});
+      const GemmArgs args{s_.q,
+                          int8.panel_bytes(head_.head_dim),
+                          s_.k_panel,
+                          s_.int8_scores,
+                          int8.steps(head_.head_dim),
+                          panels,
+                          s_.k_range + first,
+                          nullptr,
+                          s_.q_range};
+      int8.tile[nr / int8.lanes - 1](&args);
+      for (std::int64_t r = 0; r < rows_; ++r)
+        std::memcpy(s_.scores + r * kBlockKeys + first, s_.int8_scores + r * nr,
+                    static_cast<std::size_t>(used) * sizeof(float));
+    }
+  }
+
   /// The block's rows of K or V, where they lie or in `copy`.
-  RowGroups groups(const KeyRows& rows, std::int64_t dim, const KeyRange& block, std::byte* copy,
-                   const void** group) const {
-    const Element element = kernels_.types.key_value;
+  RowGroups groups(const KeyRows& rows, Element element, std::int64_t dim, const KeyRange& block,
+                   std::byte* copy, const void** group) const {
     constexpr int kOneGroup = std::countr_zero(static_cast<std::uint64_t>(kBlockKeys));
     if (!rows.pages) {
       *group = rows.row(element, block.first);
@@ -269,19 +337,19 @@ class Decode {
     const RowGroups& keys = scores_.k;
     const std::int64_t count = ((block.last - block.first - 1) >> keys.shift) + 1;
     for (std::int64_t i = 0; i < count; ++i)
-      s_.v_group[i] = element_at(kernels_.types.key_value, keys.group[i], head_.value_in_key);
+      s_.v_group[i] = element_at(kernels_.types.key, keys.group[i], head_.value_in_key);
     return {s_.v_group, keys.stride, keys.shift};
   }
 
   /// What is fetched: the block's keys, its values, the next block's keys.
   void list_rows(const KeyRange& block) {
-    const Element element = kernels_.types.key_value;
+    const Element key = kernels_.types.key, value = kernels_.types.value;
     RowRange* const keys = s_.ranges;
     if (copies(kernels_)) {  // They lie in the caches.
-      const std::int64_t bytes = bytes_of(element), count = block.last - block.first;
-      keys[0] = {reinterpret_cast<const char*>(s_.k), head_.head_dim * bytes, head_.head_dim * bytes, count};
-      keys[1] = {static_cast<const char*>(s_.v_group[0]), values_.v.stride * bytes, head_.v_head_dim * bytes,
-                 count};
+      const std::int64_t width = head_.head_dim * bytes_of(key), count = block.last - block.first;
+      keys[0] = {reinterpret_cast<const char*>(s_.k), width, width, count};
+      keys[1] = {static_cast<const char*>(s_.v_group[0]), values_.v.stride * bytes_of(value),
+                 head_.v_head_dim * bytes_of(value), count};
       keys[2] = keys[1];
       keys[2].rows = kNoEnd;
       return set_lists(keys, keys + 1, keys + 2);
@@ -289,11 +357,10 @@ class Decode {
     // Past the end of a dense tensor a prefetch does no harm; a block table has no entries there.
     const std::int64_t next_end =
         head_.k.pages ? min_of(block.last + kBlockKeys, seen_.last) : block.last + kBlockKeys;
-    RowRange* const values =
-        head_.k.list(element, head_.head_dim, block.first, block.last, range_rows_, keys);
+    RowRange* const values = head_.k.list(key, head_.head_dim, block.first, block.last, range_rows_, keys);
     RowRange* const next =
-        head_.v.list(element, head_.v_head_dim, block.first, block.last, range_rows_, values);
-    RowRange* end = head_.k.list(element, head_.head_dim, block.last, next_end, range_rows_, next);
+        head_.v.list(value, head_.v_head_dim, block.first, block.last, range_rows_, values);
+    RowRange* end = head_.k.list(key, head_.head_dim, block.last, next_end, range_rows_, next);
     if (end == next) *end++ = next[-1];
     set_l2_ahead(keys, end);
     end[-1].rows = kNoEnd;

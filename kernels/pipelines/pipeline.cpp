@@ -49,15 +49,19 @@ KernelSet make_set(Isa isa, const ElementTypes& types, Element product) {
   s.types = types;
   s.score = find_score(isa);
   s.score_tile = find_score_tile(isa);
-  s.pack = find_pack(isa, types.key_value, product);
+  s.pack = find_pack(isa, types.value, product);
   if (!s.pack) return s;
+  if (types.key == Element::i8) {
+    s.int8 = find_int8_scores(isa);
+    if (!s.int8) return s;
+  }
   s.product = product;
   s.softmax = find_softmax(isa, s.product);
   s.state = find_state(isa);
   s.store = find_store(isa, types.output);
   s.store_partial = find_store(isa, Element::f32);
-  s.decode = find_decode(isa, types.key_value, product);
-  s.key_tiles = find_key_tiles(s.pack->isa, types.key_value);
+  s.decode = find_decode(isa, types.value, product);
+  s.key_tiles = find_key_tiles(s.pack->isa, types.value);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {
     const GemmKernel* row = find_gemm(isa, s.product, vectors * static_cast<int>(s.lanes));
@@ -76,28 +80,37 @@ KernelSet make_set(Isa isa, const ElementTypes& types, Element product) {
 
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product) {
   constexpr std::size_t kTypes = std::size(kElements);
+  enum Kind : std::size_t { own_product, f32_product, int8_scores, kKinds };
   struct Sets {
-    KernelSet set[kIsaValues][kTypes][kTypes][2];  // by isa, input, output, whether products are f32
+    KernelSet set[kIsaValues][kTypes][kTypes][kKinds];  // by isa, value, output
     Sets() {
-      for (const Isa which : kIsas)
-        for (const Element in : kElements)
-          for (const Element out : kElements)
-            for (const bool is_f32 : {false, true})
-              set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
-                 [static_cast<std::size_t>(out)][is_f32] =
-                     make_set(which, {in, in, out}, is_f32 ? Element::f32 : in);
+      for (const Isa which : kIsas) {
+        for (const Element in : kElements) {
+          for (const Element out : kElements) {
+            KernelSet* const sets = set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
+                                       [static_cast<std::size_t>(out)];
+            sets[own_product] = make_set(which, {in, in, in, out}, in);
+            sets[f32_product] = make_set(which, {in, in, in, out}, Element::f32);
+            sets[int8_scores] = make_set(which, {Element::i8, Element::i8, in, out}, Element::f32);
+          }
+        }
+      }
     }
   };
   static const Sets sets;
-  if (types.query != types.key_value || (product != Element::f32 && product != types.key_value))
-    return nullptr;
-  const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.key_value)]
-                               [static_cast<std::size_t>(types.output)][product == Element::f32];
+  if (types.query != types.key || (types.key != types.value && types.key != Element::i8)) return nullptr;
+  if (product != Element::f32 && product != types.value) return nullptr;
+  const Kind kind = types.key == Element::i8  ? int8_scores
+                    : product == Element::f32 ? f32_product
+                                              : own_product;
+  const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.value)]
+                               [static_cast<std::size_t>(types.output)][kind];
   return s.softmax ? &s : nullptr;
 }
 
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types) {
-  const PackKernel* own = find_pack(isa, types.key_value);
+  if (types.key == Element::i8) return kernel_set(isa, types, Element::f32);
+  const PackKernel* own = find_pack(isa, types.value);
   return own ? kernel_set(isa, types, own->product) : nullptr;
 }
 

@@ -18,6 +18,7 @@
 #include "kernels/decode/decode.h"
 #include "kernels/float_state.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/int8_scores/int8_scores.h"
 #include "kernels/key_tiles/key_tiles.h"
 #include "kernels/pack/pack.h"
 #include "kernels/pipelines/key_lists.h"
@@ -41,7 +42,7 @@ inline constexpr std::int64_t kSlotPadding = 320;
 
 /// Element types of a problem's tensors, by role.
 struct ElementTypes {
-  Element query, key_value, output;
+  Element query, key, value, output;
 };
 
 /// Everything a pipeline needs of one ISA for one combination of element types.
@@ -64,6 +65,8 @@ struct KernelSet {
   const GemmKernel* gemm[3];                       ///< by vectors of queries - 1; absent widths are nullptr
   const TransposedGemmKernel* transposed_gemm[3];  ///< the same; an ISA may have none
   const ScoreTileKernel* score_tile;
+  const Int8ScoresKernel* int8 =
+      nullptr;                     ///< of int8 queries and keys, whose products with V are f32; else nullptr
   std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
   std::int64_t page_keys = 0;  ///< KeyRows::page_keys of the problem: room for rows that are copied together
@@ -74,6 +77,17 @@ struct KernelSet {
   std::int64_t per_step() const { return is_in_pairs() ? 2 : 1; }
   std::int64_t step_bytes() const { return product == Element::f16 ? 2 : 4; }
   std::int64_t steps(std::int64_t n) const { return (n + per_step() - 1) / per_step(); }
+  /// Bytes of the packed queries of a tile, and of a panel of keys.
+  std::int64_t query_bytes(std::int64_t dim, std::int64_t nr) const {
+    return int8 ? int8->query_bytes(dim, nr) : steps(dim) * nr * step_bytes();
+  }
+  std::int64_t panel_bytes(std::int64_t dim) const {
+    return int8 ? int8->panel_bytes(dim) : steps(dim) * mr * step_bytes();
+  }
+  /// Steps of the score product.
+  std::int64_t score_steps(std::int64_t dim) const { return int8 ? int8->steps(dim) : steps(dim); }
+  /// Whether queries and keys have factors beside their panels.
+  bool has_ranges() const { return product == Element::f16 || int8; }
   bool is_in_pairs() const { return product == Element::bf16; }
   /// Factors of the query and of the scores, whose product is `scale`. For bf16 products the query's factor
   /// is its sign.
@@ -92,7 +106,7 @@ struct KernelSet {
   }
 };
 /// The ISA's own choice of a product. nullptr for an ISA that this build lacks, or types that no kernels take
-/// together: today queries have the type of keys and values.
+/// together: queries, keys and values have one type, or queries and keys are int8.
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types);
 /// The same with that product; nullptr if the ISA has no kernels for it either.
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product);
@@ -102,6 +116,10 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product)
 struct HeadProblem {
   const void* q;
   KeyRows k, v;
+  /// Scales of int8 queries and keys; nullptr: 1. Those of keys lie as keys do, rows of one f32.
+  const float* q_scales = nullptr;
+  std::int64_t q_scales_head_stride = 0, q_scales_seq_stride = 0;
+  KeyRows k_scales{};
   void* out;
   float* lse;  ///< nullptr: not wanted
   std::int64_t q_head_stride, q_seq_stride;
@@ -146,6 +164,20 @@ struct HeadProblem {
     return element_at(
         element, q,
         row % group * q_head_stride + (q_offsets ? q_offsets[position] : position * q_seq_stride));
+  }
+  /// Factor of the scores of int8 query `row`.
+  float q_factor(std::int64_t row) const {
+    if (!q_scales) return q_scale;
+    return q_scales[row % group * q_scales_head_stride + row / group * q_scales_seq_stride] * q_scale;
+  }
+  /// Factors of int8 keys [first, last).
+  void k_factors(std::int64_t first, std::int64_t last, float* to) const {
+    for (std::int64_t key = first; key < last;) {
+      const std::int64_t end =
+          k_scales.data && k_scales.piece_end(key) < last ? k_scales.piece_end(key) : last;
+      const auto* from = static_cast<const float*>(k_scales.row(Element::f32, key));
+      for (; key < end; ++key, from += from ? k_scales.stride : 0) *to++ = from ? *from : 1.0f;
+    }
   }
   const void* scores_row(std::int64_t row, std::int64_t key) const {  // 4 bytes an element, either type
     return element_at(Element::f32, scores,

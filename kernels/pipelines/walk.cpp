@@ -11,10 +11,6 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-bool has_ranges(const KernelSet& kernels) {
-  return kernels.product == Element::f16;
-}
-
 }  // namespace
 
 std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows) {
@@ -34,12 +30,13 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
   tiles_ = carver.take<Tile>(tile_count_);
   slots_ = carver.take<Slot>(slots);
   const std::int64_t block_rows = round_up(kBlockKeys, kernels.mr);
-  keys_ = carver.take<std::byte>(block_rows * kernels.steps(head_dim) * kernels.step_bytes());
+  keys_ = carver.take<std::byte>(block_rows / kernels.mr * kernels.panel_bytes(head_dim));
   values_ = carver.take<std::byte>(kBlockKeys * o_rows_ * kernels.step_bytes());
-  key_range_ = carver.take<float>(has_ranges(kernels) ? block_rows : 0);
+  key_range_ = carver.take<float>(kernels.has_ranges() ? block_rows : 0);
   const bool gathers = kernels.page_keys % kBlockKeys != 0;
-  gathered_ = carver.take<std::byte>(
-      gathers ? kBlockKeys * max_of(head_dim, v_head_dim) * bytes_of(kernels.types.key_value) : 0);
+  gathered_ = carver.take<std::byte>(gathers ? kBlockKeys * max_of(head_dim * bytes_of(kernels.types.key),
+                                                                   v_head_dim * bytes_of(kernels.types.value))
+                                             : 0);
   masks_ = carver.take<const std::uint8_t*>(kMaxLanes);
   made_masks_ = carver.take<std::uint8_t>(kernels.has_key_lists ? kernels.max_nr * kBlockKeys : 0);
   for (std::int64_t s = 0; s < slots; ++s) {
@@ -52,8 +49,8 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
     tile.used = rows_of_tile(kernels, from, rows);
     from += tile.used;
     tile.nr = round_up(tile.used, kernels.lanes);
-    tile.q = carver.take<std::byte>(kernels.steps(head_dim) * tile.nr * kernels.step_bytes());
-    tile.q_range = carver.take<float>(has_ranges(kernels) ? tile.nr : 0);
+    tile.q = carver.take<std::byte>(kernels.query_bytes(head_dim, tile.nr));
+    tile.q_range = carver.take<float>(kernels.has_ranges() ? tile.nr : 0);
     for (TileState* state : {&tile.split, &tile.total}) {
       const std::int64_t stages = state == &tile.split ? kernels.staged_splits : 1;
       state->m = carver.take<float>(stages * tile.nr);
@@ -76,6 +73,12 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     if (head.scores) continue;
     const void* rows[kMaxLanes];
     for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.types.query, tile.row + r);
+    if (kernels_.int8) {
+      kernels_.int8->query({rows, tile.used, tile.nr, head.head_dim, tile.q});
+      for (std::int64_t n = 0; n < tile.nr; ++n)
+        tile.q_range[n] = n < tile.used ? head.q_factor(tile.row + n) : 0.0f;
+      continue;
+    }
     kernels_.pack->query(
         {rows, tile.used, tile.nr, head.head_dim, kernels_.query_scale(head.q_scale), tile.q, tile.q_range});
   }
@@ -104,8 +107,8 @@ Block Walk::block_at(std::int64_t at, const Keys& keys) const {
 
 /// The block's rows of K or V where they lie; those of several pages are copied together first, which costs a
 /// few per cent of packing them.
-Walk::RowsInPlace Walk::rows_of(const KeyRows& rows, std::int64_t dim, const Block& block) const {
-  const Element element = kernels_.types.key_value;
+Walk::RowsInPlace Walk::rows_of(const KeyRows& rows, Element element, std::int64_t dim,
+                                const Block& block) const {
   if (rows.piece_end(block.first) >= block.last) return {rows.row(element, block.first), rows.stride};
   rows.copy(element, dim, block.first, block.last, gathered_);
   return {gathered_, dim};
@@ -116,18 +119,27 @@ void Walk::pack_keys(const Block& block) const {
   range_->enter(Phase::pack);
   if (head_->k.is_tiled) return pack_key_tiles(block);
   const KeyRows& keys = head_->k;
-  const std::int64_t bytes = kernels_.steps(head_->head_dim) * kernels_.step_bytes();
+  const Element element = kernels_.types.key;
+  const std::int64_t panel = kernels_.panel_bytes(head_->head_dim);
+  if (kernels_.int8) {
+    const std::int64_t count = block.last - block.first;
+    head_->k_factors(block.first, block.last, key_range_);
+    std::fill(key_range_ + count, key_range_ + round_up(count, kernels_.mr), 0.0f);
+  }
   const auto pack = [&](const RowsInPlace& rows, std::int64_t first, std::int64_t last) {
     const std::int64_t at = first - block.first;
-    kernels_.pack->key({rows.first, rows.stride, last - first, head_->head_dim, keys_ + at * bytes,
-                        key_range_ ? key_range_ + at : nullptr});
+    std::byte* const to = keys_ + at / kernels_.mr * panel;
+    if (kernels_.int8)
+      return kernels_.int8->key({rows.first, rows.stride, last - first, head_->head_dim, to});
+    kernels_.pack->key(
+        {rows.first, rows.stride, last - first, head_->head_dim, to, key_range_ ? key_range_ + at : nullptr});
   };
   if (keys.pages && (keys.page_keys % kernels_.mr != 0 || block.first % kernels_.mr != 0))
-    return pack(rows_of(keys, head_->head_dim, block), block.first, block.last);
+    return pack(rows_of(keys, element, head_->head_dim, block), block.first, block.last);
   // Pages of whole panels are packed where they lie.
   for (std::int64_t first = block.first; first < block.last;) {
     const std::int64_t last = min_of(keys.piece_end(first), block.last);
-    pack({keys.row(kernels_.types.key_value, first), keys.stride}, first, last);
+    pack({keys.row(element, first), keys.stride}, first, last);
     first = last;
   }
 }
@@ -137,7 +149,7 @@ void Walk::pack_key_tiles(const Block& block) const {
   const std::int64_t bytes = kernels_.steps(head_->head_dim) * kernels_.step_bytes();
   for (std::int64_t key = block.first; key < block.last;) {
     const std::int64_t end = min_of(head_->k.piece_end(key), block.last);
-    kernels_.key_tiles->panels({head_->k.row(kernels_.types.key_value, key), end - key, head_->head_dim,
+    kernels_.key_tiles->panels({head_->k.row(kernels_.types.key, key), end - key, head_->head_dim,
                                 keys_ + (key - block.first) * bytes});
     key = end;
   }
@@ -155,7 +167,7 @@ void Walk::pack_values(Block& block) const {
   range_->enter(Phase::pack);
   block.values = values_;
   block.value_stride = kernels_.steps(keys) * row;
-  const RowsInPlace rows = rows_of(head_->v, head_->v_head_dim, block);
+  const RowsInPlace rows = rows_of(head_->v, kernels_.types.value, head_->v_head_dim, block);
   block.ordinary_values = kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, values_});
   if (block.ordinary_values) return;
   // 0 * NaN would reach queries that do not see the key: add_poison() adds these elements one by one.
@@ -192,7 +204,7 @@ bool Walk::is_ordinary(float value) const {
 
 void Walk::begin_sums(std::int64_t stage) const {
   // Without a softmax every maximum is 0: merging such states adds them up. In product f16 it is an exponent.
-  const float m = head_->has_softmax || has_ranges(kernels_) ? kMinusInfinity : 0.0f;
+  const float m = head_->has_softmax || kernels_.product == Element::f16 ? kMinusInfinity : 0.0f;
   for (std::int64_t t = 0; t < tile_count_; ++t) {
     const Tile& tile = tiles_[t];
     for (std::int64_t n = stage * tile.nr; n < (stage + 1) * tile.nr; ++n) {
@@ -291,9 +303,9 @@ void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const 
   std::uint64_t of_key[kBlockKeys];
   seers(tile, run, of_key);
   for (std::int64_t j = 0; j < run.count; ++j) {
-    const void* value = head_->v.row(kernels_.types.key_value, run.first + j);
+    const void* value = head_->v.row(kernels_.types.value, run.first + j);
     for (std::int64_t d = 0; d < head_->v_head_dim; ++d) {
-      const float x = load_element(kernels_.types.key_value, value, d);
+      const float x = load_element(kernels_.types.value, value, d);
       if (is_ordinary(x)) continue;
       for (std::int64_t n = 0; n < tile.used; ++n) {
         if ((of_key[j] >> n & 1) == 0) continue;

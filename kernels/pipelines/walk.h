@@ -30,7 +30,7 @@ struct Tile {
   std::int64_t used;  // rows in it
   std::int64_t nr;    // lanes computed
   std::byte* q;       // [head_dim][nr], in steps of the product
-  float* q_range;     // [nr], product f16 only: pack.h
+  float* q_range;     // [nr], product f16 (pack.h), or factors of int8 queries
   TileState split;    // state of the splits at hand: m, l [staged_splits][nr], o of one of them
   TileState total;    // state of the splits before them
   bool split_empty;   // o holds nothing
@@ -141,7 +141,7 @@ class Walk {
   };
   void pack_key_tiles(const Block& block) const;
   bool finds_values_in_keys(const Block& block) const;
-  RowsInPlace rows_of(const KeyRows& rows, std::int64_t dim, const Block& block) const;
+  RowsInPlace rows_of(const KeyRows& rows, Element element, std::int64_t dim, const Block& block) const;
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
   void product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
                float* block_max) const;
@@ -177,7 +177,7 @@ class Walk {
   Tile* tiles_;
   Slot* slots_;
   std::byte *keys_, *values_;   // panels in steps of the product (pack.h)
-  float* key_range_;            // [kBlockKeys rounded up to MR], product f16 only
+  float* key_range_;            // [kBlockKeys rounded up to MR], product f16, or factors of int8 keys
   std::byte* gathered_;         // [kBlockKeys] rows of K or V that lie in several pages
   const std::uint8_t** masks_;  // [kMaxLanes] rows of the mask from the block's first key on
   std::uint8_t* made_masks_;    // [max_nr][kBlockKeys] made from lists; only where there are any

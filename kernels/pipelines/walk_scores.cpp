@@ -16,18 +16,18 @@ constexpr std::int64_t kLineBytes = 64;
 void Walk::product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
                    float* block_max) const {
   if (from >= to) return;
-  const GemmKernel& gemm = *kernels_.gemm[tile.nr / kernels_.lanes - 1];
-  const std::int64_t steps = kernels_.steps(head_->head_dim),
-                     panel = steps * kernels_.mr * kernels_.step_bytes();
+  const std::int64_t width = tile.nr / kernels_.lanes - 1, panel = kernels_.panel_bytes(head_->head_dim);
   const GemmArgs args{keys_ + from * panel,
                       panel,
                       tile.q,
                       slot.scores + at * tile.nr,
-                      steps,
+                      kernels_.score_steps(head_->head_dim),
                       to - from,
                       tile.q_range,
                       block_max,
                       key_range_ + from * kernels_.mr};
+  if (kernels_.int8) return kernels_.int8->tile[width](&args);
+  const GemmKernel& gemm = *kernels_.gemm[width];
   (block_max ? gemm.init_max : gemm.init)(&args);
 }
 

@@ -16,7 +16,7 @@ from ._backward import attention_backward
 from ._core import Context, DomainMemory, default_context, set_default_context
 from ._core import version as __version__
 from ._plan import Plan, Prediction
-from ._products import fused_gemm, merge_states, softmax_pv
+from ._products import fused_gemm, merge_states, quantize_rows, softmax_pv
 from ._server import attention_with_kvcache, varlen_attention
 from ._stream import Stream, Ticket
 
@@ -37,6 +37,7 @@ __all__ = [
     "kv_append",
     "merge_states",
     "pack_key_pages",
+    "quantize_rows",
     "scaled_dot_product_attention",
     "set_default_context",
     "softmax_pv",

@@ -66,6 +66,8 @@ def attention(
     cu_seqlens_k: Tensor | Sequence[int] | None = None,
     block_table: Tensor | None = None,
     kv_indptr: Tensor | Sequence[int] | None = None,
+    q_scale: Tensor | None = None,
+    k_scale: Tensor | None = None,
     max_pages: int | None = None,
     bsr_rows: int = 0,
     bsr_keys: int = 0,
@@ -83,9 +85,9 @@ def attention(
 ) -> Any:
     """softmax(scores) v with scores = scale * q k^T, changed as below: exact, and never stored.
 
-    q             [batch, q_heads, q_len, head_dim] of float32, float16 or bfloat16
+    q             [batch, q_heads, q_len, head_dim] of float32, float16, bfloat16 or, with scales, int8
     k             [batch, kv_heads, kv_len, head_dim] of q's type, q_heads a multiple of kv_heads
-    v             [batch, kv_heads, kv_len, v_head_dim] of q's type
+    v             [batch, kv_heads, kv_len, v_head_dim] of q's type; with q of int8 any of the others
     causal        a query sees the keys up to its place on the causal diagonal
     causal_alignment  where the diagonal ends: "bottom_right", the last query sees every key; "top_left", query i sees
                   the keys up to i
@@ -125,10 +127,14 @@ def attention(
                   sequences] as FlashInfer's kv_indices, and page i of sequence b is block_table[kv_indptr[b] + i]. seqused_k
                   is (pages - 1) * page_size + FlashInfer's kv_last_page_len, 0 without pages
     max_pages     with kv_indptr: the most pages that a sequence may have; None: has in kv_indptr
+    q_scale, k_scale  of int8 q and k: float32 that broadcasts to [batch, q_heads, q_len] and [batch, kv_heads, kv_len]
+                  (with pages [pages, kv_heads, page_size]) whatever the layout, an element being its integer times its
+                  row's scale (quantize_rows); None: 1
     pipeline      order of work: "automatic", "online", "decode", "two_pass", "interleaved", "three_pass"; every choice
                   gives the same bits
     precision     what the products multiply: "standard", float32; "half", the tensors' 16-bit type, where the
-                  instruction set has kernels for it; "automatic", KUMIKO_PRECISION or the instruction set's choice
+                  instruction set has kernels for it; "int8", int8 q and k; "automatic", KUMIKO_PRECISION or the
+                  instruction set's choice
     kv_domains    [batch, kv_heads] integers: domain whose memory holds a KV head (Context.allocate), -1 for any
     key_layout    how k lies in its pages: "rows", or "tiles_of_16" as kv_append and pack_key_pages write it. Then k has the
                   shape of its rows still, with strides of head_dim (of 16-bit types rounded up to an even number) and 1 for
@@ -139,7 +145,7 @@ def attention(
                   sinks do not count
     row_max       float32 [batch, q_heads, q_len] to write it to
     layout        "bhsd" as above, or "bshd": q, k, v and out are [batch, length, heads, dim]
-    out           to write to: shaped as q but for v_head_dim, of q's type or float32, apart from every input
+    out           to write to: shaped as q but for v_head_dim, of v's type or float32, apart from every input
     context       threads to run on; None: default_context()
 
     The scores' terms apply in the order softcap, bias, alibi_slopes, mask. head_dim and v_head_dim are 1 to 576; tensors have any
@@ -153,6 +159,7 @@ def attention(
         (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
          prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains,
          key_layout, precision),
-        (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
+        (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr,
+         q_scale, k_scale),
         (return_lse, lse, return_row_max, row_max), layout, out, context,
     )  # fmt: skip

@@ -57,6 +57,8 @@ class Plan:
         cu_seqlens_k: Tensor | Sequence[int] | None = None,
         block_table: Tensor | None = None,
         kv_indptr: Tensor | Sequence[int] | None = None,
+        q_scale: Tensor | None = None,
+        k_scale: Tensor | None = None,
         max_pages: int | None = None,
         bsr_rows: int = 0,
         bsr_keys: int = 0,
@@ -73,7 +75,7 @@ class Plan:
             (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
              prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains,
              key_layout, precision),
-            (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
+            (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr, q_scale, k_scale),
             layout, out, context,
         )  # fmt: skip
 
@@ -92,6 +94,8 @@ class Plan:
         sinks: Tensor | None = None,
         block_table: Tensor | None = None,
         kv_indptr: Tensor | Sequence[int] | None = None,
+        q_scale: Tensor | None = None,
+        k_scale: Tensor | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
         return_row_max: bool = False,
@@ -103,7 +107,7 @@ class Plan:
         With out given, the library allocates nothing, unless more runs overlap in time than ever before. Raises
         ValueError (not the planned problem), NotImplementedError (in a forked child), MemoryError.
         """
-        terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr)
+        terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr, q_scale, k_scale)
         return self._plan.run(q, k, v, terms, (return_lse, lse, return_row_max, row_max), out)
 
     def update(

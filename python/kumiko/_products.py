@@ -90,3 +90,25 @@ def merge_states(
     Returns (out, lse), new ones of the first state's kind. Errors: see the package.
     """
     return _core.merge_states(states, layout, out, lse, context)
+
+
+def quantize_rows(
+    x: Tensor,
+    *,
+    layout: str = "bhsd",
+    out: Tensor | None = None,
+    scale: Tensor | None = None,
+    context: Context | None = None,
+) -> tuple[Any, Any]:
+    """Rows of queries or keys to int8 with a scale each, as attention() takes them.
+
+    scale = a row's largest magnitude / 127, out = x / scale rounded to nearest even; each row's depend on it alone.
+
+    x       [batch, heads, length, head_dim] of float32, float16 or bfloat16
+    layout  "bhsd" as above, or "bshd": x and out are [batch, length, heads, head_dim]
+    out     int8, to write to
+    scale   float32 [batch, heads, length] whatever the layout, to write to
+
+    Returns (out, scale), new ones of x's kind. Errors: see the package.
+    """
+    return _core.quantize_rows(x, layout, out, scale, context)

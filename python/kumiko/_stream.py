@@ -52,6 +52,8 @@ class Stream:
         sinks: Tensor | None = None,
         block_table: Tensor | None = None,
         kv_indptr: Tensor | Sequence[int] | None = None,
+        q_scale: Tensor | None = None,
+        k_scale: Tensor | None = None,
         return_lse: bool = False,
         lse: Tensor | None = None,
         return_row_max: bool = False,
@@ -63,7 +65,7 @@ class Stream:
 
         plan.update() raises ValueError until the plan's submitted runs have ended.
         """
-        terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr)
+        terms = (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr, q_scale, k_scale)
         return self._stream.run(getattr(plan, "_plan", plan), q, k, v, terms, (return_lse, lse, return_row_max, row_max), out, callback)
 
     def attention(
@@ -94,6 +96,8 @@ class Stream:
         cu_seqlens_k: Tensor | Sequence[int] | None = None,
         block_table: Tensor | None = None,
         kv_indptr: Tensor | Sequence[int] | None = None,
+        q_scale: Tensor | None = None,
+        k_scale: Tensor | None = None,
         max_pages: int | None = None,
         bsr_rows: int = 0,
         bsr_keys: int = 0,
@@ -115,7 +119,7 @@ class Stream:
             (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, window_sink_tokens, causal_sequences,
              prefix_lens, seqused_k, cu_seqlens_q, cu_seqlens_k, max_pages, bsr_rows, bsr_keys, pipeline, kv_domains,
              key_layout, precision),
-            (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr),
+            (alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr, q_scale, k_scale),
             (return_lse, lse, return_row_max, row_max), layout, out, callback,
         )  # fmt: skip
 

@@ -32,7 +32,7 @@ void expect_dims(const Imported& tensor, int dims, const char* expected) {
 }
 
 template <class Pointer>
-View<Pointer> view_of(const Imported& tensor, Layout layout) {
+View<Pointer> view_of(const Imported& tensor, Layout layout, bool is_int8 = false) {
   const bool is_bhsd = layout == Layout::bhsd;
   expect_dims(
       tensor, 4,
@@ -44,7 +44,7 @@ View<Pointer> view_of(const Imported& tensor, Layout layout) {
     view.shape[i] = tensor.shape[from];
     view.stride[i] = tensor.stride[from];
   }
-  view.dtype = dtype_of(tensor);
+  view.dtype = is_int8 ? DataType::i8 : dtype_of(tensor);
   return view;
 }
 
@@ -102,8 +102,10 @@ Pipeline pipeline_of(nb::handle value) {
 }
 
 Precision precision_of(nb::handle value) {
-  constexpr std::array<std::pair<const char*, Precision>, 3> kNames = {
-      {{"automatic", Precision::automatic}, {"standard", Precision::standard}, {"half", Precision::half}}};
+  constexpr std::array<std::pair<const char*, Precision>, 4> kNames = {{{"automatic", Precision::automatic},
+                                                                        {"standard", Precision::standard},
+                                                                        {"half", Precision::half},
+                                                                        {"int8", Precision::int8}}};
   return choice("precision", value, kNames);
 }
 
@@ -217,8 +219,33 @@ DataType dtype_of(const Imported& tensor) {
 ConstTensor input_of(const Imported& tensor, Layout layout) {
   return view_of<const void*>(tensor, layout);
 }
+ConstTensor query_or_key_of(const Imported& tensor, Layout layout) {
+  return view_of<const void*>(tensor, layout, tensor.is(dlpack::kInt, 8));
+}
 Tensor output_of(const Imported& tensor, Layout layout) {
   return view_of<void*>(tensor, layout);
+}
+Tensor int8_output_of(const Imported& tensor, Layout layout) {
+  if (!tensor.is(dlpack::kInt, 8))
+    wrong_value(std::string(tensor.name) + ".dtype", tensor.dtype_name(), "int8");
+  return view_of<void*>(tensor, layout, true);
+}
+
+ScaleView scales_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape) {
+  expect_float32(tensor);
+  if (tensor.ndim > 3)
+    wrong_value(std::string(tensor.name) + ".shape", tensor.shape_text(), "at most three dimensions");
+  ScaleView view{reinterpret_cast<const float*>(tensor.data), {}};
+  for (int i = 1; i <= tensor.ndim; ++i) {
+    const auto to = static_cast<std::size_t>(3 - i);
+    const std::int64_t size = tensor.size(-i);
+    if (size != 1 && size != shape[to])
+      wrong_value(std::string(tensor.name) + ".shape", tensor.shape_text(),
+                  "a shape that broadcasts to (" + std::to_string(shape[0]) + ", " +
+                      std::to_string(shape[1]) + ", " + std::to_string(shape[2]) + ")");
+    view.stride[to] = size == 1 ? 0 : tensor.step(-i);
+  }
+  return view;
 }
 
 LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape, const char* whose) {

@@ -46,7 +46,12 @@ void expect_float32(const Imported& tensor);
 
 DataType dtype_of(const Imported& tensor);
 ConstTensor input_of(const Imported& tensor, Layout layout);
+/// The same, or int8.
+ConstTensor query_or_key_of(const Imported& tensor, Layout layout);
 Tensor output_of(const Imported& tensor, Layout layout);
+Tensor int8_output_of(const Imported& tensor, Layout layout);
+/// f32 of up to three dimensions, broadcast to the first three sizes of `shape`
+ScaleView scales_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape);
 /// f32 [batch, heads, seq], the first three sizes of `shape`, which is that of `whose`.
 LseView lse_of(const Imported& tensor, const std::array<std::int64_t, 4>& shape, const char* whose);
 /// A mask or bias of up to four dimensions, broadcast to `shape` as numpy does.

@@ -9,9 +9,9 @@
 namespace kumiko::python {
 
 AttentionCall::AttentionCall(nb::handle q, nb::handle k, nb::handle v, Layout layout)
-    : query_(q), layout_(layout) {
-  args.q = input_of(q_.emplace("q", q), layout);
-  args.k = input_of(k_.emplace("k", k), layout);
+    : query_(q), value_(v), layout_(layout) {
+  args.q = query_or_key_of(q_.emplace("q", q), layout);
+  args.k = query_or_key_of(k_.emplace("k", k), layout);
   args.v = input_of(v_.emplace("v", v), layout);
 }
 
@@ -104,6 +104,10 @@ void AttentionCall::set(const Terms& terms) {
   if (!terms.alibi_slopes.is_none())
     slopes_of(slopes_.emplace("alibi_slopes", terms.alibi_slopes), sequences(), &args);
   if (!terms.sinks.is_none()) sinks_of(sinks_.emplace("sinks", terms.sinks), &args);
+  if (!terms.q_scale.is_none())
+    args.q_scale = scales_of(q_scale_.emplace("q_scale", terms.q_scale), args.q.shape);
+  if (!terms.k_scale.is_none())
+    args.k_scale = scales_of(k_scale_.emplace("k_scale", terms.k_scale), args.k.shape);
 }
 
 void AttentionCall::set_pages(nb::handle block_table, nb::handle kv_indptr) {
@@ -147,14 +151,15 @@ std::array<std::int64_t, 4> AttentionCall::out_shape() const {
 }
 
 void AttentionCall::set_out(nb::handle out) {
-  out_.emplace("out", out, query_, out_shape(), Output::Type::as_like);
+  const nb::handle like = args.q.dtype == DataType::i8 ? value_ : query_;
+  out_.emplace("out", out, like, out_shape(), Output::Type::as_like);
   args.out = output_of(out_->tensor(), layout_);
 }
 
 void AttentionCall::plan_out() {
   const auto [batch, first, second, dim] = out_shape();
-  args.out = layout_ == Layout::bhsd ? Tensor::bhsd(nullptr, batch, first, second, dim, args.q.dtype)
-                                     : Tensor::bshd(nullptr, batch, first, second, dim, args.q.dtype);
+  args.out = layout_ == Layout::bhsd ? Tensor::bhsd(nullptr, batch, first, second, dim, args.v.dtype)
+                                     : Tensor::bshd(nullptr, batch, first, second, dim, args.v.dtype);
 }
 
 void AttentionCall::set_row_output(const char* name, nb::handle given, bool is_returned,

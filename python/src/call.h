@@ -39,7 +39,8 @@ struct Settings {
 
 /// Tensors that each run of a plan brings along, or None.
 struct Terms {
-  nb::handle alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr;
+  nb::handle alibi_slopes, bias, mask, tree_mask, bsr_indptr, bsr_indices, sinks, block_table, kv_indptr,
+      q_scale, k_scale;
 };
 
 /// What a call writes for each query besides out, and whether it is returned.
@@ -96,12 +97,12 @@ class AttentionCall {
   /// Keys that the longest sequence can have, of which a bias or mask has one column each.
   std::int64_t longest() const;
 
-  nb::handle query_;
+  nb::handle query_, value_;
   Layout layout_;
   std::optional<std::int64_t> max_pages_, planned_max_pages_;  // of lists
   std::optional<Output> out_, lse_, row_max_;
   std::optional<Imported> q_, k_, v_, slopes_, bias_, mask_, tree_mask_, bsr_indptr_, bsr_indices_, sinks_,
-      block_table_;
+      block_table_, q_scale_, k_scale_;
 };
 
 }  // namespace kumiko::python

@@ -48,20 +48,24 @@ nb::object new_tensor(nb::handle like, std::span<const std::int64_t> shape) {
   return own_tensor(shape, {tensor.dtype.code, tensor.dtype.bits, 1});
 }
 
-nb::object new_float32_tensor(nb::handle like, std::span<const std::int64_t> shape) {
+/// `name`: of the type, as numpy and PyTorch have it.
+nb::object new_tensor_of(const char* name, nb::dlpack::dtype dtype, nb::handle like,
+                         std::span<const std::int64_t> shape) {
   if (is_numpy(like)) {
     const nb::object numpy = loaded("numpy");
-    return numpy.attr("empty")(tuple_of(shape), numpy.attr("float32"));
+    return numpy.attr("empty")(tuple_of(shape), numpy.attr(name));
   }
   if (nb::hasattr(like, "new_empty"))
-    return like.attr("new_empty")(tuple_of(shape), nb::arg("dtype") = loaded("torch").attr("float32"));
-  return own_tensor(shape, nb::dtype<float>());
+    return like.attr("new_empty")(tuple_of(shape), nb::arg("dtype") = loaded("torch").attr(name));
+  return own_tensor(shape, dtype);
 }
 
 nb::object object_of(nb::handle given, nb::handle like, std::span<const std::int64_t> shape,
                      Output::Type type) {
   if (!given.is_none()) return nb::borrow(given);
-  return type == Output::Type::float32 ? new_float32_tensor(like, shape) : new_tensor(like, shape);
+  if (type == Output::Type::float32) return new_tensor_of("float32", nb::dtype<float>(), like, shape);
+  if (type == Output::Type::int8) return new_tensor_of("int8", nb::dtype<std::int8_t>(), like, shape);
+  return new_tensor(like, shape);
 }
 
 }  // namespace

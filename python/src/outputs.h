@@ -16,7 +16,7 @@ namespace kumiko::python {
 /// otherwise an object that speaks DLPack and the buffer protocol.
 class Output {
  public:
-  enum class Type : std::uint8_t { as_like, float32 };
+  enum class Type : std::uint8_t { as_like, float32, int8 };
 
   /// `given` may be None: a new tensor of this shape then.
   Output(const char* name, nb::handle given, nb::handle like, std::span<const std::int64_t> shape, Type type);

@@ -122,6 +122,22 @@ nb::typed<nb::tuple, nb::object, nb::object> merge_states_call(nb::handle states
   return nb::make_tuple(written.result(), sums.result());
 }
 
+nb::object quantize_rows_call(nb::handle x, nb::handle layout, nb::handle out, nb::handle scale,
+                              nb::handle context) {
+  const Layout order = layout_of(layout);
+  const Imported rows("x", x);
+  const ConstTensor view = input_of(rows, order);
+  const auto& shape = view.shape;
+  const Output written("out", out, x, ordered(order, shape[0], shape[1], shape[2], shape[3]),
+                       Output::Type::int8);
+  const Output scales("scale", scale, x, std::span(shape).first(3), Output::Type::float32);
+  const Tensor bytes = int8_output_of(written.tensor(), order);
+  const LseView scale_view = lse_of(scales.tensor(), shape, "x");
+  const Context chosen = context_of(context);
+  without_gil([&] { return quantize_rows(chosen, view, bytes, scale_view); });
+  return nb::make_tuple(written.result(), scales.result());
+}
+
 }  // namespace
 
 void bind_products(nb::module_& module) {
@@ -136,6 +152,8 @@ void bind_products(nb::module_& module) {
              arg("precision").none());
   module.def("merge_states", &merge_states_call, arg("states").none(), arg("layout").none(),
              arg("out").none(), arg("lse").none(), arg("context").none());
+  module.def("quantize_rows", &quantize_rows_call, arg("x").none(), arg("layout").none(), arg("out").none(),
+             arg("scale").none(), arg("context").none());
 }
 
 }  // namespace kumiko::python

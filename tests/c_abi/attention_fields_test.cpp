@@ -39,6 +39,23 @@ std::int64_t* row_max_stride_of(Args& a) {
     return a.row_max_stride;
 }
 
+// Scales of the queries or keys in either struct, and their strides.
+template <class Scales>
+auto& data_of(Scales& scales) {
+  if constexpr (requires { scales.data; })
+    return scales.data;
+  else
+    return scales;
+}
+template <class Args>
+void set_scales(Args& a, bool of_keys, const float* data, const std::int64_t (&stride)[3]) {
+  data_of(of_keys ? a.k_scale : a.q_scale) = data;
+  if constexpr (requires { a.q_scale.data; })
+    std::copy(stride, stride + 3, (of_keys ? a.k_scale : a.q_scale).stride.begin());
+  else
+    std::copy(stride, stride + 3, of_keys ? a.k_scale_stride : a.q_scale_stride);
+}
+
 const AttentionFields& table() {
   static const AttentionFields fields = [] {
     AttentionFields f;
@@ -138,6 +155,24 @@ const AttentionFields& table() {
     f.add_refused("kv_indptr", [paged](auto& a) { paged(a), a.kv_indptr = memory().cu_seqlens; });
     // With tensors of f32 there are no other kernels, and so an error that names them.
     f.add_refused("precision", [](auto& a) { set(a.precision, KUMIKO_PRECISION_HALF); });
+    // With q and k of another type than other rows have.
+    for (const bool of_keys : {false, true}) {
+      const std::string name = of_keys ? "k_scale" : "q_scale";
+      const auto add_scales = [&](const std::string& field, std::int64_t batch, std::int64_t head,
+                                  std::int64_t seq) {
+        f.add_refused(field, [=](auto& a) {
+          set(a.q.dtype, KUMIKO_I8), set(a.k.dtype, KUMIKO_I8);
+          const auto* const scales = static_cast<const float*>(memory().slopes.data());
+          set_scales(a, false, scales, {20, 4, 1});
+          set_scales(a, true, scales + 100, {20, 6, 1});
+          set_scales(a, of_keys, scales + 50, {batch, head, seq});
+        });
+      };
+      add_scales(name, 20, 6, 1);
+      for (std::int64_t i = 0; i < 3; ++i)
+        add_scales(name + "_stride[" + std::to_string(i) + "]", 20 + 9 * (i == 0), 6 + 2 * (i == 1),
+                   1 + (i == 2));
+    }
     f.add_c(
         "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_attention_args, lse); },
         [](auto& a) { a.is_causal = true; });

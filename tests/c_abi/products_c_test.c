@@ -107,8 +107,8 @@ static void test_errors(const kumiko_context* context) {
   pv = softmax_pv();
   pv.struct_size = 8;
   EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "struct_size is 8");
-  fused.precision = 3;
-  EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_INVALID_ARGUMENT, "precision is 3");
+  fused.precision = 4;
+  EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_INVALID_ARGUMENT, "precision is 4");
   fused.precision = KUMIKO_PRECISION_HALF;
   EXPECT_ERROR(kumiko_fused_gemm(context, &fused), KUMIKO_UNSUPPORTED, "precision is \"half\"");
   pv = softmax_pv();

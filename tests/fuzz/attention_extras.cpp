@@ -60,8 +60,34 @@ void AttentionProblem::draw_row_max(Input& input) {
   if (how & 6) std::copy(stride, stride + 3, args_.row_max_stride);
 }
 
+// The bytes of the queries and keys as int8, of which there are as many elements or more. Scales are the
+// slopes of ALiBi, where these are enough, or one for all, and small: scores stay below 1000.
+void AttentionProblem::draw_int8(Input& input) {
+  const int how = input.byte();
+  if ((how & 3) != 3 || args_.key_layout != KUMIKO_KEY_ROWS) return;
+  args_.q.dtype = args_.k.dtype = KUMIKO_I8;
+  Buffer& scales = buffers_[kSlopes];
+  if (how & 4 && scales.size() >= sizeof(float)) {
+    args_.q_scale = args_.k_scale = static_cast<const float*>(scales.data());
+    scales.sprinkle(21, 1, 1.0 / 64);
+    const auto heads = static_cast<std::int64_t>(scales.size() / sizeof(float));
+    if (how & 8 && args_.q.shape[1] <= heads) args_.q_scale_stride[1] = 1;
+    if (how & 16 && args_.k.shape[1] <= heads) args_.k_scale_stride[1] = 1;
+  } else {
+    args_.scale = 1.0f / 4096;
+  }
+  if (how & 32) args_.precision = KUMIKO_PRECISION_INT8;
+}
+
 void AttentionProblem::change_extras(Input& input) {
-  switch (input.below(8)) {
+  switch (input.below(10)) {
+    case 8:
+      (input.one_in(2) ? args_.q_scale_stride : args_.k_scale_stride)[input.below(3)] = input.number();
+      return;
+    case 9:
+      (input.one_in(2) ? args_.q_scale : args_.k_scale) = static_cast<const float*>(
+          input.one_in(3) ? nullptr : buffers_[input.byte() % buffers_.size()].data());
+      return;
     case 6:
       args_.row_max_stride[input.below(3)] = input.number();
       return;

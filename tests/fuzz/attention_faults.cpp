@@ -47,6 +47,9 @@ void AttentionProblem::change(Input& input) {
                                           offsetof(kumiko_attention_args, row_max),
                                           offsetof(kumiko_attention_args, row_max_stride),
                                           offsetof(kumiko_attention_args, key_layout),
+                                          offsetof(kumiko_attention_args, q_scale),
+                                          offsetof(kumiko_attention_args, k_scale),
+                                          offsetof(kumiko_attention_args, k_scale_stride),
                                           sizeof(kumiko_attention_args) + 8,
                                           kLargestStruct};
   if (serves_ && input.one_in(2)) return change_sequences(input);
@@ -86,7 +89,7 @@ void AttentionProblem::change_terms(Input& input) {
                                : static_cast<const float*>(buffers_[input.byte() % buffers_.size()].data());
       return;
     case 3:
-      args_.precision = input.one_in(2) ? input.below(4) : static_cast<std::int32_t>(input.number());
+      args_.precision = input.one_in(2) ? input.below(5) : static_cast<std::int32_t>(input.number());
       return;
     case 4: {  // every tensor of another type
       const auto type = static_cast<std::int32_t>(input.below(5));

@@ -72,7 +72,7 @@ AttentionProblem::AttentionProblem(Input& input, int num_domains, bool serves, b
   // Last, so that other inputs keep their meaning.
   if (serves) draw_sequences(input, at);
   if (has_extras) draw_extras(input), draw_sequence_visibility(input), draw_key_lists(input);
-  if (has_extras) draw_row_max(input);
+  if (has_extras) draw_row_max(input), draw_int8(input);
 }
 
 void AttentionProblem::draw_terms(Input& input, int terms) {
@@ -122,6 +122,20 @@ std::vector<Operand> AttentionProblem::operands() const {
                    {a.alibi_batch_stride, 1, 0, 0},
                    kSlopes,
                    false});
+  const auto add_scales = [&](const char* name, const float* data, const auto& of,
+                              const std::int64_t* stride) {
+    if (data)
+      all.push_back({name,
+                     data,
+                     KUMIKO_F32,
+                     3,
+                     {of.shape[0], of.shape[1], of.shape[2], 0},
+                     {stride[0], stride[1], stride[2], 0},
+                     kSlopes,
+                     false});
+  };
+  add_scales("q_scale", a.q_scale, a.q, a.q_scale_stride);
+  add_scales("k_scale", a.k_scale, a.k, a.k_scale_stride);
   if (a.sinks)
     all.push_back({"sinks", a.sinks, KUMIKO_F32, 1, {a.q.shape[1], 0, 0, 0}, {1, 0, 0, 0}, kSinks, false});
   if (a.block_table && a.kv_indptr)
@@ -180,8 +194,12 @@ bool AttentionProblem::is_sane(bool with_lse, bool with_row_max) const {
   if (!has_sane_size()) return false;
   const kumiko_attention_args a = seen();
   if (!has_rows(a.q) || !has_rows(a.k) || !has_rows(a.v) || !has_rows(a.out)) return false;
-  if (!is_tensor_type(a.q.dtype) || a.k.dtype != a.q.dtype || a.v.dtype != a.q.dtype) return false;
-  if (a.out.dtype != a.q.dtype && a.out.dtype != KUMIKO_F32) return false;
+  const bool is_int8 = a.q.dtype == KUMIKO_I8;
+  if (a.k.dtype != a.q.dtype || !is_tensor_type(a.v.dtype) || (!is_int8 && a.v.dtype != a.q.dtype))
+    return false;
+  if (a.out.dtype != a.v.dtype && a.out.dtype != KUMIKO_F32) return false;
+  if (a.q_scale && (!is_int8 || !fits(a.q.shape, a.q_scale_stride, 3))) return false;
+  if (a.k_scale && (!is_int8 || !fits(a.k.shape, a.k_scale_stride, 3))) return false;
   const std::int64_t *q = a.q.shape, *k = a.k.shape, *v = a.v.shape, *out = a.out.shape;
   if (q[3] < 1 || q[3] > 576 || v[3] < 1 || v[3] > 576) return false;
   if (!has_sane_sequences(a) || !has_sane_extras(a)) return false;
@@ -205,6 +223,16 @@ bool AttentionProblem::is_sane(bool with_lse, bool with_row_max) const {
   if (extent_of(sizes, slopes, 2) * 4 > kMaxBytes) return false;
   if (!has_sane_key_lists(a)) return false;
   return outputs_apart();
+}
+
+bool AttentionProblem::is_unsupported() const {
+  const kumiko_attention_args a = seen();
+  const bool is_int8 = a.q.dtype == KUMIKO_I8;
+  // int8 has products of its own alone, and keys in rows.
+  if (is_int8 && a.precision != KUMIKO_PRECISION_AUTOMATIC && a.precision != KUMIKO_PRECISION_INT8)
+    return true;
+  if (is_int8 && a.key_layout != KUMIKO_KEY_ROWS) return true;
+  return a.precision == KUMIKO_PRECISION_HALF || (!is_int8 && a.precision == KUMIKO_PRECISION_INT8);
 }
 
 bool AttentionProblem::is_runnable() const {
@@ -256,6 +284,9 @@ AttentionProblem::Planned AttentionProblem::planned() const {
   std::memset(kept.args.lse_stride, 0, sizeof kept.args.lse_stride);  // may change from run to run
   kept.args.row_max = nullptr;
   std::memset(kept.args.row_max_stride, 0, sizeof kept.args.row_max_stride);
+  kept.args.q_scale = kept.args.k_scale = nullptr;
+  std::memset(kept.args.q_scale_stride, 0, sizeof kept.args.q_scale_stride);
+  std::memset(kept.args.k_scale_stride, 0, sizeof kept.args.k_scale_stride);
   static constexpr float kGiven = 0.0f;
   static constexpr std::int32_t kGivenList = 0;
   static constexpr std::uint8_t kGivenFlags = 0;
@@ -296,7 +327,8 @@ std::string AttentionProblem::describe_options() const {
   text << ", tree stride " << a.tree_mask_stride << ", lists of " << a.bsr_rows << " x " << a.bsr_keys
        << ", head stride " << a.bsr_head_stride << ", maxima " << (a.row_max ? "given" : "none")
        << ", their strides " << a.row_max_stride[0] << ' ' << a.row_max_stride[1] << ' '
-       << a.row_max_stride[2] << ", key layout " << a.key_layout << ", prefixes";
+       << a.row_max_stride[2] << ", key layout " << a.key_layout << ", scales of queries "
+       << (a.q_scale ? "given" : "none") << ", of keys " << (a.k_scale ? "given" : "none") << ", prefixes";
   for (std::size_t b = 0; a.prefix_lens && b < prefixes_.size(); ++b) text << ' ' << prefixes_[b];
   return text.str();
 }

@@ -22,7 +22,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   /// A run without lse or row_max ignores its strides; a plan checks them always.
   bool is_sane(bool with_lse, bool with_row_max) const;
   /// Whether there are kernels depends on the ISA.
-  bool is_unsupported() const override { return seen().precision == KUMIKO_PRECISION_HALF; }
+  bool is_unsupported() const override;
   bool is_runnable() const override;
   bool outputs_are_right() const override;
   double tolerance(double value, std::int32_t dtype) const override;
@@ -70,6 +70,7 @@ class AttentionProblem : public SizedProblem<kumiko_attention_args> {
   void draw_key_tiles();
   void draw_sequence_visibility(Input& input);
   void draw_row_max(Input& input);
+  void draw_int8(Input& input);
   void change_extras(Input& input);
   bool has_sane_extras(const kumiko_attention_args& a) const;
   void draw_key_lists(Input& input);

@@ -37,7 +37,9 @@ double f16_value(std::uint16_t bits) {
 }  // namespace
 
 int bytes_of(std::int32_t dtype) {
-  return dtype == KUMIKO_BOOLEAN ? 1 : dtype == KUMIKO_BF16 || dtype == KUMIKO_F16 ? 2 : 4;
+  return dtype == KUMIKO_BOOLEAN || dtype == KUMIKO_I8 ? 1
+         : dtype == KUMIKO_BF16 || dtype == KUMIKO_F16 ? 2
+                                                       : 4;
 }
 
 Buffer::Buffer(std::int64_t count, std::int32_t dtype, bool is_output)
@@ -60,6 +62,8 @@ void Buffer::set(std::size_t i, double value) {
     std::memcpy(at, &bits, 2);
   } else if (dtype_ == KUMIKO_BOOLEAN) {
     *at = static_cast<unsigned char>(value);
+  } else if (dtype_ == KUMIKO_I8) {
+    *at = static_cast<unsigned char>(static_cast<signed char>(value));
   } else {
     const auto integer = static_cast<std::int32_t>(value);
     std::memcpy(at, &integer, 4);
@@ -67,12 +71,13 @@ void Buffer::set(std::size_t i, double value) {
 }
 
 void Buffer::fill(std::uint32_t seed, bool with_specials) {
-  const bool is_real = dtype_ != KUMIKO_BOOLEAN && dtype_ != KUMIKO_I32;
+  const bool is_real = dtype_ != KUMIKO_BOOLEAN && dtype_ != KUMIKO_I32 && dtype_ != KUMIKO_I8;
   for (std::size_t i = 0; i < size_ / static_cast<std::size_t>(bytes_of(dtype_)); ++i) {
     const std::int32_t number = static_cast<std::int32_t>(next(&seed)) >> 16;
     double value = number / 16384.0;
     if (dtype_ == KUMIKO_BOOLEAN) value = number & 0xc0 ? 1 << (number & 7) : 0;
     if (dtype_ == KUMIKO_I32) value = number & ~31;
+    if (dtype_ == KUMIKO_I8) value = number >> 8;
     if (is_real && with_specials && seed >> 24 == 7) value = std::numeric_limits<double>::infinity();
     if (is_real && with_specials && seed >> 24 == 9) value = std::numeric_limits<double>::quiet_NaN();
     set(i, value);

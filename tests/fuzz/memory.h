@@ -26,7 +26,7 @@ inline constexpr std::int64_t kDims[] = {1, 2, 7, 8, 15, 16, 17};
 
 int bytes_of(std::int32_t dtype);
 inline bool is_precision(std::int32_t precision) {
-  return precision >= KUMIKO_PRECISION_AUTOMATIC && precision <= KUMIKO_PRECISION_HALF;
+  return precision >= KUMIKO_PRECISION_AUTOMATIC && precision <= KUMIKO_PRECISION_INT8;
 }
 inline bool is_tensor_type(std::int32_t dtype) {
   return dtype >= KUMIKO_F32 && dtype <= KUMIKO_F16;
@@ -37,7 +37,7 @@ inline double step_of(std::int32_t dtype) {
   return dtype == KUMIKO_BF16 ? 0x1p-7 : dtype == KUMIKO_F16 ? 0x1p-10 : 0.0;
 }
 inline bool is_known_type(std::int32_t dtype) {
-  return dtype >= KUMIKO_F32 && dtype <= KUMIKO_I32;
+  return dtype >= KUMIKO_F32 && dtype <= KUMIKO_I8;
 }
 
 /// Heap memory of exactly its size, so that AddressSanitizer finds an access one byte past it.

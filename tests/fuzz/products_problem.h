@@ -15,7 +15,7 @@ class SoftmaxPvProblem : public SizedProblem<kumiko_softmax_pv_args> {
   }
   bool is_sane() const override;
   bool is_unsupported() const override {
-    return seen().pipeline == KUMIKO_PIPELINE_DECODE || seen().precision == KUMIKO_PRECISION_HALF;
+    return seen().pipeline == KUMIKO_PIPELINE_DECODE || seen().precision >= KUMIKO_PRECISION_HALF;
   }
   bool outputs_are_right() const override;
   double tolerance(double value, std::int32_t dtype) const override;
@@ -38,7 +38,7 @@ class FusedGemmProblem : public SizedProblem<kumiko_fused_gemm_args> {
   kumiko_status call(const kumiko_context* context) const override {
     return kumiko_fused_gemm(context, passed());
   }
-  bool is_unsupported() const override { return seen().precision == KUMIKO_PRECISION_HALF; }
+  bool is_unsupported() const override { return seen().precision >= KUMIKO_PRECISION_HALF; }
   bool is_sane() const override;
   bool outputs_are_right() const override;
   double tolerance(double value, std::int32_t dtype) const override;

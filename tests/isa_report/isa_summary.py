@@ -31,6 +31,20 @@ def isas(root: Path) -> list[str]:
     return re.findall(r"Isa::(\w+)", declared[1])
 
 
+def optional(root: Path) -> set[str]:
+    """Rows that need more than their ISA (column `extension`), which a machine with the ISA may lack."""
+    found = set()
+    for path in root.glob("kernels/*/kernels.inc"):
+        text = path.read_text()
+        head = re.search(r"^// KUMIKO_\w+\(([^)]*)\)", text, re.MULTILINE)
+        if not head or "extension" not in head[1].split(", "):
+            continue
+        column = head[1].split(", ").index("extension")
+        found |= {cells[0] for row in re.findall(r"^KUMIKO_\w+\(([^)]*)\)", text, re.MULTILINE)
+                  if (cells := row.split(", "))[column] != "none"}
+    return found
+
+
 def tables(root: Path) -> dict[str, list[tuple[str, str]]]:
     """The rows of every kernel table as (name, ISA), whatever processor they are for."""
     found = {}
@@ -75,6 +89,7 @@ class Coverage:
     def __init__(self, root: Path, logs: list[tuple[str, dict[str, bool]]]):
         self.tables = tables(root)
         self.isas = isas(root)
+        self.optional = optional(root)
         self.isa_of = {row: (isa, table) for table, rows in self.tables.items() for row, isa in rows}
         self.passed = defaultdict(lambda: defaultdict(set))  # (isa, how) -> row or ISA -> its tests
         self.failed = defaultdict(list)
@@ -135,6 +150,8 @@ class Coverage:
         found = []
         what = self.replaced(how)
         for row, table in self.kernels(isa):
+            if row in self.optional and not passed.get(row):
+                continue
             if what:
                 table = f"{table}, {what}"
             found += [f"{test}/{rest}{row}" for test, rest in sorted(self.tests_of[table] - passed.get(row, set()))]

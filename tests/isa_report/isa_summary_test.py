@@ -66,6 +66,17 @@ class Summary(unittest.TestCase):
         self.assertIn("not passed: Half/Half.Chunks/reference", text)
         self.assertNotIn("Half/Half.Chunks/avx512", text)
 
+    def test_a_row_that_needs_more_than_its_isa_may_be_absent(self):
+        (self.root / "kernels/int8").mkdir()
+        (self.root / "kernels/int8/kernels.inc").write_text(
+            "// KUMIKO_INT8(name, isa, extension, mr)\nKUMIKO_INT8(int8_vnni, avx2, vnni, 4)\nKUMIKO_INT8(int8_avx2, avx2, none, 4)\n")
+        tests = ["Rows/Int8.Chain/int8_avx2", "Rows/Int8.Other/int8_avx2"]
+        text, good = self.summary(BOTH, [native_log(FULL + tests)])
+        self.assertTrue(good, text)
+        text, good = self.summary(BOTH, [native_log(FULL + tests + ["Rows/Int8.Chain/int8_vnni"])])
+        self.assertFalse(good)
+        self.assertIn("not passed: Rows/Int8.Other/int8_vnni", text)
+
     def test_what_the_machine_lacks_is_named_with_its_reason(self):
         without = [name for name in FULL if name not in AVX512]
         text, good = self.summary(NO_AVX512, [native_log(without)])

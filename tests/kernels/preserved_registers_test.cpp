@@ -12,7 +12,7 @@
 #endif
 
 #include "kernels/gemm/gemm.h"
-#include "kernels/gemm/panels.h"
+#include "kernels/int8_scores/int8_scores.h"
 #include "kernels/pack/pack.h"
 #include "kernels/softmax/softmax.h"
 #include "tests/kernels/rows.h"
@@ -39,8 +39,6 @@ using kernels::PackKernel;
 using kernels::PackKeyArgs;
 using kernels::PackQueryArgs;
 using kernels::PackValueArgs;
-using kernels::PanelArgs;
-using kernels::PanelKernel;
 using kernels::SoftmaxArgs;
 using kernels::SoftmaxKernel;
 using kernels::TransposedGemmKernel;
@@ -162,28 +160,6 @@ TEST_P(PreservedRegistersOfTransposedGemm, HoldWhatTheyHeld) {
   }
 }
 
-struct PreservedRegistersOfPanels : ::testing::TestWithParam<PanelKernel> {};
-
-TEST_P(PreservedRegistersOfPanels, HoldWhatTheyHeld) {
-  const PanelKernel& row = GetParam();
-  const auto mr = static_cast<std::size_t>(row.mr), nr = static_cast<std::size_t>(row.nr);
-  for (const std::int64_t k : {1, 2, 3, 9}) {
-    // 4 bytes an element are enough for every type; the bytes are a normal number in each type.
-    const std::vector<std::uint8_t> a(12 * mr * 4, 0x3c), b(12 * nr * 4, 0x3c);
-    std::vector<std::uint32_t> c(mr * nr);
-    for (const std::int64_t m : {row.mr, row.mr - 1}) {
-      const PanelArgs args{a.data(), b.data(), c.data(), row.nr * 4, k, m, row.nr - (m < row.mr), 2};
-      for (const kernels::PanelFunction function : {row.init, row.accumulate}) {
-        SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " m " << m
-                                          << (function == row.init ? " init" : " accumulate"));
-        c.front() = 0;
-        call_and_check(function, args);
-        EXPECT_NE(c.front(), 0u) << "not run";
-      }
-    }
-  }
-}
-
 struct PreservedRegistersOfPack : ::testing::TestWithParam<PackKernel> {};
 
 TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
@@ -205,6 +181,31 @@ TEST_P(PreservedRegistersOfPack, HoldWhatTheyHeld) {
   }
 }
 
+std::vector<kernels::Int8ScoresKernel> int8_rows() {
+  std::vector<kernels::Int8ScoresKernel> rows = host_rows(kernels::int8_scores_kernels());
+  std::erase_if(rows, [](const kernels::Int8ScoresKernel& row) { return !host_has(row.extension); });
+  return rows;
+}
+
+struct PreservedRegistersOfInt8Scores : ::testing::TestWithParam<kernels::Int8ScoresKernel> {};
+
+TEST_P(PreservedRegistersOfInt8Scores, HoldWhatTheyHeld) {
+  const kernels::Int8ScoresKernel& row = GetParam();
+  const std::vector<std::uint8_t> a(12 * 64 * 4, 0x01), b(12 * 64 * 4, 0x01);
+  const std::vector<float> factors(64, 1.0f);
+  for (const std::int64_t k : {1, 3, 4, 9}) {
+    for (int vectors = 1; vectors <= 3 && row.tile[vectors - 1]; ++vectors) {
+      std::vector<float> c(64 * 64), max(64);
+      const GemmArgs args{a.data(), (k + 1) * row.mr * 4, b.data(),   c.data(),      k,
+                          1,        factors.data(),       max.data(), factors.data()};
+      SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " vectors " << vectors);
+      call_and_check(row.tile[vectors - 1], args);
+      EXPECT_NE(c.front(), 0.0f) << "not run";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfInt8Scores, ::testing::ValuesIn(int8_rows()), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPack,
                          ::testing::ValuesIn(host_rows_but_half(kernels::pack_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegisters,
@@ -213,8 +214,6 @@ INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfSoftmax,
                          ::testing::ValuesIn(host_rows(kernels::softmax_kernels())), RowName());
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfTransposedGemm,
                          ::testing::ValuesIn(host_rows(kernels::transposed_gemm_kernels())), RowName());
-INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfPanels,
-                         ::testing::ValuesIn(host_rows(kernels::panel_kernels())), RowName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -60,6 +60,9 @@ std::vector<Change> changes_of(LseView AttentionArgs::*field) {
       },
   };
 }
+std::vector<Change> changes_of(ScaleView AttentionArgs::*field) {
+  return {[=](AttentionArgs& a) { return a.*field = {nullptr, {-1, 7, 2}}, true; }};
+}
 template <Scalar T>
 std::vector<Change> changes_of(T AttentionArgs::*field) {
   std::vector<T> values;
@@ -254,6 +257,11 @@ void expect_without_pointer(const LseView& kept, const LseView& given) {
   EXPECT_EQ(kept.data, nullptr);
   EXPECT_EQ(kept.stride, given.stride);
 }
+void expect_without_pointer(const ScaleView& kept, const ScaleView& given) {
+  EXPECT_NE(given.data, nullptr);
+  EXPECT_EQ(kept.data, nullptr);
+  EXPECT_EQ(kept.stride, given.stride);
+}
 template <class T>
 void expect_without_pointer(T* const& kept, T* const& given) {
   EXPECT_NE(given, nullptr);
@@ -268,6 +276,7 @@ TEST(AttentionFields, WithoutPointersAllElseIsKept) {
   const Problem problem(full());
   AttentionArgs args = problem.args(Pipeline::decode);
   args.kv_domains = args.cu_seqlens_q = args.cu_seqlens_k = args.block_table = args.kv_indptr = kDomains;
+  args.q_scale = {other_floats, {3, 2, 1}}, args.k_scale = {other_floats + 1, {5, 0, 1}};
   const AttentionArgs kept = without_pointers(args);
 #define KUMIKO_ATTENTION_FIELD(name, plan)        \
   {                                               \

@@ -269,7 +269,8 @@ void TermTensor::set(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_
     case DataType::boolean:
       bytes[at] = static_cast<unsigned char>(value);
       break;
-    case DataType::i32:  // no bias or mask has this type
+    case DataType::i32:  // no bias or mask has these types
+    case DataType::i8:
       break;
   }
 }

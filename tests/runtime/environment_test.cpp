@@ -55,7 +55,7 @@ TEST(Environment, ValuesThatDoNotParseAreErrors) {
     expect_error(probe({std::string("KUMIKO_POLICY=") + value}), 4, "KUMIKO_POLICY", value);
   for (const char* value : {"fast", "four_pass"})
     expect_error(probe({std::string("KUMIKO_PIPELINE=") + value}), 4, "KUMIKO_PIPELINE", value);
-  for (const char* value : {"double", "16", "int8"})
+  for (const char* value : {"double", "16", "int4"})
     expect_error(probe({std::string("KUMIKO_PRECISION=") + value}), 4, "KUMIKO_PRECISION", value);
   for (const char* value : {"a", "3-", "1-0", "0,,1", "-2", "0-99999999999"})
     expect_error(probe({std::string("KUMIKO_CPUS=") + value}), 4, "KUMIKO_CPUS", value);
@@ -81,7 +81,8 @@ TEST(Environment, ChoicesAreTaken) {
   for (const char* precision : {"automatic", "standard"})
     EXPECT_TRUE(probe({std::string("KUMIKO_PRECISION=") + precision}).says("products of f32")) << precision;
   // The probe's tensors are f32.
-  expect_error(probe({"KUMIKO_PRECISION=half"}), 2, "KUMIKO_PRECISION", "half");
+  for (const char* precision : {"half", "int8"})
+    expect_error(probe({std::string("KUMIKO_PRECISION=") + precision}), 2, "KUMIKO_PRECISION", precision);
   const ProbeResult big = probe({kBig});
   EXPECT_TRUE(big.says("num_threads 8\n")) << big.out;
   EXPECT_TRUE(big.says("domain 1: ")) << big.out;

@@ -269,11 +269,11 @@ TEST(MlaWalk, UsesThePackedKeysAsValues) {
     const kumiko::Problem lowered = lower(args);
     const kernels::HeadProblem head = lowered.head(operands_of(args), 0, 0);
     EXPECT_EQ(head.value_in_key, 8);
-    const kernels::KernelSet& kernels =
-        *kernels::kernel_set(isa == "avx2"     ? kernels::Isa::avx2
-                             : isa == "avx512" ? kernels::Isa::avx512
-                                               : kernels::Isa::reference,
-                             {kernels::Element::f32, kernels::Element::f32, kernels::Element::f32});
+    const kernels::KernelSet& kernels = *kernels::kernel_set(
+        isa == "avx2"     ? kernels::Isa::avx2
+        : isa == "avx512" ? kernels::Isa::avx512
+                          : kernels::Isa::reference,
+        {kernels::Element::f32, kernels::Element::f32, kernels::Element::f32, kernels::Element::f32});
     const kernels::TaskRange range{0, 80, 0, 1, nullptr, 0, 0, 0};
     std::vector<std::byte> memory(kernels::Walk(kernels, 80, 72, 64, 1, nullptr).scratch_bytes() + 64);
     auto* const aligned =

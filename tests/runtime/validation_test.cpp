@@ -124,7 +124,7 @@ std::vector<Fault> faults() {
       {"AlibiStride", "alibi_batch_stride", "1", [](AttentionArgs& a) { a.alibi_batch_stride = 1; }},
       {"AlibiStrideNegative", "alibi_batch_stride", "-8",
        [](AttentionArgs& a) { a.alibi_batch_stride = -8; }},
-      {"Precision", "precision", "3", [](AttentionArgs& a) { a.precision = static_cast<Precision>(3); }},
+      {"Precision", "precision", "4", [](AttentionArgs& a) { a.precision = static_cast<Precision>(4); }},
       {"LseBase", "lse_base", "2", [](AttentionArgs& a) { a.lse_base = static_cast<LseBase>(2); }},
       {"OddAddressOfSinks", "sinks", "0x",
        [](AttentionArgs& a) {
