@@ -140,7 +140,7 @@ PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tun
     const PartitionSize size =
         Partitioner(problem, tunings, {}, workforce.workers(), way, space.blocks, space.best).most();
     most = {std::max(most.tasks, size.tasks), std::max(most.merges, size.merges),
-            std::max(most.partial_floats, size.partial_floats)};
+            std::max(most.partial_floats, size.partial_floats), std::max(most.tile_rows, size.tile_rows)};
     if (is_cut_once(problem, tunings)) break;
   }
   const std::size_t domains = workforce.workers_per_domain.size();

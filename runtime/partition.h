@@ -44,6 +44,7 @@ struct PlannedMerge {
 struct PartitionSize {
   std::size_t tasks = 0, merges = 0;
   std::int64_t partial_floats = 0;  ///< 0: more than is taken in advance.
+  std::int64_t tile_rows = 0;       ///< Of a task of tiles, in any way of cutting.
 };
 
 struct Partition {

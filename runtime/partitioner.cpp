@@ -47,7 +47,11 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
       if (!problem.has_cu_seqlens_q) break;  // All have the same length.
     }
   };
-  for_each_length([&](std::int64_t rows) { count_ += problem.kv_heads * ceil_div(rows, cut_(rows).rows); });
+  for_each_length([&](std::int64_t rows) {
+    const std::int64_t most = cut_(rows).rows;
+    count_ += problem.kv_heads * ceil_div(rows, most);
+    if (!tunings.of(rows).pipeline->traits.in_place) tile_rows_ = std::max(tile_rows_, std::min(rows, most));
+  });
   if (!problem.has_cu_seqlens_q) count_ *= problem.batch;
   wants_fine_ = cut_.wants_fine = workers > 1 && count_ < workers * kEnoughPieces;
   for_each_length([&](std::int64_t rows) { cut_.has_fine = cut_.has_fine || cut_(rows).fine > 0; });
@@ -103,7 +107,8 @@ void Partitioner::clear() {
 PartitionSize Partitioner::most() {
   if (count_ > kMaxTasks) return {};
   const std::int64_t splits = ceil_div(problem_.kv_len, kernels::kSplitKeys);
-  if (cut_.has_fine) blocks_.set(problem_, cut_, {});
+  // The one way of decode is cut by the plan itself; other ways may come later, with other lengths.
+  if (!cut_.tunings.of(problem_.most_rows()).pipeline->traits.in_place) blocks_.set(problem_, cut_, {});
   const std::int64_t whole = cut_.has_fine ? blocks_.fine_count() * problem_.kv_heads : count_;
   std::int64_t cut = workers_ > 1 ? 2 * tasks_ : 0;
   if (fine_keys_) {
@@ -121,6 +126,7 @@ PartitionSize Partitioner::most() {
                    add_states(splits, problem_.total_rows() * problem_.kv_heads,
                               kernels::partial_size(problem_.v_head_dim), &floats);
   most.partial_floats = few && floats <= kMostFloats ? floats : 0;
+  most.tile_rows = tile_rows_;
   return most;
 }
 

@@ -61,6 +61,7 @@ class Partitioner {
   const std::int64_t workers_, tasks_;  // tasks_: target of the cut, without the finer pieces
   RowCut cut_;
   const kernels::PipelineRow* pipeline_ = nullptr;  // of the sequence at hand
+  std::int64_t tile_rows_ = 0;                      // most rows of a block of tiles
   std::int64_t count_ = 0;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
                             // kv_heads * rows are below 2^62
   bool wants_fine_;

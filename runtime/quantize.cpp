@@ -51,7 +51,7 @@ struct Rows {
   kernels::Isa isa;
 };
 
-void run_task(void* context, std::int32_t task, const scheduler::Slot&) noexcept {
+void quantize_rows_of_task(void* context, std::int32_t task, const scheduler::Slot&) noexcept {
   const Rows& rows = *static_cast<const Rows*>(context);
   const kernels::FloatState float_state(rows.isa);
   const std::int64_t heads = rows.x.shape[1], seq = rows.x.shape[2], first = task * kTaskRows;
@@ -78,7 +78,8 @@ Status quantize_rows(const Context& context, const ConstTensor& x, const Tensor&
     Rows rows{
         x,          out, scale.data, lse_strides(scale.stride, x.shape), x.shape[0] * x.shape[1] * x.shape[2],
         runtime.isa};
-    return run_equal_tasks(runtime, (rows.count + kTaskRows - 1) / kTaskRows, run_task, &rows, 0);
+    return run_equal_tasks(runtime, (rows.count + kTaskRows - 1) / kTaskRows, quantize_rows_of_task, &rows,
+                           0);
   });
 }
 

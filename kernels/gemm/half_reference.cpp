@@ -8,7 +8,7 @@
 namespace kumiko::kernels {
 namespace {
 
-constexpr int kMr = 4, kNr = 8;
+constexpr int kHalfMr = 4, kHalfNr = 8;
 
 struct Panel {
   const F16 *a, *b;
@@ -20,7 +20,7 @@ struct Panel {
     for (std::int64_t first = 0; first < k; first += kHalfChain) {
       F16 chain{};
       for (std::int64_t i = first; i < std::min(k, first + kHalfChain); ++i)
-        chain = fused(a[i * kMr + m], b[i * kNr + n], chain);
+        chain = fused(a[i * kHalfMr + m], b[i * kHalfNr + n], chain);
       out = first == 0 && !sum ? to_float(chain) : out + to_float(chain);
     }
     return out;
@@ -32,10 +32,10 @@ void for_each_element(const GemmArgs& args, Element element) {
   for (std::int64_t panel = 0; panel < args.m_panels; ++panel) {
     const auto* const a =
         reinterpret_cast<const F16*>(static_cast<const char*>(args.a) + panel * args.a_panel_stride);
-    for (int m = 0; m < kMr; ++m) {
-      for (int n = 0; n < kNr; ++n) {
-        const std::int64_t row = panel * kMr + m;
-        float& c = args.c[row * kNr + n];
+    for (int m = 0; m < kHalfMr; ++m) {
+      for (int n = 0; n < kHalfNr; ++n) {
+        const std::int64_t row = panel * kHalfMr + m;
+        float& c = args.c[row * kHalfNr + n];
         c = element(Panel{a, static_cast<const F16*>(args.b), args.k}, m, n, row, c);
       }
     }

@@ -25,9 +25,10 @@ struct ScalarUnsigned {
 struct ScalarPairs {
   static constexpr std::int64_t kPerStep = 2;
   static std::uint32_t step(std::uint32_t bytes) {
-    const auto low = static_cast<std::uint16_t>(static_cast<std::int8_t>(bytes & 0xffu)),
-               high = static_cast<std::uint16_t>(static_cast<std::int8_t>(bytes >> 8 & 0xffu));
-    return static_cast<std::uint32_t>(high) << 16 | low;
+    // Sign-extended in place: x ^ 0x80 is x + 128 of a byte.
+    const auto wide = [](std::uint32_t byte) { return ((byte & 0xffu) ^ 0x80u) - 0x80u; };
+    const std::uint32_t low = wide(bytes), high = wide(bytes >> 8);
+    return high << 16 | (low & 0xffffu);
   }
 };
 /// Those with whole vectors: V, load() of lanes * kPerStep dims.

@@ -113,8 +113,8 @@ class Pair {
     return element_at(problem_->dout_element, problem_->dout,
                       g_ * problem_->dout_head_stride + position * problem_->dout_seq_stride);
   }
-  const void* key_row(std::int64_t key) const { return head_->k.row(set_.types.key_value, key); }
-  const void* value_row(std::int64_t key) const { return head_->v.row(set_.types.key_value, key); }
+  const void* key_row(std::int64_t key) const { return head_->k.row(set_.types.key, key); }
+  const void* value_row(std::int64_t key) const { return head_->v.row(set_.types.value, key); }
 
   /// As operands B of the first two products, and A of dQ's.
   void pack_keys(const Positions& piece, std::int64_t p) {
@@ -323,7 +323,7 @@ class Pair {
             last_product(values, keys.count(), dim_, weights, nr, lo, hi, dq);
             if (!values.is_finite)
               add_poison(
-                  set_.types.key_value, dim_, [&](std::int64_t j) { return key_row(keys.begin + j); },
+                  set_.types.key, dim_, [&](std::int64_t j) { return key_row(keys.begin + j); },
                   [&](std::int64_t j, std::int64_t n) { return is_visible(tile + n, keys.begin + j); },
                   weights, nr, used, lo, hi, dq);
           }

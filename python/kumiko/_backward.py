@@ -58,6 +58,6 @@ def attention_backward(
         q, k, v, (dout, out, lse, dlse, dq, dk, dv),
         (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, 0, causal_sequences, prefix_lens, seqused_k,
          cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", "automatic"),
-        (alibi_slopes, bias, mask, None, None, None, sinks, None, None),
+        (alibi_slopes, bias, mask, None, None, None, sinks, None, None, None, None),
         layout, context,
     )  # fmt: skip
