@@ -38,7 +38,8 @@ void fuzz_allocation(Input& input, const kumiko_context* context) {
   std::int64_t bytes = input.one_in(2) ? input.number() : input.byte() * 37;
   const bool is_absurd = bytes >= std::int64_t{1} << 48;  // more than the address space
   if (!is_absurd && bytes > 1 << 20) bytes %= 1 << 20;
-  if (domain == KUMIKO_EACH_DOMAIN && input.one_in(2)) bytes = bytes / 4096 * 4096 * num_domains;
+  if (domain == KUMIKO_EACH_DOMAIN && bytes > 0 && !is_absurd && input.one_in(2))
+    bytes = bytes / 4096 * 4096 * num_domains;
   const bool has_parts = domain == KUMIKO_EACH_DOMAIN && num_domains > 1;
   const bool is_sane = domain >= KUMIKO_EACH_DOMAIN && domain < num_domains && bytes >= 1 &&
                        !(has_parts && bytes % (std::int64_t{4096} * num_domains) != 0);

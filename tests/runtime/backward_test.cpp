@@ -314,8 +314,10 @@ TEST_F(BackwardErrors, NameTheArgument) {
 TEST_F(BackwardErrors, SayWhatIsNotSupported) {
   args.forward.window_left = 2, args.forward.window_sink_tokens = 1;
   expect(Code::unsupported, "forward.window_sink_tokens");
-  args.forward.precision = Precision::half;
-  expect(Code::unsupported, "forward.precision");
+  for (const Precision precision : {Precision::half, Precision::int8}) {
+    args.forward.precision = precision;
+    expect(Code::unsupported, "forward.precision");
+  }
   const std::vector<std::uint8_t> tree(10, 255);
   args.forward.tree_mask = tree.data();
   expect(Code::unsupported, "forward.tree_mask");
