@@ -17,7 +17,7 @@ namespace kumiko {
 struct BackwardArgs {
   /// The forward call: what it was given, and `out` and `lse` with what it wrote, which are only read here.
   /// `lse` is required. `pipeline` is of no effect, and so is `kv_domains`. Not supported yet, each an error
-  /// that names it: block_table, tree_mask, bsr_indptr, window_sink_tokens, row_max, precision half.
+  /// that names it: block_table, tree_mask, bsr_indptr, window_sink_tokens, row_max, precision half or int8.
   AttentionArgs forward;
   ConstTensor dout;  ///< [batch, q_heads, q_len, v_head_dim], the gradient of out; f32, bf16 or f16
   /// Optional: the gradient of lse, for a loss that depends on it (as a merge of states does). Strides of its

@@ -90,7 +90,7 @@ begin_function \name
   .else
     tile_zero
   .endif
-  tile_product \name, \unroll, 1
+  tile_product \name, \unroll
   all_of_c store_one
   .if \mode == 1
     .set j, 0
@@ -118,15 +118,15 @@ begin_function \name
 .endm
 
 .text
-tile_shape 8, 1, 8, 2, 4, 0
+tile_shape 8, 1, 8, 2, 4
 gemm_kernel gemm_f32_8x16_sve512_init, 4, 0
 gemm_kernel gemm_f32_8x16_sve512_init_max, 4, 1
 gemm_kernel gemm_f32_8x16_sve512_accumulate, 4, 2
-tile_shape 8, 2, 8, 4, 4, 0
+tile_shape 8, 2, 8, 4, 4
 gemm_kernel gemm_f32_8x32_sve512_init, 4, 0
 gemm_kernel gemm_f32_8x32_sve512_init_max, 4, 1
 gemm_kernel gemm_f32_8x32_sve512_accumulate, 4, 2
-tile_shape 8, 3, 5, 3, 4, 0
+tile_shape 8, 3, 5, 3, 4
 gemm_kernel gemm_f32_8x48_sve512_init, 4, 0
 gemm_kernel gemm_f32_8x48_sve512_init_max, 4, 1
 gemm_kernel gemm_f32_8x48_sve512_accumulate, 4, 2

@@ -218,8 +218,8 @@ begin_function \name
   csel x8, x13, x12, lt
   sub x13, x13, x8
   tile_zero
-  tile_product \name, 4, 1
-  tile_to_next_product 1
+  tile_product \name, 4
+  tile_to_next_product
   cbnz x7, 13f
   mov x7, 1
   .if \mode == 2
@@ -272,7 +272,7 @@ begin_function \name
 .endm
 
 .text
-tile_shape 12, 2, 6, 2, 2, 0
+tile_shape 12, 2, 6, 2, 2
 half_kernel gemm_f16_12x64_sve512_init, 0
 half_kernel gemm_f16_12x64_sve512_init_max, 1
 half_kernel gemm_f16_12x64_sve512_accumulate, 2

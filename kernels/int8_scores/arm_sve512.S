@@ -47,7 +47,7 @@ begin_function \name
   ldr x11, [x0, 16]       // B
   ldr x8, [x0, 32]        // steps
   tile_zero
-  tile_product \name, 4, 1
+  tile_product \name, 4
   ldr x9, [x0, 48]        // factors of the queries
   .set j, 0
   .rept tile_nv
@@ -89,11 +89,11 @@ begin_function \name
 .endm
 
 .text
-tile_shape 8, 1, 8, 2, 4, 0
+tile_shape 8, 1, 8, 2, 4
 int8_tile int8_scores_sve512_tile_1
-tile_shape 8, 2, 8, 4, 4, 0
+tile_shape 8, 2, 8, 4, 4
 int8_tile int8_scores_sve512_tile_2
-tile_shape 8, 3, 5, 3, 4, 0
+tile_shape 8, 3, 5, 3, 4
 int8_tile int8_scores_sve512_tile_3
 .section .note.GNU-stack, "", %progbits
 #endif
