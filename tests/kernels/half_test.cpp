@@ -90,6 +90,30 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
   }
 };
 
+// What the models below round with: halfway between two neighbours to the even one, else to the nearer one.
+TEST(HalfScalar, RoundsToTheNearestAndTiesToEven) {
+  const auto value = [](std::uint16_t bits) { return static_cast<double>(to_float(F16{bits})); };
+  for (std::uint16_t bits = 0; bits < 0x7bff; ++bits) {
+    const auto next = static_cast<std::uint16_t>(bits + 1);
+    const double low = value(bits), high = value(next), middle = 0.5 * (low + high);
+    for (const double sign : {1.0, -1.0}) {
+      const std::uint16_t minus = sign < 0 ? 0x8000 : 0;
+      ASSERT_EQ(kernels::round_to_half(sign * middle).bits, (bits % 2 == 0 ? bits : next) | minus) << bits;
+      ASSERT_EQ(kernels::round_to_half(sign * std::nextafter(middle, low)).bits, bits | minus) << bits;
+      ASSERT_EQ(kernels::round_to_half(sign * std::nextafter(middle, high)).bits, next | minus) << bits;
+    }
+  }
+}
+
+// The first sum is stored as it is: added to a zero it would lose its sign.
+TEST_P(HalfGemm, ASumThatUnderflowsKeepsItsSign) {
+  std::vector<std::uint16_t> a(sz(row.mr), half_of(0x1p-14f).bits), b(sz(row.nr), half_of(-0x1p-14f).bits);
+  std::vector<float> c(sz(row.mr * row.nr), 1.0f);
+  const kernels::GemmArgs args{a.data(), row.mr * 2, b.data(), c.data(), 1, 1, nullptr, nullptr};
+  row.init(&args);
+  for (const float x : c) ASSERT_TRUE(x == 0.0f && std::signbit(x)) << x;
+}
+
 TEST_P(HalfGemm, EqualsChainsOfStepsAddedInSinglePrecision) {
   for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
     for (const std::int64_t k : {1, 31, 128, 129, 257})
