@@ -306,6 +306,25 @@ void add(const std::string& name, auto run) {
       ->Iterations(kRounds);
 }
 
+using DecodeBench = void (*)(benchmark::State&, const Case&, std::int64_t page_keys, const FmaRow&,
+                             int threads);
+
+void add_in_pages(const std::vector<Case>& cases, const std::string& kind, const std::vector<int>& counts,
+                  DecodeBench run) {
+  for (const Case& c : cases) {
+    for (const std::int64_t page_keys : {16, 128}) {
+      for (const FmaRow& row : fma_rows()) {
+        const std::string isa = row.isa;
+        if (!row.host_runs() || isa == "reference") continue;
+        if (isa == "avx512_bf16" && c.shape.type != DataType::bf16) continue;
+        for (const int threads : counts)
+          add(c.shape.name + kind + std::to_string(page_keys) + "/" + isa + "/t" + std::to_string(threads),
+              [=, &c, &row](benchmark::State& state) { run(state, c, page_keys, row, threads); });
+      }
+    }
+  }
+}
+
 void register_all() {
   std::vector<int> counts = {1};
   if (allowed_cores().size() > 1) counts.push_back(2);
@@ -351,32 +370,8 @@ void register_all() {
       }
     }
   }
-  for (const Case& c : tile_cases()) {
-    for (const std::int64_t page_keys : {16, 128}) {
-      for (const FmaRow& row : fma_rows()) {
-        const std::string isa = row.isa;
-        if (!row.host_runs() || isa == "reference") continue;
-        if (isa == "avx512_bf16" && c.shape.type != DataType::bf16) continue;
-        for (const int threads : counts)
-          add(c.shape.name + "_tiles" + std::to_string(page_keys) + "/" + isa + "/t" +
-                  std::to_string(threads),
-              [=, &c, &row](benchmark::State& state) { decode_in_tiles(state, c, page_keys, row, threads); });
-      }
-    }
-  }
-  for (const Case& c : server_cases()) {
-    for (const std::int64_t page_keys : {16, 128}) {
-      for (const FmaRow& row : fma_rows()) {
-        const std::string isa = row.isa;
-        if (!row.host_runs() || isa == "reference") continue;
-        if (isa == "avx512_bf16" && c.shape.type != DataType::bf16) continue;
-        for (const int threads : counts)
-          add(c.shape.name + "_pages" + std::to_string(page_keys) + "/" + isa + "/t" +
-                  std::to_string(threads),
-              [=, &c, &row](benchmark::State& state) { decode_in_pages(state, c, page_keys, row, threads); });
-      }
-    }
-  }
+  add_in_pages(tile_cases(), "_tiles", counts, decode_in_tiles);
+  add_in_pages(server_cases(), "_pages", counts, decode_in_pages);
 }
 
 }  // namespace
