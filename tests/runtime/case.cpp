@@ -128,6 +128,20 @@ void draw_sequence_visibility(Random& random, Case* c) {
   return ::testing::AssertionSuccess();
 }
 
+::testing::AssertionResult gives_rows(const Context& context, AttentionArgs part, const Outcome& whole,
+                                      std::int64_t first, std::int64_t last) {
+  const std::int64_t heads = part.out.shape[1], rows = part.out.shape[2], dim = part.out.shape[3];
+  const GuardedTensor out({1, heads, last - first, dim}, Layout::bhsd, Flush::back);
+  part.out = out.output(), part.lse = {};
+  if (const Status status = attention_forward(context, part); !status.ok())
+    return ::testing::AssertionFailure() << status.message();
+  std::vector<float> want;
+  for (std::int64_t h = 0; h < heads; ++h)
+    want.insert(want.end(), whole.out.begin() + (h * rows + first) * dim,
+                whole.out.begin() + (h * rows + last) * dim);
+  return same_bits(out.elements(), want);
+}
+
 namespace {
 
 bool shares_positions(Layout layout) {

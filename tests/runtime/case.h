@@ -79,6 +79,10 @@ struct Outcome {
   std::vector<float> out, lse, row_max{};
 };
 ::testing::AssertionResult same_bits(const Outcome& got, const Outcome& want);
+/// Whether `part`, a call of one sequence whose queries are rows [first, last) of those that gave `whole`,
+/// has the bits of these rows. part.out is still that of the whole call; it is not written.
+::testing::AssertionResult gives_rows(const Context& context, AttentionArgs part, const Outcome& whole,
+                                      std::int64_t first, std::int64_t last);
 
 /// A bias or mask between guard pages; gaps hold NaN or 0xC5.
 class TermTensor {
