@@ -2,24 +2,15 @@
 // BlockProducts of scores.h for f32 keys on A64FX. Its core looks 128 instructions ahead, of which 20 wait
 // for each of its two pipes, and shuffles go to one of these alone. So four shuffles and the products of a
 // vector of keys take turns, and the four shuffles of a block are two and two, each for four groups of rows:
-// both pipes have work, and 32 registers are enough. Bound: 64 cycles for 16 keys by 16 dims, by their
-// shuffles; with four rows the products take the other pipe as long.
+// both pipes have work, and 32 registers are enough. Bound: 80 cycles for 16 keys by 16 dims, by shuffles and
+// stores, which take the same pipe; the products of four rows take the other one for 64.
 #pragma once
 
+#include "kernels/decode/arm_sve512_order.h"
 #include "kernels/decode/scores.h"
-#include "kernels/simd/sve512.h"
 
 namespace kumiko::kernels {
 namespace {
-
-/// f(0), ..., f(kCount - 1), each with a constant: arrays of vectors that a loop indexes would be in memory.
-template <int kCount, class Body>
-[[gnu::always_inline]] inline void unrolled(Body body) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<int, i>()), ...);
-  }
-  (std::make_integer_sequence<int, kCount>());
-}
 
 template <>
 struct BlockProducts<Sve512, float> {
@@ -40,36 +31,13 @@ struct BlockProducts<Sve512, float> {
     Reg key[kParts][kGroup];  ///< four dims of all keys
   };
 
-  // What is volatile stays in its order: g++ would put all shuffles before all products. It would also
-  // overwrite a product's factor, and then move the sum back.
-  [[gnu::always_inline]] static Reg low_pairs(Reg a, Reg b) {
-    Reg x;
-    asm volatile("zip1 %0.s, %1.s, %2.s" : "=w"(x) : "w"(a), "w"(b));
-    return x;
-  }
-  [[gnu::always_inline]] static Reg high_pairs(Reg a, Reg b) {
-    Reg x;
-    asm volatile("zip2 %0.s, %1.s, %2.s" : "=w"(x) : "w"(a), "w"(b));
-    return x;
-  }
-  [[gnu::always_inline]] static Reg plus_product(Reg sum, Reg a, Reg b) {
-    asm volatile("fmla %0.s, %1/m, %2.s, %3.s" : "+w"(sum) : "Upl"(svptrue_b32()), "w"(a), "w"(b));
-    return sum;
-  }
-
-  /// Twice makes four rows of 16 into four dims of four rows, four times.
-  [[gnu::always_inline]] static void shuffle(Reg (&x)[kGroup]) {
-    const Reg a = low_pairs(x[0], x[2]), b = high_pairs(x[0], x[2]), c = low_pairs(x[1], x[3]),
-              d = high_pairs(x[1], x[3]);
-    x[0] = a, x[1] = b, x[2] = c, x[3] = d;
-  }
-
   /// Products of the vector of keys number i of those in `key`: a dim of one part.
   template <int i, int R, int kParts>
   [[gnu::always_inline]] static void multiply(State<R, kParts>& state) {
     constexpr int kDim = i / kParts, kPart = i % kParts;
     unrolled<R>([&](auto r) __attribute__((always_inline)) {
-      state.sum[r][kPart] = plus_product(state.sum[r][kPart], state.key[kPart][kDim], Sve512::set1(state.q[r][kDim]));
+      state.sum[r][kPart] =
+          plus_product(state.sum[r][kPart], state.key[kPart][kDim], Sve512::set1(state.q[r][kDim]));
     });
   }
 
@@ -103,7 +71,7 @@ struct BlockProducts<Sve512, float> {
             x[i] = Sve512::load(half + (i * kParts + kPart) * kLanes);
           });
         }
-        if constexpr (kRows ? kRead : kMake) shuffle(x);
+        if constexpr (kRows ? kRead : kMake) shuffle_rows(x);
         if constexpr (kMultiply) multiply<kTurns * kPart + turn>(state);
         if constexpr (kRead && turn == 1) {
           unrolled<kGroup>([&](auto i) __attribute__((always_inline)) {
