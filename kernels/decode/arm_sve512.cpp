@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/decode/arm_sve512_scores.h"
 #include "kernels/decode/vector.h"
-#include "kernels/simd/sve512.h"
 
 namespace kumiko::kernels {
 

@@ -64,6 +64,43 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
   (std::make_integer_sequence<int, kSlices>{});
 }
 
+/// Vectors of keys side by side: as many chains of FMAs as the registers hold, so that one's latency is spent
+/// on the others; but no more than 8 KiB of keys (D = 128), because all their rows are read at once, and must
+/// have been fetched before (FetchDistances). With 16 KiB the chains of f32 and of bf16 pairs are no longer
+/// too few (AVX-512, 4 rows, in L2: f32 2.7 us for 256 keys, then 2.2), but from memory decode takes 1.23
+/// to 1.36 of the time (Zen 5).
+template <class V, class T, int R>
+constexpr int key_vectors() {
+  const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
+  const int by_registers = R == 1 ? 4 : R <= 4 ? 2 : 1;
+  const int parts = by_span < by_registers ? by_span : by_registers;
+  return parts < 1 ? 1 : parts;
+}
+
+/// Adds the products of the first `dims` elements of kParts blocks of keys, whole blocks, to the sums of R
+/// rows. Specialised where an ISA has a better order: arm_sve512_scores.h.
+template <class V, class T>
+struct BlockProducts {
+  template <int R>
+  static constexpr int kPartsOf = key_vectors<V, T, R>();
+
+  template <int R, int kParts>
+  [[gnu::always_inline]] static void add(const T* const (&keys)[kParts], std::int64_t stride,
+                                         std::int64_t dims, const float* q, std::int64_t q_stride,
+                                         typename V::Reg (&sum)[R][kParts], RowFetcher& ahead) {
+    using Block = Transpose<V, T>;
+    alignas(64) typename Block::Tile tiles[2][Block::kSteps * kParts * V::kLanes];
+    typename Block::Tile *now = tiles[0], *next = tiles[1];
+    turn_and_multiply<V, T, R, kParts, true, false>(keys, 0, stride, now, ahead, sum, now, q, 0);
+    for (std::int64_t d = Block::kDims; d < dims; d += Block::kDims) {
+      turn_and_multiply<V, T, R, kParts, true, true>(keys, d, stride, next, ahead, sum, now, q, q_stride);
+      q += Block::kSteps;
+      std::swap(now, next);
+    }
+    turn_and_multiply<V, T, R, kParts, false, true>(keys, 0, 0, next, ahead, sum, now, q, q_stride);
+  }
+};
+
 /// Scores of R rows against kParts vectors of keys from j0 on.
 template <class V, class T, int R, int kParts>
 void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
@@ -84,17 +121,9 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
   }
   std::int64_t d = 0;
   if (args.kv - j0 >= kParts * V::kLanes && args.dim >= Block::kDims) {
-    alignas(64) typename Block::Tile tiles[2][Block::kSteps * kParts * V::kLanes];
-    typename Block::Tile *now = tiles[0], *next = tiles[1];
-    turn_and_multiply<V, T, R, kParts, true, false>(keys, 0, args.k.stride, now, ahead, sum, now, q, 0);
-    for (d = Block::kDims; d + Block::kDims <= args.dim; d += Block::kDims) {
-      turn_and_multiply<V, T, R, kParts, true, true>(keys, d, args.k.stride, next, ahead, sum, now, q,
-                                                     args.q_stride);
-      q += Block::kSteps;
-      std::swap(now, next);
-    }
-    turn_and_multiply<V, T, R, kParts, false, true>(keys, 0, 0, next, ahead, sum, now, q, args.q_stride);
-    q += Block::kSteps;
+    d = args.dim / Block::kDims * Block::kDims;
+    BlockProducts<V, T>::template add<R, kParts>(keys, args.k.stride, d, q, args.q_stride, sum, ahead);
+    q += d / Block::kDims * Block::kSteps;
   }
   // The lines of these rows that no block above has fetched.
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
@@ -126,22 +155,9 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
   fetcher = ahead;
 }
 
-/// Vectors of keys side by side: as many chains of FMAs as the registers hold, so that one's latency is spent
-/// on the others; but no more than 8 KiB of keys (D = 128), because all their rows are read at once, and must
-/// have been fetched before (FetchDistances). With 16 KiB the chains of f32 and of bf16 pairs are no longer
-/// too few (AVX-512, 4 rows, in L2: f32 2.7 us for 256 keys, then 2.2), but from memory decode takes 1.23
-/// to 1.36 of the time (Zen 5).
-template <class V, class T, int R>
-constexpr int key_vectors() {
-  const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
-  const int by_registers = R == 1 ? 4 : R <= 4 ? 2 : 1;
-  const int parts = by_span < by_registers ? by_span : by_registers;
-  return parts < 1 ? 1 : parts;
-}
-
 template <class V, class T, int R>
 void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
-  constexpr int kParts = key_vectors<V, T, R>();
+  constexpr int kParts = BlockProducts<V, T>::template kPartsOf<R>;
   constexpr std::int64_t kKeys = kParts * V::kLanes;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()

@@ -9,7 +9,11 @@
 namespace kumiko::kernels {
 namespace {  // as in the vector types' headers: one copy per ISA file
 
-constexpr std::int64_t kLine = 64;  // bytes of a cache line
+#ifdef __ARM_FEATURE_SVE
+constexpr std::int64_t kLine = 256;  // bytes of a cache line: A64FX
+#else
+constexpr std::int64_t kLine = 64;
+#endif
 
 /// Lines of a row.
 inline std::int64_t lines_of_row(std::int64_t width) {

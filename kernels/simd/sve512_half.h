@@ -11,12 +11,14 @@ namespace {
 struct Sve512Half {
   using Reg = svfloat16_t __attribute__((arm_sve_vector_bits(512)));
   using Bits = svuint16_t __attribute__((arm_sve_vector_bits(512)));
+  using ShiftBits = svint16_t __attribute__((arm_sve_vector_bits(512)));
   using Wide = Sve512::Reg;
   static constexpr int kLanes = 32;
   static constexpr int kTurned = 16;  ///< rows that are transposed together
 
   static svbool_t all() { return svptrue_b16(); }
   static svbool_t first(std::int64_t n) { return svwhilelt_b16_s64(0, n); }
+  static Bits load_bits(const F16* p) { return svld1_u16(all(), &p->bits); }
   static Bits load_bits(const F16* p, std::int64_t n) { return svld1_u16(first(n), &p->bits); }
   static void store_bits(F16* p, std::int64_t n, Bits x) { svst1_u16(first(n), &p->bits, x); }
   static Reg load(const F16* p, std::int64_t n) { return svreinterpret_f16_u16(load_bits(p, n)); }

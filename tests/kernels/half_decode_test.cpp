@@ -96,7 +96,10 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
     }
   }
 
-  void check(const Sizes& size, bool is_masked, Place place) {
+  enum class Keys { finite, some_with_infinities_or_nan };
+
+  /// Keys that are not finite have scores that are compared; nothing is added with them.
+  void check(const Sizes& size, bool is_masked, Place place, Keys kind = Keys::finite) {
     SCOPED_TRACE(::testing::Message() << row.name << " rows " << size.rows << " kv " << size.kv << " dims "
                                       << size.dim << "/" << size.v_dim << " from key " << size.first_key);
     const std::int64_t q_stride = round_up(size.rows, row.lanes),
@@ -110,6 +113,12 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
       for (std::uint16_t& bits : x->span()) bits = half_draw(random).bits;
     for (std::uint16_t& bits : v.span())
       if (random.one_in(50)) bits = half_of(random.pick({300.0f, -60000.0f, kInf})).bits;
+    if (kind == Keys::some_with_infinities_or_nan) {
+      // An infinite query element times a finite key is an infinity, and NaN if that key's range made it 0.
+      for (auto* x : {&q, &k})
+        for (std::uint16_t& bits : x->span())
+          if (random.one_in(200)) bits = half_of(random.one_in(20) ? std::nanf("") : kInf).bits;
+    }
     for (float& x : scores.span()) x = poison();
     for (float& x : range.span()) x = std::ldexp(1.0f, static_cast<int>(random.between(-3, 3)));
     for (float& x : m.span()) x = random.one_in(4) ? -kInf : std::floor(4 * random.normal());
@@ -176,6 +185,18 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
                                          {}};
     score_args.range = range.data();
     row.scores(score_args);
+    if (kind == Keys::some_with_infinities_or_nan) {
+      for (std::int64_t r = 0; r < size.rows; ++r) {
+        for (std::int64_t j = 0; j < size.kv; ++j) {
+          const float want =
+              model_score(halves_of_q + r, q_stride, range[sz(r)], keys + j * size.dim, size.dim);
+          const float score = scores[sz(r * score_stride + j)];
+          ASSERT_TRUE(same_value(score, want) || (std::isnan(score) && std::isnan(want)))
+              << "score " << r << ", " << j << " is " << score << ", want " << want;
+        }
+      }
+      return;
+    }
     for (std::int64_t r = 0; r < size.rows; ++r)
       for (std::int64_t j = 0; j < size.kv; ++j)
         if (!seen[sz(r)][sz(j)]) scores[sz(r * score_stride + j)] = -kInf;
@@ -233,6 +254,12 @@ TEST_P(HalfDecode, HiddenKeysAreLeftOut) {
     ASSERT_NO_FATAL_FAILURE(check({random.between(1, 9), random.between(1, 200), random.between(1, 40),
                                    random.between(1, 70), 64 * random.between(0, 3)},
                                   true, Place::back));
+}
+
+TEST_P(HalfDecode, RangesAreThoseOfFiniteElements) {
+  for (const std::int64_t dim : {32, 80, 128, 256})
+    ASSERT_NO_FATAL_FAILURE(
+        check({3, 200, dim, 1, 0}, false, Place::back, Keys::some_with_infinities_or_nan));
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, HalfDecode,
