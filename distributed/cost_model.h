@@ -36,6 +36,7 @@ struct Link {
   double bandwidth = 0;        ///< Bytes/s that a rank sends, and at the same time receives.
   double message_seconds = 0;  ///< Least time between two messages of one rank (the gap of LogP).
   double overlap = 1;  ///< Share of a transfer during which the rank computes at its full rate: 0 to 1.
+  double segment_bytes = 65536;  ///< Pieces in which a broadcast passes a block on.
 };
 
 /// What one rank computes. whole_seconds is the time of the whole problem on one rank:
