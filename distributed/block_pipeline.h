@@ -2,10 +2,10 @@
 // Blocks of keys that travel from rank to rank while the blocks before them are computed.
 #pragma once
 
+#include <kumiko/cost_model.h>
+
 #include <cstdint>
 #include <vector>
-
-#include "distributed/cost_model.h"
 
 namespace kumiko::distributed {
 

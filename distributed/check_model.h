@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "distributed/cost_model.h"
+#include <kumiko/cost_model.h>
 
 namespace kumiko::distributed {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "distributed/cost_model.h"
+#include <kumiko/cost_model.h>
 
 #include <algorithm>
 #include <bit>

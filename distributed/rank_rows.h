@@ -3,10 +3,10 @@
 // interval of rows and one of keys.
 #pragma once
 
+#include <kumiko/cost_model.h>
+
 #include <cstdint>
 #include <vector>
-
-#include "distributed/cost_model.h"
 
 namespace kumiko::distributed {
 
