@@ -28,7 +28,7 @@ struct NodePoint {
   const char* algorithm() const { return ranks == 1 ? "none" : model::name(forecast().algorithm); }
 };
 
-int fail(const std::string& what) {
+int refuse(const std::string& what) {
   std::cerr << what << "\n";
   return 1;
 }
@@ -100,9 +100,9 @@ std::string table(const std::vector<NodePoint>& points) {
     char line[200];
     std::snprintf(line, sizeof line,
                   "%5d  %8lld  %-13s  %12.3f  %8.2f  %10.3f  %7.3f  %5.3f  %7.3f  %9.3f  %s\n", p.ranks,
-                  static_cast<long long>(p.tokens), p.algorithm(), f.seconds * 1e3, p.speedup,
-                  p.efficiency, f.compute_seconds / f.seconds, f.link_seconds / f.seconds,
-                  f.latency_seconds / f.seconds, f.imbalance_seconds / f.seconds, f.bound());
+                  static_cast<long long>(p.tokens), p.algorithm(), f.seconds * 1e3, p.speedup, p.efficiency,
+                  f.compute_seconds / f.seconds, f.link_seconds / f.seconds, f.latency_seconds / f.seconds,
+                  f.imbalance_seconds / f.seconds, f.bound());
     text += line;
   }
   return text;
@@ -171,24 +171,24 @@ std::size_t taken(const Options& options, const model::Choice& choice) {
 int run_nodes(Mode mode, const Options& options) {
   const NodeShape shape = node_shape(options.simulate);
   double one = 0;
-  if (const kumiko::Status s = predict_one(options, shape, &one); !s.ok()) return fail(s.message());
+  if (const kumiko::Status s = predict_one(options, shape, &one); !s.ok()) return refuse(s.message());
   const double flops = model::whole_seconds(work_of(options, options.tokens), 1, 1e300);
   std::vector<NodePoint> points;
   for (const int ranks : options.ranks.empty() ? default_ranks(shape.ranks) : options.ranks) {
     if (ranks > shape.ranks)
-      return fail("--ranks: " + std::to_string(ranks) + " are more than --simulate " + options.simulate +
-                  " has");
+      return refuse("--ranks: " + std::to_string(ranks) + " are more than --simulate " + options.simulate +
+                    " has");
     NodePoint point;
     point.ranks = ranks;
     point.tokens = tokens_on(mode, options, ranks);
     const model::Work work = work_of(options, point.tokens);
     const model::Rank rank{one * model::whole_seconds(work, 1, 1e300) / flops, options.start_us * 1e-6};
     if (const kumiko::Status s = model::choose(work, ranks, rank, link_of(options), &point.choice); !s.ok())
-      return fail(s.message());
+      return refuse(s.message());
     point.taken = taken(options, point.choice);
     if (!point.forecast().is_possible)
-      return fail("--algorithm: " + options.algorithm + " needs a KV head for each rank, " +
-                  std::to_string(options.kv_heads) + " are fewer than " + std::to_string(ranks) + " ranks");
+      return refuse("--algorithm: " + options.algorithm + " needs a KV head for each rank, " +
+                    std::to_string(options.kv_heads) + " are fewer than " + std::to_string(ranks) + " ranks");
     // Relative to one rank, which does the same work in the seconds of its cores alone.
     point.efficiency = (rank.whole_seconds + rank.start_seconds) / point.forecast().seconds / ranks;
     point.speedup = point.efficiency * ranks;
@@ -205,7 +205,7 @@ int run_nodes(Mode mode, const Options& options) {
   if (!options.json.empty()) {
     std::ofstream file(options.json);
     file << json(points, mode, options, machine);
-    if (!file.flush()) return fail("--json: cannot write " + options.json);
+    if (!file.flush()) return refuse("--json: cannot write " + options.json);
   }
   return 0;
 }
