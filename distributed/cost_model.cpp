@@ -87,6 +87,7 @@ class Travel {
     split(on_, std::max(pipelines_[0].end(), start), pipelines_[1].end() + start, pipelines_[2].end() + start,
           made);
     made->sent_bytes = std::llround(pipelines_[0].most_sent());
+    made->blocks = blocks_;
   }
 
  private:
@@ -103,6 +104,7 @@ class Travel {
   void add(const SequenceLengths& sequence, Interval keys, int owner) {
     members_.clear();
     seconds_.clear();
+    started_.clear();
     for (int i = 0; i < on_.ranks; ++i) {
       const int rank = (owner + i) % on_.ranks;
       std::int64_t pairs = 0;
@@ -111,31 +113,37 @@ class Travel {
       if (pairs == 0 && i > 0) continue;
       members_.push_back(rank);
       seconds_.push_back(static_cast<double>(pairs) * on_.seconds_per_pair);
+      started_.push_back(seconds_.back() + (pairs > 0 ? on_.rank.start_seconds : 0));
     }
     const Work& work = on_.work;
     const auto bytes = static_cast<double>(keys.size() * work.kv_heads * (work.head_dim + work.v_head_dim) *
                                            work.element_bytes);
     pipelines_[1].add(members_, seconds_, bytes);
     pipelines_[2].add(members_, seconds_, bytes);
-    for (double& seconds : seconds_) seconds += seconds > 0 ? on_.rank.start_seconds : 0;
-    pipelines_[0].add(members_, seconds_, bytes);
+    pipelines_[0].add(members_, started_, bytes);
+    ++blocks_;
   }
 
   const Case on_;
   BlockPipeline pipelines_[3];
   std::vector<std::vector<Interval>> rows_;  ///< Of each rank, in the current sequence.
   std::vector<int> members_;
-  std::vector<double> seconds_;
+  std::int64_t blocks_ = 0;
+  std::vector<double> seconds_, started_;  ///< Of computing the block; and with the start of the call.
 };
+
+/// log2(ranks) messages, each after the one before has come.
+double steps_seconds(const Link& link, int ranks) {
+  return log2_up(ranks) * std::max(link.latency_seconds, link.message_seconds);
+}
 
 /// All to all, where the busiest rank has `bytes` in one direction, in `messages` messages: directly, or in
 /// log2(ranks) steps (Bruck), in each of which half of what a rank has goes on.
 double exchange_seconds(const Link& link, int ranks, double messages, double bytes, double mean_bytes) {
-  const double steps = log2_up(ranks);
   const double direct =
       link.latency_seconds + std::max(messages - 1, 0.0) * link.message_seconds + bytes / link.bandwidth;
   const double stepped =
-      steps * link.latency_seconds + std::max(bytes, mean_bytes * steps / 2) / link.bandwidth;
+      steps_seconds(link, ranks) + std::max(bytes, mean_bytes * log2_up(ranks) / 2) / link.bandwidth;
   return std::min(direct, stepped);
 }
 
@@ -176,7 +184,7 @@ void forecast_states(const Case& on, const Link& link, Forecast* made) {
   const auto total = [&](const Link& with) {
     return compute +
            exchange_seconds(with, on.ranks, messages, std::max(sent, received), all_states / on.ranks) +
-           log2_up(on.ranks) * with.latency_seconds + results / with.bandwidth;
+           steps_seconds(with, on.ranks) + results / with.bandwidth;
   };
   split(on, total(link), total(without_latency(link)), total(without_cost(link)), made);
   made->sent_bytes = std::llround(sent + results);

@@ -77,6 +77,7 @@ struct Forecast {
   double latency_seconds = 0;
   double imbalance_seconds = 0;  ///< Of parts, and of waiting for slower ranks as blocks come in order.
   std::int64_t sent_bytes = 0;   ///< By the rank that sends most.
+  std::int64_t blocks = 0;       ///< That were simulated; `ring` and `broadcast` only.
   const char* bound() const;     ///< "compute", "link", "latency" or "imbalance": the largest part.
 };
 

@@ -118,6 +118,7 @@ nlohmann::json json_of(const NodePoint& point) {
                          {"efficiency", point.efficiency},
                          {"bound", f.bound()},
                          {"sent_bytes", f.sent_bytes},
+                         {"blocks", f.blocks},
                          {"parts",
                           {{"compute", f.compute_seconds},
                            {"link", f.link_seconds},

@@ -162,11 +162,14 @@ TEST(CostModelSweep, ThousandsOfRanksAndAMillionTokensAreSimulatedInLongerBlocks
   Work work;
   work.sequences.assign(8, {1 << 20, 1 << 20});
   work.is_causal = true;
-  work.block_keys = 512;
-  Forecast made;
-  ASSERT_TRUE(forecast(work, 4096, {4096, 0}, {1e-6, 1e9}, Algorithm::broadcast, &made).ok());
-  EXPECT_GE(made.seconds, 1);
-  EXPECT_GE(made.sent_bytes, 8 * (1 << 20) / 4096 * 2 * 4);
+  const auto blocks_on = [&](int ranks) {
+    Forecast made;
+    EXPECT_TRUE(forecast(work, ranks, {4096, 0}, {1e-6, 1e9}, Algorithm::broadcast, &made).ok());
+    EXPECT_GE(made.seconds, 4096.0 / ranks);
+    return made.blocks;
+  };
+  EXPECT_EQ(blocks_on(4096), 8 * 1024);
+  EXPECT_EQ(blocks_on(2048), 8 * 2048);
 }
 
 }  // namespace

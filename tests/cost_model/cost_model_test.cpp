@@ -69,6 +69,28 @@ TEST(CostModel, EachBlockStartsACall) {
   EXPECT_DOUBLE_EQ(made.latency_seconds, 0.25) << "the other";
 }
 
+// The last 512 rows see blocks 2 and 3 alone; their owners, and those of 0 and 1, have 128 of these rows
+// each.
+TEST(CostModel, AnOwnerThatSeesNothingOfItsBlockStartsNoCall) {
+  Work work = one_head(512, 2048);
+  work.is_causal = true;
+  work.window_left = 511;
+  EXPECT_DOUBLE_EQ(forecast_of(work, 4, {0, 0.25}, kFree, Algorithm::ring).seconds, 2 * 0.25);
+}
+
+TEST(CostModel, TheGapOfMessagesIsLatency) {
+  Link link = kFree;
+  link.message_seconds = 3;
+  Work work = one_head(2048, 2048);
+  work.block_keys = 512;
+  for (const Algorithm algorithm : kAlgorithms) {
+    const Forecast made = forecast_of(work, 3, {1, 0}, link, algorithm);
+    if (!made.is_possible) continue;
+    EXPECT_GT(made.latency_seconds, 0) << name(algorithm);
+    EXPECT_EQ(made.link_seconds, 0) << name(algorithm);
+  }
+}
+
 // A block is 1 s of computing and 1 s of travelling. Rank 1 needs two of rank 0 before its own two.
 TEST(CostModel, ABlockIsReceivedWhenABufferIsFree) {
   Work work = one_head(2048, 2048);
@@ -147,6 +169,17 @@ TEST(CostModel, StatesGoToTheRanksThatMergeAndResultsToAll) {
   EXPECT_DOUBLE_EQ(made.link_seconds, 56);
   EXPECT_EQ(made.sent_bytes, 56);
   EXPECT_STREQ(made.bound(), "link");
+}
+
+// 64 ranks send the states of one row to one: 63 messages, or 6 steps. The result goes to all in 6 steps.
+TEST(CostModel, ManySmallMessagesGoInSteps) {
+  Link link = kFree;
+  link.latency_seconds = 1;
+  link.message_seconds = 0.01;
+  const Work work = one_head(1, 64 * 512);
+  EXPECT_DOUBLE_EQ(forecast_of(work, 64, {64, 0}, link, Algorithm::states).seconds, 1 + 1 + 62 * 0.01 + 6);
+  link.message_seconds = 1;
+  EXPECT_DOUBLE_EQ(forecast_of(work, 64, {64, 0}, link, Algorithm::states).seconds, 1 + 6 + 6);
 }
 
 TEST(CostModel, SplitsAreNotCut) {
