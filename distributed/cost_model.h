@@ -40,8 +40,8 @@ struct Link {
 };
 
 /// What one rank computes. whole_seconds is the time of the whole problem on one rank:
-/// Plan::predict(rates).seconds without start_seconds, or a time that was measured. A rank's part takes the
-/// part of it that its visible pairs (keys in `states`) are of all.
+/// Plan::predict(rates).seconds without start_seconds, or a time that was measured. A rank takes the part of
+/// it that its visible pairs of query and key are of all.
 struct Rank {
   double whole_seconds = 0;
   double start_seconds = 0;  ///< Once for each block of keys that a rank computes.
@@ -56,9 +56,8 @@ struct Work {
   std::int64_t q_heads = 1, kv_heads = 1, head_dim = 1, v_head_dim = 1;
   std::int64_t element_bytes = 4;  ///< Of q, k, v and out. States are f32.
   bool is_causal = false;          ///< A query sees no key after its own position.
-  std::int64_t window_left =
-      -1;  ///< Keys before its position that a query sees; -1: all. window_right is alike.
-  std::int64_t window_right = -1;
+  std::int64_t window_left = -1;   ///< Keys before its position that a query sees; -1: all.
+  std::int64_t window_right = -1;  ///< Keys after it, unless causal.
   Distribution distribution = Distribution::contiguous;
   std::int64_t cyclic_rows = 512;     ///< Rows of a piece of `cyclic`; a multiple of 512.
   std::int64_t block_keys = 4096;     ///< Most keys that travel as one block; a multiple of 512.
@@ -87,11 +86,16 @@ struct Forecast {
 /// there and the block before is computed, is received when one of blocks_in_flight buffers is free, and goes
 /// only to ranks that see one of its keys. Transfers of one rank in one direction come one after another.
 /// Blocks end where an owner's part does, but have 512 keys at least: with smaller parts, one owner stands
-/// for all. Where ranks x blocks exceeds 2^25, blocks are twice as long until it does not. Left out:
-/// contention between links and the shape of the network. `states`: the state of a row and split is
-/// v_head_dim + 2 floats. Rows are dealt to as many merging ranks as there are rows and ranks; each gets its
-/// states from all, merges, and the results go to all (recursive doubling). One rank: whole_seconds +
-/// start_seconds, whatever the link.
+/// for all. Where ranks x blocks exceeds 2^25, blocks are twice as long until it does not, or until a
+/// sequence is one.
+///
+/// `states`: the state of a row and split is v_head_dim + 2 floats. Rows are dealt to as many merging ranks
+/// as there are rows and ranks; each gets its states from all, and the results go to all in log2(ranks)
+/// steps. `states` and `head_parallel` exchange after computing, directly or in log2(ranks) steps (Bruck et
+/// al., IEEE TPDS 1997), whichever is faster.
+///
+/// One rank: whole_seconds + start_seconds, whatever the link. Left out: contention between links, the shape
+/// of the network, what sending takes of the memory's bandwidth, and merging.
 Status forecast(const Work& work, int ranks, const Rank& rank, const Link& link, Algorithm algorithm,
                 Forecast* forecast);
 
@@ -102,9 +106,8 @@ struct Choice {
 };
 Status choose(const Work& work, int ranks, const Rank& rank, const Link& link, Choice* choice);
 
-/// whole_seconds without a plan: the longer of arithmetic (visible pairs x query heads x (2 (head_dim +
-/// v_head_dim)
-/// + 32 FLOP), 16 FMAs for the exponential) at `flops` FLOP/s and of reading K and V once at `bandwidth`
+/// whole_seconds without a plan, the longer of arithmetic at `flops` FLOP/s (a visible pair and query head:
+/// 2 (head_dim + v_head_dim) FLOP, and 32 for the exponential) and of reading K and V once at `bandwidth`
 /// bytes/s.
 double whole_seconds(const Work& work, double flops, double bandwidth);
 
