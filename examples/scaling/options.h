@@ -21,11 +21,27 @@ struct Options {
   double seconds = 0.5;    // of measurement for each point
   std::string json;
 
-  std::string simulate;  // "4x12": domains x cores; empty: this machine is measured
+  // "4x12": domains x cores; "64x4x12": on so many ranks; empty: this machine is measured
+  std::string simulate;
   // One A64FX at 2.0 GHz. f32: 85 % of 128 GFLOP/s a core; memory read as streams: 36 GB/s for one core, 225
   // GB/s for a CMG; waking and joining 48 threads.
   double core_gflops = 109, core_gbps = 36, domain_gbps = 225, start_us = 5;
+
+  // Ranks only.
+  std::vector<int> ranks;  // empty: 1, 2, 4, ... and those of simulate
+  std::string link = "tofu-d";
+  double link_gbps = 0, link_us = -1, message_us = -1;  // after parse(): of `link` where not given
+  double overlap = 1;
+  std::string distribution = "zigzag";  // contiguous | zigzag | cyclic
+  std::string algorithm = "fastest";    // or a name of the cost model
+  std::int64_t block_keys = 4096;
 };
+
+/// What --simulate says; 0 ranks: domains x cores alone.
+struct NodeShape {
+  int ranks = 0, domains = 0, cores = 0;
+};
+NodeShape node_shape(const std::string& text);
 
 /// Exit status to end with, or -1 to go on.
 int parse(Mode mode, int argc, char** argv, Options* options);

@@ -3,6 +3,8 @@
 """Draws the results that strong_scaling and weak_scaling write with --json.
 
     plot.py RESULTS.json... PICTURE.svg     one picture: speedup with the ideal line, parallel efficiency below; .png works as well
+
+Results over ranks (--simulate RxDxC) make another: parallel efficiency, and for each file what the time consists of.
 """
 
 import argparse
@@ -48,12 +50,41 @@ def draw(results, picture):
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
 
 
+PARTS = {"compute": "#4c78a8", "imbalance": "#eeca3b", "link": "#e45756", "latency": "#72b7b2"}
+
+
+def draw_ranks(results, picture):
+    figure, all_axes = pyplot.subplots(1 + len(results), 1, figsize=(7, 3 + 2 * len(results)), sharex=True,
+                                       height_ratios=[1.5] + [1] * len(results), layout="constrained")
+    above, *below = all_axes
+    for result, axes in zip(results, below):
+        label = f"{result['mode']}, {result['workload']}, {result['rates']['link']}"
+        ranks = [p["ranks"] for p in result["points"]]
+        above.plot(ranks, [p["efficiency"] for p in result["points"]], marker="o", label=label)
+        shares = [[p["parts"][part] / p["seconds"] for p in result["points"]] for part in PARTS]
+        axes.stackplot(ranks, shares, colors=PARTS.values(), labels=PARTS)
+        axes.set(title=label, ylabel="part of the time", ylim=(0, 1))
+    above.set(ylabel="parallel efficiency", ylim=(0, 1.1), title=", ".join(sorted({r["machine"].split("x", 1)[1].split(" ")[0] + " cores a rank, simulated" for r in results})))
+    above.set_xscale("log", base=2)
+    above.legend()
+    above.grid(alpha=0.3)
+    below[0].legend(loc="lower left")
+    below[-1].set(xlabel="ranks")
+    ticks = sorted({p["ranks"] for r in results for p in r["points"]})
+    below[-1].set_xticks(ticks, [str(n) for n in ticks])
+    figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Draws scaling curves.")
     parser.add_argument("results", type=pathlib.Path, nargs="+", help="JSON files")
     parser.add_argument("picture", type=pathlib.Path, help=".svg or .png")
     arguments = parser.parse_args()
-    draw([json.loads(path.read_text()) for path in arguments.results], arguments.picture)
+    results = [json.loads(path.read_text()) for path in arguments.results]
+    of_ranks = [bool(result["points"]) and "ranks" in result["points"][0] for result in results]
+    if any(of_ranks) != all(of_ranks):
+        parser.error("results over ranks and over threads make two pictures")
+    (draw_ranks if all(of_ranks) else draw)(results, arguments.picture)
 
 
 if __name__ == "__main__":

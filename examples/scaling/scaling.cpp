@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "curve.h"
+#include "nodes.h"
 #include "workload.h"
 
 namespace scaling {
@@ -94,6 +95,7 @@ int occupied_domains(const kumiko::Context& context) {
 int run(Mode mode, int argc, char** argv) {
   Options options;
   if (const int status = parse(mode, argc, argv, &options); status >= 0) return status;
+  if (node_shape(options.simulate).ranks > 0) return run_nodes(mode, options);
   const bool is_simulated = !options.simulate.empty();
   kumiko::Context all;
   if (const kumiko::Status s = kumiko::Context::create(context_options(options), &all); !s.ok())

@@ -15,13 +15,14 @@ MAY_INCLUDE = {
     "kernels": {"kernels"},
     "scheduler": {"scheduler"},
     "runtime": {"runtime", "kernels", "scheduler"},
+    "distributed": {"distributed"},  # and <kumiko/...>, as a user
     "examples": {"examples"},  # examples use the library as a user does: <kumiko/...>
     "python": {"python"},
     "tools": {"tools", "bench", "runtime", "kernels", "scheduler"},
     "bench": {"bench", "tests", "runtime", "kernels", "scheduler"},
-    "tests": {"tests", "bench", "examples", "tools", "runtime", "kernels", "scheduler"},
+    "tests": {"tests", "bench", "distributed", "examples", "tools", "runtime", "kernels", "scheduler"},
 }
-LIBRARY = ("kernels", "scheduler", "runtime")
+LIBRARY = ("kernels", "scheduler", "runtime", "distributed")
 PUBLIC_HEADERS = {
     "runtime/attention.h", "runtime/attention_backward.h", "runtime/attention_backward_c.h", "runtime/attention_c.h",
     "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h", "runtime/stream.h", "runtime/stream_c.h",

@@ -42,6 +42,8 @@ BAD = {
     "runtime_to_tests": ("runtime/a.cpp", '#include "tests/runtime/x.h"\n', "runtime may not include tests"),
     "runtime_to_tools": ("runtime/a.cpp", '#include "tools/topology/report.h"\n', "runtime may not include tools"),
     "runtime_to_bench": ("runtime/a.cpp", '#include "bench/rounds.h"\n', "runtime may not include bench"),
+    "distributed_to_runtime": ("distributed/a.cpp", '#include "runtime/plan.h"\n', "distributed may not include runtime"),
+    "runtime_to_distributed": ("runtime/a.cpp", '#include "distributed/cost_model.h"\n', "runtime may not include distributed"),
     "tools_to_tests": ("tools/a/a.cpp", '#include "tests/support/x.h"\n', "tools may not include tests"),
     "google_benchmark": ("bench/rounds.h", "#include <benchmark/benchmark.h>\n", "may include benchmark/benchmark.h"),
     "example_inside": ("examples/a/a.cpp", '#include "runtime/attention.h"\n', "examples may not include runtime"),

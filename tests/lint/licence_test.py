@@ -7,7 +7,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINE = "SPDX-License-Identifier: Apache-2.0"
-PLACES = (".ci", "CMakeLists.txt", "bench", "cmake", "examples", "kernels", "python", "runtime", "scheduler", "scripts", "tests", "tools")
+PLACES = (".ci", "CMakeLists.txt", "bench", "cmake", "distributed", "examples", "kernels", "python", "runtime", "scheduler", "scripts", "tests", "tools")
 # Data, settings and prose. All other files need the line, including new kinds of file.
 DATA = {".cfg", ".gz", ".json", ".md", ".pyc", ".svg", ".toml", ".txt", ".xml"}
 DATA_NAMES = {"bochsrc"}

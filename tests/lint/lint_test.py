@@ -20,7 +20,7 @@ def output(*command):
 
 def files(*patterns):
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for folder in
-                  ("bench", "examples", "kernels", "python", "runtime", "scheduler", "tests", "tools") for path in (ROOT / folder).rglob(pattern))
+                  ("bench", "distributed", "examples", "kernels", "python", "runtime", "scheduler", "tests", "tools") for path in (ROOT / folder).rglob(pattern))
 
 
 def scripts():

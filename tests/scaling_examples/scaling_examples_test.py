@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -72,6 +73,79 @@ class Simulated(unittest.TestCase):
         self.assertAlmostEqual(found["close", 48]["gflops"] / found["close", 1]["gflops"], 48, delta=2.4)
 
 
+class Ranks(unittest.TestCase):
+    A64FX = ("--simulate", "64x4x12", "--tokens", "65536")
+
+    def points(self, program, *arguments):
+        return {p["ranks"]: p for p in curve(program, *self.A64FX, *arguments)["points"]}
+
+    def test_powers_of_two_up_to_all(self):
+        found = curve(STRONG, "--simulate", "6x4x12", "--tokens", "8192")
+        self.assertEqual([p["ranks"] for p in found["points"]], [1, 2, 4, 6])
+        self.assertEqual([found["rates"][key] for key in ("link", "link_gbps", "link_us", "message_us", "overlap")], ["tofu-d", 6.8, 0.5, 0.1, 1])
+        self.assertEqual(list(self.points(STRONG, "--ranks", "3,64")), [3, 64])
+
+    def test_one_rank_is_the_plans_prediction(self):
+        for workload in ("prefill", "decode"):
+            plan = points(STRONG, "--simulate", "4x12", "--tokens", "65536", "--workload", workload, "--threads", "48")["close", 48]
+            one = self.points(STRONG, "--workload", workload)[1]
+            self.assertAlmostEqual(one["seconds"] / plan["seconds"], 1, places=12)
+            self.assertEqual((one["algorithm"], one["efficiency"]), ("none", 1))
+
+    def test_parts_are_the_whole_and_the_bound_is_the_largest(self):
+        for workload in ("prefill", "decode"):
+            for point in self.points(STRONG, "--workload", workload).values():
+                parts = point["parts"]
+                self.assertAlmostEqual(sum(parts.values()) / point["seconds"], 1, places=9)
+                self.assertEqual(parts[point["bound"]], max(parts.values()))
+                self.assertLessEqual(point["efficiency"], 1)
+                self.assertEqual(min(point["algorithms"].values()), point["seconds"])
+
+    def test_the_link_is_what_was_stated(self):
+        decode = ("--workload", "decode", "--ranks", "64", "--distribution", "contiguous")
+        tofu = self.points(STRONG, *decode)[64]
+        self.assertEqual(self.points(STRONG, *decode, "--link", "tofu-d", "--link-gbps", "6.8", "--link-us", "0.5")[64], tofu)
+        ethernet = self.points(STRONG, *decode, "--link", "ethernet-100g")[64]
+        self.assertEqual(self.points(STRONG, *decode, "--link-gbps", "12.5", "--link-us", "3", "--message-us", "0.2")[64], ethernet)
+        half = self.points(STRONG, *decode, "--link-gbps", "3.4")[64]
+        self.assertAlmostEqual(half["parts"]["link"] / tofu["parts"]["link"], 2, places=6)
+        self.assertGreater(self.points(STRONG, *decode, "--link-us", "500")[64]["parts"]["latency"], 1e-3)
+
+    def test_algorithms_and_distributions(self):
+        for algorithm in ("ring", "broadcast", "states"):
+            found = self.points(STRONG, "--ranks", "1,16", "--algorithm", algorithm)
+            self.assertEqual(found[16]["algorithm"], algorithm)
+            self.assertEqual(found[16]["algorithms"][algorithm], found[16]["seconds"])
+            self.assertNotIn("head_parallel", found[16]["algorithms"])
+        ranks = ("--ranks", "16", "--link-gbps", "1e9", "--link-us", "0", "--message-us", "0")
+        zigzag, contiguous = (self.points(STRONG, *ranks, "--distribution", d)[16]["efficiency"] for d in ("zigzag", "contiguous"))
+        self.assertGreater(zigzag, contiguous)
+        done = call(STRONG, *self.A64FX, "--algorithm", "head_parallel")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("head_parallel", done.stderr)
+
+    def test_blocks_and_overlap_count(self):
+        prefill = ("--ranks", "4", "--algorithm", "broadcast", "--link-gbps", "0.1")
+        whole = self.points(STRONG, *prefill)[4]["seconds"]
+        self.assertGreater(self.points(STRONG, *prefill, "--overlap", "0")[4]["seconds"], whole)
+        self.assertNotEqual(self.points(STRONG, *prefill, "--block-keys", "512")[4]["seconds"], whole)
+
+    def test_weak_scaling_keeps_the_work_of_a_rank(self):
+        prefill = self.points(WEAK)
+        self.assertEqual([prefill[n]["tokens"] for n in (1, 4, 64)], [65536, 131072, 524288])
+        decode = self.points(WEAK, "--workload", "decode")
+        self.assertEqual(decode[64]["tokens"], 64 * 65536)
+        for found in (prefill, decode):
+            self.assertAlmostEqual(found[64]["parts"]["compute"] / found[1]["seconds"], 1, delta=0.001)
+
+    def test_a_million_tokens_on_4096_nodes(self):
+        for link in ("tofu-d", "ethernet-100g"):
+            found = curve(STRONG, "--simulate", "4096x4x12", "--tokens", "1048576", "--link", link)["points"]
+            self.assertEqual(found[-1]["ranks"], 4096)
+            self.assertEqual(found[-1]["bound"], "link")
+            self.assertGreater(found[3]["efficiency"], 0.9)
+
+
 class Measured(unittest.TestCase):
     def test_each_executor_is_run_and_reported(self):
         for program in (STRONG, WEAK):
@@ -92,7 +166,9 @@ class Measured(unittest.TestCase):
 
 class Wrong(unittest.TestCase):
     def test_options(self):
-        for arguments in (("--simulate", "4y"), ("--simulate", "4x12x"), ("--simulate", "0x1"), ("--workload", "training"), ("--threads", "0"),
+        for arguments in (("--simulate", "4y"), ("--simulate", "4x12x"), ("--simulate", "0x1"), ("--simulate", "0x4x12"), ("--simulate", "2x4x12x"),
+                          ("--link", "carrier-pigeon"), ("--link-gbps", "0"), ("--link-us", "-1"), ("--overlap", "1.5"), ("--distribution", "random"),
+                          ("--algorithm", "magic"), ("--block-keys", "1000"), ("--ranks", "0"), ("--workload", "mixed", "--simulate", "2x4x12"), ("--workload", "training"), ("--threads", "0"),
                           ("--q-heads", "6", "--kv-heads", "4"), ("--nonsense",)):
             done = call(STRONG, *arguments)
             self.assertEqual(done.returncode, 2, arguments)
@@ -102,6 +178,11 @@ class Wrong(unittest.TestCase):
         done = call(STRONG, "--simulate", "2x2", "--threads", "5")
         self.assertEqual(done.returncode, 1)
         self.assertIn("num_threads", done.stderr)
+
+    def test_more_ranks_than_were_stated(self):
+        done = call(STRONG, "--simulate", "4x2x2", "--ranks", "2,5")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--ranks: 5", done.stderr)
 
     def test_a_file_that_cannot_be_written(self):
         done = call(STRONG, "--simulate", "2x2", "--json", "/no/such/folder/x.json")
@@ -122,6 +203,20 @@ class Picture(unittest.TestCase):
             self.assertIn("parallel efficiency", (pathlib.Path(folder) / "a.svg").read_text())
 
 
+    def test_ranks(self):
+        with tempfile.TemporaryDirectory() as folder:
+            ranks, threads, picture = (pathlib.Path(folder) / name for name in ("ranks.json", "threads.json", "a.svg"))
+            self.assertEqual(call(STRONG, "--simulate", "8x2x4", "--json", ranks).returncode, 0)
+            self.assertEqual(call(STRONG, "--simulate", "2x4", "--json", threads).returncode, 0)
+            done = call(sys.executable, FOLDER / "plot.py", ranks, ranks, picture)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for text in ("parallel efficiency", "part of the time", "imbalance", "latency", "strong, prefill, tofu-d"):
+                self.assertIn(text, picture.read_text())
+            done = call(sys.executable, FOLDER / "plot.py", ranks, threads, picture)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("two pictures", done.stderr)
+
+
 class BatchScript(unittest.TestCase):
     def test_is_a_shell_script_with_both_schedulers_directives(self):
         script = FOLDER / "a64fx.sh"
@@ -129,6 +224,38 @@ class BatchScript(unittest.TestCase):
         text = script.read_text()
         self.assertIn("#PJM", text)
         self.assertIn("#SBATCH", text)
+
+    def run_with(self, name, launcher, environment):
+        """The script in a folder where the launcher says how it was called; the files of the results."""
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            (root / "build/examples/strong_scaling").mkdir(parents=True)
+            (root / "build/examples/strong_scaling/strong_scaling").symlink_to(STRONG)
+            (root / launcher).write_text('#!/bin/sh\necho "$*" > called\n')
+            (root / launcher).chmod(0o755)
+            path = {"PATH": f"{root}:{os.environ['PATH']}"}
+            done = subprocess.run(["bash", FOLDER / name], cwd=root, env=path | environment, capture_output=True, text=True, timeout=200)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            (results,) = root.glob("ranks-*")
+            last = {f.name: json.loads(f.read_text())["points"][-1]["ranks"] for f in results.glob("*.json")}
+            return (root / "called").read_text(), last
+
+    def test_ranks_on_fugaku(self):
+        for domains, ranks in (("4", 2), ("1", 8)):
+            called, last = self.run_with("fugaku_ranks.sh", "mpiexec", {"COMMAND": "a.out --x", "NODES": "2", "DOMAINS": domains})
+            self.assertTrue(called.endswith(" a.out --x\n"), called)
+            self.assertEqual(last, {"predicted-prefill.json": ranks, "predicted-decode.json": ranks})
+
+    def test_ranks_under_slurm(self):
+        called, last = self.run_with("slurm_ranks.sh", "srun", {"COMMAND": "a.out --x", "SLURM_NTASKS": "8", "SLURM_CPUS_PER_TASK": "12"})
+        self.assertEqual(called, "--cpus-per-task=12 --cpu-bind=cores a.out --x\n")
+        self.assertEqual(last, {"predicted-prefill.json": 8, "predicted-decode.json": 8})
+
+    def test_a_missing_command_is_named(self):
+        for name in ("fugaku_ranks.sh", "slurm_ranks.sh"):
+            done = call("bash", FOLDER / name)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("COMMAND", done.stderr)
 
 
 if __name__ == "__main__":

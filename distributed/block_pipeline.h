@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks of keys that travel from rank to rank while the blocks before them are computed.
+#pragma once
+
+#include <kumiko/cost_model.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace kumiko::distributed {
+
+/// When each rank has received and computed what. Blocks are added in the order in which they are computed.
+/// All times are sums and maxima of the costs given, so that no cost that falls makes anything later.
+class BlockPipeline {
+ public:
+  BlockPipeline(int ranks, std::int64_t blocks_in_flight, const Link& link, Algorithm algorithm);
+
+  /// `members`: the owner first, then the ranks that need the block, in the order in which it is passed on.
+  /// `seconds`: of computing it, one for each member (0 for an owner that does not need it).
+  void add(const std::vector<int>& members, const std::vector<double>& seconds, double bytes);
+  /// When the last rank is done.
+  double end() const;
+  /// Bytes sent by the rank that sent most.
+  double most_sent() const;
+
+ private:
+  struct RankState {
+    double computed = 0;               ///< Its last block is computed.
+    double in_free = 0, out_free = 0;  ///< The link towards it, and from it.
+    double sent = 0;
+    std::size_t received = 0;  ///< Blocks so far.
+  };
+  void pass_along(const std::vector<int>& members, double bytes);
+  void broadcast(const std::vector<int>& members, double bytes);
+  double& buffer(int rank) {
+    const std::size_t i = static_cast<std::size_t>(rank) * buffers_;
+    return released_[i + ranks_[static_cast<std::size_t>(rank)].received % buffers_];
+  }
+  RankState& at(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
+
+  const Link link_;
+  const Algorithm algorithm_;
+  const std::size_t buffers_;
+  std::vector<RankState> ranks_;
+  std::vector<double> released_;  ///< [ranks][buffers]
+  // Of the block being added, for each member: its first segment and all of it there, passed on, the
+  // transfer's length.
+  std::vector<double> first_, arrived_, passed_, transfer_;
+};
+
+}  // namespace kumiko::distributed
