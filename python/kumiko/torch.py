@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's scaled_dot_product_attention on Kumiko, for CPU tensors in inference.
+"""PyTorch's scaled_dot_product_attention on Kumiko, for CPU tensors, in inference and training.
 
     import kumiko.torch
 
     kumiko.torch.enable()         # from here on, for every thread
     with kumiko.torch.enabled():  # or for a block
 
-A call that Kumiko does not compute goes to PyTorch's own code, as before: one that needs gradients, dropout, float64,
-... With the environment variable KUMIKO_VERBOSE=1 the reason is a FallbackWarning, once for each reason. Other devices,
+Where a gradient is needed the result has one, by attention_backward; a second derivative is an error. A call that Kumiko
+does not compute goes to PyTorch's own code, as before: one with dropout, float64, a mask that needs a gradient, compiled
+code or torch.func that needs gradients, ... With the environment variable KUMIKO_VERBOSE=1 the reason is a FallbackWarning, once for each reason. Other devices,
 nested and sparse tensors never come here.
 
 The operator aten::scaled_dot_product_attention gets a kernel for the dispatch key CPU. torch.compile finds the operator
@@ -27,6 +28,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 
 from ._attention import scaled_dot_product_attention
 from ._core import version
+from ._torch_autograd import attention_with_gradients
 
 __all__ = ["FallbackWarning", "disable", "enable", "enabled", "is_enabled"]
 
@@ -54,6 +56,11 @@ def say_fallback(what: str, reason: str) -> None:
     warnings.warn(text, FallbackWarning, stacklevel=3)
 
 
+def needs_gradient(*tensors: torch.Tensor | None) -> bool:
+    """Whether autograd must record what is computed of these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def why_not(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: torch.Tensor | None) -> str | None:
     """Why Kumiko cannot take these tensors, whatever is computed of them; None if it can. `others` are masks and biases."""
     if query.dtype not in _DTYPES:
@@ -61,8 +68,6 @@ def why_not(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others
     if not query.dtype == key.dtype == value.dtype:
         return f"query, key and value are of the types {query.dtype}, {key.dtype} and {value.dtype}, expected one type"
     tensors = [tensor for tensor in (query, key, value, *others) if tensor is not None]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return "a tensor requires a gradient"
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}, expected the CPU"
@@ -100,6 +105,13 @@ def _why_not_sdpa(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
         return "a tensor has fewer than 2 dimensions"
     if reason := why_not(query, key, value, attn_mask):
         return reason
+    if needs_gradient(attn_mask):
+        return "attn_mask requires a gradient"
+    if needs_gradient(query, key, value):
+        if is_traced(query, key, value, attn_mask):
+            return "a tensor requires a gradient, in compiled code or under a dispatch mode"
+        if torch._C._are_functorch_transforms_active():
+            return "a tensor requires a gradient, under a transform of torch.func"
     if attn_mask is not None:
         if is_causal:
             return "is_causal with an attn_mask"
@@ -154,6 +166,8 @@ def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, 
     if reason is None:
         if is_traced(query, key, value, attn_mask):
             return _OWN(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        if needs_gradient(query, key, value):
+            return attention_with_gradients(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     say_fallback("scaled_dot_product_attention is PyTorch's", reason)
     return _ATEN.decompose(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)

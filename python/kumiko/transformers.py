@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ._attention import attention
 from ._masks import Pattern, dense_mask, is_padding, is_reach, kumiko_mask, pattern_of
-from .torch import define, is_traced, say_fallback, why_not
+from .torch import define, is_traced, needs_gradient, say_fallback, why_not
 
 __all__ = ["kumiko_attention", "kumiko_mask"]
 
@@ -146,6 +146,8 @@ def kumiko_attention(
     bias, mask = _split_mask(attention_mask, position_bias, key.shape[2])
     softcap = 0.0 if softcap is None else softcap
     reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value, bias, mask)
+    if reason is None and needs_gradient(query, key, value, bias, mask):
+        reason = "a tensor requires a gradient"
     if reason is not None:
         say_fallback('attn_implementation="kumiko" is PyTorch\'s', reason)
         return _in_pytorch(query, key, value, bias, mask, causal, scaling, softcap, dropout), None

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kumiko.torch in training: gradients are those of attention_backward, against PyTorch's in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import kumiko
+import kumiko.torch as taken
+
+# Of the largest gradient: rounding of the inputs' type in the result, and in PyTorch's.
+BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls whose backward pass is Kumiko's."""
+    from kumiko import _torch_autograd
+
+    found = []
+    real = _torch_autograd.attention_backward
+    monkeypatch.setattr(_torch_autograd, "attention_backward", lambda *a, **k: (found.append(a), real(*a, **k))[1])
+    with taken.enabled():
+        yield found
+
+
+def leaves(q=(2, 8, 37, 32), k=(2, 8, 53, 32), v=None, dtype=torch.float32):
+    random = torch.Generator().manual_seed(7)
+    return [torch.randn(shape, generator=random).to(dtype).requires_grad_() for shape in (q, k, v or k)]
+
+
+def gradients_in_double(tensors, weights, **arguments):
+    """Of sum(weights * attention) in float64, which is never Kumiko's."""
+    tensors = [x.detach().double().requires_grad_() for x in tensors]
+    mask = arguments.pop("attn_mask", None)
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.double()
+    out = F.scaled_dot_product_attention(*tensors, attn_mask=mask, **arguments)
+    return torch.autograd.grad(out, tensors, weights.double().expand(out.shape))
+
+
+def check(found, right, dtype):
+    for name, x, y in zip("qkv", found, right, strict=True):
+        assert x.dtype == dtype and x.shape == y.shape
+        assert (x - y).abs().max() <= BOUND[dtype] * y.abs().max(), f"d{name}"
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("shapes, arguments", [
+    ({}, {}),
+    ({}, {"is_causal": True}),
+    ({}, {"scale": 0.7}),
+    ({"q": (2, 8, 53, 64), "k": (2, 2, 53, 64)}, {"enable_gqa": True, "is_causal": True}),
+    ({"v": (2, 8, 53, 80)}, {}),
+    ({"q": (37, 16), "k": (53, 16)}, {}),
+    ({"q": (5, 37, 16), "k": (5, 53, 16)}, {}),
+    ({"q": (2, 3, 4, 37, 16), "k": (2, 3, 4, 53, 16)}, {"is_causal": True}),
+    ({"q": (2, 8, 37, 16), "k": (1, 1, 53, 16)}, {}),
+    ({"q": (1, 1, 37, 16), "k": (2, 8, 53, 16)}, {}),
+    ({}, {"attn_mask": torch.rand(2, 1, 37, 53, generator=torch.Generator().manual_seed(1)) < 0.7}),
+    ({}, {"attn_mask": (torch.arange(53) < 20)[None]}),
+    ({}, {"attn_mask": torch.randn(8, 37, 53, generator=torch.Generator().manual_seed(2))}),
+    ({"q": (2, 3, 4, 37, 16), "k": (2, 3, 4, 53, 16)}, {"attn_mask": torch.rand(3, 1, 37, 53, generator=torch.Generator().manual_seed(4)) < 0.7}),
+])
+def test_gradients_are_pytorchs(calls, dtype, shapes, arguments):
+    tensors = leaves(**shapes, dtype=dtype)
+    arguments = {name: x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for name, x in arguments.items()}
+    out = F.scaled_dot_product_attention(*tensors, **arguments)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    found = torch.autograd.grad(out, tensors, weights)
+    assert len(calls) == 1
+    with torch.no_grad():
+        assert torch.equal(out, F.scaled_dot_product_attention(*tensors, **arguments))
+    check(found, gradients_in_double(tensors, weights, **arguments), dtype)
+
+
+@pytest.mark.parametrize("weights", [torch.ones(()), torch.randn(2, 8, 32, 37, generator=torch.Generator().manual_seed(5)).mT],
+                         ids=["expanded", "transposed"])
+def test_gradients_of_the_result_have_any_strides(calls, weights):
+    tensors = leaves()
+    out = F.scaled_dot_product_attention(*tensors)
+    found = torch.autograd.grad(out, tensors, weights.expand(out.shape))
+    assert len(calls) == 1
+    check(found, gradients_in_double(tensors, weights), torch.float32)
+
+
+def test_a_part_of_the_tensors_needs_gradients(calls):
+    q, k, v = leaves()
+    frozen = k.detach()
+    F.scaled_dot_product_attention(q, frozen, v).square().sum().backward()
+    every = leaves()
+    F.scaled_dot_product_attention(*every).square().sum().backward()
+    assert len(calls) == 2 and frozen.grad is None
+    assert torch.equal(q.grad, every[0].grad) and torch.equal(v.grad, every[2].grad)
+
+
+def test_float64_is_pytorchs_and_passes_gradcheck(calls):
+    tensors = [x.detach().double().requires_grad_() for x in leaves(q=(1, 2, 3, 4), k=(1, 2, 5, 4))]
+    assert torch.autograd.gradcheck(F.scaled_dot_product_attention, tensors) and not calls
+
+
+def test_a_second_derivative_is_an_error(calls):
+    q, k, v = leaves()
+    (dq,) = torch.autograd.grad(F.scaled_dot_product_attention(q, k, v).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dq.sum().backward()
+
+
+def test_tensors_changed_before_the_backward_pass_are_an_error(calls):
+    q, k, v = leaves()
+    out = F.scaled_dot_product_attention(q, k, v)
+    with torch.no_grad():
+        k.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+@pytest.mark.parametrize("transform", ["grad", "vmap"])
+def test_transforms_of_torch_func_are_pytorchs(calls, transform):
+    q, k, v = leaves()
+
+    def loss(query):
+        return F.scaled_dot_product_attention(query, k, v).square().sum()
+    if transform == "grad":
+        found = torch.func.grad(loss)(q.detach())
+    else:
+        found = torch.func.vmap(torch.func.grad(loss))(q.detach()[None])[0]
+    assert not calls
+    loss(q).backward()
+    torch.testing.assert_close(found, q.grad, rtol=0, atol=1e-5 * float(q.grad.abs().max()))
+
+
+def train(steps, attention):
+    """Losses of a small Llama with weights of its own, on one batch."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(11)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64, attn_implementation=attention))
+    tokens = torch.randint(0, 96, (3, 33))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=tokens, labels=tokens).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_a_llama_trains_as_with_eager_attention(calls):
+    ours = train(20, "sdpa")
+    assert len(calls) == 20 * 2
+    eager = train(20, "eager")
+    assert ours[-1] < ours[0] - 0.1 and max(abs(a - b) for a, b in zip(ours, eager, strict=True)) <= 1e-4
+
+
+def test_gradients_have_one_threads_bits(calls):
+    tensors = leaves(q=(1, 8, 300, 64), k=(1, 8, 300, 64))
+    found = torch.autograd.grad(F.scaled_dot_product_attention(*tensors, is_causal=True).sum(), tensors)
+    q, k, v = (x.detach() for x in tensors)
+    one = kumiko.Context(num_threads=1)
+    options = {"causal": True, "causal_alignment": "top_left", "context": one}
+    out, lse = kumiko.attention(q, k, v, return_lse=True, **options)
+    right = kumiko.attention_backward(torch.ones_like(out), q, k, v, out, lse, **options)
+    assert all(torch.equal(a, b) for a, b in zip(found, right, strict=True))
