@@ -274,8 +274,8 @@ std::int64_t Problem::value_in_key_of(const void* k_data, const void* v_data) co
   if (!k_data || !v_data || k != v || has_key_tiles || types.key != types.value) return -1;
   const auto from = reinterpret_cast<std::uintptr_t>(k_data), to = reinterpret_cast<std::uintptr_t>(v_data);
   const auto bytes = static_cast<std::uintptr_t>(kernels::bytes_of(types.value));
-  if (to < from || (to - from) % bytes != 0) return -1;
-  const std::uintptr_t at = (to - from) / bytes;
+  if ((to - from) % bytes != 0) return -1;
+  const std::uintptr_t at = (to - from) / bytes;  // Of values before their keys: beyond any head_dim.
   return at + static_cast<std::uintptr_t>(v_head_dim) <= static_cast<std::uintptr_t>(head_dim)
              ? static_cast<std::int64_t>(at)
              : -1;

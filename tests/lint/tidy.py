@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIDY = "clang-tidy-14"
 # What is checked as one source: {name: rooms}.
 TOGETHER = {"library": ("kernels", "scheduler", "runtime", "distributed"),
-            "programs": ("tools/topology", "examples/inference_server", "examples/scaling"),
+            "programs": ("tools/topology", "examples/inference_server", "examples/scaling", "examples/train_tiny"),
             "python/src": ("python/src",)}
 ROOMS = tuple(room for rooms in TOGETHER.values() for room in rooms)
 # Files in which a name means something else than in another of these rooms, and so apart from them.

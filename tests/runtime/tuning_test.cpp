@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "kernels/pipelines/walk.h"
 #include "runtime/traffic.h"
 #include "tests/runtime/contexts.h"
 
@@ -35,6 +36,17 @@ TEST_P(TuningOf, TilesUnderAMaskFillItsBlocksOf64Queries) {
   EXPECT_EQ(kernels.strip, 64);
   // The rest of a block must not be a single vector, the slowest tile, if a narrower tile avoids that.
   EXPECT_TRUE(64 % kernels.max_nr != kernels.lanes || kernels.max_nr <= 2 * kernels.lanes) << kernels.max_nr;
+}
+
+TEST_P(TuningOf, TilesEndWhereStripsDo) {
+  fit_kernels(core, {true, 0}, &kernels);
+  std::int64_t tiles = 0;
+  for (std::int64_t from = 0, rows = 0; from < 200; from += rows, ++tiles) {
+    rows = kernels::rows_of_tile(kernels, from, 200);
+    ASSERT_GT(rows, 0);
+    EXPECT_LE(from % kernels.strip + rows, kernels.strip) << from;
+  }
+  EXPECT_EQ(tiles, kernels::Walk::tiles_of(kernels, 200));
 }
 
 TEST_P(TuningOf, OnlyNarrowWindowsHaveNarrowTiles) {
