@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/pipelines/backward.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -68,7 +69,7 @@ class Pair {
     Carver carver(memory);
     const std::int64_t rows = kGradientPiece, dims = round_up(dim_, set_.mr),
                        v_dims = round_up(v_dim_, set_.mr);
-    for (std::int64_t p = 0; p < kGradientBlock / kGradientPiece; ++p) {
+    for (std::int64_t p = 0; p < kPieces; ++p) {
       keys_[p] = carver.take<float>(rows * dim_);
       values_[p] = carver.take<float>(rows * v_dim_);
       key_values_[p].data = carver.take<float>(rows * dims);
@@ -90,23 +91,50 @@ class Pair {
     head_ = &problem.head;
     g_ = g;
     for (std::int64_t n = 0; n < set_.max_nr; ++n) ones_[n] = 1.0f;
-    std::int64_t p = 0;
-    for_each_piece(keys, [&](const Positions& piece) {
-      if (sees_any(*head_, queries, piece)) pack_keys(piece, p);
-      ++p;
-    });
+    bool sees[kPieces][kPieces] = {}, is_seen[kPieces] = {};
+    std::int64_t i = 0, k = 0;
     for_each_piece(queries, [&](const Positions& piece) {
-      if (!sees_any(*head_, piece, keys)) return;
-      pack_queries(piece);
-      std::int64_t k = 0;
+      k = 0;
       for_each_piece(keys, [&](const Positions& key_piece) {
-        if (sees_any(*head_, piece, key_piece)) add(piece, key_piece, k);
+        sees[i][k] = sees_any(*head_, piece, key_piece) && mask_shows_any(piece, key_piece);
+        is_seen[k] |= sees[i][k];
+        ++k;
+      });
+      ++i;
+    });
+    k = 0;
+    for_each_piece(keys, [&](const Positions& piece) {
+      if (is_seen[k]) pack_keys(piece, k);
+      ++k;
+    });
+    i = 0;
+    for_each_piece(queries, [&](const Positions& piece) {
+      const bool* const seen = sees[i++];
+      if (std::find(seen, seen + kPieces, true) == seen + kPieces) return;
+      pack_queries(piece);
+      k = 0;
+      for_each_piece(keys, [&](const Positions& key_piece) {
+        if (seen[k]) add(piece, key_piece, k);
         ++k;
       });
     });
   }
 
  private:
+  static constexpr std::int64_t kPieces = kGradientBlock / kGradientPiece;
+
+  /// Whether the mask shows a key of one piece to a query of the other.
+  bool mask_shows_any(const Positions& queries, const Positions& keys) const {
+    if (!head_->terms.has_mask) return true;
+    for (std::int64_t i = queries.begin; i < queries.end; ++i) {
+      const std::uint8_t* const shown = head_->mask_row(row(i), keys.begin);
+      unsigned any = 0;
+      for (std::int64_t j = 0; j < keys.count(); ++j) any |= shown[j * head_->mask_key_stride];
+      if (any != 0) return true;
+    }
+    return false;
+  }
+
   std::int64_t row(std::int64_t position) const { return problem_->row(g_, position); }
   const void* q_row(std::int64_t position) const { return head_->q_row(set_.types.query, row(position)); }
   const void* dout_row(std::int64_t position) const {
@@ -338,8 +366,8 @@ class Pair {
   const HeadProblem* head_ = nullptr;
   std::int64_t g_ = 0;
   // By piece of the block: B panels of keys (scaled) and values, A panels of keys.
-  float *keys_[kGradientBlock / kGradientPiece], *values_[kGradientBlock / kGradientPiece];
-  Panels key_values_[kGradientBlock / kGradientPiece];
+  float *keys_[kPieces], *values_[kPieces];
+  Panels key_values_[kPieces];
   // Of a piece of queries: A panels of the first products and of the last ones.
   float *q_, *dout_;
   Panels q_values_, dout_values_;

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention_backward against fp64 over a random sweep; the same bits on any context; special values.
+#include "kernels/pipelines/backward.h"
+
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "tests/runtime/backward_case.h"
@@ -324,6 +329,51 @@ TEST_F(BackwardErrors, SayWhatIsNotSupported) {
   std::vector<float> maxima(40);
   args.forward.row_max.data = maxima.data();
   expect(Code::unsupported, "forward.row_max");
+}
+
+// Three pieces of keys, of which the mask hides the second from every query: with its pages gone, the same
+// bits.
+TEST(BackwardMask, PiecesThatAreHiddenFromAllQueriesAreNotRead) {
+  constexpr std::int64_t kQueries = 200, kPiece = kernels::kGradientPiece, kKeys = 3 * kPiece, kDim = 256;
+  constexpr std::size_t kRows = kPiece * kDim * sizeof(float), kBytes = 3 * kRows;
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  ASSERT_EQ(kRows % page, 0u);
+  Random random(test_seed(91));
+  float* mapped[2];
+  for (float*& x : mapped) {
+    void* const memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(memory, MAP_FAILED);
+    x = static_cast<float*>(memory);
+    for (std::size_t i = 0; i < kBytes / sizeof(float); ++i) x[i] = random.normal();
+  }
+  std::vector<float> q(kQueries * kDim), dout(q.size()), out(q.size()), lse(kQueries);
+  for (auto* x : {&q, &dout})
+    for (float& value : *x) value = random.normal();
+  std::vector<std::uint8_t> mask(kQueries * kKeys, 1);
+  for (std::size_t i = 0; i < mask.size(); ++i)
+    if (const std::size_t key = i % kKeys; key >= kPiece && key < 2 * kPiece) mask[i] = 0;
+  BackwardArgs args;
+  args.forward.q = ConstTensor::bhsd(q.data(), 1, 1, kQueries, kDim);
+  args.forward.k = ConstTensor::bhsd(mapped[0], 1, 1, kKeys, kDim);
+  args.forward.v = ConstTensor::bhsd(mapped[1], 1, 1, kKeys, kDim);
+  args.forward.out = Tensor::bhsd(out.data(), 1, 1, kQueries, kDim);
+  args.forward.lse.data = lse.data();
+  args.forward.mask = ConstTensor::bhsd(mask.data(), 1, 1, kQueries, kKeys, DataType::boolean);
+  args.dout = ConstTensor::bhsd(dout.data(), 1, 1, kQueries, kDim);
+  const Context context = context_of("", "serial");
+  ASSERT_TRUE(attention_forward(context, args.forward).ok());
+  std::vector<float> gradients[2];
+  for (auto& of : gradients) {
+    of.assign((kQueries + 2 * kKeys) * kDim, kNan);
+    args.dq = Tensor::bhsd(of.data(), 1, 1, kQueries, kDim);
+    args.dk = Tensor::bhsd(of.data() + kQueries * kDim, 1, 1, kKeys, kDim);
+    args.dv = Tensor::bhsd(of.data() + (kQueries + kKeys) * kDim, 1, 1, kKeys, kDim);
+    ASSERT_TRUE(attention_backward(context, args).ok());
+    for (float* x : mapped) ASSERT_EQ(mprotect(x + kPiece * kDim, kRows, PROT_NONE), 0);
+  }
+  EXPECT_EQ(std::memcmp(gradients[0].data(), gradients[1].data(), gradients[0].size() * sizeof(float)), 0);
+  EXPECT_EQ(gradients[0][(kQueries + kPiece) * kDim], 0.0f);
+  for (float* x : mapped) munmap(x, kBytes);
 }
 
 }  // namespace
