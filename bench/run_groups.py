@@ -23,13 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 
+import group_rows
 import peers
 import results
 
 HERE = pathlib.Path(__file__).resolve().parent
-GROUPS = HERE / "groups.toml"
+GROUPS = group_rows.PATH
 PASSES = 5
 
 
@@ -214,7 +214,7 @@ def say(text):
 
 
 def main(arguments=None):
-    groups = tomllib.loads(GROUPS.read_text())
+    groups = group_rows.load(GROUPS)
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Build and run a group of benchmarks.",
                                      epilog="groups: " + "; ".join(f"{g} - {v['about']}" for g, v in groups.items()))
     parser.add_argument("group", nargs="?", help="one of the groups below")

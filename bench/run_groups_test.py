@@ -49,15 +49,13 @@ for name in json.loads(names):
 GROUP = """
 [demo]
 about = "a group"
-[[demo.rows]]
-row = "fast"
+[[demo.tables]]
 program = "work"
-benchmark = "BENCHMARK"
 isa = ["avx512", "avx2"]
-threads = [1, 2]
+threads = [3]
 counter = "speed"
 unit = "x"
-target = 3.0
+rows = [{row = "fast", benchmark = "BENCHMARK", threads = [1, 2], target = 3.0}]
 """
 
 
@@ -293,7 +291,7 @@ for line in []:"""))
         self.assertIn("demo", text)
 
     def test_the_real_groups_are_whole(self):
-        groups = run_groups.tomllib.loads((run_groups.HERE / "groups.toml").read_text())
+        groups = run_groups.group_rows.load()
         for name, group in groups.items():
             self.assertTrue(group["about"], name)
             for row in group["rows"]:

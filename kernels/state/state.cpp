@@ -43,7 +43,6 @@ float log_sum_exp(float m, float l, bool is_base_2) {
 }
 
 float row_maximum(float m, float l) {
-  if (l == 0.0f) return -INFINITY;
   // Rounded like the LSE, which is therefore never below it: a sum is at least the 1 of its largest score.
   return canonical(std::isnan(l) ? l : static_cast<float>(static_cast<double>(m) * kLn2));
 }

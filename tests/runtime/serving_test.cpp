@@ -370,5 +370,26 @@ TEST_F(ServingErrors, AnUpdateBeyondAPackedSequencesKeys) {
   EXPECT_EQ(made.update(lengths).message(), "seqused_k[1] is 34; expected 0..33 (kv_len)");
 }
 
+// A mask of packed sequences has a column for each key of the longest one, which need not be the last.
+TEST(PackedSequences, MasksHaveTheColumnsOfTheLongest) {
+  constexpr std::int64_t kDim = 8, kQueries = 4, kKeys = 13;
+  std::vector<float> q(kQueries * kDim, 1.0f), k(kKeys * kDim, 0.5f), v(k), out(q.size());
+  const std::vector<std::int32_t> q_ends{0, 2, 4}, k_ends{0, 10, 13};
+  const std::vector<std::uint8_t> mask(kQueries * 10, 1);
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(q.data(), 1, 1, kQueries, kDim);
+  args.k = ConstTensor::bhsd(k.data(), 1, 1, kKeys, kDim);
+  args.v = ConstTensor::bhsd(v.data(), 1, 1, kKeys, kDim);
+  args.out = Tensor::bhsd(out.data(), 1, 1, kQueries, kDim);
+  args.cu_seqlens_q = q_ends.data(), args.cu_seqlens_k = k_ends.data(), args.num_sequences = 2;
+  args.mask = ConstTensor::bhsd(mask.data(), 1, 1, kQueries, 10, DataType::boolean);
+  const Context context = context_of("", "serial");
+  const Status whole = attention_forward(context, args);
+  EXPECT_TRUE(whole.ok()) << whole.message();
+  args.mask.shape[3] = 3;
+  const Status narrow = attention_forward(context, args);
+  EXPECT_NE(narrow.message().find("mask.shape[3]"), std::string::npos) << narrow.message();
+}
+
 }  // namespace
 }  // namespace kumiko::test

@@ -174,9 +174,10 @@ std::vector<Fault> faults() {
          a.row_max.stride = {12, 1, 1};
        }},
       {"RowMaxIsLse", "row_max", "lse", [](AttentionArgs& a) { a.row_max.data = a.lse.data; }},
-      {"OddAddressOfRowMax", "row_max", "0x",
+      {"OddAddressOfRowMax", "row_max", "aligned",
        [](AttentionArgs& a) {
-         a.row_max.data = reinterpret_cast<float*>(static_cast<char*>(a.out.data) + 2);
+         static float own[4096];  // Apart from all tensors, so that the address is all that is wrong.
+         a.row_max.data = reinterpret_cast<float*>(reinterpret_cast<char*>(own) + 2);
        }},
   };
   // The same faults for each of the four views.
