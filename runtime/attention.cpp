@@ -57,7 +57,7 @@ void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int
   const kernels::HeadProblem head = run.plan.problem.head(run.operands, batch, kv_head);
   const kernels::TaskRange own = states_of(run, merge_number);
   for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
-    kernels::RowMerge merged(run.plan.kernels, head, scratch);
+    kernels::RowMerge merged(run.plan.kernels, head, row, scratch);
     if (merge.shared_splits > 0) {
       partition.shared.for_each_group_of(batch, head.group, [&](std::int64_t group, std::int64_t first) {
         const auto number =
@@ -67,7 +67,7 @@ void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int
       });
     }
     merged.add(own, row, merge.split_begin, merge.split_end);
-    merged.store(row);
+    merged.end();
   }
 }
 
@@ -88,6 +88,16 @@ void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange
   }
 }
 
+/// Where a task stores the states that the caller keeps.
+void keep_states(const Run& run, const PlannedTask& task, kernels::TaskRange* range) {
+  const Problem& problem = run.plan.problem;
+  range->partial = run.operands.states + problem.states_of(task.batch, task.kv_head);
+  range->partial_split = problem.first_own_split();
+  range->partial_step = problem.part.parts;
+  range->partial_row = 0;
+  range->partial_rows = problem.rows_of(task.batch);
+}
+
 void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
   const Run& run = *static_cast<const Run*>(context);
   const Plan::Impl& plan = run.plan;
@@ -97,34 +107,18 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   Tracer* const tracer = plan.context->tracer.get();
   TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TracedTask{});
   kernels::TaskRange range = task.merge < 0 ? kernels::TaskRange{} : states_of(run, task.merge);
+  if (plan.problem.states_kept == StatesKept::of_each_split) keep_states(run, task, &range);
   range.row_begin = task.row_begin, range.row_end = task.row_end;
   range.split_begin = task.split_begin, range.split_end = task.split_end;
   range.watch = trace.watch();
   if (task.shared >= 0) return run_shared_task(run, task, range, slot.scratch);
+  // Running states that get no key stay as they are.
+  if (plan.problem.states_kept == StatesKept::running && task.split_begin == task.split_end &&
+      !run.operands.is_first_part && !run.operands.is_last_part)
+    return;
   task.pipeline->run(kernels, plan.problem.head(run.operands, task.batch, task.kv_head), range, slot.scratch);
   if (task.merge < 0) return;
   end_task(run, task.batch, task.kv_head, task.merge, reinterpret_cast<float*>(slot.scratch), range);
-}
-
-Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
-  const std::int64_t heads = args.k.shape[1];
-  const int domains = static_cast<int>(plan.context->topology.domains.size());
-  for (std::int64_t i = 0; i < plan.problem.batch * heads; ++i) {
-    const std::int32_t domain = args.kv_domains[i];
-    if (domain < -1 || domain >= domains) {
-      return invalid("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]",
-                     domain, "-1 or a domain below " + std::to_string(domains));
-    }
-    plan.kv_domains.push_back(domain);
-  }
-  return {};
-}
-
-/// Products of f16 keep a reference near a row's maximum, not the maximum itself (docs/numerics.md).
-Status check_row_max(const Plan::Impl& plan, const AttentionArgs& args) {
-  if (!args.row_max.data || plan.kernels.product != kernels::Element::f16) return {};
-  return {Code::unsupported,
-          "row_max is given; expected null, as products of f16 do not find the largest score"};
 }
 
 /// Checks the lengths given to Plan::update.
@@ -177,6 +171,27 @@ Status make_plan(const Context& context, const AttentionArgs& args, bool may_be_
 }
 
 }  // namespace
+
+Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan) {
+  const std::int64_t heads = args.k.shape[1];
+  const int domains = static_cast<int>(plan.context->topology.domains.size());
+  for (std::int64_t i = 0; i < plan.problem.batch * heads; ++i) {
+    const std::int32_t domain = args.kv_domains[i];
+    if (domain < -1 || domain >= domains) {
+      return invalid("kv_domains[" + std::to_string(i / heads) + ", " + std::to_string(i % heads) + "]",
+                     domain, "-1 or a domain below " + std::to_string(domains));
+    }
+    plan.kv_domains.push_back(domain);
+  }
+  return {};
+}
+
+/// Products of f16 keep a reference near a row's maximum, not the maximum itself (docs/numerics.md).
+Status check_row_max(const Plan::Impl& plan, const AttentionArgs& args) {
+  if (!args.row_max.data || plan.kernels.product != kernels::Element::f16) return {};
+  return {Code::unsupported,
+          "row_max is given; expected null, as products of f16 do not find the largest score"};
+}
 
 Status plan(const Context& context, const AttentionArgs& args, Plan* plan) {
   return guarded([&]() -> Status {

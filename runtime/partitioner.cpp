@@ -177,19 +177,23 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& blo
     add_task(b, h, block, block.split_begin, block.split_end, block.cost, -1);
     return {};
   }
-  const auto merge = static_cast<std::int32_t>(made_.merges.size());
-  made_.merges.push_back({0, block.split_begin, block.split_end, block.row_begin, block.row_end,
-                          made_.partial_floats, 0, block.shared_splits});
-  if (shares) made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h)] = merge;
-  if (!add_states(block.splits(), block.row_end - block.row_begin, kernels::partial_size(problem_.v_head_dim),
-                  &made_.partial_floats))
-    return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+  // Who keeps the states of splits merges them, too.
+  const bool merges = problem_.states_kept != StatesKept::of_each_split;
+  const auto merge = merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
+  if (merges) {
+    made_.merges.push_back({0, block.split_begin, block.split_end, block.row_begin, block.row_end,
+                            made_.partial_floats, 0, block.shared_splits});
+    if (shares) made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h)] = merge;
+    if (!add_states(block.splits(), block.row_end - block.row_begin,
+                    kernels::partial_size(problem_.v_head_dim), &made_.partial_floats))
+      return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+  }
   std::int64_t cost_before = 0;
   for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
     const std::int64_t cost = block.cost_until(at + splits);
     add_task(b, h, block, at, at + splits, cost - cost_before, merge);
     cost_before = cost;
-    ++made_.merges.back().tasks;
+    if (merges) ++made_.merges.back().tasks;
     at += splits;
     if (at == block.split_end) return {};
   }

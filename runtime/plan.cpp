@@ -75,6 +75,8 @@ Status no_kernels(const Context::Impl& context, const Problem& problem, Precisio
               ", expected standard, or f16 on sve512, or for attention bf16 on avx512_bf16"};
 }
 
+}  // namespace
+
 Status choose_kernels(Plan::Impl& plan) {
   const Context::Impl& context = *plan.context;
   const Problem& problem = plan.problem;
@@ -109,6 +111,8 @@ Status choose_kernels(Plan::Impl& plan) {
   plan.kernels.staged_splits = plan.tunings.many.staged_splits;
   return {};
 }
+
+namespace {
 
 /// Bytes of scratch a core needs for the largest task, and for tiles of so many rows.
 std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition, std::int64_t tile_rows = 0) {

@@ -75,6 +75,13 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
 /// unsupported (more tasks than kMaxTasks), out_of_memory.
 Status prepare(Plan::Impl& plan, bool may_be_updated = false);
 
+/// The first step of prepare(). Errors: unsupported.
+Status choose_kernels(Plan::Impl& plan);
+
+/// What plan() has to say of kv_domains and row_max.
+Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan);
+Status check_row_max(const Plan::Impl& plan, const AttentionArgs& args);
+
 /// The checks of Plan::run, and of a one-shot call as far as they need no plan.
 Status check_run(const Plan::Impl& plan, const AttentionArgs& args);
 Status check_call(const AttentionArgs& args);

@@ -293,8 +293,21 @@ Sequence Problem::sequence(std::int64_t b) const {
   s.q_len = cu_seqlens_q.empty() ? q_len : cu_seqlens_q[i + 1] - s.q_begin;
   s.kv_begin = cu_seqlens_k.empty() ? 0 : cu_seqlens_k[i];
   s.kv_len = seqused_k.empty() ? capacity(b) : seqused_k[i];
-  s.diagonal = alignment == CausalAlignment::bottom_right ? s.kv_len - s.q_len : 0;
+  const std::int64_t queries = part.query_total > 0 ? part.query_total : s.q_len;
+  s.diagonal = part.query_begin + (alignment == CausalAlignment::bottom_right ? s.kv_len - queries : 0);
   return s;
+}
+
+std::int64_t Problem::first_own_split() const {
+  const std::int64_t begin = part.key_begin / kKeysPerSplit;
+  return begin + (part.part - begin % part.parts + part.parts) % part.parts;
+}
+
+std::int64_t Problem::own_splits(std::int64_t b) const {
+  const std::int64_t all = (sequence(b).kv_len + kKeysPerSplit - 1) / kKeysPerSplit,
+                     last = part.key_end < 0 ? all : min_of(all, part.key_end / kKeysPerSplit),
+                     first = first_own_split();
+  return last > first ? (last - first + part.parts - 1) / part.parts : 0;
 }
 
 std::int64_t Problem::least_rows() const {
@@ -391,7 +404,7 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.mask_key_stride = mask_key_stride;
   if (has_tree_mask || has_bsr_indptr) head.lists = key_lists(operands, b, q_head);
   // Limits larger than any distance are reduced, so that no sum can overflow.
-  const std::int64_t reach = 2 * (request.kv_len + request.q_len);
+  const std::int64_t reach = 2 * (request.kv_len + std::max(request.q_len, part.query_total));
   head.diagonal = request.diagonal;
   head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
   const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;
@@ -400,6 +413,10 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const std::int64_t first_tokens = min_of(window_sink_tokens, request.kv_len);
   if (window_left >= 0) head.first_tokens = first_tokens;
   if (right >= 0 && !is_causal_sequence(b)) head.prefix = std::max(head.prefix, first_tokens);
+  head.own = {part.key_begin / kKeysPerSplit, part.key_end < 0 ? head.own.end : part.key_end / kKeysPerSplit,
+              part.parts, part.part};
+  if (states_kept == StatesKept::running && operands.states)
+    head.running = {operands.states + states_of(b, kv_head), operands.is_first_part, operands.is_last_part};
   if (has_block_table) head.k.hidden = head.v.hidden = head.k_scales.hidden = hidden_pages(head, page_keys);
   return head;
 }

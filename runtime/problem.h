@@ -9,6 +9,7 @@
 
 #include "kernels/pipelines/pipeline.h"
 #include "runtime/attention.h"
+#include "runtime/key_parts.h"
 
 namespace kumiko {
 
@@ -42,6 +43,9 @@ struct PageTable {
   const std::int32_t* kv_indptr = nullptr;
 };
 
+/// What a call does with the states of its rows (key_parts.h).
+enum class StatesKept : std::uint8_t { none, running, of_each_split };
+
 /// The tensors of one run.
 struct Operands {
   const void* q = nullptr;
@@ -64,6 +68,8 @@ struct Operands {
   const std::uint8_t* tree_mask = nullptr;
   const std::int32_t* bsr_indptr = nullptr;
   const std::int32_t* bsr_indices = nullptr;
+  float* states = nullptr;  ///< Problem::states_kept
+  bool is_first_part = true, is_last_part = true;
 };
 
 /// Sequences ordered so that those whose block tables begin with the same pages are neighbours
@@ -124,6 +130,10 @@ struct Problem {
   Pipeline pipeline = Pipeline::automatic;
   Precision precision = Precision::automatic;
 
+  KeyPart part;
+  StatesKept states_kept = StatesKept::none;
+  std::vector<std::int64_t> states_begin;  ///< [batch + 1] floats before each sequence; empty: no states
+
   std::int64_t group() const { return kv_heads > 0 ? q_heads / kv_heads : 0; }
   Sequence sequence(std::int64_t b) const;
   bool is_causal_sequence(std::int64_t b) const {
@@ -156,6 +166,14 @@ struct Problem {
            (value_in_key < 0 ? v_head_dim : 0) * kernels::bytes_of(types.value);
   }
   bool is_empty() const { return batch == 0 || most_rows() == 0; }
+  /// The first split of the part, and how many have a key of sequence b.
+  std::int64_t first_own_split() const;
+  std::int64_t own_splits(std::int64_t b) const;
+  /// The states of a KV head.
+  std::int64_t states_of(std::int64_t b, std::int64_t kv_head) const {
+    const std::int64_t first = states_begin[static_cast<std::size_t>(b)];
+    return first + (states_begin[static_cast<std::size_t>(b) + 1] - first) / kv_heads * kv_head;
+  }
   /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.
   kernels::HeadProblem head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const;
 

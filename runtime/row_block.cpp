@@ -17,7 +17,8 @@ std::int64_t sum_clamped(std::int64_t first, std::int64_t last, std::int64_t off
 
 /// Query-key pairs that rows [row_begin, row_end) see. A query position with only some of its rows in the
 /// range counts in proportion.
-std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
+std::int64_t pairs_of_all_keys(const kernels::HeadProblem& head, std::int64_t row_begin,
+                               std::int64_t row_end) {
   const std::int64_t first = row_begin / head.group, last = (row_end + head.group - 1) / head.group;
   const std::int64_t pairs =
       (last - first) * head.prefix +
@@ -25,6 +26,21 @@ std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_be
       sum_clamped(first, last, head.begin_offset, head.kv_len) +
       sum_clamped(first, last, head.begin_offset, head.first_tokens);
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
+}
+
+/// The same of the keys between which the call has its splits.
+std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
+  const auto before = [&](std::int64_t split) {
+    if (split == 0) return std::int64_t{0};
+    kernels::HeadProblem part = head;
+    part.kv_len = min_of(head.kv_len, split * kSplitKeys);
+    part.prefix = min_of(head.prefix, part.kv_len);
+    part.first_tokens = min_of(head.first_tokens, part.kv_len);
+    return pairs_of_all_keys(part, row_begin, row_end);
+  };
+  if (head.own.begin == 0 && head.own.end >= ceil_div(head.kv_len, kSplitKeys))
+    return pairs_of_all_keys(head, row_begin, row_end);
+  return before(min_of(head.own.end, ceil_div(head.kv_len, kSplitKeys))) - before(head.own.begin);
 }
 
 /// All but the first `shared` splits, which every row sees.
@@ -39,6 +55,21 @@ RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::i
   }
   block.cost = tuning.pipeline->cost({pairs, end - row, block.keys(), head.head_dim, head.v_head_dim});
   return block;
+}
+
+/// Leaves out the splits before and after those that the call has. Between first tokens and a window costs
+/// stay those of all keys.
+void keep_own(const kernels::HeadProblem& head, std::int64_t row, RowBlock* block) {
+  const std::int64_t last = std::min(head.own.end, ceil_div(head.kv_len, kSplitKeys)),
+                     first = std::min(head.own.begin, last);
+  if (head.first_tokens == 0) {
+    block->first_key = std::clamp(block->first_key, first * kSplitKeys, last * kSplitKeys);
+    block->last_key =
+        std::clamp(block->last_key, block->first_key, std::max(block->first_key, last * kSplitKeys));
+  }
+  const kernels::SplitNumbers numbers(head, row);
+  block->split_begin = std::max(block->split_begin, numbers.number(first));
+  block->split_end = std::max(std::min(block->split_end, numbers.number(last)), block->split_begin);
 }
 
 }  // namespace
@@ -58,6 +89,7 @@ RowBlock keys_of_rows(const kernels::HeadProblem& head, std::int64_t row, std::i
     block.split_begin = kernels::SplitNumbers(head, row).hidden;
   }
   block.split_end = std::max(ceil_div(block.last_key, kSplitKeys), block.split_begin);
+  keep_own(head, row, &block);
   return block;
 }
 

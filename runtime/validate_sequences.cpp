@@ -103,6 +103,21 @@ Status check_pages_of(const Problem& problem, const PageTable& table, std::int64
   return {};
 }
 
+/// The same, of keys in the call's own splits.
+Status check_own_pages_of(const Problem& problem, const PageTable& table, const kernels::OwnSplits& own,
+                          std::int64_t b, std::int64_t first, std::int64_t last) {
+  if (own.parts == 1 && own.begin == 0 && own.end >= (last + kKeysPerSplit - 1) / kKeysPerSplit)
+    return check_pages_of(problem, table, b, first, last);
+  for (std::int64_t key = first; key < last;) {
+    const std::int64_t split = key / kKeysPerSplit, end = kernels::min_of((split + 1) * kKeysPerSplit, last);
+    if (own.has(split)) {
+      if (Status s = check_pages_of(problem, table, b, key, end); !s.ok()) return s;
+    }
+    key = end;
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_sequence_visibility(const AttentionArgs& a) {
@@ -162,9 +177,10 @@ Status validate_block_table(const Problem& problem, const PageTable& table) {
     const kernels::HeadProblem head = problem.head({}, b, 0);
     if (head.q_len == 0) continue;
     const std::int64_t first = head.begin_of(0), last = head.end_of(problem.rows_of(b) - 1);
-    if (Status s = check_pages_of(problem, table, b, 0, kernels::min_of(head.first_tokens, last)); !s.ok())
-      return s;
-    if (Status s = check_pages_of(problem, table, b, first, last); !s.ok()) return s;
+    for (const auto& [from, to] :
+         {std::pair{std::int64_t{0}, kernels::min_of(head.first_tokens, last)}, std::pair{first, last}}) {
+      if (Status s = check_own_pages_of(problem, table, head.own, b, from, to); !s.ok()) return s;
+    }
   }
   return {};
 }

@@ -137,10 +137,12 @@ class Decode {
     first_end_ = min_of(head_.first_tokens, head_.end_of(task_.row_end - 1));
     set_operands();
     Scratch::clear(s_.total_m, s_.total_l, s_.total_o, rows_, s_.o_stride);
+    for (std::int64_t r = 0; r < rows_ && head_.running.loads() && !task_.partial; ++r)
+      load_running(head_, task_.row_begin + r, total(r));
     for (std::int64_t split = task_.split_begin; split < task_.split_end; ++split) run_split(split);
     if (task_.partial) return;
     task_.enter(Phase::store);
-    for (std::int64_t r = 0; r < rows_; ++r) store_row(r);
+    for (std::int64_t r = 0; r < rows_; ++r) end_merged_row(kernels_, head_, task_.row_begin + r, total(r));
   }
 
  private:
@@ -227,7 +229,8 @@ class Decode {
   }
 
   void run_split(std::int64_t split) {
-    const std::int64_t begin = SplitNumbers(head_, task_.row_begin).place(split) * kSplitKeys;
+    const std::int64_t place = SplitNumbers(head_, task_.row_begin).place(split), begin = place * kSplitKeys;
+    if (!head_.own.has(place)) return;
     const bool has_first_tokens = begin < first_end_;
     const KeyRange keys{has_first_tokens ? begin : max_of(begin, seen_.first / kBlockKeys * kBlockKeys),
                         min_of(begin + kSplitKeys, max_of(seen_.last, has_first_tokens ? first_end_ : 0))};
@@ -456,11 +459,8 @@ class Decode {
     state[dim + 1] = s_.l[r];
   }
 
-  void store_row(std::int64_t r) const {
-    const std::int64_t row = task_.row_begin + r;
-    const float factor = end_row(kernels_, head_, row, s_.total_m[r], s_.total_l[r]);
-    kernels_.store->row(
-        {s_.total_o + r * s_.o_stride, factor, head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
+  RowState total(std::int64_t r) const {
+    return {s_.total_m + r, s_.total_l + r, s_.total_o + r * s_.o_stride};
   }
 
   const KernelSet& kernels_;

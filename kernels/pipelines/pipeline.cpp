@@ -60,6 +60,7 @@ KernelSet make_set(Isa isa, const ElementTypes& types, Element product) {
   s.state = find_state(isa);
   s.store = find_store(isa, types.output);
   s.store_partial = find_store(isa, Element::f32);
+  s.load_state = find_pack(isa, Element::f32, Element::f32);
   s.decode = find_decode(isa, types.value, product);
   s.key_tiles = find_key_tiles(s.pack->isa, types.value);
   s.lanes = s.softmax->lanes;
@@ -126,23 +127,50 @@ float end_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t ro
   return inverse_sum(l);
 }
 
-RowMerge::RowMerge(const KernelSet& kernels, const HeadProblem& head, float* scratch) noexcept
-    : kernels_(kernels), head_(head), m_(-__builtin_inff()), o_(scratch) {
-  std::memset(o_, 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
+void load_running(const HeadProblem& head, std::int64_t row, const RowState& to) noexcept {
+  const std::int64_t dim = head.v_head_dim;
+  const float* const state = head.running.rows + row * partial_size(dim);
+  std::memcpy(to.o, state, static_cast<std::size_t>(dim) * sizeof(float));
+  *to.m = state[dim];
+  *to.l = state[dim + 1];
+}
+
+void end_merged_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
+                    const RowState& from) noexcept {
+  const std::int64_t dim = head.v_head_dim;
+  if (head.running.stores()) {
+    float* const state = head.running.rows + row * partial_size(dim);
+    std::memcpy(state, from.o, static_cast<std::size_t>(dim) * sizeof(float));
+    state[dim] = *from.m;
+    state[dim + 1] = *from.l;
+    return;
+  }
+  const float factor = end_row(kernels, head, row, *from.m, *from.l);
+  kernels.store->row({from.o, factor, dim, head.out_row(kernels.types.output, row)});
+}
+
+RowMerge::RowMerge(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
+                   float* scratch) noexcept
+    : kernels_(kernels), head_(head), row_(row), m_(-__builtin_inff()), o_(scratch) {
+  if (head.running.loads())
+    load_running(head, row, {&m_, &l_, o_});
+  else
+    std::memset(o_, 0, static_cast<std::size_t>(head.v_head_dim) * sizeof(float));
 }
 
 void RowMerge::add(const TaskRange& range, std::int64_t row, std::int64_t split_begin,
                    std::int64_t split_end) noexcept {
-  const std::int64_t dim = head_.v_head_dim, size = partial_size(dim);
-  for (std::int64_t split = split_begin; split < split_end; ++split) {
-    const float* state = range.state_of(split, row, size);
-    kernels_.state->merge_row({&m_, &l_, o_, state[dim], state[dim + 1], state, dim});
-  }
+  for (std::int64_t split = split_begin; split < split_end; ++split)
+    add(range.state_of(split, row, partial_size(head_.v_head_dim)));
 }
 
-void RowMerge::store(std::int64_t row) const noexcept {
-  const float factor = end_row(kernels_, head_, row, m_, l_);
-  kernels_.store->row({o_, factor, head_.v_head_dim, head_.out_row(kernels_.types.output, row)});
+void RowMerge::add(const float* state) noexcept {
+  const std::int64_t dim = head_.v_head_dim;
+  kernels_.state->merge_row({&m_, &l_, o_, state[dim], state[dim + 1], state, dim});
+}
+
+void RowMerge::end() noexcept {
+  end_merged_row(kernels_, head_, row_, {&m_, &l_, o_});
 }
 
 }  // namespace kumiko::kernels

@@ -60,6 +60,7 @@ struct KernelSet {
   const StateKernel* state;
   const StoreKernel* store;          ///< output rows
   const StoreKernel* store_partial;  ///< f32 states
+  const PackKernel* load_state;      ///< the way back, from rows to lanes
   const DecodeKernel* decode;
   const KeyTilesKernel* key_tiles;
   const GemmKernel* gemm[3];                       ///< by vectors of queries - 1; absent widths are nullptr
@@ -111,6 +112,27 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types);
 /// The same with that product; nullptr if the ISA has no kernels for it either.
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product);
 
+/// Splits of a call that has only some of the keys. All by default.
+struct OwnSplits {
+  std::int64_t begin = 0, end = std::numeric_limits<std::int64_t>::max();
+  std::int64_t parts = 1, part = 0;  ///< of these, every parts-th: those with split % parts == part
+
+  bool has(std::int64_t split) const {
+    return split >= begin && split < end && (parts == 1 || split % parts == part);
+  }
+};
+
+/// Where the softmax of each row stands between two calls that have some of the keys each: rows of
+/// partial_size(v_head_dim) floats. nullptr: one call has all keys.
+struct RunningStates {
+  float* rows = nullptr;
+  bool is_first = true;  ///< rows start from the empty state
+  bool is_last = true;   ///< rows end in outputs, and not in states
+
+  bool loads() const { return rows && !is_first; }
+  bool stores() const { return rows && !is_last; }
+};
+
 /// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
 /// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
 struct HeadProblem {
@@ -158,6 +180,8 @@ struct HeadProblem {
   std::int64_t value_in_key = -1;
   float* row_max = nullptr;  ///< nullptr: not wanted
   std::int64_t row_max_head_stride = 0, row_max_seq_stride = 0;
+  OwnSplits own;
+  RunningStates running;
 
   const void* q_row(Element element, std::int64_t row) const {
     const std::int64_t position = row / group;
@@ -239,6 +263,10 @@ struct SplitNumbers {
   }
   /// Where split `number` lies among all keys.
   std::int64_t place(std::int64_t number) const { return number < hidden + first ? number - hidden : number; }
+  /// The first number whose split lies at `place` or behind it.
+  std::int64_t number(std::int64_t place) const {
+    return place < first ? hidden + place : place < hidden + first ? hidden + first : place;
+  }
 };
 
 /// What a task is about to do. A trace is told of it, and reads the clock; kernels do not.
@@ -256,6 +284,7 @@ struct TaskRange {
   float* partial;
   std::int64_t partial_split, partial_row, partial_rows;
   PhaseWatch* watch = nullptr;
+  std::int64_t partial_step = 1;  ///< from a split with a state to the next
 
   void enter(Phase phase) const {
     if (watch) watch->enter(watch, phase);
@@ -263,7 +292,7 @@ struct TaskRange {
 
   /// size: partial_size(v_head_dim)
   float* state_of(std::int64_t split, std::int64_t row, std::int64_t size) const {
-    return partial + ((split - partial_split) * partial_rows + row - partial_row) * size;
+    return partial + ((split - partial_split) / partial_step * partial_rows + row - partial_row) * size;
   }
 };
 
@@ -306,19 +335,31 @@ float end_row(const KernelSet&, const HeadProblem&, std::int64_t row, float m, f
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);
 
-/// Merges the states of one row, split after split, and writes its out and lse.
+/// One row of RunningStates.
+struct RowState {
+  float *m, *l, *o;  ///< o: [v_head_dim]
+};
+void load_running(const HeadProblem& head, std::int64_t row, const RowState& to) noexcept;
+/// To where the row ends: running states, or out and lse.
+void end_merged_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
+                    const RowState& state) noexcept;
+
+/// Merges the states of one row, split after split, with what the row's running state has, and ends it.
 class RowMerge {
  public:
   /// `scratch`: v_head_dim floats.
-  RowMerge(const KernelSet& kernels, const HeadProblem& head, float* scratch) noexcept;
+  RowMerge(const KernelSet& kernels, const HeadProblem& head, std::int64_t row, float* scratch) noexcept;
   /// The states of splits [split_begin, split_end) that tasks of `range` stored for its row `row`.
   void add(const TaskRange& range, std::int64_t row, std::int64_t split_begin,
            std::int64_t split_end) noexcept;
-  void store(std::int64_t row) const noexcept;
+  /// One state.
+  void add(const float* state) noexcept;
+  void end() noexcept;
 
  private:
   const KernelSet& kernels_;
   const HeadProblem& head_;
+  const std::int64_t row_;
   float m_, l_ = 0.0f;
   float* o_;
 };

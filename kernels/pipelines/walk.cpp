@@ -70,6 +70,7 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     Tile& tile = tiles_[t];
     tile.row = range.row_begin + tile.from;
     tile.total_empty = true;
+    if (head.running.loads() && !range.partial) load_running(tile);
     if (head.scores) continue;
     const void* rows[kMaxLanes];
     for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.types.query, tile.row + r);
@@ -88,12 +89,12 @@ Walk::Keys Walk::keys_of(std::int64_t split) const {
   // The two keys of a step are always the same two, wherever the first visible key lies; so are a tile's.
   const std::int64_t per_step = head_->k.is_tiled ? kTileKeys : kernels_.per_step(),
                      first = head_->begin_of(range_->row_begin) / per_step * per_step;
-  const std::int64_t begin = SplitNumbers(*head_, range_->row_begin).place(split) * kSplitKeys,
+  const std::int64_t place = SplitNumbers(*head_, range_->row_begin).place(split), begin = place * kSplitKeys,
                      to = min_of(begin + kSplitKeys, head_->end_of(range_->row_end - 1));
   const bool has_first_tokens = begin < head_->first_tokens;
   const std::int64_t from = has_first_tokens ? begin : max_of(begin, first);
   const std::int64_t gap = round_up(head_->first_tokens, per_step);
-  Keys keys{from, to, from >= to && !range_->partial, to, to};
+  Keys keys{from, to, (from >= to && !range_->partial) || !head_->own.has(place), to, to};
   if (has_first_tokens && gap < first) keys.gap_from = gap, keys.gap_to = first;
   return keys;
 }
@@ -334,42 +335,11 @@ void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
   tile.total_empty = false;
 }
 
-void Walk::store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const {
-  const std::int64_t dim = head_->v_head_dim, size = partial_size(dim);
-  float* state = range_->state_of(split, tile.row, size);
-  void* rows[kMaxLanes];
-  alignas(64) float one[kMaxLanes];
-  for (std::int64_t n = 0; n < tile.used; ++n) {
-    float* row = state + n * size;
-    if (tile.split_empty) std::memset(row, 0, static_cast<std::size_t>(dim) * sizeof(float));
-    row[dim] = tile.split_empty ? kMinusInfinity : tile.split.m[stage * tile.nr + n];
-    row[dim + 1] = tile.split_empty ? 0.0f : tile.split.l[stage * tile.nr + n];
-    rows[n] = row;
-  }
-  if (tile.split_empty) return;
-  for (std::int64_t n = 0; n < tile.nr; ++n) one[n] = 1.0f;
-  kernels_.store_partial->tile({tile.split.o, one, tile.nr, dim, rows, tile.used});
-}
-
-void Walk::store_rows(const Tile& tile) const {
-  void* rows[kMaxLanes];
-  alignas(64) float factor[kMaxLanes];
-  for (std::int64_t n = tile.used; n < tile.nr; ++n) factor[n] = 0.0f;
-  for (std::int64_t n = 0; n < tile.used; ++n) {
-    factor[n] = end_row(kernels_, *head_, tile.row + n, tile.total_empty ? kMinusInfinity : tile.total.m[n],
-                        tile.total_empty ? 0.0f : tile.total.l[n]);
-    rows[n] = head_->out_row(kernels_.types.output, tile.row + n);
-    if (tile.total_empty)  // +0 has no bits set in any element type
-      std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.types.output)));
-  }
-  if (!tile.total_empty)
-    kernels_.store->tile({tile.total.o, factor, tile.nr, head_->v_head_dim, rows, tile.used});
-}
-
 void Walk::finish() const {
   if (range_->partial) return;
   range_->enter(Phase::store);
-  for (std::int64_t t = 0; t < tile_count_; ++t) store_rows(tiles_[t]);
+  for (std::int64_t t = 0; t < tile_count_; ++t)
+    head_->running.stores() ? store_running(tiles_[t]) : store_rows(tiles_[t]);
 }
 
 }  // namespace kumiko::kernels

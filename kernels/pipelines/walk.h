@@ -93,7 +93,7 @@ class Walk {
 
   /// Packs the queries; the task's steps may follow.
   void begin(const HeadProblem& head, const TaskRange& range);
-  /// Writes out and lse, unless the task stores the states of its splits.
+  /// Writes out and lse or running states, unless the task stores the states of its splits.
   void finish() const;
 
   std::int64_t tile_count() const { return tile_count_; }
@@ -168,6 +168,8 @@ class Walk {
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
   void store_rows(const Tile& tile) const;
+  void load_running(Tile& tile) const;
+  void store_running(const Tile& tile) const;
 
   const KernelSet& kernels_;
   const HeadProblem* head_ = nullptr;

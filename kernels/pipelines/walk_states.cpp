@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where tiles end and begin: output rows, states of splits, and running states between two calls.
+#include <cstring>
+
+#include "kernels/pipelines/walk.h"
+
+namespace kumiko::kernels {
+namespace {
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+/// A state as a row of partial_size(dim) floats, but for its O; `used`: whether it has one.
+float* begin_row(float* row, std::int64_t dim, bool used, float m, float l) {
+  if (!used) std::memset(row, 0, static_cast<std::size_t>(dim) * sizeof(float));
+  row[dim] = used ? m : kMinusInfinity;
+  row[dim + 1] = used ? l : 0.0f;
+  return row;
+}
+
+/// Rows from `state` on, of the tile's lanes.
+void store_states(const KernelSet& kernels, const Tile& tile, const TileState& from, bool used,
+                  std::int64_t dim, float* state) {
+  void* rows[kMaxLanes];
+  alignas(64) float one[kMaxLanes];
+  for (std::int64_t n = 0; n < tile.used; ++n)
+    rows[n] = begin_row(state + n * partial_size(dim), dim, used, from.m[n], from.l[n]);
+  if (!used) return;
+  for (std::int64_t n = 0; n < tile.nr; ++n) one[n] = 1.0f;
+  kernels.store_partial->tile({from.o, one, tile.nr, dim, rows, tile.used});
+}
+
+}  // namespace
+
+void Walk::store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const {
+  const std::int64_t dim = head_->v_head_dim;
+  store_states(kernels_, tile, {tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, tile.split.o},
+               !tile.split_empty, dim, range_->state_of(split, tile.row, partial_size(dim)));
+}
+
+void Walk::store_running(const Tile& tile) const {
+  const std::int64_t dim = head_->v_head_dim;
+  store_states(kernels_, tile, tile.total, !tile.total_empty, dim,
+               head_->running.rows + tile.row * partial_size(dim));
+}
+
+/// A tile none of whose rows has seen a key stays empty: its first split is then copied, not merged.
+void Walk::load_running(Tile& tile) const {
+  const std::int64_t dim = head_->v_head_dim, size = partial_size(dim);
+  const void* rows[kMaxLanes];
+  for (std::int64_t n = 0; n < tile.nr; ++n) {
+    const float* const row = head_->running.rows + (tile.row + n) * size;
+    const bool used = n < tile.used;
+    tile.total.m[n] = used ? row[dim] : kMinusInfinity;
+    tile.total.l[n] = used ? row[dim + 1] : 0.0f;
+    if (!used) continue;
+    rows[n] = row;
+    tile.total_empty = tile.total_empty && row[dim] == kMinusInfinity && row[dim + 1] == 0.0f;
+  }
+  if (tile.total_empty) return;
+  kernels_.load_state->query({rows, tile.used, tile.nr, dim, 1.0f, tile.total.o, nullptr});
+  std::memset(tile.total.o + dim * tile.nr, 0,
+              static_cast<std::size_t>((o_rows_ - dim) * tile.nr) * sizeof(float));
+}
+
+void Walk::store_rows(const Tile& tile) const {
+  void* rows[kMaxLanes];
+  alignas(64) float factor[kMaxLanes];
+  for (std::int64_t n = tile.used; n < tile.nr; ++n) factor[n] = 0.0f;
+  for (std::int64_t n = 0; n < tile.used; ++n) {
+    factor[n] = end_row(kernels_, *head_, tile.row + n, tile.total_empty ? kMinusInfinity : tile.total.m[n],
+                        tile.total_empty ? 0.0f : tile.total.l[n]);
+    rows[n] = head_->out_row(kernels_.types.output, tile.row + n);
+    if (tile.total_empty)  // +0 has no bits set in any element type
+      std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.types.output)));
+  }
+  if (!tile.total_empty)
+    kernels_.store->tile({tile.total.o, factor, tile.nr, head_->v_head_dim, rows, tile.used});
+}
+
+}  // namespace kumiko::kernels

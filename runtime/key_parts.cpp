@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/key_parts.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "runtime/attention_fields.h"
+#include "runtime/context.h"
+#include "runtime/plan.h"
+#include "runtime/validate.h"
+#include "runtime/validate_parts.h"
+
+namespace kumiko {
+namespace {
+
+static_assert(kKeysPerSplit == kernels::kSplitKeys);
+
+Status check_part(const AttentionArgs& args, const KeyPart& part) {
+  if (part.key_begin < 0 || part.key_begin % kKeysPerSplit != 0 || part.key_begin > kMost32)
+    return invalid("part.key_begin", part.key_begin, "a multiple of 512 from 0 on");
+  if (part.key_end != -1 && (part.key_end < part.key_begin || part.key_end % kKeysPerSplit != 0))
+    return invalid("part.key_end", part.key_end,
+                   "-1 (no end), or a multiple of 512 from part.key_begin on, which is " +
+                       std::to_string(part.key_begin));
+  if (part.parts < 1 || part.parts > kMost32) return invalid("part.parts", part.parts, "1 or more");
+  if (part.part < 0 || part.part >= part.parts)
+    return invalid("part.part", part.part, "0.." + std::to_string(part.parts - 1) + " (part.parts - 1)");
+  const bool is_one = !args.cu_seqlens_q || args.num_sequences == 1;
+  if (!is_one && part.query_total != 0)
+    return invalid("part.query_total", part.query_total, "0, as cu_seqlens_q has several sequences");
+  const std::int64_t q_len = args.q.shape[2], total = part.query_total == 0 ? q_len : part.query_total;
+  if (part.query_begin < 0 || part.query_begin > total - q_len)
+    return invalid("part.query_begin", part.query_begin,
+                   "0.." + std::to_string(total - q_len) + " (query_total - q_len)");
+  if (total > kMost32) return invalid("part.query_total", total, "at most 2147483647");
+  if (total > q_len && (args.tree_mask || args.bsr_indptr))
+    return {Code::unsupported, std::string(args.tree_mask ? "tree_mask" : "bsr_indptr") +
+                                   " is given; expected null, as part has some of the queries alone"};
+  return {};
+}
+
+/// The problem of a part, and where its states lie. Errors: out_of_memory.
+Status set_part(const KeyPart& part, StatesKept kept, Problem* problem) {
+  problem->part = part;
+  problem->states_kept = kept;
+  const std::int64_t size = kernels::partial_size(problem->v_head_dim);
+  std::int64_t floats = 0;
+  problem->states_begin.assign(1, 0);
+  for (std::int64_t b = 0; b < problem->batch; ++b) {
+    const std::int64_t states = kept == StatesKept::running ? 1 : problem->own_splits(b);
+    std::int64_t more = 0;
+    if (__builtin_mul_overflow(states, problem->kv_heads, &more) ||
+        __builtin_mul_overflow(more, problem->rows_of(b), &more) ||
+        __builtin_mul_overflow(more, size, &more) || __builtin_add_overflow(floats, more, &floats) ||
+        floats > (std::int64_t{1} << 45))
+      return {Code::out_of_memory, "the states of q.shape would take more than 2^47 bytes"};
+    problem->states_begin.push_back(floats);
+  }
+  return {};
+}
+
+/// `states` must not overlap the tensors of `args`, which are valid.
+Status check_states(const AttentionArgs& args, const Problem& problem, const float* states) {
+  const std::int64_t floats = problem.states_begin.back(), stride = 1;
+  if (floats == 0) return {};
+  const Span span = span_of(states, &floats, &stride, 1, DataType::f32);
+  if (Status s = check_pointer("states", states, span, DataType::f32); !s.ok()) return s;
+  const auto lse_span = [&](const LseView& view) {
+    const auto strides = lse_strides(view.stride, args.q.shape);
+    return view.data ? span_of(view.data, args.q.shape.data(), strides.data(), 3, DataType::f32) : Span{};
+  };
+  const std::pair<const char*, Span> tensors[] = {
+      {"q", span_of(args.q)},      {"k", span_of(keys_in_memory(args.k, args.key_layout))},
+      {"v", span_of(args.v)},      {"out", span_of(args.out)},
+      {"lse", lse_span(args.lse)}, {"row_max", lse_span(args.row_max)}};
+  for (const auto& [name, tensor] : tensors) {
+    if (overlap(span, tensor))
+      return invalid("states", hex(states), std::string("memory apart from ") + name);
+  }
+  return {};
+}
+
+Status check_arguments(const Context& context, const AttentionArgs& args, const KeyPart& part) {
+  if (Status s = check_context(context); !s.ok()) return s;
+  if (Status s = validate_problem(args); !s.ok()) return s;
+  if (Status s = check_part(args, part); !s.ok()) return s;
+  return validate_pointers(args);
+}
+
+Status run_part(const Context& context, const AttentionArgs& args, Problem problem, float* states,
+                bool is_first, bool is_last) {
+  Plan::Impl plan(impl_of(context), std::move(problem));
+  plan.args = without_pointers(args);
+  if (args.kv_domains) {
+    if (Status s = copy_kv_domains(args, plan); !s.ok()) return s;
+  }
+  if (Status s = prepare(plan); !s.ok()) return s;
+  if (Status s = check_row_max(plan, args); !s.ok()) return s;
+  Operands operands = operands_of(args);
+  if (Status s = validate_block_table(plan.problem, operands.pages); !s.ok()) return s;
+  operands.states = states;
+  operands.is_first_part = is_first;
+  operands.is_last_part = is_last;
+  if (plan.problem.states_kept == StatesKept::of_each_split) {
+    // Rows see some of the splits; the states of the others are empty.
+    const std::int64_t size = kernels::partial_size(plan.problem.v_head_dim);
+    for (std::int64_t i = 0; i < plan.problem.states_begin.back(); i += size) {
+      std::memset(states + i, 0, static_cast<std::size_t>(size) * sizeof(float));
+      states[i + size - 2] = -__builtin_inff();
+    }
+  }
+  return execute(plan, operands);
+}
+
+std::int64_t floats_of(const AttentionArgs& args, const KeyPart& part, StatesKept kept) {
+  std::int64_t floats = -1;
+  const Status status = guarded([&]() -> Status {
+    if (Status s = validate_problem(args); !s.ok()) return s;
+    if (Status s = check_part(args, part); !s.ok()) return s;
+    Problem problem = lower(args);
+    if (Status s = set_part(part, kept, &problem); !s.ok()) return s;
+    floats = problem.states_begin.back();
+    return {};
+  });
+  return status.ok() ? floats : -1;
+}
+
+/// The merge of some units (sequence, KV head).
+struct SplitMerge {
+  const Problem& problem;
+  const Operands& operands;
+  const kernels::KernelSet& kernels;
+  std::span<const float* const> states;
+  std::int64_t unit_begin;
+  struct Piece {
+    std::int64_t unit, row_begin, row_end;
+  };
+  std::vector<Piece> pieces;
+  std::vector<std::int64_t> begin;  // [units][parts] floats before a unit in each part
+
+  std::int64_t splits(std::int64_t b) const {
+    return (problem.sequence(b).kv_len + kKeysPerSplit - 1) / kKeysPerSplit;
+  }
+
+  void run(const Piece& piece, float* scratch) const {
+    const std::int64_t b = piece.unit / problem.kv_heads, all = splits(b),
+                       size = kernels::partial_size(problem.v_head_dim), parts = std::ssize(states);
+    const kernels::HeadProblem head = problem.head(operands, b, piece.unit % problem.kv_heads);
+    const std::int64_t* const from = begin.data() + (piece.unit - unit_begin) * parts;
+    for (std::int64_t row = piece.row_begin; row < piece.row_end; ++row) {
+      kernels::RowMerge merged(kernels, head, row, scratch);
+      for (std::int64_t split = 0; split < all; ++split) {
+        const std::int64_t part = split % parts;
+        merged.add(states[static_cast<std::size_t>(part)] + from[part] +
+                   (split / parts * problem.rows_of(b) + row) * size);
+      }
+      merged.end();
+    }
+  }
+};
+
+void run_merge(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
+  const SplitMerge& merge = *static_cast<const SplitMerge*>(context);
+  const kernels::FloatState float_state(merge.kernels.isa);
+  merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
+}
+
+/// So that a task has about 512 states to merge, 260 KB of heads of 128.
+void cut_merge(std::int64_t unit_end, SplitMerge* merge) {
+  const Problem& problem = merge->problem;
+  const std::int64_t parts = std::ssize(merge->states), size = kernels::partial_size(problem.v_head_dim);
+  std::vector<std::int64_t> floats(static_cast<std::size_t>(parts), 0);
+  for (std::int64_t unit = merge->unit_begin; unit < unit_end; ++unit) {
+    const std::int64_t b = unit / problem.kv_heads, rows = problem.rows_of(b), all = merge->splits(b);
+    const std::int64_t step = std::max<std::int64_t>(512 / std::max<std::int64_t>(all, 1), 1);
+    merge->begin.insert(merge->begin.end(), floats.begin(), floats.end());
+    for (std::int64_t p = 0; p < parts; ++p)
+      floats[static_cast<std::size_t>(p)] += (all > p ? (all - p + parts - 1) / parts : 0) * rows * size;
+    for (std::int64_t row = 0; row < rows; row += step)
+      merge->pieces.push_back({unit, row, std::min(row + step, rows)});
+  }
+}
+
+}  // namespace
+
+std::int64_t running_state_floats(const AttentionArgs& args) {
+  return floats_of(args, {}, StatesKept::running);
+}
+
+std::int64_t split_state_floats(const AttentionArgs& args, const KeyPart& part) {
+  return floats_of(args, part, StatesKept::of_each_split);
+}
+
+Status attention_continue(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                          float* states, bool is_first, bool is_last) {
+  return guarded([&]() -> Status {
+    if (Status s = check_arguments(context, args, part); !s.ok()) return s;
+    Problem problem = lower(args);
+    if (Status s = set_part(part, is_first && is_last ? StatesKept::none : StatesKept::running, &problem);
+        !s.ok())
+      return s;
+    if (problem.states_kept != StatesKept::none) {
+      if (Status s = check_states(args, problem, states); !s.ok()) return s;
+    }
+    return run_part(context, args, std::move(problem), states, is_first, is_last);
+  });
+}
+
+Status attention_split_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                              float* states) {
+  return guarded([&]() -> Status {
+    if (Status s = check_arguments(context, args, part); !s.ok()) return s;
+    if (args.window_left >= 0 && args.window_sink_tokens > 0)
+      return {Code::unsupported, "window_sink_tokens is " + std::to_string(args.window_sink_tokens) +
+                                     "; expected 0 for split states, or no window"};
+    Problem problem = lower(args);
+    if (Status s = set_part(part, StatesKept::of_each_split, &problem); !s.ok()) return s;
+    if (Status s = check_states(args, problem, states); !s.ok()) return s;
+    return run_part(context, args, std::move(problem), states, true, true);
+  });
+}
+
+Status merge_split_states(const Context& context, const AttentionArgs& args,
+                          std::span<const float* const> states, std::int64_t unit_begin,
+                          std::int64_t unit_end) {
+  return guarded([&]() -> Status {
+    if (Status s = check_arguments(context, args, {}); !s.ok()) return s;
+    if (states.empty()) return invalid("states.size()", 0, "1 or more");
+    Plan::Impl plan(impl_of(context), lower(args));
+    const std::int64_t units = plan.problem.batch * plan.problem.kv_heads;
+    if (unit_end == -1) unit_end = units;
+    if (unit_begin < 0 || unit_begin > units)
+      return invalid("unit_begin", unit_begin, "0.." + std::to_string(units));
+    if (unit_end < unit_begin || unit_end > units)
+      return invalid("unit_end", unit_end,
+                     "-1, or " + std::to_string(unit_begin) + ".." + std::to_string(units));
+    if (Status s = choose_kernels(plan); !s.ok()) return s;
+    if (Status s = check_row_max(plan, args); !s.ok()) return s;
+    const Operands operands = operands_of(args);
+    SplitMerge merge{plan.problem, operands, plan.kernels, states, unit_begin, {}, {}};
+    cut_merge(unit_end, &merge);
+    for (std::size_t p = 0; p < states.size(); ++p) {
+      const std::int64_t b = unit_begin / std::max<std::int64_t>(plan.problem.kv_heads, 1);
+      const bool has_any = !merge.pieces.empty() && merge.splits(b) > static_cast<std::int64_t>(p);
+      if (has_any && !states[p])
+        return invalid(entry("states", static_cast<std::int64_t>(p)), "null", "states");
+    }
+    return run_equal_tasks(*plan.context, std::ssize(merge.pieces), run_merge, &merge,
+                           static_cast<std::size_t>(plan.problem.v_head_dim) * sizeof(float));
+  });
+}
+
+}  // namespace kumiko

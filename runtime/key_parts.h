@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention for callers whose keys are not all in one place, or not all there yet: spread over machines,
+// arriving block by block, computed before. The result has the bits of attention_forward() on all keys.
+//
+// A row's sum has one order, whoever computes it: keys are cut at absolute positions into splits of 512, each
+// split has a state of its own, and states are merged in ascending order (docs/architecture.md). So there are
+// two ways. Either the keys come to the rows, in ascending order, and each row's running state goes from call
+// to call (attention_continue()). Or the states of all splits come to one place and are merged there
+// (attention_split_states(), merge_split_states()), which for few rows is a thousandth of the keys.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "attention.h"
+
+namespace kumiko {
+
+/// Keys of a split.
+inline constexpr std::int64_t kKeysPerSplit = 512;
+
+/// Which keys and which queries of a problem a call has. The AttentionArgs beside it describe the problem
+/// with all its keys: kv_len, seqused_k, max_pages, bias and mask count all keys of a sequence. Keys that the
+/// part has not are not read, and their pages need not exist: entries of block_table are read only for pages
+/// with a key of the part.
+struct KeyPart {
+  /// Keys [key_begin, key_end) of every sequence, multiples of 512. key_end -1: up to the last.
+  std::int64_t key_begin = 0, key_end = -1;
+  /// Of these, each parts-th split: those with split % parts == part.
+  std::int64_t parts = 1, part = 0;
+  /// The queries are positions [query_begin, query_begin + q_len) of query_total, for causality, windows and
+  /// ALiBi: the query at position i stands at key position i + kv_len - query_total, or i with top_left.
+  /// query_total 0: q_len. With cu_seqlens_q only 0, but for one sequence.
+  std::int64_t query_begin = 0, query_total = 0;
+};
+
+/// Size in floats of the running states of `args`: for each sequence, KV head, query position and query head
+/// of the group v_head_dim + 2, its unnormalised output, maximum and sum. -1: `args` are not valid.
+KUMIKO_API std::int64_t running_state_floats(const AttentionArgs& args);
+
+/// Adds the keys of a part to the running states of all rows. `is_first`: states are empty and are not read.
+/// `is_last`: out, lse and row_max are written, and states are not; otherwise the reverse. Calls for one
+/// problem must have its keys in ascending order, each key once; any order of arithmetic between them is the
+/// caller's own. `states` must not overlap a tensor. It may be null if is_first and is_last. Errors: those of
+/// attention_forward(), and invalid_argument (key_begin or key_end no multiple of 512, part of no part);
+/// nothing is written then.
+KUMIKO_API Status attention_continue(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                                     float* states, bool is_first, bool is_last);
+
+/// Size in floats of the split states of a part: [sequence][kv_head][split][query position, group]
+/// [v_head_dim + 2], splits of the part that have a key of the sequence, in ascending order. -1: not valid.
+KUMIKO_API std::int64_t split_state_floats(const AttentionArgs& args, const KeyPart& part);
+
+/// Computes the state of each split of a part. Writes `states` alone; out, lse and row_max may have null
+/// data. Errors as above, and unsupported (window_sink_tokens besides a window).
+KUMIKO_API Status attention_split_states(const Context& context, const AttentionArgs& args,
+                                         const KeyPart& part, float* states);
+
+/// Merges the states of all splits and writes out, lse and row_max, for `unit_begin` <= unit < `unit_end` of
+/// the units sequence * kv_heads + kv_head; unit_end -1: all. states[p]: those of part p of states.size()
+/// parts over all keys, from the first split of `unit_begin` on. k and v are not read and may have null data.
+/// Errors: those of attention_forward().
+KUMIKO_API Status merge_split_states(const Context& context, const AttentionArgs& args,
+                                     std::span<const float* const> states, std::int64_t unit_begin = 0,
+                                     std::int64_t unit_end = -1);
+
+}  // namespace kumiko
