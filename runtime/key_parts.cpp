@@ -16,6 +16,33 @@ namespace {
 
 static_assert(kKeysPerSplit == kernels::kSplitKeys);
 
+Status check_queries(const AttentionArgs& args, const KeyPart& part) {
+  const std::int64_t sequences = number_of_sequences(args);
+  const auto size = [](std::span<const std::int64_t> list) { return std::ssize(list); };
+  if (part.query_begin.empty() && part.query_total.empty()) return {};
+  if (size(part.query_begin) != sequences)
+    return invalid("part.query_begin.size()", size(part.query_begin),
+                   std::to_string(sequences) + " (sequences), or 0 for both lists");
+  if (size(part.query_total) != sequences)
+    return invalid("part.query_total.size()", size(part.query_total),
+                   std::to_string(sequences) + " (sequences), or 0 for both lists");
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    const std::int64_t q_len = args.cu_seqlens_q ? args.cu_seqlens_q[b + 1] - args.cu_seqlens_q[b]
+                                                 : args.q.shape[2],
+                       begin = part.query_begin[static_cast<std::size_t>(b)],
+                       total = part.query_total[static_cast<std::size_t>(b)];
+    if (total < q_len || total > kMost32)
+      return invalid(entry("part.query_total", b), total, std::to_string(q_len) + " (q_len)..2147483647");
+    if (begin < 0 || begin > total - q_len)
+      return invalid(entry("part.query_begin", b), begin,
+                     "0.." + std::to_string(total - q_len) + " (query_total - q_len)");
+  }
+  if (args.tree_mask || args.bsr_indptr)
+    return {Code::unsupported, std::string(args.tree_mask ? "tree_mask" : "bsr_indptr") +
+                                   " is given; expected null, as part.query_begin is given"};
+  return {};
+}
+
 Status check_part(const AttentionArgs& args, const KeyPart& part) {
   if (part.key_begin < 0 || part.key_begin % kKeysPerSplit != 0 || part.key_begin > kMost32)
     return invalid("part.key_begin", part.key_begin, "a multiple of 512 from 0 on");
@@ -26,23 +53,15 @@ Status check_part(const AttentionArgs& args, const KeyPart& part) {
   if (part.parts < 1 || part.parts > kMost32) return invalid("part.parts", part.parts, "1 or more");
   if (part.part < 0 || part.part >= part.parts)
     return invalid("part.part", part.part, "0.." + std::to_string(part.parts - 1) + " (part.parts - 1)");
-  const bool is_one = !args.cu_seqlens_q || args.num_sequences == 1;
-  if (!is_one && part.query_total != 0)
-    return invalid("part.query_total", part.query_total, "0, as cu_seqlens_q has several sequences");
-  const std::int64_t q_len = args.q.shape[2], total = part.query_total == 0 ? q_len : part.query_total;
-  if (part.query_begin < 0 || part.query_begin > total - q_len)
-    return invalid("part.query_begin", part.query_begin,
-                   "0.." + std::to_string(total - q_len) + " (query_total - q_len)");
-  if (total > kMost32) return invalid("part.query_total", total, "at most 2147483647");
-  if (total > q_len && (args.tree_mask || args.bsr_indptr))
-    return {Code::unsupported, std::string(args.tree_mask ? "tree_mask" : "bsr_indptr") +
-                                   " is given; expected null, as part has some of the queries alone"};
-  return {};
+  return check_queries(args, part);
 }
 
 /// The problem of a part, and where its states lie. Errors: out_of_memory.
 Status set_part(const KeyPart& part, StatesKept kept, Problem* problem) {
   problem->part = part;
+  problem->part.query_begin = problem->part.query_total = {};
+  problem->query_begin.assign(part.query_begin.begin(), part.query_begin.end());
+  problem->query_total.assign(part.query_total.begin(), part.query_total.end());
   problem->states_kept = kept;
   const std::int64_t size = kernels::partial_size(problem->v_head_dim);
   std::int64_t floats = 0;

@@ -28,10 +28,11 @@ struct KeyPart {
   std::int64_t key_begin = 0, key_end = -1;
   /// Of these, each parts-th split: those with split % parts == part.
   std::int64_t parts = 1, part = 0;
-  /// The queries are positions [query_begin, query_begin + q_len) of query_total, for causality, windows and
-  /// ALiBi: the query at position i stands at key position i + kv_len - query_total, or i with top_left.
-  /// query_total 0: q_len. With cu_seqlens_q only 0, but for one sequence.
-  std::int64_t query_begin = 0, query_total = 0;
+  /// Both empty, or an entry for each sequence: its queries are positions [query_begin, query_begin + q_len)
+  /// of query_total, for causality, windows and ALiBi: the query at position i stands at key position i +
+  /// kv_len - query_total, or i with top_left. Empty: 0 and q_len. With cu_seqlens_q several sequences may be
+  /// pieces of one.
+  std::span<const std::int64_t> query_begin{}, query_total{};
 };
 
 /// Size in floats of the running states of `args`: for each sequence, KV head, query position and query head

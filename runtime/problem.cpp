@@ -293,8 +293,9 @@ Sequence Problem::sequence(std::int64_t b) const {
   s.q_len = cu_seqlens_q.empty() ? q_len : cu_seqlens_q[i + 1] - s.q_begin;
   s.kv_begin = cu_seqlens_k.empty() ? 0 : cu_seqlens_k[i];
   s.kv_len = seqused_k.empty() ? capacity(b) : seqused_k[i];
-  const std::int64_t queries = part.query_total > 0 ? part.query_total : s.q_len;
-  s.diagonal = part.query_begin + (alignment == CausalAlignment::bottom_right ? s.kv_len - queries : 0);
+  s.q_total = query_total.empty() ? s.q_len : query_total[i];
+  s.diagonal = (query_begin.empty() ? 0 : query_begin[i]) +
+               (alignment == CausalAlignment::bottom_right ? s.kv_len - s.q_total : 0);
   return s;
 }
 
@@ -404,7 +405,7 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.mask_key_stride = mask_key_stride;
   if (has_tree_mask || has_bsr_indptr) head.lists = key_lists(operands, b, q_head);
   // Limits larger than any distance are reduced, so that no sum can overflow.
-  const std::int64_t reach = 2 * (request.kv_len + std::max(request.q_len, part.query_total));
+  const std::int64_t reach = 2 * (request.kv_len + request.q_total);
   head.diagonal = request.diagonal;
   head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
   const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;

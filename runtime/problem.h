@@ -32,6 +32,7 @@ Layout layout_of(const std::array<std::int64_t, 4>& shape, const std::array<std:
 struct Sequence {
   std::int64_t q_begin;  ///< Its first query position in q and out.
   std::int64_t q_len;
+  std::int64_t q_total;   ///< Of which these are some.
   std::int64_t kv_begin;  ///< Its first key in k and v; 0 with pages.
   std::int64_t kv_len;    ///< Keys used.
   std::int64_t diagonal;  ///< Query i stands at key position i + diagonal.
@@ -130,7 +131,8 @@ struct Problem {
   Pipeline pipeline = Pipeline::automatic;
   Precision precision = Precision::automatic;
 
-  KeyPart part;
+  KeyPart part;                                        ///< without its arrays
+  std::vector<std::int64_t> query_begin, query_total;  ///< [batch], or empty: 0 and q_len
   StatesKept states_kept = StatesKept::none;
   std::vector<std::int64_t> states_begin;  ///< [batch + 1] floats before each sequence; empty: no states
 

@@ -165,8 +165,10 @@ TEST_P(KeyParts, SomeOfTheQueries) {
     SCOPED_TRACE(::testing::Message() << c);
     const Outcome whole = problem.run(contexts[0]);
     const std::int64_t first = random.between(0, c.q_len), last = random.between(first, c.q_len);
+    const std::vector<std::int64_t> begin(static_cast<std::size_t>(c.batch), first),
+        total(begin.size(), c.q_len);
     KeyPart part;
-    part.query_begin = first, part.query_total = c.q_len;
+    part.query_begin = begin, part.query_total = total;
     AttentionArgs args = problem.args();
     args.q.data = static_cast<const float*>(args.q.data) + first * args.q.stride[2];
     args.out.data = static_cast<float*>(args.out.data) + first * args.out.stride[2];
@@ -227,9 +229,27 @@ TEST_F(KeyPartErrors, NameTheField) {
        "1024");
   with([](auto& p) { p.parts = 0; }, "part.parts is 0; expected 1 or more");
   with([](auto& p) { p.parts = 2, p.part = 2; }, "part.part is 2; expected 0..1 (part.parts - 1)");
-  with([](auto& p) { p.query_total = 2; }, "part.query_begin is 0; expected 0..-1 (query_total - q_len)");
-  with([](auto& p) { p.query_begin = 2, p.query_total = 4; },
-       "part.query_begin is 2; expected 0..1 (query_total - q_len)");
+  const std::int64_t lists[] = {0, 1, 2, 4};
+  with(
+      [&](auto& p) {
+        p.query_begin = {lists, 1};
+      },
+      "part.query_total.size() is 0; expected 1 (sequences), or 0 for both lists");
+  with(
+      [&](auto& p) {
+        p.query_begin = {lists, 2};
+      },
+      "part.query_begin.size() is 2; expected 1 (sequences), or 0 for both lists");
+  with(
+      [&](auto& p) {
+        p.query_begin = {lists, 1}, p.query_total = {lists + 2, 1};
+      },
+      "part.query_total[0] is 2; expected 3 (q_len)..2147483647");
+  with(
+      [&](auto& p) {
+        p.query_begin = {lists + 2, 1}, p.query_total = {lists + 3, 1};
+      },
+      "part.query_begin[0] is 2; expected 0..1 (query_total - q_len)");
 }
 
 TEST_F(KeyPartErrors, StatesAreMemoryOfTheirOwn) {
