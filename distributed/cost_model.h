@@ -3,15 +3,13 @@
 // the links between ranks. No MPI, no threads, nothing of the machine that it runs on.
 #pragma once
 
+#include <kumiko/key_parts.h>
 #include <kumiko/status.h>
 
 #include <cstdint>
 #include <vector>
 
 namespace kumiko::distributed {
-
-/// Keys whose state is computed as one, at absolute positions: no rank holds, and no message carries, a part.
-inline constexpr std::int64_t kKeysPerSplit = 512;
 
 /// Which rows a rank has. Of R ranks, rank r has
 enum class Distribution {

@@ -96,7 +96,7 @@ const char* kumiko_last_error(void) {
 const char* kumiko_status_name(kumiko_status status) {
   static constexpr const char* names[] = {
       "ok",       "invalid_argument", "unsupported", "out_of_memory", "invalid_environment",
-      "internal", "queue_full",       "cancelled"};
+      "internal", "queue_full",       "cancelled",   "communication"};
   if (status < 0 || status >= static_cast<kumiko_status>(std::size(names))) return "unknown";
   return names[status];
 }

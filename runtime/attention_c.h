@@ -44,7 +44,8 @@ enum {
   KUMIKO_INVALID_ENVIRONMENT = 4, /* A KUMIKO_* variable does not parse or does not fit this machine. */
   KUMIKO_INTERNAL = 5,            /* A defect of the library: please report it. */
   KUMIKO_QUEUE_FULL = 6,          /* A stream has as many open calls as it takes; nothing was submitted. */
-  KUMIKO_CANCELLED = 7            /* A submitted call was cancelled before it started; nothing was written. */
+  KUMIKO_CANCELLED = 7,           /* A submitted call was cancelled before it started; nothing was written. */
+  KUMIKO_COMMUNICATION = 8        /* A call of MPI failed, here or on another rank (distributed_c.h). */
 };
 
 /* Element type of a tensor (kumiko::DataType). KUMIKO_BOOLEAN is for masks only, KUMIKO_I32 for the scores of

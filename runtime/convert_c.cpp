@@ -17,6 +17,7 @@ static_assert(KUMIKO_INVALID_ENVIRONMENT == static_cast<int>(Code::invalid_envir
 static_assert(KUMIKO_INTERNAL == static_cast<int>(Code::internal));
 static_assert(KUMIKO_QUEUE_FULL == static_cast<int>(Code::queue_full));
 static_assert(KUMIKO_CANCELLED == static_cast<int>(Code::cancelled));
+static_assert(KUMIKO_COMMUNICATION == static_cast<int>(Code::communication));
 static_assert(KUMIKO_F32 == static_cast<int>(DataType::f32));
 static_assert(KUMIKO_BF16 == static_cast<int>(DataType::bf16));
 static_assert(KUMIKO_BOOLEAN == static_cast<int>(DataType::boolean));

@@ -80,8 +80,8 @@ Status set_part(const KeyPart& part, StatesKept kept, Problem* problem) {
 }
 
 /// `states` must not overlap the tensors of `args`, which are valid.
-Status check_states(const AttentionArgs& args, const Problem& problem, const float* states) {
-  const std::int64_t floats = problem.states_begin.back(), stride = 1;
+Status check_states(const AttentionArgs& args, std::int64_t floats, const float* states) {
+  const std::int64_t stride = 1;
   if (floats == 0) return {};
   const Span span = span_of(states, &floats, &stride, 1, DataType::f32);
   if (Status s = check_pointer("states", states, span, DataType::f32); !s.ok()) return s;
@@ -107,42 +107,40 @@ Status check_arguments(const Context& context, const AttentionArgs& args, const 
   return validate_pointers(args);
 }
 
-Status run_part(const Context& context, const AttentionArgs& args, Problem problem, float* states,
-                bool is_first, bool is_last) {
-  Plan::Impl plan(impl_of(context), std::move(problem));
-  plan.args = without_pointers(args);
-  if (args.kv_domains) {
-    if (Status s = copy_kv_domains(args, plan); !s.ok()) return s;
-  }
-  if (Status s = prepare(plan); !s.ok()) return s;
-  if (Status s = check_row_max(plan, args); !s.ok()) return s;
-  Operands operands = operands_of(args);
-  if (Status s = validate_block_table(plan.problem, operands.pages); !s.ok()) return s;
-  operands.states = states;
-  operands.is_first_part = is_first;
-  operands.is_last_part = is_last;
-  if (plan.problem.states_kept == StatesKept::of_each_split) {
-    // Rows see some of the splits; the states of the others are empty.
-    const std::int64_t size = kernels::partial_size(plan.problem.v_head_dim);
-    for (std::int64_t i = 0; i < plan.problem.states_begin.back(); i += size) {
-      std::memset(states + i, 0, static_cast<std::size_t>(size) * sizeof(float));
-      states[i + size - 2] = -__builtin_inff();
+/// A part ready to run. Errors: those of attention_forward(), before anything is written.
+struct PreparedPart {
+  Plan::Impl plan;
+  Operands operands;
+
+  PreparedPart(const Context& context, const AttentionArgs& args)
+      : plan(impl_of(context), lower(args)), operands(operands_of(args)) {}
+
+  Status prepare(const AttentionArgs& args, const KeyPart& part, StatesKept kept) {
+    plan.args = without_pointers(args);
+    if (Status s = set_part(part, kept, &plan.problem); !s.ok()) return s;
+    if (args.kv_domains) {
+      if (Status s = copy_kv_domains(args, plan); !s.ok()) return s;
     }
+    if (Status s = kumiko::prepare(plan); !s.ok()) return s;
+    if (Status s = check_row_max(plan, args); !s.ok()) return s;
+    return validate_block_table(plan.problem, operands.pages);
   }
-  return execute(plan, operands);
+  std::int64_t floats() const { return plan.problem.states_begin.back(); }
+};
+
+/// Rows see some of the splits; the states of the others are empty.
+void clear_states(const Problem& problem, float* states) {
+  const std::int64_t size = kernels::partial_size(problem.v_head_dim);
+  for (std::int64_t i = 0; i < problem.states_begin.back(); i += size) {
+    std::memset(states + i, 0, static_cast<std::size_t>(size) * sizeof(float));
+    states[i + size - 2] = -__builtin_inff();
+  }
 }
 
-std::int64_t floats_of(const AttentionArgs& args, const KeyPart& part, StatesKept kept) {
-  std::int64_t floats = -1;
-  const Status status = guarded([&]() -> Status {
-    if (Status s = validate_problem(args); !s.ok()) return s;
-    if (Status s = check_part(args, part); !s.ok()) return s;
-    Problem problem = lower(args);
-    if (Status s = set_part(part, kept, &problem); !s.ok()) return s;
-    floats = problem.states_begin.back();
-    return {};
-  });
-  return status.ok() ? floats : -1;
+Status check_split_states(const AttentionArgs& args) {
+  if (args.window_left < 0 || args.window_sink_tokens == 0) return {};
+  return {Code::unsupported, "window_sink_tokens is " + std::to_string(args.window_sink_tokens) +
+                                 "; expected 0 for split states, or no window"};
 }
 
 /// The merge of some units (sequence, KV head).
@@ -203,26 +201,42 @@ void cut_merge(std::int64_t unit_end, SplitMerge* merge) {
 
 }  // namespace
 
-std::int64_t running_state_floats(const AttentionArgs& args) {
-  return floats_of(args, {}, StatesKept::running);
+Status prepare_running_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                              std::int64_t* floats) {
+  return guarded([&]() -> Status {
+    if (Status s = check_arguments(context, args, part); !s.ok()) return s;
+    PreparedPart made(context, args);
+    if (Status s = made.prepare(args, part, StatesKept::running); !s.ok()) return s;
+    *floats = made.floats();
+    return {};
+  });
 }
 
-std::int64_t split_state_floats(const AttentionArgs& args, const KeyPart& part) {
-  return floats_of(args, part, StatesKept::of_each_split);
+Status prepare_split_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                            std::int64_t* floats) {
+  return guarded([&]() -> Status {
+    if (Status s = check_arguments(context, args, part); !s.ok()) return s;
+    if (Status s = check_split_states(args); !s.ok()) return s;
+    PreparedPart made(context, args);
+    if (Status s = made.prepare(args, part, StatesKept::of_each_split); !s.ok()) return s;
+    *floats = made.floats();
+    return {};
+  });
 }
 
 Status attention_continue(const Context& context, const AttentionArgs& args, const KeyPart& part,
                           float* states, bool is_first, bool is_last) {
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
-    Problem problem = lower(args);
-    if (Status s = set_part(part, is_first && is_last ? StatesKept::none : StatesKept::running, &problem);
-        !s.ok())
+    const bool keeps = !is_first || !is_last;
+    PreparedPart made(context, args);
+    if (Status s = made.prepare(args, part, keeps ? StatesKept::running : StatesKept::none); !s.ok())
       return s;
-    if (problem.states_kept != StatesKept::none) {
-      if (Status s = check_states(args, problem, states); !s.ok()) return s;
-    }
-    return run_part(context, args, std::move(problem), states, is_first, is_last);
+    if (Status s = keeps ? check_states(args, made.floats(), states) : Status(); !s.ok()) return s;
+    made.operands.states = states;
+    made.operands.is_first_part = is_first;
+    made.operands.is_last_part = is_last;
+    return execute(made.plan, made.operands);
   });
 }
 
@@ -230,13 +244,13 @@ Status attention_split_states(const Context& context, const AttentionArgs& args,
                               float* states) {
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
-    if (args.window_left >= 0 && args.window_sink_tokens > 0)
-      return {Code::unsupported, "window_sink_tokens is " + std::to_string(args.window_sink_tokens) +
-                                     "; expected 0 for split states, or no window"};
-    Problem problem = lower(args);
-    if (Status s = set_part(part, StatesKept::of_each_split, &problem); !s.ok()) return s;
-    if (Status s = check_states(args, problem, states); !s.ok()) return s;
-    return run_part(context, args, std::move(problem), states, true, true);
+    if (Status s = check_split_states(args); !s.ok()) return s;
+    PreparedPart made(context, args);
+    if (Status s = made.prepare(args, part, StatesKept::of_each_split); !s.ok()) return s;
+    if (Status s = check_states(args, made.floats(), states); !s.ok()) return s;
+    clear_states(made.plan.problem, states);
+    made.operands.states = states;
+    return execute(made.plan, made.operands);
   });
 }
 

@@ -35,9 +35,12 @@ struct KeyPart {
   std::span<const std::int64_t> query_begin{}, query_total{};
 };
 
-/// Size in floats of the running states of `args`: for each sequence, KV head, query position and query head
-/// of the group v_head_dim + 2, its unnormalised output, maximum and sum. -1: `args` are not valid.
-KUMIKO_API std::int64_t running_state_floats(const AttentionArgs& args);
+/// Checks what attention_continue() checks, but for its states, and takes the scratch that it needs, so that
+/// callers in several places can agree before anything moves. `*floats` becomes the size of the running
+/// states: for each sequence, KV head, query position and query head of the group v_head_dim + 2, its
+/// unnormalised output, maximum and sum. Errors: as attention_continue(); `*floats` is untouched then.
+KUMIKO_API Status prepare_running_states(const Context& context, const AttentionArgs& args,
+                                         const KeyPart& part, std::int64_t* floats);
 
 /// Adds the keys of a part to the running states of all rows. `is_first`: states are empty and are not read.
 /// `is_last`: out, lse and row_max are written, and states are not; otherwise the reverse. Calls for one
@@ -48,19 +51,20 @@ KUMIKO_API std::int64_t running_state_floats(const AttentionArgs& args);
 KUMIKO_API Status attention_continue(const Context& context, const AttentionArgs& args, const KeyPart& part,
                                      float* states, bool is_first, bool is_last);
 
-/// Size in floats of the split states of a part: [sequence][kv_head][split][query position, group]
-/// [v_head_dim + 2], splits of the part that have a key of the sequence, in ascending order. -1: not valid.
-KUMIKO_API std::int64_t split_state_floats(const AttentionArgs& args, const KeyPart& part);
+/// The same for attention_split_states(). Its states are [sequence][kv_head][split][query position, group]
+/// [v_head_dim + 2], of the splits of the part that have a key of the sequence, in ascending order.
+KUMIKO_API Status prepare_split_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                                       std::int64_t* floats);
 
-/// Computes the state of each split of a part. Writes `states` alone; out, lse and row_max may have null
-/// data. Errors as above, and unsupported (window_sink_tokens besides a window).
+/// Computes the state of each split of a part. Writes `states` alone. Errors as above, and unsupported
+/// (window_sink_tokens besides a window).
 KUMIKO_API Status attention_split_states(const Context& context, const AttentionArgs& args,
                                          const KeyPart& part, float* states);
 
 /// Merges the states of all splits and writes out, lse and row_max, for `unit_begin` <= unit < `unit_end` of
 /// the units sequence * kv_heads + kv_head; unit_end -1: all. states[p]: those of part p of states.size()
-/// parts over all keys, from the first split of `unit_begin` on. k and v are not read and may have null data.
-/// Errors: those of attention_forward().
+/// parts over all keys, from the first split of `unit_begin` on. k and v are not read. Errors: those of
+/// attention_forward().
 KUMIKO_API Status merge_split_states(const Context& context, const AttentionArgs& args,
                                      std::span<const float* const> states, std::int64_t unit_begin = 0,
                                      std::int64_t unit_end = -1);

@@ -17,6 +17,7 @@ enum class Code : int {
   internal = 5,             ///< A defect of the library: please report it.
   queue_full = 6,           ///< A stream has as many open calls as it takes; nothing was submitted.
   cancelled = 7,            ///< A submitted call was cancelled before it started; nothing was written.
+  communication = 8,        ///< A call of MPI failed, here or on another rank (distributed.h).
 };
 
 /// Outcome of every public call. `message` names the argument, its value and what was expected; empty when

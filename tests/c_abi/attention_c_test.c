@@ -416,7 +416,8 @@ static void test_names(void) {
   EXPECT(strcmp(kumiko_status_name(KUMIKO_INTERNAL), "internal") == 0);
   EXPECT(strcmp(kumiko_status_name(KUMIKO_QUEUE_FULL), "queue_full") == 0);
   EXPECT(strcmp(kumiko_status_name(KUMIKO_CANCELLED), "cancelled") == 0);
-  EXPECT(strcmp(kumiko_status_name(-1), "unknown") == 0 && strcmp(kumiko_status_name(8), "unknown") == 0);
+  EXPECT(strcmp(kumiko_status_name(KUMIKO_COMMUNICATION), "communication") == 0);
+  EXPECT(strcmp(kumiko_status_name(-1), "unknown") == 0 && strcmp(kumiko_status_name(9), "unknown") == 0);
 }
 
 int main(void) {

@@ -82,7 +82,9 @@ TEST_P(KeyParts, RunningStatesOverAnyBlocksEqualOneCall) {
     ASSERT_TRUE(whole.ok()) << whole.message();
     const std::vector<Outcome> want = outcomes(step);
 
-    std::vector<float> states(static_cast<std::size_t>(running_state_floats(step.args())) + 1, kNaN);
+    std::int64_t floats = -1;
+    ASSERT_TRUE(prepare_running_states(contexts[0], step.args(), {}, &floats).ok());
+    std::vector<float> states(static_cast<std::size_t>(floats) + 1, kNaN);
     step.poison_outputs();
     bool is_first = true;
     for (std::int64_t at = 0, end = 0; end != -1; at = end, is_first = false) {
@@ -124,7 +126,9 @@ TEST_P(KeyParts, SplitStatesOfAnyPartsMerge) {
       ServerStep piece(s);
       spoil_other_pages(s, part, &piece);
       piece.poison_outputs();
-      states.emplace_back(static_cast<std::size_t>(split_state_floats(piece.args(), part)) + 1, kNaN);
+      std::int64_t floats = -1;
+      ASSERT_TRUE(prepare_split_states(contexts[0], piece.args(), part, &floats).ok());
+      states.emplace_back(static_cast<std::size_t>(floats) + 1, kNaN);
       const Status status =
           attention_split_states(random.pick(contexts), piece.args(), part, states.back().data());
       ASSERT_TRUE(status.ok()) << status.message();
@@ -218,7 +222,10 @@ TEST_F(KeyPartErrors, NameTheField) {
     KeyPart part;
     change(part);
     expect_error(part, message, problem.args(), const_cast<float*>(states.data()));
-    EXPECT_EQ(split_state_floats(problem.args(), part), -1);
+    std::int64_t floats = -1;
+    EXPECT_EQ(prepare_split_states(context, problem.args(), part, &floats).message(), message);
+    EXPECT_EQ(prepare_running_states(context, problem.args(), part, &floats).message(), message);
+    EXPECT_EQ(floats, -1);
   };
   with([](auto& p) { p.key_begin = 511; }, "part.key_begin is 511; expected a multiple of 512 from 0 on");
   with([](auto& p) { p.key_begin = -512; }, "part.key_begin is -512; expected a multiple of 512 from 0 on");
