@@ -34,14 +34,16 @@ BlockPlan::BlockPlan(const Work& work, const Reach& reach, int ranks)
     owners.resize(static_cast<std::size_t>((lengths.kv_len + kKeysPerSplit - 1) / kKeysPerSplit));
     longest = std::max(longest, lengths.kv_len);
     for (int rank = 0; rank < ranks; ++rank) {
-      rows_.push_back({rows_of(work, lengths.q_len, ranks, rank), rows_of(work, lengths.kv_len, ranks, rank)});
+      rows_.push_back(
+          {rows_of(work, lengths.q_len, ranks, rank), rows_of(work, lengths.kv_len, ranks, rank)});
       for (const Interval& keys : rows_.back().keys) {
         for (std::int64_t key = keys.begin; key < keys.end; key += kKeysPerSplit)
           owners[static_cast<std::size_t>(key / kKeysPerSplit)] = rank;
       }
     }
   }
-  const std::int64_t size = work.block_keys / kKeysPerSplit, splits = (longest + kKeysPerSplit - 1) / kKeysPerSplit;
+  const std::int64_t size = work.block_keys / kKeysPerSplit,
+                     splits = (longest + kKeysPerSplit - 1) / kKeysPerSplit;
   for (std::int64_t at = 0; at < splits; at += size) add_step(at, std::min(at + size, splits));
 }
 
@@ -72,7 +74,8 @@ bool BlockPlan::sees(int rank, const Message& message) const {
     const auto sequence = static_cast<std::size_t>(split.sequence);
     const SequenceLengths& lengths = work_.sequences[sequence];
     const std::int64_t first = split.number * kKeysPerSplit;
-    return sees(lengths, query_rows(sequence, rank), {first, std::min(first + kKeysPerSplit, lengths.kv_len)});
+    return sees(lengths, query_rows(sequence, rank),
+                {first, std::min(first + kKeysPerSplit, lengths.kv_len)});
   });
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which block of keys is computed when, who sends it to whom, and where its splits lie in a buffer. Every rank
-// makes the same plan from the same lengths. No MPI.
+// Which block of keys is computed when, who sends it to whom, and where its splits lie in a buffer. Every
+// rank makes the same plan from the same lengths. No MPI.
 #pragma once
 
 #include <kumiko/attention.h>

@@ -22,8 +22,8 @@ namespace kumiko::distributed {
 /// What is known of the machine, for the choice of an algorithm. No result depends on it.
 struct Machine {
   Link link{2e-6, 10e9, 1e-6, 1.0, 65536};  ///< Default: between processes of one machine, or InfiniBand.
-  double flops = 0;      ///< FLOP/s of one rank; 0: 50 GFLOP/s a thread.
-  double bandwidth = 0;  ///< Bytes/s that one rank reads; 0: 10 GB/s a thread.
+  double flops = 0;                         ///< FLOP/s of one rank; 0: 50 GFLOP/s a thread.
+  double bandwidth = 0;                     ///< Bytes/s that one rank reads; 0: 10 GB/s a thread.
 };
 
 /// A communicator of the library's own: a duplicate of the user's, so that its messages meet no others.
@@ -56,7 +56,8 @@ class KUMIKO_API Communicator {
 struct Rows {
   std::int64_t begin = 0, end = 0;
 };
-KUMIKO_API std::vector<Rows> rows_of_rank(Distribution distribution, std::int64_t length, int ranks, int rank);
+KUMIKO_API std::vector<Rows> rows_of_rank(Distribution distribution, std::int64_t length, int ranks,
+                                          int rank);
 
 /// Sequences whose queries, keys and values are spread over the ranks: prefill, and any other call with many
 /// queries.

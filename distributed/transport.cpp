@@ -2,6 +2,7 @@
 #include "distributed/transport.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <thread>
 

@@ -4,6 +4,7 @@
 // more use. So nobody waits for a rank that has gone on.
 #pragma once
 
+#include <kumiko/status.h>
 #include <mpi.h>
 
 #include <atomic>
@@ -13,8 +14,6 @@
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <kumiko/status.h>
 
 namespace kumiko::distributed {
 
@@ -50,7 +49,8 @@ class Transport {
   /// Blocks of `type`; counts and places of all ranks.
   void exchange(const void* from, const std::vector<int>& sent, void* to, const std::vector<int>& received,
                 MPI_Datatype type, MPI_Request* request);
-  void gather_all(const void* from, int count, void* to, const std::vector<int>& counts, MPI_Request* request);
+  void gather_all(const void* from, int count, void* to, const std::vector<int>& counts,
+                  MPI_Request* request);
 
   /// `bytes` as one element. MPI_DATATYPE_NULL after a failure.
   MPI_Datatype make_type(std::int64_t bytes);

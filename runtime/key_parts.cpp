@@ -100,9 +100,35 @@ Status check_states(const AttentionArgs& args, std::int64_t floats, const float*
   return {};
 }
 
+Status check_columns(const AttentionArgs& args, const KeyPart& part) {
+  if (part.score_columns == 0) return {};
+  std::int64_t longest = 0;
+  for (std::int64_t b = 0; args.seqused_k && b < number_of_sequences(args); ++b)
+    longest = std::max<std::int64_t>(longest, args.seqused_k[b]);
+  if (!args.seqused_k || part.score_columns < longest)
+    return invalid("part.score_columns", part.score_columns,
+                   "0, or with seqused_k at least its longest, which is " + std::to_string(longest));
+  for (const auto& [name, view] : {std::pair{"bias", &args.bias}, std::pair{"mask", &args.mask}}) {
+    if (view->data && view->shape[3] != part.score_columns)
+      return invalid(element(name, "shape", 3), view->shape[3],
+                     "part.score_columns, which is " + std::to_string(part.score_columns));
+  }
+  return {};
+}
+
+/// The same call with a column of bias and mask for each key that there is room for; none of these is read.
+AttentionArgs with_all_columns(const AttentionArgs& args, const KeyPart& part) {
+  AttentionArgs all = args;
+  for (ConstTensor* view : {&all.bias, &all.mask}) {
+    if (view->data && part.score_columns > 0) view->shape[3] = longest_capacity(args);
+  }
+  return all;
+}
+
 Status check_arguments(const Context& context, const AttentionArgs& args, const KeyPart& part) {
   if (Status s = check_context(context); !s.ok()) return s;
-  if (Status s = validate_problem(args); !s.ok()) return s;
+  if (Status s = validate_problem(with_all_columns(args, part)); !s.ok()) return s;
+  if (Status s = check_columns(args, part); !s.ok()) return s;
   if (Status s = check_part(args, part); !s.ok()) return s;
   return validate_pointers(args);
 }
@@ -112,8 +138,8 @@ struct PreparedPart {
   Plan::Impl plan;
   Operands operands;
 
-  PreparedPart(const Context& context, const AttentionArgs& args)
-      : plan(impl_of(context), lower(args)), operands(operands_of(args)) {}
+  PreparedPart(const Context& context, const AttentionArgs& args, const KeyPart& part)
+      : plan(impl_of(context), lower(with_all_columns(args, part))), operands(operands_of(args)) {}
 
   Status prepare(const AttentionArgs& args, const KeyPart& part, StatesKept kept) {
     plan.args = without_pointers(args);
@@ -205,7 +231,7 @@ Status prepare_running_states(const Context& context, const AttentionArgs& args,
                               std::int64_t* floats) {
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
-    PreparedPart made(context, args);
+    PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::running); !s.ok()) return s;
     *floats = made.floats();
     return {};
@@ -217,7 +243,7 @@ Status prepare_split_states(const Context& context, const AttentionArgs& args, c
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
     if (Status s = check_split_states(args); !s.ok()) return s;
-    PreparedPart made(context, args);
+    PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::of_each_split); !s.ok()) return s;
     *floats = made.floats();
     return {};
@@ -229,7 +255,7 @@ Status attention_continue(const Context& context, const AttentionArgs& args, con
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
     const bool keeps = !is_first || !is_last;
-    PreparedPart made(context, args);
+    PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, keeps ? StatesKept::running : StatesKept::none); !s.ok())
       return s;
     if (Status s = keeps ? check_states(args, made.floats(), states) : Status(); !s.ok()) return s;
@@ -245,7 +271,7 @@ Status attention_split_states(const Context& context, const AttentionArgs& args,
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
     if (Status s = check_split_states(args); !s.ok()) return s;
-    PreparedPart made(context, args);
+    PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::of_each_split); !s.ok()) return s;
     if (Status s = check_states(args, made.floats(), states); !s.ok()) return s;
     clear_states(made.plan.problem, states);

@@ -33,6 +33,9 @@ struct KeyPart {
   /// kv_len - query_total, or i with top_left. Empty: 0 and q_len. With cu_seqlens_q several sequences may be
   /// pieces of one.
   std::span<const std::int64_t> query_begin{}, query_total{};
+  /// Columns of bias and mask where the pages have room for more keys than the longest sequence uses: its
+  /// seqused_k or more. 0: kv_len.
+  std::int64_t score_columns = 0;
 };
 
 /// Checks what attention_continue() checks, but for its states, and takes the scratch that it needs, so that

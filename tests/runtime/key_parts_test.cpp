@@ -236,6 +236,8 @@ TEST_F(KeyPartErrors, NameTheField) {
        "1024");
   with([](auto& p) { p.parts = 0; }, "part.parts is 0; expected 1 or more");
   with([](auto& p) { p.parts = 2, p.part = 2; }, "part.part is 2; expected 0..1 (part.parts - 1)");
+  with([](auto& p) { p.score_columns = 700; },
+       "part.score_columns is 700; expected 0, or with seqused_k at least its longest, which is 0");
   const std::int64_t lists[] = {0, 1, 2, 4};
   with(
       [&](auto& p) {

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "distributed/distributed.h"
+#include "distributed/transport.h"
+
+namespace kumiko::distributed {
+
+struct Communicator::Impl {
+  std::unique_ptr<Transport> transport;
+  Machine machine;
+};
+
+struct Access {
+  static Communicator::Impl& of(const Communicator& communicator) { return *communicator.impl_; }
+};
+
+/// An error if the communicator is empty.
+Status check_communicator(const Communicator& communicator);
+
+/// Wraps every public call: no call throws.
+template <class Body>
+Status guarded(Body&& body) noexcept {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return {Code::out_of_memory, "out of memory"};
+  } catch (const std::exception& e) {
+    try {
+      return {Code::internal, e.what()};
+    } catch (...) {  // no memory for the message
+    }
+  } catch (...) {
+  }
+  return {Code::internal, "exception"};
+}
+
+}  // namespace kumiko::distributed

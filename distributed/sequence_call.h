@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The calls of one rank over a block of keys that lies in a buffer: its rows of every sequence, as pieces of
+// packed sequences whose keys are pages of 512.
+#pragma once
+
+#include <kumiko/key_parts.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "distributed/block_plan.h"
+#include "distributed/distributed.h"
+
+namespace kumiko::distributed {
+
+/// Pages as they lie in a buffer, keys, values and scales of keys one after another.
+struct PageLayout {
+  std::int64_t kv_heads = 0, head_dim = 0, v_head_dim = 0;
+  std::int64_t key_bytes = 0, value_bytes = 0;  ///< Of an element.
+  bool has_scales = false;
+
+  explicit PageLayout(const AttentionArgs& args);
+  std::int64_t keys_size() const { return kv_heads * kKeysPerSplit * head_dim * key_bytes; }
+  std::int64_t values_size() const { return kv_heads * kKeysPerSplit * v_head_dim * value_bytes; }
+  std::int64_t scales_size() const { return has_scales ? kv_heads * kKeysPerSplit * 4 : 0; }
+  std::int64_t size() const { return keys_size() + values_size() + scales_size(); }
+};
+
+class SequenceCall {
+ public:
+  /// `args` have passed check_sequence_parallel().
+  SequenceCall(const SequenceParallelArgs& args, const BlockPlan& plan, int rank);
+
+  /// Checks and sizes of all calls, over buffers that are still to come. Errors: those of
+  /// attention_forward().
+  Status prepare(const Context& context, const std::byte* buffer);
+  std::int64_t state_floats() const { return state_floats_; }
+  bool has_rows() const { return !calls_.empty(); }
+
+  /// Copies the owner's rows of a message to its pages of the buffer.
+  void pack(const Message& message, std::byte* buffer) const;
+  /// Adds a step's keys, which lie in the buffer. nullptr: no keys.
+  Status run(const Context& context, const Step* step, const std::byte* buffer, float* states, bool is_first,
+             bool is_last);
+
+ private:
+  /// Sequences whose queries are packed in one tensor: all, or one of a batch.
+  struct Call {
+    AttentionArgs args;
+    std::vector<std::int32_t> cu_seqlens_q, seqused_k, prefix_lens, table;
+    std::vector<std::uint8_t> causal_sequences;
+    std::vector<std::int64_t> query_begin, query_total;
+    std::vector<float> alibi_slopes;
+    std::vector<std::size_t> sequence;  ///< Of each piece.
+    std::int64_t states_begin = 0;
+  };
+  void add_call(std::int64_t batch, std::size_t first, std::size_t last);
+  void set_keys(const std::byte* buffer, Call* call) const;
+  KeyPart part_of(const Call& call, const Step* step) const;
+
+  const SequenceParallelArgs& args_;
+  const BlockPlan& plan_;
+  const int rank_;
+  const PageLayout layout_;
+  const bool is_packed_;
+  std::vector<Call> calls_;
+  std::int64_t max_pages_ = 0, state_floats_ = 0;
+};
+
+/// What can be checked without any other rank.
+Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int rank);
+Work work_of(const SequenceParallelArgs& args);
+Reach reach_of(const AttentionArgs& args);
+/// Whether all sequences lie in one batch, one after another.
+bool is_packed(const SequenceParallelArgs& args);
+
+}  // namespace kumiko::distributed

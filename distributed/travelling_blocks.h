@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks of keys travel from rank to rank while the block before is computed.
+#pragma once
+
+#include <kumiko/attention.h>
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "distributed/block_plan.h"
+#include "distributed/sequence_call.h"
+#include "distributed/transport.h"
+#include "distributed/worker.h"
+
+namespace kumiko::distributed {
+
+class TravellingBlocks {
+ public:
+  /// `algorithm`: ring or broadcast.
+  TravellingBlocks(const Context& context, const SequenceParallelArgs& args, Transport& transport,
+                   Algorithm algorithm);
+  /// Takes all memory and checks the calls. Nothing is sent.
+  Status prepare();
+  /// The outcome on this rank. Blocks are passed on even if computing failed, because others wait for them.
+  Status run();
+
+ private:
+  /// What a rank does with a message: from whom it comes, to whom it goes on.
+  struct Transfer {
+    const Message* message = nullptr;
+    int tag = 0;
+    int parent = -1;  ///< -1: this rank owns it.
+    std::vector<int> children;
+    MPI_Request received = MPI_REQUEST_NULL;
+    bool is_here = false;
+  };
+  /// A buffer and what goes on in it.
+  struct Lane {
+    std::byte* pages = nullptr;
+    std::vector<Transfer> transfers;
+    std::vector<MPI_Request> sent;
+  };
+
+  void start(std::size_t step);
+  bool progress(Lane& lane);
+  bool receive_all(Lane& lane);
+  bool finish_sending(Lane& lane);
+  void forward(Lane& lane, Transfer& transfer);
+  void compute(std::size_t step);
+  Status give_up();
+  Lane& lane_of(std::size_t step) { return lanes_[step % 2]; }
+
+  const Context& context_;
+  const SequenceParallelArgs& args_;
+  Transport& transport_;
+  const Algorithm algorithm_;
+  const BlockPlan plan_;
+  const PageLayout layout_;
+  SequenceCall call_;
+  std::shared_ptr<std::vector<std::byte>> memory_;
+  std::vector<float> states_;
+  Lane lanes_[2];
+  MPI_Datatype page_ = MPI_DATATYPE_NULL;
+  std::size_t last_step_ = 0;  ///< The last one that this rank computes, plus 1; 0: none.
+  bool is_first_ = true;
+  Status computed_;
+  std::unique_ptr<Worker> worker_;
+};
+
+}  // namespace kumiko::distributed
