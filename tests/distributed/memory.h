@@ -59,6 +59,7 @@ class Memory {
             draw_element(random, row(b, h, i) + d * element_bytes(view_.dtype));
   }
   void poison() { std::memset(bytes_.data(), 0xFF, bytes_.size()); }  // NaN in every type of floats
+  bool same_bytes(const Memory& other) const { return bytes_ == other.bytes_; }
   bool is_poisoned() const {
     for (const std::byte byte : bytes_) {
       if (byte != std::byte{0xFF}) return false;
