@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// A call of MPI that fails on one rank ends the call on all, with a status that names it, and nobody waits
+// for ever. The library's calls come through here, MPI's profiling interface.
+#include <array>
+#include <atomic>
+#include <cstring>
+
+#include "tests/distributed/memory.h"
+#include "tests/distributed/ranks.h"
+
+namespace {
+
+std::atomic<const char*> g_failing{nullptr};  // the call that fails on this rank
+std::atomic<int> g_left{0};                   // how many of it succeed before
+std::atomic<bool> g_has_failed{false};
+
+bool fails(const char* call) {
+  const char* const failing = g_failing.load();
+  if (!failing || std::strcmp(failing, call) != 0 || g_left.fetch_sub(1) != 0) return false;
+  g_has_failed = true;
+  return true;
+}
+
+}  // namespace
+
+#define FAIL_OR(name, ...)                 \
+  if (fails(#name)) return MPI_ERR_INTERN; \
+  return P##name(__VA_ARGS__)
+
+extern "C" {
+int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm,
+              MPI_Request* request) {
+  FAIL_OR(MPI_Isend, data, count, type, to, tag, comm, request);
+}
+int MPI_Irecv(void* data, int count, MPI_Datatype type, int from, int tag, MPI_Comm comm,
+              MPI_Request* request) {
+  FAIL_OR(MPI_Irecv, data, count, type, from, tag, comm, request);
+}
+int MPI_Iallreduce(const void* from, void* to, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+                   MPI_Request* request) {
+  FAIL_OR(MPI_Iallreduce, from, to, count, type, op, comm, request);
+}
+int MPI_Ibcast(void* data, int count, MPI_Datatype type, int root, MPI_Comm comm, MPI_Request* request) {
+  FAIL_OR(MPI_Ibcast, data, count, type, root, comm, request);
+}
+int MPI_Ialltoallv(const void* from, const int* sent, const int* first, MPI_Datatype type, void* to,
+                   const int* received, const int* places, MPI_Datatype other, MPI_Comm comm,
+                   MPI_Request* request) {
+  FAIL_OR(MPI_Ialltoallv, from, sent, first, type, to, received, places, other, comm, request);
+}
+int MPI_Iallgatherv(const void* from, int count, MPI_Datatype type, void* to, const int* counts,
+                    const int* places, MPI_Datatype other, MPI_Comm comm, MPI_Request* request) {
+  FAIL_OR(MPI_Iallgatherv, from, count, type, to, counts, places, other, comm, request);
+}
+int MPI_Type_contiguous(int count, MPI_Datatype of, MPI_Datatype* type) {
+  FAIL_OR(MPI_Type_contiguous, count, of, type);
+}
+int MPI_Type_commit(MPI_Datatype* type) {
+  FAIL_OR(MPI_Type_commit, type);
+}
+int MPI_Type_free(MPI_Datatype* type) {
+  FAIL_OR(MPI_Type_free, type);
+}
+int MPI_Test(MPI_Request* request, int* done, MPI_Status* status) {
+  FAIL_OR(MPI_Test, request, done, status);
+}
+int MPI_Iprobe(int from, int tag, MPI_Comm comm, int* found, MPI_Status* status) {
+  FAIL_OR(MPI_Iprobe, from, tag, comm, found, status);
+}
+}
+
+namespace kumiko::test {
+namespace {
+
+using distributed::Algorithm;
+
+/// A small problem of one sequence for either kind of call; every row of v is 1, so every output is 1.
+struct Problem {
+  static constexpr std::int64_t kKeys = 3000, kHeads = 8, kDim = 8;
+  Context context;
+  std::vector<float> q, k, v, out;
+  std::vector<std::int32_t> table;
+  const std::int32_t length = kKeys;
+  distributed::SequenceLengths lengths{kKeys, kKeys};
+
+  Problem() {
+    ContextOptions options;
+    options.num_threads = 1;
+    EXPECT_TRUE(Context::create(options, &context).ok());
+  }
+  Status run_sequences(const distributed::Communicator& communicator, Algorithm algorithm) {
+    std::int64_t rows = 0;
+    for (const auto& part :
+         distributed::rows_of_rank(distributed::Distribution::zigzag, kKeys, world_size(), world_rank()))
+      rows += part.end - part.begin;
+    const auto count = static_cast<std::size_t>(rows * kHeads * kDim);
+    q.assign(count, 0.5f), k = q, v.assign(count, 1.0f), out.assign(count, -1.0f);
+    distributed::SequenceParallelArgs args;
+    args.local.q = ConstTensor::bhsd(q.data(), 1, kHeads, rows, kDim);
+    args.local.k = ConstTensor::bhsd(k.data(), 1, kHeads, rows, kDim);
+    args.local.v = ConstTensor::bhsd(v.data(), 1, kHeads, rows, kDim);
+    args.local.out = Tensor::bhsd(out.data(), 1, kHeads, rows, kDim);
+    args.sequences = {&lengths, 1};
+    args.is_automatic = false;
+    args.algorithm = algorithm;
+    args.block_keys = 512;
+    return distributed::attention_forward(context, communicator, args);
+  }
+  Status run_cache(const distributed::Communicator& communicator) {
+    constexpr std::int64_t kPages = (kKeys + 511) / 512;
+    const auto count = static_cast<std::size_t>(kPages * 512 * kHeads * kDim);
+    q.assign(kHeads * kDim, 0.5f), k.assign(count, 0.5f), v.assign(count, 1.0f),
+        out.assign(kHeads * kDim, -1.0f);
+    table.clear();
+    for (std::int32_t page = 0; page < kPages; ++page) table.push_back(page);
+    AttentionArgs args;
+    args.q = ConstTensor::bhsd(q.data(), 1, kHeads, 1, kDim);
+    args.k = ConstTensor::bhsd(k.data(), kPages, kHeads, 512, kDim);
+    args.v = ConstTensor::bhsd(v.data(), kPages, kHeads, 512, kDim);
+    args.out = Tensor::bhsd(out.data(), 1, kHeads, 1, kDim);
+    args.seqused_k = &length;
+    args.block_table = table.data(), args.max_pages = kPages;
+    return distributed::attention_forward(context, communicator, args);
+  }
+  bool is_right() const {
+    for (const float x : out) {
+      if (x < 0.999f || x > 1.001f) return false;
+    }
+    return true;
+  }
+};
+
+/// Fails each of the first calls of `name` on each rank in turn.
+template <class Run>
+int fail_each(const char* name, int most, Run run) {
+  int failures = 0;
+  for (int rank = 0; rank < world_size(); ++rank) {
+    for (int n = 0; n < most; ++n) {
+      MPI_Barrier(MPI_COMM_WORLD);
+      distributed::Communicator communicator;
+      EXPECT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &communicator).ok());
+      Problem problem;
+      g_has_failed = false;
+      g_left = n;
+      if (rank == world_rank()) g_failing = name;
+      const Status status = run(problem, communicator);
+      g_failing = nullptr;
+      SCOPED_TRACE(::testing::Message() << name << " number " << n << " on rank " << rank);
+      if (status.ok()) {
+        EXPECT_TRUE(problem.is_right());
+        EXPECT_FALSE(g_has_failed);
+      } else {
+        EXPECT_EQ(status.code(), Code::communication) << status.message();
+        EXPECT_NE(status.message().find(std::string(name) + " failed on rank " + std::to_string(rank)),
+                  std::string::npos)
+            << status.message();
+        const Status again = run(problem, communicator);
+        EXPECT_EQ(again.code(), Code::communication);
+        EXPECT_EQ(again.message().find("the communicator has failed before"), 0u) << again.message();
+      }
+      int here = g_has_failed ? 1 : 0, anywhere = 0;
+      MPI_Allreduce(&here, &anywhere, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+      if (!anywhere) break;
+      ++failures;
+    }
+  }
+  return failures;
+}
+
+TEST(MpiFaults, OfTravellingBlocks) {
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast}) {
+    const auto run = [&](Problem& problem, const distributed::Communicator& communicator) {
+      return problem.run_sequences(communicator, algorithm);
+    };
+    for (const char* name : {"MPI_Isend", "MPI_Irecv", "MPI_Iallreduce", "MPI_Type_contiguous",
+                             "MPI_Type_commit", "MPI_Type_free", "MPI_Test"})
+      EXPECT_GT(fail_each(name, 4, run), world_size() > 1 || name[4] != 'I' || name[5] == 'a' ? 0 : -1)
+          << name;
+  }
+}
+
+TEST(MpiFaults, OfHeads) {
+  const auto run = [](Problem& problem, const distributed::Communicator& communicator) {
+    return problem.run_sequences(communicator, Algorithm::head_parallel);
+  };
+  for (const char* name :
+       {"MPI_Ialltoallv", "MPI_Iallreduce", "MPI_Type_commit", "MPI_Type_free", "MPI_Test"})
+    EXPECT_GT(fail_each(name, 4, run), 0) << name;
+}
+
+TEST(MpiFaults, OfACache) {
+  const auto run = [](Problem& problem, const distributed::Communicator& communicator) {
+    return problem.run_cache(communicator);
+  };
+  for (const char* name :
+       {"MPI_Ialltoallv", "MPI_Iallgatherv", "MPI_Iallreduce", "MPI_Type_commit", "MPI_Test"})
+    EXPECT_GT(fail_each(name, 4, run), 0) << name;
+}
+
+// Where a rank has an error of its own, its text is broadcast.
+TEST(MpiFaults, OfTheTextOfAnError) {
+  const auto run = [](Problem& problem, const distributed::Communicator& communicator) {
+    problem.lengths.q_len = -1;
+    const Status status = problem.run_sequences(communicator, Algorithm::ring);
+    problem.lengths.q_len = Problem::kKeys;
+    if (status.code() != Code::invalid_argument) return status;
+    problem.out.assign(1, 1.0f);
+    return Status();
+  };
+  EXPECT_GT(fail_each("MPI_Ibcast", 4, run), 0);
+}
+
+}  // namespace
+}  // namespace kumiko::test
+
+int main(int argc, char** argv) {
+  return kumiko::test::run_tests_on_ranks(argc, argv);
+}
