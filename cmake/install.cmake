@@ -9,6 +9,15 @@ install(TARGETS kumiko EXPORT kumikoTargets
   FILE_SET public_headers DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT kumikoTargets NAMESPACE kumiko:: DESTINATION ${package_dir})
 
+# A component of its own, so that find_package(kumiko) needs no MPI.
+if(KUMIKO_BUILD_MPI)
+  install(TARGETS kumiko_mpi EXPORT kumikoMpiTargets
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    FILE_SET public_headers DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(EXPORT kumikoMpiTargets NAMESPACE kumiko:: DESTINATION ${package_dir})
+endif()
+
 # A shared libkumiko is linked with its dependencies; a static one leaves them to its users.
 if(BUILD_SHARED_LIBS)
   set(kumiko_is_static OFF)

@@ -26,7 +26,7 @@ enum class Algorithm {
 };
 inline constexpr Algorithm kAlgorithms[] = {Algorithm::ring, Algorithm::broadcast, Algorithm::states,
                                             Algorithm::head_parallel};
-const char* name(Algorithm algorithm);
+KUMIKO_API const char* name(Algorithm algorithm);
 
 /// The links, as one rank sees them, in both directions at once.
 struct Link {
@@ -75,7 +75,7 @@ struct Forecast {
   double imbalance_seconds = 0;  ///< Of parts, and of waiting for slower ranks as blocks come in order.
   std::int64_t sent_bytes = 0;   ///< By the rank that sends most.
   std::int64_t blocks = 0;       ///< That were simulated; `ring` and `broadcast` only.
-  const char* bound() const;     ///< "compute", "link", "latency" or "imbalance": the largest part.
+  KUMIKO_API const char* bound() const;  ///< "compute", "link", "latency" or "imbalance": the largest part.
 };
 
 /// Errors: invalid_argument (the sentence names the field); `*forecast` is untouched then.
@@ -94,19 +94,19 @@ struct Forecast {
 ///
 /// One rank: whole_seconds + start_seconds, whatever the link. Left out: contention between links, the shape
 /// of the network, what sending takes of the memory's bandwidth, and merging.
-Status forecast(const Work& work, int ranks, const Rank& rank, const Link& link, Algorithm algorithm,
-                Forecast* forecast);
+KUMIKO_API Status forecast(const Work& work, int ranks, const Rank& rank, const Link& link,
+                           Algorithm algorithm, Forecast* forecast);
 
 /// All algorithms in the order of kAlgorithms, and the index of the fastest. Errors as forecast().
 struct Choice {
   std::vector<Forecast> forecasts;
   std::size_t best = 0;
 };
-Status choose(const Work& work, int ranks, const Rank& rank, const Link& link, Choice* choice);
+KUMIKO_API Status choose(const Work& work, int ranks, const Rank& rank, const Link& link, Choice* choice);
 
 /// whole_seconds without a plan, the longer of arithmetic at `flops` FLOP/s (a visible pair and query head:
 /// 2 (head_dim + v_head_dim) FLOP, and 32 for the exponential) and of reading K and V once at `bandwidth`
 /// bytes/s.
-double whole_seconds(const Work& work, double flops, double bandwidth);
+KUMIKO_API double whole_seconds(const Work& work, double flops, double bandwidth);
 
 }  // namespace kumiko::distributed

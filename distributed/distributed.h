@@ -93,6 +93,10 @@ KUMIKO_API Status attention_forward(const Context& context, const Communicator& 
 KUMIKO_API Status attention_forward(const Context& context, const Communicator& communicator,
                                     const AttentionArgs& args);
 
+/// Takes part in a call as a rank that has found an error in its own arguments: returns `error`, as all other
+/// ranks do, unless a lower rank has one. For wrappers that convert arguments.
+KUMIKO_API Status refuse(const Communicator& communicator, const Status& error);
+
 /// What the calls above would do: ranks, distribution, blocks, algorithm, and the time that each algorithm
 /// would take by the cost model. Not collective. A sentence if `args` are not valid.
 KUMIKO_API std::string explain(const Context& context, const Communicator& communicator,

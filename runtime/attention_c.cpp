@@ -78,6 +78,10 @@ Status convert_key_pages(const kumiko_context* context, NamedTensor<kumiko_const
 
 }  // namespace
 
+const kumiko::Context& kumiko::c_abi::context_of(const kumiko_context& handle) {
+  return handle.context;
+}
+
 kumiko_status kumiko::c_abi::report(Code code, const char* message) noexcept {
   std::snprintf(last_error.data(), last_error.size(), "%s", message);
   return static_cast<kumiko_status>(code);

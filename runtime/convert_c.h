@@ -16,13 +16,16 @@
 
 namespace kumiko::c_abi {
 
-Status null_argument(const char* name, const char* expected);
-Status bad_value(const std::string& name, std::int64_t value, const char* expected);
+// Those with KUMIKO_API are for libkumiko_mpi, whose C ABI has the same structs; no header of them is
+// installed.
+
+KUMIKO_API Status null_argument(const char* name, const char* expected);
+KUMIKO_API Status bad_value(const std::string& name, std::int64_t value, const char* expected);
 
 Status convert(const kumiko_const_tensor& from, const std::string& name, ConstTensor* to);
 Status convert(const kumiko_tensor& from, const std::string& name, Tensor* to);
 /// `given` may be of an older or a newer release: see struct_size in attention_c.h.
-Status convert_args(const kumiko_attention_args* given, AttentionArgs* to);
+KUMIKO_API Status convert_args(const kumiko_attention_args* given, AttentionArgs* to);
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to);
 Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to);
 Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to);
