@@ -5,12 +5,14 @@
 
 #include "distributed/distributed.h"
 #include "distributed/transport.h"
+#include "distributed/workspace.h"
 
 namespace kumiko::distributed {
 
 struct Communicator::Impl {
   std::unique_ptr<Transport> transport;
   Machine machine;
+  Workspace workspace;
 };
 
 struct Access {

@@ -107,8 +107,9 @@ Status attention_forward(const Context& context, const Communicator& communicato
                          const SequenceParallelArgs& args) {
   return guarded([&]() -> Status {
     if (Status s = check_communicator(communicator); !s.ok()) return s;
-    const Communicator::Impl& impl = Access::of(communicator);
+    Communicator::Impl& impl = Access::of(communicator);
     Transport& transport = *impl.transport;
+    Workspace& workspace = impl.workspace;
     const Transport::Turn turn(transport);
     if (!turn.status().ok()) return turn.status();
     // From here on every rank takes part in the agreement, whatever it has found.
@@ -132,7 +133,7 @@ Status attention_forward(const Context& context, const Communicator& communicato
         heads = std::make_unique<HeadParallel>(context, args, transport);
         return heads->prepare();
       }
-      blocks = std::make_unique<TravellingBlocks>(context, args, transport, algorithm);
+      blocks = std::make_unique<TravellingBlocks>(context, args, transport, workspace, algorithm);
       return blocks->prepare();
     });
     if (Status s = agree(transport, digest, mine); !s.ok()) return s;

@@ -15,14 +15,15 @@ constexpr std::chrono::microseconds kBetweenLooks{100};
 }  // namespace
 
 TravellingBlocks::TravellingBlocks(const Context& context, const SequenceParallelArgs& args,
-                                   Transport& transport, Algorithm algorithm)
+                                   Transport& transport, Workspace& workspace, Algorithm algorithm)
     : context_(context),
       args_(args),
       transport_(transport),
       algorithm_(algorithm),
       plan_(work_of(args), reach_of(args.local), transport.size()),
       layout_(args.local),
-      call_(args, plan_, transport.rank()) {}
+      call_(args, plan_, transport.rank()),
+      workspace_(workspace) {}
 
 Status TravellingBlocks::prepare() {
   if (layout_.size() > std::numeric_limits<int>::max())
@@ -30,17 +31,17 @@ Status TravellingBlocks::prepare() {
                                    " bytes; expected at most 2^31 - 1, fewer heads or smaller dims"};
   const auto lane = static_cast<std::size_t>(std::max<std::int64_t>(plan_.most_pages(), 1) * layout_.size());
   const std::size_t lanes = plan_.steps().size() > 1 ? 2 : 1;
-  memory_ = std::make_shared<std::vector<std::byte>>(lanes * lane + 64);
-  auto at = reinterpret_cast<std::uintptr_t>(memory_->data());
-  std::byte* const base = memory_->data() + (64 - at % 64) % 64;
+  std::byte* const base = workspace_.blocks->reserve(lanes * lane);
   lanes_[0].pages = base;
   lanes_[1].pages = base + (lanes - 1) * lane;
   if (Status s = call_.prepare(context_, base); !s.ok()) return s;
   for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
     if (plan_.steps()[i].computes[static_cast<std::size_t>(transport_.rank())]) last_step_ = i + 1;
   }
-  states_.resize(static_cast<std::size_t>(call_.state_floats()));
-  worker_ = std::make_unique<Worker>();
+  const auto state_bytes = static_cast<std::size_t>(call_.state_floats()) * sizeof(float);
+  states_ = reinterpret_cast<float*>(workspace_.states.reserve(state_bytes));
+  if (!workspace_.worker) workspace_.worker.emplace();
+  worker_ = &*workspace_.worker;
   return {};
 }
 
@@ -117,7 +118,7 @@ void TravellingBlocks::compute(std::size_t number) {
   const bool is_last = !step || number + 1 == last_step_;
   worker_->start([this, step, number, is_last, is_first = is_first_] {
     if (!computed_.ok()) return;
-    computed_ = call_.run(context_, step, lane_of(number).pages, states_.data(), is_first, is_last);
+    computed_ = call_.run(context_, step, lane_of(number).pages, states_, is_first, is_last);
   });
   is_first_ = false;
 }
@@ -164,7 +165,7 @@ Status TravellingBlocks::run() {
 /// Transfers that never end still point to the buffers.
 Status TravellingBlocks::give_up() {
   worker_->wait();
-  transport_.keep(memory_);
+  transport_.keep(workspace_.blocks);
   return transport_.status();
 }
 

@@ -11,7 +11,7 @@
 #include "distributed/block_plan.h"
 #include "distributed/sequence_call.h"
 #include "distributed/transport.h"
-#include "distributed/worker.h"
+#include "distributed/workspace.h"
 
 namespace kumiko::distributed {
 
@@ -19,7 +19,7 @@ class TravellingBlocks {
  public:
   /// `algorithm`: ring or broadcast.
   TravellingBlocks(const Context& context, const SequenceParallelArgs& args, Transport& transport,
-                   Algorithm algorithm);
+                   Workspace& workspace, Algorithm algorithm);
   /// Takes all memory and checks the calls. Nothing is sent.
   Status prepare();
   /// The outcome on this rank. Blocks are passed on even if computing failed, because others wait for them.
@@ -58,14 +58,14 @@ class TravellingBlocks {
   const BlockPlan plan_;
   const PageLayout layout_;
   SequenceCall call_;
-  std::shared_ptr<std::vector<std::byte>> memory_;
-  std::vector<float> states_;
+  Workspace& workspace_;
+  float* states_ = nullptr;
   Lane lanes_[2];
   MPI_Datatype page_ = MPI_DATATYPE_NULL;
   std::size_t last_step_ = 0;  ///< The last one that this rank computes, plus 1; 0: none.
   bool is_first_ = true;
   Status computed_;
-  std::unique_ptr<Worker> worker_;
+  Worker* worker_ = nullptr;
 };
 
 }  // namespace kumiko::distributed
