@@ -198,8 +198,8 @@ std::string explain(const Context& context, const Communicator& communicator,
     if (algorithm != Algorithm::head_parallel) {
       const PageLayout page(args.local);
       text += "blocks: " + std::to_string(plan.steps().size()) + " of up to " +
-              std::to_string(work.block_keys) + " keys, buffers of " +
-              std::to_string(2 * plan.most_pages() * page.size()) + " bytes\n";
+              std::to_string(work.block_keys) + " keys, memory for " + std::to_string(work.blocks_in_flight) +
+              ", " + std::to_string(work.blocks_in_flight * plan.most_pages() * page.size()) + " bytes\n";
     }
     for (const Forecast& forecast : choice.forecasts) {
       if (forecast.algorithm == Algorithm::states) continue;

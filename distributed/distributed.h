@@ -74,8 +74,8 @@ struct SequenceParallelArgs {
   /// ring, broadcast or head_parallel. `automatic`: the one that choose() finds fastest of these.
   bool is_automatic = true;
   Algorithm algorithm = Algorithm::ring;
-  /// Most keys of a sequence that travel as one block, a multiple of 512; 0: so many that two blocks take at
-  /// most 64 MB, 512 at least and 4096 at most.
+  /// Most keys of a sequence that travel as one block, a multiple of 512, with memory for two blocks; 0: 512
+  /// or 1024, with memory for up to eight blocks of 64 MB together, but for two at least.
   std::int64_t block_keys = 0;
 };
 /// Errors: those of attention_forward(), communication; the same on all ranks. An error that is found before

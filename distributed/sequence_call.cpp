@@ -96,11 +96,13 @@ Work work_of(const SequenceParallelArgs& args) {
   work.distribution = args.distribution;
   work.block_keys = args.block_keys;
   if (work.block_keys > 0) return work;
-  constexpr std::int64_t kMostBytes = std::int64_t{32} << 20, kMostKeys = 4096;
-  const std::int64_t page = PageLayout(a).size() * std::max<std::int64_t>(std::ssize(args.sequences), 1);
+  // Short blocks: less to wait for at the start. Those that have come are computed together.
+  constexpr std::int64_t kMostBytes = std::int64_t{64} << 20, kMostBlocks = 16, kMostKeys = 512;
+  const std::int64_t page = PageLayout(a).size() * std::max<std::int64_t>(std::ssize(args.sequences), 1),
+                     pages = kMostBytes / std::max<std::int64_t>(page, 1);
   work.block_keys =
-      std::clamp<std::int64_t>(kMostBytes / std::max<std::int64_t>(page, 1), 1, kMostKeys / kKeysPerSplit) *
-      kKeysPerSplit;
+      std::clamp<std::int64_t>(pages / kMostBlocks, 1, kMostKeys / kKeysPerSplit) * kKeysPerSplit;
+  work.blocks_in_flight = std::clamp<std::int64_t>(pages * kKeysPerSplit / work.block_keys, 2, kMostBlocks);
   return work;
 }
 
@@ -204,8 +206,8 @@ void SequenceCall::add_call(std::int64_t batch, std::size_t first, std::size_t l
   calls_.push_back(std::move(call));
 }
 
-/// Every run sets all pointers, because calls were moved since they were made.
-void SequenceCall::set_keys(const std::byte* buffer, Call* call) const {
+/// Sets all pointers, because calls were moved since they were made.
+void SequenceCall::set_keys(Call* call) const {
   AttentionArgs& a = call->args;
   a.cu_seqlens_q = call->cu_seqlens_q.data();
   a.seqused_k = call->seqused_k.data();
@@ -214,23 +216,23 @@ void SequenceCall::set_keys(const std::byte* buffer, Call* call) const {
   if (a.causal_sequences) a.causal_sequences = call->causal_sequences.data();
   if (a.alibi_slopes) a.alibi_slopes = call->alibi_slopes.data();
   const PageLayout& l = layout_;
-  a.k.data = buffer;
-  a.v.data = buffer + l.keys_size();
+  a.k.data = buffer_;
+  a.v.data = buffer_ + l.keys_size();
   for (ConstTensor* view : {&a.k, &a.v}) {
     const std::int64_t dim = view == &a.k ? l.head_dim : l.v_head_dim,
                        bytes = view == &a.k ? l.key_bytes : l.value_bytes;
-    view->shape = {std::max<std::int64_t>(plan_.most_pages(), 1), l.kv_heads, kKeysPerSplit, dim};
+    view->shape = {lanes_ * lane_pages(), l.kv_heads, kKeysPerSplit, dim};
     view->stride = {l.size() / bytes, kKeysPerSplit * dim, dim, 1};
   }
   if (!l.has_scales) return;
-  a.k_scale.data = reinterpret_cast<const float*>(buffer + l.keys_size() + l.values_size());
+  a.k_scale.data = reinterpret_cast<const float*>(buffer_ + l.keys_size() + l.values_size());
   a.k_scale.stride = {l.size() / 4, kKeysPerSplit, 1};
 }
 
-KeyPart SequenceCall::part_of(const Call& call, const Step* step) const {
+KeyPart SequenceCall::part_of(const Call& call, std::span<const Step> steps) const {
   KeyPart part;
-  part.key_begin = step ? step->split_begin * kKeysPerSplit : 0;
-  part.key_end = step ? step->split_end * kKeysPerSplit : 0;
+  part.key_begin = steps.empty() ? 0 : steps.front().split_begin * kKeysPerSplit;
+  part.key_end = steps.empty() ? 0 : steps.back().split_end * kKeysPerSplit;
   part.query_begin = call.query_begin;
   part.query_total = call.query_total;
   const AttentionArgs& a = args_.local;
@@ -238,13 +240,14 @@ KeyPart SequenceCall::part_of(const Call& call, const Step* step) const {
   return part;
 }
 
-Status SequenceCall::prepare(const Context& context, const std::byte* buffer) {
+Status SequenceCall::prepare(const Context& context, const std::byte* buffer, std::int64_t lanes) {
+  buffer_ = buffer;
+  lanes_ = lanes;
   state_floats_ = 0;
   for (Call& call : calls_) {
-    set_keys(buffer, &call);
+    set_keys(&call);
     std::int64_t floats = 0;
-    if (Status s = prepare_running_states(context, call.args, part_of(call, nullptr), &floats); !s.ok())
-      return s;
+    if (Status s = prepare_running_states(context, call.args, part_of(call, {}), &floats); !s.ok()) return s;
     call.states_begin = state_floats_;
     state_floats_ += floats;
   }
@@ -279,22 +282,26 @@ void SequenceCall::pack(const Message& message, std::byte* buffer) const {
   }
 }
 
-Status SequenceCall::run(const Context& context, const Step* step, const std::byte* buffer, float* states,
-                         bool is_first, bool is_last) {
-  for (Call& call : calls_) {
-    set_keys(buffer, &call);
-    for (const Message& message : step ? step->messages : std::vector<Message>()) {
-      std::int32_t page = static_cast<std::int32_t>(message.first_page);
-      for (const Split& split : message.splits) {
-        for (std::size_t i = 0; i < call.sequence.size(); ++i) {
-          if (call.sequence[i] != static_cast<std::size_t>(split.sequence)) continue;
-          call.table[i * static_cast<std::size_t>(max_pages_) + static_cast<std::size_t>(split.number)] =
-              page;
-        }
-        ++page;
+void SequenceCall::list_pages(const Step& step, std::int64_t lane, Call* call) const {
+  const auto columns = static_cast<std::size_t>(max_pages_);
+  for (const Message& message : step.messages) {
+    auto page = static_cast<std::int32_t>(lane * lane_pages() + message.first_page);
+    for (const Split& split : message.splits) {
+      for (std::size_t i = 0; i < call->sequence.size(); ++i) {
+        if (call->sequence[i] == static_cast<std::size_t>(split.sequence))
+          call->table[i * columns + static_cast<std::size_t>(split.number)] = page;
       }
+      ++page;
     }
-    if (Status s = attention_continue(context, call.args, part_of(call, step),
+  }
+}
+
+Status SequenceCall::run(const Context& context, std::span<const Step> steps, std::size_t first,
+                         float* states, bool is_first, bool is_last) {
+  for (Call& call : calls_) {
+    for (std::size_t i = 0; i < steps.size(); ++i)
+      list_pages(steps[i], static_cast<std::int64_t>(first + i) % lanes_, &call);
+    if (Status s = attention_continue(context, call.args, part_of(call, steps),
                                       states ? states + call.states_begin : nullptr, is_first, is_last);
         !s.ok())
       return s;

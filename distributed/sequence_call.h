@@ -5,8 +5,10 @@
 
 #include <kumiko/key_parts.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "distributed/block_plan.h"
@@ -34,15 +36,17 @@ class SequenceCall {
 
   /// Checks and sizes of all calls, over buffers that are still to come. Errors: those of
   /// attention_forward().
-  Status prepare(const Context& context, const std::byte* buffer);
+  Status prepare(const Context& context, const std::byte* buffer, std::int64_t lanes);
+  std::int64_t lane_pages() const { return std::max<std::int64_t>(plan_.most_pages(), 1); }
   std::int64_t state_floats() const { return state_floats_; }
   bool has_rows() const { return !calls_.empty(); }
 
   /// Copies the owner's rows of a message to its pages of the buffer.
   void pack(const Message& message, std::byte* buffer) const;
-  /// Adds a step's keys, which lie in the buffer. nullptr: no keys.
-  Status run(const Context& context, const Step* step, const std::byte* buffer, float* states, bool is_first,
-             bool is_last);
+  /// Adds the keys of steps that follow one another, the first of which has that number and lies in its lane
+  /// of the buffer. No steps: no keys.
+  Status run(const Context& context, std::span<const Step> steps, std::size_t first, float* states,
+             bool is_first, bool is_last);
 
  private:
   /// Sequences whose queries are packed in one tensor: all, or one of a batch.
@@ -56,8 +60,9 @@ class SequenceCall {
     std::int64_t states_begin = 0;
   };
   void add_call(std::int64_t batch, std::size_t first, std::size_t last);
-  void set_keys(const std::byte* buffer, Call* call) const;
-  KeyPart part_of(const Call& call, const Step* step) const;
+  void set_keys(Call* call) const;
+  void list_pages(const Step& step, std::int64_t lane, Call* call) const;
+  KeyPart part_of(const Call& call, std::span<const Step> steps) const;
 
   const SequenceParallelArgs& args_;
   const BlockPlan& plan_;
@@ -65,7 +70,8 @@ class SequenceCall {
   const PageLayout layout_;
   const bool is_packed_;
   std::vector<Call> calls_;
-  std::int64_t max_pages_ = 0, state_floats_ = 0;
+  const std::byte* buffer_ = nullptr;
+  std::int64_t lanes_ = 1, max_pages_ = 0, state_floats_ = 0;
 };
 
 /// What can be checked without any other rank.

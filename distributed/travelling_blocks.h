@@ -5,6 +5,7 @@
 #include <kumiko/attention.h>
 
 #include <cstddef>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -35,21 +36,31 @@ class TravellingBlocks {
     MPI_Request received = MPI_REQUEST_NULL;
     bool is_here = false;
   };
-  /// A buffer and what goes on in it.
+  /// The place of a block in the buffer, and what goes on there.
   struct Lane {
     std::byte* pages = nullptr;
     std::vector<Transfer> transfers;
     std::vector<MPI_Request> sent;
+    std::size_t queued = 0;  ///< Messages that wait in outbox_.
+    bool is_here = false;
+  };
+  struct Outgoing {
+    Lane* lane;
+    const Message* message;
+    int tag, to;
   };
 
   void start(std::size_t step);
-  bool progress(Lane& lane);
-  bool receive_all(Lane& lane);
-  bool finish_sending(Lane& lane);
   void forward(Lane& lane, Transfer& transfer);
-  void compute(std::size_t step);
+  void progress(Lane& lane);
+  bool is_sent(Lane& lane);
+  bool computes(std::size_t step) const;
+  void start_what_fits();
+  void send_next();
+  bool compute_what_is_here();
+  void compute(std::size_t first, std::size_t last);
   Status give_up();
-  Lane& lane_of(std::size_t step) { return lanes_[step % 2]; }
+  Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
   const Context& context_;
   const SequenceParallelArgs& args_;
@@ -60,9 +71,13 @@ class TravellingBlocks {
   SequenceCall call_;
   Workspace& workspace_;
   float* states_ = nullptr;
-  Lane lanes_[2];
+  std::vector<Lane> lanes_;
+  std::deque<Outgoing> outbox_;
+  std::vector<MPI_Request*> leaving_;
   MPI_Datatype page_ = MPI_DATATYPE_NULL;
   std::size_t last_step_ = 0;  ///< The last one that this rank computes, plus 1; 0: none.
+  // Steps that transfers have begun of, that are being computed, and that are computed: all before these.
+  std::size_t started_ = 0, computing_ = 0, done_ = 0;
   bool is_first_ = true;
   Status computed_;
   Worker* worker_ = nullptr;
