@@ -25,7 +25,7 @@ MAY_INCLUDE = {
 LIBRARY = ("kernels", "scheduler", "runtime", "distributed")
 PUBLIC_HEADERS = {
     "runtime/attention.h", "runtime/attention_backward.h", "runtime/attention_backward_c.h", "runtime/attention_c.h",
-    "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h", "runtime/stream.h", "runtime/stream_c.h",
+    "runtime/key_parts.h", "runtime/kv_append.h", "runtime/kv_append_c.h", "runtime/status.h", "runtime/stream.h", "runtime/stream_c.h",
 }  # fmt: skip
 
 # The programs of bench/ that use Google Benchmark.
@@ -39,6 +39,7 @@ HEADER_OWNERS = [
     # The files that tools/bench shares with the benchmarks are built without that library.
     (re.compile(r"benchmark/.*"), ("bench/benchmark_rounds.h", "bench/kernels_bench/", *BENCHMARKS)),
     (re.compile(r"nanobind/.*|Python\.h"), ("python/",)),
+    (re.compile(r"mpi\.h"), ("distributed/distributed.h", "distributed/distributed_c.h", "distributed/transport.h")),
     (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),
 ]
 # Headers that kernels must not include: threads, locks, streams.
