@@ -53,8 +53,8 @@ std::int64_t tokens_on(Mode mode, const Options& options, int ranks) {
   if (mode == Mode::strong || ranks == 1) return options.tokens;
   const double times = options.workload == "prefill" ? std::sqrt(ranks) : ranks;
   const std::int64_t splits =
-      std::llround(static_cast<double>(options.tokens) * times / model::kKeysPerSplit);
-  return std::max<std::int64_t>(splits, 1) * model::kKeysPerSplit;
+      std::llround(static_cast<double>(options.tokens) * times / kumiko::kKeysPerSplit);
+  return std::max<std::int64_t>(splits, 1) * kumiko::kKeysPerSplit;
 }
 
 model::Work work_of(const Options& options, std::int64_t tokens) {

@@ -32,7 +32,10 @@ void complete(Options* options) {
 }
 
 void add_links(CLI::App& app, Options* options) {
-  const auto group = "Simulation of ranks";
+  const auto group = "Ranks, simulated or of MPI";
+  app.add_flag("--mpi", options->mpi,
+               "measure over the ranks of mpirun, each with as many threads as its cores or --threads say")
+      ->group(group);
   app.add_option("--ranks", options->ranks, "rank counts, 1,8,64; default: powers of two and all")
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
@@ -152,6 +155,11 @@ int parse(Mode mode, int argc, char** argv, Options* options) {
     if (options->workload == "mixed" && node_shape(options->simulate).ranks > 0)
       throw CLI::ValidationError("--workload",
                                  "mixed is not predicted for ranks, expected prefill or decode");
+    if (options->mpi && options->workload == "mixed")
+      throw CLI::ValidationError("--workload",
+                                 "mixed is not measured over ranks, expected prefill or decode");
+    if (options->mpi && !options->simulate.empty())
+      throw CLI::ValidationError("--mpi", "measures; expected no --simulate");
     complete(options);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;

@@ -28,7 +28,8 @@ struct Options {
   double core_gflops = 109, core_gbps = 36, domain_gbps = 225, start_us = 5;
 
   // Ranks only.
-  std::vector<int> ranks;  // empty: 1, 2, 4, ... and those of simulate
+  bool mpi = false;        // measured under mpirun
+  std::vector<int> ranks;  // empty: 1, 2, 4, ... and those of simulate or mpirun
   std::string link = "tofu-d";
   double link_gbps = 0, link_us = -1, message_us = -1;  // after parse(): of `link` where not given
   double overlap = 1;

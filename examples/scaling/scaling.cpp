@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "curve.h"
+#include "mpi_ranks.h"
 #include "nodes.h"
 #include "workload.h"
 
@@ -95,6 +96,7 @@ int occupied_domains(const kumiko::Context& context) {
 int run(Mode mode, int argc, char** argv) {
   Options options;
   if (const int status = parse(mode, argc, argv, &options); status >= 0) return status;
+  if (options.mpi) return run_mpi_ranks(mode, options);
   if (node_shape(options.simulate).ranks > 0) return run_nodes(mode, options);
   const bool is_simulated = !options.simulate.empty();
   kumiko::Context all;

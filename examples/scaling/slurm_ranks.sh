@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Batch script for Slurm: a program of MPI on every node, and what the model predicts for as many ranks.
-#   one rank a node:           COMMAND="build/my_program" sbatch examples/scaling/slurm_ranks.sh
+#   one rank a node:           COMMAND="build/examples/strong_scaling/strong_scaling --mpi --tokens 65536" sbatch examples/scaling/slurm_ranks.sh
 #   one rank a NUMA domain:    the same with  sbatch --ntasks-per-node=4 --cpus-per-task=12 ...
 # from the root of a tree built there, in build/. DOMAINS and CORES: NUMA domains of a rank, and cores of a domain (an A64FX
 # unless given).

@@ -13,10 +13,15 @@ from package import HERE, Package, project_version
 package = None
 
 
+def has_mpi():
+    return any(package.libdir.rglob("kumikoMpiTargets.cmake"))
+
+
 class Install(unittest.TestCase):
     def test_headers_and_nothing_else_is_public(self):
         found = {p.relative_to(package.prefix / "include").as_posix() for p in (package.prefix / "include").rglob("*") if p.is_file()}
-        names = ("attention", "attention_backward", "attention_backward_c", "attention_c", "kv_append", "kv_append_c", "status", "stream", "stream_c")
+        names = ("attention", "attention_backward", "attention_backward_c", "attention_c", "key_parts", "kv_append", "kv_append_c", "status",
+                 "stream", "stream_c", *(("cost_model", "distributed", "distributed_c") if has_mpi() else ()))
         self.assertEqual(found, {f"kumiko/{name}.h" for name in names})
 
     def test_topology_runs_where_it_was_moved_to(self):
@@ -38,12 +43,25 @@ class Install(unittest.TestCase):
         libraries = {p.name for p in package.libdir.glob("libkumiko*")}
         version = project_version()
         minor = version.rsplit(".", 1)[0]
-        wanted = {"static": {"libkumiko.a"}, "shared": {"libkumiko.so", f"libkumiko.so.{minor}", f"libkumiko.so.{version}"}}
-        self.assertEqual(libraries, wanted[package.variant])
+        names = ["libkumiko", *(["libkumiko_mpi"] if has_mpi() else [])]
+        suffixes = {"static": [".a"], "shared": [".so", f".so.{minor}", f".so.{version}"]}[package.variant]
+        self.assertEqual(libraries, {name + suffix for name in names for suffix in suffixes})
 
     def test_cpp_consumer_with_find_package(self):
         output = package.run([package.cmake_program(HERE / "consumer_cpp", "consumer_cpp")])
         self.assertIn("largest error", output)
+
+    def test_cpp_consumer_over_mpi(self):
+        if not has_mpi():
+            self.skipTest("built without MPI")
+        output = package.run([package.cmake_program(HERE / "consumer_mpi", "consumer_mpi")])
+        self.assertIn("rank 0 of 1: right\nranks: 1, rows zigzag\n", output)
+
+    def test_mpi_is_a_component_that_need_not_be_there(self):
+        targets = package.run([package.cmake_program(HERE / "consumer_cpp", "consumer_without_mpi")])
+        self.assertIn("largest error", targets)
+        linked = package.run(["ldd", package.work / "consumer_without_mpi" / "consumer"])
+        self.assertNotIn("libmpi", linked)
 
     def test_c_consumer_with_pkg_config(self):
         output = package.run([package.pkg_config_program(HERE / "consumer_c" / "main.c", "consumer_c")])
