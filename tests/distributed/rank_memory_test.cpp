@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a rank allocates: two blocks and its rows' states, never all keys. A rank that gets none of it is told
 // of by all.
-#include "tests/distributed/memory.h"
-
 #include <atomic>
 #include <cstdlib>
 #include <new>
 
+#include "tests/distributed/memory.h"
 #include "tests/distributed/ranks.h"
 
 namespace {

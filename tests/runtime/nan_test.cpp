@@ -267,6 +267,26 @@ TEST_P(Nan, OfAnEarlierRunStaysThere) {
   for (const float x : out) ASSERT_EQ(x, 3.0f);
 }
 
+// Sums of a split begin at 0, not at what the thread's scratch has from another call.
+TEST_P(Nan, OfAnEarlierCallStaysThere) {
+  constexpr std::int64_t kRows = 40, kKeys = 1024, kDim = 16;
+  std::vector<float> q(kRows * kDim), k(kKeys * kDim, 0.25f), v(kKeys * kDim, 3.0f), out(q.size());
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(q.data(), 1, 1, kRows, kDim);
+  args.k = ConstTensor::bhsd(k.data(), 1, 1, kKeys, kDim);
+  args.v = ConstTensor::bhsd(v.data(), 1, 1, kKeys, kDim);
+  args.out = Tensor::bhsd(out.data(), 1, 1, kRows, kDim);
+  for (const Pipeline pipeline : kPipelines) {
+    args.pipeline = pipeline;
+    std::fill(q.begin(), q.end(), std::numeric_limits<float>::quiet_NaN());
+    ASSERT_TRUE(attention_forward(context, args).ok());
+    for (const float x : out) ASSERT_TRUE(std::isnan(x));
+    std::fill(q.begin(), q.end(), 0.5f);
+    ASSERT_TRUE(attention_forward(context, args).ok());
+    for (const float x : out) ASSERT_EQ(x, 3.0f);
+  }
+}
+
 TEST_P(NanWithTheReference, IsWhereTheReferenceHasOne) {
   for (const Case& c : cases()) {
     const Problem problem(c);
