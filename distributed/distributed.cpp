@@ -36,13 +36,16 @@ Status check_machine(const Machine& machine) {
 }
 
 /// The fastest of the algorithms that move queries or keys.
-Status choose_algorithm(const Context& context, const Machine& machine, const Work& work, int ranks,
-                        Algorithm* best, Choice* choice) {
+Status choose_algorithm(const Context& context, const Machine& machine, const SequenceParallelArgs& args,
+                        int ranks, Algorithm* best, Choice* choice) {
+  const Work work = work_of(args);
   if (Status s = choose(work, ranks, rank_of(context, machine, work), machine.link, choice); !s.ok())
     return s;
   const Forecast* least = nullptr;
   for (const Forecast& forecast : choice->forecasts) {
     if (forecast.algorithm == Algorithm::states || !forecast.is_possible) continue;
+    if (forecast.algorithm == Algorithm::head_parallel && (args.local.bias.data || args.local.mask.data))
+      continue;
     if (!least || forecast.seconds < least->seconds) least = &forecast;
   }
   *best = least->algorithm;
@@ -123,8 +126,7 @@ Status attention_forward(const Context& context, const Communicator& communicato
       Algorithm algorithm = args.algorithm;
       if (args.is_automatic) {
         Choice choice;
-        if (Status s =
-                choose_algorithm(context, impl.machine, work_of(args), transport.size(), &algorithm, &choice);
+        if (Status s = choose_algorithm(context, impl.machine, args, transport.size(), &algorithm, &choice);
             !s.ok())
           return s;
       }
@@ -188,7 +190,7 @@ std::string explain(const Context& context, const Communicator& communicator,
     Algorithm algorithm = args.algorithm;
     Choice choice;
     Algorithm best{};
-    if (Status s = choose_algorithm(context, impl.machine, work, ranks, &best, &choice); !s.ok()) return s;
+    if (Status s = choose_algorithm(context, impl.machine, args, ranks, &best, &choice); !s.ok()) return s;
     if (args.is_automatic) algorithm = best;
     const BlockPlan plan(work, reach_of(args.local), ranks);
     static constexpr const char* kNames[] = {"contiguous", "zigzag", "cyclic"};

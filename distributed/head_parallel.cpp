@@ -14,10 +14,6 @@ namespace {
 /// Messages are multiples of this, so that their sizes fit MPI's counts up to 512 GB.
 constexpr std::int64_t kUnit = 256;
 
-std::int64_t bytes_of(DataType type) {
-  return type == DataType::f32 ? 4 : type == DataType::i8 ? 1 : 2;
-}
-
 }  // namespace
 
 HeadParallel::HeadParallel(const Context& context, const SequenceParallelArgs& args, Transport& transport)

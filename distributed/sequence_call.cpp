@@ -7,12 +7,6 @@
 namespace kumiko::distributed {
 namespace {
 
-std::int64_t bytes_of(DataType type) {
-  return type == DataType::f32 || type == DataType::i32      ? 4
-         : type == DataType::i8 || type == DataType::boolean ? 1
-                                                             : 2;
-}
-
 const std::byte* element_of(const ConstTensor& tensor, std::int64_t b, std::int64_t h, std::int64_t row) {
   return static_cast<const std::byte*>(tensor.data) +
          (b * tensor.stride[0] + h * tensor.stride[1] + row * tensor.stride[2]) * bytes_of(tensor.dtype);
@@ -65,6 +59,12 @@ Status check_unset(const AttentionArgs& a) {
 }
 
 }  // namespace
+
+std::int64_t bytes_of(DataType type) {
+  return type == DataType::f32 || type == DataType::i32      ? 4
+         : type == DataType::i8 || type == DataType::boolean ? 1
+                                                             : 2;
+}
 
 bool is_packed(const SequenceParallelArgs& args) {
   return args.sequences.size() != 1 && args.local.q.shape[0] == 1;

@@ -16,6 +16,8 @@
 
 namespace kumiko::distributed {
 
+std::int64_t bytes_of(DataType type);
+
 /// Pages as they lie in a buffer, keys, values and scales of keys one after another.
 struct PageLayout {
   std::int64_t kv_heads = 0, head_dim = 0, v_head_dim = 0;

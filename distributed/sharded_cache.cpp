@@ -9,13 +9,10 @@
 #include <string>
 
 #include "distributed/agreement.h"
+#include "distributed/sequence_call.h"
 
 namespace kumiko::distributed {
 namespace {
-
-std::int64_t bytes_of(DataType type) {
-  return type == DataType::f32 ? 4 : 2;
-}
 
 constexpr std::int64_t kMostCount = std::numeric_limits<int>::max();
 

@@ -50,7 +50,6 @@ void TravellingBlocks::start(std::size_t number) {
   Lane& lane = lane_of(number);
   lane.transfers.clear();
   lane.sent.clear();
-  lane.sent.reserve(plan_.steps()[number].messages.size() * 2);  // leaving_ points to them
   lane.is_here = false;
   const Step& step = plan_.steps()[number];
   for (std::size_t m = 0; m < step.messages.size(); ++m) {
@@ -92,8 +91,7 @@ void TravellingBlocks::forward(Lane& lane, Transfer& transfer) {
 /// Two messages leave at a time: of more, those that are wanted last would take the link from the first.
 void TravellingBlocks::send_next() {
   constexpr std::size_t kLeaving = 2;
-  std::erase_if(leaving_, [&](MPI_Request* request) { return transport_.test(request); });
-  while (!outbox_.empty() && leaving_.size() < kLeaving && !transport_.failed()) {
+  while (!outbox_.empty() && leaving() < kLeaving && !transport_.failed()) {
     const Outgoing next = outbox_.front();
     outbox_.pop_front();
     --next.lane->queued;
@@ -101,8 +99,15 @@ void TravellingBlocks::send_next() {
     transport_.send(next.lane->pages + next.message->first_page * layout_.size(),
                     static_cast<int>(next.message->splits.size()), page_, next.to, next.tag,
                     &next.lane->sent.back());
-    leaving_.push_back(&next.lane->sent.back());
   }
+}
+
+std::size_t TravellingBlocks::leaving() {
+  std::size_t count = 0;
+  for (Lane& lane : lanes_) {
+    for (MPI_Request& request : lane.sent) count += !transport_.test(&request);
+  }
+  return count;
 }
 
 /// Passes on what has come.
@@ -177,7 +182,7 @@ Status TravellingBlocks::run() {
     }
     if (worker_->is_busy()) is_idle ? worker_->wait() : worker_->wait(kBetweenLooks);
   }
-  while ((!outbox_.empty() || !leaving_.empty()) && !transport_.failed()) {
+  while ((!outbox_.empty() || leaving() > 0) && !transport_.failed()) {
     send_next();
     std::this_thread::yield();
   }

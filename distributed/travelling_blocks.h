@@ -57,6 +57,7 @@ class TravellingBlocks {
   bool computes(std::size_t step) const;
   void start_what_fits();
   void send_next();
+  std::size_t leaving();
   bool compute_what_is_here();
   void compute(std::size_t first, std::size_t last);
   Status give_up();
@@ -73,7 +74,6 @@ class TravellingBlocks {
   float* states_ = nullptr;
   std::vector<Lane> lanes_;
   std::deque<Outgoing> outbox_;
-  std::vector<MPI_Request*> leaving_;
   MPI_Datatype page_ = MPI_DATATYPE_NULL;
   std::size_t last_step_ = 0;  ///< The last one that this rank computes, plus 1; 0: none.
   // Steps that transfers have begun of, that are being computed, and that are computed: all before these.

@@ -42,7 +42,8 @@ std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
   if (task.shared >= 0) return product((task.split_end - task.split_begin) * kernels::kSplitKeys, key_bytes);
   const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
   const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
-  return product(block.keys_until(task.split_end) - block.keys_until(task.split_begin), key_bytes);
+  return product(block.keys_until(task.split_end) - block.keys_until(task.split_begin), key_bytes) /
+         plan.problem.part.parts;
 }
 
 Traffic planned_traffic(const Plan::Impl& plan) {

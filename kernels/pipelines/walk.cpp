@@ -7,11 +7,6 @@
 #include <limits>
 
 namespace kumiko::kernels {
-namespace {
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-}  // namespace
 
 std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows) {
   const std::int64_t widest = kernels.max_nr, strip = kernels.strip,

@@ -7,8 +7,6 @@
 namespace kumiko::kernels {
 namespace {
 
-constexpr float kMinusInfinity = -__builtin_inff();
-
 /// A state as a row of partial_size(dim) floats, but for its O; `used`: whether it has one.
 float* begin_row(float* row, std::int64_t dim, bool used, float m, float l) {
   if (!used) std::memset(row, 0, static_cast<std::size_t>(dim) * sizeof(float));

@@ -257,7 +257,6 @@ struct SequenceParallel : testing::Test {
     s.is_automatic = random.one_in(6);
     if (s.bias || s.mask || s.kv_heads < world_size())
       s.algorithm = random.pick({Algorithm::ring, Algorithm::broadcast});
-    if (s.is_automatic && (s.bias || s.mask)) s.is_automatic = false;
     s.block_keys = random.pick({0, 512, 512, 1024, 4096});
     s.seed = random.bits();
     return s;
