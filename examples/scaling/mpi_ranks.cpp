@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "curve.h"
+#include "workload.h"
 
 namespace scaling {
 namespace {
@@ -19,22 +20,13 @@ using kumiko::ConstTensor;
 using kumiko::distributed::Communicator;
 
 // Ends the job: other ranks may be waiting for this one.
-[[noreturn]] void fail(const std::string& what) {
+[[noreturn]] void end_job(const std::string& what) {
   std::cerr << what << std::endl;
   MPI_Abort(MPI_COMM_WORLD, 1);
   throw std::runtime_error(what);
 }
 void check(const kumiko::Status& status) {
-  if (!status.ok()) fail(status.message());
-}
-
-std::vector<float> noise(std::int64_t size, std::uint32_t seed) {
-  std::vector<float> values(static_cast<std::size_t>(size));
-  for (float& value : values) {
-    seed = seed * 1664525u + 1013904223u;
-    value = static_cast<float>(static_cast<std::int32_t>(seed)) * 0x1p-31f;
-  }
-  return values;
+  if (!status.ok()) end_job(status.message());
 }
 
 // One call over the ranks of a communicator, on this rank's part of it.
@@ -159,7 +151,7 @@ std::vector<Point> measure_all(Mode mode, const Options& options, std::vector<do
   std::vector<Point> points;
   for (const int count : counts) {
     if (count > size)
-      fail("--ranks: " + std::to_string(count) + " is more than mpirun started, " + std::to_string(size));
+      end_job("--ranks: " + std::to_string(count) + " is more than mpirun started, " + std::to_string(size));
     MPI_Comm comm = MPI_COMM_NULL;
     MPI_Comm_split(MPI_COMM_WORLD, rank < count ? 0 : MPI_UNDEFINED, rank, &comm);
     if (comm != MPI_COMM_NULL) {

@@ -8,16 +8,6 @@ namespace {
 
 using kumiko::ConstTensor;
 
-// Numbers in [-1, 1), always the same.
-std::vector<float> noise(std::int64_t size, std::uint32_t seed) {
-  std::vector<float> values(static_cast<std::size_t>(size));
-  for (float& value : values) {
-    seed = seed * 1664525u + 1013904223u;
-    value = static_cast<float>(static_cast<std::int32_t>(seed)) * 0x1p-31f;
-  }
-  return values;
-}
-
 // Lengths of 60 users: from an eighth of `longest` up to all of it, in mixed order.
 std::vector<std::int32_t> ragged_lengths(std::int64_t batch, std::int64_t longest) {
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(batch));
@@ -32,6 +22,15 @@ std::vector<std::int32_t> ragged_lengths(std::int64_t batch, std::int64_t longes
 constexpr std::int64_t kPrompts = 4, kUsers = 60;  // of a mixed step
 
 }  // namespace
+
+std::vector<float> noise(std::int64_t size, std::uint32_t seed) {
+  std::vector<float> values(static_cast<std::size_t>(size));
+  for (float& value : values) {
+    seed = seed * 1664525u + 1013904223u;
+    value = static_cast<float>(static_cast<std::int32_t>(seed)) * 0x1p-31f;
+  }
+  return values;
+}
 
 Workload::Workload(const Options& options, Mode mode, int share, const kumiko::Context& context,
                    bool with_memory) {

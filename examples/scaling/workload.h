@@ -12,6 +12,9 @@
 
 namespace scaling {
 
+/// Numbers in [-1, 1), always the same.
+std::vector<float> noise(std::int64_t size, std::uint32_t seed);
+
 class Workload {
  public:
   /// `share`: how many threads' worth of work, 1 in strong scaling. error() returns the fault, if any.
