@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/decode/decode.h"
 #include "runtime/attention.h"
 
 namespace kumiko {
@@ -13,7 +14,7 @@ struct KvAppendArgs;
 struct PageTable;
 struct Problem;
 
-inline constexpr std::int64_t kMaxHeadDim = 576;  ///< DeepSeek's latent attention: 512 + 64.
+inline constexpr std::int64_t kMaxHeadDim = kernels::kMaxHeadDim;
 
 /// Checks shapes, strides, types, masks and lengths. Ignores pointers, except for the values of seqused_k.
 Status validate_problem(const AttentionArgs& args);

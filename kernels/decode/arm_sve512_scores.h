@@ -13,7 +13,7 @@ namespace kumiko::kernels {
 namespace {
 
 template <>
-struct BlockProducts<Sve512, float> {
+struct BlockProducts<Sve512, float> : TransposedBlock<Sve512, float> {
   using Reg = Sve512::Reg;
   static constexpr int kLanes = Sve512::kLanes, kGroup = 4;
   static constexpr int kTurns = 4;  ///< of shuffles: two of the next block's rows, two of this block's dims
@@ -21,6 +21,8 @@ struct BlockProducts<Sve512, float> {
   /// Vectors of keys: with fewer than eight chains their latency of nine cycles would be the bound.
   template <int R>
   static constexpr int kPartsOf = R <= 4 ? 2 : 1;
+  template <int R>
+  using Queries = QueryRows;
 
   template <int R, int kParts>
   struct State {
@@ -101,8 +103,8 @@ struct BlockProducts<Sve512, float> {
 
   template <int R, int kParts>
   [[gnu::always_inline]] static void add(const float* const (&keys)[kParts], std::int64_t stride,
-                                         std::int64_t dims, const float* q, std::int64_t q_stride,
-                                         Reg (&sum)[R][kParts], RowFetcher& ahead) {
+                                         std::int64_t dims, const QueryRows& queries, Reg (&sum)[R][kParts],
+                                         RowFetcher& ahead) {
     alignas(64) float halves[2][kGroup * kStep<kParts>];
     float *now = halves[0], *next = halves[1];
     State<R, kParts> state;
@@ -110,7 +112,7 @@ struct BlockProducts<Sve512, float> {
     state.fourth_row = 12 * stride;
     // Offsets in registers of their own: g++ would add the stride three times for each group.
     asm("" : "+r"(state.second_row), "+r"(state.third_row), "+r"(state.fourth_row));
-    unrolled<R>([&](auto r) __attribute__((always_inline)) { state.q[r] = q + r * q_stride; });
+    unrolled<R>([&](auto r) __attribute__((always_inline)) { state.q[r] = queries.q + r * queries.stride; });
     unrolled<R * kParts>([&](auto i) __attribute__((always_inline)) {
       state.sum[i / kParts][i % kParts] = sum[i / kParts][i % kParts];
     });

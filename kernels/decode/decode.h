@@ -30,6 +30,8 @@ namespace kumiko::kernels {
 
 /// Most rows of a task.
 inline constexpr std::int64_t kMaxDecodeRows = 64;
+/// Largest head_dim and v_head_dim: DeepSeek's latent attention, 512 + 64.
+inline constexpr std::int64_t kMaxHeadDim = 576;
 
 /// How far rows are fetched ahead of their use, in bytes of rows (fetch.h). What is best differs by core:
 /// runtime/core_tuning.inc.

@@ -77,18 +77,38 @@ constexpr int key_vectors() {
   return parts < 1 ? 1 : parts;
 }
 
-/// Adds the products of the first `dims` elements of kParts blocks of keys, whole blocks, to the sums of R
-/// rows. Specialised where an ISA has a better order: arm_sve512_scores.h.
+/// Queries as they lie.
+struct QueryRows {
+  const float* q;
+  std::int64_t stride;
+  QueryRows(const DecodeScoresArgs& args, std::int64_t row)
+      : q(args.q + row * args.q_stride), stride(args.q_stride) {}
+};
+
+/// Shape of a block of V::kLanes keys that Transpose moves.
 template <class V, class T>
-struct BlockProducts {
+struct TransposedBlock {
+  static constexpr std::int64_t kDims = Transpose<V, T>::kDims;
+  static constexpr int kSteps = Transpose<V, T>::kSteps;                       ///< of the query
+  static constexpr int kLines = Transpose<V, T>::kPieces * kPieceLines<V, T>;  ///< that it fetches
+};
+
+/// Adds the products of the first `dims` elements of kParts blocks of keys, whole blocks, to the sums of R
+/// rows, which are 0 before.
+template <class V, class T>
+struct TileProducts : TransposedBlock<V, T> {
+  template <int R>
+  using Queries = QueryRows;
   template <int R>
   static constexpr int kPartsOf = key_vectors<V, T, R>();
 
   template <int R, int kParts>
   [[gnu::always_inline]] static void add(const T* const (&keys)[kParts], std::int64_t stride,
-                                         std::int64_t dims, const float* q, std::int64_t q_stride,
+                                         std::int64_t dims, const QueryRows& queries,
                                          typename V::Reg (&sum)[R][kParts], RowFetcher& ahead) {
     using Block = Transpose<V, T>;
+    const float* q = queries.q;
+    const std::int64_t q_stride = queries.stride;
     alignas(64) typename Block::Tile tiles[2][Block::kSteps * kParts * V::kLanes];
     typename Block::Tile *now = tiles[0], *next = tiles[1];
     turn_and_multiply<V, T, R, kParts, true, false>(keys, 0, stride, now, ahead, sum, now, q, 0);
@@ -101,10 +121,16 @@ struct BlockProducts {
   }
 };
 
+/// The products of a vector type. Specialised where an ISA has a better way than the one above:
+/// x86_avx2_scores.h, arm_sve512_scores.h.
+template <class V, class T>
+struct BlockProducts : TileProducts<V, T> {};
+
 /// Scores of R rows against kParts vectors of keys from j0 on.
-template <class V, class T, int R, int kParts>
-void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0, RowFetcher& fetcher) {
-  using Block = Transpose<V, T>;
+template <class V, class T, int R, int kParts, class Queries>
+void score_keys(const DecodeScoresArgs& args, std::int64_t row, const Queries& queries, std::int64_t j0,
+                RowFetcher& fetcher) {
+  using Block = BlockProducts<V, T>;
   RowFetcher ahead = fetcher;  // A copy can be in registers; behind a reference it would be in memory.
   const float* q = args.q + row * args.q_stride;
   const T* keys[kParts];
@@ -122,14 +148,13 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j0,
   std::int64_t d = 0;
   if (args.kv - j0 >= kParts * V::kLanes && args.dim >= Block::kDims) {
     d = args.dim / Block::kDims * Block::kDims;
-    BlockProducts<V, T>::template add<R, kParts>(keys, args.k.stride, d, q, args.q_stride, sum, ahead);
+    Block::template add<R, kParts>(keys, args.k.stride, d, queries, sum, ahead);
     q += d / Block::kDims * Block::kSteps;
   }
   // The lines of these rows that no block above has fetched.
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   std::int64_t lines = kParts * V::kLanes * lines_of_row(args.dim * kBytes);
-  for (lines -= d / Block::kDims * kParts * Block::kPieces * kPieceLines<V, T>; lines > 0; --lines)
-    ahead.fetch_line();
+  for (lines -= d / Block::kDims * kParts * Block::kLines; lines > 0; --lines) ahead.fetch_line();
   for (; d < args.dim;
        d += kElements<V>, q += V::kLanes) {  // The rest: fewer keys or elements than a block has.
     const std::int64_t dims = args.dim - d;
@@ -162,7 +187,9 @@ void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()
   RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys) score_keys<V, T, R, kParts>(args, row, j0, ahead);
+  const typename BlockProducts<V, T>::template Queries<R> queries(args, row);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys)
+    score_keys<V, T, R, kParts>(args, row, queries, j0, ahead);
 }
 
 template <class V, class T>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/decode/vector.h"
+#include "kernels/decode/x86_avx2_scores.h"
 #include "kernels/decode/x86_avx2_transpose.h"
 
 namespace kumiko::kernels {

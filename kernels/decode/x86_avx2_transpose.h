@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// transpose.h for AVX2, in two pieces: the halves of each row. A half is put beside that of the row four
-// below by a broadcast and a blend, which every port can do; a shuffle across halves has few ports and
-// competes with the products.
+// transpose.h for 16-bit elements on AVX2, in two pieces: the halves of each row. A half is put beside that
+// of the row four below by a broadcast and a blend, which every port can do; a shuffle across halves has few
+// ports and competes with the products.
 #pragma once
 
 #include <type_traits>
@@ -31,22 +31,6 @@ template <int kHalf, class T>
   }
   Avx2::transpose_halves(x[0], x[1], x[2], x[3]);
 }
-
-template <>
-struct Transpose<Avx2, float> {
-  using Tile = float;
-  static constexpr int kPieces = 2;
-  static constexpr std::int64_t kDims = 8;
-  static constexpr int kSteps = 8;
-
-  template <int kPiece>
-  [[gnu::always_inline]] void piece(const float* keys, std::int64_t stride, float* tile, std::int64_t step) {
-    __m256 x[4];
-    load_half_transposed<kPiece>(x, keys, stride);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) Avx2::store(tile + (4 * kPiece + i) * step, x[i]);
-  }
-};
 
 /// Transposed in pairs of dims, with half the shuffles of single ones. A bf16 becomes the upper half of an
 /// f32; an f16 is widened later, when it is loaded to be multiplied.

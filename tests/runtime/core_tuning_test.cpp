@@ -53,7 +53,7 @@ TEST(CoreTuning, EveryCoreAndIsaHasNumbersWithinTheirRange) {
 TEST(CoreTuning, ACoreTakesItsOwnRowOrTheGenericOne) {
   EXPECT_EQ(core_tuning(Core::zen5, Isa::avx512).source, "zen5 (measured)");
   EXPECT_EQ(core_tuning(Core::zen5, Isa::avx512_bf16).source, "zen5 (measured)");
-  EXPECT_EQ(core_tuning(Core::zen3, Isa::avx2).l2_ahead, 32768);
+  EXPECT_EQ(core_tuning(Core::zen3, Isa::avx2).values_ahead, 12288);
   EXPECT_EQ(core_tuning(Core::zen3, Isa::avx512).source, "generic (not measured)");
   EXPECT_EQ(core_tuning(Core::apple, Isa::reference).source, "generic (not measured)");
 }
