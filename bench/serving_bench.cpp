@@ -244,10 +244,10 @@ void shared_prefixes(benchmark::State& state, DataType type, std::int64_t page_k
   state.counters["bytes_over_apart"] = shared.kv_bytes() / apart.kv_bytes();
 }
 
-/// A call with lists of keys beside one without. per_element: its speed for each visible pair of query and
-/// key over the other's. over_other: its time over the other's.
-void key_lists(benchmark::State& state, const Shape& shape, const Shape& other, const FmaRow& row,
-               int threads) {
+/// A call that hides keys, by lists or a window, beside one that does not. per_element: its speed for each
+/// visible pair of query and key over the other's. over_other: its time over the other's.
+void hidden_keys(benchmark::State& state, const Shape& shape, const Shape& other, const FmaRow& row,
+                 int threads) {
   Problem problem(shape, bytes_beyond_caches()), other_problem(other, bytes_beyond_caches());
   problem.touch();
   other_problem.touch();
@@ -346,10 +346,13 @@ void register_all() {
           add(shape.name + of, [=, &row](benchmark::State& state) { latents(state, shape, row, threads); });
         }
         add("block_sparse" + of, [=, &row](benchmark::State& state) {
-          key_lists(state, block_sparse(type, false), block_sparse(type, true), row, threads);
+          hidden_keys(state, block_sparse(type, false), block_sparse(type, true), row, threads);
+        });
+        add("window_pages" + of, [=, &row](benchmark::State& state) {
+          hidden_keys(state, window_in_pages(type), block_sparse(type, true), row, threads);
         });
         add("token_tree" + of, [=, &row](benchmark::State& state) {
-          key_lists(state, token_tree(type, false), token_tree(type, true), row, threads);
+          hidden_keys(state, token_tree(type, false), token_tree(type, true), row, threads);
         });
         for (const std::int64_t page_keys : {16, 128})
           add(std::string("shared_prefix_pages") + std::to_string(page_keys) +

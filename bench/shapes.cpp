@@ -194,6 +194,13 @@ Shape block_sparse(DataType type, bool is_dense) {
   return s;
 }
 
+Shape window_in_pages(DataType type) {
+  Shape s = bshd(of_type(type, windowed(128, 8, 32768, 512))).shape;
+  s.name = "window_pages";
+  s.q_len = 4096;
+  return in_pages(std::move(s), 128);
+}
+
 Shape token_tree(DataType type, bool is_one_token) {
   Shape s = of_type(type, decode(1, 128, 32, 8, 4096)).shape;
   s.name = "token_tree";

@@ -39,6 +39,10 @@ Shape mixed_step(DataType type);
 /// A prefill of 4096 queries and keys, 8 heads of 128: dense, or half of the 64 x 64 blocks of keys listed.
 Shape block_sparse(DataType type, bool is_dense);
 
+/// The last 4096 queries of a prompt of 32768, causal, with a window of 512, 8 heads of 128, in pages of 128
+/// keys [pages, page_size, heads, dim].
+Shape window_in_pages(DataType type);
+
 /// A decode over 4096 keys, 32 query and 8 KV heads of 128: one token, or a tree of 64 speculative ones.
 Shape token_tree(DataType type, bool is_one_token);
 

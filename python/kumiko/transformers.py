@@ -5,6 +5,10 @@
 
     model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="kumiko")
 
+For continuous batching (model.generate_batch), which takes attentions by name:
+
+    kumiko.transformers.use_paged(model)
+
 The import registers it in transformers' registries of attentions and of masks. Grouped queries, caches (dynamic, static,
 sliding), windows, softcap and additive biases are computed as they are; causality, windows and padding need no mask of
 q_len x kv_len (kumiko._masks). Where the model itself makes such a mask, it is used. What needs gradients or dropout is
@@ -15,13 +19,17 @@ from itertools import groupby
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from . import _paged_cache
 from ._attention import attention
 from ._masks import Pattern, dense_mask, is_padding, is_reach, kumiko_mask, pattern_of
 from .torch import define, is_traced, needs_gradient, say_fallback, why_not
 
-__all__ = ["kumiko_attention", "kumiko_mask"]
+__all__ = ["kumiko_attention", "kumiko_mask", "use_paged"]
+
+# Continuous batching takes "sdpa", "paged|eager" and any name with "flash" in it; only for the last it makes no mask of
+# all queries x all keys.
+PAGED = "kumiko_flash"
 
 
 def _call_padded(q, k, v, out, pattern: Pattern, bias, **terms):
@@ -132,19 +140,26 @@ def kumiko_attention(
                     is_causal, by default module.is_causal, says so
     position_bias   broadcasts to the same, added to the scores
 
+    With transformers' paged cache (continuous batching) batch is 1, tokens are those of all requests, and attention sinks
+    (s_aux) count.
+
     Returns ([batch, q_len, q_heads, v_head_dim], None): there are no attention weights. Raises NotImplementedError for
-    attention sinks (s_aux); errors as kumiko.attention().
+    attention sinks without a paged cache, and for gradients, dropout and other dtypes with one; errors as kumiko.attention().
     """
+    softcap = 0.0 if softcap is None else softcap
+    if others.get("cache") is not None:
+        reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value)
+        if reason is None and needs_gradient(query, key, value):
+            reason = "a tensor requires a gradient"
+        if reason is not None:
+            raise NotImplementedError(f"a paged cache: {reason}")
+        return _paged(module, query, key, value, scaling, softcap, others.pop("s_aux", None), others), None
     if others.get("s_aux") is not None:
         raise NotImplementedError('s_aux is given: attn_implementation="kumiko" has no attention sinks, expected a model without')
-    if others.get("cache") is not None:
-        say_fallback('attn_implementation="kumiko" is PyTorch\'s sdpa', "the cache is a paged one")
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias, **others)
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
     bias, mask = _split_mask(attention_mask, position_bias, key.shape[2])
-    softcap = 0.0 if softcap is None else softcap
     reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value, bias, mask)
     if reason is None and needs_gradient(query, key, value, bias, mask):
         reason = "a tensor requires a gradient"
@@ -155,5 +170,15 @@ def kumiko_attention(
     return attend(query, key, value, bias, mask, causal, scaling, softcap), None
 
 
-AttentionInterface.register("kumiko", kumiko_attention)
-AttentionMaskInterface.register("kumiko", kumiko_mask)
+def use_paged(model: torch.nn.Module) -> None:
+    """Makes Kumiko the attention of `model`, a transformers PreTrainedModel on the CPU, also in continuous batching
+    (model.generate_batch and the like), which refuses the name "kumiko". model.set_attn_implementation() ends it."""
+    model.config._attn_implementation = PAGED
+
+
+# Pages are read at addresses that torch.compile cannot follow.
+_paged = torch.compiler.disable(_paged_cache.attend)
+
+for _name in ("kumiko", PAGED):
+    AttentionInterface.register(_name, kumiko_attention)
+    AttentionMaskInterface.register(_name, kumiko_mask)

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "tests/fuzz/append_problem.h"
 #include "tests/fuzz/attention_problem.h"
 #include "tests/fuzz/checks.h"
 
@@ -24,32 +25,83 @@ kumiko_status checked_on_stream(kumiko_status status, const char* call) {
   return status;
 }
 
-/// A problem, what a call of it returns and writes, and a plan if it has one.
-struct Work {
-  Work(Input& input, const kumiko_context* context, int num_domains, bool has_fault)
-      : problem(input, num_domains, true, true) {
-    if (has_fault) problem.add_fault(input);
-    if (!problem.owns_memory()) return;
-    const Reported reported(&problem);
-    problem.poison_outputs();
-    problem.pass();
-    status = checked(problem.call(context), "attention_forward");
+/// What a stream is asked for: a call, and what it returns and writes alone.
+class Work {
+ public:
+  Work() = default;
+  Work(const Work&) = delete;
+  virtual ~Work() = default;
+
+  virtual bool has_plan() const { return false; }
+  virtual kumiko_status submit(const kumiko_stream* stream, bool is_plan, kumiko_callback callback,
+                               void* user_data, kumiko_ticket** ticket) const = 0;
+  virtual bool outputs_untouched() const = 0;
+  virtual std::vector<unsigned char> outputs() const = 0;
+  /// For the report of a failure; may be null.
+  virtual const Problem* problem() const { return nullptr; }
+
+  kumiko_status status = KUMIKO_OK;
+  std::vector<unsigned char> expected;
+  bool has_run = false;
+};
+
+class AttentionWork : public Work {
+ public:
+  AttentionWork(Input& input, const kumiko_context* context, int num_domains, bool has_fault)
+      : problem_(input, num_domains, true, true) {
+    if (has_fault) problem_.add_fault(input);
+    if (!problem_.owns_memory()) return;
+    const Reported reported(&problem_);
+    problem_.poison_outputs();
+    problem_.pass();
+    status = checked(problem_.call(context), "attention_forward");
     if (status == KUMIKO_OK) {
-      outputs = problem.outputs();
-      require(checked(kumiko_plan_create(context, problem.passed(), &plan), "plan_create") == KUMIKO_OK,
+      expected = problem_.outputs();
+      require(checked(kumiko_plan_create(context, problem_.passed(), &plan_), "plan_create") == KUMIKO_OK,
               "what runs is planned");
     }
-    problem.poison_outputs();
-    problem.pass();
+    problem_.poison_outputs();
+    problem_.pass();
   }
-  Work(const Work&) = delete;
-  ~Work() { kumiko_plan_destroy(plan); }
+  ~AttentionWork() override { kumiko_plan_destroy(plan_); }
 
-  AttentionProblem problem;
-  kumiko_status status = KUMIKO_OK;
-  std::vector<unsigned char> outputs;
-  kumiko_plan* plan = nullptr;
-  bool has_run = false;
+  bool owns_memory() const { return problem_.owns_memory(); }
+  bool has_plan() const override { return plan_ != nullptr; }
+  kumiko_status submit(const kumiko_stream* stream, bool is_plan, kumiko_callback callback, void* user_data,
+                       kumiko_ticket** ticket) const override {
+    return is_plan ? kumiko_stream_plan_run(stream, plan_, problem_.passed(), callback, user_data, ticket)
+                   : kumiko_stream_attention_forward(stream, problem_.passed(), callback, user_data, ticket);
+  }
+  bool outputs_untouched() const override { return problem_.outputs_untouched(); }
+  std::vector<unsigned char> outputs() const override { return problem_.outputs(); }
+  const Problem* problem() const override { return &problem_; }
+
+ private:
+  AttentionProblem problem_;
+  kumiko_plan* plan_ = nullptr;
+};
+
+class AppendWork : public Work {
+ public:
+  AppendWork(Input& input, const kumiko_context* context, bool has_fault) : problem_(input) {
+    if (has_fault) problem_.add_fault(input);
+    problem_.poison_outputs();
+    status = checked(kumiko_kv_append(context, &problem_.args()), "kv_append");
+    require((status != KUMIKO_OK) == problem_.is_refused(), "a sound append runs, and no other");
+    expected = problem_.outputs();
+    problem_.poison_outputs();
+  }
+  kumiko_status submit(const kumiko_stream* stream, bool, kumiko_callback callback, void* user_data,
+                       kumiko_ticket** ticket) const override {
+    // In memory of its own, which ends before the call does.
+    const auto passed = std::make_unique<kumiko_kv_append_args>(problem_.args());
+    return kumiko_stream_kv_append(stream, passed.get(), callback, user_data, ticket);
+  }
+  bool outputs_untouched() const override { return problem_.outputs_untouched(); }
+  std::vector<unsigned char> outputs() const override { return problem_.outputs(); }
+
+ private:
+  AppendProblem problem_;
 };
 
 /// A call that the stream has accepted. Its callback counts, on the stream's thread.
@@ -82,9 +134,11 @@ class StreamCase {
     checked(kumiko_context_num_domains(context, &num_domains), "num_domains");
     const int count = stream_ ? 1 + input.below(3) : 0;
     for (int i = 0; i < count; ++i) {
-      auto work = std::make_unique<Work>(input, context, num_domains, input.one_in(4));
-      if (work->problem.owns_memory()) works_.push_back(std::move(work));
+      auto work = std::make_unique<AttentionWork>(input, context, num_domains, input.one_in(4));
+      if (work->owns_memory()) works_.push_back(std::move(work));
     }
+    for (int appends = stream_ ? input.below(3) : 0; appends > 0; --appends)
+      works_.push_back(std::make_unique<AppendWork>(input, context, input.one_in(4)));
   }
 
   void run() {
@@ -120,12 +174,11 @@ class StreamCase {
     Submitted& call = calls_.emplace_back();
     call.work = &work;
     call.has_callback = input_.one_in(2);
-    const bool has_ticket = !call.has_callback || input_.one_in(2), is_plan = work.plan && input_.one_in(2);
+    const bool has_ticket = !call.has_callback || input_.one_in(2),
+               is_plan = work.has_plan() && input_.one_in(2);
     const kumiko_callback callback = call.has_callback ? Submitted::end : nullptr;
     kumiko_ticket** const ticket = has_ticket ? &call.ticket : nullptr;
-    const kumiko_status status =
-        is_plan ? kumiko_stream_plan_run(stream_, work.plan, work.problem.passed(), callback, &call, ticket)
-                : kumiko_stream_attention_forward(stream_, work.problem.passed(), callback, &call, ticket);
+    const kumiko_status status = work.submit(stream_, is_plan, callback, &call, ticket);
     checked_on_stream(status, "stream_submit");
     require((call.ticket != nullptr) == (status == KUMIKO_OK && has_ticket),
             "an error leaves the output parameter alone", "stream_submit");
@@ -187,10 +240,10 @@ class StreamCase {
       drop(call);
     }
     for (const std::unique_ptr<Work>& work : works_) {
-      const Reported reported(&work->problem);
-      require(work->problem.outputs_untouched() || work->problem.outputs() == work->outputs,
+      const Reported reported(work->problem());
+      require(work->outputs_untouched() || work->outputs() == work->expected,
               "a stream's call writes what a call alone writes, or nothing");
-      require(!work->has_run || work->problem.outputs() == work->outputs, "what ended well has written");
+      require(!work->has_run || work->outputs() == work->expected, "what ended well has written");
     }
   }
 

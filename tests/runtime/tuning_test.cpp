@@ -88,6 +88,21 @@ TEST_P(TuningOf, ATasksScratchFitsTheL2) {
   EXPECT_GT(few.staged_splits, 1) << "what 16 rows leave of the L2 goes to a longer super-block";
 }
 
+// What is copied together of pages is read once: it takes no rows from a task.
+TEST_P(TuningOf, PagesTakeNoRowsFromATask) {
+  for (const std::int64_t l2 : {256 * 1024, 512 * 1024, 1 << 20}) {
+    for (const std::int64_t dim : {64, 128, 256}) {
+      const std::int64_t dense = tune(core, kernels, {}, 100000, dim, dim, l2, nullptr).max_task_rows;
+      for (const std::int64_t page_keys : {16, 128, 256}) {
+        kernels::KernelSet paged = kernels;
+        paged.page_keys = page_keys;
+        EXPECT_EQ(tune(core, paged, {}, 100000, dim, dim, l2, nullptr).max_task_rows, dense)
+            << "head_dim " << dim << ", pages of " << page_keys << ", L2 of " << l2;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, TuningOf, ::testing::ValuesIn(host_isas()), StringName());
 
 // A plan for `args`, whose tasks and costs are checked.

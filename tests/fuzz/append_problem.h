@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// A call of kv_append with memory of its own: tokens that lie anywhere in pages, and perhaps one fault.
+#pragma once
+
+#include <kumiko/kv_append_c.h>
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "tests/fuzz/input.h"
+#include "tests/fuzz/memory.h"
+
+namespace kumiko::fuzz {
+
+class AppendProblem {
+ public:
+  explicit AppendProblem(Input& input);
+  AppendProblem(const AppendProblem&) = delete;
+
+  /// Changes one thing that matters. The call must then be refused.
+  void add_fault(Input& input);
+  bool is_refused() const { return is_refused_; }
+
+  const kumiko_kv_append_args& args() const { return args_; }
+  void poison_outputs();
+  bool outputs_untouched() const;
+  /// Outside the rows of slots.
+  void check_rest_is_poisoned() const;
+  std::vector<unsigned char> outputs() const;
+
+ private:
+  std::int64_t tokens() const { return batch_ * seq_; }
+  template <class Tensor>
+  void add(std::array<std::int64_t, 4> shape, Layout::Order order, std::int64_t pad, std::int32_t type,
+           bool is_output, Tensor* tensor);
+  const float* floats(std::int64_t count);
+  /// Column `slot` of its tile, in units of 4 bytes.
+  void mark_column(std::int64_t slot, std::int64_t head, std::vector<bool>* written) const;
+
+  kumiko_kv_append_args args_ = KUMIKO_KV_APPEND_ARGS_INIT;
+  std::deque<Buffer> buffers_;
+  std::unique_ptr<std::int64_t[]> slots_, positions_;
+  std::vector<std::int32_t> domains_;
+  std::int64_t batch_ = 0, seq_ = 0, page_size_ = 1;
+  bool is_refused_ = false;
+};
+
+}  // namespace kumiko::fuzz
