@@ -53,8 +53,7 @@ Largest largest_magnitudes(const SoftmaxArgs& args) {
   std::int64_t j = 0;
   for (; j + kChains <= args.kv; j += kChains, s += kChains * kNr) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kChains * kVectors; ++i)
-      raise(most[i / kVectors][i % kVectors], s + i * V::kLanes);
+    for (int i = 0; i < kChains * kVectors; ++i) raise(most[i / kVectors][i % kVectors], s + i * V::kLanes);
   }
   if (j < args.kv) {
 #pragma GCC unroll 4

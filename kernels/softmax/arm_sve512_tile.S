@@ -79,6 +79,28 @@
   .endif
 .endm
 
+// A probability in z(I) rounded in z(tile_group * 2 + I). Bits of what is not negative are in order, and those of a NaN above all others.
+.macro probability k, i, place
+  .set vector, \i - \i / tile_nv * tile_nv
+  .set mask, 1 + \i - \i / 7 * 7
+  .set rounded, 2 * tile_group + \i
+  .if \k == 0
+    load_score \i, %(\i - 4)
+  .elseif \k == 1
+    product \i, \i, %(tile_operand + vector)
+  .elseif \k == 2
+    is_kept %mask, \i, %tile_constants
+  .elseif \k == 3
+    narrow_kept %rounded, %mask, \i
+  .elseif \k == 4
+    store_half %rounded, \place
+  .elseif \k == 5
+    widen %rounded
+  .elseif \k == 6
+    sum_of %(tile_sum + vector), %(tile_sum + vector), %rounded
+  .endif
+.endm
+// The same of what may be negative, without a sum.
 .macro weight k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
   .set mask, 1 + \i - \i / 7 * 7
@@ -94,10 +116,6 @@
     narrow \i
   .elseif \k == 5
     store_half \i, \place
-  .elseif \k == 6
-    widen \i
-  .elseif \k == 7
-    sum_of %(tile_sum + vector), %(tile_sum + vector), \i
   .endif
 .endm
 
@@ -137,6 +155,13 @@
 .endm
 .macro add_whole sum, n
   add z\sum\().s, z\sum\().s, z\n\().s
+.endm
+.macro is_kept mask, n, least
+  cmphs p\mask\().s, p0/z, z\n\().s, z\least\().s
+.endm
+.macro narrow_kept to, mask, n
+  movprfx z\to\().s, p\mask\()/z, z\n\().s
+  fcvt z\to\().h, p\mask\()/m, z\n\().s
 .endm
 .macro is_less mask, n, least
   facgt p\mask\().s, p0/z, z\least\().s, z\n\().s
@@ -297,18 +322,17 @@ begin_function softmax_f16_4_sve512_exponentiate
   exponential_constants 0x484023c0
   tile_keys softmax_f16_4_sve512_exponentiate, 2, exponential, 13, turns_of_f16, 64
 
-.macro turns_of_weights which
+.macro turns_of_probabilities which
   .set parts, \which
   .set turn, 0
   .rept 4 * tile_group
-    pipeline weight, 7, 31
-    pipeline weight, 6, 23
-    pipeline weight, 5, 19
-    pipeline weight, 4, 17
-    pipeline weight, 3, 16
-    pipeline weight, 2, 14
-    pipeline weight, 1, 6
-    pipeline weight, 0, 0
+    pipeline probability, 6, 31
+    pipeline probability, 5, 23
+    pipeline probability, 4, 19
+    pipeline probability, 3, 17
+    pipeline probability, 2, 14
+    pipeline probability, 1, 6
+    pipeline probability, 0, 0
     .set turn, turn + 1
   .endr
 .endm
@@ -320,10 +344,9 @@ begin_function softmax_f16_4_sve512_round
   save_registers
   ptrue p0.s
   constant 24, 0x38800000                     // kHalfLeastWeight
-  constant 25, 0
-  tile_keys softmax_f16_4_sve512_round, 2, weight, 8, turns_of_weights, 32
+  tile_keys softmax_f16_4_sve512_round, 2, probability, 7, turns_of_probabilities, 32
 
-.macro turns_of_weights_alone which
+.macro turns_of_weights which
   .set parts, \which
   .set turn, 0
   .rept 4 * tile_group
@@ -342,6 +365,6 @@ begin_function softmax_f16_4_sve512_round_alone
   ptrue p0.s
   constant 24, 0x38800000
   constant 25, 0
-  tile_keys softmax_f16_4_sve512_round_alone, 2, weight, 6, turns_of_weights_alone, 32
+  tile_keys softmax_f16_4_sve512_round_alone, 2, weight, 6, turns_of_weights, 32
 .section .note.GNU-stack, "", %progbits
 #endif
