@@ -87,7 +87,7 @@ class Cycles(unittest.TestCase):
         self.assertIsNone(cycles.osaca(["histcnt z0.s, p0/z, z1.s, z2.s", *chain(2, 2)]))
 
     def test_best_rows_meet_the_promise(self):
-        found = {name: loop for name, loop in loops.find().items() if name in ("gemm_f16_12x64", "gemm_f32_8x48")}
+        found = {name: loop for name, loop in loops.find().items() if name in ("gemm_f16_13x64", "gemm_f32_8x48")}
         self.assertEqual(len(found), 2)
         with tempfile.TemporaryDirectory() as folder:
             store = pathlib.Path(folder) / "results.json"
@@ -96,7 +96,7 @@ class Cycles(unittest.TestCase):
         for name, by_model in first.items():
             for model, figure in by_model.items():
                 with self.subTest(name, model=model):
-                    self.assertAlmostEqual(figure, 12, delta=0.24)
+                    self.assertAlmostEqual(figure / found[name].bound, 1, delta=0.02)
 
 
 # A loop of two instructions at 0x100 that is entered with the block before it, 10 turns, 3 times; marks at 0x10 and 0x20.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The product f16 of gemm.h for SVE at 512 bits (A64FX): a 12x2 tile with 24 accumulators, and what belongs to the whole tile, the
-// factors and the maxima, done on its sums before they are stored. As passes over C they took 565 of 2100 cycles at k = 128
-// (bench/a64fx_model), here 220.
+// The product f16 of gemm.h for SVE at 512 bits (A64FX): a 13x2 tile with 26 accumulators, and what belongs to the whole tile, the
+// factors and the maxima, done on its sums before they are stored. As passes over C of 12 rows they took 565 of 2100 cycles at k = 128, so 220
+// (bench/a64fx_model). Of 256 keys, or 64, 128 or 256 dims, panels of 13 are 260, 65, 130 and 260 rows; of 12, 264, 72, 132 and 264.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve+fp16
@@ -52,12 +52,12 @@
   .endr
 .endm
 
-// Accumulator N, in row N / 2: its lower half goes to z(lower), its upper half stays; they are vectors `column` and `column` + 1 of C's
-// row at x15. Pipe A alone has UUNPK and stores, and the decoder gives it the first and third of four instructions.
-.macro place_of n, lower_register
+// Accumulator N, in row N / 2, becomes vectors `column` and `column` + 1 of C's row at x15: its lower half in another register, its upper
+// half in its own. Beside the accumulators there are z26 .. z29, which hold c_scale, z30 and z31; registers are used again at once, because
+// the core renames them. Pipe A alone has UUNPK and stores, and the decoder gives it the first and third of four instructions.
+.macro place_of n
   .set row, \n / 2
   .set column, 2 * (\n - row * 2)
-  .set lower, \lower_register
 .endm
 .macro next_row n
   .if \n - \n / 2 * 2
@@ -66,8 +66,9 @@
 .endm
 
 // C = sum
-.macro promote_first n
-  place_of \n, 29 + \n - \n / 2 * 2
+.macro promote_first n, unused
+  place_of \n
+  .set lower, 30 + \n - \n / 2 * 2
   lower_half %lower, \n
   upper_half \n
   to_f32 %lower
@@ -76,114 +77,100 @@
   store_f32 \n, x15, %(column + 1)
   next_row \n
 .endm
-// C = C + sum; prescaled: C * c_scale (z24 .. z27) + sum
+// C = C + sum; prescaled: C * c_scale + sum
 .macro promote_more n, prescaled
-  place_of \n, 29 + \n - \n / 2 * 2
-  .set c_lower, 28 + 3 * (\n - \n / 2 * 2)
+  place_of \n
   .set c_upper, \n - 1
   .if \n == 0
-    .set c_upper, 30
+    .set c_upper, 31
   .endif
-  lower_half %lower, \n
-  load_f32 %c_lower, x15, %column
+  lower_half 30, \n
+  load_f32 31, x15, %column
   upper_half \n
+  .if \prescaled
+    times 31, %(26 + column)
+  .endif
+  to_f32 30
+  to_f32 \n
+  plus 30, 31
   load_f32 %c_upper, x15, %(column + 1)
   .if \prescaled
-    times %c_lower, %(24 + column)
-    times %c_upper, %(25 + column)
+    times %c_upper, %(27 + column)
   .endif
-  to_f32 %lower
-  to_f32 \n
-  plus %lower, %c_lower
+  store_f32 30, x15, %column
   plus \n, %c_upper
-  store_f32 %lower, x15, %column
   store_f32 \n, x15, %(column + 1)
   next_row \n
 .endm
-// C = sum * c_scale * row_scale. The first row's results become the maxima: z29, z0, z30, z1.
-.macro promote_scaled n, max
-  .if \n < 3
-    place_of \n, 29 + \n
+// C = sum * c_scale * row_scale; added: (C + sum) * c_scale * row_scale. The second row's results become the maxima, z0, z2, z1, z3: in the
+// first no register is free for them.
+.macro promote_scaled n, max, added
+  place_of \n
+  .if (\n == 2) || (\n == 3)
+    .set lower, \n - 2
+  .elseif \n < 5
+    .set lower, 31
   .else
-    place_of \n, \n - 1
-  .endif
-  .if column == 0
-    row_factor 28, %row
+    .set lower, \n - 1
   .endif
   lower_half %lower, \n
   to_f32 %lower
   upper_half \n
   to_f32 \n
-  times %lower, %(24 + column)
-  times \n, %(25 + column)
-  times %lower, 28
-  times \n, 28
+  .if \added
+    load_f32 30, x15, %column
+    plus %lower, 30
+    load_f32 30, x15, %(column + 1)
+    plus \n, 30
+  .endif
+  .if \added || (column == 0)
+    row_factor 30, %row
+  .endif
+  times %lower, %(26 + column)
+  times \n, %(27 + column)
+  times %lower, 30
+  times \n, 30
   store_f32 %lower, x15, %column
   .if \max
-    .if row > 0
-      largest %(29 + column / 2), %lower
+    .if row > 1
+      largest %(column / 2), %lower
     .endif
   .endif
   store_f32 \n, x15, %(column + 1)
   .if \max
-    .if row > 0
-      largest %(column / 2), \n
+    .if row > 1
+      largest %(2 + column / 2), \n
     .endif
   .endif
   next_row \n
+.endm
+.macro promote_scaled_sum n, max
+  promote_scaled \n, \max, 0
+.endm
+.macro promote_scaled_more n, max
+  promote_scaled \n, \max, 1
 .endm
 .macro each_accumulator what, argument
   mov x15, x2
   .set accumulator, 0
-  .rept 24
+  .rept tile_macs
     \what %accumulator, \argument
     .set accumulator, accumulator + 1
   .endr
 .endm
-.macro promote_plainly n, unused
-  promote_first \n
-.endm
 
-// The same scales and maxima for a C that several chains have made.
-.macro scale_again n, max
-  .set row, \n / 2
-  .set column, 2 * (\n - row * 2)
-  .set first, 2 + 2 * (\n - \n / 11 * 11)
-  .if column == 0
-    row_factor 28, %row
-  .endif
-  .if row == 0
-    .set first, column / 2
-    load_f32 %(29 + first), x15, %column
-    load_f32 %first, x15, %(column + 1)
-    scale_and_store %(29 + first), %first
-  .else
-    load_f32 %first, x15, %column
-    load_f32 %(first + 1), x15, %(column + 1)
-    scale_and_store %first, %(first + 1)
-    .if \max
-      largest %(29 + column / 2), %first
-      largest %(column / 2), %(first + 1)
-    .endif
-  .endif
-  next_row \n
-.endm
-.macro scale_and_store a, b
-  times \a, %(24 + column)
-  times \b, %(25 + column)
-  times \a, 28
-  times \b, 28
-  store_f32 \a, x15, %column
-  store_f32 \b, x15, %(column + 1)
-.endm
-
+// c_max, by the maxima of all rows but the first, and by the first row of C.
 .macro raise_maxima
-  four load_f32, 2, x9
-  largest 2, 29
-  largest 3, 0
-  largest 4, 30
-  largest 5, 1
-  four store_f32, 2, x9
+  four load_f32, 4, x2
+  four load_f32, 8, x9
+  .set vector, 0
+  .rept 4
+    .set other, vector / 2 + 2 * (vector - vector / 2 * 2)
+    largest %(4 + vector), %(8 + vector)
+    largest %(4 + vector), %other
+    .set vector, vector + 1
+  .endr
+  four store_f32, 4, x9
 .endm
 
 // mode 0: init, 1: init_max, 2: accumulate
@@ -196,7 +183,7 @@ begin_function \name
   ldp x4, x5, [x0, 40]        // panels left, c_scale
   .if \mode < 2
   ldp x9, x6, [x0, 56]        // c_max, row_scale
-  mov x14, 48
+  mov x14, 4 * tile_mr
   cmp x6, 0
   adrp x7, half_ones
   add x7, x7, :lo12:half_ones
@@ -220,50 +207,47 @@ begin_function \name
   tile_zero
   tile_product \name, 4
   tile_to_next_product
-  cbnz x7, 13f
-  mov x7, 1
   .if \mode == 2
-    four load_f32, 24, x5
+    cbnz x7, 13f
+    four load_f32, 26, x5
     mark_piece \name\()_promote
     each_accumulator promote_more, 1
     mark_end \name\()_promote
+    b 14f
   .else
+    cbnz x13, 12f             // More chains follow.
     .if \mode == 0
     cbz x5, 12f
     .endif
-    cbnz x13, 12f
-    four load_f32, 24, x5
+    four load_f32, 26, x5
+    cbnz x7, 16f
     mark_piece \name\()_promote
-    each_accumulator promote_scaled, \mode
+    each_accumulator promote_scaled_sum, \mode
     mark_end \name\()_promote
+    b 17f
+16:
+    each_accumulator promote_scaled_more, \mode
+17:
     .if \mode == 1
     raise_maxima
     .endif
     b 15f
 12:
-    each_accumulator promote_plainly, 0
+    cbnz x7, 13f
+    each_accumulator promote_first, 0
+    b 14f
   .endif
-  b 14f
 13:
   each_accumulator promote_more, 0
 14:
+  mov x7, 1
   cbnz x13, 11b
-  .if \mode < 2
-    .if \mode == 0
-    cbz x5, 15f
-    .endif
-    four load_f32, 24, x5
-    each_accumulator scale_again, \mode
-    .if \mode == 1
-    raise_maxima
-    .endif
-  .endif
 15:
   add x1, x1, x3
   .if \mode < 2
   add x6, x6, x14
   .endif
-  add x2, x2, 12 * 256
+  add x2, x2, 256 * tile_mr
   subs x4, x4, 1
   b.ne 1b
   restore_registers
@@ -272,10 +256,10 @@ begin_function \name
 .endm
 
 .text
-tile_shape 12, 2, 6, 2, 2
-half_kernel gemm_f16_12x64_sve512_init, 0
-half_kernel gemm_f16_12x64_sve512_init_max, 1
-half_kernel gemm_f16_12x64_sve512_accumulate, 2
+tile_shape 13, 2, 4, 2, 2
+half_kernel gemm_f16_13x64_sve512_init, 0
+half_kernel gemm_f16_13x64_sve512_init_max, 1
+half_kernel gemm_f16_13x64_sve512_accumulate, 2
 .section .rodata
 .p2align 6
 half_ones:

@@ -33,7 +33,7 @@
 namespace kumiko::kernels {
 
 /// Steps of a chain in product f16. Its error grows as the square root of its length, and ending one costs
-/// 120 to 166 cycles of a 12x64 tile, where a step takes 12: 8 to 11 % at 128 (docs/numerics.md).
+/// 134 to 177 cycles of a 13x64 tile, where a step takes 13: 8 to 11 % at 128 (docs/numerics.md).
 inline constexpr std::int64_t kHalfChain = 128;
 
 /// Operands of one call, A and B in steps of 4 bytes (product f16: 2). Any alignment of a step works; b and

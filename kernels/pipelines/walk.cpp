@@ -222,10 +222,11 @@ void Walk::exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const 
        tile.split.l + stage * tile.nr, slot.alpha, score_scale()});
 }
 
-/// Where the chain of a product with the values that has `key` ends, and at `last` at the latest.
+/// Where a product with the values from `key` on must end, and at `last` at the latest: its chains begin with
+/// it, and those of the sequence at multiples of their length.
 std::int64_t Walk::chain_end(std::int64_t key, std::int64_t last) const {
   const std::int64_t chain = kernels_.chain_keys();
-  return chain == 1 ? last : min_of(last, (key / chain + 1) * chain);
+  return key % chain == 0 ? last : min_of(last, (key / chain + 1) * chain);
 }
 
 void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {

@@ -2,9 +2,11 @@
 // Loops over the keys of a tile of softmax.h for SVE at 512 bits (A64FX), its queries in 3 or 4 vectors:
 //
 //   void softmax_<tile>_sve512_exponentiate(float* s, int64_t keys, const float* shift, T* sum)
-//        s = 2^(s - shift), sum += s in f32 (4 vectors: s * 2^16 cut to whole numbers, in u32)
+//        s = 2^(s - shift), sum += s in f32 (4 vectors: s = 2^(s - shift + 16), sum += s cut to a whole number, in u32)
 //   void softmax_f16_4_sve512_round(float* s, int64_t keys, const float* factor, float* sum)
 //        s * factor, 0 where it is below 2^-14, rounded to f16 in the place of the first scores; sum += that
+//   void softmax_f16_4_sve512_round_alone(float* s, int64_t keys, const float* factor)
+//        the same without the sum
 //
 // An exponential is a chain of 105 cycles on 13 slots of the two pipes (6.5 cycles): 16 of them have to be in flight, and the core's 128
 // instructions are 9. So the loops are software pipelines. In the compiler's order they take 1.7 times as long, in its order of any tuning
@@ -68,17 +70,37 @@
     store_score %result, \place
   .elseif \k == 11
     .if tile_nv == 4
-      product \i, %result, %(tile_constants + 4)
+      to_whole \i, %result
     .else
       sum_of %(tile_sum + vector), %(tile_sum + vector), %result
     .endif
   .elseif \k == 12
-    to_whole \i
-  .elseif \k == 13
     add_whole %(tile_sum + vector), \i
   .endif
 .endm
 
+// A probability in z(I) rounded in z(tile_group * 2 + I). Bits of what is not negative are in order, and those of a NaN above all others.
+.macro probability k, i, place
+  .set vector, \i - \i / tile_nv * tile_nv
+  .set mask, 1 + \i - \i / 7 * 7
+  .set rounded, 2 * tile_group + \i
+  .if \k == 0
+    load_score \i, %(\i - 4)
+  .elseif \k == 1
+    product \i, \i, %(tile_operand + vector)
+  .elseif \k == 2
+    is_kept %mask, \i, %tile_constants
+  .elseif \k == 3
+    narrow_kept %rounded, %mask, \i
+  .elseif \k == 4
+    store_half %rounded, \place
+  .elseif \k == 5
+    widen %rounded
+  .elseif \k == 6
+    sum_of %(tile_sum + vector), %(tile_sum + vector), %rounded
+  .endif
+.endm
+// The same of what may be negative, without a sum.
 .macro weight k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
   .set mask, 1 + \i - \i / 7 * 7
@@ -94,10 +116,6 @@
     narrow \i
   .elseif \k == 5
     store_half \i, \place
-  .elseif \k == 6
-    widen \i
-  .elseif \k == 7
-    sum_of %(tile_sum + vector), %(tile_sum + vector), \i
   .endif
 .endm
 
@@ -132,11 +150,18 @@
 .macro exponent n
   fexpa z\n\().s, z\n\().s
 .endm
-.macro to_whole n
-  fcvtzu z\n\().s, p0/m, z\n\().s
+.macro to_whole to, n
+  fcvtzu z\to\().s, p0/m, z\n\().s
 .endm
 .macro add_whole sum, n
   add z\sum\().s, z\sum\().s, z\n\().s
+.endm
+.macro is_kept mask, n, least
+  cmphs p\mask\().s, p0/z, z\n\().s, z\least\().s
+.endm
+.macro narrow_kept to, mask, n
+  movprfx z\to\().s, p\mask\()/z, z\n\().s
+  fcvt z\to\().h, p\mask\()/m, z\n\().s
 .endm
 .macro is_less mask, n, least
   facgt p\mask\().s, p0/z, z\least\().s, z\n\().s
@@ -183,7 +208,9 @@
 // tile_keys name, keys, what, stages, turns, bytes: the function, of `keys` keys a group; `bytes` of a vector stored.
 .macro tile_keys name, keys, what, stages, turns, bytes
   operands load_operand, x2, tile_operand
-  operands load_operand, x3, tile_sum
+  .if tile_sum
+    operands load_operand, x3, tile_sum
+  .endif
   add x8, x0, 256
   sub x9, x0, tile_bias * \bytes
   subs x1, x1, \keys
@@ -214,14 +241,16 @@
   subs x1, x1, 1
   b.ne 5b
 9:
-  operands store_operand, x3, tile_sum
+  .if tile_sum
+    operands store_operand, x3, tile_sum
+  .endif
   restore_registers
   ret
 .size \name, . - \name
 .endm
 
-.macro exponential_constants
-  constant %tile_constants, 0x48401fc0        // kFexpaShift, 0x1.803f8p+17
+.macro exponential_constants shift
+  constant %tile_constants, \shift            // kFexpaShift, 0x1.803f8p+17; 16 more for 2^16 times the result
   constant %(tile_constants + 1), 0xc2fe0000  // kFexpaLowest, -127
   constant %(tile_constants + 2), 0x3f317242  // 0x1.62e485p-1, rounded to f32
   constant %(tile_constants + 3), 0x3e75fdf0  // 0x1.ebfbe0p-3
@@ -234,7 +263,7 @@
   .set tile_n, 2 * \group
   .set tile_t, 2 * \group + 1
   .set tile_constants, 2 * \group + 1 + \between
-  .set tile_operand, tile_constants + 4 + \nv / 4
+  .set tile_operand, tile_constants + 4
   .set tile_sum, tile_operand + \nv
   .set tile_bias, 0
 .endm
@@ -263,15 +292,14 @@ tile 3, 9, 3
 begin_function softmax_f32_3_sve512_exponentiate
   save_registers
   ptrue p0.s
-  exponential_constants
+  exponential_constants 0x48401fc0
   tile_keys softmax_f32_3_sve512_exponentiate, 3, exponential, 12, turns_of_f32, 64
 
 .macro turns_of_f16 which
   .set parts, \which
   .set turn, 0
   .rept 4 * tile_group
-    pipeline exponential, 13, 32
-    pipeline exponential, 12, 31
+    pipeline exponential, 12, 32
     pipeline exponential, 11, 28
     pipeline exponential, 10, 29
     pipeline exponential, 9, 25
@@ -291,34 +319,52 @@ tile 4, 8, 2
 begin_function softmax_f16_4_sve512_exponentiate
   save_registers
   ptrue p0.s
-  exponential_constants
-  constant %(tile_constants + 4), 0x47800000  // kHalfSumOne
-  tile_keys softmax_f16_4_sve512_exponentiate, 2, exponential, 14, turns_of_f16, 64
+  exponential_constants 0x484023c0
+  tile_keys softmax_f16_4_sve512_exponentiate, 2, exponential, 13, turns_of_f16, 64
 
-.macro turns_of_weights which
+.macro turns_of_probabilities which
   .set parts, \which
   .set turn, 0
   .rept 4 * tile_group
-    pipeline weight, 7, 31
-    pipeline weight, 6, 23
-    pipeline weight, 5, 19
-    pipeline weight, 4, 17
-    pipeline weight, 3, 16
-    pipeline weight, 2, 14
-    pipeline weight, 1, 6
-    pipeline weight, 0, 0
+    pipeline probability, 6, 31
+    pipeline probability, 5, 23
+    pipeline probability, 4, 19
+    pipeline probability, 3, 17
+    pipeline probability, 2, 14
+    pipeline probability, 1, 6
+    pipeline probability, 0, 0
     .set turn, turn + 1
   .endr
 .endm
 tile 4, 8, 0
 .set tile_constants, 24
 .set tile_operand, 8
-.set tile_sum, 12
+.set tile_sum, 12                // 0: none
 begin_function softmax_f16_4_sve512_round
   save_registers
   ptrue p0.s
   constant 24, 0x38800000                     // kHalfLeastWeight
+  tile_keys softmax_f16_4_sve512_round, 2, probability, 7, turns_of_probabilities, 32
+
+.macro turns_of_weights which
+  .set parts, \which
+  .set turn, 0
+  .rept 4 * tile_group
+    pipeline weight, 5, 30
+    pipeline weight, 4, 24
+    pipeline weight, 3, 20
+    pipeline weight, 2, 18
+    pipeline weight, 1, 8
+    pipeline weight, 0, 0
+    .set turn, turn + 1
+  .endr
+.endm
+.set tile_sum, 0
+begin_function softmax_f16_4_sve512_round_alone
+  save_registers
+  ptrue p0.s
+  constant 24, 0x38800000
   constant 25, 0
-  tile_keys softmax_f16_4_sve512_round, 2, weight, 8, turns_of_weights, 32
+  tile_keys softmax_f16_4_sve512_round_alone, 2, weight, 6, turns_of_weights, 32
 .section .note.GNU-stack, "", %progbits
 #endif

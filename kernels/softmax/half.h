@@ -9,7 +9,7 @@
 
 namespace kumiko::kernels {
 
-inline constexpr float kHalfSumOne = 65536.0f;       ///< A probability of 1 in the sum of a block.
+inline constexpr float kHalfSumOne = 0x1p16f;        ///< A probability of 1 in the sum of a block.
 inline constexpr float kHalfLeastWeight = 0x1p-14f;  ///< Smaller ones would be subnormal in f16.
 
 namespace {  // as in the vector types' headers: one copy per ISA file

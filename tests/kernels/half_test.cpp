@@ -116,7 +116,7 @@ TEST_P(HalfGemm, ASumThatUnderflowsKeepsItsSign) {
 
 TEST_P(HalfGemm, EqualsChainsOfStepsAddedInSinglePrecision) {
   for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
-    for (const std::int64_t k : {1, 31, 128, 129, 257})
+    for (const std::int64_t k : {1, 31, 128, 129, 256, 257})
       for (const std::int64_t panels : {1, 2})
         for (const Place place : places(k)) {
           if (k * panels > thinned(600, 130, 130)) continue;
@@ -193,7 +193,7 @@ TEST_P(HalfPack, QueriesGetTheRangeOfTheirMagnitudes) {
 }
 
 TEST_P(HalfPack, KeysGetTheRangeOfTheirLargestElement) {
-  for (const std::int64_t rows : {1, 3, 11, 12, 13, 40}) {
+  for (const std::int64_t rows : {1, 3, 12, 13, 14, 40}) {
     for (const std::int64_t dim : kDims) {
       const Place place = random.pick({Place::front, Place::back, Place::misaligned});
       SCOPED_TRACE(::testing::Message() << row.name << " rows " << rows << " dim " << dim);
@@ -223,7 +223,7 @@ TEST_P(HalfPack, KeysGetTheRangeOfTheirLargestElement) {
 }
 
 TEST_P(HalfPack, ValuesAreCopiedAndThoseBeyondTheLimitReported) {
-  for (const std::int64_t rows : {1, 2, 40}) {
+  for (const std::int64_t rows : {1, 2, 8, 41}) {
     for (const std::int64_t dim : kDims) {
       const std::int64_t mr = row.mr, panels = (dim + mr - 1) / mr, stride = random.pick({dim, dim + 3});
       SCOPED_TRACE(::testing::Message() << row.name << " rows " << rows << " dim " << dim);
@@ -285,6 +285,7 @@ struct HalfSoftmax : RowTest<kernels::SoftmaxKernel> {
 
   void check(std::int64_t kv, Place place, bool has_softmax, Random& random) {
     const std::int64_t nr = row.lanes;
+    const bool all_finite = !has_softmax && random.one_in(2);
     SCOPED_TRACE(::testing::Message() << row.name << " kv " << kv << " softmax " << has_softmax);
     Operand<float> s(sz(kv * nr), place), top(sz(nr), place), m(sz(nr), place), l(sz(nr), place),
         alpha(sz(nr), place);
@@ -302,7 +303,8 @@ struct HalfSoftmax : RowTest<kernels::SoftmaxKernel> {
       for (std::int64_t j = 0; j < kv; ++j) {
         float x = part == 7 ? 3.5f : 6 * random.normal() + (part == 4 ? 90.0f : 0.0f);
         if (part == 2 || part == 5 || random.one_in(8)) x = has_softmax ? -kInf : 0.0f;
-        if (part == 6 && j == kv / 2) x = std::numeric_limits<float>::quiet_NaN();
+        if (part == 6 && j == kv / 2 && !all_finite) x = std::numeric_limits<float>::quiet_NaN();
+        if (part == 3 && j == kv / 2 && !all_finite && !has_softmax) x = -kInf;
         column.push_back(x), s[sz(j * nr + n)] = x;
         top[sz(n)] = x > top[sz(n)] ? x : top[sz(n)];
       }
