@@ -25,6 +25,12 @@ TravellingBlocks::TravellingBlocks(const Context& context, const SequenceParalle
       call_(args, plan_, transport.rank()),
       workspace_(workspace) {}
 
+TravellingBlocks::~TravellingBlocks() {
+  if (worker_) worker_->wait();
+  // Transfers that never end still point to it.
+  if (transport_.failed()) transport_.keep(workspace_.blocks);
+}
+
 Status TravellingBlocks::prepare() {
   if (layout_.size() > std::numeric_limits<int>::max())
     return {Code::unsupported, "512 keys and values take " + std::to_string(layout_.size()) +
@@ -186,20 +192,13 @@ Status TravellingBlocks::run() {
     send_next();
     std::this_thread::yield();
   }
-  if (transport_.failed()) return give_up();
+  if (transport_.failed()) return transport_.status();
   if (call_.has_rows() && last_step_ == 0) {
     compute(0, 0);
     worker_->wait();
   }
   transport_.free_type(&page_);
   return computed_;
-}
-
-/// Transfers that never end still point to the buffers.
-Status TravellingBlocks::give_up() {
-  worker_->wait();
-  transport_.keep(workspace_.blocks);
-  return transport_.status();
 }
 
 }  // namespace kumiko::distributed

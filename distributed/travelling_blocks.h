@@ -21,6 +21,8 @@ class TravellingBlocks {
   /// `algorithm`: ring or broadcast.
   TravellingBlocks(const Context& context, const SequenceParallelArgs& args, Transport& transport,
                    Workspace& workspace, Algorithm algorithm);
+  ~TravellingBlocks();
+  TravellingBlocks(const TravellingBlocks&) = delete;
   /// Takes all memory and checks the calls. Nothing is sent.
   Status prepare();
   /// The outcome on this rank. Blocks are passed on even if computing failed, because others wait for them.
@@ -60,7 +62,6 @@ class TravellingBlocks {
   std::size_t leaving();
   bool compute_what_is_here();
   void compute(std::size_t first, std::size_t last);
-  Status give_up();
   Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
   const Context& context_;

@@ -1,0 +1,24 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=dash
+# The first process of the emulated machine: four MPI ranks, one on each NUMA node. boot.py reads the lines that begin with "guest:".
+/bin/busybox mkdir -p /proc /sys /dev /tmp
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mkdir -p /dev/shm
+/bin/busybox mount -t tmpfs shm /dev/shm
+/bin/busybox mount -t tmpfs tmp /tmp
+/bin/busybox ip link set lo up
+/bin/busybox hostname machine
+# Keep kernel messages from splitting a line of output.
+echo 1 >/proc/sys/kernel/printk
+
+# Otherwise libgomp would spin through ten emulated time slices.
+export OMP_WAIT_POLICY=passive PATH=/usr/bin:/bin HOME=/tmp KUMIKO_TEST_THINNED=2
+failed=0
+echo "guest: four ranks"
+orterun --allow-run-as-root --mca plm isolated --mca pml ob1 --mca btl vader,self --mca mpi_yield_when_idle 1 --map-by ppr:1:numa \
+  --bind-to numa -n 4 /ranks_numa_test --gtest_color=no || failed=1
+echo "guest: exit $failed"
+/bin/busybox poweroff -f
