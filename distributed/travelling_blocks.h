@@ -76,7 +76,8 @@ class TravellingBlocks {
   std::vector<Lane> lanes_;
   std::deque<Outgoing> outbox_;
   MPI_Datatype page_ = MPI_DATATYPE_NULL;
-  std::size_t last_step_ = 0;  ///< The last one that this rank computes, plus 1; 0: none.
+  std::size_t most_messages_ = 1;  ///< Of a step.
+  std::size_t last_step_ = 0;      ///< The last one that this rank computes, plus 1; 0: none.
   // Steps that transfers have begun of, that are being computed, and that are computed: all before these.
   std::size_t started_ = 0, computing_ = 0, done_ = 0;
   bool is_first_ = true;

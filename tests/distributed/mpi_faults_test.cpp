@@ -236,8 +236,9 @@ TEST(MpiFaults, OfLooksAtOthers) {
     const Status status = problem.run_cache(communicator);
     g_failing = nullptr;
     EXPECT_EQ(status.code(), Code::communication) << name << ": " << status.message();
-    if (world_rank() == 0)
+    if (world_rank() == 0) {
       EXPECT_EQ(status.message().find(std::string(name) + " failed on rank 0"), 0u) << status.message();
+    }
   }
 }
 
@@ -257,9 +258,12 @@ TEST(MpiFaults, OfMakingACommunicator) {
       g_failing = nullptr;
       EXPECT_EQ(status.code(), Code::communication) << name << ": " << status.message();
       EXPECT_FALSE(made);
-      if (is_mine) EXPECT_EQ(status.message().find(std::string(name) + " failed on rank "), 0u);
-      if (!is_mine && !is_dup && std::strcmp(name, "MPI_Iallreduce") != 0)
+      if (is_mine) {
+        EXPECT_EQ(status.message().find(std::string(name) + " failed on rank "), 0u);
+      }
+      if (!is_mine && !is_dup && std::strcmp(name, "MPI_Iallreduce") != 0) {
         EXPECT_NE(status.message().find("could not be set up on another rank"), std::string::npos);
+      }
     }
   }
 }

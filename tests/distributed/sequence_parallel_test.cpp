@@ -371,7 +371,7 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
         },
         Code::invalid_argument, name + text);
   expect_error(on_first([](auto& a) { a.sequences = {}; }), Code::invalid_argument,
-               "on rank 0: local.q.shape[0] is 1");
+               "on rank 0: local.q.shape[2] is ");
 }
 
 // What a packed call has for each sequence: the last one's differs.
@@ -392,12 +392,13 @@ TEST_F(SequenceParallelErrors, OfListsThatDiffer) {
                Code::invalid_argument, "alibi_slopes" + text);
 }
 
-// Ranks of different speed: all choose by the slowest. Over so slow a link a fast machine sends few bytes, and a
-// slow one shares the work evenly.
+// Ranks of different speed: all choose by the slowest. Over so slow a link a fast machine sends few bytes,
+// and a slow one shares the work evenly.
 TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
   Shape s;
-  s.sequences = {{4096, 4096}};
-  s.is_packed = false, s.is_automatic = true, s.q_heads = 32, s.kv_heads = 8, s.head_dim = 8;
+  s.sequences = {{2048, 2048}};
+  s.is_packed = false, s.is_automatic = true, s.q_heads = 16, s.kv_heads = 4, s.head_dim = 8;
+  s.distribution = Distribution::contiguous;
   Problem problem(s);
   std::string texts[2];
   distributed::Machine machine;
@@ -411,7 +412,9 @@ TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
     texts[i] = texts[i].substr(texts[i].find("algorithm: "));
     texts[i] = texts[i].substr(0, texts[i].find('\n'));
   }
-  if (world_size() == 2 || world_size() == 4) EXPECT_NE(texts[0], texts[1]);
+  if (world_size() == 2) {
+    EXPECT_NE(texts[0], texts[1]);
+  }
   machine.flops = machine.bandwidth = speeds[world_rank() == 0];
   distributed::Communicator made;
   ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, machine, &made).ok());
@@ -442,15 +445,15 @@ TEST_F(SequenceParallel, ExplainTellsTheChoice) {
     for (const char* name : {"ring", "broadcast", "head_parallel"}) {
       const std::size_t at = text.find("predicted " + std::string(name) + ": ");
       ASSERT_NE(at, std::string::npos) << text;
-      const double time = std::strtod(text.c_str() + at + std::strlen(name) + 12, nullptr);
+      const double time = std::strtod(text.c_str() + text.find(": ", at) + 2, nullptr);
       EXPECT_GT(time, 0) << text;
       if (time < least) least = time, best = name;
     }
     EXPECT_NE(text.find("algorithm: " + best), std::string::npos) << text;
-    if (first.empty())
-      first = text;
-    else if (world_size() > 1)
+    if (world_size() > 1) {
       EXPECT_NE(first, text);
+    }
+    first = text;
   }
   Problem few([&] {
     Shape other = s;

@@ -36,14 +36,13 @@ class Step {
  public:
   explicit Step(const Shape& shape) : s_(shape) {
     Random random(s_.seed);
-    std::int64_t queries = 0, pages = 0, longest = 0;
+    std::int64_t queries = 0, pages = 0;
     for (const auto& [q_len, kv_len] : s_.sequences) {
       q_ends_.push_back(static_cast<std::int32_t>(queries += q_len));
       lengths_.push_back(static_cast<std::int32_t>(kv_len));
       first_page_.push_back(static_cast<std::int32_t>(pages));
       const std::int64_t count = (kv_len + s_.page_keys - 1) / s_.page_keys;
       max_pages_ = std::max(max_pages_, count);
-      longest = std::max(longest, kv_len);
       pages += count;
     }
     first_page_.push_back(static_cast<std::int32_t>(pages));
@@ -56,8 +55,8 @@ class Step {
     const DataType qk = s_.is_int8 ? DataType::i8 : s_.type;
     q_ = make(1, s_.q_heads, queries, s_.head_dim, qk);
     q_scale_ = make(1, s_.q_heads, queries, 1, DataType::f32);
-    bias_ = make(1, s_.q_heads, queries, longest, DataType::f32);
-    mask_ = make(1, s_.q_heads, queries, longest, DataType::boolean);
+    bias_ = make(1, s_.q_heads, queries, max_pages_ * s_.page_keys, DataType::f32);
+    mask_ = make(1, s_.q_heads, queries, max_pages_ * s_.page_keys, DataType::boolean);
     all_.k = make(pages, s_.kv_heads, s_.page_keys, s_.head_dim, qk);
     all_.v = make(pages, s_.kv_heads, s_.page_keys, s_.v_head_dim, s_.type);
     all_.k_scale = make(pages, s_.kv_heads, s_.page_keys, 1, DataType::f32);

@@ -39,7 +39,7 @@ def needed(binary):
 
 def find_library(name, mpi):
     """Where the library is, or None."""
-    folders = LIBRARY_FOLDERS if mpi is None else (*LIBRARY_FOLDERS, mpi / LIBRARY_FOLDERS[1].lstrip("/"))
+    folders = [*LIBRARY_FOLDERS, *(mpi / folder.lstrip("/") for folder in LIBRARY_FOLDERS if mpi)]
     return next((Path(folder, name) for folder in folders if Path(folder, name).exists()), None)
 
 
