@@ -159,6 +159,7 @@ int fail_each(const char* name, int most, Run run) {
       MPI_Barrier(MPI_COMM_WORLD);
       distributed::Communicator communicator;
       EXPECT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &communicator).ok());
+      MPI_Barrier(MPI_COMM_WORLD);  // a failure would end what a slower rank is still in
       Problem problem;
       g_has_failed = false;
       g_left = n;
@@ -225,6 +226,7 @@ TEST(MpiFaults, OfLooksAtOthers) {
     MPI_Barrier(MPI_COMM_WORLD);
     distributed::Communicator communicator;
     ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &communicator).ok());
+    MPI_Barrier(MPI_COMM_WORLD);
     Problem problem;
     g_has_failed = false;
     g_left = 0;
