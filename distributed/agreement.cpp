@@ -1,39 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "distributed/agreement.h"
 
-#include <algorithm>
 #include <array>
-#include <cstring>
-#include <memory>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+#include <tuple>
 
 namespace kumiko::distributed {
 namespace {
 
-constexpr std::size_t kMostEntries = 48;
-
 /// FNV-1a (Fowler, Noll & Vo; RFC 9923).
-std::uint64_t hash(const void* data, std::size_t bytes, std::uint64_t from = 0xcbf29ce484222325u) {
+constexpr std::uint64_t kBasis = 0xcbf29ce484222325u;
+std::uint64_t hash(const void* data, std::size_t bytes, std::uint64_t from = kBasis) {
   for (std::size_t i = 0; i < bytes; ++i)
     from = (from ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3u;
   return from;
 }
 
-/// What travels where a rank has an error.
-struct Verdict {
-  int code = 0;
-  char text[500] = "";
-};
-
 }  // namespace
 
 void Digest::add(const char* name, const void* data, std::size_t bytes) {
-  names_.push_back(name);
-  hashes_.push_back(data ? hash(data, bytes) : 0);
+  if (count_ == kMostEntries) throw std::length_error("digest is full");
+  names_[count_] = name;
+  hashes_[count_++] = data ? hash(data, bytes) : 0;
 }
 
-void Digest::add(const AttentionArgs& a, bool has_all_rows) {
-  const std::int64_t sequences = a.cu_seqlens_q ? a.num_sequences : a.q.shape[0];
-  const auto count = static_cast<std::size_t>(std::max<std::int64_t>(sequences, 0));
+void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_rows) {
+  const auto count = static_cast<std::size_t>(sequences), heads = static_cast<std::size_t>(a.q.shape[1]);
   const auto shape = [&](const char* name, const auto& view, bool rows) {
     std::array<std::int64_t, 5> kept{static_cast<std::int64_t>(view.dtype), view.shape[1], view.shape[3]};
     if (rows) kept[3] = view.shape[0], kept[4] = view.shape[2];
@@ -68,50 +62,47 @@ void Digest::add(const AttentionArgs& a, bool has_all_rows) {
   add_value("num_sequences", sequences);
   add_value("bsr_rows", a.bsr_rows);
   add_value("bsr_keys", a.bsr_keys);
-  const auto heads = static_cast<std::size_t>(std::max<std::int64_t>(a.q.shape[1], 0));
   list("sinks", a.sinks, heads);
-  list("alibi_slopes", a.alibi_slopes, heads);
+  std::uint64_t slopes = kBasis;
+  for (std::int64_t b = 0; a.alibi_slopes && b < (a.alibi_batch_stride ? sequences : 1); ++b)
+    slopes = hash(a.alibi_slopes + b * a.alibi_batch_stride, heads * sizeof(float), slopes);
+  add_value("alibi_slopes", slopes);
   list("seqused_k", a.seqused_k, count);
   list("causal_sequences", a.causal_sequences, count);
   list("prefix_lens", a.prefix_lens, count);
   list("cu_seqlens_q", a.cu_seqlens_q, count + 1);
 }
 
-Status agree(Transport& transport, const Digest& digest, const Status& mine) {
+Agreement::Agreement(Transport& transport, const Digest& digest, const Status& mine)
+    : transport_(transport), digest_(digest), mine_(mine) {
   // The largest of hashes and of their complements: these belong together if all are the same.
   // A rank with an error may have none; the numbers of words must be the same.
-  const auto words = std::make_shared<std::vector<std::uint64_t>>(2 * kMostEntries + 1, 0);
-  for (std::size_t i = 0; i < digest.hashes_.size() && mine.ok(); ++i) {
-    (*words)[2 * i] = digest.hashes_[i];
-    (*words)[2 * i + 1] = ~digest.hashes_[i];
+  static_assert(std::tuple_size_v<decltype(words_)> <= Transport::kMostWords);
+  for (std::size_t i = 0; i < digest.count_ && mine.ok(); ++i) {
+    words_[2 * i] = digest.hashes_[i];
+    words_[2 * i + 1] = ~digest.hashes_[i];
   }
   // The largest is that of the lowest rank with an error.
-  words->back() = mine.ok() ? 0 : static_cast<std::uint64_t>(transport.size() - transport.rank());
-  MPI_Request request = MPI_REQUEST_NULL;
-  transport.reduce_max(words.get(), &request);
-  if (!transport.wait(&request)) {
-    transport.keep(words);
-    return transport.status();
-  }
-  if (const std::uint64_t worst = words->back(); worst > 0) {
-    const int root = transport.size() - static_cast<int>(worst);
-    const auto verdict = std::make_shared<Verdict>();
-    if (root == transport.rank()) {
-      verdict->code = static_cast<int>(mine.code());
-      const std::size_t length = std::min(mine.message().size(), sizeof verdict->text - 1);
-      std::memcpy(verdict->text, mine.message().data(), length);
+  words_.back() = mine.ok() ? 0 : static_cast<std::uint64_t>(transport.size() - transport.rank());
+  transport.start_reduce_max(words_, &request_);
+}
+
+Status Agreement::finish() {
+  if (!transport_.finish_reduce_max(&request_, words_)) return transport_.status();
+  if (words_.back() > 0) {
+    const int root = transport_.size() - static_cast<int>(words_.back());
+    Transport::Verdict verdict;
+    if (root == transport_.rank()) {
+      verdict.code = static_cast<std::int32_t>(mine_.code());
+      std::snprintf(verdict.text, sizeof verdict.text, "%s", mine_.message().c_str());
     }
-    transport.broadcast(verdict.get(), sizeof(Verdict), root, &request);
-    if (!transport.wait(&request)) {
-      transport.keep(verdict);
-      return transport.status();
-    }
-    return {static_cast<Code>(verdict->code), "on rank " + std::to_string(root) + ": " + verdict->text};
+    if (!transport_.broadcast(&verdict, root)) return transport_.status();
+    return {static_cast<Code>(verdict.code), "on rank " + std::to_string(root) + ": " + verdict.text};
   }
-  for (std::size_t i = 0; i < digest.names_.size(); ++i) {
-    if ((*words)[2 * i] != ~(*words)[2 * i + 1])
+  for (std::size_t i = 0; i < digest_.count_; ++i) {
+    if (words_[2 * i] != ~words_[2 * i + 1])
       return {Code::invalid_argument,
-              std::string(digest.names_[i]) + " differs between ranks; expected the same on all"};
+              std::string(digest_.names_[i]) + " differs between ranks; expected the same on all"};
   }
   return {};
 }

@@ -4,10 +4,8 @@
 
 #include <kumiko/attention.h>
 
+#include <array>
 #include <cstdint>
-#include <span>
-#include <string>
-#include <vector>
 
 #include "distributed/transport.h"
 
@@ -16,8 +14,8 @@ namespace kumiko::distributed {
 /// Names and hashes of what must be the same on all ranks.
 class Digest {
  public:
-  /// The fields of a call. `has_all_rows`: shapes and arrays of q and out are the same, too.
-  void add(const AttentionArgs& args, bool has_all_rows);
+  /// The fields of a valid call of so many sequences. `has_all_rows`: all rows of q and out are on each rank.
+  void add(const AttentionArgs& args, std::int64_t sequences, bool has_all_rows);
   void add(const char* name, const void* data, std::size_t bytes);
   template <class T>
   void add_value(const char* name, const T& value) {
@@ -25,14 +23,33 @@ class Digest {
   }
 
  private:
-  friend Status agree(Transport&, const Digest&, const Status&);
-  std::vector<const char*> names_;
-  std::vector<std::uint64_t> hashes_;
+  friend class Agreement;
+  static constexpr std::size_t kMostEntries = 56;
+  std::size_t count_ = 0;
+  std::array<const char*, kMostEntries> names_{};
+  std::array<std::uint64_t, kMostEntries> hashes_{};
 };
 
-/// `mine` if it is the same everywhere, else the error of the lowest rank that has one, or one that names the
-/// first entry of the digests that differs. The same on all ranks. One reduction; where there is an error one
-/// broadcast more.
-Status agree(Transport& transport, const Digest& digest, const Status& mine);
+/// One reduction, which travels from the constructor on and is over with finish(); where a rank has an error
+/// one broadcast more. Takes no memory but for the text of an error.
+class Agreement {
+ public:
+  Agreement(Transport& transport, const Digest& digest, const Status& mine);
+  Agreement(const Agreement&) = delete;
+  /// `mine` if it is the same everywhere, else the error of the lowest rank that has one, or one that names
+  /// the first entry of the digests that differs. The same on all ranks. Once; no other reduction before.
+  Status finish();
+
+ private:
+  Transport& transport_;
+  const Digest& digest_;
+  const Status& mine_;
+  std::array<std::uint64_t, 2 * Digest::kMostEntries + 1> words_{};
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+
+inline Status agree(Transport& transport, const Digest& digest, const Status& mine) {
+  return Agreement(transport, digest, mine).finish();
+}
 
 }  // namespace kumiko::distributed

@@ -25,10 +25,9 @@ void BlockPipeline::pass_along(const std::vector<int>& members, double bytes) {
   }
 }
 
-// Member i sends to 2i + 1 and 2i + 2, segment by segment to both at once, each at half the rate.
+// Member i sends to 2i + 1 and 2i + 2, whole blocks to both at once, each at half the rate.
 void BlockPipeline::broadcast(const std::vector<int>& members, double bytes) {
   const std::size_t count = members.size();
-  const double segment = std::min(link_.segment_bytes, bytes) / link_.bandwidth;
   for (std::size_t i = 0; 2 * i + 1 < count; ++i) {
     RankState& from = at(members[i]);
     const std::size_t end = std::min(2 * i + 3, count);
@@ -38,10 +37,8 @@ void BlockPipeline::broadcast(const std::vector<int>& members, double bytes) {
     double done = 0;
     for (std::size_t child = 2 * i + 1; child < end; ++child) {
       RankState& to = at(members[child]);
-      const double start = std::max({first_[i], from.out_free, to.in_free, buffer(members[child])});
-      const double hop = link_.latency_seconds + children * segment;
-      first_[child] = start + hop;
-      arrived_[child] = std::max(start + link_.latency_seconds + transfer, arrived_[i] + hop);
+      const double start = std::max({arrived_[i], from.out_free, to.in_free, buffer(members[child])});
+      arrived_[child] = start + link_.latency_seconds + transfer;
       to.in_free = start + busy;
       transfer_[child] = std::max(transfer_[child], transfer);
       done = std::max(done, start + busy);
@@ -53,8 +50,7 @@ void BlockPipeline::broadcast(const std::vector<int>& members, double bytes) {
 }
 
 void BlockPipeline::add(const std::vector<int>& members, const std::vector<double>& seconds, double bytes) {
-  for (std::vector<double>* times : {&first_, &arrived_, &passed_, &transfer_})
-    times->assign(members.size(), 0.0);
+  for (std::vector<double>* times : {&arrived_, &passed_, &transfer_}) times->assign(members.size(), 0.0);
   if (algorithm_ == Algorithm::broadcast) {
     broadcast(members, bytes);
   } else {

@@ -43,9 +43,8 @@ class BlockPipeline {
   const std::size_t buffers_;
   std::vector<RankState> ranks_;
   std::vector<double> released_;  ///< [ranks][buffers]
-  // Of the block being added, for each member: its first segment and all of it there, passed on, the
-  // transfer's length.
-  std::vector<double> first_, arrived_, passed_, transfer_;
+  // Of the block being added, for each member: when it is there, and passed on; the transfer's length.
+  std::vector<double> arrived_, passed_, transfer_;
 };
 
 }  // namespace kumiko::distributed

@@ -64,7 +64,6 @@ Status check_model(const Work& work, int ranks, const Rank& rank, const Link& li
     if (!std::isfinite(value) || value < 0) return bad(field, value, "seconds, 0 or more");
   }
   if (!(link.bandwidth > 0)) return bad("bandwidth", link.bandwidth, "bytes per second, more than 0");
-  if (!(link.segment_bytes >= 1)) return bad("segment_bytes", link.segment_bytes, "1 or more");
   if (!(link.overlap >= 0 && link.overlap <= 1)) return bad("overlap", link.overlap, "0 to 1");
   if (algorithm < Algorithm::ring || algorithm > Algorithm::head_parallel)
     return bad("algorithm", static_cast<int>(algorithm), "one of kAlgorithms");

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <exception>
 #include <memory>
+#include <new>
 
 #include "distributed/distributed.h"
 #include "distributed/transport.h"
@@ -37,6 +39,21 @@ Status guarded(Body&& body) noexcept {
   } catch (...) {
   }
   return {Code::internal, "exception"};
+}
+
+/// After ranks have agreed on a call: an exception on this rank must not leave the others waiting.
+template <class Body>
+Status guarded_for_all(Transport& transport, Body&& body) noexcept {
+  return guarded([&]() -> Status {
+    try {
+      return body();
+    } catch (const std::bad_alloc&) {
+      transport.abandon(Code::out_of_memory, "out of memory");
+    } catch (const std::exception& e) {
+      transport.abandon(Code::internal, e.what());
+    }
+    return transport.status();
+  });
 }
 
 }  // namespace kumiko::distributed

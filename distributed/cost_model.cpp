@@ -228,6 +228,16 @@ const char* name(Algorithm algorithm) {
   return "?";
 }
 
+void choose_blocks(Work* work) {
+  constexpr double kMostBytes = 64 << 20, kLeast = 2, kMost = 16;
+  const double block = static_cast<double>(kKeysPerSplit * work->kv_heads) *
+                       static_cast<double>((work->head_dim + work->v_head_dim) * work->element_bytes) *
+                       static_cast<double>(work->sequences.size());
+  work->block_keys = kKeysPerSplit;
+  work->blocks_in_flight =
+      static_cast<std::int64_t>(std::clamp(kMostBytes / std::max(block, 1.0), kLeast, kMost));
+}
+
 const char* Forecast::bound() const {
   const double most = std::max({compute_seconds, link_seconds, latency_seconds, imbalance_seconds});
   if (compute_seconds == most) return "compute";

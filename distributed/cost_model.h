@@ -34,7 +34,6 @@ struct Link {
   double bandwidth = 0;        ///< Bytes/s that a rank sends, and at the same time receives.
   double message_seconds = 0;  ///< Least time between two messages of one rank (the gap of LogP).
   double overlap = 1;  ///< Share of a transfer during which the rank computes at its full rate: 0 to 1.
-  double segment_bytes = 65536;  ///< Pieces in which a broadcast passes a block on.
 };
 
 /// What one rank computes. whole_seconds is the time of the whole problem on one rank:
@@ -61,6 +60,10 @@ struct Work {
   std::int64_t block_keys = 4096;     ///< Most keys that travel as one block; a multiple of 512.
   std::int64_t blocks_in_flight = 2;  ///< Blocks that a rank has memory for, the one it computes among them.
 };
+
+/// Sets block_keys and blocks_in_flight to what attention over ranks takes unless asked: short blocks, so
+/// that there is little to wait for at the start, and memory for as many as have 64 MiB, 2 to 16.
+KUMIKO_API void choose_blocks(Work* work);
 
 /// The parts add up to `seconds`. Each is what would be saved by the machine without it: latency (of links,
 /// of messages, of starting a call for each block rather than once), then bandwidth without end, then work

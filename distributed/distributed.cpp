@@ -2,6 +2,7 @@
 #include "distributed/distributed.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "distributed/agreement.h"
@@ -14,14 +15,26 @@
 namespace kumiko::distributed {
 namespace {
 
-constexpr double kThreadFlops = 50e9, kThreadBandwidth = 10e9;
+constexpr double kThreadFlops = 50e9, kThreadBandwidth = 10e9, kStartSeconds = 20e-6;
 
-/// What one rank would take for all, as far as a call says.
-Rank rank_of(const Context& context, const Machine& machine, const Work& work) {
-  const int threads = context.num_threads();
-  const double flops = machine.flops > 0 ? machine.flops : kThreadFlops * threads,
-               bandwidth = machine.bandwidth > 0 ? machine.bandwidth : kThreadBandwidth * threads;
-  return {whole_seconds(work, flops, bandwidth), 20e-6};
+struct Speed {
+  double flops, bandwidth;
+};
+
+Speed speed_of(const Context& context, const Machine& machine) {
+  const int threads = context ? context.num_threads() : 1;
+  return {machine.flops > 0 ? machine.flops : kThreadFlops * threads,
+          machine.bandwidth > 0 ? machine.bandwidth : kThreadBandwidth * threads};
+}
+
+/// Of the slowest rank, so that all ranks choose alike though their contexts have different threads.
+bool agree_on_speed(Transport& transport, Speed* speed) {
+  // Positive numbers are in the order of their bits.
+  std::uint64_t words[] = {~std::bit_cast<std::uint64_t>(speed->flops),
+                           ~std::bit_cast<std::uint64_t>(speed->bandwidth)};
+  if (!transport.reduce_max(words)) return false;
+  *speed = {std::bit_cast<double>(~words[0]), std::bit_cast<double>(~words[1])};
+  return true;
 }
 
 Status check_machine(const Machine& machine) {
@@ -36,11 +49,11 @@ Status check_machine(const Machine& machine) {
 }
 
 /// The fastest of the algorithms that move queries or keys.
-Status choose_algorithm(const Context& context, const Machine& machine, const SequenceParallelArgs& args,
-                        int ranks, Algorithm* best, Choice* choice) {
+Status choose_algorithm(const Speed& speed, const Link& link, const SequenceParallelArgs& args, int ranks,
+                        Algorithm* best, Choice* choice) {
   const Work work = work_of(args);
-  if (Status s = choose(work, ranks, rank_of(context, machine, work), machine.link, choice); !s.ok())
-    return s;
+  const Rank rank{whole_seconds(work, speed.flops, speed.bandwidth), kStartSeconds};
+  if (Status s = choose(work, ranks, rank, link, choice); !s.ok()) return s;
   const Forecast* least = nullptr;
   for (const Forecast& forecast : choice->forecasts) {
     if (forecast.algorithm == Algorithm::states || !forecast.is_possible) continue;
@@ -58,7 +71,7 @@ Status check_context(const Context& context) {
 }
 
 void add_sequences(const SequenceParallelArgs& args, Digest* digest) {
-  digest->add(args.local, false);
+  digest->add(args.local, std::ssize(args.sequences), false);
   digest->add("sequences", args.sequences.data(), args.sequences.size_bytes());
   digest->add_value("sequences.size()", args.sequences.size());
   digest->add_value("distribution", args.distribution);
@@ -75,10 +88,19 @@ Communicator::~Communicator() = default;
 Status Communicator::create(MPI_Comm comm, const Machine& machine, Communicator* made) {
   return guarded([&]() -> Status {
     if (!made) return {Code::invalid_argument, "made is null; expected a Communicator to fill"};
-    if (Status s = check_machine(machine); !s.ok()) return s;
-    auto impl = std::make_unique<Impl>();
-    impl->machine = machine;
-    if (Status s = Transport::create(comm, &impl->transport); !s.ok()) return s;
+    std::unique_ptr<Transport> transport;
+    if (Status s = Transport::create(comm, &transport); !s.ok()) return s;
+    // As in a call, an error of one rank is that of all.
+    auto impl = std::unique_ptr<Impl>();
+    Digest digest;
+    const Status mine = guarded([&]() -> Status {
+      impl = std::make_unique<Impl>();
+      impl->machine = machine;
+      digest.add_value("machine.link", machine.link);
+      return check_machine(machine);
+    });
+    if (Status s = agree(*transport, digest, mine); !s.ok()) return s;
+    impl->transport = std::move(transport);
     made->impl_ = std::move(impl);
     return {};
   });
@@ -119,27 +141,32 @@ Status attention_forward(const Context& context, const Communicator& communicato
     std::unique_ptr<TravellingBlocks> blocks;
     std::unique_ptr<HeadParallel> heads;
     Digest digest;
+    Speed speed = speed_of(context, impl.machine);
+    if (!agree_on_speed(transport, &speed)) return transport.status();
     Status mine = guarded([&]() -> Status {
       if (Status s = check_context(context); !s.ok()) return s;
       if (Status s = check_sequence_parallel(args, transport.size(), transport.rank()); !s.ok()) return s;
-      add_sequences(args, &digest);
       Algorithm algorithm = args.algorithm;
       if (args.is_automatic) {
         Choice choice;
-        if (Status s = choose_algorithm(context, impl.machine, args, transport.size(), &algorithm, &choice);
+        if (Status s =
+                choose_algorithm(speed, impl.machine.link, args, transport.size(), &algorithm, &choice);
             !s.ok())
           return s;
       }
-      digest.add_value("algorithm", algorithm);
       if (algorithm == Algorithm::head_parallel) {
         heads = std::make_unique<HeadParallel>(context, args, transport);
-        return heads->prepare();
+        if (Status s = heads->prepare(); !s.ok()) return s;
+      } else {
+        blocks = std::make_unique<TravellingBlocks>(context, args, transport, workspace, algorithm);
+        if (Status s = blocks->prepare(); !s.ok()) return s;
       }
-      blocks = std::make_unique<TravellingBlocks>(context, args, transport, workspace, algorithm);
-      return blocks->prepare();
+      add_sequences(args, &digest);
+      digest.add_value("algorithm", algorithm);
+      return {};
     });
     if (Status s = agree(transport, digest, mine); !s.ok()) return s;
-    mine = guarded([&] { return heads ? heads->run() : blocks->run(); });
+    mine = guarded_for_all(transport, [&] { return heads ? heads->run() : blocks->run(); });
     if (transport.failed()) return transport.status();
     return agree(transport, {}, mine);
   });
@@ -158,11 +185,14 @@ Status attention_forward(const Context& context, const Communicator& communicato
       if (Status s = check_context(context); !s.ok()) return s;
       cache = std::make_unique<ShardedCache>(context, args, transport);
       if (Status s = cache->prepare(); !s.ok()) return s;
-      digest.add(args, true);
+      digest.add(args, cache->sequences(), true);
       return {};
     });
-    if (Status s = agree(transport, digest, mine); !s.ok()) return s;
-    return cache->run();
+    // The agreement travels while this rank computes, which is a latency less in each step of a decode.
+    Agreement agreement(transport, digest, mine);
+    const Status computed = mine.ok() ? cache->compute() : Status();
+    if (Status s = agreement.finish(); !s.ok()) return s;
+    return guarded_for_all(transport, [&] { return cache->merge_all(computed); });
   });
 }
 
@@ -190,7 +220,8 @@ std::string explain(const Context& context, const Communicator& communicator,
     Algorithm algorithm = args.algorithm;
     Choice choice;
     Algorithm best{};
-    if (Status s = choose_algorithm(context, impl.machine, args, ranks, &best, &choice); !s.ok()) return s;
+    const Speed speed = speed_of(context, impl.machine);
+    if (Status s = choose_algorithm(speed, impl.machine.link, args, ranks, &best, &choice); !s.ok()) return s;
     if (args.is_automatic) algorithm = best;
     const BlockPlan plan(work, reach_of(args.local), ranks);
     static constexpr const char* kNames[] = {"contiguous", "zigzag", "cyclic"};

@@ -21,9 +21,9 @@ namespace kumiko::distributed {
 
 /// What is known of the machine, for the choice of an algorithm. No result depends on it.
 struct Machine {
-  Link link{2e-6, 10e9, 1e-6, 1.0, 65536};  ///< Default: between processes of one machine, or InfiniBand.
-  double flops = 0;                         ///< FLOP/s of one rank; 0: 50 GFLOP/s a thread.
-  double bandwidth = 0;                     ///< Bytes/s that one rank reads; 0: 10 GB/s a thread.
+  Link link{2e-6, 10e9, 1e-6, 1.0};  ///< Default: between processes of one machine, or InfiniBand.
+  double flops = 0;                  ///< FLOP/s of one rank; 0: 50 GFLOP/s a thread.
+  double bandwidth = 0;              ///< Bytes/s that one rank reads; 0: 10 GB/s a thread.
 };
 
 /// A communicator of the library's own: a duplicate of the user's, so that its messages meet no others.
@@ -36,9 +36,11 @@ class KUMIKO_API Communicator {
   Communicator& operator=(Communicator&& other) noexcept;
   ~Communicator();
 
-  /// Collective over `comm`, which must be an intracommunicator. Errors: invalid_argument (MPI is not
-  /// initialized or finalized, `comm` is null), unsupported (this thread may not call MPI), communication,
-  /// out_of_memory. `*made` is untouched on error.
+  /// Collective over `comm`, which must be an intracommunicator; machine.link must be the same on all ranks.
+  /// Errors: invalid_argument, communication and out_of_memory, the same on all; and before `comm` is used
+  /// invalid_argument (MPI is not initialized or is finalized, `comm` or `made` is null) and unsupported
+  /// (this thread may not call MPI), after which the other ranks wait in MPI_Comm_dup. `*made` is untouched
+  /// on error.
   static Status create(MPI_Comm comm, const Machine& machine, Communicator* made);
   explicit operator bool() const { return impl_ != nullptr; }
   int rank() const;
@@ -74,13 +76,14 @@ struct SequenceParallelArgs {
   /// ring, broadcast or head_parallel. `automatic`: the one that choose() finds fastest of these.
   bool is_automatic = true;
   Algorithm algorithm = Algorithm::ring;
-  /// Most keys of a sequence that travel as one block, a multiple of 512, with memory for two blocks; 0: 512
-  /// or 1024, with memory for up to eight blocks of 64 MB together, but for two at least.
+  /// Most keys of a sequence that travel as one block, a multiple of 512, with memory for two blocks; 0: 512,
+  /// with memory for up to 16 blocks of 64 MiB together, but for two at least.
   std::int64_t block_keys = 0;
 };
 /// Errors: those of attention_forward(), communication; the same on all ranks. An error that is found before
 /// anything moves leaves outputs untouched; after one of `communication`, or out_of_memory while computing,
-/// they may be written in part.
+/// they may be written in part. Memory that a rank lacks while blocks move may end the communicator's use, as
+/// a failure of MPI does; later calls then say so.
 KUMIKO_API Status attention_forward(const Context& context, const Communicator& communicator,
                                     const SequenceParallelArgs& args);
 
@@ -98,7 +101,8 @@ KUMIKO_API Status attention_forward(const Context& context, const Communicator& 
 KUMIKO_API Status refuse(const Communicator& communicator, const Status& error);
 
 /// What the calls above would do: ranks, distribution, blocks, algorithm, and the time that each algorithm
-/// would take by the cost model. Not collective. A sentence if `args` are not valid.
+/// would take by the cost model, with the threads of this rank's context. Not collective. A sentence if
+/// `args` are not valid.
 KUMIKO_API std::string explain(const Context& context, const Communicator& communicator,
                                const SequenceParallelArgs& args);
 

@@ -97,6 +97,8 @@ kumiko_status kumiko_communicator_create(MPI_Comm comm, const kumiko_machine* ma
       if (Status s = check_size("machine", machine->struct_size, sizeof *machine); !s.ok()) return s;
       if (machine->latency_seconds != 0) known.link.latency_seconds = machine->latency_seconds;
       if (machine->link_bandwidth != 0) known.link.bandwidth = machine->link_bandwidth;
+      if (machine->message_seconds != 0) known.link.message_seconds = machine->message_seconds;
+      known.link.overlap = machine->overlap;
       known.flops = machine->flops;
       known.bandwidth = machine->bandwidth;
     }

@@ -25,16 +25,18 @@ enum {
 /* A duplicate of the user's communicator. One call at a time. */
 typedef struct kumiko_communicator kumiko_communicator;
 
-/* The machine, for the choice of an algorithm. 0 is each field's default. */
+/* The machine, for the choice of an algorithm. 0 is each field's default, but for overlap. */
 typedef struct kumiko_machine {
   size_t struct_size;
   double latency_seconds; /* of a link: from the call that sends until the first byte is there */
   double link_bandwidth;  /* bytes/s that a rank sends, and at the same time receives */
   double flops;           /* FLOP/s of one rank */
   double bandwidth;       /* bytes/s that one rank reads */
+  double message_seconds; /* least time between two messages of one rank */
+  double overlap;         /* share of a transfer during which the rank computes at its full rate: 0 to 1 */
 } kumiko_machine;
 #define KUMIKO_MACHINE_INIT \
-  { sizeof(kumiko_machine), 0, 0, 0, 0 }
+  { sizeof(kumiko_machine), 0, 0, 0, 0, 0, 1 }
 
 /* Collective over `comm`. `machine` may be NULL. `*communicator` is untouched on error. */
 KUMIKO_C_API kumiko_status kumiko_communicator_create(MPI_Comm comm, const kumiko_machine* machine,

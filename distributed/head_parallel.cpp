@@ -22,6 +22,11 @@ HeadParallel::HeadParallel(const Context& context, const SequenceParallelArgs& a
       transport_(transport),
       plan_(work_of(args), reach_of(args.local), transport.size()) {}
 
+HeadParallel::~HeadParallel() {
+  // Transfers that never end still point to it.
+  if (transport_.failed()) transport_.keep(sent_), transport_.keep(received_);
+}
+
 /// Memory of a tensor of whole sequences; never null.
 std::byte* HeadParallel::take(std::int64_t bytes) {
   return tensors_.emplace_back(static_cast<std::size_t>(bytes) + 64).data();
@@ -165,10 +170,7 @@ bool HeadParallel::exchange(const std::vector<Field>& fields) {
   MPI_Datatype unit = transport_.make_type(kUnit);
   MPI_Request request = MPI_REQUEST_NULL;
   transport_.exchange(sent_->data(), sent, received_->data(), received, unit, &request);
-  if (!transport_.wait(&request)) {
-    transport_.keep(sent_), transport_.keep(received_);
-    return false;
-  }
+  if (!transport_.wait(&request)) return false;
   transport_.free_type(&unit);
   message = received_->data();
   for (int rank = 0; rank < transport_.size(); ++rank) {

@@ -20,6 +20,8 @@ namespace kumiko::distributed {
 class HeadParallel {
  public:
   HeadParallel(const Context& context, const SequenceParallelArgs& args, Transport& transport);
+  ~HeadParallel();
+  HeadParallel(const HeadParallel&) = delete;
   /// Takes all memory and checks the call. Nothing is sent. Errors: unsupported (fewer KV heads than ranks,
   /// bias or mask).
   Status prepare();

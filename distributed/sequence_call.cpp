@@ -49,6 +49,9 @@ Status check_unset(const AttentionArgs& a) {
       return {Code::invalid_argument,
               std::string("local.") + name + " is given; expected none, as `sequences` has the lengths"};
   }
+  if (a.key_layout != KeyLayout::rows)
+    return {Code::unsupported, "local.key_layout is " + std::to_string(static_cast<int>(a.key_layout)) +
+                                   "; expected rows (0), as tiles lie in pages alone"};
   for (const auto& [name, is_set] :
        {std::pair{"tree_mask", a.tree_mask != nullptr}, std::pair{"bsr_indptr", a.bsr_indptr != nullptr}}) {
     if (is_set)
@@ -95,14 +98,7 @@ Work work_of(const SequenceParallelArgs& args) {
   work.window_right = a.window_right;
   work.distribution = args.distribution;
   work.block_keys = args.block_keys;
-  if (work.block_keys > 0) return work;
-  // Short blocks: less to wait for at the start. Those that have come are computed together.
-  constexpr std::int64_t kMostBytes = std::int64_t{64} << 20, kMostBlocks = 16, kMostKeys = 512;
-  const std::int64_t page = PageLayout(a).size() * std::max<std::int64_t>(std::ssize(args.sequences), 1),
-                     pages = kMostBytes / std::max<std::int64_t>(page, 1);
-  work.block_keys =
-      std::clamp<std::int64_t>(pages / kMostBlocks, 1, kMostKeys / kKeysPerSplit) * kKeysPerSplit;
-  work.blocks_in_flight = std::clamp<std::int64_t>(pages * kKeysPerSplit / work.block_keys, 2, kMostBlocks);
+  if (work.block_keys == 0) choose_blocks(&work);
   return work;
 }
 
@@ -131,6 +127,8 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
     for (const std::int64_t size : tensor->shape) {
       if (size < 0 || size > kLongest) return invalid("a size of local.q, k or v", size, "0..2147483136");
     }
+    if (tensor->shape[1] * tensor->shape[3] > kLongest)
+      return invalid("heads * dim of local.q, k or v", tensor->shape[1] * tensor->shape[3], "0..2147483136");
   }
   const Work work = work_of(args);
   std::int64_t q_rows = 0, k_rows = 0;

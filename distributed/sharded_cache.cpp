@@ -27,6 +27,11 @@ ShardedCache::ShardedCache(const Context& context, const AttentionArgs& args, Tr
       group_(kv_heads_ > 0 ? args.q.shape[1] / kv_heads_ : 0),
       size_(args.v.shape[3] + 2) {}
 
+ShardedCache::~ShardedCache() {
+  // Transfers that never end still point to it.
+  if (transport_.failed()) transport_.keep(memory_);
+}
+
 std::int64_t ShardedCache::rows_of(std::int64_t b) const {
   return group_ * (args_.cu_seqlens_q ? args_.cu_seqlens_q[b + 1] - args_.cu_seqlens_q[b] : args_.q.shape[2]);
 }
@@ -120,22 +125,26 @@ Status ShardedCache::count_rows() {
           "rows, or sequence-parallel queries"};
 }
 
-Status ShardedCache::run() {
+Status ShardedCache::compute() {
   KeyPart part;
   part.parts = transport_.size();
   part.part = transport_.rank();
+  return attention_split_states(context_, args_, part, memory_->states.data());
+}
+
+Status ShardedCache::merge_all(const Status& computed) {
   // A rank that fails sends states that nobody will use, because others wait for them.
-  Status mine = attention_split_states(context_, args_, part, memory_->states.data());
+  Status mine = computed;
   MPI_Datatype state = transport_.make_type(size_ * static_cast<std::int64_t>(sizeof(float)));
   MPI_Request request = MPI_REQUEST_NULL;
   transport_.exchange(memory_->states.data(), sent_, memory_->received.data(), received_, state, &request);
-  if (!transport_.wait(&request)) return give_up();
+  if (!transport_.wait(&request)) return transport_.status();
   transport_.free_type(&state);
   if (mine.ok()) mine = merge();
   pack_results(mine);
   transport_.gather_all(memory_->result.data(), static_cast<int>(memory_->result.size()),
                         memory_->results.data(), result_bytes_, &request);
-  if (!transport_.wait(&request)) return give_up();
+  if (!transport_.wait(&request)) return transport_.status();
   std::size_t at = 0;
   bool all_ok = true;
   for (const int bytes : result_bytes_) {
@@ -212,11 +221,6 @@ void ShardedCache::unpack_results() const {
       }
     });
   }
-}
-
-Status ShardedCache::give_up() {
-  transport_.keep(memory_);
-  return transport_.status();
 }
 
 }  // namespace kumiko::distributed

@@ -17,10 +17,15 @@ namespace kumiko::distributed {
 class ShardedCache {
  public:
   ShardedCache(const Context& context, const AttentionArgs& args, Transport& transport);
+  ~ShardedCache();
+  ShardedCache(const ShardedCache&) = delete;
+  std::int64_t sequences() const { return sequences_; }
   /// Takes all memory and checks the call. Nothing is sent.
   Status prepare();
-  /// The same on all ranks.
-  Status run();
+  /// The states of this rank's splits. Nothing is sent, and no output written.
+  Status compute();
+  /// Sends them, merges, and writes the outputs if all ranks have computed. The same on all ranks.
+  Status merge_all(const Status& computed);
 
  private:
   std::int64_t rows_of(std::int64_t b) const;
@@ -35,7 +40,6 @@ class ShardedCache {
   void visit_results(int rank, Visit visit) const;
   void pack_results(const Status& mine);
   void unpack_results() const;
-  Status give_up();
 
   const Context& context_;
   const AttentionArgs& args_;

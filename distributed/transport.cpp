@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstring>
+#include <string>
 #include <thread>
 
 namespace kumiko::distributed {
@@ -31,11 +33,10 @@ Status check_thread(int level) {
               ", which lets its own thread alone call; expected MPI_THREAD_SERIALIZED or _MULTIPLE"};
 }
 
-std::string text_of(int code) {
-  char text[MPI_MAX_ERROR_STRING] = "";
-  int length = 0;
-  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) return "error " + std::to_string(code);
-  return std::string(text, static_cast<std::size_t>(length));
+/// Copies as much of a text as fits.
+template <std::size_t kBytes>
+void copy_text(char (&to)[kBytes], const char* from) {
+  std::snprintf(to, kBytes, "%s", from);
 }
 
 }  // namespace
@@ -48,34 +49,53 @@ Status Transport::create(MPI_Comm comm, std::unique_ptr<Transport>* made) {
   std::unique_ptr<Transport> transport(new Transport);
   MPI_Query_thread(&transport->level_);
   if (Status s = check_thread(transport->level_); !s.ok()) return s;
-  int is_inter = 0;
-  if (!transport->check(MPI_Comm_test_inter(comm, &is_inter), "MPI_Comm_test_inter"))
-    return transport->status_;
-  if (is_inter)
-    return {Code::invalid_argument, "comm is an intercommunicator; expected an intracommunicator"};
   MPI_Comm own = MPI_COMM_NULL;
-  if (!transport->check(MPI_Comm_dup(comm, &own), "MPI_Comm_dup")) return transport->status_;
+  if (!transport->check(MPI_Comm_dup(comm, &own), "MPI_Comm_dup")) return transport->status();
   transport->comm_ = own;
-  if (!transport->check(MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler") ||
-      !transport->check(MPI_Comm_rank(own, &transport->rank_), "MPI_Comm_rank") ||
-      !transport->check(MPI_Comm_size(own, &transport->size_), "MPI_Comm_size"))
-    return transport->status_;
+  // From here on every rank takes part in the reduction, whatever it has found.
+  Status mine;
+  try {
+    mine = transport->set_up();
+  } catch (const std::bad_alloc&) {
+    mine = {Code::out_of_memory, "out of memory"};
+  }
+  transport->has_failed_ = false;
+  std::uint64_t somewhere = mine.ok() ? 0 : 1;
+  if (!transport->reduce_max({&somewhere, 1})) return transport->status();
+  if (!mine.ok()) return mine;
+  if (somewhere)
+    return {Code::communication,
+            "the communicator could not be set up on another rank, which has the reason"};
   *made = std::move(transport);
   return {};
 }
 
+Status Transport::set_up() {
+  int is_inter = 0;
+  if (!check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler") ||
+      !check(MPI_Comm_test_inter(comm_, &is_inter), "MPI_Comm_test_inter") ||
+      !check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank") ||
+      !check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size"))
+    return status();
+  if (is_inter)
+    return {Code::invalid_argument, "comm is an intercommunicator; expected an intracommunicator"};
+  telling_.assign(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
+  pinned_->kept.reserve(kMostKept);
+  return {};
+}
+
 Transport::~Transport() {
-  // Transfers that never end may still use a communicator that has failed.
-  if (comm_ != MPI_COMM_NULL && is_running() && !failed()) MPI_Comm_free(&comm_);
-  if (failed()) {
-    for (std::shared_ptr<void>& memory : kept_) new std::shared_ptr<void>(std::move(memory));
-  }
+  // Transfers that never end may still use a communicator that has failed, and its memory.
+  if (failed())
+    (void)pinned_.release();
+  else if (comm_ != MPI_COMM_NULL && is_running())
+    MPI_Comm_free(&comm_);
 }
 
 Transport::Turn::Turn(Transport& transport) : transport_(transport) {
   if (transport.failed()) {
-    status_ = {Code::communication,
-               "the communicator has failed before; expected a new one: " + transport.status_.message()};
+    status_ = {Code::communication, std::string("the communicator has failed before; expected a new one: ") +
+                                        transport.pinned_->notice.text};
     return;
   }
   if (!is_running()) {
@@ -100,7 +120,7 @@ Transport::Turn::Turn(Transport& transport) : transport_(transport) {
 Transport::Turn::~Turn() {
   if (has_process_) g_process_is_busy.store(false);
   if (!has_communicator_) return;
-  if (!transport_.failed()) transport_.kept_.clear();
+  if (!transport_.failed()) transport_.pinned_->kept.clear();
   transport_.busy_.store(false);
 }
 
@@ -112,15 +132,28 @@ void Transport::receive(void* to, int count, MPI_Datatype type, int from, int ta
   if (!failed()) check(MPI_Irecv(to, count, type, from, tag, comm_, request), "MPI_Irecv");
 }
 
-void Transport::reduce_max(std::vector<std::uint64_t>* values, MPI_Request* request) {
+void Transport::start_reduce_max(std::span<const std::uint64_t> words, MPI_Request* request) {
   if (failed()) return;
-  check(MPI_Iallreduce(MPI_IN_PLACE, values->data(), static_cast<int>(values->size()), MPI_UINT64_T, MPI_MAX,
+  std::copy(words.begin(), words.end(), pinned_->words);
+  check(MPI_Iallreduce(MPI_IN_PLACE, pinned_->words, static_cast<int>(words.size()), MPI_UINT64_T, MPI_MAX,
                        comm_, request),
         "MPI_Iallreduce");
 }
 
-void Transport::broadcast(void* data, int bytes, int root, MPI_Request* request) {
-  if (!failed()) check(MPI_Ibcast(data, bytes, MPI_BYTE, root, comm_, request), "MPI_Ibcast");
+bool Transport::finish_reduce_max(MPI_Request* request, std::span<std::uint64_t> words) {
+  if (!wait(request)) return false;
+  std::copy_n(pinned_->words, words.size(), words.begin());
+  return true;
+}
+
+bool Transport::broadcast(Verdict* verdict, int root) {
+  if (failed()) return false;
+  pinned_->verdict = *verdict;
+  MPI_Request request = MPI_REQUEST_NULL;
+  check(MPI_Ibcast(&pinned_->verdict, sizeof(Verdict), MPI_BYTE, root, comm_, &request), "MPI_Ibcast");
+  if (!wait(&request)) return false;
+  *verdict = pinned_->verdict;
+  return true;
 }
 
 namespace {
@@ -139,13 +172,12 @@ std::vector<int> places_of(const std::vector<int>& counts) {
 
 void Transport::exchange(const void* from, const std::vector<int>& sent, void* to,
                          const std::vector<int>& received, MPI_Datatype type, MPI_Request* request) {
-  // Messages rather than one collective: only neighbours that have something for each other meet.
   const std::vector<int> first = places_of(sent), last = places_of(received);
   if (failed()) return;
   // MPI keeps no copy of the arrays, and reads them until the exchange is done.
   auto lists = std::make_shared<std::array<std::vector<int>, 4>>(
       std::array<std::vector<int>, 4>{sent, first, received, last});
-  kept_.push_back(lists);
+  keep(lists);
   check(MPI_Ialltoallv(from, (*lists)[0].data(), (*lists)[1].data(), type, to, (*lists)[2].data(),
                        (*lists)[3].data(), type, comm_, request),
         "MPI_Ialltoallv");
@@ -156,7 +188,7 @@ void Transport::gather_all(const void* from, int count, void* to, const std::vec
   if (failed()) return;
   auto lists = std::make_shared<std::array<std::vector<int>, 2>>(
       std::array<std::vector<int>, 2>{counts, places_of(counts)});
-  kept_.push_back(lists);
+  keep(lists);
   check(MPI_Iallgatherv(from, count, MPI_BYTE, to, (*lists)[0].data(), (*lists)[1].data(), MPI_BYTE, comm_,
                         request),
         "MPI_Iallgatherv");
@@ -195,15 +227,34 @@ bool Transport::wait(MPI_Request* requests, std::size_t count) {
   return !failed();
 }
 
-bool Transport::check(int code, const char* call) {
+bool Transport::check(int code, const char* call) noexcept {
   if (code == MPI_SUCCESS) return true;
-  fail(std::string(call) + " failed on rank " + std::to_string(rank_) + ": " + text_of(code));
+  if (failed()) return false;
+  char reason[MPI_MAX_ERROR_STRING] = "", text[sizeof Notice::text];
+  int length = 0;
+  if (MPI_Error_string(code, reason, &length) != MPI_SUCCESS)
+    std::snprintf(reason, sizeof reason, "error %d", code);
+  std::snprintf(text, sizeof text, "%s failed on rank %d: %s", call, rank_, reason);
+  pinned_->notice.code = static_cast<std::int32_t>(Code::communication);
+  copy_text(pinned_->notice.text, text);
   tell_others();
   return false;
 }
 
-void Transport::fail(std::string what) {
-  if (!failed()) status_ = {Code::communication, std::move(what)};
+void Transport::abandon(Code code, const char* text) noexcept {
+  if (failed()) return;
+  pinned_->notice.code = static_cast<std::int32_t>(code);
+  std::snprintf(pinned_->notice.text, sizeof pinned_->notice.text, "on rank %d: %s", rank_, text);
+  tell_others();
+}
+
+Status Transport::status() const {
+  if (!failed()) return {};
+  return {static_cast<Code>(pinned_->notice.code), pinned_->notice.text};
+}
+
+void Transport::keep(std::shared_ptr<void> memory) noexcept {
+  pinned_->kept.push_back(std::move(memory));
 }
 
 void Transport::look_for_notice() {
@@ -213,25 +264,35 @@ void Transport::look_for_notice() {
   int found = 0;
   MPI_Status from;
   if (!check(MPI_Iprobe(MPI_ANY_SOURCE, kNoticeTag, comm_, &found, &from), "MPI_Iprobe") || !found) return;
-  Notice notice{};
-  if (!check(MPI_Recv(notice.text, kNoticeBytes, MPI_CHAR, from.MPI_SOURCE, kNoticeTag, comm_,
-                      MPI_STATUS_IGNORE),
-             "MPI_Recv"))
+  Notice notice;
+  if (!check(
+          MPI_Recv(&notice, sizeof notice, MPI_BYTE, from.MPI_SOURCE, kNoticeTag, comm_, MPI_STATUS_IGNORE),
+          "MPI_Recv"))
     return;
-  notice.text[kNoticeBytes - 1] = '\0';
-  fail(notice.text);
+  notice.text[sizeof notice.text - 1] = '\0';
+  pinned_->notice = notice;
+  has_failed_ = true;
 }
 
-void Transport::tell_others() {
-  if (comm_ == MPI_COMM_NULL) return;
-  const std::size_t length = std::min(status_.message().size(), sizeof notice_.text - 1);
-  std::memcpy(notice_.text, status_.message().data(), length);
+/// A rank that others have not heard from before may need a connection first, so that its notice leaves only
+/// while it calls MPI: for a second at most, as nothing is known of who should receive it.
+void Transport::tell_others() noexcept {
+  has_failed_ = true;
+  if (comm_ == MPI_COMM_NULL || telling_.empty()) return;
   for (int to = 0; to < size_; ++to) {
     if (to == rank_) continue;
-    MPI_Request request = MPI_REQUEST_NULL;
-    // So short a message needs no receiver to be ready; nothing is left to do if this fails, too.
-    if (MPI_Isend(notice_.text, kNoticeBytes, MPI_CHAR, to, kNoticeTag, comm_, &request) == MPI_SUCCESS)
-      MPI_Request_free(&request);
+    // Nothing is left to do if this fails, too.
+    MPI_Isend(&pinned_->notice, sizeof(Notice), MPI_BYTE, to, kNoticeTag, comm_,
+              &telling_[static_cast<std::size_t>(to)]);
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  for (MPI_Request& request : telling_) {
+    int done = 0;
+    while (request != MPI_REQUEST_NULL && !done && std::chrono::steady_clock::now() < end) {
+      if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+      if (!done) std::this_thread::yield();
+    }
+    if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
   }
 }
 

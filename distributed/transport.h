@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // MPI as the algorithms use it: transfers that never block, and one rule for failures. If a call of MPI fails
-// on a rank, it tells all others, everybody leaves the call with that status, and the communicator is of no
-// more use. So nobody waits for a rank that has gone on.
+// on a rank, or it cannot go on for another reason, it tells all others, everybody leaves the call with that
+// status, and the communicator is of no more use. So nobody waits for a rank that has gone on. Neither a
+// failure nor what ranks agree by takes memory that would have to be there then.
 #pragma once
 
 #include <kumiko/status.h>
@@ -10,9 +11,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <string>
+#include <span>
 #include <vector>
 
 namespace kumiko::distributed {
@@ -41,11 +41,26 @@ class Transport {
     bool has_communicator_ = false, has_process_ = false;
   };
 
+  /// The largest of each word on all ranks, of up to kMostWords: one at a time, from start to finish. false:
+  /// the communicator has failed.
+  static constexpr std::size_t kMostWords = 128;
+  void start_reduce_max(std::span<const std::uint64_t> words, MPI_Request* request);
+  bool finish_reduce_max(MPI_Request* request, std::span<std::uint64_t> words);
+  bool reduce_max(std::span<std::uint64_t> words) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    start_reduce_max(words, &request);
+    return finish_reduce_max(&request, words);
+  }
+  /// The text of rank `root` on all ranks, and its code. false: the communicator has failed.
+  struct Verdict {
+    std::int32_t code = 0;
+    char text[500] = "";
+  };
+  bool broadcast(Verdict* verdict, int root);
+
   // Each starts a transfer; a failure is seen by failed() and by the next wait().
   void send(const void* from, int count, MPI_Datatype type, int to, int tag, MPI_Request* request);
   void receive(void* to, int count, MPI_Datatype type, int from, int tag, MPI_Request* request);
-  void reduce_max(std::vector<std::uint64_t>* values, MPI_Request* request);
-  void broadcast(void* data, int bytes, int root, MPI_Request* request);
   /// Blocks of `type`; counts and places of all ranks.
   void exchange(const void* from, const std::vector<int>& sent, void* to, const std::vector<int>& received,
                 MPI_Datatype type, MPI_Request* request);
@@ -62,28 +77,40 @@ class Transport {
   bool wait(MPI_Request* requests, std::size_t count);
   bool wait(MPI_Request* request) { return wait(request, 1); }
 
-  bool failed() const { return !status_.ok(); }
-  const Status& status() const { return status_; }
-  /// Keeps what transfers that will never end still point to.
-  void keep(std::shared_ptr<void> memory) { kept_.push_back(std::move(memory)); }
+  bool failed() const { return has_failed_; }
+  Status status() const;
+  /// This rank cannot go on: the error becomes that of all ranks.
+  void abandon(Code code, const char* text) noexcept;
+  /// Keeps what transfers that will never end still point to. A call keeps kMostKept pieces at most.
+  void keep(std::shared_ptr<void> memory) noexcept;
 
  private:
   Transport() = default;
-  bool check(int code, const char* call);
+  Status set_up();
+  bool check(int code, const char* call) noexcept;
   void look_for_notice();
-  void tell_others();
-  void fail(std::string what);
+  void tell_others() noexcept;
+
+  static constexpr std::size_t kMostKept = 16;
+  /// What travels to all ranks when one has failed.
+  struct Notice {
+    std::int32_t code = 0;
+    char text[396] = "";
+  };
+  /// What MPI may still use after a failure; never freed then.
+  struct Pinned {
+    std::uint64_t words[kMostWords] = {};
+    Verdict verdict;
+    Notice notice;
+    std::vector<std::shared_ptr<void>> kept;
+  };
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1, level_ = MPI_THREAD_SINGLE;
-  Status status_;
+  bool has_failed_ = false;
   std::atomic<bool> busy_{false};
-  std::vector<std::shared_ptr<void>> kept_;
-  static constexpr int kNoticeBytes = 400;
-  struct Notice {
-    char text[kNoticeBytes];
-  };
-  Notice notice_{};
+  std::unique_ptr<Pinned> pinned_ = std::make_unique<Pinned>();
+  std::vector<MPI_Request> telling_;  ///< [ranks]
   std::chrono::steady_clock::time_point looked_{};
 };
 

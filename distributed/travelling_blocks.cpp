@@ -8,7 +8,7 @@
 namespace kumiko::distributed {
 namespace {
 
-constexpr int kTags = 16384;  // of messages in two blocks; every MPI has 32768
+constexpr std::size_t kTags = 32767;  // every MPI has these, and one more for notices
 /// Between two looks at MPI while this rank computes: a look takes about 1 us of a core that computes.
 constexpr std::chrono::microseconds kBetweenLooks{100};
 
@@ -25,18 +25,30 @@ TravellingBlocks::TravellingBlocks(const Context& context, const SequenceParalle
       call_(args, plan_, transport.rank()),
       workspace_(workspace) {}
 
+TravellingBlocks::~TravellingBlocks() {
+  if (worker_) worker_->wait();
+  // Transfers that never end still point to it.
+  if (transport_.failed()) transport_.keep(workspace_.blocks);
+}
+
 Status TravellingBlocks::prepare() {
   if (layout_.size() > std::numeric_limits<int>::max())
     return {Code::unsupported, "512 keys and values take " + std::to_string(layout_.size()) +
                                    " bytes; expected at most 2^31 - 1, fewer heads or smaller dims"};
-  const std::size_t steps = plan_.steps().size(),
-                    lane = static_cast<std::size_t>(call_.lane_pages() * layout_.size());
-  lanes_.resize(std::clamp<std::size_t>(steps, 1, static_cast<std::size_t>(plan_.work().blocks_in_flight)));
+  const std::vector<Step>& steps = plan_.steps();
+  const auto lane = static_cast<std::size_t>(call_.lane_pages() * layout_.size());
+  for (const Step& step : steps) most_messages_ = std::max(most_messages_, step.messages.size());
+  if (most_messages_ > kTags / 2)
+    return {Code::unsupported, "a block has messages of " + std::to_string(most_messages_) +
+                                   " ranks; expected at most 16383, longer sequences or fewer of them"};
+  lanes_.resize(std::clamp<std::size_t>(
+      steps.size(), 1,
+      std::min(static_cast<std::size_t>(plan_.work().blocks_in_flight), kTags / most_messages_)));
   std::byte* const base = workspace_.blocks->reserve(lanes_.size() * lane);
   for (std::size_t i = 0; i < lanes_.size(); ++i) lanes_[i].pages = base + i * lane;
   if (Status s = call_.prepare(context_, base, static_cast<std::int64_t>(lanes_.size())); !s.ok()) return s;
-  for (std::size_t i = 0; i < plan_.steps().size(); ++i) {
-    if (plan_.steps()[i].computes[static_cast<std::size_t>(transport_.rank())]) last_step_ = i + 1;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].computes[static_cast<std::size_t>(transport_.rank())]) last_step_ = i + 1;
   }
   const auto state_bytes = static_cast<std::size_t>(call_.state_floats()) * sizeof(float);
   states_ = reinterpret_cast<float*>(workspace_.states.reserve(state_bytes));
@@ -60,7 +72,8 @@ void TravellingBlocks::start(std::size_t number) {
                       count = message.members.size(), degree = algorithm_ == Algorithm::ring ? 1 : 2;
     Transfer transfer;
     transfer.message = &message;
-    transfer.tag = static_cast<int>((number * static_cast<std::size_t>(plan_.ranks()) + m) % kTags);
+    // A lane has one block at a time, so that no two messages under way have one tag.
+    transfer.tag = static_cast<int>(number % lanes_.size() * most_messages_ + m);
     if (i > 0) transfer.parent = message.members[(i - 1) / degree];
     for (std::size_t child = degree * i + 1; child <= degree * i + degree && child < count; ++child)
       transfer.children.push_back(message.members[child]);
@@ -186,20 +199,13 @@ Status TravellingBlocks::run() {
     send_next();
     std::this_thread::yield();
   }
-  if (transport_.failed()) return give_up();
+  if (transport_.failed()) return transport_.status();
   if (call_.has_rows() && last_step_ == 0) {
     compute(0, 0);
     worker_->wait();
   }
   transport_.free_type(&page_);
   return computed_;
-}
-
-/// Transfers that never end still point to the buffers.
-Status TravellingBlocks::give_up() {
-  worker_->wait();
-  transport_.keep(workspace_.blocks);
-  return transport_.status();
 }
 
 }  // namespace kumiko::distributed

@@ -21,6 +21,8 @@ class TravellingBlocks {
   /// `algorithm`: ring or broadcast.
   TravellingBlocks(const Context& context, const SequenceParallelArgs& args, Transport& transport,
                    Workspace& workspace, Algorithm algorithm);
+  ~TravellingBlocks();
+  TravellingBlocks(const TravellingBlocks&) = delete;
   /// Takes all memory and checks the calls. Nothing is sent.
   Status prepare();
   /// The outcome on this rank. Blocks are passed on even if computing failed, because others wait for them.
@@ -60,7 +62,6 @@ class TravellingBlocks {
   std::size_t leaving();
   bool compute_what_is_here();
   void compute(std::size_t first, std::size_t last);
-  Status give_up();
   Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
   const Context& context_;
@@ -75,7 +76,8 @@ class TravellingBlocks {
   std::vector<Lane> lanes_;
   std::deque<Outgoing> outbox_;
   MPI_Datatype page_ = MPI_DATATYPE_NULL;
-  std::size_t last_step_ = 0;  ///< The last one that this rank computes, plus 1; 0: none.
+  std::size_t most_messages_ = 1;  ///< Of a step.
+  std::size_t last_step_ = 0;      ///< The last one that this rank computes, plus 1; 0: none.
   // Steps that transfers have begun of, that are being computed, and that are computed: all before these.
   std::size_t started_ = 0, computing_ = 0, done_ = 0;
   bool is_first_ = true;

@@ -5,8 +5,8 @@
     distributed_bench                  prints the figures
     distributed_bench --benchmark_...  takes the flags of Google Benchmark, for bench/run_groups.py
 
-A slow link is a pair of virtual Ethernet devices between two network namespaces, held to a rate in each direction by the token bucket
-filter of `tc` (needs root, ip and tc).
+A slow link is a pair of virtual Ethernet devices between two network namespaces, held to a rate and 50 us in each direction by `tc`
+(needs root, ip and tc): by netem, or where the kernel has none by the token bucket filter, which delays nothing.
 """
 
 import argparse
@@ -24,6 +24,7 @@ MPIRUN = ["mpirun", "--allow-run-as-root", "--bind-to", "none", "-n", "2"]
 PREFILL = ["prefill", "8192", "3"]
 # K and V of 4096 keys, which the busier rank sends: rows in zigzag, so rank 0 has the first and the last quarter of the tokens.
 PREFILL_BYTES = 4096 * 8 * 128 * 2 * 4
+DELAY_US = 50
 
 
 def run(command):
@@ -38,11 +39,12 @@ def call(*arguments, before=(), options=()):
 
 
 class Link:
-    """Two network namespaces and a link between them; what call() needs to put a rank in each."""
+    """Two network namespaces and a link between them; `place` is what call() needs to put a rank in each."""
 
     def __init__(self, rate):
         self.names = [f"kumiko{os.getpid()}{side}" for side in "ab"]
         self.rate = rate
+        self.delay = 0  # us in each direction, of netem
         self.agent = None
 
     def __enter__(self):
@@ -54,18 +56,27 @@ class Link:
             run(["ip", "-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "kumiko0"])
             for device in ("lo", "kumiko0"):
                 run(["ip", "-n", name, "link", "set", device, "up"])
-            if self.rate:
-                run(["tc", "-n", name, "qdisc", "add", "dev", "kumiko0", "root", "tbf", "rate", f"{self.rate}bit", "burst", "256kb",
-                     "latency", "200ms"])
+            self.slow_down(name)
         # mpirun starts the second rank through this instead of ssh.
         handle, self.agent = tempfile.mkstemp()
         os.write(handle, f'#!/bin/sh\nshift\nexec ip netns exec {b} sh -c "$*"\n'.encode())
         os.close(handle)
         os.chmod(self.agent, 0o700)
         net = "10.77.0.0/24"
-        return {"before": ["ip", "netns", "exec", a],
-                "options": ["--host", "10.77.0.1:1,10.77.0.2:1", "--mca", "plm_rsh_agent", self.agent, "--mca", "btl", "tcp,self",
-                            "--mca", "btl_tcp_if_include", net, "--mca", "oob_tcp_if_include", net]}
+        options = ["--host", "10.77.0.1:1,10.77.0.2:1", "--mca", "plm_rsh_agent", self.agent, "--mca", "btl", "tcp,self",
+                   "--mca", "btl_tcp_if_include", net, "--mca", "oob_tcp_if_include", net]
+        self.place = {"before": ["ip", "netns", "exec", a], "options": options}
+        return self
+
+    def slow_down(self, name):
+        add = ["tc", "-n", name, "qdisc", "add", "dev", "kumiko0", "root"]
+        rate = ["rate", f"{self.rate}bit"] if self.rate else []
+        try:
+            run([*add, "netem", "delay", f"{DELAY_US}us", "limit", "100000", *rate])
+            self.delay = DELAY_US
+        except RuntimeError:  # a kernel without netem
+            if rate:
+                run([*add, "tbf", *rate, "burst", "256kb", "latency", "200ms"])
 
     def __exit__(self, *_):
         for name in self.names:
@@ -79,27 +90,34 @@ def efficiency(*arguments):
     return {"efficiency": seconds["alone"] / seconds["together"], **seconds}
 
 
-def step():
+def step(**place):
     """What a decode step over two ranks takes beyond that of one process, less two latencies of the link."""
-    seconds = call("decode", "1024", "9")
+    seconds = call("decode", "1024", "9", **place)
     return {"microseconds": max(seconds["together"] - seconds["alone"] - 2 * seconds["latency"], 0) * 1e6, **seconds}
+
+
+def step_over_link():
+    with Link(None) as link:
+        return {**step(**link.place), "delay_us": link.delay}
 
 
 def slow_link(share):
     """Sending K and V takes `share` of computing."""
     with Link(None) as link:
-        free = call(*PREFILL, **link)
+        free = call(*PREFILL, **link.place)
     sending = share * free["together"]
     rate = round(PREFILL_BYTES * 8 / sending)
     with Link(rate) as link:
-        slow = call(*PREFILL, **link)
-    return {"over_longer": slow["together"] / max(free["together"], sending), "rate": rate, "free": free["together"], **slow}
+        slow = call(*PREFILL, **link.place)
+    return {"over_longer": slow["together"] / max(free["together"], sending), "rate": rate, "free": free["together"],
+            "delay_us": link.delay, **slow}
 
 
 BENCHMARKS = {
     "ranks_causal_d128_h8x8_8192": lambda: efficiency(*PREFILL),
     "ranks_decode_d128_h32x8_32768": lambda: efficiency("decode", "32768", "7"),
     "ranks_step": step,
+    "ranks_link_step": step_over_link,
     **{f"ranks_link_{round(100 * share):03}": lambda share=share: slow_link(share) for share in (0.5, 0.8, 1.0)},
 }
 

@@ -69,7 +69,10 @@ model::Work work_of(const Options& options, std::int64_t tokens) {
   work.distribution = options.distribution == "contiguous" ? model::Distribution::contiguous
                       : options.distribution == "zigzag"   ? model::Distribution::zigzag
                                                            : model::Distribution::cyclic;
-  work.block_keys = options.block_keys;
+  if (options.block_keys > 0)
+    work.block_keys = options.block_keys;
+  else
+    model::choose_blocks(&work);
   return work;
 }
 

@@ -67,8 +67,10 @@ void add_links(CLI::App& app, Options* options) {
   app.add_option("--algorithm", options->algorithm, "how ranks work together")
       ->check(CLI::IsMember({"fastest", "ring", "broadcast", "states", "head_parallel"}))
       ->group(group);
-  app.add_option("--block-keys", options->block_keys, "most keys that travel as one block, a multiple of 512")
-      ->check(CLI::Range(512, 1 << 20))
+  app.add_option(
+         "--block-keys", options->block_keys,
+         "most keys that travel as one block, a multiple of 512, with memory for two; 0: as the library")
+      ->check(CLI::Range(0, 1 << 20))
       ->group(group);
 }
 

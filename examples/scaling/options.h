@@ -35,7 +35,7 @@ struct Options {
   double overlap = 1;
   std::string distribution = "zigzag";  // contiguous | zigzag | cyclic
   std::string algorithm = "fastest";    // or a name of the cost model
-  std::int64_t block_keys = 4096;
+  std::int64_t block_keys = 0;
 };
 
 /// What --simulate says; 0 ranks: domains x cores alone.

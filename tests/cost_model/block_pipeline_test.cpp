@@ -12,7 +12,7 @@ namespace {
 
 using Members = std::vector<int>;
 
-const Link kByteASecond{.bandwidth = 1, .segment_bytes = 1};
+const Link kByteASecond{.bandwidth = 1};
 
 TEST(BlockPipeline, ARankSendsOneBlockAfterTheOther) {
   for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast}) {
@@ -49,11 +49,11 @@ TEST(BlockPipeline, BlocksAreComputedInOrder) {
   EXPECT_EQ(pipeline.end(), 15);
 }
 
-// 8 segments to two ranks at half the rate: 16 s. The last of them is at rank 3 a second later.
-TEST(BlockPipeline, ATreePassesSegmentsOnAsTheyCome) {
+// 8 bytes to two ranks at half the rate: 16 s. One of them passes the block on, to rank 3 alone, in 8 s.
+TEST(BlockPipeline, ATreePassesBlocksOnWhenTheyAreThere) {
   BlockPipeline pipeline(4, 2, kByteASecond, Algorithm::broadcast);
   pipeline.add(Members{0, 1, 2, 3}, {0, 0, 0, 0}, 8);
-  EXPECT_EQ(pipeline.end(), 17);
+  EXPECT_EQ(pipeline.end(), 24);
 }
 
 TEST(BlockPipeline, MessagesHaveAGapAndALatency) {

@@ -43,7 +43,7 @@ class Draws {
     work.blocks_in_flight = 1 + below(3);
     draw.ranks = static_cast<int>(1 + below(12));
     draw.rank = {real() * 10, real() * 0.01};
-    draw.link = {real() * 0.01, 1e5 * (1 + real() * 1e4), real() * 1e-3, real(), 1e3 + real() * 1e5};
+    draw.link = {real() * 0.01, 1e5 * (1 + real() * 1e4), real() * 1e-3, real()};
     return draw;
   }
 

@@ -104,16 +104,16 @@ TEST(CostModel, ABlockIsReceivedWhenABufferIsFree) {
   }
 }
 
-// The chain hands a block of 1 s on whole; the tree hands on segments, at half the rate to two children.
-TEST(CostModel, AChainStoresBlocksAndATreeSegments) {
+// Both hand blocks of 1 s on whole; the tree at half the rate to two children.
+TEST(CostModel, AChainAndATreeHandOnBlocks) {
   Work work = one_head(2048, 2048);
   work.is_causal = true;
-  const Link link{.bandwidth = kBlockBytes, .segment_bytes = kBlockBytes / 8};
+  const Link link{.bandwidth = kBlockBytes};
   // Without computing: rank 3 has block 0 after three hops, then blocks 1 and 2.
   EXPECT_DOUBLE_EQ(forecast_of(work, 4, {0, 0}, link, Algorithm::ring).seconds, 5);
-  // Block 0 leaves rank 1 for rank 3 after a segment, from 1/4 s until 5/4 s; then block 1 comes there at
-  // half the rate, until 13/4 s, and block 2 at the full rate.
-  EXPECT_DOUBLE_EQ(forecast_of(work, 4, {0, 0}, link, Algorithm::broadcast).seconds, 4.25);
+  // Block 0 is at ranks 1 and 2 after 2 s and at rank 3 after 3 s; then block 1 comes there at half the rate,
+  // until 5 s, and block 2 at the full rate.
+  EXPECT_DOUBLE_EQ(forecast_of(work, 4, {0, 0}, link, Algorithm::broadcast).seconds, 6);
 }
 
 TEST(CostModel, RanksThatSeeNothingOfABlockDoNotGetIt) {
@@ -257,7 +257,6 @@ TEST(CostModel, FaultsAreNamed) {
   refused("bandwidth", [](auto&, auto&, auto&, Link& l, auto&) { l.bandwidth = 0; });
   refused("bandwidth", [](auto&, auto&, auto&, Link& l, auto&) { l.bandwidth = NAN; });
   refused("overlap", [](auto&, auto&, auto&, Link& l, auto&) { l.overlap = 1.5; });
-  refused("segment_bytes", [](auto&, auto&, auto&, Link& l, auto&) { l.segment_bytes = 0; });
   refused("algorithm", [](auto&, auto&, auto&, auto&, Algorithm& a) { a = static_cast<Algorithm>(9); });
   refused("q_heads", [](Work& w, auto&, auto&, auto&, auto&) { w.kv_heads = 2; });
   refused("kv_heads", [](Work& w, auto&, auto&, auto&, auto&) { w.kv_heads = 0; });
@@ -274,6 +273,24 @@ TEST(CostModel, FaultsAreNamed) {
   refused("sequences[0].q_len", [](Work& w, auto&, auto&, auto&, auto&) { w.sequences[0].q_len = -1; });
   refused("sequences[0].kv_len",
           [](Work& w, auto&, auto&, auto&, auto&) { w.sequences[0].kv_len = std::int64_t{1} << 40; });
+}
+
+TEST(CostModel, BlocksAreShortAndHave64MiBTogether) {
+  Work work;
+  work.sequences = {{8192, 8192}};
+  work.kv_heads = 8, work.head_dim = work.v_head_dim = 128;
+  choose_blocks(&work);
+  EXPECT_EQ(work.block_keys, 512);
+  EXPECT_EQ(work.blocks_in_flight, 16);  // of 4 MiB
+  work.sequences.push_back({5, 700});
+  choose_blocks(&work);
+  EXPECT_EQ(work.blocks_in_flight, 8);
+  work.kv_heads = 1000;
+  choose_blocks(&work);
+  EXPECT_EQ(work.blocks_in_flight, 2);
+  work.kv_heads = work.head_dim = work.v_head_dim = 1;
+  choose_blocks(&work);
+  EXPECT_EQ(work.blocks_in_flight, 16);
 }
 
 }  // namespace

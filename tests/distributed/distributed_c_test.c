@@ -118,6 +118,11 @@ int main(int argc, char** argv) {
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);
   EXPECT(strstr(kumiko_last_error(), "bandwidth is -1"));
   machine.link_bandwidth = 6.8e9;
+  machine.overlap = 1.5;
+  EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "overlap is 1.5"));
+  machine.overlap = 0.5;
+  machine.message_seconds = 1e-6;
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_OK);
   if (failures == 0) {
     test_sequences(context, communicator);

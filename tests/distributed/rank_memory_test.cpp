@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
 #include <new>
+#include <string>
 
 #include "tests/distributed/memory.h"
 #include "tests/distributed/ranks.h"
@@ -13,9 +15,10 @@ namespace {
 
 std::atomic<std::size_t> g_limit{SIZE_MAX};  // a larger piece cannot be had
 std::atomic<std::size_t> g_taken{0};         // by pieces of 64 KB and more, since it was set to 0
+std::atomic<long> g_left{-1};                // so many pieces can be had before one cannot; negative: all
 
 void* take(std::size_t bytes) {
-  if (bytes >= g_limit) throw std::bad_alloc();
+  if (bytes >= g_limit || (g_left >= 0 && g_left.fetch_sub(1) == 0)) throw std::bad_alloc();
   if (bytes >= 65536) g_taken += bytes;
   if (void* memory = std::malloc(bytes ? bytes : 1)) return memory;
   throw std::bad_alloc();
@@ -61,7 +64,8 @@ struct Sequence {
     q.assign(size(q_rows), 0.5f), k.assign(size(k_rows), 0.5f), v.assign(size(k_rows), 1.0f);
     out.assign(size(q_rows), -1.0f);
   }
-  Status run(Algorithm algorithm, const distributed::Communicator& on = world()) {
+  Status run(Algorithm algorithm, const distributed::Communicator& on = world(),
+             std::int64_t block_keys = 1024) {
     distributed::SequenceParallelArgs args;
     args.local.q = ConstTensor::bhsd(q.data(), 1, kHeads, q_rows, kDim);
     args.local.k = ConstTensor::bhsd(k.data(), 1, kHeads, k_rows, kDim);
@@ -70,7 +74,7 @@ struct Sequence {
     args.sequences = {&lengths, 1};
     args.is_automatic = false;
     args.algorithm = algorithm;
-    args.block_keys = 1024;
+    args.block_keys = block_keys;
     return distributed::attention_forward(context, on, args);
   }
 };
@@ -89,6 +93,63 @@ TEST(Memory, IsTwoBlocksAndStates) {
                     tables = 1 << 20;
   EXPECT_LE(taken, 2 * block + states + tables);
   EXPECT_LT(taken, Sequence::kKeys * Sequence::kHeads * 2 * Sequence::kDim * sizeof(float) / 8);  // all keys
+}
+
+/// The most memory that the process has had, in bytes, since reset_peak().
+std::size_t peak() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) return std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
+  }
+  return 0;
+}
+void reset_peak() {
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
+
+// As the kernel counts it, with the library's own scratch and MPI's buffers. 16 blocks of 512 keys unless
+// asked otherwise: 4 MB here, where all keys have 33 MB.
+TEST(Memory, PeakIsOfBlocksRatherThanOfAllKeys) {
+  Sequence sequence;
+  distributed::Communicator fresh;
+  ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &fresh).ok());
+  reset_peak();
+  const std::size_t before = peak();
+  ASSERT_GT(before, 0u);
+  const Status status = sequence.run(Algorithm::ring, fresh, 0);
+  ASSERT_TRUE(status.ok()) << status.message();
+  constexpr std::size_t kRow = Sequence::kHeads * 2 * Sequence::kDim * sizeof(float),
+                        kBlocks = 16 * 512 * kRow, kElse = 8 << 20;
+  static_assert(kBlocks + kElse < Sequence::kKeys * kRow / 2);
+  EXPECT_LE(peak() - before, kBlocks + kElse);
+}
+
+// Each piece of memory that a call takes fails on the last rank, in turn: nobody waits for ever, and all have
+// the same code.
+TEST(Memory, ThatCannotBeHadAtAnyTimeIsAStatusOnAll) {
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast, Algorithm::head_parallel}) {
+    if (algorithm == Algorithm::head_parallel && world_size() > Sequence::kHeads) continue;
+    int failures = 0;
+    for (long n = 0;; n += 1 + n / 8) {
+      Sequence sequence;
+      distributed::Communicator fresh;
+      ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &fresh).ok());
+      MPI_Barrier(MPI_COMM_WORLD);  // a failure would end what a slower rank is still in
+      if (world_rank() == world_size() - 1) g_left = n;
+      const Status status = sequence.run(algorithm, fresh, 4096);
+      const bool is_over = g_left > 0 || (g_left == 0 && status.ok());
+      g_left = -1;
+      int codes[2] = {static_cast<int>(status.code()), -static_cast<int>(status.code())}, all[2] = {0, 0};
+      MPI_Allreduce(codes, all, 2, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+      EXPECT_EQ(all[0], -all[1]) << "piece " << n << ": " << status.message();
+      EXPECT_TRUE(status.ok() || status.code() == Code::out_of_memory) << status.message();
+      failures += !status.ok();
+      int mine = is_over && world_rank() == world_size() - 1, over = 0;
+      MPI_Allreduce(&mine, &over, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+      if (over) break;
+    }
+    EXPECT_GT(failures, 10);
+  }
 }
 
 TEST(Memory, ThatOneRankHasNotIsAStatusOnAll) {
@@ -112,7 +173,3 @@ TEST(Memory, ThatOneRankHasNotIsAStatusOnAll) {
 
 }  // namespace
 }  // namespace kumiko::test
-
-int main(int argc, char** argv) {
-  return kumiko::test::run_tests_on_ranks(argc, argv);
-}

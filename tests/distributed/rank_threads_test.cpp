@@ -124,7 +124,3 @@ TEST(Threads, ThatMayNotCallMpiAreRefused) {
 
 }  // namespace
 }  // namespace kumiko::test
-
-int main(int argc, char** argv) {
-  return kumiko::test::run_tests_on_ranks(argc, argv);
-}

@@ -42,7 +42,7 @@ int world_size() {
   return ::testing::AssertionSuccess();
 }
 
-int run_tests_on_ranks(int argc, char** argv) {
+static int run_tests_on_ranks(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   const char* const level = std::getenv("KUMIKO_TEST_MPI_LEVEL");
   int provided = 0;
@@ -67,3 +67,7 @@ int run_tests_on_ranks(int argc, char** argv) {
 }
 
 }  // namespace kumiko::test
+
+int main(int argc, char** argv) {
+  return kumiko::test::run_tests_on_ranks(argc, argv);
+}

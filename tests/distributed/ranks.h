@@ -16,7 +16,7 @@ int world_rank();
 int world_size();
 /// Whether all ranks have the same status, code and message.
 ::testing::AssertionResult same_on_all_ranks(const Status& status);
-/// MPI_Init_thread with the level in KUMIKO_TEST_MPI_LEVEL (0 to 3; 3 if unset), all tests, MPI_Finalize.
-int run_tests_on_ranks(int argc, char** argv);
+// ranks.cpp has main(): MPI_Init_thread with the level in KUMIKO_TEST_MPI_LEVEL (0 to 3; 3 if unset), all
+// tests, MPI_Finalize.
 
 }  // namespace kumiko::test

@@ -3,6 +3,7 @@
 // distribution and algorithm.
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <ostream>
 
 #include "tests/distributed/memory.h"
@@ -209,11 +210,9 @@ class Problem {
 
 struct SequenceParallel : testing::Test {
   Random random{test_seed(97)};
-  Context context = [] {
-    ContextOptions options;
-    options.num_threads = 1;
+  Context context = [] {  // KUMIKO_NUM_THREADS says with how many threads
     Context made;
-    EXPECT_TRUE(Context::create(options, &made).ok());
+    EXPECT_TRUE(Context::create({}, &made).ok());
     return made;
   }();
 
@@ -265,7 +264,7 @@ struct SequenceParallel : testing::Test {
 
 TEST_F(SequenceParallel, RowsHaveTheBitsOfOneMachine) {
   // Ranks share the cores of one machine.
-  for (int repeat = 0; repeat < 120 / (2 + world_size()); ++repeat)
+  for (int repeat = 0; repeat < thinned(120, 36, 18) / (2 + world_size()); ++repeat)
     ASSERT_NO_FATAL_FAILURE(expect_right(draw()));
 }
 
@@ -276,6 +275,7 @@ TEST_F(SequenceParallel, FewTokens) {
     for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast, Algorithm::head_parallel}) {
       for (const SequenceLengths& lengths :
            {SequenceLengths{1, 1}, {0, 0}, {0, 600}, {600, 0}, {1, 5000}, {513, 512}, {512, 513}}) {
+        if (kThinned && lengths.q_len != 1) continue;
         Shape s;
         s.sequences = {lengths};
         s.is_packed = false;
@@ -326,6 +326,8 @@ TEST_F(SequenceParallelErrors, OfAnyRankReachAll) {
       Code::unsupported, where + "local.tree_mask is given; expected null");
   expect_error(on_last([](auto& args) { args.local.max_pages = 1; }), Code::invalid_argument,
                where + "local.max_pages is given; expected none");
+  expect_error(on_last([](auto& args) { args.local.key_layout = KeyLayout::tiles_of_16; }), Code::unsupported,
+               where + "local.key_layout is 1; expected rows (0)");
   expect_error(on_last([](auto& args) { args.local.softcap = -1; }), Code::invalid_argument,
                where + "softcap is -1");
   expect_error(on_last([](auto& args) { args.block_keys = 100; }), Code::invalid_argument,
@@ -356,11 +358,114 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
   const std::vector<float> sinks(4, 0.5f), others(4, 0.25f);
   expect_error([&](auto& a) { a.local.sinks = world_rank() == 0 ? others.data() : sinks.data(); },
                Code::invalid_argument, "sinks" + text);
+  for (const auto& [name, change] : std::vector<std::pair<std::string, void (*)(AttentionArgs&)>>{
+           {"softcap", [](AttentionArgs& a) { a.softcap = 2; }},
+           {"causal_alignment", [](AttentionArgs& a) { a.causal_alignment = CausalAlignment::top_left; }},
+           {"window_right", [](AttentionArgs& a) { a.window_right = 3; }},
+           {"window_sink_tokens", [](AttentionArgs& a) { a.window_sink_tokens = 3; }},
+           {"lse_base", [](AttentionArgs& a) { a.lse_base = LseBase::two; }},
+           {"row_max", [](AttentionArgs& a) { a.row_max = {}; }}})
+    expect_error(
+        [&, change = change](auto& a) {
+          if (world_rank() == 0) change(a.local);
+        },
+        Code::invalid_argument, name + text);
+  expect_error(on_first([](auto& a) { a.sequences = {}; }), Code::invalid_argument,
+               "on rank 0: local.q.shape[2] is ");
+}
+
+// What a packed call has for each sequence: the last one's differs.
+TEST_F(SequenceParallelErrors, OfListsThatDiffer) {
+  if (world_size() == 1) GTEST_SKIP() << "nothing can differ";
+  shape.sequences = {{900, 900}, {40, 700}};
+  shape.is_packed = true;
+  const std::string text = " differs between ranks; expected the same on all";
+  const std::int32_t here = world_rank() == 0 ? 1 : 2, prefixes[2] = {3, here};
+  const std::uint8_t causal[2] = {1, world_rank() == 0};
+  const std::vector<float> slopes{1, 1, 1, 1, 1, 1, 1, static_cast<float>(here)};
+  const std::vector<SequenceLengths> sequences{{900, 900}, {40, 699 + here}};
+  expect_error([&](auto& a) { a.local.prefix_lens = prefixes; }, Code::invalid_argument,
+               "prefix_lens" + text);
+  expect_error([&](auto& a) { a.local.causal_sequences = causal; }, Code::invalid_argument,
+               "causal_sequences" + text);
+  expect_error([&](auto& a) { a.local.alibi_slopes = slopes.data(), a.local.alibi_batch_stride = 4; },
+               Code::invalid_argument, "alibi_slopes" + text);
+}
+
+// Ranks of different speed: all choose by the slowest. Over so slow a link a fast machine sends few bytes,
+// and a slow one shares the work evenly.
+TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
+  Shape s;
+  s.sequences = {{2048, 2048}};
+  s.is_packed = false, s.is_automatic = true, s.q_heads = 16, s.kv_heads = 4, s.head_dim = 8;
+  s.distribution = Distribution::contiguous;
+  Problem problem(s);
+  std::string texts[2];
+  distributed::Machine machine;
+  machine.link.bandwidth = 1e6;
+  const double speeds[2] = {1e15, 1e6};
+  for (int i = 0; i < 2; ++i) {
+    machine.flops = machine.bandwidth = speeds[i];
+    distributed::Communicator made;
+    ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, machine, &made).ok());
+    texts[i] = distributed::explain(context, made, problem.local());
+    texts[i] = texts[i].substr(texts[i].find("algorithm: "));
+    texts[i] = texts[i].substr(0, texts[i].find('\n'));
+  }
+  if (world_size() == 2) {
+    EXPECT_NE(texts[0], texts[1]);
+  }
+  machine.flops = machine.bandwidth = speeds[world_rank() == 0];
+  distributed::Communicator made;
+  ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, machine, &made).ok());
+  ASSERT_TRUE(attention_forward(context, problem.whole()).ok());
+  const Status status = distributed::attention_forward(context, made, problem.local());
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_TRUE(problem.is_right());
+}
+
+// The choice and the times behind it depend on the link that the communicator was made with.
+TEST_F(SequenceParallel, ExplainTellsTheChoice) {
+  Shape s;
+  s.sequences = {{4096, 4096}};
+  s.is_packed = false, s.is_automatic = true, s.q_heads = s.kv_heads = 7, s.head_dim = s.v_head_dim = 16;
+  Problem problem(s);
+  std::string first;
+  for (const double bandwidth : {1e12, 1e6}) {
+    distributed::Machine machine;
+    machine.link.bandwidth = bandwidth;
+    distributed::Communicator made;
+    ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, machine, &made).ok());
+    const std::string text = distributed::explain(context, made, problem.local());
+    EXPECT_NE(text.find("ranks: " + std::to_string(world_size()) + ", rows zigzag"), std::string::npos)
+        << text;
+    EXPECT_NE(text.find(", the fastest by the model\n"), std::string::npos) << text;
+    double least = 1e300;
+    std::string best;
+    for (const char* name : {"ring", "broadcast", "head_parallel"}) {
+      const std::size_t at = text.find("predicted " + std::string(name) + ": ");
+      ASSERT_NE(at, std::string::npos) << text;
+      const double time = std::strtod(text.c_str() + text.find(": ", at) + 2, nullptr);
+      EXPECT_GT(time, 0) << text;
+      if (time < least) least = time, best = name;
+    }
+    EXPECT_NE(text.find("algorithm: " + best), std::string::npos) << text;
+    if (world_size() > 1) {
+      EXPECT_NE(first, text);
+    }
+    first = text;
+  }
+  Problem few([&] {
+    Shape other = s;
+    other.q_heads = other.kv_heads = 1;
+    return other;
+  }());
+  const std::string text = distributed::explain(context, world(), few.local());
+  EXPECT_EQ(
+      text.find("predicted head_parallel: not possible, fewer KV heads than ranks") != std::string::npos,
+      world_size() > 1)
+      << text;
 }
 
 }  // namespace
 }  // namespace kumiko::test
-
-int main(int argc, char** argv) {
-  return kumiko::test::run_tests_on_ranks(argc, argv);
-}

@@ -16,7 +16,7 @@ class Mutant:
     file: str  # from the root of the project
     find: str  # stands once in the file, and becomes:
     replace: str
-    killed_by: str = ""  # [VARIABLE=VALUE ...] FOLDER.PROGRAM[:FILTER], a program of tests/FOLDER and a filter of GoogleTest
+    killed_by: str = ""  # [VARIABLE=VALUE ...] FOLDER.PROGRAM[:FILTER], a program of tests/FOLDER and a filter of GoogleTest; RANKS=n: under mpirun
     sanitizer: str = ""  # "thread": seen only in a build with it
     equivalent: str = ""  # why the change is none
     unseen: str = ""  # why no test on this machine can see the change

@@ -186,8 +186,12 @@ class Worker:
 
 def run_test(program, filter_, settings, timeout_s):
     environment = {**os.environ, "GTEST_FAIL_FAST": "1", "GTEST_COLOR": "no", "TSAN_OPTIONS": "halt_on_error=1", **dict(s.split("=", 1) for s in settings)}
+    launcher = []
+    if ranks := environment.pop("RANKS", ""):  # as tests/distributed/CMakeLists.txt starts them
+        launcher = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-n", ranks]
+        environment |= {"KUMIKO_NUM_THREADS": "1", "KUMIKO_BIND": "none"}
     begin = time.monotonic()
-    process = subprocess.Popen([program, *([f"--gtest_filter={filter_}"] if filter_ else [])], cwd=program.parent, env=environment,
+    process = subprocess.Popen([*launcher, program, *([f"--gtest_filter={filter_}"] if filter_ else [])], cwd=program.parent, env=environment,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     ended = True
     try:
