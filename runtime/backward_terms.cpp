@@ -18,7 +18,7 @@ using kernels::kGradientPiece;
 using kernels::Positions;
 
 /// Tasks of a walk: with more regions than these, each has several.
-constexpr std::int64_t kMostTasks = 65536;
+constexpr std::int64_t kMostTermTasks = 65536;
 
 /// A strided tensor in which each element is the sum over the pairs that have it in common.
 struct TermGradient {
@@ -77,11 +77,8 @@ void store_element(kernels::Element element, float x, void* data, std::int64_t i
   kernels::from_float(x, static_cast<kernels::F16*>(data) + index);
 }
 
-struct Range {
-  std::int64_t begin, end;
-};
-Range one_or_all(std::int64_t number, bool is_all, std::int64_t count) {
-  return is_all ? Range{0, count} : Range{number, number + 1};
+Positions one_or_all(std::int64_t number, bool is_all, std::int64_t count) {
+  return is_all ? Positions{0, count} : Positions{number, number + 1};
 }
 
 class TermWalk {
@@ -91,7 +88,7 @@ class TermWalk {
 
   Status run() const {
     const auto count = static_cast<std::int64_t>(regions_.count());
-    const std::int64_t a_task = ceil_div(count, kMostTasks);
+    const std::int64_t a_task = ceil_div(count, kMostTermTasks);
     if (count == 0) return {};
     return run_.for_each_task(ceil_div(count, a_task), [&](std::int32_t task, std::byte* scratch) {
       const std::int64_t first = task * a_task;
@@ -116,8 +113,8 @@ class TermWalk {
     const kernels::TermSums to{sums, regions_.sums_queries ? 0 : kGradientPiece, regions_.sums_keys ? 0 : 1,
                                term_.is_times_distance};
     std::fill_n(sums, kGradientPiece * kGradientPiece, 0.0);
-    const Range sequences = one_or_all(b, regions_.sums_sequences, problem_.batch),
-                heads = one_or_all(h, regions_.sums_heads, problem_.q_heads);
+    const Positions sequences = one_or_all(b, regions_.sums_sequences, problem_.batch),
+                    heads = one_or_all(h, regions_.sums_heads, problem_.q_heads);
     for (std::int64_t s = sequences.begin; s < sequences.end; ++s) {
       for (std::int64_t head = heads.begin; head < heads.end; ++head)
         add_head(s, head, query_piece, key_piece, to, scratch);
@@ -186,7 +183,7 @@ double count_term_regions(const BackwardPlan::Impl& plan) {
 }
 
 std::int64_t count_term_tasks(const BackwardPlan::Impl& plan) {
-  return static_cast<std::int64_t>(std::min(count_term_regions(plan), static_cast<double>(kMostTasks)));
+  return static_cast<std::int64_t>(std::min(count_term_regions(plan), static_cast<double>(kMostTermTasks)));
 }
 
 Status run_terms(const BackwardRun& run) {
