@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of attention (docs/numerics.md). With P the weights of the forward call, which are computed anew
-// from the log-sum-exp and never stored,
+// Gradients of attention (docs/numerics.md), in one call or planned once and run many times. With P the
+// weights of the forward call, which are computed anew from the log-sum-exp and never stored,
 //
 //   dv = P^T dout    dP = dout v^T    dS = P * (dP - rowsum(dout * out) + dlse)    dq = scale * dS k
 //   dk = scale * dS^T q
@@ -8,12 +8,16 @@
 // where dk and dv are sums over the query heads of a group.
 #pragma once
 
+#include <cstdint>
+#include <memory>
+#include <string>
+
 #include "attention.h"
 
 namespace kumiko {
 
 /// One call of attention_backward. Every view must stay alive until the call returns; the gradients must not
-/// overlap an input or each other.
+/// overlap an input or each other. Optional gradients that are not wanted take no time.
 struct BackwardArgs {
   /// The forward call: what it was given, and `out` and `lse` with what it wrote, which are only read here.
   /// `lse` is required. `pipeline` is of no effect, and so is `kv_domains`. Not supported yet, each an error
@@ -30,12 +34,54 @@ struct BackwardArgs {
   Tensor dv;  ///< [batch, kv_heads, kv_len, v_head_dim]
   /// Optional f32 [q_heads], for a forward call with sinks: their gradient, summed over batch and queries.
   float* dsinks = nullptr;
+  /// Optional: rowsum(dout * out), for who has it, as of attention over more keys than these. `forward.out`
+  /// is then checked like ever, but not read. Strides of its own.
+  LseView delta{};
+  /// Optional, for a forward call with a bias: its gradient, [batch, q_heads, q_len, kv_len], f32, bf16 or
+  /// f16. Any strides: along a dimension with a stride of 0 it is the sum over the positions, whatever the
+  /// bias's strides are. Sums are of f64, in a fixed order, and rounded once. Keys past a sequence's have 0.
+  /// It costs two products a visible pair beside the five. Null data and a shape of all 0: not wanted.
+  Tensor dbias{};
+  /// Optional f32, for a forward call with alibi_slopes: their gradient, which lies as they do, [q_heads] or,
+  /// with alibi_batch_stride, [batch, q_heads]. Summed as dbias is, at the same price.
+  float* dalibi_slopes = nullptr;
 };
 
+/// A call of attention_backward prepared once and run many times. Shapes, strides, types, causality, windows
+/// and lengths are fixed; pointers may change from run to run. Several threads may run one plan at once.
+/// Copies share the same plan; a plan keeps its context alive.
+class KUMIKO_API BackwardPlan {
+ public:
+  BackwardPlan() = default;
+  explicit operator bool() const { return impl_ != nullptr; }
+
+  /// Runs on the pointers of `args` and its dlse, delta and forward.lse, of any strides; every other field,
+  /// the values of lengths, and which of dsinks, dbias and dalibi_slopes are wanted must be as planned.
+  /// Allocates only if more runs overlap in time than ever before. Errors: invalid_argument (not the planned
+  /// problem), out_of_memory.
+  Status run(const BackwardArgs& args) const;
+  /// The problem, what one thread does alone, workspace bytes: one fact per line.
+  std::string explain() const;
+  /// Bytes of workspace one run uses: per-core scratch of all cores plus sums that threads share.
+  std::int64_t workspace_bytes() const;
+
+  struct Impl;
+
+ private:
+  friend struct Internals;
+  std::shared_ptr<Impl> impl_;
+};
+
+/// Makes a plan for `args`, whose data pointers may still be null; those of dsinks and dalibi_slopes are only
+/// looked at for whether they are. Errors: invalid_argument, unsupported, out_of_memory; `*plan` is untouched
+/// on error.
+KUMIKO_API Status plan_backward(const Context& context, const BackwardArgs& args, BackwardPlan* plan);
+
 /// The gradients of attention_forward(), on the threads of `context`, in memory that does not grow with q_len
-/// * kv_len. Products are of f32, whatever the tensors' type. The bits of a gradient depend only on its
-/// sequence's tensors, its KV head and the ISA: not on threads, executor, topology or the rest of the batch.
-/// If validation fails, nothing is written. Errors: invalid_argument, unsupported, out_of_memory.
+/// * kv_len: plan_backward() and run in one. Products are of f32, whatever the tensors' type. The bits of a
+/// gradient depend only on the tensors of the sequences that it sums over, their KV heads and the ISA: not on
+/// threads, executor, topology or the rest of the batch. If validation fails, nothing is written. Errors:
+/// invalid_argument, unsupported, out_of_memory.
 KUMIKO_API Status attention_backward(const Context& context, const BackwardArgs& args);
 
 }  // namespace kumiko

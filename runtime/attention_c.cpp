@@ -299,6 +299,53 @@ kumiko_status kumiko_attention_backward(const kumiko_context* context, const kum
   });
 }
 
+kumiko_status kumiko_backward_plan_create(const kumiko_context* context, const kumiko_backward_args* args,
+                                          kumiko_backward_plan** plan) {
+  return guarded([&]() -> Status {
+    if (context == nullptr) return null_argument("context", "a kumiko_context");
+    if (plan == nullptr) return null_argument("plan", "where to put the new handle");
+    kumiko::BackwardArgs converted;
+    if (Status s = convert_args(args, &converted); !s.ok()) return s;
+    auto handle = std::make_unique<kumiko_backward_plan>();
+    if (Status s = kumiko::plan_backward(context->context, converted, &handle->plan); !s.ok()) return s;
+    *plan = handle.release();
+    return {};
+  });
+}
+
+void kumiko_backward_plan_destroy(kumiko_backward_plan* plan) {
+  delete plan;
+}
+
+kumiko_status kumiko_backward_plan_run(const kumiko_backward_plan* plan, const kumiko_backward_args* args) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return null_argument("plan", "a kumiko_backward_plan");
+    kumiko::BackwardArgs converted;
+    if (Status s = convert_args(args, &converted); !s.ok()) return s;
+    return plan->plan.run(converted);
+  });
+}
+
+kumiko_status kumiko_backward_plan_explain(const kumiko_backward_plan* plan, const char** text) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return null_argument("plan", "a kumiko_backward_plan");
+    if (text == nullptr) return null_argument("text", "where to put the pointer to the text");
+    const std::lock_guard lock(plan->explaining);
+    if (plan->explanation.empty()) plan->explanation = plan->plan.explain();
+    *text = plan->explanation.c_str();
+    return {};
+  });
+}
+
+kumiko_status kumiko_backward_plan_workspace_bytes(const kumiko_backward_plan* plan, int64_t* bytes) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return null_argument("plan", "a kumiko_backward_plan");
+    if (bytes == nullptr) return null_argument("bytes", "where to put the number");
+    *bytes = plan->plan.workspace_bytes();
+    return {};
+  });
+}
+
 kumiko_status kumiko_pack_key_pages(const kumiko_context* context, const kumiko_const_tensor* rows,
                                     const kumiko_tensor* tiles) {
   return guarded([&]() -> Status {

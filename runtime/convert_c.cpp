@@ -77,9 +77,10 @@ constexpr int count_kv_append_fields() {
 static_assert(sizeof(kumiko_kv_append_args) == bytes_of_kv_append_fields());
 static_assert(count_fields<KvAppendArgs>() == count_kv_append_fields(),
               "a field of KvAppendArgs has no row in kv_append_fields.inc");
-// The same for attention_backward; the strides of dlse are a field of C alone.
+// The same for attention_backward; the strides of dlse and delta are fields of C alone.
 constexpr std::size_t bytes_of_backward_fields() {
-  std::size_t bytes = sizeof(std::size_t) + sizeof(kumiko_backward_args::dlse_stride);
+  std::size_t bytes = sizeof(std::size_t) + sizeof(kumiko_backward_args::dlse_stride) +
+                      sizeof(kumiko_backward_args::delta_stride);
 #define KUMIKO_BACKWARD_FIELD(name) bytes += sizeof(decltype(kumiko_backward_args::name));
 #include "runtime/attention_backward_fields.inc"
 #undef KUMIKO_BACKWARD_FIELD
@@ -315,6 +316,7 @@ Status convert_args(const kumiko_backward_args* given, BackwardArgs* to) {
 #include "runtime/attention_backward_fields.inc"
 #undef KUMIKO_BACKWARD_FIELD
   for (std::size_t i = 0; i < 3; ++i) to->dlse.stride[i] = from.dlse_stride[i];
+  for (std::size_t i = 0; i < 3; ++i) to->delta.stride[i] = from.delta_stride[i];
   return {};
 }
 

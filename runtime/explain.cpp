@@ -52,23 +52,27 @@ std::string shared_prefixes_of(const Plan::Impl& plan) {
 
 }  // namespace
 
+std::string describe(const Problem& problem) {
+  return "problem: " + std::string(problem.has_cu_seqlens_q ? "sequences " : "batch ") +
+         std::to_string(problem.batch) + ", query heads " + std::to_string(problem.q_heads) + ", KV heads " +
+         std::to_string(problem.kv_heads) + ", q_len " + lengths_of_queries(problem) + ", kv_len " +
+         std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) + ", v_head_dim " +
+         std::to_string(problem.v_head_dim) + causality_of(problem) +
+         (problem.window_sink_tokens > 0
+              ? ", first " + std::to_string(problem.window_sink_tokens) + " keys besides the window"
+              : "") +
+         (problem.has_prefix_lens ? ", prefixes" : "") + (problem.has_tree_mask ? ", tree masks" : "") +
+         (problem.has_bsr_indptr ? ", lists of key blocks of " + std::to_string(problem.bsr_rows) + " x " +
+                                       std::to_string(problem.bsr_keys)
+                                 : "") +
+         (problem.has_sinks ? ", sinks" : "") +
+         (problem.value_in_key >= 0 ? ", values in the keys' rows" : "") +
+         (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") +
+         (problem.has_key_tiles ? " in tiles of 16" : "") + "\n";
+}
+
 std::string Plan::Impl::explain() const {
-  std::string text =
-      "problem: " + std::string(problem.has_cu_seqlens_q ? "sequences " : "batch ") +
-      std::to_string(problem.batch) + ", query heads " + std::to_string(problem.q_heads) + ", KV heads " +
-      std::to_string(problem.kv_heads) + ", q_len " + lengths_of_queries(problem) + ", kv_len " +
-      std::to_string(problem.kv_len) + ", head_dim " + std::to_string(problem.head_dim) + ", v_head_dim " +
-      std::to_string(problem.v_head_dim) + causality_of(problem) +
-      (problem.window_sink_tokens > 0
-           ? ", first " + std::to_string(problem.window_sink_tokens) + " keys besides the window"
-           : "") +
-      (problem.has_prefix_lens ? ", prefixes" : "") + (problem.has_tree_mask ? ", tree masks" : "") +
-      (problem.has_bsr_indptr ? ", lists of key blocks of " + std::to_string(problem.bsr_rows) + " x " +
-                                    std::to_string(problem.bsr_keys)
-                              : "") +
-      (problem.has_sinks ? ", sinks" : "") + (problem.value_in_key >= 0 ? ", values in the keys' rows" : "") +
-      (problem.has_block_table ? ", pages of " + std::to_string(problem.page_keys) + " keys" : "") +
-      (problem.has_key_tiles ? " in tiles of 16" : "") + "\n";
+  std::string text = describe(problem);
   text += "pipeline: " + pipelines_of(*this) + ", isa " + kernels::name(kernels.isa) + ", elements " +
           (kernels.int8 ? "i8 and " : "") + kernels::element_name(kernels.types.value) +
           (kernels.types.output == kernels.types.value

@@ -8,6 +8,8 @@
 #include <string>
 
 #include "runtime/attention.h"
+#include "runtime/attention_backward.h"
+#include "runtime/attention_backward_c.h"
 #include "runtime/attention_c.h"
 
 struct kumiko_context {
@@ -19,6 +21,12 @@ struct kumiko_plan {
   kumiko::Plan plan;
   mutable std::mutex explaining;
   mutable std::string explanation;  // "": not computed since the plan was made or updated
+};
+
+struct kumiko_backward_plan {
+  kumiko::BackwardPlan plan;
+  mutable std::mutex explaining;
+  mutable std::string explanation;  // "": not computed yet
 };
 
 namespace kumiko::c_abi {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -70,6 +71,9 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   Partition spare_;
   PartitionSpace space_;
 };
+
+/// A line on the problem, as plans explain it.
+std::string describe(const Problem& problem);
 
 /// Chooses kernels and pipeline, cuts the problem into tasks and reserves what a run needs. Errors:
 /// unsupported (more tasks than kMaxTasks), out_of_memory.

@@ -177,15 +177,10 @@ Status check_same(const char* name, Value given, Value planned) {
     return invalid(name, std::to_string(given), "the planned " + std::to_string(planned));
 }
 
-Status check_presence(const char* name, const void* given, bool is_planned) {
-  if ((given != nullptr) == is_planned) return {};
-  return invalid(name, given ? "given" : "null", is_planned ? "given, as planned" : "null, as planned");
-}
-
 template <class Number>
 Status check_copied(const char* name, const Number* given, bool is_planned,
                     const std::vector<Number>& planned) {
-  if (Status s = check_presence(name, given, is_planned); !s.ok()) return s;
+  if (Status s = check_same_presence(name, given, is_planned); !s.ok()) return s;
   for (std::size_t b = 0; b < planned.size(); ++b) {
     if (given[b] != planned[b])
       return invalid(std::string(name) + "[" + std::to_string(b) + "]", given[b],
@@ -337,11 +332,20 @@ Status validate_pointers(const AttentionArgs& a) {
   return {};
 }
 
+Status check_same_view(const char* name, const ConstTensor& given, const ConstTensor& planned) {
+  return check_same(name, given, planned);
+}
+
+Status check_same_presence(const char* name, const void* given, bool is_planned) {
+  if ((given != nullptr) == is_planned) return {};
+  return invalid(name, given ? "given" : "null", is_planned ? "given, as planned" : "null, as planned");
+}
+
 Status validate_same_problem(const AttentionArgs& a, const AttentionArgs& planned, const Problem& problem) {
   // First, because the lists that are compared with the plan's have as many entries as it says.
   if (Status s = check_same("num_sequences", a.num_sequences, planned.num_sequences); !s.ok()) return s;
 #define KUMIKO_CHECK_fixed(name) check_same(#name, a.name, planned.name)
-#define KUMIKO_CHECK_presence(name) check_presence(#name, a.name, problem.has_##name)
+#define KUMIKO_CHECK_presence(name) check_same_presence(#name, a.name, problem.has_##name)
 #define KUMIKO_CHECK_copied(name) check_copied(#name, a.name, problem.has_##name, problem.name)
 #define KUMIKO_CHECK_free(name) Status()
 #define KUMIKO_ATTENTION_FIELD(name, plan) \

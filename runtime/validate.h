@@ -62,8 +62,15 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
 /// The arguments of kv_append, pointers included, on a machine of so many domains.
 Status validate_kv_append(const KvAppendArgs& args, int domains);
 
-/// The arguments of attention_backward, pointers included.
-Status validate_backward(const BackwardArgs& args);
+/// The arguments of attention_backward but for pointers, and pointers of a valid problem.
+Status validate_backward_problem(const BackwardArgs& args);
+Status validate_backward_pointers(const BackwardArgs& args);
+/// A run of a plan that was made for `planned`, pointers included.
+Status validate_same_backward(const BackwardArgs& args, const BackwardArgs& planned, bool has_dsinks,
+                              bool has_dalibi_slopes, const Problem& problem);
+/// Whether a tensor's type, shape and strides are the planned ones, and a pointer null or not, as planned.
+Status check_same_view(const char* name, const ConstTensor& given, const ConstTensor& planned);
+Status check_same_presence(const char* name, const void* given, bool is_planned);
 
 /// lse strides with "all 0" replaced by those of contiguous [batch, q_heads, q_len], the first dims of
 /// `shape`.

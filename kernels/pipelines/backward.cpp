@@ -87,9 +87,7 @@ class Pair {
   std::size_t scratch_bytes() const { return scratch_bytes_; }
 
   void run(const GradientProblem& problem, std::int64_t g, const Positions& queries, const Positions& keys) {
-    problem_ = &problem;
-    head_ = &problem.head;
-    g_ = g;
+    begin(problem, g);
     for (std::int64_t n = 0; n < set_.max_nr; ++n) ones_[n] = 1.0f;
     bool sees[kPieces][kPieces] = {}, is_seen[kPieces] = {};
     std::int64_t i = 0, k = 0;
@@ -120,8 +118,36 @@ class Pair {
     });
   }
 
+  /// Of a piece of queries and one of keys.
+  void run_terms(const GradientProblem& problem, std::int64_t g, const Positions& queries,
+                 const Positions& keys, const float* lse, const float* delta, const TermSums& sums) {
+    begin(problem, g);
+    if (!sees_any(*head_, queries, keys) || !mask_shows_any(queries, keys)) return;
+    pack_tiles_of_keys(keys, 0);
+    pack_panels_of_queries(queries);
+    const float *b = keys_[0], *b_values = values_[0];
+    for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
+      const Positions seers = seers_of(*head_, queries, first, first + used);
+      const std::int64_t lo = seers.begin - queries.begin, hi = seers.end - queries.begin;
+      if (lo < hi) {
+        first_product(q_, b, dim_, nr, lo, hi, p_);
+        first_product(dout_, b_values, v_dim_, nr, lo, hi, ds_);
+        scores_to_gradients(queries.begin, first, used, nr, lo, hi, lse, delta, false);
+        add_to_terms(queries, {first, first + used}, first - keys.begin, nr, lo, hi, sums);
+      }
+      b += nr * dim_;
+      b_values += nr * v_dim_;
+    });
+  }
+
  private:
   static constexpr std::int64_t kPieces = kGradientBlock / kGradientPiece;
+
+  void begin(const GradientProblem& problem, std::int64_t g) {
+    problem_ = &problem;
+    head_ = &problem.head;
+    g_ = g;
+  }
 
   /// Whether the mask shows a key of one piece to a query of the other.
   bool mask_shows_any(const Positions& queries, const Positions& keys) const {
@@ -144,8 +170,8 @@ class Pair {
   const void* key_row(std::int64_t key) const { return head_->k.row(set_.types.key, key); }
   const void* value_row(std::int64_t key) const { return head_->v.row(set_.types.value, key); }
 
-  /// As operands B of the first two products, and A of dQ's.
-  void pack_keys(const Positions& piece, std::int64_t p) {
+  /// As operands B of the first two products.
+  void pack_tiles_of_keys(const Positions& piece, std::int64_t p) {
     float *keys = keys_[p], *values = values_[p];
     for_each_tile(set_, piece.begin, piece.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
       const void* rows[kMaxLanes];
@@ -156,15 +182,23 @@ class Pair {
       set_.pack->query({rows, used, nr, v_dim_, 1.0f, values});
       values += nr * v_dim_;
     });
+  }
+  /// The same, and A of dQ's.
+  void pack_keys(const Positions& piece, std::int64_t p) {
+    pack_tiles_of_keys(piece, p);
     pack_values(*set_.pack, key_row(piece.begin), head_->k.stride, piece.count(), dim_, &key_values_[p]);
   }
 
+  /// As operands A of the first two products.
+  void pack_panels_of_queries(const Positions& piece) {
+    set_.pack->key({q_row(piece.begin), head_->q_seq_stride, piece.count(), dim_, q_});
+    kernels_.pack_dout->key({dout_row(piece.begin), problem_->dout_seq_stride, piece.count(), v_dim_, dout_});
+  }
+  /// The same, and of the last ones.
   void pack_queries(const Positions& piece) {
-    const std::int64_t q_stride = head_->q_seq_stride, dout_stride = problem_->dout_seq_stride;
-    set_.pack->key({q_row(piece.begin), q_stride, piece.count(), dim_, q_});
-    kernels_.pack_dout->key({dout_row(piece.begin), dout_stride, piece.count(), v_dim_, dout_});
-    pack_values(*set_.pack, q_row(piece.begin), q_stride, piece.count(), dim_, &q_values_);
-    pack_values(*kernels_.pack_dout, dout_row(piece.begin), dout_stride, piece.count(), v_dim_,
+    pack_panels_of_queries(piece);
+    pack_values(*set_.pack, q_row(piece.begin), head_->q_seq_stride, piece.count(), dim_, &q_values_);
+    pack_values(*kernels_.pack_dout, dout_row(piece.begin), problem_->dout_seq_stride, piece.count(), v_dim_,
                 &dout_values_);
   }
 
@@ -228,10 +262,11 @@ class Pair {
     }
   }
 
-  /// P and dS of rows [lo, hi) of the piece that begins with query `first_row` and keys [first, first +
-  /// used).
+  /// P and dS of rows [lo, hi) of the piece that begins with query `first_row`, whose lse and delta are
+  /// given, and keys [first, first + used). dS is the gradient of the score before the softcap, or after it.
   void scores_to_gradients(std::int64_t first_row, std::int64_t first, std::int64_t used, std::int64_t nr,
-                           std::int64_t lo, std::int64_t hi) {
+                           std::int64_t lo, std::int64_t hi, const float* lse, const float* delta,
+                           bool is_before_cap) {
     std::int32_t begin[kGradientPiece], end[kGradientPiece];
     // Both ends grow with the query.
     const bool all_visible = head_->begin_of(row(first_row + hi - 1)) <= first &&
@@ -246,10 +281,9 @@ class Pair {
       for (std::int64_t i = lo; i < hi; ++i)
         add_terms(first_row + i, first, used, p_ + i * nr, capped_ + i * nr, nr);
     }
-    const std::int64_t from = g_ * head_->q_len + first_row + lo;
-    kernels_.gradient->scores({p_ + lo * nr, ds_ + lo * nr, hi - lo, nr, problem_->lse + from,
-                               problem_->delta + from, all_visible ? nullptr : begin + lo, end + lo,
-                               has_cap ? capped_ + lo * nr : nullptr,
+    kernels_.gradient->scores({p_ + lo * nr, ds_ + lo * nr, hi - lo, nr, lse + lo, delta + lo,
+                               all_visible ? nullptr : begin + lo, end + lo,
+                               has_cap && is_before_cap ? capped_ + lo * nr : nullptr,
                                has_cap ? 1.0f / head_->terms.softcap : 0.0f});
   }
 
@@ -323,7 +357,9 @@ class Pair {
     fetch(dk, nr * round_up(dim_, set_.mr));
     first_product(q_, keys, dim_, nr, lo, hi, p_);
     first_product(dout_, values, v_dim_, nr, lo, hi, ds_);
-    scores_to_gradients(queries.begin, first, used, nr, lo, hi);
+    const std::int64_t from = g_ * head_->q_len + queries.begin;
+    scores_to_gradients(queries.begin, first, used, nr, lo, hi, problem_->lse + from, problem_->delta + from,
+                        true);
     last_product(dout_values_, queries.count(), v_dim_, p_, nr, lo, hi, dv);
     last_product(q_values_, queries.count(), dim_, ds_, nr, lo, hi, dk);
     const auto goes_with = [&](std::int64_t i, std::int64_t n) {
@@ -337,6 +373,21 @@ class Pair {
       add_poison(
           set_.types.query, dim_, [&](std::int64_t i) { return q_row(queries.begin + i); }, goes_with, ds_,
           nr, used, lo, hi, dk);
+  }
+
+  /// dS of rows [lo, hi) of a piece of queries and of a tile of keys, the first in column `column`.
+  void add_to_terms(const Positions& queries, const Positions& keys, std::int64_t column, std::int64_t nr,
+                    std::int64_t lo, std::int64_t hi, const TermSums& to) const {
+    for (std::int64_t i = lo; i < hi; ++i) {
+      const float* const ds = ds_ + i * nr;
+      double* const sums = to.sums + i * to.row_stride + column * to.column_stride;
+      const std::int64_t ahead = queries.begin + i + head_->diagonal - keys.begin;
+      for (std::int64_t n = 0; n < keys.count(); ++n) {
+        const auto x = static_cast<double>(ds[n]);
+        const std::int64_t distance = ahead < n ? n - ahead : ahead - n;
+        sums[n * to.column_stride] += to.is_times_distance ? x * -static_cast<double>(distance) : x;
+      }
+    }
   }
 
   void add_to_queries(const Positions& queries, const Positions& keys, const Panels& values) {
@@ -409,6 +460,13 @@ std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t 
 void gradient_pair(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
                    const Positions& queries, const Positions& keys, std::byte* scratch) noexcept {
   Pair(kernels, problem.head.head_dim, problem.head.v_head_dim, scratch).run(problem, g, queries, keys);
+}
+
+void gradient_terms(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
+                    const Positions& queries, const Positions& keys, const float* lse, const float* delta,
+                    const TermSums& sums, std::byte* scratch) noexcept {
+  Pair(kernels, problem.head.head_dim, problem.head.v_head_dim, scratch)
+      .run_terms(problem, g, queries, keys, lse, delta, sums);
 }
 
 void store_query_gradients(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,

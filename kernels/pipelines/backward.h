@@ -79,6 +79,18 @@ std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t 
 void gradient_pair(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
                    const Positions& queries, const Positions& keys, std::byte* scratch) noexcept;
 
+/// Sums of the gradients of scores after the softcap, as terms that are added to scores have them.
+struct TermSums {
+  double* sums;
+  std::int64_t row_stride, column_stride;  ///< From a query to the next, and a key; 0: all in one.
+  bool is_times_distance;                  ///< Each times -|position of the query - key|, as ALiBi's.
+};
+/// Adds those of queries `queries`, a piece, of head g of the group and keys `keys`, a piece. `lse` and
+/// `delta` are those of `queries`, in place of the problem's. The scratch is that of gradient_pair().
+void gradient_terms(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
+                    const Positions& queries, const Positions& keys, const float* lse, const float* delta,
+                    const TermSums& sums, std::byte* scratch) noexcept;
+
 /// Rounds the sums of a block of positions to dq of head g, or to dk and dv.
 void store_query_gradients(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
                            const Positions& queries) noexcept;

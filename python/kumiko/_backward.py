@@ -34,9 +34,13 @@ def attention_backward(
     cu_seqlens_q: Tensor | Sequence[int] | None = None,
     cu_seqlens_k: Tensor | Sequence[int] | None = None,
     dlse: Tensor | None = None,
+    delta: Tensor | None = None,
     dq: Tensor | None = None,
     dk: Tensor | None = None,
     dv: Tensor | None = None,
+    dbias: Tensor | None = None,
+    return_dbias: bool = False,
+    return_dalibi_slopes: bool = False,
     layout: str = "bhsd",
     context: Context | None = None,
 ) -> Any:
@@ -46,16 +50,21 @@ def attention_backward(
     out, lse    what the forward call returned
     dlse        float32 [batch, q_heads, q_len]: the gradient of lse, where the loss depends on it as well
     dq, dk, dv  to write to: shaped as q, k and v, apart from every input; None: new tensors of their types
+    delta       float32 [batch, q_heads, q_len]: the sums of dout * out over v_head_dim, for who has them; out is then not read
+    return_dbias, return_dalibi_slopes  whether the gradients of bias and alibi_slopes are wanted, which take as long as two more of
+                the five products
+    dbias       to write that of bias to: shaped as it, of float32, float16 or bfloat16; None: a new tensor of its type
     layout      "bhsd", or "bshd": of every tensor but lse and dlse
 
     All other arguments are those of the forward call, with its meaning of them. Products are of float32, and gradients are
     rounded once. Their bits do not depend on threads or on the rest of the batch. Queries and keys that see nothing have
     gradients of 0; rows behind the last packed sequence are not written.
-    Returns (dq, dk, dv), or with sinks (dq, dk, dv, dsinks), float32 [q_heads]. Errors: see the package.
+    Returns (dq, dk, dv), and after these, where there are any: dsinks, float32 [q_heads]; dbias, if it is given or wanted, summed
+    over what bias was broadcast to; dalibi_slopes, float32, shaped as alibi_slopes. Errors: see the package.
     """
     # The order of settings and terms is that of python/src/call.h.
     return _core.attention_backward(
-        q, k, v, (dout, out, lse, dlse, dq, dk, dv),
+        q, k, v, (dout, out, lse, dlse, delta, dq, dk, dv, dbias, return_dbias, return_dalibi_slopes),
         (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, 0, causal_sequences, prefix_lens, seqused_k,
          cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", "automatic"),
         (alibi_slopes, bias, mask, None, None, None, sinks, None, None, None, None),

@@ -79,6 +79,62 @@ def test_sinks_have_a_gradient(call):
     np.testing.assert_allclose(dsinks, want, atol=2e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 4, 6), (2, 4, 6), (4, 6), (1, 1, 1, 6), (2, 1, 1), (4, 1)])
+def test_a_bias_has_a_gradient(call, random, shape):
+    *inputs, dout = call
+    bias = random.standard_normal(shape).astype(np.float32)
+    out, lse = kumiko.attention(*inputs, bias=bias, return_lse=True)
+    dq, dk, dv, dbias = kumiko.attention_backward(dout, *inputs, out, lse, bias=bias, return_dbias=True)
+    want = np.zeros(shape)
+    for at in np.ndindex(shape):
+        values = []
+        for sign in (1, -1):
+            changed = bias.astype(np.float64)
+            changed[at] += sign * STEP
+            values.append(np.sum(dout * oracle.attention(*inputs, bias=changed)[0]))
+        want[at] = (values[0] - values[1]) / (2 * STEP)
+    assert dbias.shape == shape and dbias.dtype == np.float32
+    np.testing.assert_allclose(dbias, want, atol=2e-5)
+    given = np.empty(shape, np.float16)
+    found = kumiko.attention_backward(dout, *inputs, out, lse, bias=bias, dbias=given)
+    assert len(found) == 4 and found[3] is given
+    np.testing.assert_array_equal(given, dbias.astype(np.float16))
+    for gradient, same in zip((dq, dk, dv), found, strict=False):
+        np.testing.assert_array_equal(gradient, same)
+
+
+@pytest.mark.parametrize("per_batch", [False, True])
+def test_alibi_slopes_have_a_gradient(tensors, random, per_batch):
+    q, k, v = tensors((2, 2, 4, 5), 1, 6, 3)
+    dout = random.standard_normal((2, 2, 4, 3)).astype(np.float32)
+    slopes = np.array([0.5, 0.1], np.float32)
+    if per_batch:
+        slopes = np.broadcast_to(slopes, (2, 2))
+    options = {"alibi_slopes": slopes}
+    out, lse = kumiko.attention(q, k, v, return_lse=True, **options)
+    *_, found = kumiko.attention_backward(dout, q, k, v, out, lse, return_dalibi_slopes=True, **options)
+    want = np.zeros(slopes.shape)
+    for at in np.ndindex(slopes.shape):
+        values = []
+        for sign in (1, -1):
+            changed = slopes.astype(np.float64)
+            changed[at] += sign * STEP
+            values.append(np.sum(dout * oracle.attention(q, k, v, alibi_slopes=changed)[0]))
+        want[at] = (values[0] - values[1]) / (2 * STEP)
+    assert found.shape == slopes.shape and found.dtype == np.float32
+    np.testing.assert_allclose(found, want, atol=2e-5)
+
+
+def test_a_delta_of_the_caller(call):
+    *inputs, dout = call
+    out, lse = kumiko.attention(*inputs, return_lse=True)
+    right = kumiko.attention_backward(dout, *inputs, out, lse)
+    delta = np.sum(dout.astype(np.float64) * out, axis=-1).astype(np.float32)
+    found = kumiko.attention_backward(dout, *inputs, np.full_like(out, np.nan), lse, delta=delta)
+    for gradient, same in zip(found, right, strict=True):
+        np.testing.assert_allclose(gradient, same, atol=1e-6)
+
+
 def test_errors_name_the_argument(call):
     *inputs, dout = call
     out, lse = kumiko.attention(*inputs, return_lse=True)
@@ -86,3 +142,12 @@ def test_errors_name_the_argument(call):
         kumiko.attention_backward(dout[:, :, :3], *inputs, out, lse)
     with pytest.raises(ValueError, match="dq.data"):
         kumiko.attention_backward(dout, *inputs, out, lse, dq=inputs[0])
+    with pytest.raises(ValueError, match="dbias is wanted; expected not wanted, as bias is None"):
+        kumiko.attention_backward(dout, *inputs, out, lse, return_dbias=True)
+    with pytest.raises(ValueError, match="return_dalibi_slopes is True"):
+        kumiko.attention_backward(dout, *inputs, out, lse, return_dalibi_slopes=True)
+    bias = np.zeros((4, 6), np.float32)
+    with pytest.raises(ValueError, match=r"dbias\.shape is \(1, 6\); expected \(4, 6\), that of bias"):
+        kumiko.attention_backward(dout, *inputs, out, lse, bias=bias, dbias=bias[:1])
+    with pytest.raises(ValueError, match=r"delta\.shape"):
+        kumiko.attention_backward(dout, *inputs, out, lse, delta=lse[:, :1])

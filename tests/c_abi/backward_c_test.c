@@ -4,6 +4,7 @@
 #include <kumiko/attention_backward_c.h>
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "expect.h"
 
@@ -74,6 +75,16 @@ int main(void) {
   expect_differences(&q[0][0], &dq[0][0], QUERIES * DIM);
   expect_differences(&k[0][0], &dk[0][0], KEYS * DIM);
   expect_differences(&v[0][0], &dv[0][0], KEYS * VALUE_DIM);
+
+  kumiko_backward_plan* plan = NULL;
+  static float again[QUERIES][DIM];
+  EXPECT(kumiko_backward_plan_create(context, &args, &plan) == KUMIKO_OK);
+  args.dq = kumiko_tensor_bshd(&again[0][0], 1, QUERIES, 1, DIM);
+  EXPECT(kumiko_backward_plan_run(plan, &args) == KUMIKO_OK);
+  EXPECT(memcmp(again, dq, sizeof(dq)) == 0);
+  const char* text = NULL;
+  EXPECT(kumiko_backward_plan_explain(plan, &text) == KUMIKO_OK && strstr(text, "workspace: ") != NULL);
+  kumiko_backward_plan_destroy(plan);
   args.forward = NULL;
   EXPECT(kumiko_attention_backward(context, &args) == KUMIKO_INVALID_ARGUMENT);
   kumiko_context_destroy(context);

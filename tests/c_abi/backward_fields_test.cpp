@@ -18,6 +18,8 @@ void place_forward(Args& a) {
   place(a.out, memory().scores, {2, 2, 3, 6}, {120, 50, 8, 1});
   lse_of(a) = static_cast<float*>(memory().parts[0].data());
   a.sinks = static_cast<const float*>(memory().parts[1].data());
+  place(a.bias, memory().mask, {2, 2, 3, 4}, {30, 15, 5, 1});
+  a.alibi_slopes = static_cast<const float*>(memory().slopes.data());
 }
 AttentionArgs cpp_forward() {
   AttentionArgs a;
@@ -69,6 +71,29 @@ void place_dlse(Args& a) {
   set_dlse(a, static_cast<float*>(memory().parts[2].data()));
 }
 
+void set_delta(BackwardArgs& a, float* data) {
+  a.delta.data = data;
+}
+void set_delta(kumiko_backward_args& a, float* data) {
+  a.delta = data;
+}
+std::int64_t* delta_stride_of(BackwardArgs& a) {
+  return a.delta.stride.data();
+}
+std::int64_t* delta_stride_of(kumiko_backward_args& a) {
+  return a.delta_stride;
+}
+template <class Args>
+void place_delta(Args& a) {
+  set_delta(a, static_cast<float*>(memory().sums[0].data()));
+}
+
+template <class Args>
+void place_dbias(Args& a) {
+  place(a.dbias, memory().row_max, {2, 2, 3, 4}, {40, 18, 5, 1});
+  a.dbias.data = static_cast<float*>(memory().row_max.data()) + 600;
+}
+
 using BackwardFields = Fields<BackwardArgs, kumiko_backward_args>;
 BackwardFields all_fields() {
   BackwardFields f;
@@ -92,6 +117,19 @@ BackwardFields all_fields() {
         });
   }
   f.add("dsinks", [](auto& a) { a.dsinks = static_cast<float*>(memory().row_max.data()) + 512; });
+  f.add("delta", [](auto& a) { place_delta(a); });
+  for (std::size_t i = 0; i < 3; ++i) {
+    f.add(
+        "delta_stride[" + std::to_string(i) + "]", [i](auto& a) { delta_stride_of(a)[i] += 5; },
+        [](auto& a) {
+          place_delta(a);
+          delta_stride_of(a)[0] = 40, delta_stride_of(a)[1] = 11, delta_stride_of(a)[2] = 2;
+        });
+  }
+  f.add_tensor(
+      "dbias", KUMIKO_BF16, false, [](auto& a) -> auto& { return a.dbias; }, [](auto& a) { place_dbias(a); });
+  f.add("dalibi_slopes",
+        [](auto& a) { a.dalibi_slopes = static_cast<float*>(memory().row_max.data()) + 900; });
   f.add_c(
       "struct_size", [](auto& a) { a.struct_size = offsetof(kumiko_backward_args, dlse); },
       [](auto& a) { place_dlse(a); });
@@ -114,7 +152,7 @@ TEST_F(BackwardFieldsTest, EachCountsAndAllTogether) {
     return seen_of(kumiko_attention_backward(c_context, &a));
   };
   EXPECT_EQ(see_cpp(cpp).message, "");
-  std::string names = "struct_size, dlse_stride";
+  std::string names = "struct_size, dlse_stride, delta_stride";
 #define KUMIKO_BACKWARD_FIELD(name) names += ", " #name;
 #include "runtime/attention_backward_fields.inc"
 #undef KUMIKO_BACKWARD_FIELD
@@ -131,6 +169,42 @@ TEST_F(BackwardFieldsTest, Nulls) {
   EXPECT_STREQ(kumiko_last_error(), "args is NULL, expected a kumiko_backward_args");
   EXPECT_EQ(kumiko_attention_backward(c_context, &c), KUMIKO_INVALID_ARGUMENT);
   EXPECT_STREQ(kumiko_last_error(), "forward is NULL, expected a kumiko_attention_args");
+}
+
+TEST_F(BackwardFieldsTest, Plans) {
+  BackwardArgs cpp;
+  kumiko_backward_args c = KUMIKO_BACKWARD_ARGS_INIT;
+  place_all(cpp), place_all(c);
+  place_dbias(cpp), place_dbias(c);
+  clear_outputs();
+  const Seen want = seen_of(attention_backward(cpp_context, cpp));
+  kumiko_backward_plan* plan = nullptr;
+  ASSERT_EQ(kumiko_backward_plan_create(c_context, &c, &plan), KUMIKO_OK);
+  clear_outputs();
+  EXPECT_EQ(seen_of(kumiko_backward_plan_run(plan, &c)), want);
+  c.dbias.stride[0] = 41;
+  clear_outputs();
+  EXPECT_EQ(kumiko_backward_plan_run(plan, &c), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_STREQ(kumiko_last_error(), "dbias.stride[0] (batch) is 41; expected the planned 40");
+  BackwardPlan cpp_plan;
+  ASSERT_TRUE(plan_backward(cpp_context, cpp, &cpp_plan).ok());
+  const char* text = nullptr;
+  std::int64_t bytes = 0;
+  EXPECT_EQ(kumiko_backward_plan_explain(plan, &text), KUMIKO_OK);
+  EXPECT_EQ(text, cpp_plan.explain());
+  EXPECT_EQ(kumiko_backward_plan_workspace_bytes(plan, &bytes), KUMIKO_OK);
+  EXPECT_EQ(bytes, cpp_plan.workspace_bytes());
+  EXPECT_EQ(kumiko_backward_plan_create(nullptr, &c, &plan), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_EQ(kumiko_backward_plan_create(c_context, &c, nullptr), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_EQ(kumiko_backward_plan_run(nullptr, &c), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_STREQ(kumiko_last_error(), "plan is NULL, expected a kumiko_backward_plan");
+  EXPECT_EQ(kumiko_backward_plan_run(plan, nullptr), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_EQ(kumiko_backward_plan_explain(nullptr, &text), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_EQ(kumiko_backward_plan_explain(plan, nullptr), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_EQ(kumiko_backward_plan_workspace_bytes(nullptr, &bytes), KUMIKO_INVALID_ARGUMENT);
+  EXPECT_EQ(kumiko_backward_plan_workspace_bytes(plan, nullptr), KUMIKO_INVALID_ARGUMENT);
+  kumiko_backward_plan_destroy(plan);
+  kumiko_backward_plan_destroy(nullptr);
 }
 
 }  // namespace

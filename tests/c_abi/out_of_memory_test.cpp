@@ -3,6 +3,7 @@
 // made to fail in turn. Each failure must come back as out_of_memory with the output parameters and the
 // outputs untouched, leave nothing allocated, and the next attempt must succeed with the usual bits.
 #include <gtest/gtest.h>
+#include <kumiko/attention_backward_c.h>
 #include <kumiko/attention_c.h>
 
 #include <atomic>
@@ -223,6 +224,50 @@ TEST_P(OutOfMemory, ForwardReportsEachFailureAndThenSucceeds) {
     EXPECT_EQ(problem.bits(), expected_bits());
     expect_usable(context);
     kumiko_context_destroy(context);
+  }
+}
+
+// A plan of gradients, whose runs need none, and the one call.
+TEST_P(OutOfMemory, GradientsReportEachFailureAndThenSucceed) {
+  for (const Memory memory : {Memory::heap, Memory::arenas}) {
+    kumiko_context* const context = create();
+    Problem problem;
+    ASSERT_EQ(kumiko_attention_forward(context, &problem.args), KUMIKO_OK) << kumiko_last_error();
+    kumiko_context* const fresh = create();
+    std::vector<float> dq(problem.q.size(), 77.0f), dk(problem.k.size()), dv(problem.v.size());
+    kumiko_backward_args args = KUMIKO_BACKWARD_ARGS_INIT;
+    args.forward = &problem.args;
+    args.dout = kumiko_const_tensor_bhsd(problem.out.data(), 2, 4, 9, Problem::kDim);
+    args.dq = kumiko_tensor_bhsd(dq.data(), 2, 4, 9, Problem::kDim);
+    args.dk = kumiko_tensor_bhsd(dk.data(), 2, 2, 1300, Problem::kDim);
+    args.dv = kumiko_tensor_bhsd(dv.data(), 2, 2, 1300, Problem::kDim);
+    kumiko_backward_plan* plan = nullptr;
+    EXPECT_GT(fail_each_request(memory,
+                                [&] {
+                                  const kumiko_status status =
+                                      kumiko_backward_plan_create(fresh, &args, &plan);
+                                  EXPECT_EQ(plan != nullptr, status == KUMIKO_OK);
+                                  return status;
+                                }),
+              0);
+    {
+      const FailingHeap heap(0);
+      const FailingArenas arenas(0);
+      EXPECT_EQ(kumiko_backward_plan_run(plan, &args), KUMIKO_OK) << kumiko_last_error();
+    }
+    const std::vector<float> want = dq;
+    dq.assign(dq.size(), 77.0f);
+    kumiko_context* const another = create();
+    EXPECT_GT(fail_each_request(memory,
+                                [&] {
+                                  const kumiko_status status = kumiko_attention_backward(another, &args);
+                                  EXPECT_EQ(dq[0] == 77.0f, status != KUMIKO_OK);
+                                  return status;
+                                }),
+              0);
+    EXPECT_EQ(dq, want);
+    kumiko_backward_plan_destroy(plan);
+    for (kumiko_context* one : {another, fresh, context}) kumiko_context_destroy(one);
   }
 }
 

@@ -20,6 +20,7 @@
 
 #include "tests/fuzz/append_fuzz.h"
 #include "tests/fuzz/attention_problem.h"
+#include "tests/fuzz/backward_fuzz.h"
 #include "tests/fuzz/checks.h"
 #include "tests/fuzz/context_fuzz.h"
 #include "tests/fuzz/failing_new.h"
@@ -33,8 +34,8 @@ namespace {
 // The reference instruction set computes element by element, so only small problems are repeated on it.
 constexpr Wide kMostReferenceWork = 1 << 13;
 
-// Inputs that begin with these bytes or larger ones are streams and calls of kv_append.
-constexpr std::uint8_t kFirstStream = 232, kFirstAppend = 240;
+// Inputs that begin with these bytes or larger ones are gradients, streams and calls of kv_append.
+constexpr std::uint8_t kFirstBackward = 224, kFirstStream = 232, kFirstAppend = 240;
 
 class Plan {
  public:
@@ -347,6 +348,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       fuzz_append(input, contexts[own], other, contexts[2]);
     else if (what >= kFirstStream)
       fuzz_stream(input, contexts[own]);
+    else if (what >= kFirstBackward)
+      fuzz_backward(input, contexts[own], other, contexts[2]);
     else
       fuzz_call(input, {contexts[own], other, contexts[2]}, what / 4);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fuzz/checks.h"
 
+#include <kumiko/attention_backward_c.h>
 #include <kumiko/kv_append_c.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -40,6 +41,9 @@ bool names_an_argument(const std::string& message) {
 #define KUMIKO_KV_APPEND_FIELD(name) find_first(#name, sizeof(kumiko_kv_append_args::name));
 #include "runtime/kv_append_fields.inc"
 #undef KUMIKO_KV_APPEND_FIELD
+#define KUMIKO_BACKWARD_FIELD(name) find_first(#name, sizeof(kumiko_backward_args::name));
+#include "runtime/attention_backward_fields.inc"
+#undef KUMIKO_BACKWARD_FIELD
   static constexpr const char* kWords[] = {"states",      "count is", "args",    "plan is", "context",
                                            "text",        "bytes",    "options", "domain",  "num_threads",
                                            "num_domains", "data is",  "cpus",    "bind",    "executor",

@@ -88,6 +88,8 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
   r.dk.resize(sz(batch * kv_heads * kv_len * dim)), r.k_facts.resize(sz(batch * kv_heads * kv_len));
   r.dv.resize(sz(batch * kv_heads * kv_len * v_dim)), r.v_facts.resize(sz(batch * kv_heads * kv_len));
   r.dsinks.resize(sz(heads));
+  const std::int64_t pairs = batch * heads * q_len * kv_len;
+  r.dscores.resize(sz(pairs)), r.dscore_sizes.resize(sz(pairs)), r.max_scores.resize(sz(pairs));
   std::vector<Score<T>> scores;
   std::vector<T> p, dp;
   for (std::int64_t n = 0; n < batch * heads * q_len; ++n) {
@@ -133,11 +135,16 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
       const std::int64_t key_row = (b * kv_heads + kv_head) * kv_len + scores[s].key;
       const float* k = row(args.k, b, kv_head, scores[s].key);
       const bool takes_part = scores[s].value != -kInf;
-      const T ds = takes_part ? p[s] * (dp[s] - delta + of_lse) * scores[s].slope * scale : T(0);
-      const double size = static_cast<double>(p[s]) * static_cast<double>(scale) *
-                          (largest_of(g, v_dim) * largest_of(row(args.v, b, kv_head, scores[s].key), v_dim) *
-                               std::sqrt(static_cast<double>(v_dim)) +
-                           std::abs(static_cast<double>(delta)) + std::abs(static_cast<double>(of_lse)));
+      const T dscore = takes_part ? p[s] * (dp[s] - delta + of_lse) : T(0),
+              ds = takes_part ? dscore * scores[s].slope * scale : T(0);
+      const double dscore_size =
+          static_cast<double>(p[s]) *
+          (largest_of(g, v_dim) * largest_of(row(args.v, b, kv_head, scores[s].key), v_dim) *
+               std::sqrt(static_cast<double>(v_dim)) +
+           std::abs(static_cast<double>(delta)) + std::abs(static_cast<double>(of_lse)));
+      const double size = dscore_size * static_cast<double>(scale);
+      const std::size_t pair = sz(n * kv_len + scores[s].key);
+      r.dscores[pair] = dscore, r.dscore_sizes[pair] = dscore_size, r.max_scores[pair] = max_score;
       for (std::int64_t d = 0; d < dim; ++d) {
         r.dq[sz(n * dim + d)] += ds * static_cast<T>(k[d]);
         r.dk[sz(key_row * dim + d)] += ds * static_cast<T>(q[d]);

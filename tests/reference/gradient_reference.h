@@ -25,6 +25,10 @@ template <class T>
 struct GradientResult {
   std::vector<T> dq, dk, dv, dsinks;
   std::vector<GradientFacts> q_facts, k_facts, v_facts;
+  /// Of each pair, [batch][q_heads][q_len][kv_len]: the gradient of its score after the softcap, the size of
+  /// the terms of that, and the query's largest score or term. 0 where the query does not see the key.
+  std::vector<T> dscores;
+  std::vector<double> dscore_sizes, max_scores;
 };
 
 /// Gradients of sum(dout * out) + sum(dlse * lse) in double, from f32 inputs: scores, softmax, and the chain
