@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peers of peers.py. ways(problem, threads) yields (name, make): make() returns (call, answer), where call(set) is
-timed and answer() reads the output of the last call. Whatever can be prepared once for many calls is prepared in make(). A peer is created
+timed and answer() reads the output of the last call. Only peers with `has_gradients` are asked for gradients. Whatever can be prepared once for many calls is prepared in make(). A peer is created
 for an instruction set, by its name in the rows; without `held_to_isa` it cannot be kept to one less than the host's best.
 
 Tensors come as [batch, heads, len, dim], contiguous or a view of [batch, len, heads, dim].
@@ -16,6 +16,7 @@ import numpy
 class PyTorch:
     held_to_isa = True
     has_pages = False
+    has_gradients = True
 
     def __init__(self, isa):
         import torch
@@ -30,8 +31,26 @@ class PyTorch:
     def array(self, tensor):
         return (tensor.view(self.torch.uint16) if tensor.dtype == self.torch.bfloat16 else tensor).numpy()
 
+    def gradients(self, p, threads):
+        """The backward pass alone: the forward one is done once, before."""
+        torch = self.torch
+        inputs = [self.tensor(a).detach().requires_grad_() for a in (p.queries(), *p.keys_and_values(0))]
+        dout = self.tensor(p.rows(p.dout, p.v_head_dim))
+        torch.set_num_threads(threads)
+        with torch.enable_grad():
+            out = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=bool(p.is_causal), enable_gqa=p.group > 1)
+        found = [None]
+
+        def call(index):
+            torch.set_num_threads(threads)
+            found[0] = torch.autograd.grad(out, inputs, dout, retain_graph=True)
+        return call, lambda: numpy.concatenate([self.array(x.contiguous()).reshape(-1) for x in found[0]])
+
     def ways(self, p, threads):
         torch = self.torch
+        if p.dout:
+            yield "SDPA, backward", lambda: self.gradients(p, threads)
+            return
         q = self.tensor(p.queries())
         sets = [[self.tensor(a) for a in p.keys_and_values(i)] for i in range(p.sets)]
         seen, mask = p.visible(), None
@@ -80,6 +99,7 @@ class PyTorch:
 class OnnxRuntime:
     held_to_isa = False
     has_pages = False
+    has_gradients = False
     INPUTS = {"Attention": ["query", "key", "value", "mask"],
               "MultiHeadAttention": ["query", "key", "value", "", "", "mask"],
               "GroupQueryAttention": ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length"]}
@@ -171,6 +191,7 @@ class OnnxRuntime:
 class OpenVino:
     held_to_isa = False
     has_pages = False
+    has_gradients = False
 
     def __init__(self, isa):
         import openvino
@@ -227,6 +248,7 @@ class Vllm:
 
     held_to_isa = True
     has_pages = True
+    has_gradients = False
     PAGE = 128  # Where a problem says nothing of pages.
 
     def __init__(self, isa):

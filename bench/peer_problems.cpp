@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The problems and ceilings of attention_bench for Python: bench/peers.py loads this as a shared library, so
-// that a peer computes on the same bytes, is checked by the same fp64 computation and is measured against the
-// same ceilings.
+// The problems and ceilings of attention_bench, serving_bench and backward_bench for Python: bench/peers.py
+// loads this as a shared library, so that a peer computes on the same bytes, is checked by the same fp64
+// computation and is measured against the same ceilings.
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bench/ceilings.h"
+#include "bench/gradient_problem.h"
 #include "bench/machine_peak.h"
 #include "bench/rounds.h"
 #include "bench/shapes.h"
@@ -44,6 +45,10 @@ std::optional<Found> find(const std::string& name) {
 
 std::unique_ptr<CoreGain> gain;
 
+std::int64_t number_of(DataType type) {
+  return type == DataType::f32 ? 0 : type == DataType::bf16 ? 1 : 2;
+}
+
 }  // namespace
 
 extern "C" {
@@ -66,11 +71,43 @@ struct PeerProblem {
   void* seqused_k;         ///< Null, or int32 per batch.
   void* cu_seqlens_q;      ///< Null, or int32[batch + 1], of packed queries.
   void* block_table;  ///< Null, or int32[batch][kv_len / page_keys]: pages of k and v as tensors of tokens.
+  void* dout;         ///< Null, or the gradient of out, where the answer is dq, dk and dv.
+  void* dq;           ///< As q, like k and v the others.
+  void* dk;
+  void* dv;
   void* impl;
 };
 
+namespace {
+
+/// A case of backward_bench. False if there is none of that name.
+bool open_gradients(const std::string& name, PeerProblem* p) {
+  const auto shapes = gradient_shapes();
+  const auto shape =
+      std::find_if(shapes.begin(), shapes.end(), [&](const GradientShape& s) { return name == s.name; });
+  Context context;
+  if (shape == shapes.end() || !Context::create({}, &context).ok()) return false;
+  auto problem = std::make_unique<GradientProblem>(*shape);
+  if (!problem->forward(context).ok()) return false;
+  const BackwardArgs& a = problem->args;
+  *p = {};
+  p->batch = p->sets = 1;
+  p->q_heads = shape->q_heads, p->kv_heads = shape->kv_heads;
+  p->q_len = p->kv_len = shape->len;
+  p->head_dim = p->v_head_dim = shape->dim;
+  p->is_causal = shape->is_causal, p->window_left = -1, p->type = number_of(shape->type);
+  p->work = problem->flops();
+  p->q = const_cast<void*>(a.forward.q.data), p->out = a.forward.out.data;
+  p->dout = const_cast<void*>(a.dout.data), p->dq = a.dq.data, p->dk = a.dk.data, p->dv = a.dv.data;
+  p->impl = problem.release();
+  return true;
+}
+
+}  // namespace
+
 /// Returns 0 if there is no such case.
 KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
+  if (open_gradients(name, p)) return 1;
   const std::optional<Found> found = find(name);
   if (!found) return 0;
   auto* problem = new Problem(found->shape, found->is_decode ? bytes_beyond_caches() : 0);
@@ -86,9 +123,7 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
         s.is_causal,
         s.window_left,
         found->is_decode,
-        s.type == DataType::f32    ? 0
-        : s.type == DataType::bf16 ? 1
-                                   : 2,
+        number_of(s.type),
         s.bshd,
         problem->sets(),
         found->page_keys,
@@ -100,29 +135,41 @@ KUMIKO_BENCH_API int kumiko_bench_open(const char* name, PeerProblem* p) {
         const_cast<std::int32_t*>(a.seqused_k),
         const_cast<std::int32_t*>(a.cu_seqlens_q),
         const_cast<std::int32_t*>(a.block_table),
+        nullptr,
+        nullptr,
+        nullptr,
+        nullptr,
         problem};
   return 1;
 }
 
 KUMIKO_BENCH_API void kumiko_bench_close(PeerProblem* p) {
-  delete static_cast<Problem*>(p->impl);
+  if (p->dout)
+    delete static_cast<GradientProblem*>(p->impl);
+  else
+    delete static_cast<Problem*>(p->impl);
 }
 
 /// [batch][kv_heads][kv_len][head_dim] and [...][v_head_dim] of one of the sets.
 KUMIKO_BENCH_API void kumiko_bench_set(const PeerProblem* p, int set, void** k, void** v) {
-  const AttentionArgs a = static_cast<const Problem*>(p->impl)->args(set);
+  const AttentionArgs a = p->dout ? static_cast<const GradientProblem*>(p->impl)->args.forward
+                                  : static_cast<const Problem*>(p->impl)->args(set);
   *k = const_cast<void*>(a.k.data);
   *v = const_cast<void*>(a.v.data);
 }
 
 KUMIKO_BENCH_API void kumiko_bench_poison(PeerProblem* p) {
-  static_cast<Problem*>(p->impl)->poison();
+  if (p->dout)
+    static_cast<GradientProblem*>(p->impl)->poison();
+  else
+    static_cast<Problem*>(p->impl)->poison();
 }
 
 /// "" or a sentence on what is wrong with `out` as the answer over `set`; valid until the next call.
 KUMIKO_BENCH_API const char* kumiko_bench_check(const PeerProblem* p, int set) {
   static std::string message;
-  message = static_cast<const Problem*>(p->impl)->check(set);
+  message = p->dout ? static_cast<GradientProblem*>(p->impl)->check(true)
+                    : static_cast<const Problem*>(p->impl)->check(set);
   return message.c_str();
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measures other libraries on the problems of attention_bench and serving_bench: those of peer_libraries.py, installed by `scripts/setup peers`.
+"""Measures other libraries on the problems of attention_bench, serving_bench and backward_bench: those of peer_libraries.py, installed by `scripts/setup peers`.
 
 run_groups.py calls `run_pass`, which starts this file again with the Python of each of their environments, one process per ISA and
 thread count. There peer_problems.cpp, loaded as a library, provides shapes, data, the check, the ceilings and the rules of a
@@ -19,7 +19,7 @@ import time
 
 # By the name in peer_libraries.PEERS: vLLM's extension needs the PyTorch that it was built with.
 VENVS = {name: pathlib.Path(__file__).resolve().parent.parent / name for name in (".venv-peers", ".venv-peers-vllm")}
-PROGRAMS = ("attention_bench", "serving_bench")  # The programs with the same problems.
+PROGRAMS = ("attention_bench", "serving_bench", "backward_bench")  # The programs with the same problems.
 LIBRARY = "libpeer_problems.so"
 PROBE = 20e-3  # Seconds of calls, three times, to compare a peer's ways, unless one call takes longer.
 REST = 5e-3  # Seconds of a check whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
@@ -93,7 +93,8 @@ class Fields(ctypes.Structure):
                                                       "is_causal", "window_left", "is_decode", "type", "bshd",
                                                       "sets", "page_keys", "tokens")]
                 + [("work", ctypes.c_double)]
-                + [(name, ctypes.c_void_p) for name in ("q", "out", "mask", "seqused_k", "cu_seqlens_q", "block_table", "impl")])
+                + [(name, ctypes.c_void_p) for name in ("q", "out", "mask", "seqused_k", "cu_seqlens_q", "block_table", "dout",
+                                                       "dq", "dk", "dv", "impl")])
 
 
 class Machine:
@@ -132,7 +133,8 @@ class Machine:
 
 
 class Problem:
-    """A case of bench/shapes.cpp; tensors are NumPy arrays [batch, heads, len, dim] over its memory; bf16 as uint16."""
+    """A case of bench/shapes.cpp or bench/gradient_problem.cpp; tensors are NumPy arrays [batch, heads, len, dim] over its memory; bf16 as
+    uint16. Where `dout` is not null the answer is dq, dk and dv, one after another."""
 
     def __init__(self, machine, name):
         self.library, self.fields = machine.library, Fields()
@@ -181,6 +183,11 @@ class Problem:
         return (self.tensor(k.value, self.kv_heads, self.kv_len, self.head_dim),
                 self.tensor(v.value, self.kv_heads, self.kv_len, self.v_head_dim))
 
+    def gradients(self):
+        """The memory of dq, dk and dv, one dimension each."""
+        sizes = (self.batch * heads * self.q_len * self.head_dim for heads in (self.q_heads, self.kv_heads, self.kv_heads))
+        return [self.array(address, size) for address, size in zip((self.dq, self.dk, self.dv), sizes)]
+
     def visible(self):
         """None if is_causal says everything; else [batch or 1, 1, q_len or 1, kv_len] of bool."""
         import numpy
@@ -202,6 +209,14 @@ class Problem:
     def wrong(self, answer, index):
         """None, or a sentence on what is wrong; `answer` is the output over the set `index`, [batch, heads, len, dim] or with heads and rows as one."""
         self.library.kumiko_bench_poison(ctypes.byref(self.fields))
+        if self.dout:
+            parts = self.gradients()
+            if answer.size == sum(part.size for part in parts) and answer.dtype == parts[0].dtype:
+                at = 0
+                for part in parts:
+                    part[...] = answer[at:at + part.size]
+                    at += part.size
+            return self.library.kumiko_bench_check(ctypes.byref(self.fields), index).decode() or None
         out = self.rows(self.out, self.v_head_dim)
         if answer.size == out.size and answer.dtype == out.dtype:
             out[...] = answer.reshape(out.shape)
@@ -330,7 +345,7 @@ def measure_problem(machine, peers, problem, name, counts, known):
     clock = machine.clock(counts[-1])
     chosen = []
     for peer in peers:
-        if problem.page_keys and not peer.has_pages:
+        if problem.page_keys and not peer.has_pages or problem.dout and not peer.has_gradients:
             continue
         ways = [Way(peer, problem, machine, n, clock, peer.name in known and known[peer.name][i] or None) for i, n in enumerate(counts)]
         yield from ({"name": name, "note": f"{name}: {note}"} for way in ways for note in way.notes)

@@ -20,6 +20,7 @@ class NumPy:
     """One right way, one with a wrong answer and one that does not exist."""
 
     has_pages = False
+    has_gradients = False
 
     def __init__(self, name="NumPy", fault=0.0):
         self.name, self.fault = name, fault
@@ -138,6 +139,32 @@ class Peers(unittest.TestCase):
         p.close()
         results = list(peers.measure(self.machine, [NumPy(), Paged("Paged")], name, 1))
         self.assertEqual([(r["peer"], r["counters"].keys()) for r in results if "peer" in r], [("Paged", {"gbps", "limit_fraction"})])
+
+    def test_gradients_are_for_peers_that_have_them_and_their_answer_is_checked(self):
+        class Gradients(NumPy):
+            has_gradients = True
+
+            def ways(self, p, threads):
+                def gradients(fault):
+                    out = [None]
+
+                    def call(index):
+                        q, (k, v), dout = p.queries(), p.keys_and_values(index), p.rows(p.dout, p.v_head_dim)
+                        weights = numpy.exp(q @ k.swapaxes(-1, -2) * p.head_dim ** -0.5)
+                        weights /= weights.sum(-1, keepdims=True)
+                        inner = dout @ v.swapaxes(-1, -2)
+                        inner = weights * (inner - (weights * inner).sum(-1, keepdims=True)) * p.head_dim ** -0.5
+                        found = inner @ k, inner.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ dout + fault
+                        out[0] = numpy.concatenate([x.reshape(-1) for x in found])
+                    return call, lambda: out[0]
+                yield "right", lambda: gradients(numpy.float32(0))
+                yield "wrong", lambda: gradients(numpy.float32(1e-3))
+        notes, found = self.measure("backward_dense_d64_h8x8_1024", Gradients("Gradients"))
+        self.assertEqual(list(found), ["Gradients"])
+        self.assertEqual(found["Gradients"]["ways"], ["right"])
+        self.assertGreater(found["Gradients"]["counters"]["peak_fraction"], 0)
+        self.assertEqual(len(notes), 1)
+        self.assertRegex(notes[0], "Gradients, wrong: dv")
 
     def test_what_is_no_case_is_left_out(self):
         self.assertEqual(self.measure("callers8_d128_h8x8_512_and_h32x8_2048"), ([], {}))
