@@ -3,15 +3,10 @@
 
 #include <sched.h>
 
-#include <fstream>
-#include <iterator>
-#include <regex>
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
-
-#include "tests/support/random.h"
 
 namespace kumiko::test {
 
@@ -37,22 +32,6 @@ std::vector<std::string> host_isas() {
   isas.emplace_back("neon");
 #endif
   isas.emplace_back("reference");
-  return isas;
-}
-
-std::string default_isa() {
-  // Products of bf16 pairs are slow on Intel's Sapphire Rapids and its successors.
-  std::ifstream in("/proc/cpuinfo");
-  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  const std::regex slow_pairs(
-      "vendor_id\\s*: GenuineIntel\ncpu family\\s*: 6\nmodel\\s*: (143|173|174|207)\n");
-  const std::vector<std::string> isas = host_isas();
-  return isas.front() == "avx512_bf16" && std::regex_search(text, slow_pairs) ? isas[1] : isas.front();
-}
-
-std::vector<std::string> swept_isas() {
-  std::vector<std::string> isas = host_isas();
-  if (kThinned && isas.size() > 1) isas.pop_back();
   return isas;
 }
 
