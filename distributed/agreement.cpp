@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 
 namespace kumiko::distributed {
 namespace {
@@ -77,11 +76,14 @@ Agreement::Agreement(Transport& transport, const Digest& digest, const Status& m
     : transport_(transport), digest_(digest), mine_(mine) {
   // The largest of hashes and of their complements: these belong together if all are the same.
   // A rank with an error may have none; the numbers of words must be the same.
-  static_assert(std::tuple_size_v<decltype(words_)> <= Transport::kMostWords);
+  static_assert(kWords <= Transport::kMostWords);
   for (std::size_t i = 0; i < digest.count_ && mine.ok(); ++i) {
     words_[2 * i] = digest.hashes_[i];
     words_[2 * i + 1] = ~digest.hashes_[i];
   }
+  // Positive numbers are in the order of their bits.
+  for (std::size_t i = 0; i < digest.least.size(); ++i)
+    words_[kLeast + i] = ~std::bit_cast<std::uint64_t>(digest.least[i]);
   // The largest is that of the lowest rank with an error.
   words_.back() = mine.ok() ? 0 : static_cast<std::uint64_t>(transport.size() - transport.rank());
   transport.start_reduce_max(words_, &request_);

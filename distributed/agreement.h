@@ -5,7 +5,9 @@
 #include <kumiko/attention.h>
 
 #include <array>
+#include <bit>
 #include <cstdint>
+#include <limits>
 
 #include "distributed/transport.h"
 
@@ -21,6 +23,9 @@ class Digest {
   void add_value(const char* name, const T& value) {
     add(name, &value, sizeof value);
   }
+  /// Positive numbers of which Agreement::finish() finds the least.
+  std::array<double, 2> least{std::numeric_limits<double>::infinity(),
+                              std::numeric_limits<double>::infinity()};
 
  private:
   friend class Agreement;
@@ -39,12 +44,15 @@ class Agreement {
   /// `mine` if it is the same everywhere, else the error of the lowest rank that has one, or one that names
   /// the first entry of the digests that differs. The same on all ranks. Once; no other reduction before.
   Status finish();
+  /// Of all ranks, after finish() without error.
+  double least(std::size_t i) const { return std::bit_cast<double>(~words_[kLeast + i]); }
 
  private:
+  static constexpr std::size_t kLeast = 2 * Digest::kMostEntries, kWords = kLeast + 3;
   Transport& transport_;
   const Digest& digest_;
   const Status& mine_;
-  std::array<std::uint64_t, 2 * Digest::kMostEntries + 1> words_{};
+  std::array<std::uint64_t, kWords> words_{};
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
 

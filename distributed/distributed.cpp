@@ -2,7 +2,6 @@
 #include "distributed/distributed.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "distributed/agreement.h"
@@ -22,19 +21,9 @@ struct Speed {
 };
 
 Speed speed_of(const Context& context, const Machine& machine) {
-  const int threads = context ? context.num_threads() : 1;
+  const int threads = context.num_threads();
   return {machine.flops > 0 ? machine.flops : kThreadFlops * threads,
           machine.bandwidth > 0 ? machine.bandwidth : kThreadBandwidth * threads};
-}
-
-/// Of the slowest rank, so that all ranks choose alike though their contexts have different threads.
-bool agree_on_speed(Transport& transport, Speed* speed) {
-  // Positive numbers are in the order of their bits.
-  std::uint64_t words[] = {~std::bit_cast<std::uint64_t>(speed->flops),
-                           ~std::bit_cast<std::uint64_t>(speed->bandwidth)};
-  if (!transport.reduce_max(words)) return false;
-  *speed = {std::bit_cast<double>(~words[0]), std::bit_cast<double>(~words[1])};
-  return true;
 }
 
 Status check_machine(const Machine& machine) {
@@ -141,11 +130,19 @@ Status attention_forward(const Context& context, const Communicator& communicato
     std::unique_ptr<TravellingBlocks> blocks;
     std::unique_ptr<HeadParallel> heads;
     Digest digest;
-    Speed speed = speed_of(context, impl.machine);
-    if (!agree_on_speed(transport, &speed)) return transport.status();
+    // First on the call as such, and on the speed of the slowest rank, so that all choose alike though their
+    // contexts have different threads. refuse() is such an agreement, too.
+    Digest speeds;
     Status mine = guarded([&]() -> Status {
       if (Status s = check_context(context); !s.ok()) return s;
-      if (Status s = check_sequence_parallel(args, transport.size(), transport.rank()); !s.ok()) return s;
+      const Speed own = speed_of(context, impl.machine);
+      speeds.least = {own.flops, own.bandwidth};
+      return check_sequence_parallel(args, transport.size(), transport.rank());
+    });
+    Agreement on_speed(transport, speeds, mine);
+    if (Status s = on_speed.finish(); !s.ok()) return s;
+    const Speed speed{on_speed.least(0), on_speed.least(1)};
+    mine = guarded([&]() -> Status {
       Algorithm algorithm = args.algorithm;
       if (args.is_automatic) {
         Choice choice;
