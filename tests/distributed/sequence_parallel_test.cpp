@@ -86,8 +86,9 @@ class Problem {
     k_scale = make(s_.kv_heads, keys, 1, DataType::f32);
     lse = make(s_.q_heads, queries, 1, DataType::f32);
     row_max = make(s_.q_heads, queries, 1, DataType::f32);
-    bias = make(s_.q_heads, queries, longest, DataType::f32);
-    mask = make(1, queries, longest, DataType::boolean);
+    // All ranks have them whole: of a column where they are not used.
+    bias = make(s_.q_heads, queries, s_.bias ? longest : 1, DataType::f32);
+    mask = make(1, queries, s_.mask ? longest : 1, DataType::boolean);
     for (std::int64_t i = 0; i < s_.q_heads * std::max<std::int64_t>(count, 1); ++i)
       slopes_.push_back(std::abs(random.normal()) / 8);
     for (std::int64_t h = 0; h < s_.q_heads; ++h) sinks_.push_back(random.normal());
