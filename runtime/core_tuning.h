@@ -22,9 +22,10 @@ struct CoreTuning {
   std::int64_t keys_ahead;    ///< Bytes of keys and of values that decode prefetches into L1, and bytes
   std::int64_t values_ahead;  ///< beyond that into L2 (kernels::FetchDistances).
   std::int64_t l2_ahead;
-  std::string source;  ///< "zen5 (measured)", or the file.
+  std::int64_t l2_ahead_apart;  ///< The same for rows that lie apart, if it is more.
+  std::string source;           ///< "zen5 (measured)", or the file.
 
-  kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead}; }
+  kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead, l2_ahead_apart}; }
 };
 
 /// The table's row for this core and ISA, or the ISA's generic row if the core has none.
@@ -45,6 +46,7 @@ inline constexpr TuningField kTuningFields[] = {
     {"keys_ahead", &CoreTuning::keys_ahead, 0, 1 << 20},
     {"values_ahead", &CoreTuning::values_ahead, 0, 1 << 20},
     {"l2_ahead", &CoreTuning::l2_ahead, 0, 1 << 20},
+    {"l2_ahead_apart", &CoreTuning::l2_ahead_apart, 0, 1 << 20},
 };
 
 /// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. Fields and ISAs that

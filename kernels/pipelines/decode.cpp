@@ -104,13 +104,12 @@ struct Scratch {
 // Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
 // meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
 // adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128). At the end of a page the
-// hardware has nothing to go on.
+// hardware has nothing to go on. (A Zen 3 drops prefetches when it has many: there it is better off without.)
 FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
-  constexpr std::int64_t kApartAhead = 16384;
   FetchDistances fetch = kernels.fetch;
   const bool apart =
       head.k.stride != head.head_dim || (head.value_in_key < 0 && head.v.stride != head.v_head_dim);
-  if (head.k.pages || apart) fetch.l2 = max_of(fetch.l2, kApartAhead);
+  if (head.k.pages || apart) fetch.l2 = max_of(fetch.l2, fetch.l2_apart);
   return fetch;
 }
 
@@ -190,7 +189,9 @@ class Decode {
     const FetchDistances fetch = fetch_distances(kernels_, head_);
     if (head_.k.pages && !copies(kernels_)) {
       const std::int64_t rows = fetch.l2 / (head_.head_dim * bytes_of(kernels_.types.key));
-      range_rows_ = min_of(max_of(rows / kLeastGroup * kLeastGroup, kLeastGroup), head_.k.page_keys);
+      range_rows_ = fetch.l2 == 0
+                        ? head_.k.page_keys
+                        : min_of(max_of(rows / kLeastGroup * kLeastGroup, kLeastGroup), head_.k.page_keys);
       l2_ranges_ = max_of(rows / range_rows_, 1);
     }
 

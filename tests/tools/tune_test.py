@@ -12,7 +12,8 @@ import sys
 import tempfile
 import unittest
 
-FIELDS = ["decode_rows", "tile_vectors", "narrow_tile_vectors", "task_tiles", "pipe_ahead", "keys_ahead", "values_ahead", "l2_ahead"]
+FIELDS = ["decode_rows", "tile_vectors", "narrow_tile_vectors", "task_tiles", "pipe_ahead", "keys_ahead", "values_ahead", "l2_ahead",
+          "l2_ahead_apart"]
 
 
 class Tune(unittest.TestCase):

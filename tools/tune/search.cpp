@@ -21,6 +21,12 @@ constexpr Shape kDecode[] = {
     {"decode f16 GQA", 32, 8, 1, 4096, 128, DataType::f16},
     {"decode f32 MHA", 8, 8, 1, 4096, 128, DataType::f32},
 };
+constexpr Shape kApart[] = {
+    {"decode f32 GQA, heads side by side", 32, 8, 1, 4096, 128, DataType::f32, false, -1, Pipeline::automatic,
+     true},
+    {"decode bf16 GQA, heads side by side", 32, 8, 1, 4096, 128, DataType::bf16, false, -1,
+     Pipeline::automatic, true},
+};
 constexpr Shape kDense[] = {
     {"dense D64", 4, 4, 1024, 1024, 64},
     {"dense D128", 4, 4, 1024, 1024, 128},
@@ -48,6 +54,7 @@ const std::vector<Step>& steps() {
       {"keys_ahead", kDecode, {2048, 4096, 8192, 10240, 12288, 16384, 24576}},
       {"values_ahead", kDecode, {2048, 4096, 8192, 12288, 16384, 24576}},
       {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // again, beside the new distances into L1
+      {"l2_ahead_apart", kApart, {0, 8192, 16384, 32768}},
   };
   return all;
 }

@@ -60,15 +60,17 @@ Workload::Workload(const Shape& shape, std::size_t cache_bytes) : shape_(shape) 
 AttentionArgs Workload::args(Pipeline pipeline, std::size_t copy) const {
   const Shape& s = shape_;
   const auto bhsd = [&](const std::byte* data, std::int64_t heads, std::int64_t rows) {
-    ConstTensor tensor = ConstTensor::bhsd(reinterpret_cast<const float*>(data), 1, heads, rows, s.head_dim);
-    tensor.dtype = s.type;
-    return tensor;
+    return ConstTensor::bhsd(data, 1, heads, rows, s.head_dim, s.type);
+  };
+  const auto keys_or_values = [&](const std::byte* data) {
+    return s.is_apart ? ConstTensor::bshd(data, 1, s.kv_len, s.kv_heads, s.head_dim, s.type)
+                      : bhsd(data, s.kv_heads, s.kv_len);
   };
   AttentionArgs args;
   const std::byte* const keys = cache_.data() + 2 * kv_bytes_ * copy;
   args.q = bhsd(q_.data(), s.q_heads, s.q_len);
-  args.k = bhsd(keys, s.kv_heads, s.kv_len);
-  args.v = bhsd(keys + kv_bytes_, s.kv_heads, s.kv_len);
+  args.k = keys_or_values(keys);
+  args.v = keys_or_values(keys + kv_bytes_);
   args.out = Tensor::bhsd(reinterpret_cast<float*>(const_cast<std::byte*>(out_.data())), 1, s.q_heads,
                           s.q_len, s.head_dim);
   args.out.dtype = s.type;

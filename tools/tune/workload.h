@@ -17,6 +17,7 @@ struct Shape {
   bool is_causal = false;
   std::int64_t window_left = -1;
   Pipeline pipeline = Pipeline::automatic;
+  bool is_apart = false;  ///< [seq, heads, dim]: other heads' rows lie between a head's.
 };
 
 class Workload {
