@@ -42,11 +42,12 @@ def _joined_mask(mask, batch):
     if mask.dim() <= 3:
         return mask
     outer, inner = mask.shape[:-3], mask.shape[-3:]
+    whole = mask.expand(*batch, *inner)
     if outer.numel() == 1:
         return mask.reshape(inner)
     if outer != batch and mask.requires_grad:
-        mask = mask.float()
-    return mask.expand(*batch, *inner).reshape(-1, *inner)
+        whole = mask.float().expand(whole.shape)
+    return whole.reshape(-1, *inner)
 
 
 def attention_with_gradients(query, key, value, attn_mask, is_causal, scale, enable_gqa):

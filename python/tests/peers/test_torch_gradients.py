@@ -154,6 +154,13 @@ def test_what_a_mask_broadcasts_to_is_summed_by_the_library(calls, dtype, batch,
     assert len(calls) == 1 and torch.equal(found, dbias.reshape(own).to(dtype))
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 37, 53), (1, 2, 8, 37, 53), (2, 3, 37, 53), (2, 8, 37, 54)])
+def test_a_mask_that_does_not_fit_is_an_error(calls, shape):
+    for requires_grad in (False, True):
+        with pytest.raises((ValueError, RuntimeError)):
+            F.scaled_dot_product_attention(*leaves(), attn_mask=torch.zeros(shape, requires_grad=requires_grad))
+
+
 def test_a_mask_alone_needs_a_gradient(calls):
     tensors, mask = leaves(), additive((8, 37, 53))
     out = F.scaled_dot_product_attention(*(x.detach() for x in tensors), attn_mask=mask)
