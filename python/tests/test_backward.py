@@ -151,7 +151,8 @@ def test_errors_name_the_argument(call):
         kumiko.attention_backward(dout, *inputs, out, lse, bias=bias, dbias=bias[:1])
     slopes, wide = np.zeros(2, np.float32), np.zeros((3, 2), np.float32)
     for name, like in (("sinks", "dsinks"), ("alibi_slopes", "dalibi_slopes")):
-        for given, words in ((wide[0, :1], rf"{like}\.shape is \(1,?\); expected \(2,?\), that of {name}"), (wide[:2, 0], rf"{like}\.stride\[0\] is 2; expected 1"),
+        for given, words in ((wide[0, :1], rf"{like}\.shape is \(1,\); expected \(2,\), that of {name}"),
+                             (wide[:2, 0], rf"{like}\.stride\[0\] is 2; expected 1"),
                              (slopes.astype(np.float64), f"{like}.dtype is float64; expected float32")):
             with pytest.raises(ValueError, match=words):
                 kumiko.attention_backward(dout, *inputs, out, lse, **{name: slopes, like: given})
