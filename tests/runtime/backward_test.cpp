@@ -14,6 +14,7 @@
 #include "tests/runtime/backward_case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
+#include "tests/support/bochs.h"
 
 namespace kumiko::test {
 namespace {
@@ -206,9 +207,11 @@ TEST_P(Backward, OfNarrowTypesIsTheRoundedOneOfF32) {
     const std::vector<float>* const wanted[] = {&want.dq, &want.dk, &want.dv};
     for (int t = 0; t < 3; ++t) {
       EXPECT_TRUE(narrow[5 + t].gaps_untouched());
+      const std::vector<float> got = narrow[5 + t].elements();
       std::vector<float> rounded_want = *wanted[t];
       for (float& x : rounded_want) x = rounded(type, x);
-      EXPECT_TRUE(same_bits(narrow[5 + t].elements(), rounded_want)) << "gradient " << t;
+      if (type == DataType::f16) allow_bochs_ties(got, *wanted[t], rounded_want);
+      EXPECT_TRUE(same_bits(got, rounded_want)) << "gradient " << t;
     }
   }
 }
