@@ -5,25 +5,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/pipelines/walk.h"
+#include "kernels/pipelines/backward_operands.h"
 
 namespace kumiko::kernels {
 namespace {
-
-/// Calls body(first, used, nr) for each tile of positions [from, to), from the first one on.
-template <class Body>
-void for_each_tile(const KernelSet& kernels, std::int64_t from, std::int64_t to, Body body) {
-  for (std::int64_t at = from; at < to;) {
-    const std::int64_t used = rows_of_tile(kernels, at - from, to - from);
-    body(at, used, round_up(used, kernels.lanes));
-    at += used;
-  }
-}
-template <class Body>
-void for_each_piece(const Positions& block, Body body) {
-  for (std::int64_t at = block.begin; at < block.end; at += kGradientPiece)
-    body(Positions{at, min_of(at + kGradientPiece, block.end)});
-}
 
 /// The first position of [begin, end) for which `is_past` holds, which holds for all after it.
 template <class IsPast>
@@ -55,36 +40,23 @@ void fetch(const float* from, std::int64_t floats) {
   for (std::int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(from + i, 0, 2);
 }
 
-/// Panels of a product's A operand, and whether all elements are finite as they came.
-struct Panels {
-  float* data;
-  bool is_finite;
-};
-
 class Pair {
  public:
   /// Lays the scratch out over `memory`; with nullptr it only counts.
   Pair(const GradientKernels& kernels, std::int64_t head_dim, std::int64_t v_head_dim, std::byte* memory)
-      : kernels_(kernels), set_(kernels.set), dim_(head_dim), v_dim_(v_head_dim) {
-    Carver carver(memory);
-    const std::int64_t rows = kGradientPiece, dims = round_up(dim_, set_.mr),
-                       v_dims = round_up(v_dim_, set_.mr);
-    for (std::int64_t p = 0; p < kPieces; ++p) {
-      keys_[p] = carver.take<float>(rows * dim_);
-      values_[p] = carver.take<float>(rows * v_dim_);
-      key_values_[p].data = carver.take<float>(rows * dims);
-    }
-    q_ = carver.take<float>(rows * dim_);
-    dout_ = carver.take<float>(rows * v_dim_);
-    q_values_.data = carver.take<float>(rows * dims);
-    dout_values_.data = carver.take<float>(rows * v_dims);
-    p_ = carver.take<float>(rows * set_.max_nr);
-    ds_ = carver.take<float>(rows * set_.max_nr);
-    capped_ = carver.take<float>(rows * set_.max_nr);
-    transposed_ = carver.take<float>(rows * rows);
-    scratch_bytes_ = carver.used();
+      : kernels_(kernels),
+        set_(kernels.set),
+        dim_(head_dim),
+        v_dim_(v_head_dim),
+        carver_(memory),
+        operands_(kernels, head_dim, v_head_dim, &carver_) {
+    const std::int64_t rows = kGradientPiece;
+    p_ = carver_.take<float>(rows * set_.max_nr);
+    ds_ = carver_.take<float>(rows * set_.max_nr);
+    capped_ = carver_.take<float>(rows * set_.max_nr);
+    transposed_ = carver_.take<float>(rows * rows);
   }
-  std::size_t scratch_bytes() const { return scratch_bytes_; }
+  std::size_t scratch_bytes() const { return carver_.used(); }
 
   void run(const GradientProblem& problem, std::int64_t g, const Positions& queries, const Positions& keys) {
     begin(problem, g);
@@ -102,14 +74,14 @@ class Pair {
     });
     k = 0;
     for_each_piece(keys, [&](const Positions& piece) {
-      if (is_seen[k]) pack_keys(piece, k);
+      if (is_seen[k]) operands_.pack_keys(piece, k);
       ++k;
     });
     i = 0;
     for_each_piece(queries, [&](const Positions& piece) {
       const bool* const seen = sees[i++];
       if (std::find(seen, seen + kPieces, true) == seen + kPieces) return;
-      pack_queries(piece);
+      operands_.pack_queries(piece);
       k = 0;
       for_each_piece(keys, [&](const Positions& key_piece) {
         if (seen[k]) add(piece, key_piece, k);
@@ -123,15 +95,15 @@ class Pair {
                  const Positions& keys, const float* lse, const float* delta, const TermSums& sums) {
     begin(problem, g);
     if (!sees_any(*head_, queries, keys) || !mask_shows_any(queries, keys)) return;
-    pack_tiles_of_keys(keys, 0);
-    pack_panels_of_queries(queries);
-    const float *b = keys_[0], *b_values = values_[0];
+    operands_.pack_tiles_of_keys(keys, 0);
+    operands_.pack_panels_of_queries(queries);
+    const float *b = operands_.keys[0], *b_values = operands_.values[0];
     for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
       const Positions seers = seers_of(*head_, queries, first, first + used);
       const std::int64_t lo = seers.begin - queries.begin, hi = seers.end - queries.begin;
       if (lo < hi) {
-        first_product(q_, b, dim_, nr, lo, hi, p_);
-        first_product(dout_, b_values, v_dim_, nr, lo, hi, ds_);
+        first_product(operands_.q, b, dim_, nr, lo, hi, p_);
+        first_product(operands_.dout, b_values, v_dim_, nr, lo, hi, ds_);
         scores_to_gradients(queries.begin, first, used, nr, lo, hi, lse, delta, false);
         add_to_terms(queries, {first, first + used}, first - keys.begin, nr, lo, hi, sums);
       }
@@ -141,12 +113,13 @@ class Pair {
   }
 
  private:
-  static constexpr std::int64_t kPieces = kGradientBlock / kGradientPiece;
+  static constexpr std::int64_t kPieces = GradientOperands::kPieces;
 
   void begin(const GradientProblem& problem, std::int64_t g) {
     problem_ = &problem;
     head_ = &problem.head;
     g_ = g;
+    operands_.begin(problem, g);
   }
 
   /// Whether the mask shows a key of one piece to a query of the other.
@@ -161,55 +134,7 @@ class Pair {
     return false;
   }
 
-  std::int64_t row(std::int64_t position) const { return problem_->row(g_, position); }
-  const void* q_row(std::int64_t position) const { return head_->q_row(set_.types.query, row(position)); }
-  const void* dout_row(std::int64_t position) const {
-    return element_at(problem_->dout_element, problem_->dout,
-                      g_ * problem_->dout_head_stride + position * problem_->dout_seq_stride);
-  }
-  const void* key_row(std::int64_t key) const { return head_->k.row(set_.types.key, key); }
-  const void* value_row(std::int64_t key) const { return head_->v.row(set_.types.value, key); }
-
-  /// As operands B of the first two products.
-  void pack_tiles_of_keys(const Positions& piece, std::int64_t p) {
-    float *keys = keys_[p], *values = values_[p];
-    for_each_tile(set_, piece.begin, piece.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
-      const void* rows[kMaxLanes];
-      for (std::int64_t n = 0; n < used; ++n) rows[n] = key_row(first + n);
-      set_.pack->query({rows, used, nr, dim_, head_->q_scale, keys});
-      keys += nr * dim_;
-      for (std::int64_t n = 0; n < used; ++n) rows[n] = value_row(first + n);
-      set_.pack->query({rows, used, nr, v_dim_, 1.0f, values});
-      values += nr * v_dim_;
-    });
-  }
-  /// The same, and A of dQ's.
-  void pack_keys(const Positions& piece, std::int64_t p) {
-    pack_tiles_of_keys(piece, p);
-    pack_values(*set_.pack, key_row(piece.begin), head_->k.stride, piece.count(), dim_, &key_values_[p]);
-  }
-
-  /// As operands A of the first two products.
-  void pack_panels_of_queries(const Positions& piece) {
-    set_.pack->key({q_row(piece.begin), head_->q_seq_stride, piece.count(), dim_, q_});
-    kernels_.pack_dout->key({dout_row(piece.begin), problem_->dout_seq_stride, piece.count(), v_dim_, dout_});
-  }
-  /// The same, and of the last ones.
-  void pack_queries(const Positions& piece) {
-    pack_panels_of_queries(piece);
-    pack_values(*set_.pack, q_row(piece.begin), head_->q_seq_stride, piece.count(), dim_, &q_values_);
-    pack_values(*kernels_.pack_dout, dout_row(piece.begin), problem_->dout_seq_stride, piece.count(), v_dim_,
-                &dout_values_);
-  }
-
-  /// 0 * NaN would reach pairs that do not see each other: add_poison() adds these elements one by one.
-  void pack_values(const PackKernel& pack, const void* rows, std::int64_t stride, std::int64_t count,
-                   std::int64_t dim, Panels* panels) const {
-    panels->is_finite = pack.value({rows, stride, count, dim, panels->data});
-    if (panels->is_finite) return;
-    for (std::int64_t i = 0; i < count * round_up(dim, set_.mr); ++i)
-      if (!std::isfinite(panels->data[i])) panels->data[i] = 0.0f;
-  }
+  std::int64_t row(std::int64_t position) const { return operands_.row(position); }
 
   const GemmKernel& gemm(std::int64_t nr) const { return *set_.gemm[nr / set_.lanes - 1]; }
 
@@ -229,7 +154,7 @@ class Pair {
   }
 
   /// sum += values[lo, hi)^T weights[lo, hi), for `rows` rows of panels.
-  void last_product(const Panels& values, std::int64_t rows, std::int64_t dim, const float* weights,
+  void last_product(const GradientPanels& values, std::int64_t rows, std::int64_t dim, const float* weights,
                     std::int64_t nr, std::int64_t lo, std::int64_t hi, float* sum) const {
     const GemmArgs args{values.data + lo * set_.mr,
                         rows * set_.mr * static_cast<std::int64_t>(sizeof(float)),
@@ -248,7 +173,8 @@ class Pair {
            (!head_->terms.has_mask || *head_->mask_row(r, j) != 0);
   }
 
-  /// Adds what pack_values() left out: elements of row_of(k), times weight k of each lane that it goes with.
+  /// Adds what the panels of values leave out: elements of row_of(k), times weight k of each lane that it
+  /// goes with.
   template <class RowOf, class GoesWith>
   void add_poison(Element element, std::int64_t dim, RowOf row_of, GoesWith goes_with, const float* weights,
                   std::int64_t nr, std::int64_t used, std::int64_t lo, std::int64_t hi, float* sum) const {
@@ -334,7 +260,7 @@ class Pair {
 
   /// What a piece of queries and a piece of keys, number k of its block, give to the sums.
   void add(const Positions& queries, const Positions& keys, std::int64_t k) {
-    const float *b = keys_[k], *b_values = values_[k];
+    const float *b = operands_.keys[k], *b_values = operands_.values[k];
     for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
       const Positions seers = seers_of(*head_, queries, first, first + used);
       if (seers.count() > 0)
@@ -344,7 +270,7 @@ class Pair {
       b += nr * dim_;
       b_values += nr * v_dim_;
     });
-    add_to_queries(queries, keys, key_values_[k]);
+    add_to_queries(queries, keys, operands_.key_values[k]);
   }
 
   void add_keys(const Positions& queries, std::int64_t first, std::int64_t used, std::int64_t nr,
@@ -355,24 +281,25 @@ class Pair {
                                                                                     round_up(dim_, set_.mr);
     fetch(dv, nr * round_up(v_dim_, set_.mr));
     fetch(dk, nr * round_up(dim_, set_.mr));
-    first_product(q_, keys, dim_, nr, lo, hi, p_);
-    first_product(dout_, values, v_dim_, nr, lo, hi, ds_);
+    first_product(operands_.q, keys, dim_, nr, lo, hi, p_);
+    first_product(operands_.dout, values, v_dim_, nr, lo, hi, ds_);
     const std::int64_t from = g_ * head_->q_len + queries.begin;
     scores_to_gradients(queries.begin, first, used, nr, lo, hi, problem_->lse + from, problem_->delta + from,
                         true);
-    last_product(dout_values_, queries.count(), v_dim_, p_, nr, lo, hi, dv);
-    last_product(q_values_, queries.count(), dim_, ds_, nr, lo, hi, dk);
+    last_product(operands_.dout_values, queries.count(), v_dim_, p_, nr, lo, hi, dv);
+    last_product(operands_.q_values, queries.count(), dim_, ds_, nr, lo, hi, dk);
     const auto goes_with = [&](std::int64_t i, std::int64_t n) {
       return is_visible(queries.begin + i, first + n);
     };
-    if (!dout_values_.is_finite)
+    if (!operands_.dout_values.is_finite)
       add_poison(
-          problem_->dout_element, v_dim_, [&](std::int64_t i) { return dout_row(queries.begin + i); },
-          goes_with, p_, nr, used, lo, hi, dv);
-    if (!q_values_.is_finite)
+          problem_->dout_element, v_dim_,
+          [&](std::int64_t i) { return operands_.dout_row(queries.begin + i); }, goes_with, p_, nr, used, lo,
+          hi, dv);
+    if (!operands_.q_values.is_finite)
       add_poison(
-          set_.types.query, dim_, [&](std::int64_t i) { return q_row(queries.begin + i); }, goes_with, ds_,
-          nr, used, lo, hi, dk);
+          set_.types.query, dim_, [&](std::int64_t i) { return operands_.q_row(queries.begin + i); },
+          goes_with, ds_, nr, used, lo, hi, dk);
   }
 
   /// dS of rows [lo, hi) of a piece of queries and of a tile of keys, the first in column `column`.
@@ -390,7 +317,7 @@ class Pair {
     }
   }
 
-  void add_to_queries(const Positions& queries, const Positions& keys, const Panels& values) {
+  void add_to_queries(const Positions& queries, const Positions& keys, const GradientPanels& values) {
     const float* weights = transposed_;
     for_each_tile(
         set_, queries.begin, queries.end, [&](std::int64_t tile, std::int64_t used, std::int64_t nr) {
@@ -402,7 +329,7 @@ class Pair {
             last_product(values, keys.count(), dim_, weights, nr, lo, hi, dq);
             if (!values.is_finite)
               add_poison(
-                  set_.types.key, dim_, [&](std::int64_t j) { return key_row(keys.begin + j); },
+                  set_.types.key, dim_, [&](std::int64_t j) { return operands_.key_row(keys.begin + j); },
                   [&](std::int64_t j, std::int64_t n) { return is_visible(tile + n, keys.begin + j); },
                   weights, nr, used, lo, hi, dq);
           }
@@ -416,37 +343,14 @@ class Pair {
   const GradientProblem* problem_ = nullptr;
   const HeadProblem* head_ = nullptr;
   std::int64_t g_ = 0;
-  // By piece of the block: B panels of keys (scaled) and values, A panels of keys.
-  float *keys_[kPieces], *values_[kPieces];
-  Panels key_values_[kPieces];
-  // Of a piece of queries: A panels of the first products and of the last ones.
-  float *q_, *dout_;
-  Panels q_values_, dout_values_;
+  Carver carver_;
+  GradientOperands operands_;
   float *p_, *ds_, *capped_;  // [kGradientPiece][nr]
   float* transposed_;         // [tiles of queries][kGradientPiece keys][nr]
   alignas(64) float ones_[kMaxLanes];
-  std::size_t scratch_bytes_;
 };
 
-/// Rows of `rows` from tiles of sums.
-void store_rows(const KernelSet& set, const StoreKernel& store, const GradientRows& rows, std::int64_t head,
-                const Positions& positions, std::int64_t dim, const float* sum, float factor) {
-  alignas(64) float factors[kMaxLanes];
-  for (float& f : factors) f = factor;
-  for_each_piece(positions, [&](const Positions& piece) {
-    for_each_tile(set, piece.begin, piece.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
-      void* to[kMaxLanes];
-      for (std::int64_t n = 0; n < used; ++n) to[n] = rows.row(head, first + n);
-      store.tile({sum + first * round_up(dim, set.mr), factors, nr, dim, to, used});
-    });
-  });
-}
-
 }  // namespace
-
-std::int64_t gradient_floats(const GradientKernels& kernels, std::int64_t positions, std::int64_t dim) {
-  return round_up(positions, kernels.set.lanes) * round_up(dim, kernels.set.mr);
-}
 
 bool sees_any(const HeadProblem& head, const Positions& queries, const Positions& keys) {
   return seers_of(head, queries, keys.begin, keys.end).count() > 0;
@@ -467,21 +371,6 @@ void gradient_terms(const GradientKernels& kernels, const GradientProblem& probl
                     const TermSums& sums, std::byte* scratch) noexcept {
   Pair(kernels, problem.head.head_dim, problem.head.v_head_dim, scratch)
       .run_terms(problem, g, queries, keys, lse, delta, sums);
-}
-
-void store_query_gradients(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
-                           const Positions& queries) noexcept {
-  const std::int64_t dim = problem.head.head_dim;
-  store_rows(kernels.set, *kernels.store_dq, problem.dq, g, queries, dim,
-             problem.dq_sum + g * gradient_floats(kernels, problem.head.q_len, dim), problem.scale);
-}
-
-void store_key_gradients(const GradientKernels& kernels, const GradientProblem& problem,
-                         const Positions& keys) noexcept {
-  store_rows(kernels.set, *kernels.store_dk, problem.dk, 0, keys, problem.head.head_dim, problem.dk_sum,
-             problem.scale);
-  store_rows(kernels.set, *kernels.store_dv, problem.dv, 0, keys, problem.head.v_head_dim, problem.dv_sum,
-             1.0f);
 }
 
 }  // namespace kumiko::kernels

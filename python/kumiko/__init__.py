@@ -12,7 +12,7 @@ what was expected; it counts dimensions in the order batch, heads, length, head_
 
 from ._append import kv_append, pack_key_pages, unpack_key_pages
 from ._attention import Tensor, attention, scaled_dot_product_attention
-from ._backward import attention_backward
+from ._backward import BackwardPlan, attention_backward
 from ._core import Context, DomainMemory, default_context, set_default_context
 from ._core import version as __version__
 from ._plan import Plan, Prediction
@@ -21,6 +21,7 @@ from ._server import attention_with_kvcache, varlen_attention
 from ._stream import Stream, Ticket
 
 __all__ = [
+    "BackwardPlan",
     "Context",
     "DomainMemory",
     "Plan",

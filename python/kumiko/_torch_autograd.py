@@ -9,22 +9,24 @@ from ._backward import attention_backward
 
 
 class _Attention(torch.autograd.Function):
-    """[batch, heads, length, dim] tensors, key and value with a number of heads that divides the query's."""
+    """[batch, heads, length, dim] tensors, key and value with a number of heads that divides the query's; bias may be None."""
 
     @staticmethod
-    def forward(ctx, query, key, value, options):
-        out, lse = attention(query, key, value, return_lse=True, **options)
-        ctx.save_for_backward(query, key, value, out, lse)
+    def forward(ctx, query, key, value, bias, options):
+        out, lse = attention(query, key, value, bias=bias, return_lse=True, **options)
+        ctx.save_for_backward(query, key, value, bias, out, lse)
         ctx.options = options
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        query, key, value, out, lse = ctx.saved_tensors
+        query, key, value, bias, out, lse = ctx.saved_tensors
         if dout.stride(-1) != 1:  # That of a sum() has strides of 0.
             dout = dout.contiguous()
-        return (*attention_backward(dout, query, key, value, out, lse, **ctx.options), None)
+        wants_dbias = ctx.needs_input_grad[3]
+        gradients = attention_backward(dout, query, key, value, out, lse, bias=bias, return_dbias=wants_dbias, **ctx.options)
+        return (*gradients, None) if wants_dbias else (*gradients, None, None)
 
 
 def _joined(tensor, batch, heads):
@@ -32,8 +34,24 @@ def _joined(tensor, batch, heads):
     return tensor.expand(*batch, heads, *tensor.shape[-2:]).reshape(-1, heads, *tensor.shape[-2:])
 
 
+def _joined_mask(mask, batch):
+    """The same of a mask, which keeps what broadcasts as it is: sums of its gradient are then the library's.
+
+    Where it has some of several dimensions of the batch it is copied, and PyTorch sums: in float32, whatever its type.
+    """
+    if mask.dim() <= 3:
+        return mask
+    outer, inner = mask.shape[:-3], mask.shape[-3:]
+    whole = mask.expand(*batch, *inner)
+    if outer.numel() == 1:
+        return mask.reshape(inner)
+    if outer != batch and mask.requires_grad:
+        whole = mask.float().expand(whole.shape)
+    return whole.reshape(-1, *inner)
+
+
 def attention_with_gradients(query, key, value, attn_mask, is_causal, scale, enable_gqa):
-    """What scaled_dot_product_attention() gives, of tensors that it takes and a mask that needs no gradient; its result has one."""
+    """What scaled_dot_product_attention() gives, of tensors that it takes; its result has the gradients that these require."""
     shapes = [tensor.shape[:-2] for tensor in (query, key, value)]
     if enable_gqa:
         batch = torch.broadcast_shapes(*(shape[:-1] for shape in shapes))
@@ -43,10 +61,13 @@ def attention_with_gradients(query, key, value, attn_mask, is_causal, scale, ena
         batch, heads = whole[:-1], [whole[-1] if whole else 1] * 3
     operands = [_joined(tensor, batch, n) for tensor, n in zip((query, key, value), heads, strict=True)]
     options = {"causal": is_causal, "causal_alignment": "top_left", "scale": scale}
+    bias = None
     if attn_mask is not None:
-        if attn_mask.dim() > 3:
-            attn_mask = _joined(attn_mask, batch, attn_mask.shape[-3])
-        options["mask" if attn_mask.dtype == torch.bool else "bias"] = attn_mask
-    out = _Attention.apply(*operands, options)
+        attn_mask = _joined_mask(attn_mask, batch)
+        if attn_mask.dtype == torch.bool:
+            options["mask"] = attn_mask
+        else:
+            bias = attn_mask
+    out = _Attention.apply(*operands, bias, options)
     has_heads = max(query.dim(), key.dim(), value.dim()) > 2
     return out.reshape(*batch, heads[0], *out.shape[-2:]) if has_heads else out[0, 0]

@@ -6,10 +6,10 @@
     kumiko.torch.enable()         # from here on, for every thread
     with kumiko.torch.enabled():  # or for a block
 
-Where a gradient is needed the result has one, by attention_backward; a second derivative is an error. A call that Kumiko
-does not compute goes to PyTorch's own code, as before: one with dropout, float64, a mask that needs a gradient, compiled
-code or torch.func that needs gradients, ... With the environment variable KUMIKO_VERBOSE=1 the reason is a FallbackWarning, once for each reason. Other devices,
-nested and sparse tensors never come here.
+Where a gradient is needed the result has one, by attention_backward, that of an additive mask included; a second
+derivative is an error. A call that Kumiko does not compute goes to PyTorch's own code, as before: one with dropout, float64,
+compiled code or torch.func that needs gradients, ... With the environment variable KUMIKO_VERBOSE=1 the reason is a
+FallbackWarning, once for each reason. Other devices, nested and sparse tensors never come here.
 
 The operator aten::scaled_dot_product_attention gets a kernel for the dispatch key CPU. torch.compile finds the operator
 kumiko::scaled_dot_product_attention in its place, torch.export keeps PyTorch's.
@@ -105,9 +105,7 @@ def _why_not_sdpa(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
         return "a tensor has fewer than 2 dimensions"
     if reason := why_not(query, key, value, attn_mask):
         return reason
-    if needs_gradient(attn_mask):
-        return "attn_mask requires a gradient"
-    if needs_gradient(query, key, value):
+    if needs_gradient(query, key, value, attn_mask):
         if is_traced(query, key, value, attn_mask):
             return "a tensor requires a gradient, in compiled code or under a dispatch mode"
         if torch._C._are_functorch_transforms_active():
@@ -166,7 +164,7 @@ def _sdpa(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, 
     if reason is None:
         if is_traced(query, key, value, attn_mask):
             return _OWN(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        if needs_gradient(query, key, value):
+        if needs_gradient(query, key, value, attn_mask):
             return attention_with_gradients(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     say_fallback("scaled_dot_product_attention is PyTorch's", reason)

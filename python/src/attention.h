@@ -10,6 +10,7 @@ void bind_scaled_dot_product_attention(nanobind::module_& module);
 void bind_products(nanobind::module_& module);
 void bind_append(nanobind::module_& module);
 void bind_backward(nanobind::module_& module);
+void bind_backward_plan(nanobind::module_& module);
 void bind_plan(nanobind::module_& module);
 void bind_stream(nanobind::module_& module);
 

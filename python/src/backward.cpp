@@ -1,103 +1,179 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention_backward from Python.
-#include <kumiko/attention_backward.h>
+#include "backward.h"
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "attention.h"
-#include "call.h"
 #include "context.h"
 
 namespace kumiko::python {
 namespace {
 
-/// What the forward call returned, dout and the gradients, in the order of kumiko/_backward.py.
-struct GradientTensors {
-  nb::handle dout, out, lse, dlse, delta, dq, dk, dv, dbias, return_dbias, return_dalibi_slopes;
-};
-
-/// A gradient: the given tensor, or a new one with the shape and type of `like`.
-Output gradient(const char* name, nb::handle given, nb::handle like, Layout layout, const ConstTensor& of) {
-  const auto shape = ordered(layout, of.shape[0], of.shape[1], of.shape[2], of.shape[3]);
-  return Output(name, given, like, shape, Output::Type::as_like);
+std::span<const std::int64_t> shape_of(const Imported& tensor) {
+  return std::span(tensor.shape).first(static_cast<std::size_t>(tensor.ndim));
 }
 
-nb::object attention_backward_call(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& tensors,
-                                   const nb::tuple& settings, const nb::tuple& terms, nb::handle layout,
-                                   nb::handle context) {
-  const Layout order = layout_of(layout);
-  AttentionCall call(q, k, v, order);
-  call.set(unpacked<Settings>(settings));
-  call.set(unpacked<Terms>(terms));
-  const auto given = unpacked<GradientTensors>(tensors);
-  const Imported dout("dout", given.dout), out("out", given.out), lse("lse", given.lse);
-  BackwardArgs args;
-  args.forward = call.args;
-  const ConstTensor read = input_of(out, order);
-  args.forward.out = {const_cast<void*>(read.data), read.shape, read.stride, read.dtype};
-  args.forward.lse = lse_of(lse, args.forward.q.shape, "q");
-  args.dout = input_of(dout, order);
-  std::optional<Imported> dlse, delta;
-  if (!given.dlse.is_none()) args.dlse = lse_of(dlse.emplace("dlse", given.dlse), args.forward.q.shape, "q");
-  if (!given.delta.is_none())
-    args.delta = lse_of(delta.emplace("delta", given.delta), args.forward.q.shape, "q");
-  const Output dq = gradient("dq", given.dq, q, order, args.forward.q),
-               dk = gradient("dk", given.dk, k, order, args.forward.k),
-               dv = gradient("dv", given.dv, v, order, args.forward.v);
-  args.dq = output_of(dq.tensor(), order);
-  args.dk = output_of(dk.tensor(), order);
-  args.dv = output_of(dv.tensor(), order);
-  std::optional<Output> dsinks;
+void expect_shape_of(const Imported& tensor, const Imported& like) {
+  if (!std::ranges::equal(shape_of(tensor), shape_of(like)))
+    wrong_value(std::string(tensor.name) + ".shape", tensor.shape_text(),
+                like.shape_text() + ", that of " + like.name);
+}
+
+/// A gradient that the library writes without strides.
+float* floats_of(const Imported& tensor, const Imported& like) {
+  expect_float32(tensor);
+  expect_shape_of(tensor, like);
+  std::int64_t step = 1;
+  for (int i = 1; i <= tensor.ndim && step != 0; ++i) {
+    if (tensor.step(-i) != step)
+      wrong_value(std::string(tensor.name) + ".stride[" + std::to_string(tensor.ndim - i) + "]",
+                  std::to_string(tensor.step(-i)), std::to_string(step) + ": a contiguous tensor");
+    step *= tensor.size(-i);
+  }
+  return reinterpret_cast<float*>(tensor.data);
+}
+
+/// The gradient of a bias that broadcasts to `shape`, as a contiguous tensor of the bias's own shape.
+Tensor contiguous_term(const Imported& bias, const std::array<std::int64_t, 4>& shape) {
+  Tensor view;
+  view.shape = shape;
+  view.dtype = dtype_of(bias);
+  std::int64_t step = 1;
+  for (int i = 1; i <= bias.ndim; ++i) {
+    view.stride[static_cast<std::size_t>(4 - i)] = bias.size(-i) == 1 ? 0 : step;
+    step *= bias.size(-i);
+  }
+  return view;
+}
+
+}  // namespace
+
+Status renamed_backward(const Status& status) {
+  static constexpr char kPrefix[] = "forward.";
+  std::string message = status.message();
+  for (std::size_t at = 0; (at = message.find(kPrefix, at)) != std::string::npos;)
+    message.erase(at, sizeof(kPrefix) - 1);
+  return {status.code(), message};
+}
+
+BackwardCall::BackwardCall(nb::handle q, nb::handle k, nb::handle v, const GradientTensors& tensors,
+                           Layout layout)
+    : forward_(q, k, v, layout), q_(q), k_(k), v_(v), given_(tensors), layout_(layout) {
+  args.dout = input_of(dout_.emplace("dout", given_.dout), layout);
+  const ConstTensor out = input_of(out_.emplace("out", given_.out), layout);
+  forward_.args.out = {const_cast<void*>(out.data), out.shape, out.stride, out.dtype};
+}
+
+void BackwardCall::set_rows() {
+  const auto& shape = args.forward.q.shape;
+  args.forward.lse = lse_of(lse_.emplace("lse", given_.lse), shape, "q");
+  if (!given_.dlse.is_none()) args.dlse = lse_of(dlse_.emplace("dlse", given_.dlse), shape, "q");
+  if (!given_.delta.is_none()) args.delta = lse_of(delta_.emplace("delta", given_.delta), shape, "q");
+}
+
+void BackwardCall::set(const Terms& terms, const TermGradients& wanted) {
+  set_terms(terms, wanted);
+}
+
+void BackwardCall::plan(const Terms& terms, const TermGradients& wanted) {
+  is_planned_ = true;
+  set_terms(terms, wanted);
+}
+
+void BackwardCall::set_terms(const Terms& terms, const TermGradients& wanted) {
+  forward_.set(terms);
+  args.forward = forward_.args;
+  args.dq = gradient("dq", given_.dq, q_, args.forward.q, &dq_);
+  args.dk = gradient("dk", given_.dk, k_, args.forward.k, &dk_);
+  args.dv = gradient("dv", given_.dv, v_, args.forward.v, &dv_);
   if (args.forward.sinks) {
-    const std::array<std::int64_t, 1> heads = {args.forward.q.shape[1]};
-    dsinks.emplace("dsinks", nb::none(), q, heads, Output::Type::float32);
-    args.dsinks = reinterpret_cast<float*>(dsinks->tensor().data);
+    set_dsinks(terms.sinks);
+  } else if (!given_.dsinks.is_none()) {
+    wrong_value("dsinks", "given", "None, as sinks is None");
   }
-  std::optional<Output> dbias, dalibi_slopes;
-  std::vector<float> dense_slopes;
-  if (flag_of("return_dbias", given.return_dbias) || !given.dbias.is_none()) {
-    const nb::handle bias = unpacked<Terms>(terms).bias;
-    if (bias.is_none()) wrong_value("dbias", "wanted", "not wanted, as bias is None");
-    const Imported shaped("bias", bias);
-    const auto shape = std::span(shaped.shape).first(static_cast<std::size_t>(shaped.ndim));
-    const Imported& tensor = dbias.emplace("dbias", given.dbias, bias, shape, Output::Type::as_like).tensor();
-    if (tensor.ndim != shaped.ndim || !std::equal(shape.begin(), shape.end(), tensor.shape.begin()))
-      wrong_value("dbias.shape", tensor.shape_text(), shaped.shape_text() + ", that of bias");
-    const ConstTensor to = score_term_of(tensor, args.forward.bias.shape);
-    args.dbias = {const_cast<void*>(to.data), to.shape, to.stride, to.dtype};
+  if (wanted.bias || !given_.dbias.is_none()) set_dbias(terms.bias);
+  if (wanted.alibi_slopes || !given_.dalibi_slopes.is_none()) set_dalibi_slopes(terms.alibi_slopes);
+}
+
+Tensor BackwardCall::gradient(const char* name, nb::handle given, nb::handle like, const ConstTensor& of,
+                              std::optional<Output>* output) const {
+  if (is_planned_ && given.is_none()) return without_memory(layout_, of.shape, of.dtype);
+  const auto shape = ordered(layout_, of.shape[0], of.shape[1], of.shape[2], of.shape[3]);
+  return output_of(output->emplace(name, given, like, shape, Output::Type::as_like).tensor(), layout_);
+}
+
+void BackwardCall::set_dsinks(nb::handle sinks) {
+  args.dsinks = &planned_floats_;
+  if (is_planned_) return;
+  const Imported like("sinks", sinks);
+  const Imported& tensor =
+      dsinks_.emplace("dsinks", given_.dsinks, q_, shape_of(like), Output::Type::float32).tensor();
+  args.dsinks = floats_of(tensor, like);
+}
+
+void BackwardCall::set_dbias(nb::handle bias) {
+  if (bias.is_none()) wrong_value("dbias", "wanted", "not wanted, as bias is None");
+  const Imported like("bias", bias);
+  if (is_planned_ && given_.dbias.is_none()) {
+    args.dbias = contiguous_term(like, args.forward.bias.shape);
+    return;
   }
-  if (flag_of("return_dalibi_slopes", given.return_dalibi_slopes)) {
-    const nb::handle slopes = unpacked<Terms>(terms).alibi_slopes;
-    if (slopes.is_none()) wrong_value("return_dalibi_slopes", "True", "False, as alibi_slopes is None");
-    const std::array<std::int64_t, 2> shape = {call.sequences(), args.forward.q.shape[1]};
-    const bool is_per_batch = Imported("alibi_slopes", slopes).ndim == 2;
-    dalibi_slopes.emplace("dalibi_slopes", nb::none(), slopes, std::span(shape).subspan(is_per_batch ? 0 : 1),
-                          Output::Type::float32);
-    args.dalibi_slopes = reinterpret_cast<float*>(dalibi_slopes->tensor().data);
-    if (is_per_batch && args.forward.alibi_batch_stride != shape[1]) {  // The new tensor's.
-      for (std::int64_t b = 0; b < shape[0]; ++b) {
-        const float* const row = args.forward.alibi_slopes + b * args.forward.alibi_batch_stride;
-        dense_slopes.insert(dense_slopes.end(), row, row + shape[1]);
-      }
-      args.forward.alibi_slopes = dense_slopes.data();
-      args.forward.alibi_batch_stride = shape[1];
+  const Imported& tensor =
+      dbias_.emplace("dbias", given_.dbias, bias, shape_of(like), Output::Type::as_like).tensor();
+  expect_shape_of(tensor, like);
+  const ConstTensor to = score_term_of(tensor, args.forward.bias.shape);
+  args.dbias = {const_cast<void*>(to.data), to.shape, to.stride, to.dtype};
+}
+
+void BackwardCall::set_dalibi_slopes(nb::handle slopes) {
+  if (slopes.is_none()) wrong_value("dalibi_slopes", "wanted", "not wanted, as alibi_slopes is None");
+  const Imported like("alibi_slopes", slopes);
+  AttentionArgs& forward = args.forward;
+  const std::int64_t heads = forward.q.shape[1];
+  if (like.ndim == 2 && forward.alibi_batch_stride != heads) {  // The gradient lies as the slopes do.
+    for (std::int64_t b = 0; b < like.size(-2) && !is_planned_; ++b) {
+      const float* const row = forward.alibi_slopes + b * forward.alibi_batch_stride;
+      dense_slopes_.insert(dense_slopes_.end(), row, row + heads);
     }
+    if (!is_planned_) forward.alibi_slopes = dense_slopes_.data();
+    forward.alibi_batch_stride = heads;
   }
-  const Context chosen = context_of(context);
-  without_gil([&] { return attention_backward(chosen, args); });
+  args.dalibi_slopes = &planned_floats_;
+  if (is_planned_) return;
+  const Imported& tensor =
+      dalibi_slopes_
+          .emplace("dalibi_slopes", given_.dalibi_slopes, slopes, shape_of(like), Output::Type::float32)
+          .tensor();
+  args.dalibi_slopes = floats_of(tensor, like);
+}
+
+nb::tuple BackwardCall::result() const {
   nb::list all;
-  all.append(dq.result()), all.append(dk.result()), all.append(dv.result());
-  for (const auto* more : {&dsinks, &dbias, &dalibi_slopes}) {
-    if (*more) all.append((*more)->result());
+  for (const auto* output : {&dq_, &dk_, &dv_, &dsinks_, &dbias_, &dalibi_slopes_}) {
+    if (*output) all.append((*output)->result());
   }
   return nb::tuple(all);
+}
+
+namespace {
+
+nb::object attention_backward_call(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& tensors,
+                                   const nb::tuple& settings, const nb::tuple& terms, nb::handle return_dbias,
+                                   nb::handle return_dalibi_slopes, nb::handle layout, nb::handle context) {
+  const TermGradients wanted{flag_of("return_dbias", return_dbias),
+                             flag_of("return_dalibi_slopes", return_dalibi_slopes)};
+  BackwardCall call(q, k, v, unpacked<GradientTensors>(tensors), layout_of(layout));
+  call.set(unpacked<Settings>(settings));
+  call.set(unpacked<Terms>(terms), wanted);
+  call.set_rows();
+  const Context chosen = context_of(context);
+  without_gil([&] { return renamed_backward(attention_backward(chosen, call.args)); });
+  return call.result();
 }
 
 }  // namespace
@@ -105,8 +181,8 @@ nb::object attention_backward_call(nb::handle q, nb::handle k, nb::handle v, con
 void bind_backward(nb::module_& module) {
   using nb::arg;
   module.def("attention_backward", &attention_backward_call, arg("q").none(), arg("k").none(),
-             arg("v").none(), arg("tensors"), arg("settings"), arg("terms"), arg("layout").none(),
-             arg("context").none());
+             arg("v").none(), arg("tensors"), arg("settings"), arg("terms"), arg("return_dbias").none(),
+             arg("return_dalibi_slopes").none(), arg("layout").none(), arg("context").none());
 }
 
 }  // namespace kumiko::python

@@ -145,6 +145,12 @@ std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int6
   return {batch, seq, heads, dim};
 }
 
+Tensor without_memory(Layout layout, const std::array<std::int64_t, 4>& shape, DataType dtype) {
+  const auto [batch, heads, seq, dim] = shape;
+  return layout == Layout::bhsd ? Tensor::bhsd(nullptr, batch, heads, seq, dim, dtype)
+                                : Tensor::bshd(nullptr, batch, seq, heads, dim, dtype);
+}
+
 std::array<std::int64_t, 4> AttentionCall::out_shape() const {
   const auto& q = args.q.shape;
   return ordered(layout_, q[0], q[1], q[2], args.v.shape[3]);
@@ -157,9 +163,8 @@ void AttentionCall::set_out(nb::handle out) {
 }
 
 void AttentionCall::plan_out() {
-  const auto [batch, first, second, dim] = out_shape();
-  args.out = layout_ == Layout::bhsd ? Tensor::bhsd(nullptr, batch, first, second, dim, args.v.dtype)
-                                     : Tensor::bshd(nullptr, batch, first, second, dim, args.v.dtype);
+  const auto& q = args.q.shape;
+  args.out = without_memory(layout_, {q[0], q[1], q[2], args.v.shape[3]}, args.v.dtype);
 }
 
 void AttentionCall::set_row_output(const char* name, nb::handle given, bool is_returned,

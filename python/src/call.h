@@ -28,6 +28,8 @@ void set_visibility(nb::handle causal, nb::handle causal_alignment, nb::handle w
 /// The shape of a tensor in its own order.
 std::array<std::int64_t, 4> ordered(Layout layout, std::int64_t batch, std::int64_t heads, std::int64_t seq,
                                     std::int64_t dim);
+/// A contiguous tensor of [batch, heads, seq, dim] in this order, of which nothing but the memory is missing.
+Tensor without_memory(Layout layout, const std::array<std::int64_t, 4>& shape, DataType dtype);
 
 /// Arguments of attention that are no tensors. Here and in Terms the order is that of the tuples in which
 /// kumiko/_attention.py passes them.

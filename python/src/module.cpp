@@ -17,6 +17,7 @@ NB_MODULE(_core, module) {
   kumiko::python::bind_products(module);
   kumiko::python::bind_append(module);
   kumiko::python::bind_backward(module);
+  kumiko::python::bind_backward_plan(module);
   kumiko::python::bind_plan(module);
   kumiko::python::bind_stream(module);
 }

@@ -140,14 +140,23 @@ def test_errors_name_the_argument(call):
     out, lse = kumiko.attention(*inputs, return_lse=True)
     with pytest.raises(ValueError, match=r"dout\.shape\[2\]"):
         kumiko.attention_backward(dout[:, :, :3], *inputs, out, lse)
-    with pytest.raises(ValueError, match="dq.data"):
+    with pytest.raises(ValueError, match="^dq.data is .*; expected memory apart from q$"):
         kumiko.attention_backward(dout, *inputs, out, lse, dq=inputs[0])
     with pytest.raises(ValueError, match="dbias is wanted; expected not wanted, as bias is None"):
         kumiko.attention_backward(dout, *inputs, out, lse, return_dbias=True)
-    with pytest.raises(ValueError, match="return_dalibi_slopes is True"):
+    with pytest.raises(ValueError, match="dalibi_slopes is wanted; expected not wanted, as alibi_slopes is None"):
         kumiko.attention_backward(dout, *inputs, out, lse, return_dalibi_slopes=True)
     bias = np.zeros((4, 6), np.float32)
     with pytest.raises(ValueError, match=r"dbias\.shape is \(1, 6\); expected \(4, 6\), that of bias"):
         kumiko.attention_backward(dout, *inputs, out, lse, bias=bias, dbias=bias[:1])
+    slopes, wide = np.zeros(2, np.float32), np.zeros((3, 2), np.float32)
+    for name, like in (("sinks", "dsinks"), ("alibi_slopes", "dalibi_slopes")):
+        for given, words in ((wide[0, :1], rf"{like}\.shape is \(1,\); expected \(2,\), that of {name}"),
+                             (wide[:2, 0], rf"{like}\.stride\[0\] is 2; expected 1"),
+                             (slopes.astype(np.float64), f"{like}.dtype is float64; expected float32")):
+            with pytest.raises(ValueError, match=words):
+                kumiko.attention_backward(dout, *inputs, out, lse, **{name: slopes, like: given})
+    with pytest.raises(ValueError, match="dsinks is given; expected None, as sinks is None"):
+        kumiko.attention_backward(dout, *inputs, out, lse, dsinks=wide[0])
     with pytest.raises(ValueError, match=r"delta\.shape"):
         kumiko.attention_backward(dout, *inputs, out, lse, delta=lse[:, :1])

@@ -132,8 +132,11 @@ def test_a_context_of_the_parent_is_refused_in_a_child(tensors):
     context, default = kumiko.Context(), kumiko.default_context()
     plan = kumiko.Plan(*problem, seqused_k=[3, 4], context=context)
     expected = kumiko.attention(*problem, seqused_k=[3, 4], context=context)
+    out, lse = kumiko.attention(*problem, return_lse=True)
+    gradients = kumiko.BackwardPlan(out, *problem, out, context=context)
     for work in (lambda: kumiko.attention(*problem, context=context), lambda: kumiko.attention(*problem, context=default), lambda: plan.run(*problem),
-                 lambda: plan.update([1, 2]), lambda: context.allocate(0, 8), lambda: kumiko.Plan(*problem, context=context)):
+                 lambda: plan.update([1, 2]), lambda: context.allocate(0, 8), lambda: kumiko.Plan(*problem, context=context),
+                 lambda: gradients.run(out, *problem, out, lse), lambda: kumiko.attention_backward(out, *problem, out, lse, context=context)):
         error = in_child(work)
         assert isinstance(error, NotImplementedError) and "fork" in str(error)
     assert in_child(lambda: "\n" in plan.explain() and plan.workspace_bytes > 0) is True

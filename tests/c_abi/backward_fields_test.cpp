@@ -54,38 +54,30 @@ void place_all(Args& a) {
   place(a.dk, memory().lse, {2, 2, 4, 8}, {150, 60, 10, 1});
   place(a.dv, memory().row_max, {2, 2, 4, 6}, {120, 50, 8, 1});
 }
-void set_dlse(BackwardArgs& a, float* data) {
-  a.dlse.data = data;
+/// A value for each query: where its pointer and its strides are.
+struct RowValues {
+  float** data;
+  std::int64_t* stride;
+};
+RowValues dlse_of(BackwardArgs& a) {
+  return {&a.dlse.data, a.dlse.stride.data()};
 }
-void set_dlse(kumiko_backward_args& a, float* data) {
-  a.dlse = data;
+RowValues dlse_of(kumiko_backward_args& a) {
+  return {&a.dlse, a.dlse_stride};
 }
-std::int64_t* dlse_stride_of(BackwardArgs& a) {
-  return a.dlse.stride.data();
+RowValues delta_of(BackwardArgs& a) {
+  return {&a.delta.data, a.delta.stride.data()};
 }
-std::int64_t* dlse_stride_of(kumiko_backward_args& a) {
-  return a.dlse_stride;
+RowValues delta_of(kumiko_backward_args& a) {
+  return {&a.delta, a.delta_stride};
 }
 template <class Args>
 void place_dlse(Args& a) {
-  set_dlse(a, static_cast<float*>(memory().parts[2].data()));
-}
-
-void set_delta(BackwardArgs& a, float* data) {
-  a.delta.data = data;
-}
-void set_delta(kumiko_backward_args& a, float* data) {
-  a.delta = data;
-}
-std::int64_t* delta_stride_of(BackwardArgs& a) {
-  return a.delta.stride.data();
-}
-std::int64_t* delta_stride_of(kumiko_backward_args& a) {
-  return a.delta_stride;
+  *dlse_of(a).data = static_cast<float*>(memory().parts[2].data());
 }
 template <class Args>
 void place_delta(Args& a) {
-  set_delta(a, static_cast<float*>(memory().sums[0].data()));
+  *delta_of(a).data = static_cast<float*>(memory().sums[0].data());
 }
 
 template <class Args>
@@ -95,6 +87,18 @@ void place_dbias(Args& a) {
 }
 
 using BackwardFields = Fields<BackwardArgs, kumiko_backward_args>;
+template <class Place, class Of>
+void add_row_values(BackwardFields& f, const std::string& name, Place place, Of of) {
+  f.add(name, place);
+  for (std::size_t i = 0; i < 3; ++i) {
+    f.add(
+        name + "_stride[" + std::to_string(i) + "]", [of, i](auto& a) { of(a).stride[i] += 5; },
+        [place, of](auto& a) {
+          place(a);
+          of(a).stride[0] = 40, of(a).stride[1] = 11, of(a).stride[2] = 2;
+        });
+  }
+}
 BackwardFields all_fields() {
   BackwardFields f;
   const auto none = [](auto&) {};
@@ -107,25 +111,11 @@ BackwardFields all_fields() {
       "dk", KUMIKO_BF16, false, [](auto& a) -> auto& { return a.dk; }, none);
   f.add_tensor(
       "dv", KUMIKO_F16, false, [](auto& a) -> auto& { return a.dv; }, none);
-  f.add("dlse", [](auto& a) { place_dlse(a); });
-  for (std::size_t i = 0; i < 3; ++i) {
-    f.add(
-        "dlse_stride[" + std::to_string(i) + "]", [i](auto& a) { dlse_stride_of(a)[i] += 5; },
-        [](auto& a) {
-          place_dlse(a);
-          dlse_stride_of(a)[0] = 40, dlse_stride_of(a)[1] = 11, dlse_stride_of(a)[2] = 2;
-        });
-  }
+  add_row_values(
+      f, "dlse", [](auto& a) { place_dlse(a); }, [](auto& a) { return dlse_of(a); });
   f.add("dsinks", [](auto& a) { a.dsinks = static_cast<float*>(memory().row_max.data()) + 512; });
-  f.add("delta", [](auto& a) { place_delta(a); });
-  for (std::size_t i = 0; i < 3; ++i) {
-    f.add(
-        "delta_stride[" + std::to_string(i) + "]", [i](auto& a) { delta_stride_of(a)[i] += 5; },
-        [](auto& a) {
-          place_delta(a);
-          delta_stride_of(a)[0] = 40, delta_stride_of(a)[1] = 11, delta_stride_of(a)[2] = 2;
-        });
-  }
+  add_row_values(
+      f, "delta", [](auto& a) { place_delta(a); }, [](auto& a) { return delta_of(a); });
   f.add_tensor(
       "dbias", KUMIKO_BF16, false, [](auto& a) -> auto& { return a.dbias; }, [](auto& a) { place_dbias(a); });
   f.add("dalibi_slopes",

@@ -12,6 +12,15 @@ std::ostream& operator<<(std::ostream& os, const BackwardCase& c) {
             << to_string(c.dk) << "," << to_string(c.dv) << " dlse " << to_string(c.dlse);
 }
 
+BackwardCase grouped_case(std::int64_t q_len, std::int64_t kv_len, std::int64_t head_dim,
+                          std::int64_t v_head_dim) {
+  BackwardCase c;
+  Case& f = c.forward;
+  f.batch = 2, f.q_heads = 4, f.kv_heads = 2, f.q_len = q_len, f.kv_len = kv_len;
+  f.head_dim = head_dim, f.v_head_dim = v_head_dim;
+  return c;
+}
+
 ::testing::AssertionResult same_bits(const Gradients& got, const Gradients& want) {
   const struct {
     const char* name;
@@ -58,7 +67,7 @@ BackwardProblem::BackwardProblem(const BackwardCase& c, const Context& context) 
 }
 
 Gradients BackwardProblem::run(const Context& context) const {
-  for (const GuardedTensor* gradient : {&dq, &dk, &dv}) gradient->poison_all();
+  poison_gradients();
   for (float& x : dsinks_) x = poison();
   const Status status = attention_backward(context, args_);
   EXPECT_TRUE(status.ok()) << status.message();
@@ -66,11 +75,28 @@ Gradients BackwardProblem::run(const Context& context) const {
   return {dq.elements(), dk.elements(), dv.elements(), dsinks_};
 }
 
+void BackwardProblem::poison_gradients() const {
+  for (const GuardedTensor* gradient : {&dq, &dk, &dv}) gradient->poison_all();
+}
+
 ::testing::AssertionResult BackwardProblem::outputs_untouched() const {
   for (const GuardedTensor* gradient : {&dq, &dk, &dv}) {
     if (auto ok = gradient->all_untouched(); !ok) return ok;
   }
   return ::testing::AssertionSuccess();
+}
+
+std::string BackwardProblem::put(float value, int n, Random& random) const {
+  const GuardedTensor* const tensors[] = {&forward.q, &forward.k, &forward.v, &dout};
+  const GuardedTensor& tensor = *tensors[n % 4];
+  std::int64_t at[4];
+  std::string where = "tensor " + std::to_string(n % 4);
+  for (std::size_t i = 0; i < 4; ++i) {
+    at[i] = random.between(0, tensor.shape()[i] - 1);
+    where += " " + std::to_string(at[i]);
+  }
+  tensor.at(at[0], at[1], at[2], at[3]) = value;
+  return where;
 }
 
 GradientAnswer BackwardProblem::answer() const {
@@ -94,6 +120,37 @@ GradientAnswer BackwardProblem::answer() const {
              << "dsinks[" << h << "] is " << got.dsinks[h] << ", fp64 " << fp64.dsinks[h];
   }
   return ::testing::AssertionSuccess();
+}
+
+void expect_error(const Context& context, const BackwardProblem& problem, const BackwardArgs& args, Code code,
+                  const std::string& message) {
+  problem.poison_gradients();
+  const Status status = attention_backward(context, args);
+  EXPECT_EQ(status.code(), code);
+  EXPECT_NE(status.message().find(message), std::string::npos) << status.message();
+  EXPECT_TRUE(problem.outputs_untouched());
+}
+
+void Packing::pack(BackwardArgs* args) const {
+  args->forward.cu_seqlens_q = q_begin.data(), args->forward.cu_seqlens_k = k_begin.data();
+  args->forward.num_sequences = static_cast<std::int64_t>(q_begin.size()) - 1;
+}
+
+BackwardArgs Packing::alone(const BackwardArgs& args, std::size_t s) const {
+  BackwardArgs one = args;
+  const auto part = [s](const std::vector<std::int32_t>& begin, auto*... views) {
+    const auto cut = [&](auto* view) {
+      view->data = const_cast<float*>(static_cast<const float*>(view->data)) + begin[s] * view->stride[2];
+      view->shape[2] = begin[s + 1] - begin[s];
+    };
+    (cut(views), ...);
+  };
+  part(q_begin, &one.forward.q, &one.forward.out, &one.dout, &one.dq);
+  part(k_begin, &one.forward.k, &one.forward.v, &one.dk, &one.dv);
+  const auto& q = args.forward.q.shape;
+  one.forward.lse.data += q_begin[s];
+  one.forward.lse.stride = {q[1] * q[2], q[2], 1};
+  return one;
 }
 
 }  // namespace kumiko::test

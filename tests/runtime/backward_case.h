@@ -2,6 +2,7 @@
 // One call of attention_backward as data: a forward case, and the gradients' memory.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "runtime/attention_backward.h"
@@ -16,6 +17,10 @@ struct BackwardCase {
   GuardedLse::Layout dlse = GuardedLse::Layout::none;
 };
 std::ostream& operator<<(std::ostream& os, const BackwardCase& c);
+
+/// Two sequences of two KV heads, each of two query heads.
+BackwardCase grouped_case(std::int64_t q_len, std::int64_t kv_len, std::int64_t head_dim,
+                          std::int64_t v_head_dim);
 
 struct Gradients {
   std::vector<float> dq, dk, dv, dsinks;
@@ -40,7 +45,11 @@ class BackwardProblem {
   const BackwardArgs& args() const { return args_; }
   /// Poisons the gradients, runs, checks their borders. A failure fails the running test.
   Gradients run(const Context& context) const;
+  void poison_gradients() const;
   ::testing::AssertionResult outputs_untouched() const;
+  /// Puts `value` somewhere into q, k, v or dout, by `n`, and says where. What the forward call wrote is
+  /// older.
+  std::string put(float value, int n, Random& random) const;
   GradientAnswer answer() const;
 
   Problem forward;
@@ -50,6 +59,19 @@ class BackwardProblem {
  private:
   mutable std::vector<float> dsinks_;
   BackwardArgs args_;
+};
+
+/// Runs `args`, those of `problem` but for a fault: the status has this code and says `message`, and nothing
+/// is written. A failure fails the running test.
+void expect_error(const Context& context, const BackwardProblem& problem, const BackwardArgs& args, Code code,
+                  const std::string& message);
+
+/// Sequences packed in a batch of 1, one after another, by where each begins and the last one ends.
+struct Packing {
+  std::vector<std::int32_t> q_begin, k_begin;
+  void pack(BackwardArgs* args) const;
+  /// Sequence s of `args`, which are not packed, as a call of its own.
+  BackwardArgs alone(const BackwardArgs& args, std::size_t s) const;
 };
 
 }  // namespace kumiko::test

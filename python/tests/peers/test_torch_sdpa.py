@@ -103,7 +103,6 @@ def test_strided_views_are_read_in_place(calls):
     ("dtype is torch.float64", lambda *x: [t.double() for t in x], {}),
     ("head_dim is 577, expected 1 to 576", lambda *x: [t[..., :1].repeat(1, 1, 1, 577) for t in x], {}),
     ("key's last stride is 53, expected 1", lambda q, k, v: (q, k.transpose(-1, -2).contiguous().transpose(-1, -2), v), {}),
-    ("attn_mask requires a gradient", None, {"attn_mask": torch.zeros(37, 53, requires_grad=True)}),
 ])
 def test_what_is_not_ours_is_pytorchs_and_says_why_once(calls, fallbacks, reason, change, arguments):
     q, k, v = (change or (lambda *x: x))(*tensors())
@@ -220,12 +219,13 @@ def test_compiled_code_has_the_operator(calls, dynamic):
     assert len(calls) == 4
 
 
-def test_compiled_code_that_needs_gradients_has_pytorchs(calls):
-    q, k, v = tensors()
-    q.requires_grad_()
-    compiled, graphs = graph_of(q, k, v)
-    compiled(q, k, v).sum().backward()
-    assert OPERATOR not in {node.target for node in graphs[0].graph.nodes} and not calls and q.grad is not None
+@pytest.mark.parametrize("number", [0, 3], ids=["query", "attn_mask"])
+def test_compiled_code_that_needs_gradients_has_pytorchs(calls, number):
+    inputs = [*tensors(), torch.zeros(37, 53)]
+    inputs[number].requires_grad_()
+    compiled, graphs = graph_of(*inputs[:3])
+    compiled(*inputs).sum().backward()
+    assert OPERATOR not in {node.target for node in graphs[0].graph.nodes} and not calls and inputs[number].grad is not None
 
 
 def test_inductor(calls):
