@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "distributed/block_pipeline.h"
 #include "tests/distributed/ranks.h"
 #include "tests/distributed/sequence_problem.h"
 
@@ -95,6 +96,19 @@ TEST_F(SequenceParallel, FewTokens) {
         ASSERT_NO_FATAL_FAILURE(expect_right(s));
       }
     }
+  }
+}
+
+// Pieces of a block are passed on one by one: 512 keys have 1.2 MB.
+TEST_F(SequenceParallel, BlocksOfSeveralPieces) {
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast}) {
+    SequenceShape s;
+    s.sequences = {{1536, 1536}};
+    s.is_packed = false;
+    s.q_heads = s.kv_heads = 4, s.head_dim = s.v_head_dim = 72;
+    s.distribution = Distribution::cyclic, s.algorithm = algorithm;
+    ASSERT_GT(512 * s.kv_heads * (s.head_dim + s.v_head_dim) * 4, distributed::kPieceBytes);
+    ASSERT_NO_FATAL_FAILURE(expect_right(s));
   }
 }
 
