@@ -18,7 +18,6 @@ constexpr std::chrono::microseconds kBetweenLooks{100};
 TravellingBlocks::TravellingBlocks(const Context& context, const SequenceParallelArgs& args,
                                    Transport& transport, Workspace& workspace, Algorithm algorithm)
     : context_(context),
-      args_(args),
       transport_(transport),
       algorithm_(algorithm),
       plan_(work_of(args), reach_of(args.local), transport.size()),

@@ -73,7 +73,6 @@ class TravellingBlocks {
   Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
   const Context& context_;
-  const SequenceParallelArgs& args_;
   Transport& transport_;
   const Algorithm algorithm_;
   const BlockPlan plan_;
