@@ -2,8 +2,16 @@
 #include "distributed/block_pipeline.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace kumiko::distributed {
+namespace {
+
+double pieces_of(double bytes) {
+  return std::max(std::ceil(bytes / static_cast<double>(kPieceBytes)), 1.0);
+}
+
+}  // namespace
 
 BlockPipeline::BlockPipeline(int ranks, std::int64_t blocks_in_flight, const Link& link, Algorithm algorithm)
     : link_(link),
@@ -12,36 +20,43 @@ BlockPipeline::BlockPipeline(int ranks, std::int64_t blocks_in_flight, const Lin
       ranks_(static_cast<std::size_t>(ranks)),
       released_(ranks_.size() * buffers_) {}
 
-// Whole blocks from each member to the next.
+// From each member to the next.
 void BlockPipeline::pass_along(const std::vector<int>& members, double bytes) {
-  const double transfer = bytes / link_.bandwidth, busy = std::max(transfer, link_.message_seconds);
+  const double pieces = pieces_of(bytes), transfer = bytes / link_.bandwidth, piece = transfer / pieces,
+               busy = std::max(transfer, pieces * link_.message_seconds),
+               all = std::max(transfer, (pieces - 1) * link_.message_seconds + piece),
+               hop = link_.latency_seconds + piece;
   for (std::size_t i = 1; i < members.size(); ++i) {
     RankState &from = at(members[i - 1]), &to = at(members[i]);
-    const double start = std::max({arrived_[i - 1], from.out_free, to.in_free, buffer(members[i])});
-    from.out_free = to.in_free = passed_[i - 1] = start + busy;
-    arrived_[i] = start + link_.latency_seconds + transfer;
+    const double start = std::max({first_[i - 1], from.out_free, to.in_free, buffer(members[i])});
+    from.out_free = to.in_free = passed_[i - 1] = std::max(start + busy, arrived_[i - 1] + piece);
+    first_[i] = start + hop;
+    arrived_[i] = std::max(start + link_.latency_seconds + all, arrived_[i - 1] + hop);
     transfer_[i - 1] = transfer_[i] = transfer;
     from.sent += bytes;
   }
 }
 
-// Member i sends to 2i + 1 and 2i + 2, whole blocks to both at once, each at half the rate.
+// Member i sends to 2i + 1 and 2i + 2, to both at once, each at half the rate.
 void BlockPipeline::broadcast(const std::vector<int>& members, double bytes) {
   const std::size_t count = members.size();
+  const double pieces = pieces_of(bytes);
   for (std::size_t i = 0; 2 * i + 1 < count; ++i) {
     RankState& from = at(members[i]);
     const std::size_t end = std::min(2 * i + 3, count);
     const auto children = static_cast<double>(end - (2 * i + 1));
-    const double transfer = children * bytes / link_.bandwidth;
-    const double busy = std::max(transfer, children * link_.message_seconds);
+    const double transfer = children * bytes / link_.bandwidth, piece = transfer / pieces,
+                 gap = children * link_.message_seconds, busy = std::max(transfer, pieces * gap),
+                 all = std::max(transfer, (pieces - 1) * gap + piece), hop = link_.latency_seconds + piece;
     double done = 0;
     for (std::size_t child = 2 * i + 1; child < end; ++child) {
       RankState& to = at(members[child]);
-      const double start = std::max({arrived_[i], from.out_free, to.in_free, buffer(members[child])});
-      arrived_[child] = start + link_.latency_seconds + transfer;
-      to.in_free = start + busy;
+      const double start = std::max({first_[i], from.out_free, to.in_free, buffer(members[child])});
+      first_[child] = start + hop;
+      arrived_[child] = std::max(start + link_.latency_seconds + all, arrived_[i] + hop);
+      to.in_free = std::max(start + busy, arrived_[i] + piece);
       transfer_[child] = std::max(transfer_[child], transfer);
-      done = std::max(done, start + busy);
+      done = std::max(done, to.in_free);
       from.sent += bytes;
     }
     from.out_free = passed_[i] = done;
@@ -50,7 +65,8 @@ void BlockPipeline::broadcast(const std::vector<int>& members, double bytes) {
 }
 
 void BlockPipeline::add(const std::vector<int>& members, const std::vector<double>& seconds, double bytes) {
-  for (std::vector<double>* times : {&arrived_, &passed_, &transfer_}) times->assign(members.size(), 0.0);
+  for (std::vector<double>* times : {&first_, &arrived_, &passed_, &transfer_})
+    times->assign(members.size(), 0.0);
   if (algorithm_ == Algorithm::broadcast) {
     broadcast(members, bytes);
   } else {

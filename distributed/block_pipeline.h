@@ -9,6 +9,10 @@
 
 namespace kumiko::distributed {
 
+/// Blocks are passed on in pieces of so many bytes, each as soon as it is there. Longer ones than those of
+/// MPI's own broadcasts: a rank that computes looks at MPI every 100 us, in which a link carries 1 MB.
+inline constexpr std::int64_t kPieceBytes = 1 << 20;
+
 /// When each rank has received and computed what. Blocks are added in the order in which they are computed.
 /// All times are sums and maxima of the costs given, so that no cost that falls makes anything later.
 class BlockPipeline {
@@ -43,8 +47,9 @@ class BlockPipeline {
   const std::size_t buffers_;
   std::vector<RankState> ranks_;
   std::vector<double> released_;  ///< [ranks][buffers]
-  // Of the block being added, for each member: when it is there, and passed on; the transfer's length.
-  std::vector<double> arrived_, passed_, transfer_;
+  // Of the block being added, for each member: when its first piece and when all of it are there, and when it
+  // is passed on; the transfer's length.
+  std::vector<double> first_, arrived_, passed_, transfer_;
 };
 
 }  // namespace kumiko::distributed

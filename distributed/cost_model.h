@@ -85,7 +85,8 @@ struct Forecast {
 ///
 /// `ring` and `broadcast` are simulated block by block. A block is computed by a rank when it has arrived
 /// there and the block before is computed, is received when one of blocks_in_flight buffers is free, and goes
-/// only to ranks that see one of its keys. Transfers of one rank in one direction come one after another.
+/// only to ranks that see one of its keys, in pieces of 1 MiB that are passed on as soon as they are there.
+/// Transfers of one rank in one direction come one after another.
 /// Blocks end where an owner's part does, but have 512 keys at least: with smaller parts, one owner stands
 /// for all. Where ranks x blocks exceeds 2^25, blocks are twice as long until it does not, or until a
 /// sequence is one.

@@ -2,8 +2,9 @@
 #include "distributed/travelling_blocks.h"
 
 #include <algorithm>
-#include <limits>
 #include <string>
+
+#include "distributed/block_pipeline.h"
 
 namespace kumiko::distributed {
 namespace {
@@ -17,7 +18,6 @@ constexpr std::chrono::microseconds kBetweenLooks{100};
 TravellingBlocks::TravellingBlocks(const Context& context, const SequenceParallelArgs& args,
                                    Transport& transport, Workspace& workspace, Algorithm algorithm)
     : context_(context),
-      args_(args),
       transport_(transport),
       algorithm_(algorithm),
       plan_(work_of(args), reach_of(args.local), transport.size()),
@@ -32,9 +32,6 @@ TravellingBlocks::~TravellingBlocks() {
 }
 
 Status TravellingBlocks::prepare() {
-  if (layout_.size() > std::numeric_limits<int>::max())
-    return {Code::unsupported, "512 keys and values take " + std::to_string(layout_.size()) +
-                                   " bytes; expected at most 2^31 - 1, fewer heads or smaller dims"};
   const std::vector<Step>& steps = plan_.steps();
   const auto lane = static_cast<std::size_t>(call_.lane_pages() * layout_.size());
   for (const Step& step : steps) most_messages_ = std::max(most_messages_, step.messages.size());
@@ -81,44 +78,60 @@ void TravellingBlocks::start(std::size_t number) {
   }
   for (Transfer& transfer : lane.transfers) {
     if (transfer.parent < 0) continue;
-    transport_.receive(lane.pages + transfer.message->first_page * layout_.size(),
-                       static_cast<int>(transfer.message->splits.size()), page_, transfer.parent,
-                       transfer.tag, &transfer.received);
+    // Messages of one tag between two ranks come in the order in which they leave.
+    transfer.received.assign(piece_count(*transfer.message), MPI_REQUEST_NULL);
+    for (std::size_t piece = 0; piece < transfer.received.size(); ++piece) {
+      const auto [begin, size] = piece_of(*transfer.message, piece);
+      transport_.receive(lane.pages + begin, size, MPI_BYTE, transfer.parent, transfer.tag,
+                         &transfer.received[piece]);
+    }
   }
   for (Transfer& transfer : lane.transfers) {
     if (transfer.parent >= 0) continue;
     const bool is_used = step.computes[static_cast<std::size_t>(transport_.rank())];
     if (is_used || !transfer.children.empty()) call_.pack(*transfer.message, lane.pages);
-    forward(lane, transfer);
+    transfer.pieces_here = piece_count(*transfer.message);
+    for (std::size_t piece = 0; piece < transfer.pieces_here; ++piece) forward(lane, transfer, piece);
   }
 }
 
-void TravellingBlocks::forward(Lane& lane, Transfer& transfer) {
-  transfer.is_here = true;
+std::size_t TravellingBlocks::piece_count(const Message& message) const {
+  const std::int64_t bytes = std::ssize(message.splits) * layout_.size();
+  return static_cast<std::size_t>((bytes + kPieceBytes - 1) / kPieceBytes);
+}
+
+TravellingBlocks::Piece TravellingBlocks::piece_of(const Message& message, std::size_t piece) const {
+  const std::int64_t before = static_cast<std::int64_t>(piece) * kPieceBytes,
+                     bytes = std::ssize(message.splits) * layout_.size();
+  return {message.first_page * layout_.size() + before,
+          static_cast<int>(std::min(bytes - before, kPieceBytes))};
+}
+
+void TravellingBlocks::forward(Lane& lane, const Transfer& transfer, std::size_t piece) {
   for (const int child : transfer.children) {
-    outbox_.push_back({&lane, transfer.message, transfer.tag, child});
+    outbox_.push_back({&lane, transfer.message, piece, transfer.tag, child});
     ++lane.queued;
   }
 }
 
-/// Two messages leave at a time: of more, those that are wanted last would take the link from the first.
+/// Four pieces leave at a time: of more, those that are wanted last would take the link from the first.
 void TravellingBlocks::send_next() {
-  constexpr std::size_t kLeaving = 2;
+  constexpr std::size_t kLeaving = 4;
   while (!outbox_.empty() && leaving() < kLeaving && !transport_.failed()) {
     const Outgoing next = outbox_.front();
     outbox_.pop_front();
     --next.lane->queued;
     next.lane->sent.push_back(MPI_REQUEST_NULL);
-    transport_.send(next.lane->pages + next.message->first_page * layout_.size(),
-                    static_cast<int>(next.message->splits.size()), page_, next.to, next.tag,
-                    &next.lane->sent.back());
+    const auto [begin, size] = piece_of(*next.message, next.piece);
+    transport_.send(next.lane->pages + begin, size, MPI_BYTE, next.to, next.tag, &next.lane->sent.back());
   }
 }
 
 std::size_t TravellingBlocks::leaving() {
   std::size_t count = 0;
   for (Lane& lane : lanes_) {
-    for (MPI_Request& request : lane.sent) count += !transport_.test(&request);
+    std::erase_if(lane.sent, [&](MPI_Request& request) { return transport_.test(&request); });
+    count += lane.sent.size();
   }
   return count;
 }
@@ -127,9 +140,11 @@ std::size_t TravellingBlocks::leaving() {
 void TravellingBlocks::progress(Lane& lane) {
   bool all = true;
   for (Transfer& transfer : lane.transfers) {
-    if (!transfer.is_here && transport_.test(&transfer.received) && !transport_.failed())
-      forward(lane, transfer);
-    all = all && transfer.is_here;
+    std::size_t& here = transfer.pieces_here;
+    while (here < transfer.received.size() && transport_.test(&transfer.received[here]) &&
+           !transport_.failed())
+      forward(lane, transfer, here++);
+    all = all && here >= transfer.received.size();
   }
   lane.is_here = all;
 }
@@ -179,7 +194,6 @@ bool TravellingBlocks::compute_what_is_here() {
 
 Status TravellingBlocks::run() {
   const std::size_t steps = plan_.steps().size();
-  page_ = transport_.make_type(layout_.size());
   while (done_ < steps && !transport_.failed()) {
     if (!worker_->is_busy()) {
       done_ = computing_;
@@ -204,7 +218,6 @@ Status TravellingBlocks::run() {
     compute(0, 0);
     worker_->wait();
   }
-  transport_.free_type(&page_);
   return computed_;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of keys travel from rank to rank while the block before is computed.
+// Blocks of keys travel from rank to rank, piece by piece, while the block before is computed.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -35,8 +35,8 @@ class TravellingBlocks {
     int tag = 0;
     int parent = -1;  ///< -1: this rank owns it.
     std::vector<int> children;
-    MPI_Request received = MPI_REQUEST_NULL;
-    bool is_here = false;
+    std::vector<MPI_Request> received;  ///< [pieces], if there is a parent.
+    std::size_t pieces_here = 0;        ///< All before this one.
   };
   /// The place of a block in the buffer, and what goes on there.
   struct Lane {
@@ -49,11 +49,19 @@ class TravellingBlocks {
   struct Outgoing {
     Lane* lane;
     const Message* message;
+    std::size_t piece;
     int tag, to;
+  };
+  /// Bytes of a lane.
+  struct Piece {
+    std::int64_t begin;
+    int size;
   };
 
   void start(std::size_t step);
-  void forward(Lane& lane, Transfer& transfer);
+  std::size_t piece_count(const Message& message) const;
+  Piece piece_of(const Message& message, std::size_t piece) const;
+  void forward(Lane& lane, const Transfer& transfer, std::size_t piece);
   void progress(Lane& lane);
   bool is_sent(Lane& lane);
   bool computes(std::size_t step) const;
@@ -65,7 +73,6 @@ class TravellingBlocks {
   Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
   const Context& context_;
-  const SequenceParallelArgs& args_;
   Transport& transport_;
   const Algorithm algorithm_;
   const BlockPlan plan_;
@@ -75,7 +82,6 @@ class TravellingBlocks {
   float* states_ = nullptr;
   std::vector<Lane> lanes_;
   std::deque<Outgoing> outbox_;
-  MPI_Datatype page_ = MPI_DATATYPE_NULL;
   std::size_t most_messages_ = 1;  ///< Of a step.
   std::size_t last_step_ = 0;      ///< The last one that this rank computes, plus 1; 0: none.
   // Steps that transfers have begun of, that are being computed, and that are computed: all before these.

@@ -12,7 +12,7 @@ namespace {
 
 using Members = std::vector<int>;
 
-const Link kByteASecond{.bandwidth = 1};
+const Link kByteASecond{.bandwidth = 1}, kPieceASecond{.bandwidth = kPieceBytes};
 
 TEST(BlockPipeline, ARankSendsOneBlockAfterTheOther) {
   for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast}) {
@@ -50,10 +50,35 @@ TEST(BlockPipeline, BlocksAreComputedInOrder) {
 }
 
 // 8 bytes to two ranks at half the rate: 16 s. One of them passes the block on, to rank 3 alone, in 8 s.
-TEST(BlockPipeline, ATreePassesBlocksOnWhenTheyAreThere) {
+TEST(BlockPipeline, ATreePassesShortBlocksOnWhenTheyAreThere) {
   BlockPipeline pipeline(4, 2, kByteASecond, Algorithm::broadcast);
   pipeline.add(Members{0, 1, 2, 3}, {0, 0, 0, 0}, 8);
   EXPECT_EQ(pipeline.end(), 24);
+}
+
+// A piece takes a second, so that a rank has all four after 4 s, and the rank after it 1 s later.
+TEST(BlockPipeline, ARingPassesEachPieceOnWhenItIsThere) {
+  BlockPipeline pipeline(3, 2, kPieceASecond, Algorithm::ring);
+  pipeline.add(Members{0, 1, 2}, {0, 0, 0}, 4 * kPieceBytes);
+  EXPECT_EQ(pipeline.end(), 5);
+}
+
+// To two ranks at half the rate: 8 s. One of them passes the last piece on, to rank 3 alone, in 1 s.
+TEST(BlockPipeline, ATreePassesEachPieceOnWhenItIsThere) {
+  BlockPipeline pipeline(4, 2, kPieceASecond, Algorithm::broadcast);
+  pipeline.add(Members{0, 1, 2, 3}, {0, 0, 0, 0}, 4 * kPieceBytes);
+  EXPECT_EQ(pipeline.end(), 9);
+}
+
+TEST(BlockPipeline, EachPieceHasAGap) {
+  const Link link{.bandwidth = std::numeric_limits<double>::infinity(), .message_seconds = 0.5};
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast}) {
+    BlockPipeline pipeline(2, 2, link, algorithm);
+    pipeline.add(Members{0, 1}, {0, 0}, 4 * kPieceBytes);
+    EXPECT_EQ(pipeline.end(), 1.5) << name(algorithm);
+    pipeline.add(Members{0, 1}, {0, 0}, 1);
+    EXPECT_EQ(pipeline.end(), 2) << name(algorithm);
+  }
 }
 
 TEST(BlockPipeline, MessagesHaveAGapAndALatency) {

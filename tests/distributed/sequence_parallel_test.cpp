@@ -2,12 +2,14 @@
 // Queries and keys spread over ranks: every row has the bits of one machine's call, for any lengths,
 // distribution and algorithm.
 #include <algorithm>
-#include <array>
 #include <cstdlib>
-#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include "tests/distributed/memory.h"
+#include "distributed/block_pipeline.h"
 #include "tests/distributed/ranks.h"
+#include "tests/distributed/sequence_problem.h"
 
 namespace kumiko::test {
 namespace {
@@ -17,198 +19,6 @@ using distributed::Distribution;
 using distributed::SequenceLengths;
 using distributed::SequenceParallelArgs;
 
-struct Shape {
-  std::vector<SequenceLengths> sequences;
-  bool is_packed = true;
-  std::int64_t q_heads = 4, kv_heads = 2, head_dim = 16, v_head_dim = 24;
-  DataType type = DataType::f32, out_type = DataType::f32;
-  bool is_int8 = false, rows_first = false;
-  bool is_causal = true;
-  CausalAlignment alignment = CausalAlignment::bottom_right;
-  std::int64_t window_left = -1, window_right = -1, window_sink_tokens = 0;
-  float softcap = 0.0f;
-  bool bias = false, mask = false, alibi = false, sinks = false, prefix_lens = false,
-       causal_sequences = false;
-  bool lse = true, row_max = true;
-  Distribution distribution = Distribution::zigzag;
-  bool is_automatic = false;
-  Algorithm algorithm = Algorithm::ring;
-  std::int64_t block_keys = 0;
-  std::uint64_t seed = 1;
-};
-std::ostream& operator<<(std::ostream& os, const Shape& s) {
-  for (const auto& [q, k] : s.sequences) os << q << "/" << k << " ";
-  return os << "packed " << s.is_packed << " heads " << s.q_heads << "/" << s.kv_heads << " dims "
-            << s.head_dim << "/" << s.v_head_dim << " type " << static_cast<int>(s.type) << " int8 "
-            << s.is_int8 << " causal " << s.is_causal << " align " << static_cast<int>(s.alignment)
-            << " window " << s.window_left << "/" << s.window_right << "/" << s.window_sink_tokens << " bias "
-            << s.bias << " mask " << s.mask << " alibi " << s.alibi << " sinks " << s.sinks << " prefix "
-            << s.prefix_lens << " distribution " << static_cast<int>(s.distribution) << " algorithm "
-            << s.is_automatic << static_cast<int>(s.algorithm) << " block " << s.block_keys << " seed "
-            << s.seed;
-}
-
-/// A whole problem, packed on every rank alike, and this rank's part of it.
-class Problem {
- public:
-  explicit Problem(const Shape& shape) : s_(shape) {
-    Random random(s_.seed);
-    std::int64_t queries = 0, keys = 0, longest = 0;
-    for (const SequenceLengths& lengths : s_.sequences) {
-      q_ends_.push_back(static_cast<std::int32_t>(queries += lengths.q_len));
-      k_ends_.push_back(static_cast<std::int32_t>(keys += lengths.kv_len));
-      longest = std::max(longest, lengths.kv_len);
-      prefix_lens_.push_back(static_cast<std::int32_t>(random.between(0, lengths.kv_len)));
-      causal_.push_back(random.one_in(2));
-    }
-    const DataType qk = s_.is_int8 ? DataType::i8 : s_.type;
-    const auto make = [&](std::int64_t heads, std::int64_t rows, std::int64_t dim, DataType type) {
-      Memory memory(1, heads, rows, dim, type, s_.rows_first);
-      memory.draw(random);
-      return memory;
-    };
-    const std::int64_t count = std::ssize(s_.sequences), batch = s_.is_packed ? 1 : count;
-    const auto local_of = [&](Memory& whole, bool is_query) {
-      std::int64_t rows = 0;
-      for (std::size_t b = 0; b < s_.sequences.size(); ++b) rows += count_of(b, is_query);
-      Memory memory(batch, whole.shape()[1], s_.is_packed ? rows : rows / std::max<std::int64_t>(count, 1),
-                    whole.shape()[3], whole.output().dtype, !s_.rows_first);
-      gather(whole, is_query, [&](std::int64_t b, std::int64_t h, std::int64_t from, std::int64_t to) {
-        std::memcpy(memory.row(b, h, to), whole.row(0, h, from), memory.row_bytes());
-      });
-      return memory;
-    };
-    q = make(s_.q_heads, queries, s_.head_dim, qk);
-    k = make(s_.kv_heads, keys, s_.head_dim, qk);
-    v = make(s_.kv_heads, keys, s_.v_head_dim, s_.type);
-    out = make(s_.q_heads, queries, s_.v_head_dim, s_.out_type);
-    q_scale = make(s_.q_heads, queries, 1, DataType::f32);
-    k_scale = make(s_.kv_heads, keys, 1, DataType::f32);
-    lse = make(s_.q_heads, queries, 1, DataType::f32);
-    row_max = make(s_.q_heads, queries, 1, DataType::f32);
-    // All ranks have them whole: of a column where they are not used.
-    bias = make(s_.q_heads, queries, s_.bias ? longest : 1, DataType::f32);
-    mask = make(1, queries, s_.mask ? longest : 1, DataType::boolean);
-    for (std::int64_t i = 0; i < s_.q_heads * std::max<std::int64_t>(count, 1); ++i)
-      slopes_.push_back(std::abs(random.normal()) / 8);
-    for (std::int64_t h = 0; h < s_.q_heads; ++h) sinks_.push_back(random.normal());
-    local_q = local_of(q, true), local_k = local_of(k, false), local_v = local_of(v, false);
-    local_q_scale = local_of(q_scale, true), local_k_scale = local_of(k_scale, false);
-    local_bias = local_of(bias, true), local_mask = local_of(mask, true);
-    local_out = local_of(out, true), local_lse = local_of(lse, true), local_row_max = local_of(row_max, true);
-    for (Memory* memory : {&out, &lse, &row_max, &local_out, &local_lse, &local_row_max}) memory->poison();
-  }
-
-  AttentionArgs whole() {
-    AttentionArgs a = common();
-    a.q = q.input(), a.k = k.input(), a.v = v.input(), a.out = out.output();
-    if (s_.is_int8) a.q_scale = scale(q_scale), a.k_scale = scale(k_scale);
-    if (s_.lse) a.lse = lse_view(lse);
-    if (s_.row_max) a.row_max = lse_view(row_max);
-    if (s_.bias) a.bias = bias.input();
-    if (s_.mask) a.mask = mask_view(mask);
-    a.cu_seqlens_q = q_ends_.data(), a.cu_seqlens_k = k_ends_.data();
-    a.num_sequences = std::ssize(s_.sequences);
-    return a;
-  }
-  SequenceParallelArgs local() {
-    SequenceParallelArgs args;
-    AttentionArgs& a = args.local = common();
-    a.q = local_q.input(), a.k = local_k.input(), a.v = local_v.input(), a.out = local_out.output();
-    if (s_.is_int8) a.q_scale = scale(local_q_scale), a.k_scale = scale(local_k_scale);
-    if (s_.lse) a.lse = lse_view(local_lse);
-    if (s_.row_max) a.row_max = lse_view(local_row_max);
-    if (s_.bias) a.bias = local_bias.input();
-    if (s_.mask) a.mask = mask_view(local_mask);
-    args.sequences = s_.sequences;
-    args.distribution = s_.distribution;
-    args.is_automatic = s_.is_automatic;
-    args.algorithm = s_.algorithm;
-    args.block_keys = s_.block_keys;
-    return args;
-  }
-  ::testing::AssertionResult is_right() {
-    std::string wrong;
-    gather(out, true, [&](std::int64_t b, std::int64_t h, std::int64_t from, std::int64_t to) {
-      const auto differs = [&](Memory& all, Memory& mine) {
-        return std::memcmp(all.row(0, h, from), mine.row(b, h, to), all.row_bytes()) != 0;
-      };
-      if (!wrong.empty()) return;
-      if (differs(out, local_out)) wrong = "out";
-      if (s_.lse && differs(lse, local_lse)) wrong += " lse";
-      if (s_.row_max && differs(row_max, local_row_max)) wrong += " row_max";
-      if (!wrong.empty()) wrong += " of head " + std::to_string(h) + ", packed query " + std::to_string(from);
-    });
-    if (wrong.empty()) return ::testing::AssertionSuccess();
-    return ::testing::AssertionFailure() << wrong;
-  }
-  bool outputs_untouched() const {
-    return local_out.is_poisoned() && local_lse.is_poisoned() && local_row_max.is_poisoned();
-  }
-
-  Memory q, k, v, out, q_scale, k_scale, lse, row_max, bias, mask;
-  Memory local_q, local_k, local_v, local_out, local_q_scale, local_k_scale, local_lse, local_row_max,
-      local_bias, local_mask;
-
- private:
-  AttentionArgs common() {
-    AttentionArgs a;
-    a.is_causal = s_.is_causal;
-    a.causal_alignment = s_.alignment;
-    a.window_left = s_.window_left, a.window_right = s_.window_right;
-    a.window_sink_tokens = s_.window_sink_tokens;
-    a.softcap = s_.softcap;
-    if (s_.alibi) a.alibi_slopes = slopes_.data(), a.alibi_batch_stride = s_.q_heads;
-    if (s_.sinks) a.sinks = sinks_.data();
-    if (s_.prefix_lens) a.prefix_lens = prefix_lens_.data();
-    if (s_.causal_sequences) a.causal_sequences = causal_.data();
-    return a;
-  }
-  static ScaleView scale(Memory& memory) {
-    const ConstTensor view = memory.input();
-    return {static_cast<const float*>(view.data), {view.stride[0], view.stride[1], view.stride[2]}};
-  }
-  static LseView lse_view(Memory& memory) {
-    const Tensor view = memory.output();
-    return {static_cast<float*>(view.data), {view.stride[0], view.stride[1], view.stride[2]}};
-  }
-  ConstTensor mask_view(Memory& memory) const {
-    ConstTensor view = memory.input();
-    view.shape[1] = s_.q_heads, view.stride[1] = 0;
-    return view;
-  }
-  std::int64_t count_of(std::size_t b, bool is_query) const {
-    std::int64_t count = 0;
-    for (const auto& rows : rows_of(b, is_query)) count += rows.end - rows.begin;
-    return count;
-  }
-  std::vector<distributed::Rows> rows_of(std::size_t b, bool is_query) const {
-    const SequenceLengths& lengths = s_.sequences[b];
-    return rows_of_rank(s_.distribution, is_query ? lengths.q_len : lengths.kv_len, world_size(),
-                        world_rank());
-  }
-  /// visit(batch, head, packed row of the whole, row here) for each row of this rank.
-  template <class Visit>
-  void gather(Memory& whole, bool is_query, Visit visit) const {
-    for (std::int64_t h = 0; h < whole.shape()[1]; ++h) {
-      std::int64_t to = 0;
-      for (std::size_t b = 0; b < s_.sequences.size(); ++b) {
-        if (!s_.is_packed) to = 0;
-        for (const auto& rows : rows_of(b, is_query)) {
-          for (std::int64_t i = rows.begin; i < rows.end; ++i)
-            visit(s_.is_packed ? 0 : static_cast<std::int64_t>(b), h, (is_query ? q_ends_ : k_ends_)[b] + i,
-                  to++);
-        }
-      }
-    }
-  }
-
-  const Shape s_;
-  std::vector<std::int32_t> q_ends_{0}, k_ends_{0}, prefix_lens_;
-  std::vector<std::uint8_t> causal_;
-  std::vector<float> slopes_, sinks_;
-};
-
 struct SequenceParallel : testing::Test {
   Random random{test_seed(97)};
   Context context = [] {  // KUMIKO_NUM_THREADS says with how many threads
@@ -217,17 +27,17 @@ struct SequenceParallel : testing::Test {
     return made;
   }();
 
-  void expect_right(const Shape& shape) {
+  void expect_right(const SequenceShape& shape) {
     SCOPED_TRACE(::testing::Message() << shape);
-    Problem problem(shape);
+    SequenceProblem problem(shape);
     const Status whole = attention_forward(context, problem.whole());
     ASSERT_TRUE(whole.ok()) << whole.message();
     const Status status = distributed::attention_forward(context, world(), problem.local());
     EXPECT_TRUE(status.ok()) << status.message();
     EXPECT_TRUE(!status.ok() || problem.is_right());
   }
-  Shape draw() {
-    Shape s;
+  SequenceShape draw() {
+    SequenceShape s;
     s.is_packed = random.one_in(2);
     const std::int64_t count = random.between(1, 3),
                        longest = random.pick<std::int64_t>({40, 700, 2100, 4000});
@@ -277,7 +87,7 @@ TEST_F(SequenceParallel, FewTokens) {
       for (const SequenceLengths& lengths :
            {SequenceLengths{1, 1}, {0, 0}, {0, 600}, {600, 0}, {1, 5000}, {513, 512}, {512, 513}}) {
         if (kThinned && lengths.q_len != 1) continue;
-        Shape s;
+        SequenceShape s;
         s.sequences = {lengths};
         s.is_packed = false;
         s.kv_heads = s.q_heads = std::max(2, world_size());
@@ -289,17 +99,30 @@ TEST_F(SequenceParallel, FewTokens) {
   }
 }
 
+// Pieces of a block are passed on one by one: 512 keys have 1.2 MB.
+TEST_F(SequenceParallel, BlocksOfSeveralPieces) {
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast}) {
+    SequenceShape s;
+    s.sequences = {{1536, 1536}};
+    s.is_packed = false;
+    s.q_heads = s.kv_heads = 4, s.head_dim = s.v_head_dim = 72;
+    s.distribution = Distribution::cyclic, s.algorithm = algorithm;
+    ASSERT_GT(512 * s.kv_heads * (s.head_dim + s.v_head_dim) * 4, distributed::kPieceBytes);
+    ASSERT_NO_FATAL_FAILURE(expect_right(s));
+  }
+}
+
 // Each error is the same on all ranks, whoever found it, and leaves outputs untouched.
 struct SequenceParallelErrors : SequenceParallel {
-  Shape shape = [] {
-    Shape s;
+  SequenceShape shape = [] {
+    SequenceShape s;
     s.sequences = {{900, 900}};
     s.is_packed = false;
     return s;
   }();
   template <class Change>
   void expect_error(Change change, Code code, const std::string& text) {
-    Problem problem(shape);
+    SequenceProblem problem(shape);
     SequenceParallelArgs args = problem.local();
     change(args);
     const Status status = distributed::attention_forward(context, world(), args);
@@ -396,11 +219,11 @@ TEST_F(SequenceParallelErrors, OfListsThatDiffer) {
 // Ranks of different speed: all choose by the slowest. Over so slow a link a fast machine sends few bytes,
 // and a slow one shares the work evenly.
 TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
-  Shape s;
+  SequenceShape s;
   s.sequences = {{2048, 2048}};
   s.is_packed = false, s.is_automatic = true, s.q_heads = 16, s.kv_heads = 4, s.head_dim = 8;
   s.distribution = Distribution::contiguous;
-  Problem problem(s);
+  SequenceProblem problem(s);
   std::string texts[2];
   distributed::Machine machine;
   machine.link.bandwidth = 1e6;
@@ -427,10 +250,10 @@ TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
 
 // The choice and the times behind it depend on the link that the communicator was made with.
 TEST_F(SequenceParallel, ExplainTellsTheChoice) {
-  Shape s;
+  SequenceShape s;
   s.sequences = {{4096, 4096}};
   s.is_packed = false, s.is_automatic = true, s.q_heads = s.kv_heads = 7, s.head_dim = s.v_head_dim = 16;
-  Problem problem(s);
+  SequenceProblem problem(s);
   std::string first;
   for (const double bandwidth : {1e12, 1e6}) {
     distributed::Machine machine;
@@ -456,8 +279,8 @@ TEST_F(SequenceParallel, ExplainTellsTheChoice) {
     }
     first = text;
   }
-  Problem few([&] {
-    Shape other = s;
+  SequenceProblem few([&] {
+    SequenceShape other = s;
     other.q_heads = other.kv_heads = 1;
     return other;
   }());

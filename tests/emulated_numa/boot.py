@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boots an emulated A64FX (4 NUMA nodes of 12 cores) with a test program in its initial file system and returns its verdict.
 
-    boot.py --kernel VMLINUZ --busybox BUSYBOX --init SCRIPT PROGRAM
+    boot.py --kernel VMLINUZ --busybox BUSYBOX --init SCRIPT [--mpi FOLDER] PROGRAM...
+
+FOLDER holds Open MPI's packages, unpacked.
 
 Exit status 0 only when the machine booted, ran the script to its end and reported no failure. No privileges are needed.
 """
@@ -21,6 +23,10 @@ LIBRARY_FOLDERS = ("/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu")
 LINKER = "/lib/ld-linux-aarch64.so.1"
 # oneTBB learns of NUMA nodes through this library. It opens it by name, so no ELF file lists it.
 OPENED = "libtbbbind_2_5.so.3"
+# What Open MPI starts by path and opens by folder, in its packages and on the machine.
+MPI_PROGRAMS = ("usr/bin/orterun", "usr/bin/orted")
+MPI_PLUGINS = ("usr/lib/aarch64-linux-gnu/openmpi/lib/openmpi3", "usr/lib/aarch64-linux-gnu/pmix2/lib/pmix")
+MPI_TEXTS = ("usr/share/openmpi", "usr/share/pmix", "etc/openmpi")
 # The last line of init.sh.
 VERDICT = re.compile(r"^guest: exit (\d+)\s*$", re.MULTILINE)
 DISTANCE = 20  # as A64FX firmware reports it between CMGs; 10 is local
@@ -32,32 +38,59 @@ def needed(binary):
     return re.findall(r"\(NEEDED\)\s+Shared library: \[(.+)\]", text)
 
 
-def shared_libraries(program):
-    """Paths of every shared library the program needs, directly or not, and of the one it opens."""
-    found, names = {}, [OPENED, *needed(program)]
+def find_library(name, mpi):
+    """Where the library is, or None."""
+    folders = [*LIBRARY_FOLDERS, *(mpi / folder.lstrip("/") for folder in LIBRARY_FOLDERS if mpi)]
+    return next((Path(folder, name) for folder in folders if Path(folder, name).exists()), None)
+
+
+def shared_libraries(programs, mpi=None):
+    """Paths of every shared library the programs need, directly or not, and of the one they open."""
+    found, names = {}, [OPENED, *(name for program in programs for name in needed(program))]
     while names:
         name = names.pop()
         if name in found:
             continue
-        path = next((Path(folder, name) for folder in LIBRARY_FOLDERS if Path(folder, name).exists()), None)
+        path = find_library(name, mpi)
         if path is None:
-            sys.exit(f"boot.py: {program} needs {name}, which is in none of {', '.join(LIBRARY_FOLDERS)}: run scripts/setup")
+            sys.exit(f"boot.py: {programs[0]} needs {name}, which is in none of {', '.join(LIBRARY_FOLDERS)}: run scripts/setup")
         found[name] = path
         names += needed(path)
     return found
 
 
-def make_initramfs(folder, program, busybox, init):
+def copy_mpi(root, mpi):
+    """Copies Open MPI's own files; returns what needs libraries."""
+    copied = []
+    for name in MPI_PROGRAMS:
+        copied.append(root / name)
+        copied[-1].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(mpi / name, copied[-1])
+    for name in MPI_PLUGINS:
+        (root / name).mkdir(parents=True)
+        for plugin in sorted((mpi / name).glob("*.so")):
+            # Those for networks that this machine has not need libraries that it has not.
+            if all(find_library(library, mpi) for library in needed(plugin)):
+                copied.append(shutil.copy(plugin, root / name))
+    for name in MPI_TEXTS:
+        if (mpi / name).exists():
+            shutil.copytree(mpi / name, root / name, ignore_dangling_symlinks=True)
+    return copied
+
+
+def make_initramfs(folder, programs, busybox, init, mpi=None):
     root = folder / "root"
     library_folder = root / LIBRARY_FOLDERS[0].lstrip("/")
     library_folder.mkdir(parents=True)
     (root / "bin").mkdir()
     shutil.copy(busybox, root / "bin" / "busybox")
-    shutil.copy(program, root / program.name)
+    for program in programs:
+        shutil.copy(program, root / program.name)
     shutil.copy(init, root / "init")
     (root / "init").chmod(0o755)
     (root / "bin" / "busybox").chmod(0o755)
-    for name, path in shared_libraries(program).items():
+    loaded = [*programs, *(copy_mpi(root, mpi) if mpi else [])]
+    for name, path in shared_libraries(loaded, mpi).items():
         shutil.copy(path.resolve(), library_folder / name)
     shutil.copy(Path(LINKER).resolve(), root / LINKER.lstrip("/"))
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
@@ -103,11 +136,12 @@ def verdict(console):
 def boot(arguments):
     qemu = shutil.which("qemu-system-aarch64")
     for what, there in (("qemu-system-aarch64", qemu), (arguments.kernel, arguments.kernel.exists()),
-                        (arguments.busybox, arguments.busybox.exists())):
+                        (arguments.busybox, arguments.busybox.exists()),
+                        (arguments.mpi, not arguments.mpi or all((arguments.mpi / name).exists() for name in MPI_PROGRAMS))):
         if not there:
             sys.exit(f"boot.py: {what} is missing: run scripts/setup")
     with tempfile.TemporaryDirectory() as folder:
-        archive = make_initramfs(Path(folder), arguments.program, arguments.busybox, arguments.init)
+        archive = make_initramfs(Path(folder), arguments.programs, arguments.busybox, arguments.init, arguments.mpi)
         command = [qemu, *machine_arguments(), "-kernel", arguments.kernel, "-initrd", archive,
                    "-append", kernel_command_line(), "-nographic", "-no-reboot", "-nic", "none"]
         console = []
@@ -131,7 +165,8 @@ def main():
     parser.add_argument("--busybox", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--timeout", type=float, default=1500, help="seconds after which the machine is switched off")
-    parser.add_argument("program", type=Path)
+    parser.add_argument("--mpi", type=Path, help="folder of Open MPI's unpacked packages")
+    parser.add_argument("programs", type=Path, nargs="+")
     status, sentence = boot(parser.parse_args())
     print(f"boot.py: {sentence}")
     sys.exit(status)
