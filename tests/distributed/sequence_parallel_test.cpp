@@ -170,9 +170,11 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
     };
   };
   const std::string text = " differs between ranks; expected the same on all";
+  expect_error(on_first([](auto& a) { a.local.scale = 0.5f; }), Code::invalid_argument, "scale" + text);
+  // Whoever misses this one sends the same blocks all the same; after others ranks would wait for ever.
+  if (HasFailure()) return;
   expect_error(on_first([](auto& a) { a.local.is_causal = false; }), Code::invalid_argument,
                "is_causal" + text);
-  expect_error(on_first([](auto& a) { a.local.scale = 0.5f; }), Code::invalid_argument, "scale" + text);
   expect_error(on_first([](auto& a) { a.local.window_left = 7; }), Code::invalid_argument,
                "window_left" + text);
   expect_error(on_first([](auto& a) { a.local.lse = {}; }), Code::invalid_argument, "lse" + text);

@@ -26,6 +26,12 @@ class Lists(unittest.TestCase):
             self.assertIn(part, "\n".join(mutants.faults([bad])))
         self.assertIn("stands twice", "\n".join(mutants.faults([good, good])))
 
+    def test_what_the_processor_must_have(self):
+        flags = {m.id: m.cpu_flag for m in mutants.load()}
+        self.assertEqual(flags["tiles-pairs-exchanged"], "avx512bw")
+        self.assertEqual(flags["tiles-half-line-reads-its-neighbour"], "avx512_bf16")
+        self.assertEqual(flags["append-home-of-the-last-token"], "")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -28,6 +28,12 @@ class Mutant:
         program, _, filter_ = test.partition(":")
         return f"tests/{program.replace('.', '/', 1)}", filter_, tuple(environment)
 
+    @property
+    def cpu_flag(self):
+        """What the processor must have for the test to run the changed code, as Linux calls it; nothing if every one does."""
+        text = self.file + self.killed_by
+        return "avx512_bf16" if "avx512_bf16" in text else "avx512bw" if "avx512" in text else ""
+
     def source(self, root=ROOT):
         return (root / self.file).read_text()
 

@@ -123,17 +123,21 @@ class Worker:
         if unchanged.skipped:
             return "test is skipped on this machine", ""
         program, *test = mutant.test
+        if error := self.link_mutant(mutant, program):
+            return "does not compile", f":\n{error[-2000:]}"
+        result = run_test(self.folder / program, *test, 15 + 20 * unchanged.seconds)
+        return ("killed", f" by {result.text}") if result.noticed else ("SURVIVED", f" {mutant.killed_by}")
+
+    def link_mutant(self, mutant, program):
+        """Puts the program and those that it starts into the worker's folder. Returns what compiler or linker said, nothing if it went well."""
         places = self.build.copies_of(mutant.file)
         for place in places:
             self._here(place).write_text(mutant.source(self.build.source).replace(mutant.find, mutant.replace))
         try:
-            if error := self._link(program, {str(place) for place in places}):
-                return "does not compile", f":\n{error[-2000:]}"
+            return self._link(program, {str(place) for place in places})
         finally:
             for place in places:
                 self._here(place).write_text(mutant.source(self.build.source))
-        result = run_test(self.folder / program, *test, 15 + 20 * unchanged.seconds)
-        return ("killed", f" by {result.text}") if result.noticed else ("SURVIVED", f" {mutant.killed_by}")
 
     def _here(self, place):
         if place.is_relative_to(self.build.source):
@@ -190,27 +194,34 @@ def run_test(program, filter_, settings, timeout_s):
     if ranks := environment.pop("RANKS", ""):  # as tests/distributed/CMakeLists.txt starts them
         launcher = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-n", ranks]
         environment |= {"KUMIKO_NUM_THREADS": "1", "KUMIKO_BIND": "none"}
-    begin = time.monotonic()
     process = subprocess.Popen([*launcher, program, *([f"--gtest_filter={filter_}"] if filter_ else [])], cwd=program.parent, env=environment,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    ended = True
-    try:
-        output = process.communicate(timeout=timeout_s)[0]
-    except subprocess.TimeoutExpired:
-        ended = False
+    seconds, ended = 0, False
+    while not ended and seconds < timeout_s:
+        begin = time.monotonic()
+        try:
+            output = process.communicate(timeout=1)[0]
+            ended = True
+        except subprocess.TimeoutExpired:
+            pass
+        seconds += min(time.monotonic() - begin, 2)  # not the hours for which this process and the test were both stopped
+    if not ended:
         os.killpg(process.pid, signal.SIGKILL)
         output = process.communicate()[0]
-    seconds = time.monotonic() - begin
-    output = output.decode(errors="replace")
-    if ended and process.returncode == 0:
+    how = f", no end within {timeout_s:.0f} s" if not ended else f", signal {-process.returncode}" if process.returncode < 0 else ""
+    return result_of(output.decode(errors="replace"), program.name, ended and process.returncode == 0, how, seconds)
+
+
+def result_of(output, name, passed, how="", seconds=0):
+    """`name`: of the program; `how`: what its end was like, if that says more than the tests' output."""
+    if passed:
         if "[==========] Running 0 tests" in output:
             return Result(True, "no test fits the filter")
         return Result(False, "", "[  SKIPPED ]" in output and "[       OK ]" not in output, seconds)
     failed = re.findall(r"^\[  FAILED  \] ([^\s,]+)", output, re.M) or re.findall(r"^\[ RUN      \] (\S+)", output, re.M)[-1:]
-    how = f", no end within {timeout_s:.0f} s" if not ended else f", signal {-process.returncode}" if process.returncode < 0 else ""
     if found := re.search(r"^WARNING: ThreadSanitizer: (.*?) \(pid", output, re.M):
         how += f", {found[1]}"
-    return Result(True, f"{failed[0] if failed else program.name}{how}", seconds=seconds)
+    return Result(True, f"{failed[0] if failed else name}{how}", seconds=seconds)
 
 
 def copy_files(names, origin, to):
