@@ -3,7 +3,7 @@
 
 A call is a sum of executed ones (PARTS below). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
 the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512: two lengths give them. The last task
-of a head has fewer rows; it counts as its share of one.
+of a head has fewer rows; it counts as its share of one. Gradients have blocks of their own (gradient_parts).
 """
 
 import concurrent.futures
@@ -19,6 +19,7 @@ BYTES = {"f32": 4, "half": 2}
 TASK_ROWS = {"f32": {64: 768, 128: 768, 256: 192}, "half": {64: 1024, 128: 1024, 256: 1024}}
 TILE_ROWS = {"f32": 48, "half": 64}
 BLOCK = 256          # keys that are packed together (kBlockKeys)
+GRADIENT_BLOCK, GRADIENT_PIECE = 576, 192  # positions (kGradientBlock, kGradientPiece)
 L2_RATE = 64         # bytes a cycle from L2 to L1, the manual's rate for one core
 MEMORY_RATE = 18     # bytes a cycle for one core: 36 GB/s at 2 GHz
 
@@ -100,6 +101,29 @@ def decode(precision, dim, length):
                 "1 of 8 KV heads with its 4 query heads, over 1024 and 2048 keys")
 
 
+def gradient_parts(dim, length):
+    """A head is pairs of blocks of queries and of keys, and what each block takes by itself. Of `blocks` whole ones and a rest: those of two
+    blocks and of one give a pair and a block; a block and the rest together, without the block, are what one block adds for the rest, and the
+    rest alone is in it once for each."""
+    blocks, rest = divmod(length, GRADIENT_BLOCK)
+    weights = {2 * GRADIENT_BLOCK: blocks * (blocks - 1) / 2, GRADIENT_BLOCK: blocks - blocks * blocks, GRADIENT_BLOCK + rest: blocks, rest: 1 - blocks}
+    return [(weight, call("backward", "f32", "automatic", 1, n, n, dim)) for n, weight in weights.items()]
+
+
+def gradients(dim, length, target):
+    """Traffic of 192 queries and 48 keys: panels of both twice, sums of the keys' gradients read and written; the same of 48 queries and 192
+    keys for dQ, with the transposed gradients of scores."""
+    tile = TILE_ROWS["f32"]
+    of_keys = 4 * GRADIENT_PIECE * dim + 2 * 2 * tile * dim
+    of_queries = GRADIENT_PIECE * dim + 2 * tile * dim + 2 * GRADIENT_PIECE * tile
+    l2_bytes = length * length / (GRADIENT_PIECE * tile) * (of_keys + of_queries) * BYTES["f32"]
+    if length < 2 * GRADIENT_BLOCK:
+        parts, how = [(1, call("backward", "f32", "automatic", 1, length, length, dim))], "1 of 8 heads, whole"
+    else:
+        parts, how = gradient_parts(dim, length), "1 of 8 heads: one block of 576 positions, two, one and the rest, the rest"
+    return Case(f"backward_dense_d{dim}_{length}_f32", "f32", parts, 10 * dim * length * length, l2_bytes, 0, target, how)
+
+
 def cases():
     found = [attention(precision, dim, length, is_causal) for length in (1024, 4096) for dim in (64, 128, 256) for is_causal in (False, True)
              for precision in PEAK]
@@ -108,6 +132,7 @@ def cases():
     found += [softmax_pv(precision, "three_pass", 12, 32768, 256) for precision in PEAK]
     found += [fused_gemm("f32", 128, 4096), fused_gemm("half", 128, 4096, 0.85)]
     found += [decode(precision, 128, 16384) for precision in PEAK]
+    found += [gradients(128, length, 0.75) for length in (1024, 4096)]
     return found
 
 

@@ -187,11 +187,21 @@ class Calls(unittest.TestCase):
         (more, long), (less, short) = calls.causal("half", 128, 4096)
         self.assertAlmostEqual(more * long[7] + less * short[7], 4 * (1024 + 4096) / 2)
 
+    def test_gradients_of_many_blocks_are_made_of_few(self):
+        """A cost of every pair, block and position, with a rest of 64 positions that takes longer."""
+        def cost(length):
+            blocks, rest = divmod(length, 576)
+            return 1000 * blocks * blocks + 170 * blocks * (rest > 0) + 31 * (rest > 0) + 50 * blocks + 7 * (rest > 0)
+
+        parts = calls.gradient_parts(128, 4096)
+        self.assertEqual([arguments[6:9] for _, arguments in parts], [(n, n, 128) for n in (1152, 576, 640, 64)])
+        self.assertAlmostEqual(sum(weight * cost(arguments[6]) for weight, arguments in parts), cost(4096))
+
     def test_every_row_of_the_group_is_a_call(self):
         names = {case.name for case in calls.cases()}
         tables = tomllib.loads((loops.ROOT / "bench/groups.toml").read_text())["a64fx"]["tables"]
         rows = [row for table in tables for row in table["rows"]]
-        wanted = {row["benchmark"]: row.get("target", 0) for row in rows if row["benchmark"].startswith(("attention_", "softmax_", "fused_"))}
+        wanted = {row["benchmark"]: row.get("target", 0) for row in rows if row["benchmark"].startswith(("attention_", "softmax_", "fused_", "backward_"))}
         self.assertEqual(set(wanted), {name for name in names if not name.startswith("decode")})
         self.assertEqual(wanted, {case.name: case.target for case in calls.cases() if case.name in wanted})
 
