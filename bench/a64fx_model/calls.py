@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calls of the table: what is executed for each, what is made of it for the whole call, its useful work, its traffic and its target.
 
-A call is a sum of executed ones (PARTS below). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
-the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512: two lengths give them. The last task
-of a head has fewer rows; it counts as its share of one. Gradients have blocks of their own (gradient_parts).
+A call is a sum of executed ones (parts of a Case). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
+the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512, and with its rows by as many in every
+tile: two lengths and two numbers of tiles give them. The last task of a head has fewer rows; it counts as its share of one. Gradients have blocks of their own (gradient_parts).
 """
 
 import concurrent.futures
@@ -48,10 +48,12 @@ def tile_bytes(precision, rows, keys, dim, products):
 
 
 def dense(what, precision, dim, length):
-    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096."""
-    rows, steps = TASK_ROWS[precision][dim], length // 512 - 1
-    return [(length / rows * steps, call(what, precision, "automatic", 1, rows, 1024, dim)),
-            (length / rows * (1 - steps), call(what, precision, "automatic", 1, rows, 512, dim))]
+    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096. A task packs its keys and then takes tile by tile: 15 times two
+    tiles less 14 times one are 16."""
+    rows, tile, steps = TASK_ROWS[precision][dim], TILE_ROWS[precision], length // 512 - 1
+    tiles = rows // tile
+    return [(length / rows * by_keys * by_tiles, call(what, precision, "automatic", 1, n * tile, keys, dim))
+            for by_keys, keys in ((steps, 1024), (1 - steps, 512)) for by_tiles, n in ((tiles - 1, 2), (2 - tiles, 1))]
 
 
 def causal(precision, dim, length):
@@ -69,7 +71,7 @@ def attention(precision, dim, length, is_causal):
         parts, how = [(1, call("attention", precision, "automatic", 1, length, length, dim, is_causal))], "1 of 8 heads, whole"
     else:
         parts = causal(precision, dim, length) if is_causal else dense("attention", precision, dim, length)
-        how = "a task of 1 of 8 heads over " + ("its own and 512 more keys" if is_causal else "512 and 1024 keys")
+        how = "a task of 1 of 8 heads over its own and 512 more keys" if is_causal else "one and two tiles of 1 of 8 heads over 512 and 1024 keys"
     target = 0
     if length == 4096 and not is_causal:
         target = {("f32", 128): 0.85, ("half", 128): 0.75, ("half", 256): 0.80}.get((precision, dim), 0)
@@ -89,7 +91,7 @@ def softmax_pv(precision, pipeline, rows, length, dim, target=0):
 
 def fused_gemm(precision, dim, length, target=0):
     return Case(f"fused_gemm_d{dim}_{length}_{precision}", precision, dense("fused_gemm", precision, dim, length), 4 * dim * length * length,
-                tile_bytes(precision, length, length, dim, 2), 0, target, "a task over 512 and 1024 keys")
+                tile_bytes(precision, length, length, dim, 2), 0, target, "one and two tiles over 512 and 1024 keys")
 
 
 def decode(precision, dim, length):

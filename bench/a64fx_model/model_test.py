@@ -181,9 +181,11 @@ class Calls(unittest.TestCase):
         self.assertAlmostEqual(one.fraction, 0.1)
 
     def test_a_long_call_is_made_of_two_short_ones(self):
-        (more, long), (less, short) = calls.dense("attention", "f32", 128, 4096)
-        self.assertEqual((long[6:9], short[6:9]), ((768, 1024, 128), (768, 512, 128)))
-        self.assertAlmostEqual(more * 1024 + less * 512, 4096 / 768 * 4096)
+        parts = calls.dense("attention", "f32", 128, 4096)
+        self.assertEqual([call[6:9] for _, call in parts], [(96, 1024, 128), (48, 1024, 128), (96, 512, 128), (48, 512, 128)])
+        # A cost of a task, of its blocks of keys, of its tiles, and of each tile and block.
+        total = sum(weight * (7 + 11 * keys / 256 + 13 * rows / 48 + 17 * rows / 48 * keys / 256) for weight, (*_, rows, keys, _) in parts)
+        self.assertAlmostEqual(total, 4096 / 768 * (7 + 11 * 16 + 13 * 16 + 17 * 16 * 16))
         (more, long), (less, short) = calls.causal("half", 128, 4096)
         self.assertAlmostEqual(more * long[7] + less * short[7], 4 * (1024 + 4096) / 2)
 
