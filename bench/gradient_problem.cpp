@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/gradient_problem.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -102,7 +103,9 @@ std::string GradientProblem::check(bool rounds_weights) {
   of_sum_ = rounds_weights && shape_.type != DataType::f32 ? 3 * 0x1p-8 : 1e-5;
   for (const std::int64_t position : {std::int64_t{0}, std::int64_t{1}, std::int64_t{191}, std::int64_t{192},
                                       std::int64_t{575}, std::int64_t{576}, shape_.len - 1}) {
-    for (const std::int64_t head : {std::int64_t{0}, shape_.kv_heads - 1}) {
+    if (position >= shape_.len) continue;
+    for (std::int64_t head = 0; head < shape_.kv_heads;
+         head += std::max<std::int64_t>(shape_.kv_heads - 1, 1)) {
       if (std::string fault = check_key(head, position); !fault.empty()) return fault;
       if (std::string fault = check_query(head * group() + group() - 1, position); !fault.empty())
         return fault;

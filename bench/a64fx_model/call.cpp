@@ -2,10 +2,11 @@
 // One call of the library between two marks, for bench/a64fx_model/executed.py, which runs this program under
 // the emulator and counts the blocks of instructions between the marks:
 //
-//   a64fx_call attention|softmax_pv|fused_gemm f32|f16 standard|half PIPELINE Q_HEADS KV_HEADS Q_LEN KV_LEN
-//   HEAD_DIM [causal]
+//   a64fx_call attention|softmax_pv|fused_gemm|backward f32|f16 standard|half PIPELINE Q_HEADS KV_HEADS Q_LEN
+//   KV_LEN HEAD_DIM [causal]
 //
-// Some rows of the answer are compared with fp64 after the call. Exit status: 0; 1 for a wrong answer or a
+// backward is attention_backward: f32, standard, automatic and as many queries as keys. Some rows of the
+// answer are compared with fp64 after the call. Exit status: 0; 1 for a wrong answer or a
 // failed call; 2 for wrong arguments.
 #include <kumiko/attention.h>
 
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "bench/data_pool.h"
+#include "bench/gradient_problem.h"
 #include "kernels/element.h"
 
 extern "C" {
@@ -180,7 +182,28 @@ bool read(int argc, char** argv, Options* o) {
   std::int64_t* const sizes[] = {&o->q_heads, &o->kv_heads, &o->q_len, &o->kv_len, &o->dim};
   for (int i = 0; i < 5; ++i) *sizes[i] = std::atoll(argv[5 + i]);
   o->is_causal = argc > 10 && std::string(argv[10]) == "causal";
+  if (o->what == "backward")
+    return o->type == DataType::f32 && o->precision == Precision::standard &&
+           o->pipeline == Pipeline::automatic && o->q_len == o->kv_len;
   return o->what == "attention" || o->what == "softmax_pv" || o->what == "fused_gemm";
+}
+
+/// Exit status of a call of attention_backward.
+int run_backward(const Options& o, const Context& context) {
+  GradientProblem problem({"backward", o.q_heads, o.kv_heads, o.q_len, o.dim, o.is_causal, o.type});
+  BackwardPlan prepared;
+  Status status = problem.forward(context);
+  if (status.ok()) status = plan_backward(context, problem.args, &prepared);
+  problem.poison();
+  if (status.ok()) {
+    std::printf("%s", prepared.explain().c_str());
+    a64fx_call_begins();
+    status = prepared.run(problem.args);
+    a64fx_call_ends();
+  }
+  const std::string fault = status.ok() ? problem.check() : status.message();
+  if (!fault.empty()) std::fprintf(stderr, "%s\n", fault.c_str());
+  return fault.empty() ? 0 : 1;
 }
 
 int run(const Options& options) {
@@ -194,6 +217,7 @@ int run(const Options& options) {
   Context context;
   if (const Status status = Context::create(settings, &context); !status.ok())
     return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;
+  if (options.what == "backward") return run_backward(options, context);
   Call call(options);
   if (const Status status = call.run(context); !status.ok())
     return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;

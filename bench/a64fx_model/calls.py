@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calls of the table: what is executed for each, what is made of it for the whole call, its useful work, its traffic and its target.
 
-A call is a sum of executed ones (PARTS below). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
-the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512: two lengths give them. The last task
-of a head has fewer rows; it counts as its share of one.
+A call is a sum of executed ones (parts of a Case). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
+the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512, and with its rows by as many in every
+tile: two lengths and two numbers of tiles give them. The last task of a head has fewer rows; it counts as its share of one. Gradients have blocks of their own (gradient_parts).
 """
 
 import concurrent.futures
@@ -19,6 +19,7 @@ BYTES = {"f32": 4, "half": 2}
 TASK_ROWS = {"f32": {64: 768, 128: 768, 256: 192}, "half": {64: 1024, 128: 1024, 256: 1024}}
 TILE_ROWS = {"f32": 48, "half": 64}
 BLOCK = 256          # keys that are packed together (kBlockKeys)
+GRADIENT_BLOCK, GRADIENT_PIECE = 576, 192  # positions (kGradientBlock, kGradientPiece)
 L2_RATE = 64         # bytes a cycle from L2 to L1, the manual's rate for one core
 MEMORY_RATE = 18     # bytes a cycle for one core: 36 GB/s at 2 GHz
 
@@ -47,10 +48,12 @@ def tile_bytes(precision, rows, keys, dim, products):
 
 
 def dense(what, precision, dim, length):
-    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096."""
-    rows, steps = TASK_ROWS[precision][dim], length // 512 - 1
-    return [(length / rows * steps, call(what, precision, "automatic", 1, rows, 1024, dim)),
-            (length / rows * (1 - steps), call(what, precision, "automatic", 1, rows, 512, dim))]
+    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096. A task packs its keys and then takes tile by tile: 15 times two
+    tiles less 14 times one are 16."""
+    rows, tile, steps = TASK_ROWS[precision][dim], TILE_ROWS[precision], length // 512 - 1
+    tiles = rows // tile
+    return [(length / rows * by_keys * by_tiles, call(what, precision, "automatic", 1, n * tile, keys, dim))
+            for by_keys, keys in ((steps, 1024), (1 - steps, 512)) for by_tiles, n in ((tiles - 1, 2), (2 - tiles, 1))]
 
 
 def causal(precision, dim, length):
@@ -68,7 +71,7 @@ def attention(precision, dim, length, is_causal):
         parts, how = [(1, call("attention", precision, "automatic", 1, length, length, dim, is_causal))], "1 of 8 heads, whole"
     else:
         parts = causal(precision, dim, length) if is_causal else dense("attention", precision, dim, length)
-        how = "a task of 1 of 8 heads over " + ("its own and 512 more keys" if is_causal else "512 and 1024 keys")
+        how = "a task of 1 of 8 heads over its own and 512 more keys" if is_causal else "one and two tiles of 1 of 8 heads over 512 and 1024 keys"
     target = 0
     if length == 4096 and not is_causal:
         target = {("f32", 128): 0.85, ("half", 128): 0.75, ("half", 256): 0.80}.get((precision, dim), 0)
@@ -88,7 +91,7 @@ def softmax_pv(precision, pipeline, rows, length, dim, target=0):
 
 def fused_gemm(precision, dim, length, target=0):
     return Case(f"fused_gemm_d{dim}_{length}_{precision}", precision, dense("fused_gemm", precision, dim, length), 4 * dim * length * length,
-                tile_bytes(precision, length, length, dim, 2), 0, target, "a task over 512 and 1024 keys")
+                tile_bytes(precision, length, length, dim, 2), 0, target, "one and two tiles over 512 and 1024 keys")
 
 
 def decode(precision, dim, length):
@@ -100,6 +103,29 @@ def decode(precision, dim, length):
                 "1 of 8 KV heads with its 4 query heads, over 1024 and 2048 keys")
 
 
+def gradient_parts(dim, length):
+    """A head is pairs of blocks of queries and of keys, and what each block takes by itself. Of `blocks` whole ones and a rest: those of two
+    blocks and of one give a pair and a block; a block and the rest together, without the block, are what one block adds for the rest, and the
+    rest alone is in it once for each."""
+    blocks, rest = divmod(length, GRADIENT_BLOCK)
+    weights = {2 * GRADIENT_BLOCK: blocks * (blocks - 1) / 2, GRADIENT_BLOCK: blocks - blocks * blocks, GRADIENT_BLOCK + rest: blocks, rest: 1 - blocks}
+    return [(weight, call("backward", "f32", "automatic", 1, n, n, dim)) for n, weight in weights.items()]
+
+
+def gradients(dim, length, target):
+    """Traffic of 192 queries and 48 keys: panels of both twice, sums of the keys' gradients read and written; the same of 48 queries and 192
+    keys for dQ, with the transposed gradients of scores."""
+    tile = TILE_ROWS["f32"]
+    of_keys = 4 * GRADIENT_PIECE * dim + 2 * 2 * tile * dim
+    of_queries = GRADIENT_PIECE * dim + 2 * tile * dim + 2 * GRADIENT_PIECE * tile
+    l2_bytes = length * length / (GRADIENT_PIECE * tile) * (of_keys + of_queries) * BYTES["f32"]
+    if length < 2 * GRADIENT_BLOCK:
+        parts, how = [(1, call("backward", "f32", "automatic", 1, length, length, dim))], "1 of 8 heads, whole"
+    else:
+        parts, how = gradient_parts(dim, length), "1 of 8 heads: one block of 576 positions, two, one and the rest, the rest"
+    return Case(f"backward_dense_d{dim}_{length}_f32", "f32", parts, 10 * dim * length * length, l2_bytes, 0, target, how)
+
+
 def cases():
     found = [attention(precision, dim, length, is_causal) for length in (1024, 4096) for dim in (64, 128, 256) for is_causal in (False, True)
              for precision in PEAK]
@@ -108,6 +134,7 @@ def cases():
     found += [softmax_pv(precision, "three_pass", 12, 32768, 256) for precision in PEAK]
     found += [fused_gemm("f32", 128, 4096), fused_gemm("half", 128, 4096, 0.85)]
     found += [decode(precision, 128, 16384) for precision in PEAK]
+    found += [gradients(128, length, 0.75) for length in (1024, 4096)]
     return found
 
 

@@ -181,17 +181,29 @@ class Calls(unittest.TestCase):
         self.assertAlmostEqual(one.fraction, 0.1)
 
     def test_a_long_call_is_made_of_two_short_ones(self):
-        (more, long), (less, short) = calls.dense("attention", "f32", 128, 4096)
-        self.assertEqual((long[6:9], short[6:9]), ((768, 1024, 128), (768, 512, 128)))
-        self.assertAlmostEqual(more * 1024 + less * 512, 4096 / 768 * 4096)
+        parts = calls.dense("attention", "f32", 128, 4096)
+        self.assertEqual([call[6:9] for _, call in parts], [(96, 1024, 128), (48, 1024, 128), (96, 512, 128), (48, 512, 128)])
+        # A cost of a task, of its blocks of keys, of its tiles, and of each tile and block.
+        total = sum(weight * (7 + 11 * keys / 256 + 13 * rows / 48 + 17 * rows / 48 * keys / 256) for weight, (*_, rows, keys, _) in parts)
+        self.assertAlmostEqual(total, 4096 / 768 * (7 + 11 * 16 + 13 * 16 + 17 * 16 * 16))
         (more, long), (less, short) = calls.causal("half", 128, 4096)
         self.assertAlmostEqual(more * long[7] + less * short[7], 4 * (1024 + 4096) / 2)
+
+    def test_gradients_of_many_blocks_are_made_of_few(self):
+        """A cost of every pair, block and position, with a rest of 64 positions that takes longer."""
+        def cost(length):
+            blocks, rest = divmod(length, 576)
+            return 1000 * blocks * blocks + 170 * blocks * (rest > 0) + 31 * (rest > 0) + 50 * blocks + 7 * (rest > 0)
+
+        parts = calls.gradient_parts(128, 4096)
+        self.assertEqual([arguments[6:9] for _, arguments in parts], [(n, n, 128) for n in (1152, 576, 640, 64)])
+        self.assertAlmostEqual(sum(weight * cost(arguments[6]) for weight, arguments in parts), cost(4096))
 
     def test_every_row_of_the_group_is_a_call(self):
         names = {case.name for case in calls.cases()}
         tables = tomllib.loads((loops.ROOT / "bench/groups.toml").read_text())["a64fx"]["tables"]
         rows = [row for table in tables for row in table["rows"]]
-        wanted = {row["benchmark"]: row.get("target", 0) for row in rows if row["benchmark"].startswith(("attention_", "softmax_", "fused_"))}
+        wanted = {row["benchmark"]: row.get("target", 0) for row in rows if row["benchmark"].startswith(("attention_", "softmax_", "fused_", "backward_"))}
         self.assertEqual(set(wanted), {name for name in names if not name.startswith("decode")})
         self.assertEqual(wanted, {case.name: case.target for case in calls.cases() if case.name in wanted})
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The product f16 of gemm.h for SVE at 512 bits (A64FX): a 13x2 tile with 26 accumulators, and what belongs to the whole tile, the
 // factors and the maxima, done on its sums before they are stored. As passes over C of 12 rows they took 565 of 2100 cycles at k = 128, so 220
-// (bench/a64fx_model). Of 256 keys, or 64, 128 or 256 dims, panels of 13 are 260, 65, 130 and 260 rows; of 12, 264, 72, 132 and 264.
+// (bench/a64fx_model). Of 256 keys, or 64, 128 or 256 dims, panels of 13 are 260, 65, 130 and 260 rows; of 12, 264, 72, 132 and 264. Where
+// 9 to 12 rows of the last panel are wanted, a tile of so many computes them alone, from a panel of 13: 18 accumulators are as many as
+// the two pipes need to wait for none.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve+fp16
@@ -10,8 +12,9 @@
 .macro mac acc, b, a
   fmla z\acc\().h, p0/m, z\b\().h, z\a\().h
 .endm
-.macro broadcast reg, row
-  ld1rh {z\reg\().h}, p0/z, [x10, 2 * (\row)]
+.macro broadcast reg, row       // of a step: tile_mr rows, in panels of 13
+  .set steps_on, (\row) / tile_mr
+  ld1rh {z\reg\().h}, p0/z, [x10, 2 * ((\row) - steps_on * tile_mr) + steps_on * tile_step_bytes]
 .endm
 .macro load_vector reg, index
   ld1h {z\reg\().h}, p0/z, [x11, \index - 8, mul vl]
@@ -174,28 +177,8 @@
 .endm
 
 // mode 0: init, 1: init_max, 2: accumulate
-.macro half_kernel name, mode
-begin_function \name
-  save_registers
-  ptrue p0.b
-  ldp x1, x3, [x0]            // A panel and its stride
-  ldr x2, [x0, 24]            // C
-  ldp x4, x5, [x0, 40]        // panels left, c_scale
-  .if \mode < 2
-  ldp x9, x6, [x0, 56]        // c_max, row_scale
-  mov x14, 4 * tile_mr
-  cmp x6, 0
-  adrp x7, half_ones
-  add x7, x7, :lo12:half_ones
-  csel x6, x6, x7, ne
-  csel x14, x14, xzr, ne
-  .endif
-  .if \mode == 1
-  cmp x5, 0
-  csel x5, x5, x7, ne
-  .endif
-  mov x12, HALF_CHAIN
-1:
+// A panel's rows of the tile; x2 C, x10 the panel.
+.macro half_panel name, mode
   mov x10, x1
   ldr x11, [x0, 16]           // B
   ldr x13, [x0, 32]           // steps left
@@ -243,23 +226,75 @@ begin_function \name
   mov x7, 1
   cbnz x13, 11b
 15:
+.endm
+// The last panel, with fewer rows.
+.macro half_rest label, rows, suffix, mode
+\label\():
+  tile_shape \rows, 2, 4, 2, 2
+  .set tile_step_bytes, 2 * 13
+  half_panel gemm_f16_\rows\()x64_sve512_\suffix, \mode
+  restore_registers
+  ret
+.endm
+
+.macro half_kernel suffix, mode
+begin_function gemm_f16_13x64_sve512_\suffix
+  tile_shape 13, 2, 4, 2, 2
+  save_registers
+  ptrue p0.b
+  ldp x1, x3, [x0]            // A panel and its stride
+  ldr x2, [x0, 24]            // C
+  ldp x4, x5, [x0, 40]        // panels left, c_scale
+  .if \mode < 2
+  ldp x9, x6, [x0, 56]        // c_max, row_scale
+  mov x14, 4 * tile_mr
+  cmp x6, 0
+  adrp x7, half_ones
+  add x7, x7, :lo12:half_ones
+  csel x6, x6, x7, ne
+  csel x14, x14, xzr, ne
+  .endif
+  .if \mode == 1
+  cmp x5, 0
+  csel x5, x5, x7, ne
+  .endif
+  mov x12, HALF_CHAIN
+1:
+  subs x4, x4, 1
+  b.eq 21f
+20:
+  half_panel gemm_f16_13x64_sve512_\suffix, \mode
+  cbz x4, 22f
   add x1, x1, x3
   .if \mode < 2
   add x6, x6, x14
   .endif
   add x2, x2, 256 * tile_mr
-  subs x4, x4, 1
-  b.ne 1b
+  b 1b
+22:
   restore_registers
   ret
-.size \name, . - \name
+21:
+  ldr x16, [x0, 72]           // its rows that are wanted; 0: all
+  cmp x16, 9
+  b.eq 39f
+  cmp x16, 10
+  b.eq 30f
+  cmp x16, 11
+  b.eq 31f
+  cmp x16, 12
+  b.ne 20b
+  half_rest 32, 12, \suffix, \mode
+  half_rest 31, 11, \suffix, \mode
+  half_rest 30, 10, \suffix, \mode
+  half_rest 39, 9, \suffix, \mode
+.size gemm_f16_13x64_sve512_\suffix, . - gemm_f16_13x64_sve512_\suffix
 .endm
 
 .text
-tile_shape 13, 2, 4, 2, 2
-half_kernel gemm_f16_13x64_sve512_init, 0
-half_kernel gemm_f16_13x64_sve512_init_max, 1
-half_kernel gemm_f16_13x64_sve512_accumulate, 2
+half_kernel init, 0
+half_kernel init_max, 1
+half_kernel accumulate, 2
 .section .rodata
 .p2align 6
 half_ones:

@@ -18,6 +18,9 @@
 // the chain adds the product of the second, then of the first, each with one rounding, and takes subnormal
 // operands and results as 0 (VDPBF16PS; Intel SDM, volume 2). A missing second element is 0 in A and B.
 //
+// Product f16, last_rows: the rows of the last panel that are wanted, where a row of the table takes so many
+// (takes_last_rows()). Others of C are left as they are, and raise no maximum.
+//
 // Product f16: a step is one f16 element. Every kHalfChain steps are a chain of f16 multiply-adds from +0,
 // whose sum is widened (exact) and added to C in f32 (panels.h: f16_blocked). Factors, powers of two, undo
 // the ranges that pack.h gave the operands: init and init_max end with C = C * c_scale[n] * row_scale[m].
@@ -50,11 +53,13 @@ struct GemmArgs {
   float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; NaNs in C are ignored.
   const float* row_scale =
       nullptr;  ///< [m_panels * MR], product f16 (given with c_scale, but to accumulate) and int8 scores.
+  std::int64_t last_rows = 0;  ///< product f16: see above; 0: all
 };
 static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
               offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
               offsetof(GemmArgs, m_panels) == 40 && offsetof(GemmArgs, c_scale) == 48 &&
-              offsetof(GemmArgs, c_max) == 56 && offsetof(GemmArgs, row_scale) == 64);
+              offsetof(GemmArgs, c_max) == 56 && offsetof(GemmArgs, row_scale) == 64 &&
+              offsetof(GemmArgs, last_rows) == 72);
 
 using GemmFunction = void (*)(const GemmArgs*) noexcept;
 
@@ -67,6 +72,12 @@ struct GemmKernel {
   GemmFunction init;        ///< C = A B
   GemmFunction init_max;    ///< C = A B, c_max = max(c_max, columns of C)
   GemmFunction accumulate;  ///< C = C * c_scale + A B
+
+  /// Whether GemmArgs::last_rows may be so many. On A64FX fewer than 9 rows of two vectors are too few chains
+  /// for its two pipes: 13 rows take no longer.
+  bool takes_last_rows(std::int64_t rows) const {
+    return product == Element::f16 && rows < mr && rows >= (isa == Isa::reference ? 1 : 9);
+  }
 };
 
 /// The f32 product with A transposed, C[m][n] (+)= sum_k A[m][k] * B[k][n], where A is what PackKeyArgs has

@@ -32,7 +32,8 @@ void for_each_element(const GemmArgs& args, Element element) {
   for (std::int64_t panel = 0; panel < args.m_panels; ++panel) {
     const auto* const a =
         reinterpret_cast<const F16*>(static_cast<const char*>(args.a) + panel * args.a_panel_stride);
-    for (int m = 0; m < kHalfMr; ++m) {
+    const bool is_part = panel == args.m_panels - 1 && args.last_rows != 0;
+    for (int m = 0; m < (is_part ? args.last_rows : kHalfMr); ++m) {
       for (int n = 0; n < kHalfNr; ++n) {
         const std::int64_t row = panel * kHalfMr + m;
         float& c = args.c[row * kHalfNr + n];

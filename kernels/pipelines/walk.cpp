@@ -252,7 +252,9 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
                           kernels_.steps(end - key),
                           o_rows_ / kernels_.mr,
                           tile.split_empty ? nullptr : slot.alpha,
-                          nullptr};
+                          nullptr,
+                          nullptr,
+                          last_rows(tile, head_->v_head_dim)};
       (tile.split_empty ? init : accumulate)(&args);
       tile.split_empty = false;
       for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;
@@ -322,7 +324,7 @@ void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
   if (range_->partial) return store_partial(tile, split, stage);
   if (tile.split_empty) return;
   const TileState done{tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, tile.split.o};
-  if (!tile.total_empty) return kernels_.state->merge_tile({tile.total, done, tile.nr, o_rows_});
+  if (!tile.total_empty) return kernels_.state->merge_tile({tile.total, done, tile.nr, head_->v_head_dim});
   const auto bytes = static_cast<std::size_t>(tile.nr) * sizeof(float);
   std::memcpy(tile.total.m, done.m, bytes);
   std::memcpy(tile.total.l, done.l, bytes);

@@ -144,8 +144,9 @@ class Walk {
   bool finds_values_in_keys(const Block& block) const;
   RowsInPlace rows_of(const KeyRows& rows, Element element, std::int64_t dim, const Block& block) const;
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
-  void product(const Tile& tile, const Slot& slot, std::int64_t at, std::int64_t from, std::int64_t to,
-               float* block_max) const;
+  void product(const Tile& tile, const Block& block, const Slot& slot, std::int64_t at, std::int64_t from,
+               std::int64_t to, float* block_max) const;
+  std::int64_t last_rows(const Tile& tile, std::int64_t rows) const;
   void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
                       std::int32_t* end) const;
   std::int64_t first_tokens_end(const Run& run, std::int64_t from, std::int64_t to) const;

@@ -56,8 +56,6 @@ void Walk::load_running(Tile& tile) const {
   }
   if (tile.total_empty) return;
   kernels_.load_state->query({rows, tile.used, tile.nr, dim, 1.0f, tile.total.o, nullptr});
-  std::memset(tile.total.o + dim * tile.nr, 0,
-              static_cast<std::size_t>((o_rows_ - dim) * tile.nr) * sizeof(float));
 }
 
 void Walk::store_rows(const Tile& tile) const {

@@ -40,9 +40,12 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
   enum class Mode { init, init_max, accumulate };
   Random random{test_seed(311)};
 
-  void check(std::int64_t k, std::int64_t panels, Mode mode, bool has_scales, Place place, float special) {
-    SCOPED_TRACE(::testing::Message() << row.name << " mode " << static_cast<int>(mode) << " k " << k
-                                      << " panels " << panels << " scales " << has_scales);
+  void check(std::int64_t k, std::int64_t panels, Mode mode, bool has_scales, Place place, float special,
+             std::int64_t last_rows = 0) {
+    SCOPED_TRACE(::testing::Message()
+                 << row.name << " mode " << static_cast<int>(mode) << " k " << k << " panels " << panels
+                 << " scales " << has_scales << " last rows " << last_rows);
+    const std::int64_t rows = panels * row.mr - (last_rows == 0 ? 0 : row.mr - last_rows);
     const std::int64_t gap = random.between(0, 3), panel = k * row.mr + gap, mr = row.mr, nr = row.nr;
     Operand<std::uint16_t> a(sz(panels * panel - gap), place), b(sz(k * nr), place);
     Operand<float> c(sz(panels * mr * nr), place), scale(sz(nr), place), max(sz(nr), place),
@@ -54,8 +57,8 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
     for (float& x : scale.span()) x = std::ldexp(1.0f, static_cast<int>(random.between(-9, 9)));
     for (float& x : row_scale.span()) x = std::ldexp(1.0f, static_cast<int>(random.between(-9, 9)));
     for (float& x : max.span()) x = random.pick({-kInf, 0.0f, 3.0f});
-    std::vector<float> want(c.size()), want_max(max.span().begin(), max.span().end());
-    for (std::int64_t i = 0; i < panels * mr; ++i) {
+    std::vector<float> want(c.span().begin(), c.span().end()), want_max(max.span().begin(), max.span().end());
+    for (std::int64_t i = 0; i < rows; ++i) {
       for (std::int64_t n = 0; n < nr; ++n) {
         const std::size_t at = sz(i * nr + n);
         float sum = mode == Mode::accumulate ? c[at] * scale[sz(n)] : 0.0f;
@@ -80,7 +83,8 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
                                  panels,
                                  reads_scales ? scale.data() : nullptr,
                                  max.data(),
-                                 has_scales && mode != Mode::accumulate ? row_scale.data() : nullptr};
+                                 has_scales && mode != Mode::accumulate ? row_scale.data() : nullptr,
+                                 last_rows};
     (mode == Mode::init ? row.init : mode == Mode::init_max ? row.init_max : row.accumulate)(&args);
     for (std::size_t i = 0; i < want.size(); ++i)
       ASSERT_TRUE(same_value(c[i], want[i])) << "C[" << i << "] is " << c[i] << ", want " << want[i];
@@ -128,6 +132,21 @@ TEST_P(HalfGemm, WhatIsNotFiniteStaysInItsRowsAndColumns) {
   for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
     for (const float special : {kInf, std::numeric_limits<float>::quiet_NaN(), 65504.0f})
       ASSERT_NO_FATAL_FAILURE(check(130, 2, mode, true, Place::back, special));
+}
+
+// Elements of what is no row are kept: those of A would change their sums and the maxima.
+TEST_P(HalfGemm, LeavesOutWhatIsNotWantedOfTheLastPanel) {
+  int numbers = 0;
+  for (std::int64_t rows = 0; rows <= row.mr; ++rows) {
+    if (!row.takes_last_rows(rows)) continue;
+    ++numbers;
+    for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
+      for (const std::int64_t k : {2, 7, 128, 133})
+        for (const std::int64_t panels : {1, 2})
+          ASSERT_NO_FATAL_FAILURE(
+              check(k, panels, mode, random.one_in(2), random.pick({Place::front, Place::back}), 0.0f, rows));
+  }
+  EXPECT_GT(numbers, 2);
 }
 
 struct HalfPack : RowTest<kernels::PackKernel> {

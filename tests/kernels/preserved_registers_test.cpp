@@ -3,6 +3,7 @@
 // the floating-point control register are unchanged after each call.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -111,13 +112,24 @@ TEST(PreservedRegistersOfHalfGemm, HoldWhatTheyHeld) {
       const std::vector<float> scale(nr, 1.0f), row_scale(mr, 1.0f);
       std::vector<float> c(mr * nr), max(nr);
       for (const kernels::GemmFunction function : {row.init, row.init_max, row.accumulate}) {
-        SCOPED_TRACE(::testing::Message() << row.name << " k " << k);
-        const GemmArgs args{
-            a.data(),     0,          b.data(),
-            c.data(),     k,          1,
-            scale.data(), max.data(), function == row.accumulate ? nullptr : row_scale.data()};
-        call_and_check(function, args);
-        EXPECT_EQ(c.back(), static_cast<float>(function == row.accumulate ? 2 * k : k));
+        for (std::int64_t rows = 1; rows <= row.mr; ++rows) {
+          if (rows < row.mr && !row.takes_last_rows(rows)) continue;
+          SCOPED_TRACE(::testing::Message() << row.name << " k " << k << " rows " << rows);
+          std::fill(c.begin(), c.end(), static_cast<float>(k));
+          const GemmArgs args{a.data(),
+                              0,
+                              b.data(),
+                              c.data(),
+                              k,
+                              1,
+                              scale.data(),
+                              max.data(),
+                              function == row.accumulate ? nullptr : row_scale.data(),
+                              rows == row.mr ? 0 : rows};
+          call_and_check(function, args);
+          EXPECT_EQ(c[nr * static_cast<std::size_t>(rows) - 1],
+                    static_cast<float>(function == row.accumulate ? 2 * k : k));
+        }
       }
     }
   }

@@ -10,7 +10,10 @@
 #include <fstream>
 #include <set>
 
+#include "kernels/gemm/gemm.h"
+#include "kernels/pipelines/pipeline.h"
 #include "kernels/softmax/softmax.h"
+#include "runtime/tuning.h"
 #include "tests/support/bits.h"
 #include "tests/support/random.h"
 
@@ -200,6 +203,89 @@ TEST(CoreTuning, NoNumberChangesABit) {
         EXPECT_TRUE(test::same_bits(outputs(tuned), want)) << name(isa) << " " << field.name << " " << value;
       }
     }
+  }
+}
+
+/// Of one head, with tiles of every width: 100 rows are whole ones of 16 to 64, and a rest.
+std::vector<float> outputs_of(const Context& context, DataType scores, DataType values, Precision precision) {
+  constexpr std::int64_t kRows = 100, kKeys = 290, kDim = 24;
+  test::Random random(11);
+  const auto elements = [&](std::int64_t rows, DataType type) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(rows * kDim) * 4);
+    for (std::int64_t i = 0; i < rows * kDim; ++i) {
+      const float x = random.normal();
+      if (type == DataType::i8)
+        reinterpret_cast<std::int8_t*>(bytes.data())[i] = static_cast<std::int8_t>(20 * x);
+      else if (type == DataType::f16)
+        kernels::from_float(x, reinterpret_cast<kernels::F16*>(bytes.data()) + i);
+      else if (type == DataType::bf16)
+        kernels::from_float(x, reinterpret_cast<kernels::Bf16*>(bytes.data()) + i);
+      else
+        reinterpret_cast<float*>(bytes.data())[i] = x;
+    }
+    return bytes;
+  };
+  const auto q = elements(kRows, scores), k = elements(kKeys, scores), v = elements(kKeys, values);
+  std::vector<float> out(static_cast<std::size_t>(kRows * kDim));
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(q.data(), 1, 1, kRows, kDim, scores);
+  args.k = ConstTensor::bhsd(k.data(), 1, 1, kKeys, kDim, scores);
+  args.v = ConstTensor::bhsd(v.data(), 1, 1, kKeys, kDim, values);
+  args.out = Tensor::bhsd(out.data(), 1, 1, kRows, kDim);
+  if (scores == DataType::i8) args.scale = 0.001f;
+  args.is_causal = true;
+  args.precision = precision;
+  args.pipeline = Pipeline::online;
+  const Status status = attention_forward(context, args);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return out;
+}
+
+TEST(CoreTuning, EveryTileOfEveryProductCanBeChosenAndGivesTheSameBits) {
+  using kernels::Element;
+  std::set<std::string> chosen;
+  for (const Isa isa : kernels::kIsas) {
+    if (!(kernels::host_isas() & bit(isa))) continue;
+    for (const auto& [scores, values, type, value, product] :
+         {std::tuple{DataType::f32, DataType::f32, Element::f32, Element::f32, Element::f32},
+          {DataType::bf16, DataType::bf16, Element::bf16, Element::bf16, Element::bf16},
+          {DataType::f16, DataType::f16, Element::f16, Element::f16, Element::f16},
+          {DataType::i8, DataType::f32, Element::i8, Element::f32, Element::f32}}) {
+      const kernels::KernelSet* const set =
+          kernels::kernel_set(isa, {type, type, value, Element::f32}, product);
+      if (!set) continue;
+      SCOPED_TRACE(::testing::Message() << name(isa) << " " << kernels::element_name(type));
+      const Precision precision = type == Element::f32  ? Precision::standard
+                                  : type == Element::i8 ? Precision::int8
+                                                        : Precision::half;
+      std::vector<float> want;
+      for (int vectors = 1; vectors <= 3; ++vectors) {
+        const kernels::GemmKernel* const tile = set->gemm[vectors - 1];
+        if (!tile) continue;
+        const File file("[" + std::string(name(kernels::base_of(isa))) +
+                        "]\ntile_vectors = " + std::to_string(vectors) + "\n");
+        CoreTuning tuning = core_tuning(Core::generic, isa);
+        std::string why;
+        ASSERT_TRUE(read_tuning(file.path(), isa, &tuning, &why)) << why;
+        kernels::KernelSet fitted = *set;
+        fit_kernels(tuning, {}, &fitted);
+        EXPECT_EQ(fitted.max_nr, tile->nr);
+        chosen.insert(tile->name);
+        ContextOptions options;
+        options.executor = "serial";
+        options.isa = name(isa);
+        options.tuning = file.path();
+        Context context;
+        ASSERT_TRUE(Context::create(options, &context).ok());
+        const std::vector<float> got = outputs_of(context, scores, values, precision);
+        if (want.empty()) want = got;
+        EXPECT_TRUE(test::same_bits(got, want)) << tile->name;
+      }
+    }
+  }
+  for (const kernels::GemmKernel& row : kernels::gemm_kernels()) {
+    if (!(kernels::host_isas() & bit(row.isa))) continue;
+    EXPECT_TRUE(chosen.contains(row.name)) << row.name;
   }
 }
 
