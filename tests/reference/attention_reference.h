@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The specification of attention, written to be read: slow, without tricks, blocks or threads.
+// The specification of attention, written to be read: without blocks or threads, each sum in the order of its
+// keys or dims.
 #pragma once
 
 #include <cstdint>

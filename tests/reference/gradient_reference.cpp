@@ -92,6 +92,8 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
   r.dscores.resize(sz(pairs)), r.dscore_sizes.resize(sz(pairs)), r.max_scores.resize(sz(pairs));
   std::vector<Score<T>> scores;
   std::vector<T> p, dp;
+  // largest_of() keys and values, each when a query first sees it: hidden ones need not exist.
+  std::vector<double> largest_k(sz(batch * kv_heads * kv_len), -1.0), largest_v = largest_k;
   for (std::int64_t n = 0; n < batch * heads * q_len; ++n) {
     const std::int64_t b = n / (heads * q_len), h = n / q_len % heads, i = n % q_len,
                        kv_head = h * kv_heads / heads;
@@ -128,19 +130,23 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
       r.dsinks[sz(h)] += -weight * delta + (sink_in_lse ? weight * given : T(0));
     }
     const T of_lse = sink_in_lse || keys == 0 ? given : given * all / keys;
+    const double largest_q = largest_of(q, dim), largest_g = largest_of(g, v_dim);
     double max_score = 0;
     for (const Score<T>& s : scores) max_score = std::max(max_score, s.largest_term);
     if (std::isfinite(sink)) max_score = std::max(max_score, std::abs(static_cast<double>(sink)));
     for (std::size_t s = 0; s < scores.size(); ++s) {
       const std::int64_t key_row = (b * kv_heads + kv_head) * kv_len + scores[s].key;
       const float* k = row(args.k, b, kv_head, scores[s].key);
+      if (largest_k[sz(key_row)] < 0) {
+        largest_k[sz(key_row)] = largest_of(k, dim);
+        largest_v[sz(key_row)] = largest_of(row(args.v, b, kv_head, scores[s].key), v_dim);
+      }
       const bool takes_part = scores[s].value != -kInf;
       const T dscore = takes_part ? p[s] * (dp[s] - delta + of_lse) : T(0),
               ds = takes_part ? dscore * scores[s].slope * scale : T(0);
       const double dscore_size =
           static_cast<double>(p[s]) *
-          (largest_of(g, v_dim) * largest_of(row(args.v, b, kv_head, scores[s].key), v_dim) *
-               std::sqrt(static_cast<double>(v_dim)) +
+          (largest_g * largest_v[sz(key_row)] * std::sqrt(static_cast<double>(v_dim)) +
            std::abs(static_cast<double>(delta)) + std::abs(static_cast<double>(of_lse)));
       const double size = dscore_size * static_cast<double>(scale);
       const std::size_t pair = sz(n * kv_len + scores[s].key);
@@ -150,9 +156,9 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
         r.dk[sz(key_row * dim + d)] += ds * static_cast<T>(q[d]);
       }
       for (std::int64_t d = 0; d < v_dim; ++d) r.dv[sz(key_row * v_dim + d)] += p[s] * static_cast<T>(g[d]);
-      meet(r.q_facts[sz(n)], max_score, size, largest_of(k, dim));
-      meet(r.k_facts[sz(key_row)], max_score, size, largest_of(q, dim));
-      meet(r.v_facts[sz(key_row)], max_score, static_cast<double>(p[s]), largest_of(g, v_dim));
+      meet(r.q_facts[sz(n)], max_score, size, largest_k[sz(key_row)]);
+      meet(r.k_facts[sz(key_row)], max_score, size, largest_q);
+      meet(r.v_facts[sz(key_row)], max_score, static_cast<double>(p[s]), largest_g);
     }
   }
   return r;

@@ -64,7 +64,7 @@ TEST_P(Accuracy, AtMostTwiceTheErrorOfNaive) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, Accuracy, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, Accuracy, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

@@ -76,7 +76,7 @@ struct Chunking : ::testing::TestWithParam<std::string> {
 
 TEST_P(Chunking, AnyChunksEqualOnePrefill) {
   Random random(test_seed(71));
-  for (int repeat = 0; repeat < 6; repeat += thinned(1, 1, 5)) {
+  for (int repeat = 0; repeat < 6; repeat += thinned(1, 5, 5)) {
     Case c = tokens(repeat % 2 ? thinned(1100, 1100, 530) : 570, 4, repeat % 3 == 0 ? 4 : 1, 16);
     c.seed = 100 + static_cast<std::uint64_t>(repeat);
     if (repeat >= 3) c.window_left = random.between(0, 700);

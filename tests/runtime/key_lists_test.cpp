@@ -54,7 +54,7 @@ AttentionArgs by_mask(const Case& c, const AttentionArgs& args, TermTensor* memo
 }
 
 TEST_P(KeyListsTest, HaveTheBitsOfAMask) {
-  for (int repeat = 0; repeat < thinned(80, 24, 6); ++repeat) {
+  for (int repeat = 0; repeat < thinned(80, 12, 6); ++repeat) {
     const Case c = shape();
     SCOPED_TRACE(::testing::Message() << c);
     const Problem problem(c);
@@ -66,7 +66,7 @@ TEST_P(KeyListsTest, HaveTheBitsOfAMask) {
 }
 
 TEST_P(KeyListsTest, NonFiniteValuesReachTheRowsThatSeeThem) {
-  for (int repeat = 0; repeat < thinned(60, 20, 5); ++repeat) {
+  for (int repeat = 0; repeat < thinned(60, 10, 5); ++repeat) {
     Case c = shape();
     if (c.kv_len == 0) continue;
     SCOPED_TRACE(::testing::Message() << c);
@@ -86,7 +86,7 @@ TEST_P(KeyListsTest, NonFiniteValuesReachTheRowsThatSeeThem) {
 }
 
 TEST_P(KeyListsTest, AreWithinTheErrorPromise) {
-  for (int repeat = 0; repeat < thinned(30, 10, 3); ++repeat) {
+  for (int repeat = 0; repeat < thinned(30, 6, 3); ++repeat) {
     const Case c = shape();
     SCOPED_TRACE(::testing::Message() << c);
     const Problem problem(c);
@@ -98,7 +98,7 @@ TEST_P(KeyListsTest, AreWithinTheErrorPromise) {
 
 // Ragged and paged, every type: each sequence has the bits of its own dense call.
 TEST_P(KeyListsTest, OfAServersStep) {
-  for (int repeat = 0; repeat < thinned(40, 12, 3); ++repeat) {
+  for (int repeat = 0; repeat < thinned(40, 8, 3); ++repeat) {
     StepShape s;
     for (std::int64_t b = random.between(1, 6); b > 0; --b) {
       const auto q_len =

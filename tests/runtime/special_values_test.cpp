@@ -148,6 +148,7 @@ TEST_P(SpecialValues, OneBadQueryReachesItsRowAlone) {
   for (const std::int64_t q_len : {1, 3, 50, 130}) {
     const Case c = causal(q_len, 130);
     for (const float bad : {kNan, kInf, -kInf}) {
+      if (!taken()) continue;
       SCOPED_TRACE(::testing::Message() << c << " q = " << bad);
       const Problem problem(c);
       problem.q.at(0, 1, q_len / 2, 7) = bad;
@@ -268,7 +269,7 @@ TEST_P(SpecialValues, HugeValuesAverageToThemselves) {
   for (const float x : got.out) EXPECT_NEAR(x, 1e36f, 1e31f);
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, SpecialValues, ::testing::ValuesIn(host_isas()), StringName());
+INSTANTIATE_TEST_SUITE_P(Isa, SpecialValues, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
 }  // namespace kumiko::test

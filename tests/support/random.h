@@ -37,9 +37,9 @@ class Random {
   /// multiple of 2^-15 before scaling.
   float normal() {
     const std::uint64_t b = bits();
-    double sum = 0.0;
-    for (int i = 0; i < 4; ++i) sum += static_cast<double>((b >> (16 * i)) & 0xFFFF) / 65536.0 - 0.5;
-    return static_cast<float>(sum * 1.7320508075688772);
+    const std::uint64_t sum = (b & 0xFFFF) + (b >> 16 & 0xFFFF) + (b >> 32 & 0xFFFF) + (b >> 48);
+    return static_cast<float>((static_cast<double>(static_cast<std::int64_t>(sum)) - 131072.0) / 65536.0 *
+                              1.7320508075688772);
   }
 
  private:
