@@ -14,6 +14,14 @@ namespace {
 template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
 [[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts], const Tile* tile,
                                                  const float* q, std::int64_t q_stride) {
+  // From q and q_stride alone g++ 12 makes an offset of each element, keeps them on the stack and loads one
+  // for every factor. With a pointer a row, from memory, 16 bits: AVX2 (Zen 3) 4 rows 0.93 to 0.98 of the
+  // time, 8 rows 0.85 to 0.90; AVX-512 has a third less of the stack in these loops.
+  const float* row[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    row[r] = q + r * q_stride;
+  }
 #pragma GCC unroll 16
   for (int i = kFirst; i < kLast; ++i) {
     typename V::Reg x[kParts];
@@ -21,7 +29,7 @@ template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
     for (int p = 0; p < kParts; ++p) x[p] = in_register<V>(V::load(tile + (i * kParts + p) * V::kLanes));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      auto factor = V::set1(q[r * q_stride + i]);
+      auto factor = V::set1(row[r][i]);
       if constexpr (kParts > 1) factor = in_register<V>(factor);
 #pragma GCC unroll 16
       for (int p = 0; p < kParts; ++p) sum[r][p] = multiply_add<V>(x[p], factor, sum[r][p]);
