@@ -20,6 +20,7 @@
 #include "bench/int8_operands.h"
 #include "bench/machine_peak.h"
 #include "bench/shapes.h"
+#include "bench/speedup.h"
 #include "bench/workload.h"
 
 namespace kumiko::bench {
@@ -111,44 +112,20 @@ void int8(benchmark::State& state, const Case& c, const FmaRow& row, int threads
   state.counters["over_f32"] = median(gains);
 }
 
-// How much faster `threads` threads are than one: rounds of one, all, one, in wall time. `peak_speedup` is
-// the gain of the machine's own FMA peak; a round in which the cores were not all available is repeated
-// (ceilings.h).
+// How much faster `threads` threads are than one.
 void speedup(benchmark::State& state, const Case& c, const FmaRow& row, int threads) {
   Problem& problem = problem_of(c);
   Workload one = workload_on(problem, row.isa, 1), many = workload_on(problem, row.isa, threads);
   for (const Workload* w : {&one, &many}) {
     if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
   }
-  const std::vector<int> first = first_cores(1), cpus = first_cores(threads);
-  const auto run = [](Workload& w, const std::vector<int>& on) {
-    const ScopedAffinity affinity(on);
-    return w.seconds_per_run(kWorkWindow, Clock::wall);
-  };
-  std::vector<double> speedups, peaks;
-  double before = run(one, first);
-  for (auto _ : state) {
-    double seconds = 0, speedup = 0, peak = 0;
-    CoreGain gain(row, threads);
-    for (int attempt = 0; attempt < kGainAttempts && !cores_there(peak, threads); ++attempt) {
-      gain.begin();
-      seconds = run(many, cpus);
-      peak = gain.end();
-      const double after = run(one, first);
-      speedup = 0.5 * (before + after) / seconds;
-      before = after;
-    }
-    speedups.push_back(speedup);
-    peaks.push_back(peak);
-    state.SetIterationTime(seconds);
-  }
-  one.verify();
-  many.verify();
-  for (const Workload* w : {&one, &many}) {
+  measure_speedup(
+      state, row, threads, [&] { return one.seconds_per_run(kWorkWindow, Clock::wall); },
+      [&] { return many.seconds_per_run(kWorkWindow, Clock::wall); });
+  for (Workload* w : {&one, &many}) {
+    w->verify();
     if (!w->error().empty()) return state.SkipWithError(w->error().c_str());
   }
-  state.counters["speedup"] = median(speedups);
-  state.counters["peak_speedup"] = median(peaks);
 }
 
 // A server's mix: a prefill of 512 tokens and a decode step over 2048 keys in turn, by one caller and by

@@ -13,6 +13,7 @@
 #include "bench/contexts.h"
 #include "bench/gradient_problem.h"
 #include "bench/machine_peak.h"
+#include "bench/speedup.h"
 
 namespace kumiko::bench {
 namespace {
@@ -27,28 +28,55 @@ GradientProblem& problem_of(const GradientShape& shape) {
   return *last;
 }
 
+/// A problem and a context to run it on; `error` is "" or what went wrong.
+class Call {
+ public:
+  Call(GradientProblem& problem, const std::string& isa, int threads) : problem_(problem) {
+    Status status = context_for(isa, threads, &context_);
+    if (status.ok()) status = problem.forward(context_);
+    if (!status.ok()) error = status.message();
+  }
+  double seconds_per_run(Clock clock) {
+    return seconds_per_call(
+        kWorkWindow, [clock] { return seconds_on(clock); }, [this] { run(); });
+  }
+  void verify() {
+    problem_.poison();
+    run();
+    if (error.empty()) error = problem_.check();
+  }
+  std::string error;
+
+ private:
+  void run() {
+    if (const Status s = attention_backward(context_, problem_.args); !s.ok()) error = s.message();
+  }
+  GradientProblem& problem_;
+  Context context_;
+};
+
 void backward(benchmark::State& state, const GradientShape& shape, const FmaRow& row, int threads) {
   GradientProblem& problem = problem_of(shape);
-  Context context;
-  Status status = context_for(row.isa, threads, &context);
-  if (status.ok()) status = problem.forward(context);
-  if (!status.ok()) return state.SkipWithError(status.message().c_str());
+  Call call(problem, row.isa, threads);
   const std::vector<int> cores = first_cores(threads);
   const ScopedAffinity affinity(cores);
-  const auto run = [&] {
-    if (const Status s = attention_backward(context, problem.args); !s.ok()) status = s;
-  };
-  problem.poison();
-  run();
-  const std::string fault = status.ok() ? problem.check() : status.message();
-  if (!fault.empty()) return state.SkipWithError(fault.c_str());
+  if (call.error.empty()) call.verify();
+  if (!call.error.empty()) return state.SkipWithError(call.error.c_str());
   report_compute(state, measure_rounds(
-                            state, problem.flops(),
-                            [&] {
-                              return seconds_per_call(
-                                  kWorkWindow, [threads] { return seconds_on(clock_of(threads)); }, run);
-                            },
+                            state, problem.flops(), [&] { return call.seconds_per_run(clock_of(threads)); },
                             [&] { return fma_flops(row, cores, kFmaWindow, clock_of(threads)); }));
+}
+
+void speedup(benchmark::State& state, const GradientShape& shape, const FmaRow& row, int threads) {
+  GradientProblem& problem = problem_of(shape);
+  Call one(problem, row.isa, 1), many(problem, row.isa, threads);
+  for (Call* call : {&one, &many}) {
+    if (call->error.empty()) call->verify();
+    if (!call->error.empty()) return state.SkipWithError(call->error.c_str());
+  }
+  measure_speedup(
+      state, row, threads, [&] { return one.seconds_per_run(Clock::wall); },
+      [&] { return many.seconds_per_run(Clock::wall); });
 }
 
 void register_all() {
@@ -58,13 +86,19 @@ void register_all() {
     for (const FmaRow& row : fma_rows()) {
       const std::string isa = row.isa;
       if (!row.host_runs() || isa == "reference" || isa == "avx512_bf16") continue;  // avx512's products
-      for (const int threads : counts)
-        benchmark::RegisterBenchmark(
-            (std::string(shape.name) + "/" + isa + "/t" + std::to_string(threads)).c_str(),
-            [=, &row](benchmark::State& state) { backward(state, shape, row, threads); })
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond)
-            ->Iterations(kCallRounds);
+      for (const int threads : counts) {
+        const std::string name = std::string(shape.name) + "/" + isa + "/t" + std::to_string(threads);
+        const auto add = [&](const std::string& full_name, auto function) {
+          benchmark::RegisterBenchmark(
+              full_name.c_str(),
+              [=, &row, &shape](benchmark::State& state) { function(state, shape, row, threads); })
+              ->UseManualTime()
+              ->Unit(benchmark::kMillisecond)
+              ->Iterations(kCallRounds);
+        };
+        add(name, backward);
+        if (threads > 1) add("speedup_" + name, speedup);
+      }
     }
   }
 }
