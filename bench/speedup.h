@@ -12,9 +12,9 @@
 
 namespace kumiko::bench {
 
-/// Rounds of one thread, all, one, in wall time: `one()` and `many()` are seconds of a run. Reports `speedup`,
-/// and as `peak_speedup` the gain of the machine's own FMA peak; a round in which the cores were not all
-/// available is repeated (ceilings.h).
+/// Rounds of one thread, all, one, in wall time: `one()` and `many()` are seconds of a run. Reports
+/// `speedup`, and as `peak_speedup` the gain of the machine's own FMA peak; a round in which the cores were
+/// not all available is repeated (ceilings.h).
 template <class One, class Many>
 void measure_speedup(benchmark::State& state, const FmaRow& row, int threads, One one, Many many) {
   const std::vector<int> first = first_cores(1), cores = first_cores(threads);

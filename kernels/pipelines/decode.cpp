@@ -1,40 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "kernels/decode/rows.h"
+#include "kernels/pipelines/decode_rows.h"
 #include "kernels/pipelines/masks.h"
 #include "kernels/pipelines/pipeline.h"
 
 namespace kumiko::kernels {
 namespace {
 
-constexpr std::int64_t kMostGroups = kBlockKeys / kLeastGroup + 1;  // and pieces of memory, of a block
-
-/// Whether the rows of a block are copied together before they are read.
-bool copies(const KernelSet& kernels) {
-  return kernels.page_keys % kLeastGroup != 0;
-}
-
 struct Scratch {
   float *q, *q_range, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
   std::int32_t *begin, *end;
   KeyRuns* runs;
-  KeyRun* run;  // [rows][kRowRuns]
-  const void **k_group, **v_group;
-  RowRange* ranges;
-  std::byte *k, *v;           // rows copied together; only for pages whose size is no multiple of a group
+  KeyRun* run;                // [rows][kRowRuns]
   std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
   const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr
   std::int64_t o_stride, q_stride;
+  DecodeRows kv;  // begin() before use
   // Of int8 queries and keys only.
   float *k_range, *int8_scores;  // factors of a block's keys; scores of one tile
   std::byte *q_rows, *k_panel;
 
   Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
-          std::int64_t v_head_dim) {
+          std::int64_t v_head_dim)
+      : kv(carver, kernels, head_dim, v_head_dim) {
     o_stride = round_up(v_head_dim, kernels.lanes);
     const bool is_half = kernels.product == Element::f16;
     q_stride = is_half ? round_up(rows, kernels.lanes) : kernels.steps(head_dim);
@@ -46,9 +38,6 @@ struct Scratch {
           carver.take<std::byte>((is_half ? head_dim : rows) * q_stride * kernels.step_bytes()));
     }
     scores = carver.take<float>(rows * kBlockKeys);
-    k_group = carver.take<const void*>(kMostGroups);
-    v_group = carver.take<const void*>(kMostGroups);
-    ranges = carver.take<RowRange>(3 * kMostGroups);
     m = carver.take<float>(rows);
     l = carver.take<float>(rows);
     o = carver.take<float>(rows * o_stride);
@@ -61,9 +50,6 @@ struct Scratch {
     run = carver.take<KeyRun>(rows * kRowRuns);
     masks = carver.take<std::uint8_t>(kernels.has_key_lists ? rows * kBlockKeys : 0);
     mask = carver.take<const std::uint8_t*>(rows);
-    const std::int64_t copied = copies(kernels) ? kBlockKeys : 0;
-    k = carver.take<std::byte>(copied * head_dim * bytes_of(kernels.types.key));
-    v = carver.take<std::byte>(copied * v_head_dim * bytes_of(kernels.types.value));
   }
 
   void take_int8(Carver& carver, const Int8ScoresKernel& int8, std::int64_t rows, std::int64_t head_dim) {
@@ -100,23 +86,6 @@ struct Scratch {
     std::memcpy(reinterpret_cast<std::byte*>(to) + d * bytes_of(kernels.product), &x, sizeof x);
   }
 }
-
-// Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
-// meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
-// adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128). At the end of a page the
-// hardware has nothing to go on. (A Zen 3 drops prefetches when it has many: there it is better off without.)
-FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
-  FetchDistances fetch = kernels.fetch;
-  const bool apart =
-      head.k.stride != head.head_dim || (head.value_in_key < 0 && head.v.stride != head.v_head_dim);
-  if (head.k.pages || apart) fetch.l2 = max_of(fetch.l2, fetch.l2_apart);
-  return fetch;
-}
-
-struct KeyRange {
-  std::int64_t first, last;
-  bool empty() const { return first >= last; }
-};
 
 /// One task: its operands over its scratch, and the steps that run() is made of.
 class Decode {
@@ -180,21 +149,13 @@ class Decode {
       first = min_of(first, head_.begin_of(row));
       last = max_of(last, head_.end_of(row));
     }
-    const std::int64_t unit = head_.k.pages && !copies(kernels_) ? kLeastGroup : kernels_.per_step();
+    const std::int64_t unit = head_.k.pages && !copies_rows(kernels_) ? kLeastGroup : kernels_.per_step();
     return {first / unit * unit, last};
   }
 
   /// What is the same for all blocks.
   void set_operands() {
-    const FetchDistances fetch = fetch_distances(kernels_, head_);
-    if (head_.k.pages && !copies(kernels_)) {
-      const std::int64_t rows = fetch.l2 / (head_.head_dim * bytes_of(kernels_.types.key));
-      range_rows_ = fetch.l2 == 0
-                        ? head_.k.page_keys
-                        : min_of(max_of(rows / kLeastGroup * kLeastGroup, kLeastGroup), head_.k.page_keys);
-      l2_ranges_ = max_of(rows / range_rows_, 1);
-    }
-
+    s_.kv.begin(head_);
     scores_.q = s_.q;
     scores_.q_stride = s_.q_stride;
     scores_.range = s_.q_range;
@@ -202,7 +163,7 @@ class Decode {
     scores_.dim = head_.head_dim;
     scores_.scores = s_.scores;
     scores_.score_stride = kBlockKeys;
-    scores_.fetch = fetch;
+    scores_.fetch = s_.kv.fetch();
 
     softmax_.scores = s_.scores;
     softmax_.score_stride = kBlockKeys;
@@ -216,7 +177,7 @@ class Decode {
     softmax_.v_dim = head_.v_head_dim;
     // Terms have the scale in them already.
     softmax_.scale = head_.terms.any() ? 1.0f : kernels_.score_scale(head_.q_scale);
-    softmax_.fetch = fetch;
+    softmax_.fetch = s_.kv.fetch();
 
     values_.p = s_.scores;
     values_.p_stride = kBlockKeys;
@@ -226,7 +187,7 @@ class Decode {
     values_.l = s_.l;
     values_.o = s_.o;
     values_.o_stride = s_.o_stride;
-    values_.fetch = fetch;
+    values_.fetch = s_.kv.fetch();
   }
 
   void run_split(std::int64_t split) {
@@ -255,11 +216,11 @@ class Decode {
   }
 
   void run_block(const KeyRange& block) {
-    scores_.k = groups(head_.k, kernels_.types.key, head_.head_dim, block, s_.k, s_.k_group);
-    values_.v = head_.value_in_key < 0
-                    ? groups(head_.v, kernels_.types.value, head_.v_head_dim, block, s_.v, s_.v_group)
-                    : groups_in_keys(block);
-    list_rows(block);
+    const DecodeBlock rows = s_.kv.block(block, seen_.last);
+    scores_.k = rows.k;
+    values_.v = rows.v;
+    scores_.rows_ahead = rows.from_keys;
+    softmax_.rows_ahead = values_.rows_ahead = rows.from_values;
     scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
     values_.first_key = block.first;
     const bool is_masked = head_.masks(block.first, block.last);
@@ -313,77 +274,6 @@ class Decode {
         std::memcpy(s_.scores + r * kBlockKeys + first, s_.int8_scores + r * nr,
                     static_cast<std::size_t>(used) * sizeof(float));
     }
-  }
-
-  /// The block's rows of K or V, where they lie or in `copy`.
-  RowGroups groups(const KeyRows& rows, Element element, std::int64_t dim, const KeyRange& block,
-                   std::byte* copy, const void** group) const {
-    constexpr int kOneGroup = std::countr_zero(static_cast<std::uint64_t>(kBlockKeys));
-    if (!rows.pages) {
-      *group = rows.row(element, block.first);
-      return {group, rows.stride, kOneGroup};
-    }
-    if (copies(kernels_)) {
-      rows.copy(element, dim, block.first, block.last, copy);
-      *group = copy;
-      return {group, dim, kOneGroup};
-    }
-    // The largest groups that begin with the block and with each page.
-    const int shift = std::countr_zero(static_cast<std::uint64_t>(rows.page_keys | block.first | kBlockKeys));
-    const void** at = group;
-    for (std::int64_t key = block.first; key < block.last; key += std::int64_t{1} << shift)
-      *at++ = rows.row(element, key);
-    return {group, rows.stride, shift};
-  }
-
-  /// Values in the keys' rows: where scores() has just read them.
-  RowGroups groups_in_keys(const KeyRange& block) const {
-    const RowGroups& keys = scores_.k;
-    const std::int64_t count = ((block.last - block.first - 1) >> keys.shift) + 1;
-    for (std::int64_t i = 0; i < count; ++i)
-      s_.v_group[i] = element_at(kernels_.types.key, keys.group[i], head_.value_in_key);
-    return {s_.v_group, keys.stride, keys.shift};
-  }
-
-  /// What is fetched: the block's keys, its values, the next block's keys.
-  void list_rows(const KeyRange& block) {
-    const Element key = kernels_.types.key, value = kernels_.types.value;
-    RowRange* const keys = s_.ranges;
-    if (copies(kernels_)) {  // They lie in the caches.
-      const std::int64_t width = head_.head_dim * bytes_of(key), count = block.last - block.first;
-      keys[0] = {reinterpret_cast<const char*>(s_.k), width, width, count};
-      keys[1] = {static_cast<const char*>(s_.v_group[0]), values_.v.stride * bytes_of(value),
-                 head_.v_head_dim * bytes_of(value), count};
-      keys[2] = keys[1];
-      keys[2].rows = kNoEnd;
-      return set_lists(keys, keys + 1, keys + 2);
-    }
-    // Past the end of a dense tensor a prefetch does no harm; a block table has no entries there.
-    const std::int64_t next_end =
-        head_.k.pages ? min_of(block.last + kBlockKeys, seen_.last) : block.last + kBlockKeys;
-    RowRange* const values = head_.k.list(key, head_.head_dim, block.first, block.last, range_rows_, keys);
-    RowRange* const next =
-        head_.v.list(value, head_.v_head_dim, block.first, block.last, range_rows_, values);
-    RowRange* end = head_.k.list(key, head_.head_dim, block.last, next_end, range_rows_, next);
-    if (end == next) *end++ = next[-1];
-    set_l2_ahead(keys, end);
-    end[-1].rows = kNoEnd;
-    set_lists(keys, values, next);
-  }
-  /// With each row the one FetchDistances::l2 further on: in the same range, or some ranges further on.
-  void set_l2_ahead(RowRange* begin, RowRange* end) const {
-    if (scores_.fetch.l2 == 0) return;
-    for (RowRange* range = begin; range < end; ++range) {
-      if (!head_.k.pages) {
-        range->l2_ahead = scores_.fetch.l2 / range->width * range->stride;
-      } else if (end - range > l2_ranges_) {
-        range->l2_ahead = range[l2_ranges_].row - range->row;
-      }
-    }
-  }
-  void set_lists(const RowRange* keys, const RowRange* values, const RowRange* next) {
-    scores_.rows_ahead = {keys, values};
-    softmax_.rows_ahead = values_.rows_ahead = {values, next};
   }
 
   /// What row r sees of the first tokens and of its window, counted from the block's first key.
@@ -471,9 +361,7 @@ class Decode {
   Carver carver_;
   Scratch s_;
   KeyRange seen_{};
-  std::int64_t first_end_ = 0;        // of the first tokens
-  std::int64_t range_rows_ = kNoEnd;  // of a range at most
-  std::int64_t l2_ranges_ = 0;        // from a range to the one that is fetched into L2 with it
+  std::int64_t first_end_ = 0;  // of the first tokens
   DecodeScoresArgs scores_{};
   DecodeSoftmaxArgs softmax_{};
   DecodeValuesArgs values_{};

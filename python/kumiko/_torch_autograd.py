@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scaled_dot_product_attention for PyTorch's autograd: the forward call keeps its result and log-sum-exp, the backward is ours."""
+"""Attention for PyTorch's autograd: the forward call keeps its result and log-sum-exp, the backward is ours."""
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -9,7 +9,6 @@ from ._backward import attention_backward
 
 
 class _Attention(torch.autograd.Function):
-    """[batch, heads, length, dim] tensors, key and value with a number of heads that divides the query's; bias may be None."""
 
     @staticmethod
     def forward(ctx, query, key, value, bias, options):
@@ -27,6 +26,14 @@ class _Attention(torch.autograd.Function):
         wants_dbias = ctx.needs_input_grad[3]
         gradients = attention_backward(dout, query, key, value, out, lse, bias=bias, return_dbias=wants_dbias, **ctx.options)
         return (*gradients, None) if wants_dbias else (*gradients, None, None)
+
+
+def recorded_attention(query, key, value, bias, **options):
+    """attention() as autograd records it, with gradients of query, key, value and bias, which may be None.
+
+    [batch, heads, length, dim] each; `options` are those that attention() and attention_backward() share.
+    """
+    return _Attention.apply(query, key, value, bias, options)
 
 
 def _joined(tensor, batch, heads):
@@ -68,6 +75,6 @@ def attention_with_gradients(query, key, value, attn_mask, is_causal, scale, ena
             options["mask"] = attn_mask
         else:
             bias = attn_mask
-    out = _Attention.apply(*operands, bias, options)
+    out = recorded_attention(*operands, bias, **options)
     has_heads = max(query.dim(), key.dim(), value.dim()) > 2
     return out.reshape(*batch, heads[0], *out.shape[-2:]) if has_heads else out[0, 0]

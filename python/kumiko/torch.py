@@ -86,6 +86,15 @@ def is_traced(*tensors: torch.Tensor | None) -> bool:
     return any(isinstance(tensor, (FakeTensor, FunctionalTensor)) for tensor in tensors)
 
 
+def why_no_gradient(*tensors: torch.Tensor | None) -> str | None:
+    """Why autograd cannot record a call on these tensors; None if it can."""
+    if is_traced(*tensors):
+        return "a tensor requires a gradient, in compiled code or under a dispatch mode"
+    if torch._C._are_functorch_transforms_active():
+        return "a tensor requires a gradient, under a transform of torch.func"
+    return None
+
+
 def _foreign_type(*tensors: torch.Tensor | None) -> str | None:
     """The name of a subclass with an own idea of operators, such as DTensor."""
     for tensor in tensors:
@@ -105,11 +114,8 @@ def _why_not_sdpa(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
         return "a tensor has fewer than 2 dimensions"
     if reason := why_not(query, key, value, attn_mask):
         return reason
-    if needs_gradient(query, key, value, attn_mask):
-        if is_traced(query, key, value, attn_mask):
-            return "a tensor requires a gradient, in compiled code or under a dispatch mode"
-        if torch._C._are_functorch_transforms_active():
-            return "a tensor requires a gradient, under a transform of torch.func"
+    if needs_gradient(query, key, value, attn_mask) and (reason := why_no_gradient(query, key, value, attn_mask)):
+        return reason
     if attn_mask is not None:
         if is_causal:
             return "is_causal with an attn_mask"

@@ -11,8 +11,9 @@ For continuous batching (model.generate_batch), which takes attentions by name:
 
 The import registers it in transformers' registries of attentions and of masks. Grouped queries, caches (dynamic, static,
 sliding), windows, softcap and additive biases are computed as they are; causality, windows and padding need no mask of
-q_len x kv_len (kumiko._masks). Where the model itself makes such a mask, it is used. What needs gradients or dropout is
-computed by PyTorch, and said under KUMIKO_VERBOSE=1 as in kumiko.torch.
+q_len x kv_len (kumiko._masks). Where the model itself makes such a mask, it is used. Training has attention_backward's
+gradients, those of a learned bias included. What has dropout is computed by PyTorch, and said under KUMIKO_VERBOSE=1 as in
+kumiko.torch.
 """
 
 from itertools import groupby
@@ -23,7 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from . import _paged_cache
 from ._attention import attention
 from ._masks import Pattern, dense_mask, is_padding, is_reach, kumiko_mask, pattern_of
-from .torch import define, is_traced, needs_gradient, say_fallback, why_not
+from ._torch_autograd import recorded_attention
+from .torch import define, is_traced, needs_gradient, say_fallback, why_no_gradient, why_not
 
 __all__ = ["kumiko_attention", "kumiko_mask", "use_paged"]
 
@@ -32,27 +34,54 @@ __all__ = ["kumiko_attention", "kumiko_mask", "use_paged"]
 PAGED = "kumiko_flash"
 
 
-def _call_padded(q, k, v, out, pattern: Pattern, bias, **terms):
-    """A batch whose sequences are the keys begin to end of each. Its bits are those of each sequence alone.
+def _ranges(q_len, kv_len, batch, pattern: Pattern):
+    """Runs of sequences with one range of keys, as (sequences, queries, keys) to call together.
 
-    Bits depend on a key's place from the first one on: keys before `begin` are cut off, which one call can do only for
-    sequences of one range. Queries that stand at padding get 0 where places matter.
+    Bits depend on a key's place from the first one on: keys before a sequence's first are cut off, so that its bits are
+    those it has alone, and one call can do that only for sequences of one range. Queries before it stand at padding.
     """
-    batch, q_len, kv_len = q.shape[0], q.shape[2], k.shape[2]
     begins, ends = (x * batch if len(x) != batch else x for x in (pattern.begins, pattern.ends))
     placed = pattern.left >= 0 or pattern.right >= 0  # else every query sees every key of its sequence
-    if not placed and not any(begins):
-        attention(q, k, v, out=out, bias=bias, seqused_k=ends, **terms)
-        return
-    window = (pattern.left, pattern.right) if placed else None
     first = 0
     for (begin, end), group in groupby(zip(begins, ends, strict=True)):
         rows = slice(first, first := first + len(list(group)))
-        queries = slice(0, max(q_len - (kv_len - end), 0) if placed else q_len)
-        out[rows, :, queries.stop :] = 0
-        own_bias = None if bias is None else bias[rows if bias.shape[0] == batch else slice(None), :, queries, begin:end]
-        keys = rows, slice(None), slice(begin, end)
-        attention(q[rows, :, queries], k[keys], v[keys], out=out[rows, :, queries], window=window, bias=own_bias, **terms)
+        yield rows, slice(0, max(q_len - (kv_len - end), 0) if placed else q_len), slice(begin, end)
+
+
+def _part_of(bias, rows, queries, keys):
+    """Of a bias that broadcasts."""
+    if bias is None:
+        return None
+    one_row, one_query, one_key = (bias.shape[i] == 1 for i in (0, 2, 3))
+    whole = slice(None)
+    return bias[whole if one_row else rows, :, whole if one_query else queries, whole if one_key else keys]
+
+
+def _seen(pattern: Pattern):
+    """What every call for the pattern has in common."""
+    return {"window": (pattern.left, pattern.right) if pattern.left >= 0 or pattern.right >= 0 else None}
+
+
+def _in_one_call(pattern: Pattern, batch):
+    """The terms of one call for the whole batch; None if its sequences need calls of their own."""
+    terms = _seen(pattern)
+    if pattern.seen is not None:
+        return {**terms, "mask": pattern.seen}
+    if terms["window"] is None and not any(pattern.begins):
+        return {"seqused_k": pattern.ends * (batch // len(pattern.ends))}
+    return None
+
+
+def _cut(mask, k, v, bias):
+    """Keys, values and bias without the keys behind the mask's last."""
+    used = mask.shape[-1]
+    if bias is not None and bias.shape[-1] > 1:
+        bias = bias[..., :used]
+    return k[:, :, :used], v[:, :, :used], bias
+
+
+def _has_pattern(mask):
+    return mask is not None and (is_reach(mask) or is_padding(mask))
 
 
 def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
@@ -60,18 +89,39 @@ def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
     result = q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
     out = result.transpose(1, 2)
     terms = {"scale": scale, "softcap": softcap}
-    if mask is not None and (is_reach(mask) or is_padding(mask)):
-        used = mask.shape[-1]
-        k, v = k[:, :, :used], v[:, :, :used]
-        bias = bias if bias is None else bias[..., :used]
-        pattern = pattern_of(mask)
-        if pattern.seen is not None:
-            attention(q, k, v, out=out, window=(pattern.left, pattern.right), bias=bias, mask=pattern.seen, **terms)
-        else:
-            _call_padded(q, k, v, out, pattern, bias, **terms)
-    else:
+    if not _has_pattern(mask):
         attention(q, k, v, out=out, causal=causal, bias=bias, mask=mask, **terms)
+        return result
+    k, v, bias = _cut(mask, k, v, bias)
+    pattern = pattern_of(mask)
+    if (whole := _in_one_call(pattern, q.shape[0])) is not None:
+        attention(q, k, v, out=out, bias=bias, **whole, **terms)
+        return result
+    for rows, queries, keys in _ranges(q.shape[2], k.shape[2], q.shape[0], pattern):
+        out[rows, :, queries.stop :] = 0
+        attention(q[rows, :, queries], k[rows, :, keys], v[rows, :, keys], out=out[rows, :, queries],
+                  bias=_part_of(bias, rows, queries, keys), **_seen(pattern), **terms)  # fmt: skip
     return result
+
+
+def _with_gradients(q, k, v, bias, mask, causal, scale, softcap):
+    """The same as autograd records it."""
+    terms = {"scale": scale, "softcap": softcap}
+    if not _has_pattern(mask):
+        out = recorded_attention(q, k, v, bias, causal=causal, mask=mask, **terms)
+    else:
+        k, v, bias = _cut(mask, k, v, bias)
+        pattern = pattern_of(mask)
+        if (whole := _in_one_call(pattern, q.shape[0])) is not None:
+            out = recorded_attention(q, k, v, bias, **whole, **terms)
+        else:
+            parts = []
+            for rows, queries, keys in _ranges(q.shape[2], k.shape[2], q.shape[0], pattern):
+                part = recorded_attention(q[rows, :, queries], k[rows, :, keys], v[rows, :, keys],
+                                          _part_of(bias, rows, queries, keys), **_seen(pattern), **terms)  # fmt: skip
+                parts.append(torch.nn.functional.pad(part, (0, 0, 0, q.shape[2] - queries.stop)))
+            out = torch.cat(parts)
+    return out.transpose(1, 2).contiguous()
 
 
 def _attention_fake(q, k, v, bias, mask, causal, scale, softcap):
@@ -87,7 +137,7 @@ _OPERATOR = define(
 
 
 def _in_pytorch(q, k, v, bias, mask, causal, scale, softcap, dropout):
-    """The same by PyTorch's operators: with gradients, dropout and every dtype, and scores of q_len x kv_len in memory."""
+    """The same by PyTorch's operators: with dropout and every dtype, and scores of q_len x kv_len in memory."""
     if mask is not None and is_reach(mask):
         k, v = k[:, :, : mask.shape[-1]], v[:, :, : mask.shape[-1]]
         bias = bias if bias is None else bias[..., : mask.shape[-1]]
@@ -161,12 +211,13 @@ def kumiko_attention(
     causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
     bias, mask = _split_mask(attention_mask, position_bias, key.shape[2])
     reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value, bias, mask)
-    if reason is None and needs_gradient(query, key, value, bias, mask):
-        reason = "a tensor requires a gradient"
+    records = reason is None and needs_gradient(query, key, value, bias)
+    if records:
+        reason = why_no_gradient(query, key, value, bias, mask)
     if reason is not None:
         say_fallback('attn_implementation="kumiko" is PyTorch\'s', reason)
         return _in_pytorch(query, key, value, bias, mask, causal, scaling, softcap, dropout), None
-    attend = _OPERATOR if is_traced(query, key, value, bias, mask) else _attention_cpu
+    attend = _with_gradients if records else _OPERATOR if is_traced(query, key, value, bias, mask) else _attention_cpu
     return attend(query, key, value, bias, mask, causal, scaling, softcap), None
 
 

@@ -37,7 +37,7 @@ HEADER_OWNERS = [
     (re.compile(r"omp\.h"), ("scheduler/executor_openmp.cpp", "scheduler/topology_hwloc.cpp", "examples/", "tests/", "bench/")),
     (re.compile(r"(oneapi/)?tbb(\.h|/.*)"), ("scheduler/executor_tbb.cpp", "tests/", "bench/")),
     # The files that tools/bench shares with the benchmarks are built without that library.
-    (re.compile(r"benchmark/.*"), ("bench/benchmark_rounds.h", "bench/kernels_bench/", *BENCHMARKS)),
+    (re.compile(r"benchmark/.*"), ("bench/benchmark_rounds.h", "bench/speedup.h", "bench/kernels_bench/", *BENCHMARKS)),
     (re.compile(r"nanobind/.*|Python\.h"), ("python/",)),
     (re.compile(r"mpi\.h"), ("distributed/distributed.h", "distributed/distributed_c.h", "distributed/transport.h")),
     (re.compile(r"(\w*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("kernels/", "tests/", "bench/")),

@@ -156,7 +156,7 @@ def test_masks_of_the_models_own(kind):
     torch.testing.assert_close(found, right, rtol=0, atol=1e-5)
 
 
-def test_what_needs_gradients_is_pytorchs_and_says_so(monkeypatch):
+def test_what_has_dropout_is_pytorchs_and_says_so(monkeypatch):
     monkeypatch.setenv("KUMIKO_VERBOSE", "1")
     monkeypatch.setattr(kumiko.torch, "_said", set())
     for name, side in itertools.product(FUNCTIONS, ["none", "left", "right"]):
@@ -169,12 +169,12 @@ def test_what_needs_gradients_is_pytorchs_and_says_so(monkeypatch):
         module.is_causal = causal
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = taken.kumiko_attention(module, q.requires_grad_(), k, v, mask, softcap=2.0)[0]
+            found = taken.kumiko_attention(module, q.requires_grad_(), k, v, mask, dropout=1e-12, softcap=2.0)[0]
         rows = right.abs().amax(-1) > 0
         torch.testing.assert_close(found[rows], right[rows], rtol=0, atol=1e-5)
         found.sum().backward()
         assert q.grad is not None
-    assert kumiko.torch._said == {'attn_implementation="kumiko" is PyTorch\'s: a tensor requires a gradient'}
+    assert kumiko.torch._said == {'attn_implementation="kumiko" is PyTorch\'s: dropout is 1e-12, expected 0'}
 
 
 def test_attention_sinks_are_refused():
