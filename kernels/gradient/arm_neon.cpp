@@ -4,6 +4,6 @@
 
 namespace kumiko::kernels {
 
-KUMIKO_GRADIENT_KERNELS(gradient_f32_neon, Neon, 1)
+KUMIKO_GRADIENT_KERNELS(gradient_f32_neon, Neon)
 
 }  // namespace kumiko::kernels

@@ -4,6 +4,6 @@
 
 namespace kumiko::kernels {
 
-KUMIKO_GRADIENT_KERNELS(gradient_f32_sve512, Sve512, 3)
+KUMIKO_GRADIENT_KERNELS(gradient_f32_sve512, Sve512)
 
 }  // namespace kumiko::kernels

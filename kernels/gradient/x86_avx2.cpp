@@ -4,6 +4,6 @@
 
 namespace kumiko::kernels {
 
-KUMIKO_GRADIENT_KERNELS(gradient_f32_avx2, Avx2, 1)
+KUMIKO_GRADIENT_KERNELS(gradient_f32_avx2, Avx2)
 
 }  // namespace kumiko::kernels

@@ -4,6 +4,6 @@
 
 namespace kumiko::kernels {
 
-KUMIKO_GRADIENT_KERNELS(gradient_f32_avx512, Avx512, 1)
+KUMIKO_GRADIENT_KERNELS(gradient_f32_avx512, Avx512)
 
 }  // namespace kumiko::kernels
