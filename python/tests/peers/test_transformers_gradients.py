@@ -10,6 +10,7 @@ import transformers as hf
 
 import kumiko.torch
 import kumiko.transformers as taken
+from test_torch_gradients import train
 from test_transformers import DECODERS, ENCODERS, T5, made, positions, prompt
 
 
@@ -128,22 +129,6 @@ def test_gradients_in_a_padded_batch_are_those_alone(calls):
 
 
 def test_a_llama_trains_as_with_eager_attention(calls):
-    def train(name):
-        torch.manual_seed(11)
-        model = hf.LlamaForCausalLM(hf.LlamaConfig(
-            vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=64, attn_implementation=name))
-        tokens = torch.randint(0, 96, (3, 33))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        losses = []
-        for _ in range(20):
-            loss = model(input_ids=tokens, labels=tokens).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    eager, ours = train("eager"), train("kumiko")
+    eager, ours = train(20, "eager"), train(20, "kumiko")
     assert len(calls) == 20 * 2
     assert ours[-1] < ours[0] - 0.1 and max(abs(a - b) for a, b in zip(ours, eager, strict=True)) <= 1e-4
