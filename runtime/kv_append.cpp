@@ -22,6 +22,7 @@ using kernels::AppendArgs;
 using kernels::AppendKernel;
 using kernels::bytes_of;
 using kernels::RotaryPairs;
+using kernels::RowRange;
 
 // Tokens of a task. Their values, keys and queries are written one tensor after the other: with three tensors
 // in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5).
@@ -54,6 +55,55 @@ Factors spread(RotaryPairs style, std::int64_t pairs, float* scratch, CosSin cos
   }
   return {cos, sin};
 }
+
+/// A token's row of its batch entry, and that of its page; page -1: it is skipped.
+struct Place {
+  std::int64_t entry, row, page, page_row;
+};
+
+/// The rows of a block's tokens in the order in which they are written: all heads of a token in one tensor,
+/// then of the next token.
+struct BlockRows {
+  static constexpr std::int64_t kMost = 3 * kMostTaskTokens;
+  RowRange reads[kMost + 1], writes[kMost + 1];
+  void* out[kMost];
+  const Factors* turn[kMost];
+  std::int64_t count = 0;
+
+  /// Row `from` of batch entry b to row `to` of entry or page `page`.
+  void add(const AppendKernel& kernel, const ConstTensor& from, std::int64_t b, std::int64_t row,
+           const Tensor& to, std::int64_t page, std::int64_t page_row, const Factors& factors) {
+    const std::int64_t heads = from.shape[1], dim = from.shape[3], read = bytes_of(kernel.from),
+                       written = bytes_of(kernel.to);
+    if (heads == 0) return;  // The strides of a tensor without elements may be anything.
+    const void* in = kernels::element_at(kernel.from, from.data, b * from.stride[0] + row * from.stride[2]);
+    out[count] = kernels::element_at(kernel.to, to.data, page * to.stride[0] + page_row * to.stride[2]);
+    turn[count] = &factors;
+    const bool has_strides = heads > 1;  // That of a single head may be anything, too.
+    reads[count] = {static_cast<const char*>(in), has_strides ? from.stride[1] * read : 0, dim * read, heads};
+    writes[count] = {static_cast<const char*>(out[count]), has_strides ? to.stride[1] * written : 0,
+                     dim * written, heads};
+    ++count;
+  }
+  /// After the last row: what is fetched then is in the caches.
+  void end() {
+    for (RowRange* ranges : {reads, writes}) {
+      if (count > 0) ranges[count] = {ranges[count - 1].row, 0, ranges[count - 1].width, kernels::kNoEnd};
+    }
+  }
+  /// Writes those from `first` on, of one pair of tensors.
+  void write(std::int64_t first, std::int64_t last, const AppendKernel& kernel, const ConstTensor& from,
+             const Tensor& to, AppendArgs how) const {
+    how.in_stride = from.stride[1], how.out_stride = to.stride[1];
+    how.rows = from.shape[1], how.dim = from.shape[3];
+    for (std::int64_t i = first; i < last; ++i) {
+      how.in = reads[i].row, how.out = out[i];
+      how.cos = turn[i]->cos, how.sin = turn[i]->sin;
+      how.reads = {reads + i, reads + count}, how.writes = {writes + i, writes + count};
+      kernel.rows(how);
+    }
+  }
+};
 
 struct Append {
   const KvAppendArgs& args;
@@ -98,18 +148,6 @@ struct Append {
     const float *cos = args.rope_cos + at, *sin = args.rope_sin + at;
     if (pairs == RotaryPairs::halves) return {cos, sin};
     return spread(pairs, half, scratch, [&](std::int64_t i) { return std::pair(cos[i], sin[i]); });
-  }
-
-  /// The heads of one token: row `from` of batch entry b to row `to` of entry or page `page`.
-  void rows(const AppendKernel& kernel, const ConstTensor& in, std::int64_t b, std::int64_t from,
-            const Tensor& out, std::int64_t page, std::int64_t to, AppendArgs how) const {
-    if (in.shape[1] == 0) return;  // The strides of a tensor without elements may be anything.
-    how.in = kernels::element_at(kernel.from, in.data, b * in.stride[0] + from * in.stride[2]);
-    how.in_stride = in.stride[1];
-    how.out = kernels::element_at(kernel.to, out.data, page * out.stride[0] + to * out.stride[2]);
-    how.out_stride = out.stride[1];
-    how.rows = in.shape[1], how.dim = in.shape[3];
-    kernel.rows(how);
   }
 
   std::size_t factor_floats() const {
@@ -160,34 +198,48 @@ struct Append {
     }
   }
 
-  void block(std::int64_t first, std::int64_t last, float* scratch) const {
+  /// Where tokens [first, last) are and go to, and by what they turn.
+  void place(std::int64_t first, std::int64_t last, float* scratch, Place* places, Factors* turns) const {
     const std::int64_t seq = args.key.shape[2], page_size = args.key_cache.shape[2];
-    Factors turns[kMostTaskTokens];
-    for (std::int64_t token = first; token < last; ++token)
+    Place place{first / seq, first % seq, 0, 0};
+    for (std::int64_t token = first; token < last; ++token, ++place.row) {
+      if (place.row == seq) place.row = 0, ++place.entry;
+      const std::int64_t slot = args.slot_mapping[token];
+      place.page = slot < 0 ? -1 : slot / page_size;
+      place.page_row = slot - place.page * page_size;
+      places[token - first] = place;
       if (query || args.slot_mapping[token] >= 0)
         turns[token - first] = factors(token, scratch + (token - first) * 2 * args.rotary_dim);
-    const auto to_slots = [&](const AppendKernel& kernel, const ConstTensor& in, const Tensor& out,
-                              AppendArgs how) {
-      for (std::int64_t token = first; token < last; ++token) {
-        const std::int64_t slot = args.slot_mapping[token];
-        if (slot < 0) continue;
-        how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
-        rows(kernel, in, token / seq, token % seq, out, slot / page_size, slot % page_size, how);
-      }
-    };
+    }
+  }
+
+  void block(std::int64_t first, std::int64_t last, float* scratch) const {
+    const std::int64_t count = last - first;
+    Place places[kMostTaskTokens];
+    Factors turns[kMostTaskTokens];
+    place(first, last, scratch, places, turns);
+    BlockRows rows;
+    for (std::int64_t i = 0; i < count; ++i)
+      if (const Place& p = places[i]; p.page >= 0)
+        rows.add(value, args.value, p.entry, p.row, args.value_cache, p.page, p.page_row, turns[i]);
+    const std::int64_t keys = rows.count;
+    for (std::int64_t i = 0; i < count && !tiles; ++i)
+      if (const Place& p = places[i]; p.page >= 0)
+        rows.add(key, args.key, p.entry, p.row, args.key_cache, p.page, p.page_row, turns[i]);
+    const std::int64_t queries = rows.count;
+    for (std::int64_t i = 0; i < count && query; ++i)
+      rows.add(*query, args.query, places[i].entry, places[i].row, args.query_out, places[i].entry,
+               places[i].row, turns[i]);
+    rows.end();
+
     AppendArgs how{};
     how.eps = args.norm_eps;
-    to_slots(value, args.value, args.value_cache, how);
+    rows.write(0, keys, value, args.value, args.value_cache, how);
     how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.weight = args.key_norm;
-    if (tiles)
-      keys_to_tiles(first, last, turns, how, scratch + factor_floats());
-    else
-      to_slots(key, args.key, args.key_cache, how);
+    if (tiles) keys_to_tiles(first, last, turns, how, scratch + factor_floats());
+    rows.write(keys, queries, key, args.key, args.key_cache, how);
     how.weight = args.query_norm;
-    for (std::int64_t token = first; query && token < last; ++token) {
-      how.cos = turns[token - first].cos, how.sin = turns[token - first].sin;
-      rows(*query, args.query, token / seq, token % seq, args.query_out, token / seq, token % seq, how);
-    }
+    if (query) rows.write(queries, rows.count, *query, args.query, args.query_out, how);
   }
 };
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/append/append.h"
+#include "kernels/simd/fetch.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -138,11 +139,31 @@ void append_row(const AppendArgs& args, const From* in, To* out) {
   if (const std::int64_t n = args.dim - d; n > 0) row.store_first(d, n, row.load_first(d, n));
 }
 
+/// Fetches the rows of a list, some ahead of those at work; of no list, nothing.
+class RowsAhead {
+ public:
+  RowsAhead(const RowList& list, std::int64_t width)
+      : lines_(list.begin ? lines_of_row(width) : 0),
+        ahead_(list.begin ? list : RowList{&kNone, &kNone}, kAppendAhead, 1, 1) {}
+  /// As many lines as a row has.
+  void fetch() {
+    for (std::int64_t i = 0; i < lines_; ++i) ahead_.fetch_line();
+  }
+
+ private:
+  static constexpr RowRange kNone = {nullptr, 0, 1, kNoEnd};
+  std::int64_t lines_;
+  RowFetcher ahead_;
+};
+
 template <class V, class From, class To>
 void append_rows(const AppendArgs& args) {
+  RowsAhead reads(args.reads, args.dim * static_cast<std::int64_t>(sizeof(From))),
+      writes(args.writes, args.dim * static_cast<std::int64_t>(sizeof(To)));
   for (std::int64_t row = 0; row < args.rows; ++row) {
     const From* in = static_cast<const From*>(args.in) + row * args.in_stride;
     To* out = static_cast<To*>(args.out) + row * args.out_stride;
+    reads.fetch(), writes.fetch();
     if (args.weight)
       append_row<V, From, To, true>(args, in, out);
     else if (std::is_same_v<From, To> && args.pairs == RotaryPairs::none)
