@@ -151,7 +151,8 @@ class RowsAhead {
   }
 
  private:
-  static constexpr RowRange kNone = {nullptr, 0, 1, kNoEnd};
+  static constexpr char kByte = 0;
+  static constexpr RowRange kNone = {&kByte, 0, 1, kNoEnd};
   std::int64_t lines_;
   RowFetcher ahead_;
 };
