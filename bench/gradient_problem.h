@@ -47,8 +47,8 @@ class GradientProblem {
   /// Sets the gradients to NaN.
   void poison();
   /// Compares some rows of each gradient, those next to borders of blocks among them, with the definition in
-  /// double on the forward call's results. "" or a sentence. Other libraries may round P and dS to the
-  /// tensors' type before the last products (`rounds_weights`).
+  /// double on the forward call's results. "" or a sentence. P and dS may be rounded to the tensors'
+  /// type before the last products (`rounds_weights`).
   std::string check(bool rounds_weights = false);
 
   BackwardArgs args;

@@ -12,6 +12,9 @@
 #include "runtime/validate.h"
 
 namespace kumiko {
+
+using kernels::Element;
+
 namespace {
 
 // A head whose sums take no more is one thread's work, from its first block pair to its last, if there are
@@ -36,6 +39,12 @@ BackwardArgs without_pointers(const BackwardArgs& args) {
   return kept;
 }
 
+/// Whether dq, dk and dv have products of bf16 pairs.
+bool has_pairs(const Context::Impl& context, const Problem& problem, const BackwardArgs& args) {
+  if (problem.precision == Precision::standard) return false;
+  return problem.types.value == Element::bf16 && args.dout.dtype == DataType::bf16 && kernels::find_gradient(context.isa, Element::bf16);
+}
+
 void add_sinks(const BackwardRun& run) {
   const Problem& problem = run.plan.problem;
   const std::int64_t q_blocks = run.plan.q_blocks();
@@ -58,14 +67,21 @@ BackwardPlan::Impl::Impl(std::shared_ptr<Context::Impl> on, const BackwardArgs& 
       has_dsinks(what.dsinks != nullptr),
       has_dalibi_slopes(what.dalibi_slopes != nullptr),
       problem(lower(what.forward)) {
+  kernels = kernels_of(has_pairs(*context, problem, args) ? Element::bf16 : Element::f32);
+  term_kernels = kernels_of(Element::f32);
+}
+
+kernels::GradientKernels BackwardPlan::Impl::kernels_of(Element product) const {
   const kernels::Isa isa = context->isa;
-  kernels.set = *kernels::kernel_set(isa, problem.types, kernels::Element::f32);
-  kernels.gradient = kernels::find_gradient(isa);
-  kernels.pack_dout = kernels::find_pack(isa, element_of(args.dout.dtype), kernels::Element::f32);
-  kernels.pack_f32 = kernels::find_pack(isa, kernels::Element::f32, kernels::Element::f32);
-  kernels.store_dq = kernels::find_store(isa, element_of(args.dq.dtype));
-  kernels.store_dk = kernels::find_store(isa, element_of(args.dk.dtype));
-  kernels.store_dv = kernels::find_store(isa, element_of(args.dv.dtype));
+  kernels::GradientKernels made{};
+  made.set = *kernels::kernel_set(isa, problem.types, product);
+  made.gradient = kernels::find_gradient(isa, product);
+  made.pack_dout = kernels::find_pack(isa, element_of(args.dout.dtype), product);
+  made.pack_dscores = kernels::find_pack(isa, product, product);
+  made.store_dq = kernels::find_store(isa, element_of(args.dq.dtype));
+  made.store_dk = kernels::find_store(isa, element_of(args.dk.dtype));
+  made.store_dv = kernels::find_store(isa, element_of(args.dv.dtype));
+  return made;
 }
 
 double BackwardPlan::Impl::lay_out(GradientUnit* unit, std::byte* memory) const {
@@ -89,7 +105,9 @@ double BackwardPlan::Impl::lay_out(GradientUnit* unit, std::byte* memory) const 
 }
 
 Status BackwardPlan::Impl::prepare() {
-  pair_bytes = kernels::gradient_scratch_bytes(kernels, problem.head_dim, problem.v_head_dim);
+  for (const kernels::GradientKernels* of : {&kernels, &term_kernels})
+    pair_bytes = std::max(pair_bytes,
+                          kernels::gradient_scratch_bytes(*of, problem.head_dim, problem.v_head_dim));
   // Without queries and keys there may be any number of heads.
   if (problem.q_len != 0 || args.dk.shape[2] != 0) units = problem.batch * problem.kv_heads;
   const std::int64_t threads = context->executor->concurrency();

@@ -69,7 +69,8 @@ struct [[gnu::visibility("hidden")]] BackwardPlan::Impl {
   const BackwardArgs args;  ///< As planned, without pointers.
   const bool has_dsinks, has_dalibi_slopes;
   const Problem problem;
-  kernels::GradientKernels kernels{};
+  kernels::GradientKernels kernels{};       ///< Of dq, dk and dv.
+  kernels::GradientKernels term_kernels{};  ///< Of dbias and dalibi_slopes: products of f32.
   std::int64_t units = 0;
   std::int64_t alone = 0;            ///< The first ones, each the work of one thread.
   std::vector<std::int64_t> groups;  ///< Ends of the runs of units after these that are computed together.
@@ -94,6 +95,7 @@ struct [[gnu::visibility("hidden")]] BackwardPlan::Impl {
   }
 
  private:
+  kernels::GradientKernels kernels_of(kernels::Element product) const;
   std::unique_ptr<BackwardState> make_state() const;
 
   const std::vector<int> workers_ = context->executor->workers_per_domain();

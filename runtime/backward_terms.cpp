@@ -136,9 +136,9 @@ class TermWalk {
       if (!kernels::sees_any(head, piece, keys)) continue;
       for (std::int64_t at = piece.begin; at < piece.end; ++at)
         run_.begin_row(unit, h % group, at, lse + at - piece.begin, delta + at - piece.begin);
-      const kernels::FloatState float_state(run_.plan.kernels.set.isa);
+      const kernels::FloatState float_state(run_.plan.term_kernels.set.isa);
       for (std::int64_t j = keys.begin; j < keys.end; j += kGradientPiece)
-        kernels::gradient_terms(run_.plan.kernels, unit.gradient, h % group, piece,
+        kernels::gradient_terms(run_.plan.term_kernels, unit.gradient, h % group, piece,
                                 {j, std::min(j + kGradientPiece, keys.end)}, lse, delta, to, scratch);
     }
   }

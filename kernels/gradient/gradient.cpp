@@ -3,24 +3,24 @@
 
 namespace kumiko::kernels {
 
-#define KUMIKO_GRADIENT(name, isa, lanes) void name##_scores(const GradientArgs&) noexcept;
+#define KUMIKO_GRADIENT(name, isa, product, lanes) void name##_scores(const GradientArgs&) noexcept;
 #include "kernels/gradient/kernels.inc"
 #undef KUMIKO_GRADIENT
 
 std::span<const GradientKernel> gradient_kernels() {
   static constexpr GradientKernel kRows[] = {
-#define KUMIKO_GRADIENT(name, isa, lanes) {#name, Isa::isa, lanes, name##_scores},
+#define KUMIKO_GRADIENT(name, isa, product, lanes) {#name, Isa::isa, Element::product, lanes, name##_scores},
 #include "kernels/gradient/kernels.inc"
 #undef KUMIKO_GRADIENT
   };
   return kRows;
 }
 
-const GradientKernel* find_gradient(Isa isa) {
+const GradientKernel* find_gradient(Isa isa, Element product) {
   for (const GradientKernel& row : gradient_kernels()) {
-    if (row.isa == isa) return &row;
+    if (row.isa == isa && row.product == product) return &row;
   }
-  return base_of(isa) == isa ? nullptr : find_gradient(base_of(isa));
+  return base_of(isa) == isa ? nullptr : find_gradient(base_of(isa), product);
 }
 
 }  // namespace kumiko::kernels

@@ -9,18 +9,24 @@
 // s' - lse is at most some rounding above 0, or NaN: the domain of simd/exp2.h. A row with a score of +inf
 // has an lse of NaN. Scores and lse are in log2 units; ds is the gradient of the score in natural units,
 // before the softcap.
+//
+// Product bf16 (gemm.h: pairs): p and ds are what the next products take, rounded to bf16, and scores have
+// not seen the scale yet:
+//   p   = 2^fma(s', scale, -lse)       of relative error 1.1e-4, then rounded; ds is made of the unrounded p
+// A pair is one lane of two rows, 2i and 2i + 1, the first in its lower half; a missing second row is 0.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
 #include "kernels/cpu.h"
+#include "kernels/element.h"
 
 namespace kumiko::kernels {
 
 struct GradientArgs {
-  float* s;   ///< [rows][nr] scores; becomes p
-  float* dp;  ///< [rows][nr] dO V^T; becomes ds
+  float* s;   ///< [rows][nr] scores; becomes p (product bf16: [ceil(rows / 2)][nr] pairs)
+  float* dp;  ///< [rows][nr] dO V^T; becomes ds (the same)
   std::int64_t rows;
   std::int64_t nr;            ///< a multiple of the lanes
   const float* lse;           ///< [rows]
@@ -29,16 +35,20 @@ struct GradientArgs {
   const std::int32_t* end;    ///< [rows]
   const float* capped;        ///< [rows][nr] scores after the softcap and before other terms; nullptr: no cap
   float inverse_cap;
+  float scale = 1.0f;                ///< product bf16
+  std::uint16_t* ds_rows = nullptr;  ///< product bf16: [rows][nr], ds once more, each row by itself
 };
 
 struct GradientKernel {
   const char* name;
   Isa isa;
+  Element product;
   int lanes;
   void (*scores)(const GradientArgs&) noexcept;
 };
 
 std::span<const GradientKernel> gradient_kernels();
-const GradientKernel* find_gradient(Isa isa);
+/// nullptr if the ISA and its base have none.
+const GradientKernel* find_gradient(Isa isa, Element product);
 
 }  // namespace kumiko::kernels

@@ -54,7 +54,8 @@ class Pair {
     p_ = carver_.take<float>(rows * set_.max_nr);
     ds_ = carver_.take<float>(rows * set_.max_nr);
     capped_ = carver_.take<float>(rows * set_.max_nr);
-    transposed_ = carver_.take<float>(rows * rows);
+    transposed_ = carver_.take<float>(set_.steps(rows) * rows);
+    if (set_.is_in_pairs()) ds_rows_ = carver_.take<std::uint16_t>(rows * set_.max_nr);
   }
   std::size_t scratch_bytes() const { return carver_.used(); }
 
@@ -99,16 +100,15 @@ class Pair {
     operands_.pack_panels_of_queries(queries);
     const float *b = operands_.keys[0], *b_values = operands_.values[0];
     for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
-      const Positions seers = seers_of(*head_, queries, first, first + used);
-      const std::int64_t lo = seers.begin - queries.begin, hi = seers.end - queries.begin;
+      const auto [lo, hi] = whole_steps(seers_of(*head_, queries, first, first + used), queries);
       if (lo < hi) {
         first_product(operands_.q, b, dim_, nr, lo, hi, p_);
         first_product(operands_.dout, b_values, v_dim_, nr, lo, hi, ds_);
         scores_to_gradients(queries.begin, first, used, nr, lo, hi, lse, delta, false);
         add_to_terms(queries, {first, first + used}, first - keys.begin, nr, lo, hi, sums);
       }
-      b += nr * dim_;
-      b_values += nr * v_dim_;
+      b += nr * set_.steps(dim_);
+      b_values += nr * set_.steps(v_dim_);
     });
   }
 
@@ -142,25 +142,27 @@ class Pair {
   void first_product(const float* a, const float* b, std::int64_t dim, std::int64_t nr, std::int64_t lo,
                      std::int64_t hi, float* to) const {
     const std::int64_t panel = lo / set_.mr, panels = (hi + set_.mr - 1) / set_.mr - panel;
-    const GemmArgs args{a + panel * set_.mr * dim,
-                        dim * set_.mr * static_cast<std::int64_t>(sizeof(float)),
+    const std::int64_t steps = set_.steps(dim);
+    const GemmArgs args{a + panel * set_.mr * steps,
+                        set_.panel_bytes(dim),
                         b,
                         to + panel * set_.mr * nr,
-                        dim,
+                        steps,
                         panels,
                         nullptr,
                         nullptr};
     gemm(nr).init(&args);
   }
 
-  /// sum += values[lo, hi)^T weights[lo, hi), for `rows` rows of panels.
+  /// sum += values[lo, hi)^T weights[lo, hi), for `rows` rows of panels. `lo` is a whole number of steps.
   void last_product(const GradientPanels& values, std::int64_t rows, std::int64_t dim, const float* weights,
                     std::int64_t nr, std::int64_t lo, std::int64_t hi, float* sum) const {
-    const GemmArgs args{values.data + lo * set_.mr,
-                        rows * set_.mr * static_cast<std::int64_t>(sizeof(float)),
-                        weights + lo * nr,
+    const std::int64_t first = lo / set_.per_step();
+    const GemmArgs args{values.data + first * set_.mr,
+                        set_.panel_bytes(rows),
+                        weights + first * nr,
                         sum,
-                        hi - lo,
+                        set_.steps(hi - lo),
                         round_up(dim, set_.mr) / set_.mr,
                         ones_,
                         nullptr};
@@ -173,6 +175,11 @@ class Pair {
            (!head_->terms.has_mask || *head_->mask_row(r, j) != 0);
   }
 
+  float weight_of(const float* weights, std::int64_t k, std::int64_t n, std::int64_t nr) const {
+    if (!set_.is_in_pairs()) return weights[k * nr + n];
+    return to_float(reinterpret_cast<const Bf16*>(weights)[(k / 2 * nr + n) * 2 + k % 2]);
+  }
+
   /// Adds what the panels of values leave out: elements of row_of(k), times weight k of each lane that it
   /// goes with.
   template <class RowOf, class GoesWith>
@@ -183,7 +190,7 @@ class Pair {
         const float x = load_element(element, row_of(k), d);
         if (std::isfinite(x)) continue;
         for (std::int64_t n = 0; n < used; ++n)
-          if (goes_with(k, n)) sum[d * nr + n] = std::fma(weights[k * nr + n], x, sum[d * nr + n]);
+          if (goes_with(k, n)) sum[d * nr + n] = std::fma(weight_of(weights, k, n, nr), x, sum[d * nr + n]);
       }
     }
   }
@@ -210,25 +217,36 @@ class Pair {
     kernels_.gradient->scores({p_ + lo * nr, ds_ + lo * nr, hi - lo, nr, lse + lo, delta + lo,
                                all_visible ? nullptr : begin + lo, end + lo,
                                has_cap && is_before_cap ? capped_ + lo * nr : nullptr,
-                               has_cap ? 1.0f / head_->terms.softcap : 0.0f});
+                               has_cap ? 1.0f / head_->terms.softcap : 0.0f,
+                               head_->terms.any() ? 1.0f : set_.score_scale(head_->q_scale),
+                               ds_rows_ ? ds_rows_ + lo * nr : nullptr});
   }
 
   void add_terms(std::int64_t position, std::int64_t first, std::int64_t used, float* s, float* capped,
                  std::int64_t nr) const {
     const std::int64_t r = row(position);
     ScoreTerms terms = head_->terms;
+    float scale = set_.score_scale(head_->q_scale);
     if (terms.softcap != 0.0f) {
       ScoreTerms cap;
       cap.softcap = terms.softcap;
-      set_.score->row({s, used, &cap, nullptr, nullptr, 0.0f, 0});
+      set_.score->row({s, used, &cap, nullptr, nullptr, 0.0f, 0, scale});
       std::memcpy(capped, s, static_cast<std::size_t>(nr) * sizeof(float));
-      terms.softcap = 0.0f;
+      terms.softcap = 0.0f, scale = 1.0f;
       if (!terms.any()) return;
     }
     set_.score->row({s, used, &terms, terms.has_bias ? head_->bias_row(r, first) : nullptr,
                      terms.has_mask ? head_->mask_row(r, first) : nullptr,
                      terms.has_alibi ? head_->slope_of(r) : 0.0f,
-                     terms.has_alibi ? head_->position_of(r, first) : 0});
+                     terms.has_alibi ? head_->position_of(r, first) : 0, scale});
+  }
+
+  /// `seen` counted from the first position of `piece`, from the first step that it reaches to the last: what
+  /// it has besides sees nothing, and so has P and dS of 0.
+  Positions whole_steps(const Positions& seen, const Positions& piece) const {
+    const std::int64_t lo = seen.begin - piece.begin, hi = seen.end - piece.begin;
+    if (lo >= hi) return {lo, lo};
+    return {lo / set_.per_step() * set_.per_step(), min_of(round_up(hi, set_.per_step()), piece.count())};
   }
 
   /// The keys of a piece that a tile of queries sees, from the first to the last.
@@ -250,11 +268,14 @@ class Pair {
             const void* from[kMaxLanes];
             for (std::int64_t n = 0; n < rows; ++n) {
               const std::int64_t i = tile - queries.begin + n;
-              from[n] = i >= lo && i < hi ? ds_ + i * nr : kZeros;
+              from[n] = i < lo || i >= hi        ? static_cast<const void*>(kZeros)
+                        : set_.is_in_pairs() ? static_cast<const void*>(ds_rows_ + i * nr)
+                                             : ds_ + i * nr;
             }
-            kernels_.pack_f32->query({from, rows, lanes, used, 1.0f, to + (first - keys.begin) * lanes});
+            kernels_.pack_dscores->query(
+                {from, rows, lanes, used, 1.0f, to + (first - keys.begin) / set_.per_step() * lanes});
           }
-          to += lanes * kGradientPiece;
+          to += lanes * set_.steps(kGradientPiece);
         });
   }
 
@@ -262,13 +283,11 @@ class Pair {
   void add(const Positions& queries, const Positions& keys, std::int64_t k) {
     const float *b = operands_.keys[k], *b_values = operands_.values[k];
     for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
-      const Positions seers = seers_of(*head_, queries, first, first + used);
-      if (seers.count() > 0)
-        add_keys(queries, first, used, nr, b, b_values, seers.begin - queries.begin,
-                 seers.end - queries.begin);
-      transpose(queries, keys, first, used, nr, seers.begin - queries.begin, seers.end - queries.begin);
-      b += nr * dim_;
-      b_values += nr * v_dim_;
+      const auto [lo, hi] = whole_steps(seers_of(*head_, queries, first, first + used), queries);
+      if (lo < hi) add_keys(queries, first, used, nr, b, b_values, lo, hi);
+      transpose(queries, keys, first, used, nr, lo, hi);
+      b += nr * set_.steps(dim_);
+      b_values += nr * set_.steps(v_dim_);
     });
     add_to_queries(queries, keys, operands_.key_values[k]);
   }
@@ -286,20 +305,23 @@ class Pair {
     const std::int64_t from = g_ * head_->q_len + queries.begin;
     scores_to_gradients(queries.begin, first, used, nr, lo, hi, problem_->lse + from, problem_->delta + from,
                         true);
-    last_product(operands_.dout_values, queries.count(), v_dim_, p_, nr, lo, hi, dv);
-    last_product(operands_.q_values, queries.count(), dim_, ds_, nr, lo, hi, dk);
+    // The steps of row `lo` lie where the row was.
+    const std::int64_t before = (lo - lo / set_.per_step()) * nr;
+    const float *const p = p_ + before, *const ds = ds_ + before;
+    last_product(operands_.dout_values, queries.count(), v_dim_, p, nr, lo, hi, dv);
+    last_product(operands_.q_values, queries.count(), dim_, ds, nr, lo, hi, dk);
     const auto goes_with = [&](std::int64_t i, std::int64_t n) {
       return is_visible(queries.begin + i, first + n);
     };
     if (!operands_.dout_values.is_finite)
       add_poison(
           problem_->dout_element, v_dim_,
-          [&](std::int64_t i) { return operands_.dout_row(queries.begin + i); }, goes_with, p_, nr, used, lo,
+          [&](std::int64_t i) { return operands_.dout_row(queries.begin + i); }, goes_with, p, nr, used, lo,
           hi, dv);
     if (!operands_.q_values.is_finite)
       add_poison(
           set_.types.query, dim_, [&](std::int64_t i) { return operands_.q_row(queries.begin + i); },
-          goes_with, ds_, nr, used, lo, hi, dk);
+          goes_with, ds, nr, used, lo, hi, dk);
   }
 
   /// dS of rows [lo, hi) of a piece of queries and of a tile of keys, the first in column `column`.
@@ -321,8 +343,7 @@ class Pair {
     const float* weights = transposed_;
     for_each_tile(
         set_, queries.begin, queries.end, [&](std::int64_t tile, std::int64_t used, std::int64_t nr) {
-          const Positions seen = keys_seen(tile, used, keys);
-          const std::int64_t lo = seen.begin - keys.begin, hi = seen.end - keys.begin;
+          const auto [lo, hi] = whole_steps(keys_seen(tile, used, keys), keys);
           float* const dq = problem_->dq_sum + g_ * gradient_floats(kernels_, head_->q_len, dim_) +
                             tile * round_up(dim_, set_.mr);
           if (lo < hi) {
@@ -333,7 +354,7 @@ class Pair {
                   [&](std::int64_t j, std::int64_t n) { return is_visible(tile + n, keys.begin + j); },
                   weights, nr, used, lo, hi, dq);
           }
-          weights += nr * kGradientPiece;
+          weights += nr * set_.steps(kGradientPiece);
         });
   }
 
@@ -346,7 +367,8 @@ class Pair {
   Carver carver_;
   GradientOperands operands_;
   float *p_, *ds_, *capped_;  // [kGradientPiece][nr]
-  float* transposed_;         // [tiles of queries][kGradientPiece keys][nr]
+  float* transposed_;         // [tiles of queries][steps of kGradientPiece keys][nr]
+  std::uint16_t* ds_rows_ = nullptr;  // [kGradientPiece][nr], of pairs
   alignas(64) float ones_[kMaxLanes];
 };
 

@@ -29,9 +29,9 @@ inline constexpr std::int64_t kGradientPiece = 192;
 inline constexpr std::int64_t kGradientBlock = 3 * kGradientPiece;
 
 struct GradientKernels {
-  KernelSet set;  ///< of f32 products
+  KernelSet set;  ///< of products of f32 or of bf16 pairs
   const GradientKernel* gradient;
-  const PackKernel *pack_dout, *pack_f32;
+  const PackKernel *pack_dout, *pack_dscores;
   const StoreKernel *store_dq, *store_dk, *store_dv;
 };
 

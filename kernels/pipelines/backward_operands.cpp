@@ -11,14 +11,14 @@ GradientOperands::GradientOperands(const GradientKernels& kernels, std::int64_t 
   const std::int64_t rows = kGradientPiece, dims = round_up(dim_, set_.mr),
                      v_dims = round_up(v_dim_, set_.mr);
   for (std::int64_t p = 0; p < kPieces; ++p) {
-    keys[p] = carver->take<float>(rows * dim_);
-    values[p] = carver->take<float>(rows * v_dim_);
-    key_values[p].data = carver->take<float>(rows * dims);
+    keys[p] = carver->take<float>(rows * set_.steps(dim_));
+    values[p] = carver->take<float>(rows * set_.steps(v_dim_));
+    key_values[p].data = carver->take<float>(set_.steps(rows) * dims);
   }
-  q = carver->take<float>(rows * dim_);
-  dout = carver->take<float>(rows * v_dim_);
-  q_values.data = carver->take<float>(rows * dims);
-  dout_values.data = carver->take<float>(rows * v_dims);
+  q = carver->take<float>(rows * set_.steps(dim_));
+  dout = carver->take<float>(rows * set_.steps(v_dim_));
+  q_values.data = carver->take<float>(set_.steps(rows) * dims);
+  dout_values.data = carver->take<float>(set_.steps(rows) * v_dims);
 }
 
 void GradientOperands::pack_tiles_of_keys(const Positions& piece, std::int64_t p) {
@@ -26,11 +26,11 @@ void GradientOperands::pack_tiles_of_keys(const Positions& piece, std::int64_t p
   for_each_tile(set_, piece.begin, piece.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
     const void* rows[kMaxLanes];
     for (std::int64_t n = 0; n < used; ++n) rows[n] = key_row(first + n);
-    set_.pack->query({rows, used, nr, dim_, head_->q_scale, to_keys});
-    to_keys += nr * dim_;
+    set_.pack->query({rows, used, nr, dim_, set_.query_scale(head_->q_scale), to_keys});
+    to_keys += nr * set_.steps(dim_);
     for (std::int64_t n = 0; n < used; ++n) rows[n] = value_row(first + n);
     set_.pack->query({rows, used, nr, v_dim_, 1.0f, to_values});
-    to_values += nr * v_dim_;
+    to_values += nr * set_.steps(v_dim_);
   });
 }
 
@@ -57,7 +57,14 @@ void GradientOperands::pack_values(const PackKernel& pack, const void* rows, std
                                    std::int64_t count, std::int64_t dim, GradientPanels* panels) const {
   panels->is_finite = pack.value({rows, stride, count, dim, panels->data});
   if (panels->is_finite) return;
-  for (std::int64_t i = 0; i < count * round_up(dim, set_.mr); ++i)
+  const std::int64_t lanes = set_.steps(count) * round_up(dim, set_.mr);
+  if (set_.is_in_pairs()) {
+    auto* const elements = reinterpret_cast<Bf16*>(panels->data);
+    for (std::int64_t i = 0; i < 2 * lanes; ++i)
+      if (!std::isfinite(to_float(elements[i]))) elements[i] = Bf16{};
+    return;
+  }
+  for (std::int64_t i = 0; i < lanes; ++i)
     if (!std::isfinite(panels->data[i])) panels->data[i] = 0.0f;
 }
 

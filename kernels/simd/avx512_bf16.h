@@ -49,10 +49,19 @@ struct Avx512Bf16 : Avx512 {
   }
   static Reg pair_of_ones() { return _mm512_castsi512_ps(_mm512_set1_epi32(0x3f803f80)); }
   /// Each lane's low and high, rounded to nearest even.
-  static Reg pair(Reg low, Reg high) {
+  static Reg pair(Reg low, Reg high) { return interleave(round_both(low, high)); }
+  /// All of low, then all of high, rounded to nearest even.
+  static Int round_both(Reg low, Reg high) { return (Int)_mm512_cvtne2ps_pbh(high, low); }
+  /// The pairs of those.
+  static Reg interleave(Int both) {
     const Int order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
                                        22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (Int)_mm512_cvtne2ps_pbh(high, low)));
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both));
+  }
+  /// Low (0) or high (1) of those.
+  static void store_half(std::uint16_t* p, Int both, int half) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        half == 0 ? _mm512_castsi512_si256(both) : _mm512_extracti64x4_epi64(both, 1));
   }
   /// Rounded to nearest even, lanes in order.
   static void store_bf16(std::uint16_t* p, Reg x) {
