@@ -39,10 +39,20 @@ BackwardArgs without_pointers(const BackwardArgs& args) {
   return kept;
 }
 
-/// Whether dq, dk and dv have products of bf16 pairs.
-bool has_pairs(const Context::Impl& context, const Problem& problem, const BackwardArgs& args) {
-  if (problem.precision == Precision::standard) return false;
-  return problem.types.value == Element::bf16 && args.dout.dtype == DataType::bf16 && kernels::find_gradient(context.isa, Element::bf16);
+/// What dq, dk and dv multiply, by the caller's precision or else the environment's. Errors: unsupported.
+Status choose_product(const Context::Impl& context, const Problem& problem, DataType dout, Element* product) {
+  const bool is_callers = problem.precision != Precision::automatic,
+             has_pairs = problem.types.value == Element::bf16 && dout == DataType::bf16 &&
+                         kernels::find_gradient(context.isa, Element::bf16);
+  const Precision precision = is_callers ? problem.precision : context.config.precision;
+  *product = has_pairs && precision != Precision::standard ? Element::bf16 : Element::f32;
+  if (precision <= Precision::standard || (precision == Precision::half && has_pairs)) return {};
+  return {Code::unsupported,
+          std::string(is_callers ? "forward.precision" : "KUMIKO_PRECISION") + " is \"" +
+              precision_name(precision) + "\"; isa " + kernels::name(context.isa) +
+              " has no kernels that multiply " + kernels::element_name(problem.types.value) +
+              " without widening it in attention_backward, expected standard, or half for q, k, v and dout "
+              "of bf16 on avx512_bf16"};
 }
 
 void add_sinks(const BackwardRun& run) {
@@ -66,10 +76,7 @@ BackwardPlan::Impl::Impl(std::shared_ptr<Context::Impl> on, const BackwardArgs& 
       args(without_pointers(what)),
       has_dsinks(what.dsinks != nullptr),
       has_dalibi_slopes(what.dalibi_slopes != nullptr),
-      problem(lower(what.forward)) {
-  kernels = kernels_of(has_pairs(*context, problem, args) ? Element::bf16 : Element::f32);
-  term_kernels = kernels_of(Element::f32);
-}
+      problem(lower(what.forward)) {}
 
 kernels::GradientKernels BackwardPlan::Impl::kernels_of(Element product) const {
   const kernels::Isa isa = context->isa;
@@ -105,9 +112,13 @@ double BackwardPlan::Impl::lay_out(GradientUnit* unit, std::byte* memory) const 
 }
 
 Status BackwardPlan::Impl::prepare() {
+  Element product{};
+  if (Status s = choose_product(*context, problem, args.dout.dtype, &product); !s.ok()) return s;
+  kernels = kernels_of(product);
+  term_kernels = kernels_of(Element::f32);
   for (const kernels::GradientKernels* of : {&kernels, &term_kernels})
-    pair_bytes = std::max(pair_bytes,
-                          kernels::gradient_scratch_bytes(*of, problem.head_dim, problem.v_head_dim));
+    pair_bytes =
+        std::max(pair_bytes, kernels::gradient_scratch_bytes(*of, problem.head_dim, problem.v_head_dim));
   // Without queries and keys there may be any number of heads.
   if (problem.q_len != 0 || args.dk.shape[2] != 0) units = problem.batch * problem.kv_heads;
   const std::int64_t threads = context->executor->concurrency();
@@ -198,14 +209,15 @@ std::int64_t BackwardPlan::Impl::workspace_bytes() const {
 std::string BackwardPlan::Impl::explain() const {
   std::string text = describe(problem);
   text += std::string("gradients: isa ") + kernels::name(kernels.set.isa) + ", elements " +
-          kernels::element_name(problem.types.value) + ", products of f32, blocks of " +
+          kernels::element_name(problem.types.value) + ", products of " +
+          kernels::element_name(kernels.set.product) + ", blocks of " +
           std::to_string(kernels::kGradientBlock) + ", pieces of " + std::to_string(kernels::kGradientPiece) +
           "\n";
   text += "heads: " + std::to_string(units) + ", " + std::to_string(alone) + " each by one thread alone, " +
           std::to_string(units - alone) + " by all threads in " + std::to_string(groups.size()) + " groups\n";
   if (const std::int64_t tasks = count_term_tasks(*this); tasks > 0)
-    text +=
-        "dbias and dalibi_slopes: " + std::to_string(tasks) + " tasks at most, two more products a pair\n";
+    text += "dbias and dalibi_slopes: " + std::to_string(tasks) +
+            " tasks at most, two more products of f32 a pair\n";
   text += "workspace: " + std::to_string(workspace_bytes()) + " bytes (" + std::to_string(scratch_bytes) +
           " a core, " + std::to_string(static_cast<std::int64_t>(sum_bytes)) + " of sums)\n";
   return text;

@@ -20,8 +20,10 @@ namespace kumiko {
 /// overlap an input or each other. Optional gradients that are not wanted take no time.
 struct BackwardArgs {
   /// The forward call: what it was given, and `out` and `lse` with what it wrote, which are only read here.
-  /// `lse` is required. `pipeline` is of no effect, and so is `kv_domains`. Not supported yet, each an error
-  /// that names it: block_table, tree_mask, bsr_indptr, window_sink_tokens, row_max, precision half or int8.
+  /// `lse` is required. `pipeline` is of no effect, and so is `kv_domains`. `precision` is that of dq, dk and
+  /// dv: automatic is half where q, k, v and dout are bf16 on avx512_bf16, and standard for all else; half
+  /// anywhere else is an error. Not supported yet, each an error that names it: block_table, tree_mask,
+  /// bsr_indptr, window_sink_tokens, row_max, precision int8.
   AttentionArgs forward;
   ConstTensor dout;  ///< [batch, q_heads, q_len, v_head_dim], the gradient of out; f32, bf16 or f16
   /// Optional: the gradient of lse, for a loss that depends on it (as a merge of states does). Strides of its
@@ -40,7 +42,8 @@ struct BackwardArgs {
   /// Optional, for a forward call with a bias: its gradient, [batch, q_heads, q_len, kv_len], f32, bf16 or
   /// f16. Any strides: along a dimension with a stride of 0 it is the sum over the positions, whatever the
   /// bias's strides are. Sums are of f64, in a fixed order, and rounded once. Keys past a sequence's have 0.
-  /// It costs two products a visible pair beside the five. Null data and a shape of all 0: not wanted.
+  /// It costs two products a visible pair beside the five, of f32 whatever the precision. Null data and a
+  /// shape of all 0: not wanted.
   Tensor dbias{};
   /// Optional f32, for a forward call with alibi_slopes: their gradient, which lies as they do, [q_heads] or,
   /// with alibi_batch_stride, [batch, q_heads]. Summed as dbias is, at the same price.
@@ -60,7 +63,7 @@ class KUMIKO_API BackwardPlan {
   /// Allocates only if more runs overlap in time than ever before. Errors: invalid_argument (not the planned
   /// problem), out_of_memory.
   Status run(const BackwardArgs& args) const;
-  /// The problem, what one thread does alone, workspace bytes: one fact per line.
+  /// The problem, what products multiply, what one thread does alone, workspace bytes: one fact per line.
   std::string explain() const;
   /// Bytes of workspace one run uses: per-core scratch of all cores plus sums that threads share.
   std::int64_t workspace_bytes() const;

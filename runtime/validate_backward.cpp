@@ -15,14 +15,14 @@ Status check_supported(const AttentionArgs& a) {
   const struct {
     bool is_used;
     const char* what;
-  } fields[] = {{a.block_table != nullptr, "block_table is given; expected null"},
-                {a.tree_mask != nullptr, "tree_mask is given; expected null"},
-                {a.bsr_indptr != nullptr, "bsr_indptr is given; expected null"},
-                {a.window_sink_tokens != 0, "window_sink_tokens is not 0; expected 0"},
-                {a.row_max.data != nullptr, "row_max is given; expected null"},
-                {a.precision == Precision::half, "precision is half (2); expected automatic or standard"},
-                {a.precision == Precision::int8, "precision is int8 (3); expected automatic or standard"},
-                {a.q.dtype == DataType::i8, "q.dtype is i8; expected f32, bf16 or f16"}};
+  } fields[] = {
+      {a.block_table != nullptr, "block_table is given; expected null"},
+      {a.tree_mask != nullptr, "tree_mask is given; expected null"},
+      {a.bsr_indptr != nullptr, "bsr_indptr is given; expected null"},
+      {a.window_sink_tokens != 0, "window_sink_tokens is not 0; expected 0"},
+      {a.row_max.data != nullptr, "row_max is given; expected null"},
+      {a.precision == Precision::int8, "precision is int8 (3); expected automatic, standard or half"},
+      {a.q.dtype == DataType::i8, "q.dtype is i8; expected f32, bf16 or f16"}};
   for (const auto& field : fields) {
     if (field.is_used)
       return {Code::unsupported,

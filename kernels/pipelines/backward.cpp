@@ -268,7 +268,7 @@ class Pair {
             const void* from[kMaxLanes];
             for (std::int64_t n = 0; n < rows; ++n) {
               const std::int64_t i = tile - queries.begin + n;
-              from[n] = i < lo || i >= hi        ? static_cast<const void*>(kZeros)
+              from[n] = i < lo || i >= hi    ? static_cast<const void*>(kZeros)
                         : set_.is_in_pairs() ? static_cast<const void*>(ds_rows_ + i * nr)
                                              : ds_ + i * nr;
             }
@@ -366,8 +366,8 @@ class Pair {
   std::int64_t g_ = 0;
   Carver carver_;
   GradientOperands operands_;
-  float *p_, *ds_, *capped_;  // [kGradientPiece][nr]
-  float* transposed_;         // [tiles of queries][steps of kGradientPiece keys][nr]
+  float *p_, *ds_, *capped_;          // [kGradientPiece][nr]
+  float* transposed_;                 // [tiles of queries][steps of kGradientPiece keys][nr]
   std::uint16_t* ds_rows_ = nullptr;  // [kGradientPiece][nr], of pairs
   alignas(64) float ones_[kMaxLanes];
 };

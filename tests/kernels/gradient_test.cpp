@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every gradient row against the scalar steps of kernels/gradient/gradient.h, bit for bit.
+// Every gradient row of f32 against the scalar steps of kernels/gradient/gradient.h, bit for bit.
 #include "kernels/gradient/gradient.h"
 
 #include <gtest/gtest.h>
@@ -64,7 +64,8 @@ TEST_P(Gradient, FollowsTheStatedSteps) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Gradient, ::testing::ValuesIn(host_rows(kernels::gradient_kernels())),
+INSTANTIATE_TEST_SUITE_P(Rows, Gradient,
+                         ::testing::ValuesIn(host_rows(kernels::gradient_kernels(), kernels::Element::f32)),
                          RowName());
 
 }  // namespace

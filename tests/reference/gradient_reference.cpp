@@ -76,8 +76,15 @@ void meet(GradientFacts& facts, double max_score, double size, double factor) {
 }
 
 template <class T>
+T as_bf16(T x) {
+  kernels::Bf16 narrow{};
+  kernels::from_float(static_cast<float>(x), &narrow);
+  return static_cast<T>(kernels::to_float(narrow));
+}
+
+template <class T>
 GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> dout,
-                            std::span<const float> dlse) {
+                            std::span<const float> dlse, Rounded what) {
   constexpr T kInf = std::numeric_limits<T>::infinity();
   const auto [batch, heads, q_len, dim] = args.q.shape;
   const std::int64_t kv_heads = args.k.shape[1], kv_len = args.k.shape[2], v_dim = args.v.shape[3];
@@ -91,7 +98,7 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
   const std::int64_t pairs = batch * heads * q_len * kv_len;
   r.dscores.resize(sz(pairs)), r.dscore_sizes.resize(sz(pairs)), r.max_scores.resize(sz(pairs));
   std::vector<Score<T>> scores;
-  std::vector<T> p, dp;
+  std::vector<T> p, dp, weights;  // those of the forward call
   // largest_of() keys and values, each when a query first sees it: hidden ones need not exist.
   std::vector<double> largest_k(sz(batch * kv_heads * kv_len), -1.0), largest_v = largest_k;
   for (std::int64_t n = 0; n < batch * heads * q_len; ++n) {
@@ -111,18 +118,20 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
     }
     T all = sink == -kInf ? T(0) : sink == max ? T(1) : std::exp(sink - max), keys = 0, delta = 0;
     const T sink_weight = all;
-    p.clear(), dp.clear();
+    p.clear(), dp.clear(), weights.clear();
     for (const Score<T>& s : scores) {
       p.push_back(max == -kInf && !has_nan ? T(0) : std::exp(s.value - max));
       dp.push_back(dot<T>(g, row(args.v, b, kv_head, s.key), v_dim));
-      keys += p.back();
+      weights.push_back(what == Rounded::all_weights ? as_bf16(p.back()) : p.back());
+      keys += weights.back();
     }
     all += keys;
     const T unit = args.lse_base == LseBase::two ? static_cast<T>(kLog2e) : T(1),
             given = dlse.empty() ? T(0) : static_cast<T>(dlse[sz(n)]) * unit;
     for (std::size_t s = 0; s < scores.size(); ++s) {
       p[s] = all == 0 || scores[s].value == -kInf ? T(0) : p[s] / all;
-      if (scores[s].value != -kInf) delta += p[s] * dp[s];
+      weights[s] = what == Rounded::all_weights && all != 0 ? weights[s] / all : p[s];
+      if (scores[s].value != -kInf) delta += weights[s] * dp[s];
     }
     const bool sink_in_lse = args.lse_with_sink || sink == -kInf;
     if (sink != -kInf) {
@@ -143,7 +152,9 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
       }
       const bool takes_part = scores[s].value != -kInf;
       const T dscore = takes_part ? p[s] * (dp[s] - delta + of_lse) : T(0),
-              ds = takes_part ? dscore * scores[s].slope * scale : T(0);
+              unscaled = takes_part ? dscore * scores[s].slope : T(0),
+              ds = (what == Rounded::nothing ? unscaled : as_bf16(unscaled)) * scale,
+              weight = what == Rounded::nothing ? p[s] : as_bf16(p[s]);
       const double dscore_size =
           static_cast<double>(p[s]) *
           (largest_g * largest_v[sz(key_row)] * std::sqrt(static_cast<double>(v_dim)) +
@@ -155,7 +166,7 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
         r.dq[sz(n * dim + d)] += ds * static_cast<T>(k[d]);
         r.dk[sz(key_row * dim + d)] += ds * static_cast<T>(q[d]);
       }
-      for (std::int64_t d = 0; d < v_dim; ++d) r.dv[sz(key_row * v_dim + d)] += p[s] * static_cast<T>(g[d]);
+      for (std::int64_t d = 0; d < v_dim; ++d) r.dv[sz(key_row * v_dim + d)] += weight * static_cast<T>(g[d]);
       meet(r.q_facts[sz(n)], max_score, size, largest_k[sz(key_row)]);
       meet(r.k_facts[sz(key_row)], max_score, size, largest_q);
       meet(r.v_facts[sz(key_row)], max_score, static_cast<double>(p[s]), largest_g);
@@ -168,11 +179,11 @@ GradientResult<T> gradients(const AttentionArgs& args, std::span<const float> do
 
 GradientResult<double> gradients_fp64(const AttentionArgs& args, std::span<const float> dout,
                                       std::span<const float> dlse) {
-  return gradients<double>(args, dout, dlse);
+  return gradients<double>(args, dout, dlse, Rounded::nothing);
 }
 GradientResult<float> gradients_naive_f32(const AttentionArgs& args, std::span<const float> dout,
-                                          std::span<const float> dlse) {
-  return gradients<float>(args, dout, dlse);
+                                          std::span<const float> dlse, Rounded what) {
+  return gradients<float>(args, dout, dlse, what);
 }
 
 ::testing::AssertionResult gradient_is_right(std::span<const float> got, std::span<const double> fp64,

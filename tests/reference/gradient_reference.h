@@ -37,9 +37,15 @@ struct GradientResult {
 /// touched.
 GradientResult<double> gradients_fp64(const AttentionArgs& args, std::span<const float> dout,
                                       std::span<const float> dlse = {});
+/// What is rounded to bf16 before it is multiplied.
+enum class Rounded {
+  nothing,
+  gradients,    ///< P and dS.
+  all_weights,  ///< And the weights of the forward call, whose sum is that of the rounded ones.
+};
 /// The same steps in f32 with left-to-right sums: the yardstick.
 GradientResult<float> gradients_naive_f32(const AttentionArgs& args, std::span<const float> dout,
-                                          std::span<const float> dlse = {});
+                                          std::span<const float> dlse = {}, Rounded what = Rounded::nothing);
 
 /// Checks one gradient against fp64: NaN and infinities exactly where fp64 has them; elsewhere, among rows
 /// that meet about as many others, a largest error of at most twice naive's and 4 * (1 + largest score)

@@ -18,6 +18,9 @@ struct BackwardCase {
 };
 std::ostream& operator<<(std::ostream& os, const BackwardCase& c);
 
+/// Any case.
+BackwardCase draw_backward_case(Random& random);
+
 /// Two sequences of two KV heads, each of two query heads.
 BackwardCase grouped_case(std::int64_t q_len, std::int64_t kv_len, std::int64_t head_dim,
                           std::int64_t v_head_dim);
@@ -31,8 +34,9 @@ struct Gradients {
 struct GradientAnswer {
   GradientResult<double> fp64;
   GradientResult<float> naive;
-  /// Whether they meet the error promise.
-  ::testing::AssertionResult is_met_by(const Gradients& got) const;
+  /// Whether they meet the error promise. The sinks' come from sums of f64 of what the forward call wrote,
+  /// whose error is `of_sinks`.
+  ::testing::AssertionResult is_met_by(const Gradients& got, double of_sinks = 1e-4) const;
 };
 
 /// The memory of a case, as Problem's: between guard pages, gaps poisoned. Made with the results of the
@@ -44,13 +48,15 @@ class BackwardProblem {
   /// Of the forward call's tensors and results as they are now.
   const BackwardArgs& args() const { return args_; }
   /// Poisons the gradients, runs, checks their borders. A failure fails the running test.
-  Gradients run(const Context& context) const;
+  Gradients run(const Context& context) const { return run(context, args_); }
+  /// The same on other tensors of the same shapes, with the gradients of this one.
+  Gradients run(const Context& context, const BackwardArgs& args) const;
   void poison_gradients() const;
   ::testing::AssertionResult outputs_untouched() const;
   /// Puts `value` somewhere into q, k, v or dout, by `n`, and says where. What the forward call wrote is
   /// older.
   std::string put(float value, int n, Random& random) const;
-  GradientAnswer answer() const;
+  GradientAnswer answer(Rounded what = Rounded::nothing) const;
 
   Problem forward;
   GuardedTensor dout, dq, dk, dv;
@@ -59,6 +65,22 @@ class BackwardProblem {
  private:
   mutable std::vector<float> dsinks_;
   BackwardArgs args_;
+};
+
+/// A problem whose q, k, v and dout are bf16, rounded. `out`, `lse` and the gradients stay f32, so that what
+/// is seen is the arithmetic and not the last rounding.
+class Bf16Problem {
+ public:
+  Bf16Problem(const BackwardCase& c, const Context& context);
+
+  BackwardArgs args(Precision precision) const;
+  /// Both calls.
+  Gradients run(const Context& context, Precision forward, Precision precision) const;
+  /// Copies changed elements of `wide`.
+  void refresh() const;
+
+  BackwardProblem wide;  ///< The same values.
+  NarrowTensor q, k, v, dout;
 };
 
 /// Runs `args`, those of `problem` but for a fault: the status has this code and says `message`, and nothing

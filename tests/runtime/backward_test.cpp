@@ -21,59 +21,6 @@ namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
-BackwardCase draw_case(Random& random) {
-  BackwardCase c;
-  Case& f = c.forward;
-  f.batch = random.between(1, 2);
-  f.kv_heads = random.between(1, 2), f.q_heads = f.kv_heads * random.pick<std::int64_t>({1, 1, 2, 3});
-  const auto length = [&] {
-    return random.pick({random.between(1, 20), random.between(1, 210), random.between(150, 260)});
-  };
-  f.q_len = length(), f.kv_len = random.one_in(20) ? 0 : length();
-  if (random.one_in(12) && kThinning == 0) {  // more than one block
-    f.batch = f.kv_heads = 1, f.q_heads = random.between(1, 2);
-    f.q_len = random.between(1, 700), f.kv_len = random.between(500, 1300);
-  }
-  const auto dim = [&] {
-    return random.pick({random.between(1, 16), random.between(1, 70), std::int64_t{64}});
-  };
-  f.head_dim = dim(), f.v_head_dim = dim();
-  if (random.one_in(8)) {  // any that there is
-    f.head_dim = random.between(1, 576), f.v_head_dim = random.between(1, 576);
-    f.q_len = std::min<std::int64_t>(f.q_len, 70), f.kv_len = std::min<std::int64_t>(f.kv_len, 70);
-  }
-  f.seed = random.bits();
-  f = masked(f, static_cast<int>(random.between(0, kMaskKinds - 1)));
-  if (random.one_in(4)) f.softcap = random.pick({2.0f, 20.0f});
-  if (random.one_in(3)) {
-    f.bias = random.pick({TermLayout::full, TermLayout::padded, TermLayout::heads, TermLayout::keys,
-                          TermLayout::queries, TermLayout::transposed});
-    f.bias_type = random.pick({DataType::f32, DataType::bf16, DataType::f16});
-  }
-  if (random.one_in(3)) {
-    f.mask =
-        random.pick({TermLayout::full, TermLayout::padded, TermLayout::positions, TermLayout::transposed});
-    f.mask_block = random.pick<std::int64_t>({1, 7, 64});
-  }
-  f.alibi = random.one_in(4) ? static_cast<int>(random.between(1, 2)) : 0;
-  f.sinks = random.one_in(4), f.lse_with_sink = random.one_in(2);
-  if (random.one_in(3)) f.lse_base = LseBase::two;
-  if (random.one_in(3)) f.scale = random.pick({0.3f, -0.2f});
-  if (random.one_in(5)) draw_sequence_visibility(random, &f), f.window_sink_tokens = 0;
-  const auto layout = [&] {
-    return random.pick({Layout::bhsd, Layout::bshd, Layout::sbhd, Layout::padded, Layout::padded_bshd});
-  };
-  f.q_layout = layout(), f.k_layout = layout(), f.v_layout = layout(), f.out_layout = layout();
-  if (random.one_in(8)) f.k_layout = Layout::expanded_heads;
-  f.lse = random.pick({GuardedLse::Layout::contiguous, GuardedLse::Layout::bsh, GuardedLse::Layout::padded});
-  c.dout = layout(), c.dq = layout(), c.dk = layout(), c.dv = layout();
-  if (random.one_in(8)) c.dout = Layout::expanded_seq;
-  if (random.one_in(3))
-    c.dlse = random.pick(
-        {GuardedLse::Layout::contiguous, GuardedLse::Layout::defaulted, GuardedLse::Layout::padded});
-  return c;
-}
-
 struct Backward : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");
 
@@ -87,7 +34,7 @@ TEST(BackwardSweep, MeetsTheErrorPromise) {
   const std::uint64_t seed = test_seed(2026);
   Random random(seed);
   for (int n = 0; n < thinned(80, 8, 3); ++n) {
-    const BackwardCase c = draw_case(random);
+    const BackwardCase c = draw_backward_case(random);
     SCOPED_TRACE(::testing::Message() << "seed " << seed << " case " << n << ": " << c);
     const BackwardProblem problem(c, context_of(default_isa(), "serial"));
     const GradientAnswer answer = problem.answer();
@@ -182,7 +129,8 @@ TEST_P(Backward, NanReachesExactlyWhatItMust) {
   }
 }
 
-// Inputs of 16 bits are widened and results rounded once: the bits of the f32 call on the same numbers.
+// In products of f32 inputs of 16 bits are widened and results rounded once: the bits of the f32 call on the
+// same numbers.
 TEST_P(Backward, OfNarrowTypesIsTheRoundedOneOfF32) {
   for (const DataType type : {DataType::bf16, DataType::f16}) {
     BackwardCase c = shape(70, 130);
@@ -199,6 +147,7 @@ TEST_P(Backward, OfNarrowTypesIsTheRoundedOneOfF32) {
     narrow[6] = NarrowTensor(problem.dk, type, Flush::front);
     narrow[7] = NarrowTensor(problem.dv, type, Flush::back);
     BackwardArgs args = problem.args();
+    args.forward.precision = Precision::standard;
     args.forward.q = narrow[0].input(), args.forward.k = narrow[1].input(),
     args.forward.v = narrow[2].input();
     args.forward.out = narrow[3].output(), args.dout = narrow[4].input();
