@@ -77,6 +77,7 @@ void meet(GradientFacts& facts, double max_score, double size, double factor) {
 
 template <class T>
 T as_bf16(T x) {
+  if (std::fpclassify(x) == FP_SUBNORMAL) return T(0);
   kernels::Bf16 narrow{};
   kernels::from_float(static_cast<float>(x), &narrow);
   return static_cast<T>(kernels::to_float(narrow));
@@ -188,15 +189,18 @@ GradientResult<float> gradients_naive_f32(const AttentionArgs& args, std::span<c
 
 ::testing::AssertionResult gradient_is_right(std::span<const float> got, std::span<const double> fp64,
                                              std::span<const float> naive,
-                                             std::span<const GradientFacts> facts, WorstGradient* worst) {
+                                             std::span<const GradientFacts> facts, WorstGradient* worst,
+                                             Rounded what) {
   constexpr double kRoundoff = 0x1p-24;
   if (got.size() != fp64.size())
     return ::testing::AssertionFailure() << got.size() << " elements, expected " << fp64.size();
   if (got.empty()) return ::testing::AssertionSuccess();
   const std::size_t columns = got.size() / facts.size();
+  const bool is_rounded = what != Rounded::nothing;
   struct Group {
     double error = 0, naive = 0, max_score = 0;
-    std::size_t at = 0;
+    double squares = 0, naive_squares = 0;  // of all errors
+    std::size_t at = 0, elements = 0;
   };
   std::array<Group, 65> groups{};
   for (std::size_t n = 0; n < got.size(); ++n) {
@@ -209,20 +213,31 @@ GradientResult<float> gradients_naive_f32(const AttentionArgs& args, std::span<c
     if (!std::isfinite(want)) continue;
     const double size = std::sqrt(row.squares) * row.largest,
                  unit = kRoundoff * std::max(std::isfinite(size) ? size : std::abs(want), 0x1p-126);
+    // Products of bf16 take what is below 2^-126 for 0: a pair's P or dS, and its product.
+    const double flushed =
+        is_rounded && std::isfinite(size) ? static_cast<double>(row.pairs) * (1 + row.largest) * 0x1p-126 : 0;
+    const double error = std::max(std::abs(have - want) - flushed, 0.0) / unit,
+                 of_naive = std::abs(naive[n] - want) / unit;
     group.max_score = std::max(group.max_score, row.max_score);
-    if (const double error = std::abs(have - want) / unit; error > group.error)
-      group.error = error, group.at = n;
-    if (const double error = std::abs(naive[n] - want) / unit; std::isfinite(error))
-      group.naive = std::max(group.naive, error);
+    if (error > group.error) group.error = error, group.at = n;
+    group.squares += error * error, ++group.elements;
+    if (std::isfinite(of_naive))
+      group.naive = std::max(group.naive, of_naive), group.naive_squares += of_naive * of_naive;
   }
   for (const Group& group : groups) {
     if (worst) *worst = {std::max(worst->error, group.error), std::max(worst->naive, group.naive)};
-    const double floor = 4 * (1 + group.max_score);
-    if (!(group.error <= 2 * group.naive + floor))
+    const double floor = 4 * (1 + group.max_score), of_bf16 = is_rounded ? 0x1p-9 / kRoundoff : 0.0;
+    if (!(group.error <= 2 * group.naive + floor + of_bf16))
       return ::testing::AssertionFailure()
              << "element " << group.at << " is " << got[group.at] << ", fp64 " << fp64[group.at] << ", naive "
              << naive[group.at] << ": error " << group.error << " roundoffs, naive's worst " << group.naive
-             << ", floor " << floor;
+             << ", floor " << floor + of_bf16;
+    const double count = static_cast<double>(group.elements), rms = std::sqrt(group.squares / count),
+                 naive_rms = std::sqrt(group.naive_squares / count);
+    if (is_rounded && group.elements >= 64 * columns && !(rms <= 1.25 * naive_rms + floor))
+      return ::testing::AssertionFailure()
+             << "among " << group.elements / columns << " rows, of which element " << group.at
+             << " is the worst: error " << rms << " roundoffs, naive's " << naive_rms << ", floor " << floor;
   }
   return ::testing::AssertionSuccess();
 }

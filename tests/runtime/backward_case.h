@@ -34,9 +34,9 @@ struct Gradients {
 struct GradientAnswer {
   GradientResult<double> fp64;
   GradientResult<float> naive;
-  /// Whether they meet the error promise. The sinks' come from sums of f64 of what the forward call wrote,
-  /// whose error is `of_sinks`.
-  ::testing::AssertionResult is_met_by(const Gradients& got, double of_sinks = 1e-4) const;
+  Rounded what = Rounded::nothing;  ///< By naive.
+  /// Whether they meet the error promise.
+  ::testing::AssertionResult is_met_by(const Gradients& got) const;
 };
 
 /// The memory of a case, as Problem's: between guard pages, gaps poisoned. Made with the results of the
