@@ -241,12 +241,11 @@ class Pair {
                      terms.has_alibi ? head_->position_of(r, first) : 0, scale});
   }
 
-  /// `seen` counted from the first position of `piece`, from the first step that it reaches to the last: what
-  /// it has besides sees nothing, and so has P and dS of 0.
+  /// `seen` counted from the first position of `piece`, from the first step that it reaches on: of a pair's
+  /// other position P and dS are 0.
   Positions whole_steps(const Positions& seen, const Positions& piece) const {
     const std::int64_t lo = seen.begin - piece.begin, hi = seen.end - piece.begin;
-    if (lo >= hi) return {lo, lo};
-    return {lo / set_.per_step() * set_.per_step(), min_of(round_up(hi, set_.per_step()), piece.count())};
+    return lo < hi ? Positions{lo / set_.per_step() * set_.per_step(), hi} : Positions{lo, lo};
   }
 
   /// The keys of a piece that a tile of queries sees, from the first to the last.

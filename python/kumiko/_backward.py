@@ -45,6 +45,7 @@ def attention_backward(
     return_dalibi_slopes: bool = False,
     layout: str = "bhsd",
     context: Context | None = None,
+    precision: str = "automatic",
 ) -> Any:
     """The gradients of sum(dout * out) by q, k and v, where out, lse = attention(q, k, v, ..., return_lse=True).
 
@@ -58,8 +59,11 @@ def attention_backward(
     dbias       to write that of bias to: shaped as it, of float32, float16 or bfloat16; None: a new tensor of its type
     dsinks, dalibi_slopes  to write those of sinks and alibi_slopes to: shaped as these, float32, contiguous; None: new tensors
     layout      "bhsd", or "bshd": of every tensor but lse and dlse
+    precision   what the products of dq, dk and dv multiply: "standard", float32; "half", pairs of bfloat16, where q, k, v and dout
+                are bfloat16 and the context's isa is avx512_bf16; "automatic", half there and standard anywhere else, or
+                KUMIKO_PRECISION
 
-    All other arguments are those of the forward call, with its meaning of them. Products are of float32, and gradients are
+    All other arguments are those of the forward call, with its meaning of them. Sums are of float32, and gradients are
     rounded once. Their bits do not depend on threads or on the rest of the batch. Queries and keys that see nothing have
     gradients of 0; rows behind the last packed sequence are not written.
     Returns (dq, dk, dv), and after these, where there are any: dsinks, float32 [q_heads]; dbias, if it is given or wanted, summed
@@ -69,7 +73,7 @@ def attention_backward(
     return _core.attention_backward(
         q, k, v, (dout, out, lse, dlse, delta, dq, dk, dv, dsinks, dbias, dalibi_slopes),
         (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, 0, causal_sequences, prefix_lens, seqused_k,
-         cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", "automatic"),
+         cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", precision),
         (alibi_slopes, bias, mask, None, None, None, sinks, None, None, None, None),
         return_dbias, return_dalibi_slopes, layout, context,
     )  # fmt: skip
@@ -119,11 +123,12 @@ class BackwardPlan:
         return_dalibi_slopes: bool = False,
         layout: str = "bhsd",
         context: Context | None = None,
+        precision: str = "automatic",
     ) -> None:
         self._plan = _core.BackwardPlan(
             q, k, v, (dout, out, None, None, None, dq, dk, dv, None, dbias, None),
             (causal, causal_alignment, window, scale, softcap, lse_with_sink, lse_base, 0, causal_sequences, prefix_lens,
-             seqused_k, cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", "automatic"),
+             seqused_k, cu_seqlens_q, cu_seqlens_k, None, 0, 0, "automatic", None, "rows", precision),
             (alibi_slopes, bias, mask, None, None, None, sinks, None, None, None, None),
             return_dbias, return_dalibi_slopes, layout, context,
         )  # fmt: skip

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """attention_backward: gradients against differences of the oracle, in the kinds of tensors that Python has."""
 
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -65,6 +66,24 @@ def test_layout_type_and_given_tensors(call, dtype):
     kumiko.attention_backward(dout, q, k, v, out, lse, dq=given[0], dk=given[1], dv=given[2], layout="bshd")
     for narrow, wide in zip((dq, dk, dv), given, strict=True):
         np.testing.assert_array_equal(narrow, wide.astype(dtype))
+
+
+def test_precisions(call):
+    *inputs, dout = (x.astype(ml_dtypes.bfloat16) for x in call)
+    context = kumiko.Context()
+    out, lse = kumiko.attention(*inputs, return_lse=True, precision="standard", context=context)
+    made = {precision: kumiko.attention_backward(dout, *inputs, out, lse, precision=precision, context=context)
+            for precision in (("automatic", "standard", "half") if context.isa == "avx512_bf16" else ("automatic", "standard"))}
+    for got, same in zip(made["automatic"], made["half" if "half" in made else "standard"], strict=True):
+        np.testing.assert_array_equal(got, same)
+    for got, standard in zip(made["automatic"], made["standard"], strict=True):
+        np.testing.assert_allclose(got.astype(np.float32), standard.astype(np.float32), atol=4e-2)
+    explained = kumiko.BackwardPlan(dout, *inputs, out, precision="standard", context=context).explain()
+    assert "elements bf16, products of f32" in explained
+    with pytest.raises(NotImplementedError, match='^precision is "half"; isa .* has no kernels that multiply f32'):
+        kumiko.attention_backward(dout, *(x.astype(np.float32) for x in inputs), out.astype(np.float32), lse, precision="half")
+    with pytest.raises(ValueError, match="precision"):
+        kumiko.attention_backward(dout, *inputs, out, lse, precision="double")
 
 
 def test_sinks_have_a_gradient(call):
