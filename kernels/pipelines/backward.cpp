@@ -297,6 +297,7 @@ class Pair {
                                                                                 problem_->dk_sum +
                                                                                 first *
                                                                                     round_up(dim_, set_.mr);
+    // Not dQ's as well: 1.00 at 1024, 0.98 to 1.00 at 4096, pairs of bf16.
     fetch(dv, nr * round_up(v_dim_, set_.mr));
     fetch(dk, nr * round_up(dim_, set_.mr));
     first_product(operands_.q, keys, dim_, nr, lo, hi, p_);
