@@ -307,4 +307,17 @@ Status SequenceCall::run(const Context& context, std::span<const Step> steps, st
   return {};
 }
 
+Status SequenceCall::merge(const Context& context, float* states, std::span<const float* const> next,
+                           bool is_first, bool is_last) {
+  for (Call& call : calls_) {
+    std::vector<const float*> begins;
+    for (const float* const begin : next) begins.push_back(begin + call.states_begin);
+    if (Status s = merge_running_states(context, call.args, part_of(call, {}), states + call.states_begin,
+                                        begins, is_first, is_last);
+        !s.ok())
+      return s;
+  }
+  return {};
+}
+
 }  // namespace kumiko::distributed

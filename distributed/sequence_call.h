@@ -49,6 +49,9 @@ class SequenceCall {
   /// of the buffer. No steps: no keys.
   Status run(const Context& context, std::span<const Step> steps, std::size_t first, float* states,
              bool is_first, bool is_last);
+  /// Adds states that run() left of steps of one split each (is_first, not is_last), in ascending order.
+  Status merge(const Context& context, float* states, std::span<const float* const> next, bool is_first,
+               bool is_last);
 
  private:
   /// Sequences whose queries are packed in one tensor: all, or one of a batch.

@@ -4,6 +4,8 @@
 
 #include <kumiko/attention.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <deque>
 #include <memory>
@@ -69,7 +71,10 @@ class TravellingBlocks {
   void send_next();
   std::size_t leaving();
   bool compute_what_is_here();
+  bool compute_ahead();
   void compute(std::size_t first, std::size_t last);
+  void merge_ahead(std::size_t first, std::size_t last);
+  bool is_ahead(std::size_t step) const { return std::ranges::find(ahead_, step) != ahead_.end(); }
   Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
   const Context& context_;
@@ -86,7 +91,14 @@ class TravellingBlocks {
   std::size_t last_step_ = 0;      ///< The last one that this rank computes, plus 1; 0: none.
   // Steps that transfers have begun of, that are being computed, and that are computed: all before these.
   std::size_t started_ = 0, computing_ = 0, done_ = 0;
+  std::size_t pieces_moved_ = 0;  ///< Received, or sent to the end.
   bool is_first_ = true;
+  /// Steps beyond computing_ whose states are computed, each at its place of ahead_states_; kNone: free.
+  static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+  std::vector<std::size_t> ahead_;
+  std::vector<float*> ahead_states_;
+  std::chrono::steady_clock::time_point waiting_since_{};
+  bool is_waiting_ = false, has_waited_ = false;
   Status computed_;
   Worker* worker_ = nullptr;
 };

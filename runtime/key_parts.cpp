@@ -15,6 +15,7 @@ namespace kumiko {
 namespace {
 
 static_assert(kKeysPerSplit == kernels::kSplitKeys);
+constexpr std::int64_t kMergedRows = 256;  ///< Of a task: about 260 KB of heads of 128.
 
 Status check_queries(const AttentionArgs& args, const KeyPart& part) {
   const std::int64_t sequences = number_of_sequences(args);
@@ -209,6 +210,42 @@ void run_merge(void* context, std::int32_t number, const scheduler::Slot& slot) 
   merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
 }
 
+/// Rows of some units whose states computed ahead follow their running states.
+struct RunningMerge {
+  const Problem& problem;
+  const Operands& operands;
+  const kernels::KernelSet& kernels;
+  std::span<const float* const> next;
+  struct Piece {
+    std::int64_t unit, row_begin, row_end;
+  };
+  std::vector<Piece> pieces;
+
+  void run(const Piece& piece, float* scratch) const {
+    const std::int64_t size = kernels::partial_size(problem.v_head_dim);
+    const kernels::HeadProblem head =
+        problem.head(operands, piece.unit / problem.kv_heads, piece.unit % problem.kv_heads);
+    const std::int64_t begin = head.running.rows - operands.states;
+    for (std::int64_t row = piece.row_begin; row < piece.row_end; ++row) {
+      const auto is_empty = [&](const float* states) {
+        const float* const state = states + begin + row * size;
+        return state[size - 2] == -__builtin_inff() && state[size - 1] == 0.0f;
+      };
+      // Causal rows see none of the later splits; their running state stays as it is.
+      if (head.running.loads() && head.running.stores() && std::ranges::all_of(next, is_empty)) continue;
+      kernels::RowMerge merged(kernels, head, row, scratch);
+      for (const float* const states : next) merged.add(states + begin + row * size);
+      merged.end();
+    }
+  }
+};
+
+void run_running_merge(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
+  const RunningMerge& merge = *static_cast<const RunningMerge*>(context);
+  const kernels::FloatState float_state(merge.kernels.isa);
+  merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
+}
+
 /// So that a task has about 512 states to merge, 260 KB of heads of 128.
 void cut_merge(std::int64_t unit_end, SplitMerge* merge) {
   const Problem& problem = merge->problem;
@@ -263,6 +300,33 @@ Status attention_continue(const Context& context, const AttentionArgs& args, con
     made.operands.is_first_part = is_first;
     made.operands.is_last_part = is_last;
     return execute(made.plan, made.operands);
+  });
+}
+
+Status merge_running_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                            float* states, std::span<const float* const> next, bool is_first, bool is_last) {
+  return guarded([&]() -> Status {
+    if (Status s = check_arguments(context, args, part); !s.ok()) return s;
+    PreparedPart made(context, args, part);
+    if (Status s = made.prepare(args, part, StatesKept::running); !s.ok()) return s;
+    if (Status s = check_states(args, made.floats(), states); !s.ok()) return s;
+    for (std::size_t i = 0; i < next.size(); ++i) {
+      if (made.floats() > 0 && (!next[i] || next[i] == states))
+        return invalid(entry("next", static_cast<std::int64_t>(i)), next[i] ? "states" : "null",
+                       "states computed ahead");
+    }
+    made.operands.states = states;
+    made.operands.is_first_part = is_first;
+    made.operands.is_last_part = is_last;
+    const Problem& problem = made.plan.problem;
+    RunningMerge merge{problem, made.operands, made.plan.kernels, next, {}};
+    for (std::int64_t unit = 0; unit < problem.batch * problem.kv_heads; ++unit) {
+      const std::int64_t rows = problem.rows_of(unit / problem.kv_heads);
+      for (std::int64_t row = 0; row < rows; row += kMergedRows)
+        merge.pieces.push_back({unit, row, std::min(row + kMergedRows, rows)});
+    }
+    return run_equal_tasks(*made.plan.context, std::ssize(merge.pieces), run_running_merge, &merge,
+                           static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
   });
 }
 

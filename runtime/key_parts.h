@@ -54,6 +54,14 @@ KUMIKO_API Status prepare_running_states(const Context& context, const Attention
 KUMIKO_API Status attention_continue(const Context& context, const AttentionArgs& args, const KeyPart& part,
                                      float* states, bool is_first, bool is_last);
 
+/// Adds states that were computed ahead of keys before theirs: `next`, each what attention_continue() left of
+/// one split alone (is_first and not is_last), in ascending order of splits, which follow those in `states`.
+/// `is_first`, `is_last`, `part`'s queries and `states`: as there. Errors: those of attention_forward(), and
+/// invalid_argument (`next` null, or memory of `states`); nothing is written then.
+KUMIKO_API Status merge_running_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
+                                       float* states, std::span<const float* const> next, bool is_first,
+                                       bool is_last);
+
 /// The same for attention_split_states(). Its states are [sequence][kv_head][split][query position, group]
 /// [v_head_dim + 2], of the splits of the part that have a key of the sequence, in ascending order.
 KUMIKO_API Status prepare_split_states(const Context& context, const AttentionArgs& args, const KeyPart& part,

@@ -25,6 +25,11 @@ PREFILL = ["prefill", "8192", "3"]
 # K and V of 4096 keys, which the busier rank sends: rows in zigzag, so rank 0 has the first and the last quarter of the tokens.
 PREFILL_BYTES = 4096 * 8 * 128 * 2 * 4
 DELAY_US = 50
+# Of a frame of Ethernet that carries TCP, which the rate of a link counts, over what it carries.
+FRAME = 1514 / 1448
+# A short queue before the link, as network cards have: where both sides send, acknowledgements otherwise wait behind megabytes of data,
+# and in every other run both directions had half of their rate. With BBR, the default of some kernels, they had it in most runs.
+TCP = ["net.ipv4.tcp_limit_output_bytes=131072", "net.ipv4.tcp_congestion_control=reno"]
 
 
 def run(command):
@@ -54,6 +59,7 @@ class Link:
         run(["ip", "-n", a, "link", "add", "kumiko0", "type", "veth", "peer", "name", "kumiko0", "netns", b])
         for number, name in enumerate(self.names, 1):
             run(["ip", "-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "kumiko0"])
+            run(["ip", "netns", "exec", name, "sysctl", "-qw", *TCP])
             for device in ("lo", "kumiko0"):
                 run(["ip", "-n", name, "link", "set", device, "up"])
             self.slow_down(name)
@@ -102,14 +108,13 @@ def step_over_link():
 
 
 def slow_link(share):
-    """Sending K and V takes `share` of computing."""
+    """Sending K and V takes `share` of computing, as far as the link keeps its rate; what it took is in the rounds of the calls."""
     with Link(None) as link:
         free = call(*PREFILL, **link.place)
-    sending = share * free["together"]
-    rate = round(PREFILL_BYTES * 8 / sending)
+    rate = round(PREFILL_BYTES * 8 * FRAME / (share * free["together"]))
     with Link(rate) as link:
         slow = call(*PREFILL, **link.place)
-    return {"over_longer": slow["together"] / max(free["together"], sending), "rate": rate, "free": free["together"],
+    return {"over_longer": slow["together"] / max(free["together"], slow["sending"]), "rate": rate, "free": free["together"],
             "delay_us": link.delay, **slow}
 
 

@@ -170,6 +170,23 @@ double latency(int rank) {
   return (now() - begin) / kTrips / 2;
 }
 
+/// Of keys and values of half of the problem, in messages of 1 MiB from rank 1 to rank 0.
+double sending(int rank, const Workload& workload) {
+  constexpr int kMessage = 1 << 18;
+  const int count = static_cast<int>((workload.k.size() + workload.v.size()) / 2 / kMessage);
+  std::vector<float> memory(static_cast<std::size_t>(count) * kMessage);
+  std::vector<MPI_Request> requests(static_cast<std::size_t>(count), MPI_REQUEST_NULL);
+  MPI_Barrier(MPI_COMM_WORLD);
+  const double begin = now();
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    float* const message = memory.data() + i * kMessage;
+    if (rank == 0) MPI_Irecv(message, kMessage, MPI_FLOAT, 1, 0, MPI_COMM_WORLD, &requests[i]);
+    if (rank == 1) MPI_Isend(message, kMessage, MPI_FLOAT, 0, 0, MPI_COMM_WORLD, &requests[i]);
+  }
+  MPI_Waitall(count, requests.data(), MPI_STATUSES_IGNORE);
+  return now() - begin;
+}
+
 Context context_on(const std::string& cpus, int threads) {
   ContextOptions options;
   options.cpus = cpus;
@@ -216,7 +233,7 @@ int run(int argc, char** argv) {
     for (int i = 0; i < calls; ++i) call();
     return (now() - start) / calls;
   };
-  std::vector<double> alone, together, latencies;
+  std::vector<double> alone, together, latencies, sent;
   for (int round = 0; round < rounds; ++round) {
     quiet_barrier();
     if (rank == 0) alone.push_back(seconds_of_alone(workload, both));
@@ -224,10 +241,12 @@ int run(int argc, char** argv) {
     together.push_back(seconds_of([&] { check(workload.together(own, communicator)); }, 0.3));
     quiet_barrier();
     latencies.push_back(latency(rank));
+    quiet_barrier();
+    sent.push_back(sending(rank, workload));
   }
   if (rank == 0)
-    std::printf("{\"alone\": %.9f, \"together\": %.9f, \"latency\": %.9f}\n", median(alone), median(together),
-                median(latencies));
+    std::printf("{\"alone\": %.9f, \"together\": %.9f, \"latency\": %.9f, \"sending\": %.9f}\n",
+                median(alone), median(together), median(latencies), median(sent));
   return 0;
 }
 

@@ -7,6 +7,17 @@
 #include <limits>
 
 namespace kumiko::kernels {
+namespace {
+
+/// Packing turns rows into lanes, a few elements of all rows at a time, which prefetchers do not follow. Of
+/// calls over 512 keys of 4096 rows (attention_continue(), Zen 5, D = 128) 0.8 % of the time.
+void fetch_row(const void* row, std::int64_t bytes) {
+  constexpr std::int64_t kLine = 64;
+  for (std::int64_t i = 0; i < bytes; i += kLine)
+    __builtin_prefetch(static_cast<const std::byte*>(row) + i, 0, 3);
+}
+
+}  // namespace
 
 std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows) {
   const std::int64_t widest = kernels.max_nr, strip = kernels.strip,
@@ -65,10 +76,14 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     Tile& tile = tiles_[t];
     tile.row = range.row_begin + tile.from;
     tile.total_empty = true;
-    if (head.running.loads() && !range.partial) load_running(tile);
+    tile.total_waits = head.running.loads() && !range.partial;
+    if (tile.total_waits) fetch_running(tile);
     if (head.scores) continue;
     const void* rows[kMaxLanes];
-    for (std::int64_t r = 0; r < tile.used; ++r) rows[r] = head.q_row(kernels_.types.query, tile.row + r);
+    for (std::int64_t r = 0; r < tile.used; ++r) {
+      rows[r] = head.q_row(kernels_.types.query, tile.row + r);
+      fetch_row(rows[r], head.head_dim * bytes_of(kernels_.types.query));
+    }
     if (kernels_.int8) {
       kernels_.int8->query({rows, tile.used, tile.nr, head.head_dim, tile.q});
       for (std::int64_t n = 0; n < tile.nr; ++n)
@@ -323,6 +338,7 @@ void Walk::end_split(std::int64_t split, std::int64_t stage) const {
 void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
   if (range_->partial) return store_partial(tile, split, stage);
   if (tile.split_empty) return;
+  if (tile.total_waits) load_running(tile);
   const TileState done{tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, tile.split.o};
   if (!tile.total_empty) return kernels_.state->merge_tile({tile.total, done, tile.nr, head_->v_head_dim});
   const auto bytes = static_cast<std::size_t>(tile.nr) * sizeof(float);
@@ -336,8 +352,14 @@ void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
 void Walk::finish() const {
   if (range_->partial) return;
   range_->enter(Phase::store);
-  for (std::int64_t t = 0; t < tile_count_; ++t)
-    head_->running.stores() ? store_running(tiles_[t]) : store_rows(tiles_[t]);
+  for (std::int64_t t = 0; t < tile_count_; ++t) {
+    Tile& tile = tiles_[t];
+    if (tile.total_waits) {
+      if (head_->running.stores()) continue;  // No split was visible: states stay as they are.
+      load_running(tile);
+    }
+    head_->running.stores() ? store_running(tile) : store_rows(tile);
+  }
 }
 
 }  // namespace kumiko::kernels

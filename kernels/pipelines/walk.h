@@ -36,6 +36,7 @@ struct Tile {
   TileState total;    // state of the splits before them
   bool split_empty;   // o holds nothing
   bool total_empty;
+  bool total_waits;  // in memory: running states that no split has been merged with yet
 };
 
 /// Keys [first, last), panels counted from `first`.
@@ -170,6 +171,7 @@ class Walk {
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
   void store_rows(const Tile& tile) const;
+  void fetch_running(const Tile& tile) const;
   void load_running(Tile& tile) const;
   void store_running(const Tile& tile) const;
 

@@ -41,10 +41,20 @@ void Walk::store_running(const Tile& tile) const {
                head_->running.rows + tile.row * partial_size(dim));
 }
 
+/// Into L2, while the first split is computed. With load_running() before it, calls over 512 keys took 9 %
+/// more time than one call over all keys, so 7 % (4096 rows, D = 128, Zen 5).
+void Walk::fetch_running(const Tile& tile) const {
+  constexpr std::int64_t kLine = 64 / sizeof(float);
+  const std::int64_t size = partial_size(head_->v_head_dim);
+  const float* const states = head_->running.rows + tile.row * size;
+  for (std::int64_t i = 0; i < tile.used * size; i += kLine) __builtin_prefetch(states + i, 1, 2);
+}
+
 /// A tile none of whose rows has seen a key stays empty: its first split is then copied, not merged.
 void Walk::load_running(Tile& tile) const {
   const std::int64_t dim = head_->v_head_dim, size = partial_size(dim);
   const void* rows[kMaxLanes];
+  tile.total_waits = false;
   for (std::int64_t n = 0; n < tile.nr; ++n) {
     const float* const row = head_->running.rows + (tile.row + n) * size;
     const bool used = n < tile.used;

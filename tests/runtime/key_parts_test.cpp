@@ -108,6 +108,61 @@ TEST_P(KeyParts, RunningStatesOverAnyBlocksEqualOneCall) {
   }
 }
 
+// Splits computed before those before them, as ranks do that wait for keys, and merged in their turn.
+TEST_P(KeyParts, StatesComputedAheadEqualOneCall) {
+  for (int repeat = 0; repeat < thinned(50, 12, 8); ++repeat) {
+    StepShape s = shape();
+    if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 70, 600});
+    SCOPED_TRACE(::testing::Message() << s);
+    const ServerStep step(s);
+    step.poison_outputs();
+    const Status whole = attention_forward(contexts[0], step.args());
+    ASSERT_TRUE(whole.ok()) << whole.message();
+    const std::vector<Outcome> want = outcomes(step);
+
+    std::int64_t floats = -1, longest = 0;
+    ASSERT_TRUE(prepare_running_states(contexts[0], step.args(), {}, &floats).ok());
+    for (const StepSequence& sequence : s.sequences)
+      longest = std::max<std::int64_t>(longest, sequence.kv_len);
+    const std::int64_t splits = std::max<std::int64_t>((longest + kKeysPerSplit - 1) / kKeysPerSplit, 1);
+    const auto add = [&](std::int64_t split, std::vector<float>& states, bool is_first, bool is_last) {
+      KeyPart part;
+      part.key_begin = split * kKeysPerSplit, part.key_end = part.key_begin + kKeysPerSplit;
+      AttentionArgs args = step.args();
+      args.pipeline = kPipelines[random.between(0, std::size(kPipelines) - 1)];
+      const Status status =
+          attention_continue(random.pick(contexts), args, part, states.data(), is_first, is_last);
+      ASSERT_TRUE(status.ok()) << status.message();
+    };
+    std::vector<std::vector<float>> ahead(static_cast<std::size_t>(splits));
+    for (std::int64_t split = splits - 1; split >= 0; --split) {
+      if (random.one_in(2)) continue;
+      ahead[static_cast<std::size_t>(split)].assign(static_cast<std::size_t>(floats) + 1, kNaN);
+      add(split, ahead[static_cast<std::size_t>(split)], true, false);
+    }
+    std::vector<float> states(static_cast<std::size_t>(floats) + 1, kNaN);
+    step.poison_outputs();
+    for (std::int64_t split = 0, first = 0; split < splits; first = split) {
+      std::vector<const float*> next;
+      while (split < splits && !ahead[static_cast<std::size_t>(split)].empty() && next.size() < 3)
+        next.push_back(ahead[static_cast<std::size_t>(split++)].data());
+      if (next.empty()) {
+        ASSERT_NO_FATAL_FAILURE(add(split, states, first == 0, split + 1 == splits));
+        ++split;
+        continue;
+      }
+      EXPECT_TRUE(step.outputs_untouched());
+      const Status status = merge_running_states(random.pick(contexts), step.args(), {}, states.data(), next,
+                                                 first == 0, split == splits);
+      ASSERT_TRUE(status.ok()) << status.message();
+    }
+    for (std::size_t b = 0; b < step.sequences(); ++b)
+      EXPECT_TRUE(same_bits(step.packed_outcome(b), want[b])) << "sequence " << b;
+    EXPECT_TRUE(step.borders_intact());
+    EXPECT_NE(states.back(), states.back());
+  }
+}
+
 TEST_P(KeyParts, SplitStatesOfAnyPartsMerge) {
   for (int repeat = 0; repeat < thinned(50, 12, 8); ++repeat) {
     const StepShape s = shape();
@@ -285,6 +340,23 @@ TEST_F(KeyPartErrors, Merges) {
   EXPECT_EQ(merge_split_states(context, problem.args(), from, 0, 2).message(),
             "unit_end is 2; expected -1, or 0..1");
   EXPECT_TRUE(problem.outputs_untouched());
+}
+
+TEST_F(KeyPartErrors, MergesOfStatesComputedAhead) {
+  std::vector<float> ahead = states;
+  const auto merge = [&](float* to, std::vector<const float*> next, const KeyPart& part = {}) {
+    return merge_running_states(context, problem.args(), part, to, next, false, false).message();
+  };
+  problem.poison_outputs();
+  EXPECT_EQ(merge(nullptr, {ahead.data()}), "states.data is null; expected a tensor");
+  EXPECT_EQ(merge(states.data(), {ahead.data(), nullptr}), "next[1] is null; expected states computed ahead");
+  EXPECT_EQ(merge(states.data(), {states.data()}), "next[0] is states; expected states computed ahead");
+  KeyPart part;
+  part.key_begin = 3;
+  EXPECT_EQ(merge(states.data(), {ahead.data()}, part),
+            "part.key_begin is 3; expected a multiple of 512 from 0 on");
+  EXPECT_TRUE(problem.outputs_untouched());
+  EXPECT_TRUE(std::all_of(states.begin(), states.end(), [](float x) { return x != x; }));
 }
 
 }  // namespace
