@@ -24,7 +24,8 @@ struct HalfValues {
   const DecodeValuesArgs& args;
   std::int64_t rows = 0, first, last = 0;
   std::int64_t row[kMaxDecodeRows];
-  H::Bits most = svdup_u16(0);  // magnitudes
+  H::Bits most = svdup_u16(0);                              // magnitudes
+  alignas(64) F16 first_sums[kMaxDecodeRows][kMaxHeadDim];  // of a pair's first chain
 
   explicit HalfValues(const DecodeValuesArgs& of) : args(of), first(of.kv) {
     for (std::int64_t r = 0; r < args.rows; ++r) {
@@ -58,16 +59,17 @@ struct HalfValues {
     return svmax_u16_x(H::all(), svmax_u16_x(H::all(), of[0], of[1]), svmax_u16_x(H::all(), of[2], of[3]));
   }
 
-  /// One chain of R rows and N vectors of dims: keys [j, end). The first pass over dims has the weights, too.
+  /// Which chain of a pair: one alone, the first, or the second after it.
+  enum class Chain { alone, first, second };
+
+  /// One chain of R rows and N vectors of dims: keys [j, end).
   /// kLarge: leaves out values beyond kHalfValueLimit.
   template <int R, int N, bool kLarge>
-  void add_chain(const std::int64_t* of, std::int64_t d, std::int64_t j, std::int64_t end) {
+  void add_chain(const std::int64_t* of, std::int64_t d, std::int64_t j, std::int64_t end, Chain which) {
     H::Reg chain[R][N];
-    V::Reg weight[R];
     const F16* weights[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      weight[r] = V::set1(args.l[of[r]]);
       weights[r] = p(of[r]);
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) chain[r][n] = H::zero();
@@ -84,17 +86,22 @@ struct HalfValues {
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const H::Reg factor = H::set1(weights[r][j]);
-        weight[r] = V::add(weight[r], svcvt_f32_f16_x(svptrue_b32(), factor));
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) chain[r][n] = H::fma(factor, x[n], chain[r][n]);
       }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      if (d == 0) V::store_first(args.l + of[r], 1, weight[r]);
       float* const o = args.o + of[r] * args.o_stride + d;
+      F16* const kept = first_sums[of[r]] + d;
+      if (which == Chain::first) {
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) H::store(kept + n * H::kLanes, chain[r][n]);
+        continue;
+      }
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
+        if (which == Chain::second) chain[r][n] = H::add(chain[r][n], H::load(kept + n * H::kLanes));
         float* const at = o + n * H::kLanes;
         V::store(at, V::add(V::load(at), H::low(chain[r][n])));
         V::store(at + V::kLanes, V::add(V::load(at + V::kLanes), H::high(chain[r][n])));
@@ -103,23 +110,28 @@ struct HalfValues {
   }
 
   template <bool kLarge>
-  void add_chain(std::int64_t j, std::int64_t end) {
+  void add_chain(std::int64_t j, std::int64_t end, Chain which) {
     for_row_groups<4>(rows, [&]<int R>(std::int64_t r) {
       std::int64_t d = 0;
-      for (; d + kDims <= args.v_dim; d += kDims) add_chain<R, 4, kLarge>(row + r, d, j, end);
-      for (; d < args.v_dim; d += H::kLanes) add_chain<R, 1, kLarge>(row + r, d, j, end);
+      for (; d + kDims <= args.v_dim; d += kDims) add_chain<R, 4, kLarge>(row + r, d, j, end, which);
+      for (; d < args.v_dim; d += H::kLanes) add_chain<R, 1, kLarge>(row + r, d, j, end, which);
     });
   }
   void add_chains(RowFetcher& ahead) {
+    bool has_first = false;
     for (std::int64_t j = first, end = 0; j < last; j = end) {
       end = (args.first_key + j) / kHalfChain * kHalfChain + kHalfChain - args.first_key;
       if (end > last) end = last;
+      const bool is_second = (args.first_key + j) / kHalfChain % 2 != 0;
+      const Chain which =
+          is_second ? (has_first ? Chain::second : Chain::alone) : (end < last ? Chain::first : Chain::alone);
+      has_first = which == Chain::first;
       const H::Bits of = largest(j, end, ahead);
       most = svmax_u16_x(H::all(), most, of);
       if (svmaxv_u16(H::all(), of) > kLimit) {
-        add_chain<true>(j, end);
+        add_chain<true>(j, end, which);
       } else {
-        add_chain<false>(j, end);
+        add_chain<false>(j, end, which);
       }
     }
   }
@@ -146,26 +158,31 @@ struct HalfValues {
 void half_row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row, RowFetcher& ahead) {
   float* const s = args.scores + row * args.score_stride;
   const V::Reg top = hide<V>(s, args.kv, args.begin[row], args.end[row], ahead);
-  const V::Reg shift = V::zero_if_minus_infinity(top);
+  const V::Reg b = half_reference(top), seen = V::zero_if_minus_infinity(b);
+  const V::Reg large = large_half_reference(seen);
+  const HalfShift shift(is_any_large_half_reference(seen) ? V::zero() : seen);
   HalfSum sum = svdup_u32(0);
-  for (std::int64_t j = 0; j < args.kv; j += V::kLanes) {
-    const V::Reg p = V::exp2(V::sub(V::load(s + j), shift));
-    V::store(s + j, p);
-    sum = add_half_probability(sum, p);
-  }
-  const HalfSum total = svdup_u32(static_cast<std::uint32_t>(svaddv_u32(svptrue_b32(), sum)));
-  const V::Reg old = V::set1(args.m[row]), m = V::max(V::sub(top, half_headroom(total)), old);
-  const V::Reg m_shift = V::zero_if_minus_infinity(m), alpha = V::exp2(V::sub(old, m_shift)),
-               factor = V::exp2(V::sub(top, m_shift));
-  V::store_first(args.m + row, 1, m);
-  V::store_first(args.l + row, 1, V::mul(V::set1(args.l[row]), alpha));
-  float* const o = args.o + row * args.o_stride;
-  for (std::int64_t d = 0; d < args.v_dim; d += V::kLanes) V::store(o + d, V::mul(V::load(o + d), alpha));
   auto* const p = reinterpret_cast<std::uint16_t*>(s);
+  V::Reg found = V::zero();
   for (std::int64_t j = 0; j < args.kv; j += V::kLanes) {
-    const V::Reg x = V::mul(V::load(s + j), factor);
+    const V::Reg x = V::load(s + j), of = half_exponential(V::sub(x, large), shift);
     asm volatile("" ::: "memory");  // P of the first keys overwrites their own S.
-    store_half_weight(p + j, x);
+    svst1h_u32(svptrue_b32(), p + j, svreinterpret_u32_f16(svcvt_f16_f32_x(svptrue_b32(), of)));
+    found = V::fma(of, of, found);
+    sum = add_half_exponential(sum, of);
+  }
+  // Scores are there for a whole number of vectors.
+  const std::int64_t keys = (args.kv + V::kLanes - 1) / V::kLanes * V::kLanes;
+  const HalfSum total = half_sum(svdup_u32(static_cast<std::uint32_t>(svaddv_u32(svptrue_b32(), sum))), keys);
+  const HalfReference of(b, total, V::set1(args.m[row]), V::set1(args.l[row]));
+  V::store_first(args.m + row, 1, of.m);
+  V::store_first(args.l + row, 1, V::any_nan(found) ? V::set1(__builtin_nanf("")) : of.l);
+  float* const o = args.o + row * args.o_stride;
+  for (std::int64_t d = 0; d < args.v_dim; d += V::kLanes) V::store(o + d, V::mul(V::load(o + d), of.alpha));
+  const H::ShiftBits places = svdup_lane_s16(svreinterpret_s16_s32(of.places), 0);
+  for (std::int64_t j = 0; j < args.kv; j += H::kLanes) {
+    auto* const at = reinterpret_cast<F16*>(p) + j;
+    H::store(at, H::scale(H::load(at), places));
   }
 }
 

@@ -211,8 +211,12 @@ class HalfScores {
             multiply<v>(chain, x + v * H::kLanes, q);
           });
       }
-      if (next % kHalfChain == 0 || next >= args_.dim) {
-        end(chain, d < kHalfChain);
+      if (next < args_.dim && next % kHalfPair == kHalfChain) {
+        keep(chain);
+        start(chain);
+      } else if (next >= args_.dim || next % kHalfPair == 0) {
+        if (d % kHalfPair >= kHalfChain) add_kept(chain);
+        end(chain, d < kHalfPair);
         start(chain);
       }
     }
@@ -233,6 +237,18 @@ class HalfScores {
     const H::Reg key = H::load(x);
     unrolled<R>([&](auto r) __attribute__((always_inline)) {
       chain.of[r][v] = plus_product(chain.of[r][v], key, H::set1(q[r]));
+    });
+  }
+  /// The sums of a pair's first chain.
+  [[gnu::always_inline]] void keep(const Chains& chain) {
+    unrolled<R * kHalfVectors>([&](auto i) __attribute__((always_inline)) {
+      H::store(kept_ + i * H::kLanes, chain.of[i / kHalfVectors][i % kHalfVectors]);
+    });
+  }
+  [[gnu::always_inline]] void add_kept(Chains& chain) const {
+    unrolled<R * kHalfVectors>([&](auto i) __attribute__((always_inline)) {
+      H::Reg& x = chain.of[i / kHalfVectors][i % kHalfVectors];
+      x = H::add(x, H::load(kept_ + i * H::kLanes));
     });
   }
   [[gnu::always_inline]] void end(Chains& chain, bool is_first) {
@@ -258,6 +274,7 @@ class HalfScores {
   const F16* x_ = nullptr;
   HalfKeys& keys_;
   alignas(64) float sum_[R][kHalfKeys];
+  alignas(64) F16 kept_[R * kHalfKeys];
 };
 
 }  // namespace

@@ -6,7 +6,7 @@
 //               (transpose.h), so that each score is still one chain of fused multiply-adds over head_dim in
 //               order. Terms (kernels/score) may then change them.
 //   softmax     scores to probabilities in place, row by row; raises m, scales l and O to the new maximum
-//   add_values  O += P V and l += P, one chain over the keys in order
+//   add_values  O += P V and l += P, one chain over the keys in order (product f16: l is the softmax's)
 //
 // Together they give the bits of the tile pipeline (gemm.h + softmax.h) for the same block.
 //
@@ -15,8 +15,8 @@
 //
 // Product f16: queries are pack.h's panel, keys get their ranges as they are read, and P is f16 as in
 // softmax.h. Chains over the keys end where those of tiles do, at multiples of kHalfChain keys of the
-// sequence. Values beyond kHalfValueLimit count as 0 in the chains of a block and are added after them, in
-// f32, key by key.
+// sequence, and pairs of them at multiples of kHalfPair. Values beyond kHalfValueLimit count as 0 in the
+// chains of a block and are added after them, in f32, key by key.
 #pragma once
 
 #include <cstdint>

@@ -36,11 +36,16 @@ struct ScaledKey {
 float half_reference_score(const DecodeScoresArgs& args, std::int64_t row, const ScaledKey& key) {
   const F16* const q = reinterpret_cast<const F16*>(args.q);
   float sum = 0.0f;
-  for (std::int64_t first = 0; first < args.dim; first += kHalfChain) {
-    F16 chain{};
+  const auto chain = [&](std::int64_t first) {
+    F16 of{};
     for (std::int64_t d = first; d < args.dim && d < first + kHalfChain; ++d)
-      chain = fused(key.dims[d], q[d * args.q_stride + row], chain);
-    sum = first == 0 ? to_float(chain) : sum + to_float(chain);
+      of = fused(key.dims[d], q[d * args.q_stride + row], of);
+    return of;
+  };
+  for (std::int64_t first = 0; first < args.dim; first += kHalfPair) {
+    F16 pair = chain(first);
+    if (first + kHalfChain < args.dim) pair = added(pair, chain(first + kHalfChain));
+    sum = first == 0 ? to_float(pair) : sum + to_float(pair);
   }
   return sum * args.range[row] * key.range;
 }
@@ -54,11 +59,9 @@ void half_reference_softmax(const DecodeSoftmaxArgs& args, std::int64_t row) {
   for (std::int64_t j = 0; j < args.kv; ++j) {
     if (s[j] > top) top = s[j];
   }
-  float l = args.l[row];
   // A row is a tile of one query.
   find_softmax(Isa::reference, Element::f16)
-      ->probabilities({s, args.kv, 1, &top, args.m + row, &l, &alpha, 1.0f});
-  args.l[row] *= alpha;  // add_values() adds P.
+      ->probabilities({s, args.kv, 1, &top, args.m + row, args.l + row, &alpha, 1.0f});
   float* o = args.o + row * args.o_stride;
   for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] *= alpha;
 }
@@ -72,19 +75,21 @@ void half_reference_values(const DecodeValuesArgs& args, std::int64_t row) {
       for (std::int64_t j = run->begin; j < run->end; ++j) step(j, row_of<F16>(args.v, j));
     }
   };
-  visit([&](std::int64_t j, const F16*) { args.l[row] += to_float(p[j]); });
   for (std::int64_t d = 0; d < args.v_dim; ++d) {
-    F16 chain{};
-    std::int64_t number = args.first_key / kHalfChain;
+    F16 chain[2] = {};
+    std::int64_t number = args.first_key / kHalfPair;
+    const auto end = [&] {
+      o[d] += to_float(added(chain[0], chain[1]));
+      chain[0] = chain[1] = {};
+    };
     visit([&](std::int64_t j, const F16* value) {
-      if ((args.first_key + j) / kHalfChain != number) {
-        number = (args.first_key + j) / kHalfChain;
-        o[d] += to_float(chain);
-        chain = {};
-      }
-      if (is_ordinary_half(value[d])) chain = fused(p[j], value[d], chain);
+      const std::int64_t at = args.first_key + j;
+      if (at / kHalfPair != number) end();
+      number = at / kHalfPair;
+      F16& of = chain[at / kHalfChain % 2];
+      if (is_ordinary_half(value[d])) of = fused(p[j], value[d], of);
     });
-    o[d] += to_float(chain);
+    end();
     visit([&](std::int64_t j, const F16* value) {
       if (!is_ordinary_half(value[d])) o[d] = std::fma(to_float(p[j]), to_float(value[d]), o[d]);
     });

@@ -153,6 +153,53 @@
 .macro promote_scaled_more n, max
   promote_scaled \n, \max, 1
 .endm
+// The sums of the first of two chains, on the stack: added to those of the second in f16, before they are widened.
+#define KEPT_BYTES 1728         // 26 vectors, aligned
+.macro kept_base
+  add x16, sp, 512 + 63
+  and x16, x16, -64
+.endm
+.macro keep_one i
+  .if \i == 16
+    add x16, x16, 1024
+  .endif
+  st1h {z\i\().h}, p0, [x16, \i - \i / 16 * 16 - 8, mul vl]
+.endm
+.macro load_kept n, i
+  .if \i == 16
+    add x16, x16, 1024
+  .endif
+  ld1h {z\n\().h}, p0/z, [x16, \i - \i / 16 * 16 - 8, mul vl]
+.endm
+.macro add_kept_one n, kept
+  fadd z\n\().h, z\n\().h, z\kept\().h
+.endm
+.macro keep_sums
+  kept_base
+  .set accumulator, 0
+  .rept tile_macs
+    keep_one %accumulator
+    .set accumulator, accumulator + 1
+  .endr
+.endm
+.macro add_kept
+  kept_base
+  .set ahead, 0
+  .rept 6
+    load_kept %(26 + ahead), %ahead
+    .set ahead, ahead + 1
+  .endr
+  .set accumulator, 0
+  .rept tile_macs
+    .set kept_in, 26 + accumulator - accumulator / 6 * 6
+    add_kept_one %accumulator, %kept_in
+    .if ahead < tile_macs
+      load_kept %kept_in, %ahead
+      .set ahead, ahead + 1
+    .endif
+    .set accumulator, accumulator + 1
+  .endr
+.endm
 .macro each_accumulator what, argument
   mov x15, x2
   .set accumulator, 0
@@ -182,28 +229,39 @@
   mov x10, x1
   ldr x11, [x0, 16]           // B
   ldr x13, [x0, 32]           // steps left
+  ldr x17, [x0, 80]           // of the chain
   mov x7, 0                   // chains done
 11:
-  cmp x13, x12
-  csel x8, x13, x12, lt
+  cmp x13, x17
+  csel x8, x13, x17, lt
   sub x13, x13, x8
+  mov x17, HALF_CHAIN
   tile_zero
   tile_product \name, 4
   tile_to_next_product
+  tbnz x7, 0, 18f
+  cbz x13, 19f                // The last chain has no second one.
+  keep_sums
+  add x7, x7, 1
+  b 11b
+18:
+  add_kept
+19:
+  lsr x16, x7, 1              // pairs done
   .if \mode == 2
-    cbnz x7, 13f
+    cbnz x16, 13f
     four load_f32, 26, x5
     mark_piece \name\()_promote
     each_accumulator promote_more, 1
     mark_end \name\()_promote
     b 14f
   .else
-    cbnz x13, 12f             // More chains follow.
+    cbnz x13, 12f             // More pairs follow.
     .if \mode == 0
     cbz x5, 12f
     .endif
     four load_f32, 26, x5
-    cbnz x7, 16f
+    cbnz x16, 16f
     mark_piece \name\()_promote
     each_accumulator promote_scaled_sum, \mode
     mark_end \name\()_promote
@@ -216,14 +274,15 @@
     .endif
     b 15f
 12:
-    cbnz x7, 13f
+    cbnz x16, 13f
     each_accumulator promote_first, 0
     b 14f
   .endif
 13:
   each_accumulator promote_more, 0
 14:
-  mov x7, 1
+  orr x7, x7, 1
+  add x7, x7, 1
   cbnz x13, 11b
 15:
 .endm
@@ -233,6 +292,7 @@
   tile_shape \rows, 2, 4, 2, 2
   .set tile_step_bytes, 2 * 13
   half_panel gemm_f16_\rows\()x64_sve512_\suffix, \mode
+  add sp, sp, KEPT_BYTES
   restore_registers
   ret
 .endm
@@ -241,6 +301,7 @@
 begin_function gemm_f16_13x64_sve512_\suffix
   tile_shape 13, 2, 4, 2, 2
   save_registers
+  sub sp, sp, KEPT_BYTES
   ptrue p0.b
   ldp x1, x3, [x0]            // A panel and its stride
   ldr x2, [x0, 24]            // C
@@ -258,7 +319,6 @@ begin_function gemm_f16_13x64_sve512_\suffix
   cmp x5, 0
   csel x5, x5, x7, ne
   .endif
-  mov x12, HALF_CHAIN
 1:
   subs x4, x4, 1
   b.eq 21f
@@ -272,6 +332,7 @@ begin_function gemm_f16_13x64_sve512_\suffix
   add x2, x2, 256 * tile_mr
   b 1b
 22:
+  add sp, sp, KEPT_BYTES
   restore_registers
   ret
 21:

@@ -21,9 +21,11 @@
 // Product f16, last_rows: the rows of the last panel that are wanted, where a row of the table takes so many
 // (takes_last_rows()). Others of C are left as they are, and raise no maximum.
 //
-// Product f16: a step is one f16 element. Every kHalfChain steps are a chain of f16 multiply-adds from +0,
-// whose sum is widened (exact) and added to C in f32 (panels.h: f16_blocked). Factors, powers of two, undo
-// the ranges that pack.h gave the operands: init and init_max end with C = C * c_scale[n] * row_scale[m].
+// Product f16: a step is one f16 element. The first first_steps steps, then every kHalfChain, are a chain of
+// f16 multiply-adds from +0. The sums of the first and second chain, the third and fourth, and so on are
+// added in f16; this sum, or that of a last chain alone, is widened (exact) and added to C in f32. Factors,
+// powers of two, undo the ranges that pack.h gave the operands: init and init_max end with C = C * c_scale[n]
+// * row_scale[m].
 #pragma once
 
 #include <cstddef>
@@ -35,9 +37,11 @@
 
 namespace kumiko::kernels {
 
-/// Steps of a chain in product f16. Its error grows as the square root of its length, and ending one costs
-/// 134 to 177 cycles of a 13x64 tile, where a step takes 13: 8 to 11 % at 128 (docs/numerics.md).
+/// Steps of a chain in product f16. Its error grows as the square root of its length. Ending one by
+/// adding its sums to another's in f16 takes about 75 cycles of a 13x64 tile, where a step takes 13 and
+/// widening sums 127 to 214 (docs/numerics.md).
 inline constexpr std::int64_t kHalfChain = 128;
+inline constexpr std::int64_t kHalfPair = 2 * kHalfChain;  ///< steps of which one sum is widened
 
 /// Operands of one call, A and B in steps of 4 bytes (product f16: 2). Any alignment of a step works; b and
 /// c are faster at 64. k >= 1, m_panels >= 1. Nothing outside A[m_panels][k][MR], B[k][NR], C[m_panels *
@@ -53,13 +57,14 @@ struct GemmArgs {
   float* c_max;  ///< [NR], init_max only: raised to the largest C of each column; NaNs in C are ignored.
   const float* row_scale =
       nullptr;  ///< [m_panels * MR], product f16 (given with c_scale, but to accumulate) and int8 scores.
-  std::int64_t last_rows = 0;  ///< product f16: see above; 0: all
+  std::int64_t last_rows = 0;             ///< product f16: see above; 0: all
+  std::int64_t first_steps = kHalfChain;  ///< product f16: of the first chain, 1 to kHalfChain
 };
 static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
               offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
               offsetof(GemmArgs, m_panels) == 40 && offsetof(GemmArgs, c_scale) == 48 &&
               offsetof(GemmArgs, c_max) == 56 && offsetof(GemmArgs, row_scale) == 64 &&
-              offsetof(GemmArgs, last_rows) == 72);
+              offsetof(GemmArgs, last_rows) == 72 && offsetof(GemmArgs, first_steps) == 80);
 
 using GemmFunction = void (*)(const GemmArgs*) noexcept;
 

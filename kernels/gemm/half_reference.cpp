@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The spec of gemm.h's product f16 in plain C++: chains of kHalfChain steps in f16 from +0, added in f32.
+// The spec of gemm.h's product f16 in plain C++: chains of f16 steps from +0, added in pairs in f16, and
+// those in f32.
 #include <algorithm>
 
 #include "kernels/gemm/gemm.h"
@@ -12,16 +13,22 @@ constexpr int kHalfMr = 4, kHalfNr = 8;
 
 struct Panel {
   const F16 *a, *b;
-  std::int64_t k;
+  std::int64_t k, first_steps;
 
+  F16 chain(int m, int n, std::int64_t from, std::int64_t steps) const {
+    F16 sum{};
+    for (std::int64_t i = from; i < std::min(k, from + steps); ++i)
+      sum = fused(a[i * kHalfMr + m], b[i * kHalfNr + n], sum);
+    return sum;
+  }
   /// sum + A B, or A B without a sum.
   float element(int m, int n, const float* sum) const {
     float out = sum ? *sum : 0.0f;
-    for (std::int64_t first = 0; first < k; first += kHalfChain) {
-      F16 chain{};
-      for (std::int64_t i = first; i < std::min(k, first + kHalfChain); ++i)
-        chain = fused(a[i * kHalfMr + m], b[i * kHalfNr + n], chain);
-      out = first == 0 && !sum ? to_float(chain) : out + to_float(chain);
+    for (std::int64_t from = 0, steps = first_steps; from < k;
+         from += steps + kHalfChain, steps = kHalfChain) {
+      F16 pair = chain(m, n, from, steps);
+      if (from + steps < k) pair = added(pair, chain(m, n, from + steps, kHalfChain));
+      out = from == 0 && !sum ? to_float(pair) : out + to_float(pair);
     }
     return out;
   }
@@ -37,7 +44,7 @@ void for_each_element(const GemmArgs& args, Element element) {
       for (int n = 0; n < kHalfNr; ++n) {
         const std::int64_t row = panel * kHalfMr + m;
         float& c = args.c[row * kHalfNr + n];
-        c = element(Panel{a, static_cast<const F16*>(args.b), args.k}, m, n, row, c);
+        c = element(Panel{a, static_cast<const F16*>(args.b), args.k, args.first_steps}, m, n, row, c);
       }
     }
   }

@@ -100,7 +100,7 @@ struct KernelSet {
   }
   /// Products with values of so many keys, counted from a multiple of it in the sequence, are one chain, and
   /// so must not be taken apart. 1: all are one chain anyway, or each rounding is one product's.
-  std::int64_t chain_keys() const { return product == Element::f16 ? kHalfChain : 1; }
+  std::int64_t chain_keys() const { return product == Element::f16 ? kHalfPair : 1; }
   /// Largest magnitude of a value that the product takes.
   float value_limit() const {
     return product == Element::f16 ? kHalfValueLimit : std::numeric_limits<float>::max();

@@ -269,7 +269,8 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
                           tile.split_empty ? nullptr : slot.alpha,
                           nullptr,
                           nullptr,
-                          last_rows(tile, head_->v_head_dim)};
+                          last_rows(tile, head_->v_head_dim),
+                          kHalfChain - key % kHalfChain};
       (tile.split_empty ? init : accumulate)(&args);
       tile.split_empty = false;
       for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;

@@ -22,6 +22,9 @@ inline constexpr float kExp2Poly[7] = {1.0f,           0x1.62e432p-1f,  0x1.ebfb
                                        0x1.3b29e4p-7f, 0x1.5f88fep-10f, 0x1.446c7ep-13f};
 
 inline constexpr float kFexpaShift = 0x1.803f8p+17f, kFexpaLowest = -127.0f;
+/// ln 2: the first degree alone, for weights that are rounded to f16 (softmax/arm_sve512_half.h). Off by
+/// 2^-16.
+inline constexpr float kHalfFexpaPoly = 0x1.62e430p-1f;
 inline constexpr float kFexpaPoly[2] = {0x1.62e485p-1f, 0x1.ebfbe0p-3f};
 
 }  // namespace kumiko::kernels

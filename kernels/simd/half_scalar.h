@@ -38,5 +38,9 @@ inline F16 fused(F16 a, F16 b, F16 c) {
   return round_to_half(static_cast<double>(to_float(a)) * to_float(b) + to_float(c));
 }
 
+inline F16 added(F16 a, F16 b) {
+  return round_to_half(static_cast<double>(to_float(a)) + to_float(b));
+}
+
 }  // namespace
 }  // namespace kumiko::kernels

@@ -26,6 +26,7 @@ struct Sve512Half {
   static void store(F16* p, Reg x) { svst1_u16(all(), &p->bits, svreinterpret_u16_f16(x)); }
   static Reg set1(F16 x) { return svreinterpret_f16_u16(svdup_u16(x.bits)); }
   static Reg zero() { return svreinterpret_f16_u16(svdup_u16(0)); }
+  static Reg add(Reg a, Reg b) { return svadd_f16_x(all(), a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return svmla_f16_x(all(), c, a, b); }
   /// x * 2^n of each lane.
   static Reg scale(Reg x, svint16_t n) { return svscale_f16_x(all(), x, n); }

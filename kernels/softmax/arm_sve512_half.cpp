@@ -3,20 +3,24 @@
 
 #include "kernels/softmax/vector.h"
 
+using kumiko::kernels::F16;
+
 extern "C" {
-void softmax_f16_4_sve512_exponentiate(float* s, std::int64_t keys, const float* shift,
+void softmax_f16_4_sve512_exponentiate(float* s, std::int64_t keys, const float* least,
                                        std::uint32_t* sum) noexcept;
-void softmax_f16_4_sve512_round(float* s, std::int64_t keys, const float* factor, float* sum) noexcept;
-void softmax_f16_4_sve512_round_alone(float* s, std::int64_t keys, const float* factor) noexcept;
+void softmax_f16_4_sve512_scale(F16* p, std::int64_t fours, const std::int16_t* exponent,
+                                F16* found) noexcept;
+void softmax_f16_4_sve512_round(float* s, std::int64_t keys, const std::int32_t* exponent) noexcept;
 }
 
 namespace kumiko::kernels {
 namespace {
 
 using V = Sve512;
-using Sum = HalfSum;
+using H = Sve512Half;
 constexpr int kVectors = 4;  // of a tile's 64 queries
 constexpr int kNr = kVectors * V::kLanes;
+constexpr int kFlushExponent = 112;  // makes 2^-14 the least f32 that is not subnormal
 
 struct Largest {
   V::Reg of[kVectors];
@@ -70,9 +74,52 @@ Largest largest_magnitudes(const SoftmaxArgs& args) {
   return svptest_any(all, beyond) ? largest_finite(args) : found;
 }
 
-void store_factors(const V::Reg (&factor)[kVectors], float* to) {
+/// References that are too large for HalfShift are subtracted from their queries' scores.
+void subtract_large(const SoftmaxArgs& args, V::Reg (&b)[kVectors]) {
+  V::Reg large[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    large[v] = large_half_reference(b[v]);
+    b[v] = V::sub(b[v], large[v]);
+  }
+  float* s = args.s;
+  for (std::int64_t j = 0; j < args.kv; ++j, s += kNr) {
+    for (int v = 0; v < kVectors; ++v)
+      V::store(s + v * V::kLanes, V::sub(V::load(s + v * V::kLanes), large[v]));
+  }
+}
+
+/// Exponentials in f16 times their powers of two; l becomes NaN where one of them is. Multiply-adds find
+/// those of two keys at a time: what is not negative adds up to no NaN.
+void apply_reference(const SoftmaxArgs& args, const H::ShiftBits (&places)[2]) {
+  constexpr std::int64_t kKeys = 4;
+  auto* p = reinterpret_cast<F16*>(args.s);
+  H::Reg found[2] = {H::zero(), H::zero()};
+  const std::int64_t fours = args.kv / kKeys;
+  if (fours > 0) {
+    alignas(64) std::int16_t exponents[kNr];
+    alignas(64) F16 sums[2 * kNr] = {};
+    for (int i = 0; i < 2; ++i) svst1_s16(H::all(), exponents + i * H::kLanes, places[i]);
+    softmax_f16_4_sve512_scale(p, fours, exponents, sums);
+    for (int i = 0; i < 2; ++i)
+      found[i] = H::add(H::load(sums + i * H::kLanes), H::load(sums + kNr + i * H::kLanes));
+    p += fours * kKeys * kNr;
+  }
+  for (std::int64_t j = fours * kKeys; j < args.kv; ++j, p += kNr) {
+    for (int i = 0; i < 2; ++i) {
+      const H::Reg x = H::load(p + i * H::kLanes);
+      found[i] = H::fma(x, x, found[i]);
+      H::store(p + i * H::kLanes, H::scale(x, places[i]));
+    }
+  }
+  if (!svptest_any(H::all(), svcmpuo_f16(H::all(), found[0], found[0])) &&
+      !svptest_any(H::all(), svcmpuo_f16(H::all(), found[1], found[1])))
+    return;
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) V::store(to + v * V::kLanes, factor[v]);
+  for (int v = 0; v < kVectors; ++v) {
+    const V::Reg x = v % 2 == 0 ? H::low(found[v / 2]) : H::high(found[v / 2]),
+                 l = V::load(args.l + v * V::kLanes);
+    V::store(args.l + v * V::kLanes, svsel_f32(svcmpuo_f32(svptrue_b32(), x, x), x, l));
+  }
 }
 
 }  // namespace
@@ -82,52 +129,59 @@ void softmax_f16_sve512_mask_scores(const MaskArgs& args) noexcept {
 }
 
 void softmax_f16_sve512_probabilities(const SoftmaxArgs& args) noexcept {
-  alignas(64) float shift[kNr];
+  alignas(64) float shift[2 * kNr];
   alignas(64) std::uint32_t sums[kNr] = {};
+  V::Reg b[kVectors], seen[kVectors];
+  bool is_any_large = false;
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
-    const int at = v * V::kLanes;
-    V::store(shift + at, V::zero_if_minus_infinity(V::load(args.block_max + at)));
+    b[v] = half_reference(V::load(args.block_max + v * V::kLanes));
+    seen[v] = V::zero_if_minus_infinity(b[v]);
+    is_any_large = is_any_large || is_any_large_half_reference(seen[v]);
+  }
+  if (is_any_large) subtract_large(args, seen);
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const HalfShift of(seen[v]);
+    V::store(shift + v * V::kLanes, of.least);
+    V::store(shift + kNr + v * V::kLanes, of.sum);
   }
   softmax_f16_4_sve512_exponentiate(args.s, args.kv, shift, sums);
-  V::Reg factor[kVectors];
+  HalfPlaces places[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int at = v * V::kLanes;
-    const Sum sum = svld1_u32(svptrue_b32(), sums + at);
-    const V::Reg top = V::load(args.block_max + at), old = V::load(args.m + at),
-                 m = V::max(V::sub(top, half_headroom(sum)), old), m_shift = V::zero_if_minus_infinity(m),
-                 alpha = V::exp2(V::sub(old, m_shift));
-    // The exponentials are kHalfSumOne too large.
-    factor[v] = V::mul(V::exp2(V::sub(top, m_shift)), V::set1(1.0f / kHalfSumOne));
-    V::store(args.l + at, V::mul(V::load(args.l + at), alpha));
-    V::store(args.m + at, m);
-    V::store(args.alpha + at, alpha);
+    const HalfReference of(b[v], half_sum(svld1_u32(svptrue_b32(), sums + at), args.kv), V::load(args.m + at),
+                           V::load(args.l + at));
+    V::store(args.m + at, of.m);
+    V::store(args.l + at, of.l);
+    V::store(args.alpha + at, of.alpha);
+    places[v] = of.places;
   }
-  alignas(64) float factors[kNr];
-  store_factors(factor, factors);
-  softmax_f16_4_sve512_round(args.s, args.kv, factors, args.l);
+  H::ShiftBits by[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i)
+    by[i] = svuzp1_s16(svreinterpret_s16_s32(places[2 * i]), svreinterpret_s16_s32(places[2 * i + 1]));
+  apply_reference(args, by);
 }
 
 void softmax_f16_sve512_weights(const SoftmaxArgs& args) noexcept {
   const Largest largest = largest_magnitudes(args);
-  V::Reg factor[kVectors];
+  alignas(64) std::int32_t exponents[kNr];
   const svbool_t all = svptrue_b32();
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int at = v * V::kLanes;
     const svint32_t exponent = svmin_n_s32_x(
-        all, svsub_n_s32_x(all, svasr_n_s32_x(all, svreinterpret_s32_f32(largest.of[v]), 23), 126), 126);
+        all, svsub_n_s32_x(all, svasr_n_s32_x(all, svreinterpret_s32_f32(largest.of[v]), 23), 125), 126);
     const V::Reg own = svsel_f32(svcmpeq_n_f32(all, largest.of[v], 0.0f), V::set1(-__builtin_inff()),
                                  svcvt_f32_s32_x(all, exponent)),
                  old = V::load(args.m + at), m = V::max(own, old), shift = V::zero_if_minus_infinity(m);
-    factor[v] = V::exp2(V::sub(V::zero(), shift));
+    svst1_s32(all, exponents + at, svsubr_n_s32_x(all, svcvt_s32_f32_x(all, shift), -kFlushExponent));
     V::store(args.m + at, m);
     V::store(args.alpha + at, V::exp2(V::sub(old, shift)));
   }
-  alignas(64) float factors[kNr];
-  store_factors(factor, factors);
-  softmax_f16_4_sve512_round_alone(args.s, args.kv, factors);
+  softmax_f16_4_sve512_round(args.s, args.kv, exponents);
 }
 
 void softmax_f16_sve512_exp2(const float* x, float* y, std::int64_t n) noexcept {

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loops over the keys of a tile of softmax.h for SVE at 512 bits (A64FX), its queries in 3 or 4 vectors:
 //
-//   void softmax_<tile>_sve512_exponentiate(float* s, int64_t keys, const float* shift, T* sum)
-//        s = 2^(s - shift), sum += s in f32 (4 vectors: s = 2^(s - shift + 16), sum += s cut to a whole number, in u32)
-//   void softmax_f16_4_sve512_round(float* s, int64_t keys, const float* factor, float* sum)
-//        s * factor, 0 where it is below 2^-14, rounded to f16 in the place of the first scores; sum += that
-//   void softmax_f16_4_sve512_round_alone(float* s, int64_t keys, const float* factor)
-//        the same without the sum
+//   void softmax_f32_3_sve512_exponentiate(float* s, int64_t keys, const float* shift, float* sum)
+//        s = 2^(s - shift), sum += s
+//   void softmax_f16_4_sve512_exponentiate(float* s, int64_t keys, const float* least, uint32_t* sum)
+//        least [2][64]: B - 29, then kHalfFexpaShift - B. p = 2^(max(s, B - 29) - B + 15) rounded to f16 in the place of the first scores;
+//        sum += the bits of p + 2^15 as f32
+//   void softmax_f16_4_sve512_scale(f16* p, int64_t fours, const int16_t* exponent, f16* found)
+//        p * 2^exponent of 4 keys at a time, in place; found += the products of two keys' p [2][64]
+//   void softmax_f16_4_sve512_round(float* s, int64_t keys, const int32_t* exponent)
+//        s * 2^exponent, 0 where it is below 2^-14, rounded to f16 in the place of the first scores
 //
-// An exponential is a chain of 105 cycles on 13 slots of the two pipes (6.5 cycles): 16 of them have to be in flight, and the core's 128
-// instructions are 9. So the loops are software pipelines. In the compiler's order they take 1.7 times as long, in its order of any tuning
-// (bench/a64fx_model, a key of 4 vectors: 49 cycles, here 29; of 3 vectors 31 and 17; rounding 25 and 14).
+// An exponential is a chain of 105 cycles on 13 slots of the two pipes (6.5 cycles), for f16 of 95 on 11: 16 of them have to be in flight,
+// and the core's 128 instructions are 9. So the loops are software pipelines. In the compiler's order they take 1.7 times as long, in its
+// order of any tuning (bench/a64fx_model, a key of 3 vectors: 31 cycles, here 17).
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"  // begin_function, save_registers, restore_registers
 .arch armv8.2-a+sve+fp16
@@ -69,52 +72,54 @@
   .elseif \k == 10
     store_score %result, \place
   .elseif \k == 11
-    .if tile_nv == 4
-      to_whole \i, %result
-    .else
-      sum_of %(tile_sum + vector), %(tile_sum + vector), %result
-    .endif
-  .elseif \k == 12
-    add_whole %(tile_sum + vector), \i
+    sum_of %(tile_sum + vector), %(tile_sum + vector), %result
   .endif
 .endm
 
-// A probability in z(I) rounded in z(tile_group * 2 + I). Bits of what is not negative are in order, and those of a NaN above all others.
-.macro probability k, i, place
+// The same for f16: the score in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n). The reference is in the sum that rounds to
+// 64ths, and of the polynomial only the first degree, which is off by 2^-16, where f16 is by 2^-12.
+.macro half_exponential k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
-  .set mask, 1 + \i - \i / 7 * 7
-  .set rounded, 2 * tile_group + \i
+  .set result, tile_group + \i
   .if \k == 0
     load_score \i, %(\i - 4)
   .elseif \k == 1
-    product \i, \i, %(tile_operand + vector)
+    raise \i, %(tile_operand + vector)
   .elseif \k == 2
-    is_kept %mask, \i, %tile_constants
+    sum_of %result, \i, %(tile_shift + vector)
   .elseif \k == 3
-    narrow_kept %rounded, %mask, \i
+    subtract %tile_n, %result, %(tile_shift + vector)
   .elseif \k == 4
-    store_half %rounded, \place
+    subtract \i, \i, %tile_n
   .elseif \k == 5
-    widen %rounded
+    product \i, \i, %tile_constants
   .elseif \k == 6
-    sum_of %(tile_sum + vector), %(tile_sum + vector), %rounded
+    exponent %result
+  .elseif \k == 7
+    multiply_add %result, %result, \i
+  .elseif \k == 8
+    sum_of \i, %result, %(tile_constants + 1)
+  .elseif \k == 9
+    add_whole %(tile_sum + vector), \i
+  .elseif \k == 10
+    narrow %result
+  .elseif \k == 11
+    store_half %result, \place
   .endif
 .endm
-// The same of what may be negative, without a sum.
+
+// A weight in z(I). What is below 2^-14 becomes 0 as a subnormal f32.
 .macro weight k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
-  .set mask, 1 + \i - \i / 7 * 7
   .if \k == 0
     load_score \i, %(\i - 4)
   .elseif \k == 1
-    product \i, \i, %(tile_operand + vector)
+    power \i, %(tile_operand + vector)
   .elseif \k == 2
-    is_less %mask, \i, %tile_constants
+    product \i, \i, %tile_constants
   .elseif \k == 3
-    choose \i, %mask, %(tile_constants + 1)
-  .elseif \k == 4
     narrow \i
-  .elseif \k == 5
+  .elseif \k == 4
     store_half \i, \place
   .endif
 .endm
@@ -150,30 +155,14 @@
 .macro exponent n
   fexpa z\n\().s, z\n\().s
 .endm
-.macro to_whole to, n
-  fcvtzu z\to\().s, p0/m, z\n\().s
-.endm
 .macro add_whole sum, n
   add z\sum\().s, z\sum\().s, z\n\().s
 .endm
-.macro is_kept mask, n, least
-  cmphs p\mask\().s, p0/z, z\n\().s, z\least\().s
-.endm
-.macro narrow_kept to, mask, n
-  movprfx z\to\().s, p\mask\()/z, z\n\().s
-  fcvt z\to\().h, p\mask\()/m, z\n\().s
-.endm
-.macro is_less mask, n, least
-  facgt p\mask\().s, p0/z, z\least\().s, z\n\().s
-.endm
-.macro choose n, mask, zero
-  sel z\n\().s, p\mask, z\zero\().s, z\n\().s
+.macro power n, exponents
+  fscale z\n\().s, p0/m, z\n\().s, z\exponents\().s
 .endm
 .macro narrow n
   fcvt z\n\().h, p0/m, z\n\().s
-.endm
-.macro widen n
-  fcvt z\n\().s, p0/m, z\n\().h
 .endm
 .macro load_operand n, base, index
   ld1w {z\n\().s}, p0/z, [\base, \index, mul vl]
@@ -208,6 +197,10 @@
 // tile_keys name, keys, what, stages, turns, bytes: the function, of `keys` keys a group; `bytes` of a vector stored.
 .macro tile_keys name, keys, what, stages, turns, bytes
   operands load_operand, x2, tile_operand
+  .if tile_shift
+    add x2, x2, 64 * tile_nv
+    operands load_operand, x2, tile_shift
+  .endif
   .if tile_sum
     operands load_operand, x3, tile_sum
   .endif
@@ -249,8 +242,8 @@
 .size \name, . - \name
 .endm
 
-.macro exponential_constants shift
-  constant %tile_constants, \shift            // kFexpaShift, 0x1.803f8p+17; 16 more for 2^16 times the result
+.macro exponential_constants
+  constant %tile_constants, 0x48401fc0        // kFexpaShift, 0x1.803f8p+17
   constant %(tile_constants + 1), 0xc2fe0000  // kFexpaLowest, -127
   constant %(tile_constants + 2), 0x3f317242  // 0x1.62e485p-1, rounded to f32
   constant %(tile_constants + 3), 0x3e75fdf0  // 0x1.ebfbe0p-3
@@ -265,6 +258,7 @@
   .set tile_constants, 2 * \group + 1 + \between
   .set tile_operand, tile_constants + 4
   .set tile_sum, tile_operand + \nv
+  .set tile_shift, 0             // 0: none
   .set tile_bias, 0
 .endm
 
@@ -292,79 +286,105 @@ tile 3, 9, 3
 begin_function softmax_f32_3_sve512_exponentiate
   save_registers
   ptrue p0.s
-  exponential_constants 0x48401fc0
+  exponential_constants
   tile_keys softmax_f32_3_sve512_exponentiate, 3, exponential, 12, turns_of_f32, 64
 
 .macro turns_of_f16 which
   .set parts, \which
   .set turn, 0
   .rept 4 * tile_group
-    pipeline exponential, 12, 32
-    pipeline exponential, 11, 28
-    pipeline exponential, 10, 29
-    pipeline exponential, 9, 25
-    pipeline exponential, 8, 18
-    pipeline exponential, 7, 20
-    pipeline exponential, 6, 18
-    pipeline exponential, 5, 14
-    pipeline exponential, 4, 11
-    pipeline exponential, 3, 10
-    pipeline exponential, 2, 9
-    pipeline exponential, 1, 4
-    pipeline exponential, 0, 0
+    pipeline half_exponential, 11, 34
+    pipeline half_exponential, 10, 30
+    pipeline half_exponential, 9, 32
+    pipeline half_exponential, 8, 26
+    pipeline half_exponential, 7, 24
+    pipeline half_exponential, 6, 21
+    pipeline half_exponential, 5, 17
+    pipeline half_exponential, 4, 11
+    pipeline half_exponential, 3, 10
+    pipeline half_exponential, 2, 5
+    pipeline half_exponential, 1, 1
+    pipeline half_exponential, 0, 0
     .set turn, turn + 1
   .endr
 .endm
-tile 4, 8, 2
+tile 4, 8, 0
+.set tile_constants, 17
+.set tile_operand, 19
+.set tile_sum, 23
+.set tile_shift, 27
 begin_function softmax_f16_4_sve512_exponentiate
   save_registers
   ptrue p0.s
-  exponential_constants 0x484023c0
-  tile_keys softmax_f16_4_sve512_exponentiate, 2, exponential, 13, turns_of_f16, 64
+  constant 17, 0x3f317218                     // kHalfFexpaPoly, 0x1.62e430p-1
+  constant 18, 0x47000000                     // kHalfSumShift, 2^15
+  tile_keys softmax_f16_4_sve512_exponentiate, 2, half_exponential, 12, turns_of_f16, 32
 
-.macro turns_of_probabilities which
+// Bound by stores and loads. The compiler copies what it scales: 19 cycles a turn.
+.macro eight what, from
+  .set vector, 0
+  .rept 8
+    \what %vector, %(\from + vector - vector / 2 * 2)
+    .set vector, vector + 1
+  .endr
+.endm
+.macro load_weights n, unused
+  ld1h {z\n\().h}, p0/z, [x0, \n, mul vl]
+.endm
+.macro scale_weights n, exponents
+  fscale z\n\().h, p0/m, z\n\().h, z\exponents\().h
+.endm
+.macro store_weights n, unused
+  st1h {z\n\().h}, p0, [x0, \n, mul vl]
+.endm
+begin_function softmax_f16_4_sve512_scale
+  ptrue p0.h
+  ld1h {z16.h}, p0/z, [x2]
+  ld1h {z17.h}, p0/z, [x2, 1, mul vl]
+  ld1h {z18.h}, p0/z, [x3]
+  ld1h {z19.h}, p0/z, [x3, 1, mul vl]
+  ld1h {z20.h}, p0/z, [x3, 2, mul vl]
+  ld1h {z21.h}, p0/z, [x3, 3, mul vl]
+softmax_f16_4_sve512_scale.loop.e256:
+1:
+  eight load_weights, 0
+  fmla z18.h, p0/m, z0.h, z2.h
+  fmla z19.h, p0/m, z1.h, z3.h
+  fmla z20.h, p0/m, z4.h, z6.h
+  fmla z21.h, p0/m, z5.h, z7.h
+  eight scale_weights, 16
+  eight store_weights, 0
+  add x0, x0, 512
+  subs x1, x1, 1
+  b.ne 1b
+softmax_f16_4_sve512_scale.loop_end:
+  st1h {z18.h}, p0, [x3]
+  st1h {z19.h}, p0, [x3, 1, mul vl]
+  st1h {z20.h}, p0, [x3, 2, mul vl]
+  st1h {z21.h}, p0, [x3, 3, mul vl]
+  ret
+.size softmax_f16_4_sve512_scale, . - softmax_f16_4_sve512_scale
+
+.macro turns_of_weights which
   .set parts, \which
   .set turn, 0
   .rept 4 * tile_group
-    pipeline probability, 6, 31
-    pipeline probability, 5, 23
-    pipeline probability, 4, 19
-    pipeline probability, 3, 17
-    pipeline probability, 2, 14
-    pipeline probability, 1, 6
-    pipeline probability, 0, 0
+    pipeline weight, 4, 30
+    pipeline weight, 3, 23
+    pipeline weight, 2, 15
+    pipeline weight, 1, 8
+    pipeline weight, 0, 0
     .set turn, turn + 1
   .endr
 .endm
 tile 4, 8, 0
 .set tile_constants, 24
 .set tile_operand, 8
-.set tile_sum, 12                // 0: none
+.set tile_sum, 0
 begin_function softmax_f16_4_sve512_round
   save_registers
   ptrue p0.s
-  constant 24, 0x38800000                     // kHalfLeastWeight
-  tile_keys softmax_f16_4_sve512_round, 2, probability, 7, turns_of_probabilities, 32
-
-.macro turns_of_weights which
-  .set parts, \which
-  .set turn, 0
-  .rept 4 * tile_group
-    pipeline weight, 5, 30
-    pipeline weight, 4, 24
-    pipeline weight, 3, 20
-    pipeline weight, 2, 18
-    pipeline weight, 1, 8
-    pipeline weight, 0, 0
-    .set turn, turn + 1
-  .endr
-.endm
-.set tile_sum, 0
-begin_function softmax_f16_4_sve512_round_alone
-  save_registers
-  ptrue p0.s
-  constant 24, 0x38800000
-  constant 25, 0
-  tile_keys softmax_f16_4_sve512_round_alone, 2, weight, 6, turns_of_weights, 32
+  constant 24, 0x77800000                     // 2^112; the exponents are 112 less
+  tile_keys softmax_f16_4_sve512_round, 2, weight, 5, turns_of_weights, 32
 .section .note.GNU-stack, "", %progbits
 #endif

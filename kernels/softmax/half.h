@@ -9,20 +9,27 @@
 
 namespace kumiko::kernels {
 
-inline constexpr float kHalfSumOne = 0x1p16f;        ///< A probability of 1 in the sum of a block.
 inline constexpr float kHalfLeastWeight = 0x1p-14f;  ///< Smaller ones would be subnormal in f16.
+/// Exponentials are 2^15 times as large until their reference is known: f16 then has 29 binades below 1.
+inline constexpr int kHalfExponent = 15;
+/// A sum with an exponential has its whole multiples of 2^-23 in its last bits.
+inline constexpr float kHalfSumShift = 0x1p15f;
+inline constexpr std::uint32_t kHalfSumBits = std::bit_cast<std::uint32_t>(kHalfSumShift);
+inline constexpr int kHalfSumPlaces = 23;
+/// Exponents below this one give 0 whatever the exponential is.
+inline constexpr float kHalfLeastExponent = -64.0f;
 
 namespace {  // as in the vector types' headers: one copy per ISA file
 
-/// What is between a block's largest score and the reference it asks for.
+/// What is between a block's reference and the reference for all keys that it asks for.
 inline float half_headroom(std::uint32_t sum) {
-  const int exponent = sum == 0 ? 0 : 31 - __builtin_clz(sum) - 16;
+  const int exponent = sum == 0 ? 0 : 31 - __builtin_clz(sum) - kHalfSumPlaces;
   return static_cast<float>(6 - exponent);
 }
 
-/// P as f16 has it, in f32.
+/// P as f16 has it, in f32. A zero keeps its sign.
 inline float half_weight(float p) {
-  if (p > -kHalfLeastWeight && p < kHalfLeastWeight) return 0.0f;
+  if (p > -kHalfLeastWeight && p < kHalfLeastWeight) return __builtin_copysignf(0.0f, p);
   F16 rounded;
   from_float(p, &rounded);
   return to_float(rounded);

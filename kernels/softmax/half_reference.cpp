@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of softmax.h's product f16 in plain C++.
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -30,23 +31,30 @@ void softmax_f16_reference_mask_scores(const MaskArgs& args) noexcept {
 void softmax_f16_reference_probabilities(const SoftmaxArgs& args) noexcept {
   constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
   for (std::int64_t n = 0; n < args.nr; ++n) {
-    const float b = args.block_max[n], shift = b == kMinusInfinity ? 0.0f : b;
+    const float b = std::ceil(args.block_max[n]), shift = b == kMinusInfinity ? 0.0f : b;
     std::uint32_t sum = 0;
+    bool has_nan = false;
     for (std::int64_t j = 0; j < args.kv; ++j) {
       float& s = args.s[j * args.nr + n];
-      s = exp2_scalar(s - shift);
-      if (s == s) sum += static_cast<std::uint32_t>(s * kHalfSumOne);
+      const float p = std::ldexp(exp2_scalar(s - shift), kHalfExponent);
+      if (p == p)
+        sum += std::bit_cast<std::uint32_t>(p + kHalfSumShift) - kHalfSumBits;
+      else
+        has_nan = true;
+      s = half_weight(p);
     }
     const float reference = b - half_headroom(sum), m = reference > args.m[n] ? reference : args.m[n];
     const float m_shift = m == kMinusInfinity ? 0.0f : m;
     args.alpha[n] = exp2_scalar(args.m[n] - m_shift);
     args.m[n] = m;
-    args.l[n] *= args.alpha[n];
-    const float factor = exp2_scalar(b - m_shift);
+    const float exponent = b - m_shift, of_sum = exp2_scalar(exponent) * std::ldexp(1.0f, -kHalfSumPlaces);
+    const float l = std::fma(static_cast<float>(sum), of_sum, args.l[n] * args.alpha[n]);
+    args.l[n] = has_nan ? std::numeric_limits<float>::quiet_NaN() : l;
+    const float places = exponent - kHalfExponent;
+    const int by = static_cast<int>(places > kHalfLeastExponent ? places : kHalfLeastExponent);
     for (std::int64_t j = 0; j < args.kv; ++j) {
       float& p = args.s[j * args.nr + n];
-      p = half_weight(p * factor);
-      args.l[n] += p;
+      p = half_weight(std::ldexp(p, by));
     }
   }
   narrow_weights(args);
@@ -62,15 +70,14 @@ void softmax_f16_reference_weights(const SoftmaxArgs& args) noexcept {
     int exponent = 0;
     std::frexp(largest, &exponent);
     const float own = largest == 0.0f ? -std::numeric_limits<float>::infinity()
-                                      : static_cast<float>(exponent < 126 ? exponent : 126),
+                                      : static_cast<float>(exponent < 125 ? exponent + 1 : 126),
                 m = own > args.m[n] ? own : args.m[n],
                 shift = m == -std::numeric_limits<float>::infinity() ? 0.0f : m;
     args.alpha[n] = exp2_scalar(args.m[n] - shift);
     args.m[n] = m;
-    const float factor = exp2_scalar(-shift);
     for (std::int64_t j = 0; j < args.kv; ++j) {
       float& p = args.s[j * args.nr + n];
-      p = half_weight(p * factor);
+      p = half_weight(std::ldexp(p, -static_cast<int>(shift)));
     }
   }
   narrow_weights(args);

@@ -34,6 +34,15 @@ inline float exp2_fexpa_model(float x) {
   return std::fma(scale, std::fma(r, kernels::kFexpaPoly[1], kernels::kFexpaPoly[0]) * r, scale);
 }
 
+/// 2^(s - b + 15) as softmax/arm_sve512_half.h has it.
+inline float half_fexpa_model(float s, float b) {
+  const bool is_large = std::abs(b) >= 0x1p22f;
+  const float from = is_large ? s - b : s, to = is_large ? 0.0f : b;
+  const float raised = from < to - 29.0f ? to - 29.0f : from, shift = (kernels::kFexpaShift + 15.0f) - to;
+  const float z = raised + shift, r = raised - (z - shift), power = fexpa_model(z);
+  return std::fma(power, r * kernels::kHalfFexpaPoly, power);
+}
+
 inline bool uses_fexpa(kernels::Isa isa) {
   return isa == kernels::Isa::sve512;
 }

@@ -46,16 +46,22 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
     std::vector<float> range(sz(pack.mr));
     pack.key({key, dim, 1, dim, panel.data(), range.data()});
     float sum = 0.0f;
-    for (std::int64_t first = 0; first < dim; first += kernels::kHalfChain) {
+    const auto chain_from = [&](std::int64_t first) {
       F16 chain{};
       for (std::int64_t d = first; d < std::min(dim, first + kernels::kHalfChain); ++d)
         chain = half_step(row.isa, panel[sz(d * pack.mr)], q[d * q_stride], chain);
-      sum = first == 0 ? to_float(chain) : sum + to_float(chain);
+      return chain;
+    };
+    for (std::int64_t first = 0; first < dim; first += 2 * kernels::kHalfChain) {
+      F16 pair = chain_from(first);
+      if (first + kernels::kHalfChain < dim)
+        pair = half_sum(row.isa, pair, chain_from(first + kernels::kHalfChain));
+      sum = first == 0 ? to_float(pair) : sum + to_float(pair);
     }
     return sum * q_range * range[0];
   }
 
-  /// m and l of a row raised by the scores of a block, and its weights. l is without them.
+  /// m and l of a row raised by the scores of a block, and its weights.
   std::vector<F16> model_softmax(const std::vector<float>& scores, float* m, float* l, float* alpha) const {
     const kernels::SoftmaxKernel& softmax = *kernels::find_softmax(row.isa, kernels::Element::f16);
     const std::size_t lanes = sz(softmax.lanes), kv = scores.size();
@@ -63,32 +69,31 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
     for (std::size_t j = 0; j < kv; ++j) s[j * lanes] = scores[j];
     tops[0] = -kInf;
     for (const float x : scores) tops[0] = x > tops[0] ? x : tops[0];
-    ms[0] = *m;
+    ms[0] = *m, ls[0] = *l;
     softmax.probabilities({s.data(), static_cast<std::int64_t>(kv), softmax.lanes, tops.data(), ms.data(),
                            ls.data(), alphas.data(), 1.0f});
     std::vector<F16> p;
     for (std::size_t j = 0; j < kv; ++j) p.push_back(reinterpret_cast<const F16*>(s.data())[j * lanes]);
-    *m = ms[0], *alpha = alphas[0], *l *= alphas[0];
+    *m = ms[0], *alpha = alphas[0], *l = ls[0];
     return p;
   }
 
   void model_values(const std::vector<F16>& p, const F16* v, const Sizes& size, const std::vector<bool>& seen,
-                    float* l, float* o) const {
-    for (std::size_t j = 0; j < p.size(); ++j)
-      if (seen[j]) *l += to_float(p[j]);
+                    float* o) const {
     const auto value_of = [&](std::int64_t j, std::int64_t d) { return v[j * size.v_dim + d]; };
     const auto is_large = [](F16 x) { return !(std::fabs(to_float(x)) <= kernels::kHalfValueLimit); };
     for (std::int64_t d = 0; d < size.v_dim; ++d) {
       for (std::int64_t j = 0; j < size.kv;) {
-        F16 chain{};
+        F16 chain[2] = {};
         bool is_empty = true;
-        const std::int64_t number = (size.first_key + j) / kernels::kHalfChain;
-        for (; j < size.kv && (size.first_key + j) / kernels::kHalfChain == number; ++j) {
+        const std::int64_t number = (size.first_key + j) / (2 * kernels::kHalfChain);
+        for (; j < size.kv && (size.first_key + j) / (2 * kernels::kHalfChain) == number; ++j) {
           if (!seen[sz(j)]) continue;
           is_empty = false;
-          if (!is_large(value_of(j, d))) chain = half_step(row.isa, p[sz(j)], value_of(j, d), chain);
+          F16& of = chain[(size.first_key + j) / kernels::kHalfChain % 2];
+          if (!is_large(value_of(j, d))) of = half_step(row.isa, p[sz(j)], value_of(j, d), of);
         }
-        if (!is_empty) o[d] += to_float(chain);
+        if (!is_empty) o[d] += to_float(half_sum(row.isa, chain[0], chain[1]));
       }
       for (std::int64_t j = 0; j < size.kv; ++j)
         if (seen[sz(j)] && is_large(value_of(j, d)))
@@ -170,7 +175,7 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
       float alpha = 0;
       const std::vector<F16> p = model_softmax(s, &want_m[sz(r)], &want_l[sz(r)], &alpha);
       for (std::int64_t d = 0; d < size.v_dim; ++d) want_o[sz(r * o_stride + d)] *= alpha;
-      model_values(p, values, size, seen[sz(r)], &want_l[sz(r)], &want_o[sz(r * o_stride)]);
+      model_values(p, values, size, seen[sz(r)], &want_o[sz(r * o_stride)]);
     }
 
     kernels::DecodeScoresArgs score_args{reinterpret_cast<const float*>(q.data()),

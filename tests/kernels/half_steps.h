@@ -29,6 +29,11 @@ inline kernels::F16 half_step(kernels::Isa isa, kernels::F16 a, kernels::F16 b, 
   return kernels::round_to_half(kept_half(isa, value(a) * value(b) + value(c)));
 }
 
+/// a + b, rounded once.
+inline kernels::F16 half_sum(kernels::Isa isa, kernels::F16 a, kernels::F16 b) {
+  return half_step(isa, half_of(1.0f), a, b);
+}
+
 /// A number, at times one that f16 finds hard.
 inline kernels::F16 half_draw(Random& random) {
   if (random.one_in(20)) return half_of(random.pick({0.0f, -0.0f, 0x1p-14f, 0x1p-20f, -200.0f}));
