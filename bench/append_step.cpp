@@ -18,13 +18,22 @@ std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }
 
+struct Row {
+  std::byte* to;
+  const std::byte* from;
+};
+
 /// Ordinary loads and stores, 64 bytes at a time. Not memcpy: glibc may copy rows of a few KiB with
-/// `rep movsb`, which nothing that computes can use.
-void copy_lines(std::byte* to, const std::byte* from, std::int64_t bytes) {
+/// `rep movsb`, which nothing that computes can use. Line by line `ahead` is fetched, unless it is null.
+void copy_lines(const Row& row, const Row& ahead, std::int64_t bytes) {
   for (std::int64_t at = 0; at < bytes; at += 64) {
+    if (ahead.to) {
+      __builtin_prefetch(ahead.from + at, 0);
+      __builtin_prefetch(ahead.to + at, 1);
+    }
     std::byte line[64];
-    std::memcpy(line, from + at, sizeof line);
-    std::memcpy(to + at, line, sizeof line);
+    std::memcpy(line, row.from + at, sizeof line);
+    std::memcpy(row.to + at, line, sizeof line);
     asm volatile("" ::: "memory");  // otherwise the compiler makes a call of memcpy out of the loop
   }
 }
@@ -107,7 +116,7 @@ KvAppendArgs AppendStep::next() {
   return args;
 }
 
-void AppendStep::copy(std::int64_t step, std::int64_t first, std::int64_t last, bool by_token) {
+void AppendStep::copy(std::int64_t step, std::int64_t first, std::int64_t last, const WayToCopy& way) {
   struct Rows {
     const Pages& from;
     Pages& to;
@@ -118,11 +127,15 @@ void AppendStep::copy(std::int64_t step, std::int64_t first, std::int64_t last, 
   const Rows all[] = {{value_, value_cache_, kHeads * kDim * element, true},
                       {key_, key_cache_, kHeads * kDim * element, true},
                       {query_, query_out_, kQueryHeads * kDim * element, false}};
-  const auto copy_token = [&](const Rows& rows, std::int64_t t) {
+  const auto row_of = [&](const Rows& rows, std::int64_t t) {
     const std::int64_t token = step * tokens_ + t, to = rows.in_slots ? slots_[sz(token)] : token;
-    copy_lines(rows.to.data() + to * rows.bytes, rows.from.data() + token * rows.bytes, rows.bytes);
+    return Row{rows.to.data() + to * rows.bytes, rows.from.data() + token * rows.bytes};
   };
-  if (by_token) {
+  const auto copy_token = [&](const Rows& rows, std::int64_t t) {
+    const std::int64_t ahead = t + way.tokens_ahead;
+    copy_lines(row_of(rows, t), ahead > t && ahead < last ? row_of(rows, ahead) : Row{}, rows.bytes);
+  };
+  if (way.by_token) {
     for (std::int64_t t = first; t < last; ++t) {
       for (const Rows& rows : all) copy_token(rows, t);
     }
@@ -133,7 +146,7 @@ void AppendStep::copy(std::int64_t step, std::int64_t first, std::int64_t last, 
   }
 }
 
-double AppendStep::copy_rate(std::span<const int> cpus, Clock clock, bool by_token) {
+double AppendStep::copy_rate(std::span<const int> cpus, Clock clock, const WayToCopy& way) {
   std::barrier start(static_cast<std::ptrdiff_t>(cpus.size()));
   std::vector<double> rates(cpus.size());
   std::vector<std::thread> threads;
@@ -147,7 +160,7 @@ double AppendStep::copy_rate(std::span<const int> cpus, Clock clock, bool by_tok
       std::int64_t copied = 0;
       for (std::int64_t step = now_; copied == 0 || now() - begin < kCopyWindow;
            step = (step + 1) % steps_, ++copied)
-        copy(step, tokens_ * own / count, tokens_ * (own + 1) / count, by_token);
+        copy(step, tokens_ * own / count, tokens_ * (own + 1) / count, way);
       rates[t] = bytes() * static_cast<double>(copied) / static_cast<double>(count) / (read() - began);
     });
   }
@@ -157,9 +170,9 @@ double AppendStep::copy_rate(std::span<const int> cpus, Clock clock, bool by_tok
 
 double AppendStep::copy_ceiling(std::span<const int> cpus, Clock clock) {
   double best = 0;
-  for (const bool by_token : {true, false}) {
+  for (const WayToCopy way : {WayToCopy{true, 0}, {false, 0}, {true, 1}, {false, 1}, {false, 2}}) {
     now_ = (now_ + steps_ / 2) % steps_;  // away from what the caches hold
-    best = std::max(best, copy_rate(cpus, clock, by_token));
+    best = std::max(best, copy_rate(cpus, clock, way));
   }
   return best;
 }

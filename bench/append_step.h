@@ -28,7 +28,7 @@ class AppendStep {
   /// Read and written by a step.
   double bytes() const;
   /// Bytes/s, read and written, of a copy of the same rows to the same places, with one thread on
-  /// each of `cpus`: the faster of token by token and tensor by tensor.
+  /// each of `cpus`: the fastest of token by token and tensor by tensor, each with and without fetching.
   double copy_ceiling(std::span<const int> cpus, Clock clock);
   /// Makes every output NaN.
   void poison();
@@ -41,9 +41,13 @@ class AppendStep {
   static constexpr double kTheta = 10000.0;
 
   std::int64_t position(std::int64_t step, std::int64_t token) const;
+  struct WayToCopy {
+    bool by_token;
+    std::int64_t tokens_ahead;  ///< Of which rows are fetched; 0: none are.
+  };
   /// The rows of tokens [first, last) of a step.
-  void copy(std::int64_t step, std::int64_t first, std::int64_t last, bool by_token);
-  double copy_rate(std::span<const int> cpus, Clock clock, bool by_token);
+  void copy(std::int64_t step, std::int64_t first, std::int64_t last, const WayToCopy& way);
+  double copy_rate(std::span<const int> cpus, Clock clock, const WayToCopy& way);
   std::string check_rows(const char* what, std::int64_t step, std::int64_t token, std::int64_t heads,
                          const std::byte* in, const std::byte* out, bool is_rotated) const;
 
