@@ -63,7 +63,7 @@ struct Place {
 
 /// The rows of a block's tokens in the order in which they are written: all heads of a token in one tensor,
 /// then of the next token.
-struct BlockRows {
+struct AppendRows {
   static constexpr std::int64_t kMost = 3 * kMostTaskTokens;
   RowRange reads[kMost + 1], writes[kMost + 1];
   void* out[kMost];
@@ -218,7 +218,7 @@ struct Append {
     Place places[kMostTaskTokens];
     Factors turns[kMostTaskTokens];
     place(first, last, scratch, places, turns);
-    BlockRows rows;
+    AppendRows rows;
     for (std::int64_t i = 0; i < count; ++i)
       if (const Place& p = places[i]; p.page >= 0)
         rows.add(value, args.value, p.entry, p.row, args.value_cache, p.page, p.page_row, turns[i]);
