@@ -27,15 +27,6 @@ struct SequenceParallel : testing::Test {
     return made;
   }();
 
-  void expect_right(const SequenceShape& shape) {
-    SCOPED_TRACE(::testing::Message() << shape);
-    SequenceProblem problem(shape);
-    const Status whole = attention_forward(context, problem.whole());
-    ASSERT_TRUE(whole.ok()) << whole.message();
-    const Status status = distributed::attention_forward(context, world(), problem.local());
-    EXPECT_TRUE(status.ok()) << status.message();
-    EXPECT_TRUE(!status.ok() || problem.is_right());
-  }
   SequenceShape draw() {
     SequenceShape s;
     s.is_packed = random.one_in(2);
@@ -76,7 +67,7 @@ struct SequenceParallel : testing::Test {
 TEST_F(SequenceParallel, RowsHaveTheBitsOfOneMachine) {
   // Ranks share the cores of one machine.
   for (int repeat = 0; repeat < thinned(120, 36, 18) / (2 + world_size()); ++repeat)
-    ASSERT_NO_FATAL_FAILURE(expect_right(draw()));
+    ASSERT_NO_FATAL_FAILURE(expect_bits_of_one_machine(context, draw()));
 }
 
 // Ranks without queries, keys or both.
@@ -93,7 +84,7 @@ TEST_F(SequenceParallel, FewTokens) {
         s.kv_heads = s.q_heads = std::max(2, world_size());
         s.head_dim = s.v_head_dim = 4;
         s.distribution = distribution, s.algorithm = algorithm;
-        ASSERT_NO_FATAL_FAILURE(expect_right(s));
+        ASSERT_NO_FATAL_FAILURE(expect_bits_of_one_machine(context, s));
       }
     }
   }
@@ -108,7 +99,7 @@ TEST_F(SequenceParallel, BlocksOfSeveralPieces) {
     s.q_heads = s.kv_heads = 4, s.head_dim = s.v_head_dim = 72;
     s.distribution = Distribution::cyclic, s.algorithm = algorithm;
     ASSERT_GT(512 * s.kv_heads * (s.head_dim + s.v_head_dim) * 4, distributed::kPieceBytes);
-    ASSERT_NO_FATAL_FAILURE(expect_right(s));
+    ASSERT_NO_FATAL_FAILURE(expect_bits_of_one_machine(context, s));
   }
 }
 

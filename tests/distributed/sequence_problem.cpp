@@ -184,4 +184,14 @@ Memory SequenceProblem::local_of(Memory& whole, bool is_query) const {
   return memory;
 }
 
+void expect_bits_of_one_machine(const Context& context, const SequenceShape& shape) {
+  SCOPED_TRACE(::testing::Message() << shape);
+  SequenceProblem problem(shape);
+  const Status whole = attention_forward(context, problem.whole());
+  ASSERT_TRUE(whole.ok()) << whole.message();
+  const Status status = distributed::attention_forward(context, world(), problem.local());
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_TRUE(!status.ok() || problem.is_right());
+}
+
 }  // namespace kumiko::test

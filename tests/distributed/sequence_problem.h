@@ -62,4 +62,7 @@ class SequenceProblem {
   std::vector<float> slopes_, sinks_;
 };
 
+/// Calls on one machine and over all ranks: this rank's rows must have the same bits.
+void expect_bits_of_one_machine(const Context& context, const SequenceShape& shape);
+
 }  // namespace kumiko::test

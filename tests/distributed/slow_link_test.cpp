@@ -53,13 +53,7 @@ struct SlowLink : testing::Test {
   }();
 
   void expect_right(const SequenceShape& shape) {
-    SCOPED_TRACE(::testing::Message() << shape);
-    SequenceProblem problem(shape);
-    const Status whole = attention_forward(context, problem.whole());
-    ASSERT_TRUE(whole.ok()) << whole.message();
-    const Status status = distributed::attention_forward(context, world(), problem.local());
-    EXPECT_TRUE(status.ok()) << status.message();
-    EXPECT_TRUE(!status.ok() || problem.is_right());
+    expect_bits_of_one_machine(context, shape);
     EXPECT_TRUE(g_due.empty());
   }
 };

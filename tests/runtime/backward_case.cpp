@@ -238,4 +238,15 @@ BackwardArgs Packing::alone(const BackwardArgs& args, std::size_t s) const {
   return one;
 }
 
+void expect_finite_where(const Gradients& got, const GradientResult<double>& want) {
+  const auto same_kind = [](const std::vector<float>& x, const std::vector<double>& y, const char* name) {
+    for (std::size_t i = 0; i < x.size(); ++i)
+      ASSERT_EQ(std::isfinite(x[i]), std::isfinite(y[i]))
+          << name << " " << i << ": " << x[i] << ", fp64 " << y[i];
+  };
+  ASSERT_NO_FATAL_FAILURE(same_kind(got.dq, want.dq, "dq"));
+  ASSERT_NO_FATAL_FAILURE(same_kind(got.dk, want.dk, "dk"));
+  ASSERT_NO_FATAL_FAILURE(same_kind(got.dv, want.dv, "dv"));
+}
+
 }  // namespace kumiko::test

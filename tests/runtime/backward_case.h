@@ -96,4 +96,7 @@ struct Packing {
   BackwardArgs alone(const BackwardArgs& args, std::size_t s) const;
 };
 
+/// dq, dk and dv must be finite where those of fp64 are, and nowhere else.
+void expect_finite_where(const Gradients& got, const GradientResult<double>& want);
+
 }  // namespace kumiko::test

@@ -52,6 +52,12 @@ struct KeyParts : testing::TestWithParam<std::string> {
     s.seed = random.bits();
     return s;
   }
+  std::vector<Outcome> outcomes_of_one_call(const ServerStep& step) {
+    step.poison_outputs();
+    const Status whole = attention_forward(contexts[0], step.args());
+    EXPECT_TRUE(whole.ok()) << whole.message();
+    return outcomes(step);
+  }
   /// Makes the entries of pages without a key of the part unusable.
   void spoil_other_pages(const StepShape& s, const KeyPart& part, ServerStep* step) {
     if (s.page_keys == 0) return;
@@ -77,10 +83,8 @@ TEST_P(KeyParts, RunningStatesOverAnyBlocksEqualOneCall) {
     if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 70, 600});
     SCOPED_TRACE(::testing::Message() << s);
     const ServerStep step(s);
-    step.poison_outputs();
-    const Status whole = attention_forward(contexts[0], step.args());
-    ASSERT_TRUE(whole.ok()) << whole.message();
-    const std::vector<Outcome> want = outcomes(step);
+    const std::vector<Outcome> want = outcomes_of_one_call(step);
+    ASSERT_FALSE(HasFailure());
 
     std::int64_t floats = -1;
     ASSERT_TRUE(prepare_running_states(contexts[0], step.args(), {}, &floats).ok());
@@ -115,10 +119,8 @@ TEST_P(KeyParts, StatesComputedAheadEqualOneCall) {
     if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 70, 600});
     SCOPED_TRACE(::testing::Message() << s);
     const ServerStep step(s);
-    step.poison_outputs();
-    const Status whole = attention_forward(contexts[0], step.args());
-    ASSERT_TRUE(whole.ok()) << whole.message();
-    const std::vector<Outcome> want = outcomes(step);
+    const std::vector<Outcome> want = outcomes_of_one_call(step);
+    ASSERT_FALSE(HasFailure());
 
     std::int64_t floats = -1, longest = 0;
     ASSERT_TRUE(prepare_running_states(contexts[0], step.args(), {}, &floats).ok());
@@ -168,10 +170,8 @@ TEST_P(KeyParts, SplitStatesOfAnyPartsMerge) {
     const StepShape s = shape();
     SCOPED_TRACE(::testing::Message() << s);
     const ServerStep step(s);
-    step.poison_outputs();
-    const Status whole = attention_forward(contexts[0], step.args());
-    ASSERT_TRUE(whole.ok()) << whole.message();
-    const std::vector<Outcome> want = outcomes(step);
+    const std::vector<Outcome> want = outcomes_of_one_call(step);
+    ASSERT_FALSE(HasFailure());
 
     const std::int64_t parts = random.between(1, 4);
     std::vector<std::vector<float>> states;
