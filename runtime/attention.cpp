@@ -2,11 +2,13 @@
 // plan, run and the one-shot calls of attention.h.
 #include "runtime/attention.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 
 #include "runtime/attention_fields.h"
 #include "runtime/context.h"
+#include "runtime/merges_in_order.h"
 #include "runtime/plan.h"
 #include "runtime/traffic.h"
 #include "runtime/validate.h"
@@ -71,6 +73,33 @@ void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int
   }
 }
 
+/// The same where states are merged as they come, into those of the first split.
+void end_task_in_order(const Run& run, std::int32_t number, const kernels::TaskRange& range) {
+  const Partition& partition = run.plan.partition;
+  const PlannedTask& task = partition.tasks[static_cast<std::size_t>(number)];
+  const PlannedMerge& merge = partition.merges[static_cast<std::size_t>(task.merge)];
+  const kernels::KernelSet& kernels = run.plan.kernels;
+  const std::int64_t dim = run.plan.problem.v_head_dim, size = kernels::partial_size(dim);
+  const auto merge_tasks = [&](std::int32_t first, std::int32_t last) {
+    range.enter(kernels::Phase::merge);
+    const auto task_of = [&](std::int32_t i) -> const PlannedTask& {
+      return partition.tasks[static_cast<std::size_t>(merge.in_order + i)];
+    };
+    const std::int64_t from = std::max(task_of(first).split_begin, merge.split_begin + 1),
+                       to = task_of(last - 1).split_end;
+    const kernels::HeadProblem head = run.plan.problem.head(run.operands, task.batch, task.kv_head);
+    for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
+      float* const o = range.state_of(merge.split_begin, row, size);
+      const kernels::RowState merged{o + dim, o + dim + 1, o};
+      for (std::int64_t split = from; split < to; ++split)
+        kernels::merge_state(kernels, range.state_of(split, row, size), dim, merged);
+      if (last == merge.tasks) kernels::end_merged_row(kernels, head, row, merged);
+    }
+  };
+  MergesInOrder(run.state.pending[static_cast<std::size_t>(task.merge)])
+      .end_task(number - merge.in_order, merge_tasks);
+}
+
 /// A group's rows over the keys that its sequences share.
 void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange& range, std::byte* scratch) {
   const Partition& partition = run.plan.partition;
@@ -118,6 +147,8 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
     return;
   task.pipeline->run(kernels, plan.problem.head(run.operands, task.batch, task.kv_head), range, slot.scratch);
   if (task.merge < 0) return;
+  if (plan.partition.merges[static_cast<std::size_t>(task.merge)].in_order >= 0)
+    return end_task_in_order(run, number, range);
   end_task(run, task.batch, task.kv_head, task.merge, reinterpret_cast<float*>(slot.scratch), range);
 }
 
@@ -210,8 +241,11 @@ Status execute(Plan::Impl& plan, const Operands& operands) {
     void operator()(RunState* used) const noexcept { plan.states.release(used); }
   };
   const std::unique_ptr<RunState, Return> state(plan.states.acquire(partition), Return{plan});
-  for (std::size_t m = 0; m < partition.merges.size(); ++m)
-    state->pending[m].store(partition.merges[m].tasks, std::memory_order_relaxed);
+  for (std::size_t m = 0; m < partition.merges.size(); ++m) {
+    const PlannedMerge& merge = partition.merges[m];
+    state->pending[m].store(merge.in_order >= 0 ? 0 : static_cast<std::uint64_t>(merge.tasks),
+                            std::memory_order_relaxed);
+  }
   Tracer* const tracer = plan.context->tracer.get();
   const std::int64_t begin = tracer ? tracer->now() : 0;
   Run run{plan, operands, *state, tracer ? tracer->next_run() : 0};

@@ -340,6 +340,9 @@ struct RowState {
   float *m, *l, *o;  ///< o: [v_head_dim]
 };
 void load_running(const HeadProblem& head, std::int64_t row, const RowState& to) noexcept;
+/// A stored state, partial_size(dim) floats.
+void merge_state(const KernelSet& kernels, const float* state, std::int64_t dim,
+                 const RowState& into) noexcept;
 /// To where the row ends: running states, or out and lse.
 void end_merged_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
                     const RowState& state) noexcept;
