@@ -65,7 +65,10 @@ void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int
         const auto number =
             static_cast<std::int32_t>(partition.shared_merges + group * run.plan.problem.kv_heads + kv_head);
         const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(group)];
-        merged.add(states_of(run, number), first + row, keys.split_begin, keys.split_end);
+        const kernels::TaskRange states = states_of(run, number);
+        const std::int64_t one_end = partition.merges[static_cast<std::size_t>(number)].merged_end;
+        if (one_end > 0) merged.add(states, first + row, 0, 1);
+        merged.add(states, first + row, std::max(keys.split_begin, one_end), keys.split_end);
       });
     }
     merged.add(own, row, merge.split_begin, merge.split_end);
@@ -107,6 +110,8 @@ void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange
   const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(task.shared)];
   kernels::HeadProblem head = problem.head(run.operands, task.batch, task.kv_head);
   partition.shared.as_group(problem, run.operands, keys, task.kv_head, &head);
+  range.partial_merged =
+      task.split_begin < partition.merges[static_cast<std::size_t>(task.merge)].merged_end;
   task.pipeline->run(run.plan.kernels, head, range, scratch);
   for (std::int64_t i = keys.first; i < keys.last; ++i) {
     if (!partition.shared.has_rows(keys, i, problem.group(), task.row_begin, task.row_end)) continue;

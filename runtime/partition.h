@@ -39,6 +39,9 @@ struct PlannedMerge {
                                 ///< RunState::partials, in floats.
   std::int32_t domain;          ///< The domain its tasks are assigned to; if they differ, that of the first.
   std::int64_t shared_splits = 0;  ///< Before split_begin: their states are those of shared tasks.
+  /// Of shared tasks: splits [split_begin, merged_end) are the first of all, and one task has them. It stores
+  /// their merged state in the place of the first's. Others have a state each.
+  std::int64_t merged_end = 0;
   /// Number of the first of its tasks, which are numbered as their splits lie, if states are merged as they
   /// come; else -1.
   std::int32_t in_order = -1;

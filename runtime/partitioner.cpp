@@ -237,6 +237,11 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   pipeline_ = tuning.pipeline;
   const std::int64_t pieces =
       std::clamp<std::int64_t>((block.cost + coarse_ / 2) / coarse_, 1, block.splits());
+  // A row merges its first splits before all others, so the task may do that while they are in its tiles: 64
+  // rows of D = 128 over 8 splits 0.97 of the time in pairs (Zen 5).
+  if (block.split_begin == 0 && !tuning.pipeline->traits.in_place &&
+      problem_.states_kept == StatesKept::none)
+    made_.merges.back().merged_end = block.splits() / pieces;
   for (std::int64_t row = 0; row < block.row_end; row += tuning.max_task_rows) {
     RowBlock rows = block;
     rows.row_begin = row;

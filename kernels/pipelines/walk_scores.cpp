@@ -36,7 +36,7 @@ void Walk::product(const Tile& tile, const Block& block, const Slot& slot, std::
                       to * kernels_.mr > keys ? last_rows(tile, keys) : 0};
   if (kernels_.int8) return kernels_.int8->tile[width](&args);
   const GemmKernel& gemm = *kernels_.gemm[width];
-  (block_max ? gemm.init_max : gemm.init)(&args);
+  run_product(block_max ? gemm.init_max : gemm.init, args, tile.nr, panel);
 }
 
 /// Visible keys of each lane, counted from `origin`. Lanes without a query see everything: they cost no mask.
