@@ -21,11 +21,11 @@ class MergesInOrder {
   template <class Merge>
   void end_task(std::int32_t i, Merge merge) noexcept {
     const std::uint64_t own = kStored << i;
-    // acq_rel, here and below: who merges reads what others stored, and goes on from what others merged.
-    std::uint64_t seen = word_.fetch_or(own, std::memory_order_acq_rel) | own;
+    std::uint64_t seen = word_.fetch_or(own, std::memory_order_release) | own;
     if ((seen & kBusy) != 0) return;  // Who merges will find it.
     while (stored_after(seen) > 0) {
-      if (word_.compare_exchange_weak(seen, seen | kBusy, std::memory_order_acq_rel)) return run(seen, merge);
+      // Who merges reads what others stored, and goes on from what others merged.
+      if (word_.compare_exchange_weak(seen, seen | kBusy, std::memory_order_acquire)) return run(seen, merge);
       if ((seen & kBusy) != 0) return;
     }
   }

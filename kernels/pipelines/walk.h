@@ -162,6 +162,8 @@ class Walk {
   void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
   void scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                          Slot& slot) const;
+  void scaled_scores(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
+                     const Slot& slot, float* block_max) const;
   void set_masks(const Tile& tile, const Block& block) const;
   TileMask tile_mask(const Tile& tile, const Block& block, std::int64_t first, std::int64_t keys) const;
   void fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
