@@ -110,8 +110,7 @@ void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange
   const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(task.shared)];
   kernels::HeadProblem head = problem.head(run.operands, task.batch, task.kv_head);
   partition.shared.as_group(problem, run.operands, keys, task.kv_head, &head);
-  range.partial_merged =
-      task.split_begin < partition.merges[static_cast<std::size_t>(task.merge)].merged_end;
+  range.partial_merged = task.split_begin < partition.merges[static_cast<std::size_t>(task.merge)].merged_end;
   task.pipeline->run(run.plan.kernels, head, range, scratch);
   for (std::int64_t i = keys.first; i < keys.last; ++i) {
     if (!partition.shared.has_rows(keys, i, problem.group(), task.row_begin, task.row_end)) continue;

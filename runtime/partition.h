@@ -29,8 +29,8 @@ struct PlannedTask {
   std::int32_t shared;
 };
 
-/// Rows whose splits several tasks compute. The last of these tasks to end merges them, or each that finds all
-/// before it merged (RunState::pending).
+/// Rows whose splits several tasks compute. The last of these tasks to end merges them, or each that finds
+/// all before it merged (RunState::pending).
 struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;

@@ -204,7 +204,8 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& blo
 }
 
 /// States of 64 KiB a split and more are merged as they come: by one task at the end they took 0.2 of the 1.6
-/// ms of 128 rows of 576 and 512 elements over 4096 keys, in which the other thread had nothing to do (Zen 5).
+/// ms of 128 rows of 576 and 512 elements over 4096 keys, in which the other thread had nothing to do (Zen
+/// 5).
 void Partitioner::set_order(PlannedMerge& merge) const {
   constexpr std::int64_t kLeastFloats = 64 * 1024 / sizeof(float);
   if (merge.tasks > MergesInOrder::kMostTasks ||
@@ -239,8 +240,7 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
       std::clamp<std::int64_t>((block.cost + coarse_ / 2) / coarse_, 1, block.splits());
   // A row merges its first splits before all others, so the task may do that while they are in its tiles: 64
   // rows of D = 128 over 8 splits 0.97 of the time in pairs (Zen 5).
-  if (block.split_begin == 0 && !tuning.pipeline->traits.in_place &&
-      problem_.states_kept == StatesKept::none)
+  if (block.split_begin == 0 && !tuning.pipeline->traits.in_place && problem_.states_kept == StatesKept::none)
     made_.merges.back().merged_end = block.splits() / pieces;
   for (std::int64_t row = 0; row < block.row_end; row += tuning.max_task_rows) {
     RowBlock rows = block;

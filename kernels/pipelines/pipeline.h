@@ -285,7 +285,7 @@ struct TaskRange {
   std::int64_t partial_split, partial_row, partial_rows;
   PhaseWatch* watch = nullptr;
   std::int64_t partial_step = 1;  ///< from a split with a state to the next
-  bool partial_merged = false;    ///< tiles only: one state of all the task's splits, in the place of the first
+  bool partial_merged = false;  ///< tiles only: one state of all the task's splits, in the place of the first
 
   bool keeps_each_split() const { return partial && !partial_merged; }
 

@@ -151,8 +151,7 @@ class Walk {
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
   void product(const Tile& tile, const Block& block, const Slot& slot, std::int64_t at, std::int64_t from,
                std::int64_t to, float* block_max) const;
-  void run_product(GemmFunction gemm, const GemmArgs& args, std::int64_t nr,
-                   std::int64_t panel_stride) const;
+  void run_product(GemmFunction gemm, const GemmArgs& args, std::int64_t nr, std::int64_t panel_stride) const;
   std::int64_t last_rows(const Tile& tile, std::int64_t rows) const;
   void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
                       std::int32_t* end) const;

@@ -155,15 +155,16 @@ void Walk::scaled_scores(const Tile& tile, const Block& block, const Run& run, c
 }
 
 /// The rows of the mask for a tile's queries. Those made from lists are shared by all rows that have the
-/// lists: asking each row, with divisions, took 5 % of block-sparse attention (pairs, tiles of 32 rows, Zen 5).
+/// lists: asking each row, with divisions, took 5 % of block-sparse attention (pairs, tiles of 32 rows, Zen
+/// 5).
 void Walk::set_masks(const Tile& tile, const Block& block) const {
   const KeyLists& lists = head_->lists;
   const std::int64_t group = head_->group;
   const bool are_shared = lists.any() && !head_->mask && lists.are_of_queries(group);
   for (std::int64_t n = 0, end = 0; n < tile.used; n = end) {
     const std::int64_t row = tile.row + n;
-    const std::uint8_t* mask = mask_of_row(*head_, row, block.first, block.last - block.first,
-                                           made_masks_ + n * kBlockKeys);
+    const std::uint8_t* mask =
+        mask_of_row(*head_, row, block.first, block.last - block.first, made_masks_ + n * kBlockKeys);
     end = are_shared ? min_of(lists.same_until(row / group) * group - tile.row, tile.used) : n + 1;
     std::fill(masks_ + n, masks_ + end, mask);
   }
@@ -285,8 +286,8 @@ void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
       terms.has_mask = terms.has_mask && !run.unmasked;
       const std::int64_t from = (run.first - block.first) / mr;
       // Where no term changes the scores afterwards, the product's own maxima are theirs.
-      const bool plain = !terms.any() && run.count % mr == 0 && run.first >= all_lo &&
-                         run.first + run.count <= all_hi;
+      const bool plain =
+          !terms.any() && run.count % mr == 0 && run.first >= all_lo && run.first + run.count <= all_hi;
       if (plain && kernels_.score_scale(head_->q_scale) == 1.0f)
         product(tile, block, slot, run.at, from, from + run.count / mr, slot.block_max);
       else if (plain)

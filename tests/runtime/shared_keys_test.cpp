@@ -119,7 +119,8 @@ TEST_P(SharedKeysOfPages, ManyRowsAreTilesAndFewAreDecoded) {
 // In tiles the task with the first splits stores one state of them; those of a branch have a state each.
 TEST_P(SharedKeysOfPages, FirstSplitsAreMergedInTiles) {
   StepShape s = decodes(24, 1536, 70);
-  for (std::size_t b = 1; b < 24; b += 2) s.sequences[b].kv_len = 2700, s.sequences[b].parent = b == 1 ? 0 : 1;
+  for (std::size_t b = 1; b < 24; b += 2)
+    s.sequences[b].kv_len = 2700, s.sequences[b].parent = b == 1 ? 0 : 1;
   for (std::size_t b = 3; b < 24; b += 2) s.sequences[b].shared_keys = 2560;
   s.q_heads = 4, s.kv_heads = 2;
   for (const DataType type : kTypes) {
