@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <span>
 
 #include "runtime/attention_fields.h"
 #include "runtime/context.h"
@@ -83,13 +84,13 @@ void end_task_in_order(const Run& run, std::int32_t number, const kernels::TaskR
   const PlannedMerge& merge = partition.merges[static_cast<std::size_t>(task.merge)];
   const kernels::KernelSet& kernels = run.plan.kernels;
   const std::int64_t dim = run.plan.problem.v_head_dim, size = kernels::partial_size(dim);
+  const std::span tasks(&partition.tasks[static_cast<std::size_t>(merge.in_order)],
+                        static_cast<std::size_t>(merge.tasks));
   const auto merge_tasks = [&](std::int32_t first, std::int32_t last) {
     range.enter(kernels::Phase::merge);
-    const auto task_of = [&](std::int32_t i) -> const PlannedTask& {
-      return partition.tasks[static_cast<std::size_t>(merge.in_order + i)];
-    };
-    const std::int64_t from = std::max(task_of(first).split_begin, merge.split_begin + 1),
-                       to = task_of(last - 1).split_end;
+    const std::int64_t from = std::max(tasks[static_cast<std::size_t>(first)].split_begin,
+                                       merge.split_begin + 1),
+                       to = tasks[static_cast<std::size_t>(last) - 1].split_end;
     const kernels::HeadProblem head = run.plan.problem.head(run.operands, task.batch, task.kv_head);
     for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
       float* const o = range.state_of(merge.split_begin, row, size);
