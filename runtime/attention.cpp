@@ -2,11 +2,14 @@
 // plan, run and the one-shot calls of attention.h.
 #include "runtime/attention.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <span>
 
 #include "runtime/attention_fields.h"
 #include "runtime/context.h"
+#include "runtime/merges_in_order.h"
 #include "runtime/plan.h"
 #include "runtime/traffic.h"
 #include "runtime/validate.h"
@@ -63,12 +66,42 @@ void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int
         const auto number =
             static_cast<std::int32_t>(partition.shared_merges + group * run.plan.problem.kv_heads + kv_head);
         const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(group)];
-        merged.add(states_of(run, number), first + row, keys.split_begin, keys.split_end);
+        const kernels::TaskRange states = states_of(run, number);
+        const std::int64_t one_end = partition.merges[static_cast<std::size_t>(number)].merged_end;
+        if (one_end > 0) merged.add(states, first + row, 0, 1);
+        merged.add(states, first + row, std::max(keys.split_begin, one_end), keys.split_end);
       });
     }
     merged.add(own, row, merge.split_begin, merge.split_end);
     merged.end();
   }
+}
+
+/// The same where states are merged as they come, into those of the first split.
+void end_task_in_order(const Run& run, std::int32_t number, const kernels::TaskRange& range) {
+  const Partition& partition = run.plan.partition;
+  const PlannedTask& task = partition.tasks[static_cast<std::size_t>(number)];
+  const PlannedMerge& merge = partition.merges[static_cast<std::size_t>(task.merge)];
+  const kernels::KernelSet& kernels = run.plan.kernels;
+  const std::int64_t dim = run.plan.problem.v_head_dim, size = kernels::partial_size(dim);
+  const std::span tasks(&partition.tasks[static_cast<std::size_t>(merge.in_order)],
+                        static_cast<std::size_t>(merge.tasks));
+  const auto merge_tasks = [&](std::int32_t first, std::int32_t last) {
+    range.enter(kernels::Phase::merge);
+    const std::int64_t from = std::max(tasks[static_cast<std::size_t>(first)].split_begin,
+                                       merge.split_begin + 1),
+                       to = tasks[static_cast<std::size_t>(last) - 1].split_end;
+    const kernels::HeadProblem head = run.plan.problem.head(run.operands, task.batch, task.kv_head);
+    for (std::int64_t row = merge.row_begin; row < merge.row_end; ++row) {
+      float* const o = range.state_of(merge.split_begin, row, size);
+      const kernels::RowState merged{o + dim, o + dim + 1, o};
+      for (std::int64_t split = from; split < to; ++split)
+        kernels::merge_state(kernels, range.state_of(split, row, size), dim, merged);
+      if (last == merge.tasks) kernels::end_merged_row(kernels, head, row, merged);
+    }
+  };
+  MergesInOrder(run.state.pending[static_cast<std::size_t>(task.merge)])
+      .end_task(number - merge.in_order, merge_tasks);
 }
 
 /// A group's rows over the keys that its sequences share.
@@ -78,6 +111,7 @@ void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange
   const SharedKeys& keys = partition.shared.groups[static_cast<std::size_t>(task.shared)];
   kernels::HeadProblem head = problem.head(run.operands, task.batch, task.kv_head);
   partition.shared.as_group(problem, run.operands, keys, task.kv_head, &head);
+  range.partial_merged = task.split_begin < partition.merges[static_cast<std::size_t>(task.merge)].merged_end;
   task.pipeline->run(run.plan.kernels, head, range, scratch);
   for (std::int64_t i = keys.first; i < keys.last; ++i) {
     if (!partition.shared.has_rows(keys, i, problem.group(), task.row_begin, task.row_end)) continue;
@@ -118,6 +152,8 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
     return;
   task.pipeline->run(kernels, plan.problem.head(run.operands, task.batch, task.kv_head), range, slot.scratch);
   if (task.merge < 0) return;
+  if (plan.partition.merges[static_cast<std::size_t>(task.merge)].in_order >= 0)
+    return end_task_in_order(run, number, range);
   end_task(run, task.batch, task.kv_head, task.merge, reinterpret_cast<float*>(slot.scratch), range);
 }
 
@@ -210,8 +246,11 @@ Status execute(Plan::Impl& plan, const Operands& operands) {
     void operator()(RunState* used) const noexcept { plan.states.release(used); }
   };
   const std::unique_ptr<RunState, Return> state(plan.states.acquire(partition), Return{plan});
-  for (std::size_t m = 0; m < partition.merges.size(); ++m)
-    state->pending[m].store(partition.merges[m].tasks, std::memory_order_relaxed);
+  for (std::size_t m = 0; m < partition.merges.size(); ++m) {
+    const PlannedMerge& merge = partition.merges[m];
+    state->pending[m].store(merge.in_order >= 0 ? 0 : static_cast<std::uint64_t>(merge.tasks),
+                            std::memory_order_relaxed);
+  }
   Tracer* const tracer = plan.context->tracer.get();
   const std::int64_t begin = tracer ? tracer->now() : 0;
   Run run{plan, operands, *state, tracer ? tracer->next_run() : 0};

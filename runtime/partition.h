@@ -29,7 +29,8 @@ struct PlannedTask {
   std::int32_t shared;
 };
 
-/// Rows whose splits several tasks compute; the last of these tasks to end merges them.
+/// Rows whose splits several tasks compute. The last of these tasks to end merges them, or each that finds
+/// all before it merged (RunState::pending).
 struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
@@ -38,6 +39,12 @@ struct PlannedMerge {
                                 ///< RunState::partials, in floats.
   std::int32_t domain;          ///< The domain its tasks are assigned to; if they differ, that of the first.
   std::int64_t shared_splits = 0;  ///< Before split_begin: their states are those of shared tasks.
+  /// Of shared tasks: splits [split_begin, merged_end) are the first of all, and one task has them. It stores
+  /// their merged state in the place of the first's. Others have a state each.
+  std::int64_t merged_end = 0;
+  /// Number of the first of its tasks, which are numbered as their splits lie, if states are merged as they
+  /// come; else -1.
+  std::int32_t in_order = -1;
 };
 
 /// What a partition needs at most.

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "runtime/merges_in_order.h"
+
 namespace kumiko {
 namespace {
 
@@ -195,8 +197,21 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& blo
     cost_before = cost;
     if (merges) ++made_.merges.back().tasks;
     at += splits;
-    if (at == block.split_end) return {};
+    if (at == block.split_end) break;
   }
+  if (merges && !shares && problem_.states_kept == StatesKept::none) set_order(made_.merges.back());
+  return {};
+}
+
+/// States of 64 KiB a split and more are merged as they come: by one task at the end they took 0.2 of the 1.6
+/// ms of 128 rows of 576 and 512 elements over 4096 keys, in which the other thread had nothing to do (Zen
+/// 5).
+void Partitioner::set_order(PlannedMerge& merge) const {
+  constexpr std::int64_t kLeastFloats = 64 * 1024 / sizeof(float);
+  if (merge.tasks > MergesInOrder::kMostTasks ||
+      (merge.row_end - merge.row_begin) * kernels::partial_size(problem_.v_head_dim) < kLeastFloats)
+    return;
+  merge.in_order = static_cast<std::int32_t>(made_.tasks.size()) - merge.tasks;
 }
 
 Status Partitioner::add_shared() {
@@ -223,6 +238,10 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   pipeline_ = tuning.pipeline;
   const std::int64_t pieces =
       std::clamp<std::int64_t>((block.cost + coarse_ / 2) / coarse_, 1, block.splits());
+  // A row merges its first splits before all others, so the task may do that while they are in its tiles: 64
+  // rows of D = 128 over 8 splits 0.97 of the time in pairs (Zen 5).
+  if (block.split_begin == 0 && !tuning.pipeline->traits.in_place && problem_.states_kept == StatesKept::none)
+    made_.merges.back().merged_end = block.splits() / pieces;
   for (std::int64_t row = 0; row < block.row_end; row += tuning.max_task_rows) {
     RowBlock rows = block;
     rows.row_begin = row;

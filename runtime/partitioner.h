@@ -51,6 +51,7 @@ class Partitioner {
   Status add_shared();
   Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
   inline Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine);
+  void set_order(PlannedMerge& merge) const;
   inline void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
                        std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge);
 

@@ -59,7 +59,7 @@ void RunStatePool::fit(const Partition& partition, RunState& state) const {
   const std::size_t merges = std::max(partition.merges.size(), most_.merges);
   if (state.pending_size < merges) {
     state.pending_size = grown(state.pending_size, merges);
-    state.pending = std::make_unique<std::atomic<std::int32_t>[]>(state.pending_size);
+    state.pending = std::make_unique<std::atomic<std::uint64_t>[]>(state.pending_size);
   }
   const std::vector<std::int64_t>& floats = partition.domain_floats;
   state.partials.resize(floats.size());

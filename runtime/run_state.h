@@ -17,7 +17,8 @@ namespace kumiko {
 
 /// Memory of one run in flight.
 struct RunState {
-  std::unique_ptr<std::atomic<std::int32_t>[]> pending;  ///< [merges] unfinished tasks
+  /// [merges] unfinished tasks, or MergesInOrder
+  std::unique_ptr<std::atomic<std::uint64_t>[]> pending;
   std::vector<float*> partials;  ///< [domains] the split states that the domain's cores write
 
  private:

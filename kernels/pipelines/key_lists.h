@@ -29,11 +29,12 @@ struct KeyLists {
   bool hide_within(std::int64_t first, std::int64_t last) const {
     return indptr || (tree && last > tree_first && first < tree_first + tree_keys);
   }
-  /// Whether the queries of two rows have the same keys, as far as that is known without a look at them.
-  bool same_keys(std::int64_t query, std::int64_t head, std::int64_t other_query,
-                 std::int64_t other_head) const {
-    return (!tree || query == other_query) && (!indptr || (query / block_rows == other_query / block_rows &&
-                                                           (head_stride == 0 || head == other_head)));
+  /// Whether all of a group's heads have the same lists.
+  bool are_of_queries(std::int64_t group) const { return !indptr || head_stride == 0 || group == 1; }
+  /// End of the queries from `query` on that have the same keys, as far as that is known without a look at
+  /// them.
+  std::int64_t same_until(std::int64_t query) const {
+    return tree ? query + 1 : (query / block_rows + 1) * block_rows;
   }
   /// Sets to[j] to 0 for each key first + j, j < count, that query `query` of head `head` does not see.
   void hide(std::int64_t query, std::int64_t head, std::int64_t first, std::int64_t count,

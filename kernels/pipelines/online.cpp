@@ -29,6 +29,7 @@ void online_run(const KernelSet& kernels, const HeadProblem& head, const TaskRan
       Block block = walk.block_at(at, keys);
       walk.pack_keys(block);
       walk.set_values(block);
+      walk.look_ahead(split, at, keys);
       for (std::int64_t t = 0; t < walk.tile_count(); ++t) {
         Tile& tile = walk.tile(t);
         walk.score(tile, block, slot);

@@ -135,6 +135,11 @@ void load_running(const HeadProblem& head, std::int64_t row, const RowState& to)
   *to.l = state[dim + 1];
 }
 
+void merge_state(const KernelSet& kernels, const float* state, std::int64_t dim,
+                 const RowState& into) noexcept {
+  kernels.state->merge_row({into.m, into.l, into.o, state[dim], state[dim + 1], state, dim});
+}
+
 void end_merged_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
                     const RowState& from) noexcept {
   const std::int64_t dim = head.v_head_dim;
@@ -165,8 +170,7 @@ void RowMerge::add(const TaskRange& range, std::int64_t row, std::int64_t split_
 }
 
 void RowMerge::add(const float* state) noexcept {
-  const std::int64_t dim = head_.v_head_dim;
-  kernels_.state->merge_row({&m_, &l_, o_, state[dim], state[dim + 1], state, dim});
+  merge_state(kernels_, state, head_.v_head_dim, {&m_, &l_, o_});
 }
 
 void RowMerge::end() noexcept {

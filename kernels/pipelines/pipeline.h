@@ -285,6 +285,9 @@ struct TaskRange {
   std::int64_t partial_split, partial_row, partial_rows;
   PhaseWatch* watch = nullptr;
   std::int64_t partial_step = 1;  ///< from a split with a state to the next
+  bool partial_merged = false;  ///< tiles only: one state of all the task's splits, in the place of the first
+
+  bool keeps_each_split() const { return partial && !partial_merged; }
 
   void enter(Phase phase) const {
     if (watch) watch->enter(watch, phase);
@@ -340,6 +343,9 @@ struct RowState {
   float *m, *l, *o;  ///< o: [v_head_dim]
 };
 void load_running(const HeadProblem& head, std::int64_t row, const RowState& to) noexcept;
+/// A stored state, partial_size(dim) floats.
+void merge_state(const KernelSet& kernels, const float* state, std::int64_t dim,
+                 const RowState& into) noexcept;
 /// To where the row ends: running states, or out and lse.
 void end_merged_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
                     const RowState& state) noexcept;

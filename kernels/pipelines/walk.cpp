@@ -271,7 +271,7 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
                           nullptr,
                           last_rows(tile, head_->v_head_dim),
                           kHalfChain - key % kHalfChain};
-      (tile.split_empty ? init : accumulate)(&args);
+      run_product(tile.split_empty ? init : accumulate, args, tile.nr, block.value_stride);
       tile.split_empty = false;
       for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;
     }
@@ -337,7 +337,7 @@ void Walk::end_split(std::int64_t split, std::int64_t stage) const {
 }
 
 void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
-  if (range_->partial) return store_partial(tile, split, stage);
+  if (range_->keeps_each_split()) return store_partial(tile, split, stage);
   if (tile.split_empty) return;
   if (tile.total_waits) load_running(tile);
   const TileState done{tile.split.m + stage * tile.nr, tile.split.l + stage * tile.nr, tile.split.o};
@@ -351,10 +351,14 @@ void Walk::end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const {
 }
 
 void Walk::finish() const {
-  if (range_->partial) return;
+  if (range_->keeps_each_split()) return;
   range_->enter(Phase::store);
   for (std::int64_t t = 0; t < tile_count_; ++t) {
     Tile& tile = tiles_[t];
+    if (range_->partial) {
+      store_merged(tile);
+      continue;
+    }
     if (tile.total_waits) {
       if (head_->running.stores()) continue;  // No split was visible: states stay as they are.
       load_running(tile);

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "kernels/pipelines/masks.h"
+#include "kernels/pipelines/next_rows.h"
 #include "kernels/pipelines/pipeline.h"
 
 namespace kumiko::kernels {
@@ -95,7 +96,7 @@ class Walk {
 
   /// Packs the queries; the task's steps may follow.
   void begin(const HeadProblem& head, const TaskRange& range);
-  /// Writes out and lse or running states, unless the task stores the states of its splits.
+  /// Writes out and lse, running states or one state of all splits, unless the task stores that of each.
   void finish() const;
 
   std::int64_t tile_count() const { return tile_count_; }
@@ -124,6 +125,9 @@ class Walk {
   /// are used where they are, so that a latent (MLA) is read and packed once for both products.
   void set_values(Block& block) const;
 
+  /// The products of the block at `at` are to fetch the rows of the one after it, in this split or the next.
+  void look_ahead(std::int64_t split, std::int64_t at, const Keys& keys) const;
+
   /// `stage`: which of the staged splits the (m, l) belong to.
   void begin_sums(std::int64_t stage) const;
   void score(const Tile& tile, const Block& block, Slot& slot) const;
@@ -147,6 +151,7 @@ class Walk {
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
   void product(const Tile& tile, const Block& block, const Slot& slot, std::int64_t at, std::int64_t from,
                std::int64_t to, float* block_max) const;
+  void run_product(GemmFunction gemm, const GemmArgs& args, std::int64_t nr, std::int64_t panel_stride) const;
   std::int64_t last_rows(const Tile& tile, std::int64_t rows) const;
   void lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
                       std::int32_t* end) const;
@@ -156,6 +161,8 @@ class Walk {
   void load_scores(const Tile& tile, Slot& slot, bool all_visible) const;
   void scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                          Slot& slot) const;
+  void scaled_scores(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
+                     const Slot& slot, float* block_max) const;
   void set_masks(const Tile& tile, const Block& block) const;
   TileMask tile_mask(const Tile& tile, const Block& block, std::int64_t first, std::int64_t keys) const;
   void fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const;
@@ -170,6 +177,7 @@ class Walk {
   void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
+  void store_merged(const Tile& tile) const;
   void store_rows(const Tile& tile) const;
   void fetch_running(const Tile& tile) const;
   void load_running(Tile& tile) const;
@@ -188,6 +196,7 @@ class Walk {
   const std::uint8_t** masks_;  // [kMaxLanes] rows of the mask from the block's first key on
   std::uint8_t* made_masks_;    // [max_nr][kBlockKeys] made from lists; only where there are any
   std::size_t scratch_bytes_;
+  mutable NextRows next_;
 };
 
 }  // namespace kumiko::kernels

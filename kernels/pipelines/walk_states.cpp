@@ -35,6 +35,12 @@ void Walk::store_partial(const Tile& tile, std::int64_t split, std::int64_t stag
                !tile.split_empty, dim, range_->state_of(split, tile.row, partial_size(dim)));
 }
 
+void Walk::store_merged(const Tile& tile) const {
+  const std::int64_t dim = head_->v_head_dim;
+  store_states(kernels_, tile, tile.total, !tile.total_empty, dim,
+               range_->state_of(range_->split_begin, tile.row, partial_size(dim)));
+}
+
 void Walk::store_running(const Tile& tile) const {
   const std::int64_t dim = head_->v_head_dim;
   store_states(kernels_, tile, tile.total, !tile.total_empty, dim,

@@ -116,6 +116,34 @@ TEST_P(SharedKeysOfPages, ManyRowsAreTilesAndFewAreDecoded) {
   }
 }
 
+// In tiles the task with the first splits stores one state of them; those of a branch have a state each.
+TEST_P(SharedKeysOfPages, FirstSplitsAreMergedInTiles) {
+  StepShape s = decodes(24, 1536, 70);
+  for (std::size_t b = 1; b < 24; b += 2)
+    s.sequences[b].kv_len = 2700, s.sequences[b].parent = b == 1 ? 0 : 1;
+  for (std::size_t b = 3; b < 24; b += 2) s.sequences[b].shared_keys = 2560;
+  s.q_heads = 4, s.kv_heads = 2;
+  for (const DataType type : kTypes) {
+    s.type = type;
+    const ServerStep step(s);
+    for (const Context& context : contexts) {
+      Plan made = planned(context, step.args());
+      const Partition& partition = impl_of(made)->partition;
+      ASSERT_EQ(partition.shared.groups.size(), 2u);
+      for (std::size_t g = 0; g < 2; ++g) {
+        const std::int64_t merged_end =
+            partition.merges[static_cast<std::size_t>(partition.shared_merges) + 2 * g].merged_end;
+        if (partition.shared.groups[g].split_begin > 0) {
+          EXPECT_EQ(merged_end, 0);
+        } else if (&context == &contexts[0]) {
+          EXPECT_EQ(merged_end, 3);
+        }
+      }
+      ASSERT_NO_FATAL_FAILURE(run_and_compare(step, context, made));
+    }
+  }
+}
+
 TEST_P(SharedKeysOfPages, BranchesOfATreeShareAllTheyHaveInCommon) {
   StepShape s;
   // Four share 1024 keys, two of them 2048; the fifth stands alone; the last three share 512 of theirs.
