@@ -162,9 +162,8 @@ struct HalfValues {
       for (const auto& of : squares) most = svmax_u16_x(H::all(), most, H::magnitude(H::load_bits(of)));
       if (svmaxv_u16(H::all(), most) >= 0x7c00 && is_large(j, end, nullptr)) {
         is_any_large = true;
-        for_row_groups<4>(rows, [&]<int R>(std::int64_t r) {
-          add_chain<R, 4, true>(row + r, d, j, end, which);
-        });
+        for_row_groups<4>(rows,
+                          [&]<int R>(std::int64_t r) { add_chain<R, 4, true>(row + r, d, j, end, which); });
         continue;
       }
       end_four(chain, row, d, which);
@@ -189,8 +188,8 @@ struct HalfValues {
                      RowFetcher& ahead) const {
     add_keys_in_step<F16>(args.v, j, end, [&](const F16* v, std::int64_t key, std::int64_t keys) {
       const ValueKeys steps{
-          v + d, args.v.stride * 2, p(of[0]) + key, args.p_stride * 4, keys, lines, chain, kDims * 2, squares,
-          &ahead};
+          v + d,     args.v.stride * 2, p(of[0]) + key, args.p_stride * 4, keys, lines, chain,
+          kDims * 2, squares,           &ahead};
       values(&steps);
     });
   }

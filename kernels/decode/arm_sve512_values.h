@@ -66,20 +66,20 @@ struct WholeValues<Sve512, float, 4, 4> {
       ahead.fetch_line();
     alignas(64) float weight[4][V::kLanes];
     for (int r = 0; r < 4 && kLast; ++r) V::store(weight[r], V::set1(args.l[row + r]));
-    add_keys_in_step<float>(
-        args.v, part.first_key, part.end_key, [&](const float* v, std::int64_t j, std::int64_t keys) {
-          const ValueKeys of{v + d,
-                             args.v.stride * 4,
-                             args.p + row * args.p_stride + j,
-                             args.p_stride * 4,
-                             keys,
-                             lines,
-                             args.o + row * args.o_stride + d,
-                             args.o_stride * 4,
-                             weight,
-                             &ahead};
-          (kLast ? decode_f32_sve512_values_and_sums : decode_f32_sve512_values)(&of);
-        });
+    add_keys_in_step<float>(args.v, part.first_key, part.end_key,
+                            [&](const float* v, std::int64_t j, std::int64_t keys) {
+                              const ValueKeys of{v + d,
+                                                 args.v.stride * 4,
+                                                 args.p + row * args.p_stride + j,
+                                                 args.p_stride * 4,
+                                                 keys,
+                                                 lines,
+                                                 args.o + row * args.o_stride + d,
+                                                 args.o_stride * 4,
+                                                 weight,
+                                                 &ahead};
+                              (kLast ? decode_f32_sve512_values_and_sums : decode_f32_sve512_values)(&of);
+                            });
     for (int r = 0; r < 4 && kLast; ++r) args.l[row + r] = weight[r][0];
   }
 };
