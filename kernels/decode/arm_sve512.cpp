@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/decode/arm_sve512_scores.h"
+#include "kernels/decode/arm_sve512_values.h"
 #include "kernels/decode/vector.h"
 
 namespace kumiko::kernels {

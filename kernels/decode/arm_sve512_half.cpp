@@ -3,6 +3,7 @@
 #include "kernels/softmax/arm_sve512_half.h"
 
 #include "kernels/decode/arm_sve512_half_scores.h"
+#include "kernels/decode/arm_sve512_values.h"
 #include "kernels/decode/softmax.h"
 
 namespace kumiko::kernels {
@@ -24,7 +25,7 @@ struct HalfValues {
   const DecodeValuesArgs& args;
   std::int64_t rows = 0, first, last = 0;
   std::int64_t row[kMaxDecodeRows];
-  H::Bits most = svdup_u16(0);                              // magnitudes
+  bool is_any_large = false;                                // beyond kHalfValueLimit
   alignas(64) F16 first_sums[kMaxDecodeRows][kMaxHeadDim];  // of a pair's first chain
 
   explicit HalfValues(const DecodeValuesArgs& of) : args(of), first(of.kv) {
@@ -38,15 +39,15 @@ struct HalfValues {
   }
   const F16* p(std::int64_t r) const { return reinterpret_cast<const F16*>(args.p + r * args.p_stride); }
 
-  /// The largest magnitude of the values of keys [j, end), which are read here first.
-  H::Bits largest(std::int64_t j, std::int64_t end, RowFetcher& ahead) const {
+  /// Whether a value of keys [j, end) is beyond the limit. They are read here first, unless ahead is nullptr.
+  bool is_large(std::int64_t j, std::int64_t end, RowFetcher* ahead) const {
     const std::int64_t lines = lines_of_row(args.v_dim * 2), whole = args.v_dim / kDims * kDims;
     H::Bits of[4] = {svdup_u16(0), svdup_u16(0), svdup_u16(0), svdup_u16(0)};
     while (j < end) {
       const F16* value = row_of<F16>(args.v, j);
       const std::int64_t group = group_end(args.v, j), stop = group < end ? group : end;
       for (; j < stop; ++j, value += args.v.stride) {
-        for (std::int64_t i = 0; i < lines; ++i) ahead.fetch_line();
+        for (std::int64_t i = 0; i < lines && ahead; ++i) ahead->fetch_line();
         for (std::int64_t d = 0; d < whole; d += kDims) {
 #pragma GCC unroll 4
           for (int n = 0; n < 4; ++n)
@@ -56,7 +57,8 @@ struct HalfValues {
           of[0] = svmax_u16_x(H::all(), of[0], H::magnitude(H::load_bits(value + d, args.v_dim - d)));
       }
     }
-    return svmax_u16_x(H::all(), svmax_u16_x(H::all(), of[0], of[1]), svmax_u16_x(H::all(), of[2], of[3]));
+    return svmaxv_u16(H::all(), svmax_u16_x(H::all(), svmax_u16_x(H::all(), of[0], of[1]),
+                                            svmax_u16_x(H::all(), of[2], of[3]))) > kLimit;
   }
 
   /// Which chain of a pair: one alone, the first, or the second after it.
@@ -67,6 +69,12 @@ struct HalfValues {
   template <int R, int N, bool kLarge>
   void add_chain(const std::int64_t* of, std::int64_t d, std::int64_t j, std::int64_t end, Chain which) {
     H::Reg chain[R][N];
+    make_chain<R, N, kLarge>(chain, of, d, j, end);
+    end_chain<R, N>(chain, of, d, which);
+  }
+  template <int R, int N, bool kLarge>
+  [[gnu::always_inline]] void make_chain(H::Reg (&chain)[R][N], const std::int64_t* of, std::int64_t d,
+                                         std::int64_t j, std::int64_t end) const {
     const F16* weights[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
@@ -90,6 +98,10 @@ struct HalfValues {
         for (int n = 0; n < N; ++n) chain[r][n] = H::fma(factor, x[n], chain[r][n]);
       }
     }
+  }
+  template <int R, int N>
+  [[gnu::always_inline]] void end_chain(H::Reg (&chain)[R][N], const std::int64_t* of, std::int64_t d,
+                                        Chain which) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       float* const o = args.o + of[r] * args.o_stride + d;
@@ -119,6 +131,7 @@ struct HalfValues {
   }
   void add_chains(RowFetcher& ahead) {
     bool has_first = false;
+    const bool has_four_rows = args.v_dim % kDims == 0 && rows >= 4 && row[3] - row[0] == 3;
     for (std::int64_t j = first, end = 0; j < last; j = end) {
       end = (args.first_key + j) / kHalfChain * kHalfChain + kHalfChain - args.first_key;
       if (end > last) end = last;
@@ -126,9 +139,10 @@ struct HalfValues {
       const Chain which =
           is_second ? (has_first ? Chain::second : Chain::alone) : (end < last ? Chain::first : Chain::alone);
       has_first = which == Chain::first;
-      const H::Bits of = largest(j, end, ahead);
-      most = svmax_u16_x(H::all(), most, of);
-      if (svmaxv_u16(H::all(), of) > kLimit) {
+      if (has_four_rows) {
+        add_checked_chain(j, end, which, ahead);
+      } else if (is_large(j, end, &ahead)) {
+        is_any_large = true;
         add_chain<true>(j, end, which);
       } else {
         add_chain<false>(j, end, which);
@@ -136,9 +150,59 @@ struct HalfValues {
     }
   }
 
+  /// add_chain() that looks for large values while it multiplies: a sum of squares is an infinity or a NaN if
+  /// one is beyond the limit. If it is one, of many values or of one at the limit, they are looked at again.
+  void add_checked_chain(std::int64_t j, std::int64_t end, Chain which, RowFetcher& ahead) {
+    for (std::int64_t d = 0; d < args.v_dim; d += kDims) {
+      alignas(64) F16 chain[4][kDims], squares[4][H::kLanes];
+      clear(chain[0], 16);
+      clear(squares[0], 4);
+      multiply_four(decode_f16_sve512_values_and_squares, row, d, j, end, chain, squares, 1, ahead);
+      H::Bits most = svdup_u16(0);
+      for (const auto& of : squares) most = svmax_u16_x(H::all(), most, H::magnitude(H::load_bits(of)));
+      if (svmaxv_u16(H::all(), most) >= 0x7c00 && is_large(j, end, nullptr)) {
+        is_any_large = true;
+        for_row_groups<4>(rows,
+                          [&]<int R>(std::int64_t r) { add_chain<R, 4, true>(row + r, d, j, end, which); });
+        continue;
+      }
+      end_four(chain, row, d, which);
+      for_row_groups<4>(rows - 4, [&]<int R>(std::int64_t r) {
+        const std::int64_t* const of = row + 4 + r;
+        if (R == 4 && of[3] - of[0] == 3) {
+          clear(chain[0], 16);
+          multiply_four(decode_f16_sve512_values, of, d, j, end, chain, squares, 0, ahead);
+          end_four(chain, of, d, which);
+        } else {
+          add_chain<R, 4, false>(of, d, j, end, which);
+        }
+      });
+    }
+  }
+  static void clear(F16* to, int vectors) {
+    for (int i = 0; i < vectors; ++i) H::store(to + i * H::kLanes, H::zero());
+  }
+  /// Four neighbouring rows from `of` on and kDims dims.
+  void multiply_four(void (*values)(const ValueKeys*), const std::int64_t* of, std::int64_t d, std::int64_t j,
+                     std::int64_t end, F16 (*chain)[kDims], F16 (*squares)[H::kLanes], std::int64_t lines,
+                     RowFetcher& ahead) const {
+    add_keys_in_step<F16>(args.v, j, end, [&](const F16* v, std::int64_t key, std::int64_t keys) {
+      const ValueKeys steps{
+          v + d,     args.v.stride * 2, p(of[0]) + key, args.p_stride * 4, keys, lines, chain,
+          kDims * 2, squares,           &ahead};
+      values(&steps);
+    });
+  }
+  void end_four(const F16 (&chain)[4][kDims], const std::int64_t* of, std::int64_t d, Chain which) {
+    H::Reg sums[4][4];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = H::load(chain[i / 4] + i % 4 * H::kLanes);
+    end_chain<4, 4>(sums, of, d, which);
+  }
+
   /// Values that the chains left out.
   void add_large_values() const {
-    if (svmaxv_u16(H::all(), most) <= kLimit) return;
+    if (!is_any_large) return;
     for (std::int64_t i = 0; i < rows; ++i) {
       const KeyRuns& runs = args.runs[row[i]];
       float* const o = args.o + row[i] * args.o_stride;

@@ -188,6 +188,15 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, const Queries& q
   fetcher = ahead;
 }
 
+/// Scores of as many keys as it takes from the first on; how many. Specialised where an ISA has a better way
+/// for some of them: arm_sve512_scores.h.
+template <class V, class T, int R>
+struct FirstScores {
+  static std::int64_t make(const DecodeScoresArgs& /*args*/, std::int64_t /*row*/, RowFetcher& /*ahead*/) {
+    return 0;
+  }
+};
+
 template <class V, class T, int R>
 void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr int kParts = BlockProducts<V, T>::template kPartsOf<R>;
@@ -196,7 +205,7 @@ void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()
   RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
   const typename BlockProducts<V, T>::template Queries<R> queries(args, row);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kKeys)
+  for (std::int64_t j0 = FirstScores<V, T, R>::make(args, row, ahead); j0 < args.kv; j0 += kKeys)
     score_keys<V, T, R, kParts>(args, row, queries, j0, ahead);
 }
 

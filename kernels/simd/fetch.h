@@ -74,6 +74,7 @@ class RowFetcher {
   }
 
  private:
+  friend struct RowFetcherLayout;  // decode/arm_sve512_values.h
   static constexpr int kFractionBits = 16;
   static constexpr std::int64_t kOne = 1 << kFractionBits;
   void start_row() {

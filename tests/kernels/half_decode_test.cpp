@@ -101,7 +101,7 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
     }
   }
 
-  enum class Keys { finite, some_with_infinities_or_nan };
+  enum class Keys { finite, some_with_infinities_or_nan, finite_and_values_within_limit };
 
   /// Keys that are not finite have scores that are compared; nothing is added with them.
   void check(const Sizes& size, bool is_masked, Place place, Keys kind = Keys::finite) {
@@ -116,8 +116,13 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
         l(sz(size.rows), place), o(sz(size.rows * o_stride), place), range(sz(q_stride), place);
     for (auto* x : {&q, &k, &v})
       for (std::uint16_t& bits : x->span()) bits = half_draw(random).bits;
-    for (std::uint16_t& bits : v.span())
-      if (random.one_in(50)) bits = half_of(random.pick({300.0f, -60000.0f, kInf})).bits;
+    const bool is_within = kind == Keys::finite_and_values_within_limit, has_limit = random.one_in(2);
+    for (std::uint16_t& bits : v.span()) {
+      if (!random.one_in(50) || (is_within && !has_limit)) continue;
+      bits =
+          half_of(is_within ? random.pick({256.0f, -256.0f, 200.0f}) : random.pick({300.0f, -60000.0f, kInf}))
+              .bits;
+    }
     if (kind == Keys::some_with_infinities_or_nan) {
       // An infinite query element times a finite key is an infinity, and NaN if that key's range made it 0.
       for (auto* x : {&q, &k})
@@ -252,6 +257,14 @@ TEST_P(HalfDecode, BlocksEqualTheScalarWalk) {
       ASSERT_NO_FATAL_FAILURE(check(
           {random.between(1, 9), kv, dim, random.pick({1, 32, 40, 128, 200}), random.pick({0, 96, 1000})},
           false, random.pick({Place::front, Place::back})));
+}
+
+TEST_P(HalfDecode, ValuesOfFourRowsEqualTheScalarWalk) {
+  for (const std::int64_t rows : {4, 6, 8, 13})
+    for (const std::int64_t kv : {3, 5, 64, 230})
+      for (const Keys kind : {Keys::finite, Keys::finite_and_values_within_limit})
+        ASSERT_NO_FATAL_FAILURE(
+            check({rows, kv, 8, random.pick({128, 256}), random.pick({0, 96})}, false, Place::back, kind));
 }
 
 TEST_P(HalfDecode, HiddenKeysAreLeftOut) {
