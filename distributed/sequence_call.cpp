@@ -220,17 +220,19 @@ void SequenceCall::set_keys(Call* call) const {
     const std::int64_t dim = view == &a.k ? l.head_dim : l.v_head_dim,
                        bytes = view == &a.k ? l.key_bytes : l.value_bytes;
     view->shape = {lanes_ * lane_pages(), l.kv_heads, kKeysPerSplit, dim};
-    view->stride = {l.size() / bytes, kKeysPerSplit * dim, dim, 1};
+    view->stride = {l.size() / bytes, l.head_size() / bytes, dim, 1};
   }
   if (!l.has_scales) return;
   a.k_scale.data = reinterpret_cast<const float*>(buffer_ + l.keys_size() + l.values_size());
-  a.k_scale.stride = {l.size() / 4, kKeysPerSplit, 1};
+  a.k_scale.stride = {l.size() / 4, l.head_size() / 4, 1};
 }
 
-KeyPart SequenceCall::part_of(const Call& call, std::span<const Step> steps) const {
+KeyPart SequenceCall::part_of(const Call& call, std::span<const Step> steps, const HeadRange& heads) const {
   KeyPart part;
   part.key_begin = steps.empty() ? 0 : steps.front().split_begin * kKeysPerSplit;
   part.key_end = steps.empty() ? 0 : steps.back().split_end * kKeysPerSplit;
+  part.kv_head_begin = heads.begin;
+  part.kv_head_end = heads.end;
   part.query_begin = call.query_begin;
   part.query_total = call.query_total;
   const AttentionArgs& a = args_.local;
@@ -245,7 +247,8 @@ Status SequenceCall::prepare(const Context& context, const std::byte* buffer, st
   for (Call& call : calls_) {
     set_keys(&call);
     std::int64_t floats = 0;
-    if (Status s = prepare_running_states(context, call.args, part_of(call, {}), &floats); !s.ok()) return s;
+    if (Status s = prepare_running_states(context, call.args, part_of(call, {}, {}), &floats); !s.ok())
+      return s;
     call.states_begin = state_floats_;
     state_floats_ += floats;
   }
@@ -267,14 +270,14 @@ void SequenceCall::pack(const Message& message, std::byte* buffer) const {
     for (std::int64_t h = 0; h < l.kv_heads; ++h) {
       const std::int64_t k_row = l.head_dim * l.key_bytes, v_row = l.v_head_dim * l.value_bytes;
       copy_rows(element_of(a.k, batch, h, row), a.k.stride[2] * l.key_bytes, k_row, count,
-                page + h * kKeysPerSplit * k_row);
+                page + h * l.head_size());
       copy_rows(element_of(a.v, batch, h, row), a.v.stride[2] * l.value_bytes, v_row, count,
-                page + l.keys_size() + h * kKeysPerSplit * v_row);
+                page + h * l.head_size() + l.keys_size());
       if (!l.has_scales) continue;
       const auto& stride = a.k_scale.stride;
       const float* const scale = a.k_scale.data + batch * stride[0] + h * stride[1] + row * stride[2];
       copy_rows(reinterpret_cast<const std::byte*>(scale), stride[2] * 4, 4, count,
-                page + l.keys_size() + l.values_size() + h * kKeysPerSplit * 4);
+                page + h * l.head_size() + l.keys_size() + l.values_size());
     }
     page += l.size();
   }
@@ -295,11 +298,11 @@ void SequenceCall::list_pages(const Step& step, std::int64_t lane, Call* call) c
 }
 
 Status SequenceCall::run(const Context& context, std::span<const Step> steps, std::size_t first,
-                         float* states, bool is_first, bool is_last) {
+                         const HeadRange& heads, float* states, bool is_first, bool is_last) {
   for (Call& call : calls_) {
     for (std::size_t i = 0; i < steps.size(); ++i)
       list_pages(steps[i], static_cast<std::int64_t>(first + i) % lanes_, &call);
-    if (Status s = attention_continue(context, call.args, part_of(call, steps),
+    if (Status s = attention_continue(context, call.args, part_of(call, steps, heads),
                                       states ? states + call.states_begin : nullptr, is_first, is_last);
         !s.ok())
       return s;
@@ -307,13 +310,13 @@ Status SequenceCall::run(const Context& context, std::span<const Step> steps, st
   return {};
 }
 
-Status SequenceCall::merge(const Context& context, float* states, std::span<const float* const> next,
-                           bool is_first, bool is_last) {
+Status SequenceCall::merge(const Context& context, const HeadRange& heads, float* states,
+                           std::span<const float* const> next, bool is_first, bool is_last) {
   for (Call& call : calls_) {
     std::vector<const float*> begins;
     for (const float* const begin : next) begins.push_back(begin + call.states_begin);
-    if (Status s = merge_running_states(context, call.args, part_of(call, {}), states + call.states_begin,
-                                        begins, is_first, is_last);
+    if (Status s = merge_running_states(context, call.args, part_of(call, {}, heads),
+                                        states + call.states_begin, begins, is_first, is_last);
         !s.ok())
       return s;
   }

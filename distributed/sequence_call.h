@@ -25,10 +25,18 @@ struct PageLayout {
   bool has_scales = false;
 
   explicit PageLayout(const AttentionArgs& args);
-  std::int64_t keys_size() const { return kv_heads * kKeysPerSplit * head_dim * key_bytes; }
-  std::int64_t values_size() const { return kv_heads * kKeysPerSplit * v_head_dim * value_bytes; }
-  std::int64_t scales_size() const { return has_scales ? kv_heads * kKeysPerSplit * 4 : 0; }
-  std::int64_t size() const { return keys_size() + values_size() + scales_size(); }
+  // Head after head, the keys of each, its values and its scales: of a block that is there in part, some
+  // heads can be computed.
+  std::int64_t keys_size() const { return kKeysPerSplit * head_dim * key_bytes; }
+  std::int64_t values_size() const { return kKeysPerSplit * v_head_dim * value_bytes; }
+  std::int64_t scales_size() const { return has_scales ? kKeysPerSplit * 4 : 0; }
+  std::int64_t head_size() const { return keys_size() + values_size() + scales_size(); }
+  std::int64_t size() const { return kv_heads * head_size(); }
+};
+
+/// KV heads [begin, end).
+struct HeadRange {
+  std::int64_t begin = 0, end = -1;
 };
 
 class SequenceCall {
@@ -46,12 +54,12 @@ class SequenceCall {
   /// Copies the owner's rows of a message to its pages of the buffer.
   void pack(const Message& message, std::byte* buffer) const;
   /// Adds the keys of steps that follow one another, the first of which has that number and lies in its lane
-  /// of the buffer. No steps: no keys.
-  Status run(const Context& context, std::span<const Step> steps, std::size_t first, float* states,
-             bool is_first, bool is_last);
+  /// of the buffer, to the rows of some heads. No steps: no keys.
+  Status run(const Context& context, std::span<const Step> steps, std::size_t first, const HeadRange& heads,
+             float* states, bool is_first, bool is_last);
   /// Adds states that run() left of steps of one split each (is_first, not is_last), in ascending order.
-  Status merge(const Context& context, float* states, std::span<const float* const> next, bool is_first,
-               bool is_last);
+  Status merge(const Context& context, const HeadRange& heads, float* states,
+               std::span<const float* const> next, bool is_first, bool is_last);
 
  private:
   /// Sequences whose queries are packed in one tensor: all, or one of a batch.
@@ -67,7 +75,7 @@ class SequenceCall {
   void add_call(std::int64_t batch, std::size_t first, std::size_t last);
   void set_keys(Call* call) const;
   void list_pages(const Step& step, std::int64_t lane, Call* call) const;
-  KeyPart part_of(const Call& call, std::span<const Step> steps) const;
+  KeyPart part_of(const Call& call, std::span<const Step> steps, const HeadRange& heads) const;
 
   const SequenceParallelArgs& args_;
   const BlockPlan& plan_;

@@ -5,17 +5,20 @@
 #include <string>
 #include <utility>
 
-#include "distributed/block_pipeline.h"
-
 namespace kumiko::distributed {
 namespace {
 
+/// Of a piece of a block. On a link on which sending takes as long as computing, what comes with the last
+/// piece is computed when all else is: two heads of 128 in f32 with pieces of 1 MiB, 13 ms after the last
+/// pair of pieces of a prefill of 330 ms, and half of that with these (Zen 5, two ranks).
+constexpr std::int64_t kMessageBytes = 1 << 19;
 constexpr std::size_t kTags = 32767;  // every MPI has these, and one more for notices
 /// Between two looks at MPI while this rank computes: after a look at which a piece came or left a quarter of
 /// the time before, after each other one twice that time. A look and its turn of threads take 25 us of a core
 /// that computes: every 100 us they were 12 % of a prefill of 8192 tokens over a link of 100 MB/s, which
-/// brings a piece every 10 ms (Zen 5, two ranks).
-constexpr std::chrono::microseconds kShortestPause{100}, kLongestPause{1000};
+/// brings a MiB every 10 ms (Zen 5, two ranks). At most 1 ms apart the rank that only computes was 5 ms later
+/// than with 1.5 ms, with 2.5 ms the link was idle for as long.
+constexpr std::chrono::microseconds kShortestPause{100}, kLongestPause{1500};
 /// States computed ahead: of so many blocks at most, of so many bytes together.
 constexpr std::size_t kMostAhead = 3, kAheadBytes = 64 << 20;
 /// So long a rank waits for the next block before it computes a later one: about what merging that one takes.
@@ -52,9 +55,16 @@ Status TravellingBlocks::prepare() {
   std::byte* const base = workspace_.blocks->reserve(lanes_.size() * lane);
   for (std::size_t i = 0; i < lanes_.size(); ++i) lanes_[i].pages = base + i * lane;
   if (Status s = call_.prepare(context_, base, static_cast<std::int64_t>(lanes_.size())); !s.ok()) return s;
+  first_step_ = steps.size();
   for (std::size_t i = 0; i < steps.size(); ++i) {
-    if (steps[i].computes[static_cast<std::size_t>(transport_.rank())]) last_step_ = i + 1;
+    if (!steps[i].computes[static_cast<std::size_t>(transport_.rank())]) continue;
+    first_step_ = std::min(first_step_, i);
+    last_step_ = i + 1;
   }
+  const std::int64_t heads = std::max<std::int64_t>(layout_.kv_heads, 1);
+  group_heads_ =
+      std::clamp<std::int64_t>(kMessageBytes / std::max<std::int64_t>(layout_.head_size(), 1), 1, heads);
+  next_.assign(static_cast<std::size_t>((heads + group_heads_ - 1) / group_heads_), 0);
   // A state computed ahead is one split's, whatever comes before it.
   const auto floats = static_cast<std::size_t>(call_.state_floats());
   const bool has_waits = transport_.size() > 1 && floats > 0 && plan_.work().block_keys == kKeysPerSplit;
@@ -109,14 +119,14 @@ void TravellingBlocks::start(std::size_t number) {
 
 std::size_t TravellingBlocks::piece_count(const Message& message) const {
   const std::int64_t bytes = std::ssize(message.splits) * layout_.size();
-  return static_cast<std::size_t>((bytes + kPieceBytes - 1) / kPieceBytes);
+  return static_cast<std::size_t>((bytes + kMessageBytes - 1) / kMessageBytes);
 }
 
 TravellingBlocks::Piece TravellingBlocks::piece_of(const Message& message, std::size_t piece) const {
-  const std::int64_t before = static_cast<std::int64_t>(piece) * kPieceBytes,
+  const std::int64_t before = static_cast<std::int64_t>(piece) * kMessageBytes,
                      bytes = std::ssize(message.splits) * layout_.size();
   return {message.first_page * layout_.size() + before,
-          static_cast<int>(std::min(bytes - before, kPieceBytes))};
+          static_cast<int>(std::min(bytes - before, kMessageBytes))};
 }
 
 void TravellingBlocks::forward(Lane& lane, const Transfer& transfer, std::size_t piece) {
@@ -184,36 +194,72 @@ void TravellingBlocks::start_what_fits() {
   }
 }
 
+HeadRange TravellingBlocks::heads_of(const Groups& groups) const {
+  return {static_cast<std::int64_t>(groups.begin) * group_heads_,
+          std::min(static_cast<std::int64_t>(groups.end) * group_heads_, layout_.kv_heads)};
+}
+
+/// Of a step, how many groups' keys and values are here: pieces come in the order of heads.
+std::size_t TravellingBlocks::groups_here(std::size_t step) {
+  if (step >= started_) return 0;
+  std::size_t groups = next_.size();
+  for (const Transfer& transfer : lane_of(step).transfers) {
+    if (transfer.parent < 0 || transfer.pieces_here == transfer.received.size()) continue;
+    const std::int64_t before = (std::ssize(transfer.message->splits) - 1) * layout_.size(),
+                       heads = (static_cast<std::int64_t>(transfer.pieces_here) * kMessageBytes - before) /
+                               layout_.head_size();
+    groups = std::min(groups, static_cast<std::size_t>(std::max<std::int64_t>(heads, 0) / group_heads_));
+  }
+  return groups;
+}
+
 /// Blocks [first, last), on the worker's thread, while this one makes progress.
-void TravellingBlocks::compute(std::size_t first, std::size_t last) {
-  const bool is_last = last >= last_step_;
-  worker_->start([this, first, last, is_last, is_first = is_first_] {
+void TravellingBlocks::compute(const Groups& groups, std::size_t first, std::size_t last) {
+  worker_->start([this, heads = heads_of(groups), first, last] {
     if (!computed_.ok()) return;
     const std::span<const Step> steps(plan_.steps().data() + first, last - first);
-    computed_ = call_.run(context_, steps, first, states_, is_first, is_last);
+    computed_ = call_.run(context_, steps, first, heads, states_, first <= first_step_, last >= last_step_);
   });
-  is_first_ = false;
 }
 
 /// Blocks that lie there are computed together: each call reads and writes the rows' states, which takes 5 ms
 /// of the 40 ms of 1024 keys (8 heads of 8192 rows on two ranks, Zen 5). Half of the lanes stay free for what
 /// comes meanwhile. false: there is nothing to compute yet.
-bool TravellingBlocks::compute_what_is_here() {
+///
+/// `in_part`: of a block that is on its way, the heads that are here. Groups that are behind come first, and
+/// join those before them.
+bool TravellingBlocks::compute_what_is_here(bool in_part) {
   const std::size_t most = std::max<std::size_t>(lanes_.size() / 2, 1);
-  while (computing_ < started_ && !computes(computing_) && lane_of(computing_).is_here) done_ = ++computing_;
-  std::size_t last = computing_;
-  if (is_ahead(computing_)) {
-    while (is_ahead(last)) ++last;
-    merge_ahead(computing_, last);
-  } else {
-    while (last < started_ && last - computing_ < most && lane_of(last).is_here && computes(last) &&
-           !is_ahead(last))
-      ++last;
-    if (last == computing_) return false;
-    compute(computing_, last);
+  for (std::size_t& next : next_) {
+    while (next < started_ && !computes(next) && lane_of(next).is_here) ++next;
   }
-  computing_ = last;
-  return true;
+  done_ = computing();
+  for (std::size_t& step : ahead_) {
+    if (step < done_) step = kNone;
+  }
+  for (Groups groups{0, next_.size()}; groups.end > 0; groups.end = groups.begin) {
+    const std::size_t first = next_[groups.end - 1];
+    groups.begin = static_cast<std::size_t>(std::ranges::find(next_, first) - next_.begin());
+    const std::size_t end = groups.begin > 0 ? next_[groups.begin - 1] : started_;
+    std::size_t last = first;
+    if (first >= started_) continue;
+    if (is_ahead(first)) {
+      while (last < end && is_ahead(last)) ++last;
+      merge_ahead(groups, first, last);
+    } else {
+      while (last < end && last - first < most && lane_of(last).is_here && computes(last) && !is_ahead(last))
+        ++last;
+      if (last == first && in_part && computes(first)) {
+        groups.end = std::min(groups.end, groups_here(first));
+        if (groups.begin < groups.end) ++last;
+      }
+      if (last == first) continue;
+      compute(groups, first, last);
+    }
+    for (std::size_t i = groups.begin; i < groups.end; ++i) next_[i] = last;
+    return true;
+  }
+  return false;
 }
 
 /// While the next block is on its way: the states of the first block beyond it that is here, to be merged in
@@ -223,31 +269,29 @@ bool TravellingBlocks::compute_what_is_here() {
 bool TravellingBlocks::compute_ahead() {
   const auto place = std::ranges::find(ahead_, kNone);
   if (place == ahead_.end()) return false;
-  for (std::size_t step = computing_ + 1; step < started_; ++step) {
+  for (std::size_t step = next_.front() + 1; step < started_; ++step) {
     if (!lane_of(step).is_here || !computes(step) || is_ahead(step)) continue;
     *place = step;
-    has_waited_ = true;
     worker_->start([this, step, states = ahead_states_[static_cast<std::size_t>(place - ahead_.begin())]] {
       if (computed_.ok())
-        computed_ = call_.run(context_, {&plan_.steps()[step], 1}, step, states, true, false);
+        computed_ = call_.run(context_, {&plan_.steps()[step], 1}, step, {}, states, true, false);
     });
     return true;
   }
   return false;
 }
 
-/// Steps [first, last), all computed ahead. Their places are free for the job after this one.
-void TravellingBlocks::merge_ahead(std::size_t first, std::size_t last) {
+/// Steps [first, last), all computed ahead.
+void TravellingBlocks::merge_ahead(const Groups& groups, std::size_t first, std::size_t last) {
   std::vector<const float*> next;
   for (std::size_t step = first; step < last; ++step) {
     const auto place = std::ranges::find(ahead_, step);
     next.push_back(ahead_states_[static_cast<std::size_t>(place - ahead_.begin())]);
-    *place = kNone;
   }
-  worker_->start([this, next, is_first = is_first_, is_last = last >= last_step_] {
-    if (computed_.ok()) computed_ = call_.merge(context_, states_, next, is_first, is_last);
+  worker_->start([this, next, heads = heads_of(groups), first, last] {
+    if (computed_.ok())
+      computed_ = call_.merge(context_, heads, states_, next, first <= first_step_, last >= last_step_);
   });
-  is_first_ = false;
 }
 
 Status TravellingBlocks::run() {
@@ -255,13 +299,14 @@ Status TravellingBlocks::run() {
   std::chrono::microseconds pause = kShortestPause;
   while (done_ < steps && !transport_.failed()) {
     if (!worker_->is_busy()) {
-      done_ = computing_;
+      done_ = computing();
       const auto now = std::chrono::steady_clock::now();
-      const bool was_waiting = std::exchange(is_waiting_, !compute_what_is_here());
+      const bool was_waiting = std::exchange(is_waiting_, !compute_what_is_here(has_waited_));
       if (is_waiting_ && !was_waiting) waiting_since_ = now;
-      if (is_waiting_ && done_ < steps &&
-          ((!has_waited_ && now - waiting_since_ < kPatience) || !compute_ahead()))
-        std::this_thread::yield();
+      if (is_waiting_ && done_ < steps) {
+        has_waited_ = has_waited_ || now - waiting_since_ >= kPatience;
+        if (!has_waited_ || !(compute_what_is_here(true) || compute_ahead())) std::this_thread::yield();
+      }
     }
     start_what_fits();
     send_next();
@@ -282,7 +327,7 @@ Status TravellingBlocks::run() {
   }
   if (transport_.failed()) return transport_.status();
   if (call_.has_rows() && last_step_ == 0) {
-    compute(0, 0);
+    compute({0, next_.size()}, 0, 0);
     worker_->wait();
   }
   return computed_;

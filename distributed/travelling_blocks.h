@@ -60,6 +60,11 @@ class TravellingBlocks {
     int size;
   };
 
+  /// Groups of KV heads, [begin, end).
+  struct Groups {
+    std::size_t begin, end;
+  };
+
   void start(std::size_t step);
   std::size_t piece_count(const Message& message) const;
   Piece piece_of(const Message& message, std::size_t piece) const;
@@ -70,10 +75,13 @@ class TravellingBlocks {
   void start_what_fits();
   void send_next();
   std::size_t leaving();
-  bool compute_what_is_here();
+  bool compute_what_is_here(bool in_part);
   bool compute_ahead();
-  void compute(std::size_t first, std::size_t last);
-  void merge_ahead(std::size_t first, std::size_t last);
+  void compute(const Groups& groups, std::size_t first, std::size_t last);
+  void merge_ahead(const Groups& groups, std::size_t first, std::size_t last);
+  std::size_t groups_here(std::size_t step);
+  HeadRange heads_of(const Groups& groups) const;
+  std::size_t computing() const { return next_.back(); }
   bool is_ahead(std::size_t step) const { return std::ranges::find(ahead_, step) != ahead_.end(); }
   Lane& lane_of(std::size_t step) { return lanes_[step % lanes_.size()]; }
 
@@ -88,12 +96,14 @@ class TravellingBlocks {
   std::vector<Lane> lanes_;
   std::deque<Outgoing> outbox_;
   std::size_t most_messages_ = 1;  ///< Of a step.
-  std::size_t last_step_ = 0;      ///< The last one that this rank computes, plus 1; 0: none.
-  // Steps that transfers have begun of, that are being computed, and that are computed: all before these.
-  std::size_t started_ = 0, computing_ = 0, done_ = 0;
-  std::size_t pieces_moved_ = 0;  ///< Received, or sent to the end.
-  bool is_first_ = true;
-  /// Steps beyond computing_ whose states are computed, each at its place of ahead_states_; kNone: free.
+  // The first step that this rank computes, and the last one, plus 1; 0: none.
+  std::size_t first_step_ = 0, last_step_ = 0;
+  // Steps that transfers have begun of, and that are computed: all before these.
+  std::size_t started_ = 0, done_ = 0;
+  std::int64_t group_heads_ = 1;   ///< KV heads of a group.
+  std::vector<std::size_t> next_;  ///< [groups] steps before are computed, or being so; none before its next.
+  std::size_t pieces_moved_ = 0;   ///< Received, or sent to the end.
+  /// Steps beyond next_ whose states are computed, each at its place of ahead_states_; kNone: free.
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
   std::vector<std::size_t> ahead_;
   std::vector<float*> ahead_states_;

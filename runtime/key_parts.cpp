@@ -54,6 +54,12 @@ Status check_part(const AttentionArgs& args, const KeyPart& part) {
   if (part.parts < 1 || part.parts > kMost32) return invalid("part.parts", part.parts, "1 or more");
   if (part.part < 0 || part.part >= part.parts)
     return invalid("part.part", part.part, "0.." + std::to_string(part.parts - 1) + " (part.parts - 1)");
+  const std::int64_t heads = args.k.shape[1];
+  if (part.kv_head_begin < 0 || part.kv_head_begin > heads)
+    return invalid("part.kv_head_begin", part.kv_head_begin, "0.." + std::to_string(heads) + " (k.shape[1])");
+  if (part.kv_head_end != -1 && (part.kv_head_end < part.kv_head_begin || part.kv_head_end > heads))
+    return invalid("part.kv_head_end", part.kv_head_end,
+                   "-1, or " + std::to_string(part.kv_head_begin) + ".." + std::to_string(heads));
   return check_queries(args, part);
 }
 
@@ -164,7 +170,11 @@ void clear_states(const Problem& problem, float* states) {
   }
 }
 
-Status check_split_states(const AttentionArgs& args) {
+Status check_split_states(const AttentionArgs& args, const KeyPart& part) {
+  if (part.kv_head_begin != 0 || part.kv_head_end != -1)
+    return {Code::unsupported, "part.kv_head_begin and kv_head_end are " +
+                                   std::to_string(part.kv_head_begin) + " and " +
+                                   std::to_string(part.kv_head_end) + "; expected 0 and -1 for split states"};
   if (args.window_left < 0 || args.window_sink_tokens == 0) return {};
   return {Code::unsupported, "window_sink_tokens is " + std::to_string(args.window_sink_tokens) +
                                  "; expected 0 for split states, or no window"};
@@ -279,7 +289,7 @@ Status prepare_split_states(const Context& context, const AttentionArgs& args, c
                             std::int64_t* floats) {
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
-    if (Status s = check_split_states(args); !s.ok()) return s;
+    if (Status s = check_split_states(args, part); !s.ok()) return s;
     PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::of_each_split); !s.ok()) return s;
     *floats = made.floats();
@@ -320,10 +330,12 @@ Status merge_running_states(const Context& context, const AttentionArgs& args, c
     made.operands.is_last_part = is_last;
     const Problem& problem = made.plan.problem;
     RunningMerge merge{problem, made.operands, made.plan.kernels, next, {}};
-    for (std::int64_t unit = 0; unit < problem.batch * problem.kv_heads; ++unit) {
-      const std::int64_t rows = problem.rows_of(unit / problem.kv_heads);
-      for (std::int64_t row = 0; row < rows; row += kMergedRows)
-        merge.pieces.push_back({unit, row, std::min(row + kMergedRows, rows)});
+    for (std::int64_t b = 0; b < problem.batch; ++b) {
+      const std::int64_t rows = problem.rows_of(b);
+      for (std::int64_t h = problem.first_head(); h < problem.end_head(); ++h) {
+        for (std::int64_t row = 0; row < rows; row += kMergedRows)
+          merge.pieces.push_back({b * problem.kv_heads + h, row, std::min(row + kMergedRows, rows)});
+      }
     }
     return run_equal_tasks(*made.plan.context, std::ssize(merge.pieces), run_running_merge, &merge,
                            static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
@@ -334,7 +346,7 @@ Status attention_split_states(const Context& context, const AttentionArgs& args,
                               float* states) {
   return guarded([&]() -> Status {
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
-    if (Status s = check_split_states(args); !s.ok()) return s;
+    if (Status s = check_split_states(args, part); !s.ok()) return s;
     PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::of_each_split); !s.ok()) return s;
     if (Status s = check_states(args, made.floats(), states); !s.ok()) return s;

@@ -36,6 +36,9 @@ struct KeyPart {
   /// Columns of bias and mask where the pages have room for more keys than the longest sequence uses: its
   /// seqused_k or more. 0: kv_len.
   std::int64_t score_columns = 0;
+  /// KV heads whose rows are computed, [kv_head_begin, kv_head_end): states and outputs of others stay as
+  /// they are. kv_head_end -1: up to the last. Not for the states of splits.
+  std::int64_t kv_head_begin = 0, kv_head_end = -1;
 };
 
 /// Checks what attention_continue() checks, but for its states, and takes the scratch that it needs, so that

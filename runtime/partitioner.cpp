@@ -41,7 +41,7 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
       made_(made),
       workers_(workers),
       tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
-      cut_{tunings, tasks_, problem.kv_heads * problem.total_rows() / tasks_,
+      cut_{tunings, tasks_, problem.own_heads() * problem.total_rows() / tasks_,
            way.fine_rows == FineRows::halves, way.least_tiles} {
   const auto for_each_length = [&](auto visit) {
     for (std::int64_t b = 0; b < problem.batch; ++b) {
@@ -51,7 +51,7 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
   };
   for_each_length([&](std::int64_t rows) {
     const std::int64_t most = cut_(rows).rows;
-    count_ += problem.kv_heads * ceil_div(rows, most);
+    count_ += problem.own_heads() * ceil_div(rows, most);
     if (!tunings.of(rows).pipeline->traits.in_place) tile_rows_ = std::max(tile_rows_, std::min(rows, most));
   });
   if (!problem.has_cu_seqlens_q) count_ *= problem.batch;
@@ -66,7 +66,7 @@ bool Partitioner::matters(const Way& way, const Problem& problem, const Tunings&
   const Tuning& tuning = tunings.of(problem.most_rows());
   return workers > 1 && !tuning.pipeline->traits.in_place && problem.kv_len > kernels::kSplitKeys &&
          problem.most_rows() > tuning.min_task_rows &&
-         problem.kv_heads * problem.total_rows() / (workers * way.tasks_per_worker) <
+         problem.own_heads() * problem.total_rows() / (workers * way.tasks_per_worker) <
              way.least_tiles * tuning.min_task_rows;
 }
 
@@ -82,7 +82,7 @@ Status Partitioner::run() {
   for (std::int64_t b = 0; b < problem_.batch; ++b) {
     const std::int64_t count = blocks_.count(b);
     pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
-    for (std::int64_t h = 0; h < problem_.kv_heads; ++h) {
+    for (std::int64_t h = problem_.first_head(); h < problem_.end_head(); ++h) {
       for (std::int64_t i = 0; i < count; ++i) {
         if (Status s = take(b, h, i, is_one_in_five(number++)); !s.ok()) return s;
       }
@@ -111,7 +111,7 @@ PartitionSize Partitioner::most() {
   const std::int64_t splits = ceil_div(problem_.kv_len, kernels::kSplitKeys);
   // The one way of decode is cut by the plan itself; other ways may come later, with other lengths.
   if (!cut_.tunings.of(problem_.most_rows()).pipeline->traits.in_place) blocks_.set(problem_, cut_, {});
-  const std::int64_t whole = cut_.has_fine ? blocks_.fine_count() * problem_.kv_heads : count_;
+  const std::int64_t whole = cut_.has_fine ? blocks_.fine_count() * problem_.own_heads() : count_;
   std::int64_t cut = workers_ > 1 ? 2 * tasks_ : 0;
   if (fine_keys_) {
     cut += 2 * kFinerBy * tasks_ / kOneFineIn;                                         // the fine parts
@@ -140,7 +140,7 @@ void Partitioner::set_costs() {
   if (!fine_keys_) return;
   std::int64_t splits = 0;
   for (const RowBlock& block : blocks_.all()) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
-  single_splits_ = splits * problem_.kv_heads <= kFewSplits * workers_;
+  single_splits_ = splits * problem_.own_heads() <= kFewSplits * workers_;
 }
 
 Status Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine) {

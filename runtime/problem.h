@@ -171,6 +171,10 @@ struct Problem {
   /// The first split of the part, and how many have a key of sequence b.
   std::int64_t first_own_split() const;
   std::int64_t own_splits(std::int64_t b) const;
+  /// KV heads [first_head(), end_head()) are computed.
+  std::int64_t first_head() const { return part.kv_head_begin; }
+  std::int64_t end_head() const { return part.kv_head_end < 0 ? kv_heads : part.kv_head_end; }
+  std::int64_t own_heads() const { return end_head() - first_head(); }
   /// The states of a KV head.
   std::int64_t states_of(std::int64_t b, std::int64_t kv_head) const {
     const std::int64_t first = states_begin[static_cast<std::size_t>(b)];

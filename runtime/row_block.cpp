@@ -143,7 +143,7 @@ void RowBlocks::set(const Problem& problem, const RowCut& cut, const SharedGroup
   begin_.push_back(whole_.size());
   if (cut.has_fine) fine_begin_.push_back(fine_.size());
   add_shared(problem, cut.tunings, groups);
-  scale_costs(problem.kv_heads);
+  scale_costs(problem.own_heads());
 }
 
 void RowBlocks::add_shared(const Problem& problem, const Tunings& tunings, const SharedGroups& groups) {

@@ -75,6 +75,25 @@ TEST_F(SlowLink, RowsHaveTheBitsOfOneMachine) {
   }
 }
 
+// Heads of a block come one after another, in pieces that end with a head or within one, and are computed as
+// they come.
+TEST_F(SlowLink, HeadsOfABlock) {
+  for (const std::int64_t head_dim : {256, 200}) {
+    for (const bool has_two_sequences : {false, true}) {
+      SequenceShape s;
+      s.sequences = {{2100, 2100}};
+      if (has_two_sequences) s.sequences.push_back({520, 1100});
+      s.is_packed = has_two_sequences;
+      s.q_heads = s.kv_heads = 3, s.head_dim = head_dim, s.v_head_dim = 256;
+      s.type = s.out_type = DataType::f32;
+      s.is_causal = true;
+      s.block_keys = has_two_sequences ? 1024 : 512;
+      s.seed = random.bits();
+      ASSERT_NO_FATAL_FAILURE(expect_right(s));
+    }
+  }
+}
+
 // Several sequences a block, with rows that see few of its keys, and blocks that are too long for it.
 TEST_F(SlowLink, SequencesOfOneBlock) {
   for (const std::int64_t block_keys : {0, 512, 1024}) {

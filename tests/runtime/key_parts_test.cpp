@@ -58,6 +58,13 @@ struct KeyParts : testing::TestWithParam<std::string> {
     EXPECT_TRUE(whole.ok()) << whole.message();
     return outcomes(step);
   }
+  /// The part in two: the KV heads from one on, and those before it.
+  std::vector<KeyPart> in_two(const StepShape& s, const KeyPart& part) {
+    std::vector<KeyPart> two(2, part);
+    two[0].kv_head_begin = two[1].kv_head_end = random.between(0, s.kv_heads);
+    if (random.one_in(2)) two[0].kv_head_end = s.kv_heads;
+    return two;
+  }
   /// Makes the entries of pages without a key of the part unusable.
   void spoil_other_pages(const StepShape& s, const KeyPart& part, ServerStep* step) {
     if (s.page_keys == 0) return;
@@ -101,9 +108,11 @@ TEST_P(KeyParts, RunningStatesOverAnyBlocksEqualOneCall) {
       args.out = step.args().out, args.lse = step.args().lse, args.row_max = step.args().row_max;
       args.pipeline = kPipelines[random.between(0, std::size(kPipelines) - 1)];
       EXPECT_TRUE(step.outputs_untouched());
-      const Status status =
-          attention_continue(random.pick(contexts), args, part, states.data(), is_first, end == -1);
-      ASSERT_TRUE(status.ok()) << status.message();
+      for (const KeyPart& heads : in_two(s, part)) {
+        const Status status =
+            attention_continue(random.pick(contexts), args, heads, states.data(), is_first, end == -1);
+        ASSERT_TRUE(status.ok()) << status.message();
+      }
     }
     for (std::size_t b = 0; b < step.sequences(); ++b)
       EXPECT_TRUE(same_bits(step.packed_outcome(b), want[b])) << "sequence " << b;
@@ -132,9 +141,11 @@ TEST_P(KeyParts, StatesComputedAheadEqualOneCall) {
       part.key_begin = split * kKeysPerSplit, part.key_end = part.key_begin + kKeysPerSplit;
       AttentionArgs args = step.args();
       args.pipeline = kPipelines[random.between(0, std::size(kPipelines) - 1)];
-      const Status status =
-          attention_continue(random.pick(contexts), args, part, states.data(), is_first, is_last);
-      ASSERT_TRUE(status.ok()) << status.message();
+      for (const KeyPart& heads : in_two(s, part)) {
+        const Status status =
+            attention_continue(random.pick(contexts), args, heads, states.data(), is_first, is_last);
+        ASSERT_TRUE(status.ok()) << status.message();
+      }
     };
     std::vector<std::vector<float>> ahead(static_cast<std::size_t>(splits));
     for (std::int64_t split = splits - 1; split >= 0; --split) {
@@ -154,9 +165,11 @@ TEST_P(KeyParts, StatesComputedAheadEqualOneCall) {
         continue;
       }
       EXPECT_TRUE(step.outputs_untouched());
-      const Status status = merge_running_states(random.pick(contexts), step.args(), {}, states.data(), next,
-                                                 first == 0, split == splits);
-      ASSERT_TRUE(status.ok()) << status.message();
+      for (const KeyPart& heads : in_two(s, {})) {
+        const Status status = merge_running_states(random.pick(contexts), step.args(), heads, states.data(),
+                                                   next, first == 0, split == splits);
+        ASSERT_TRUE(status.ok()) << status.message();
+      }
     }
     for (std::size_t b = 0; b < step.sequences(); ++b)
       EXPECT_TRUE(same_bits(step.packed_outcome(b), want[b])) << "sequence " << b;
@@ -291,6 +304,11 @@ TEST_F(KeyPartErrors, NameTheField) {
        "1024");
   with([](auto& p) { p.parts = 0; }, "part.parts is 0; expected 1 or more");
   with([](auto& p) { p.parts = 2, p.part = 2; }, "part.part is 2; expected 0..1 (part.parts - 1)");
+  with([](auto& p) { p.kv_head_begin = 2; }, "part.kv_head_begin is 2; expected 0..1 (k.shape[1])");
+  with([](auto& p) { p.kv_head_begin = -1; }, "part.kv_head_begin is -1; expected 0..1 (k.shape[1])");
+  with([](auto& p) { p.kv_head_begin = 1, p.kv_head_end = 0; },
+       "part.kv_head_end is 0; expected -1, or 1..1");
+  with([](auto& p) { p.kv_head_end = 2; }, "part.kv_head_end is 2; expected -1, or 0..1");
   with([](auto& p) { p.score_columns = 700; },
        "part.score_columns is 700; expected 0, or with seqused_k at least its longest, which is 0");
   const std::int64_t lists[] = {0, 1, 2, 4};
@@ -324,6 +342,10 @@ TEST_F(KeyPartErrors, StatesAreMemoryOfTheirOwn) {
   const Status status = attention_split_states(context, windows, part, states.data());
   EXPECT_EQ(status.code(), Code::unsupported);
   EXPECT_EQ(status.message(), "window_sink_tokens is 3; expected 0 for split states, or no window");
+  part.kv_head_end = 1;
+  EXPECT_EQ(attention_split_states(context, problem.args(), part, states.data()).message(),
+            "part.kv_head_begin and kv_head_end are 0 and 1; expected 0 and -1 for split states");
+  part.kv_head_end = -1;
   auto* const out = static_cast<float*>(problem.args().out.data);
   EXPECT_FALSE(attention_continue(context, problem.args(), part, out, true, false).ok());
   EXPECT_TRUE(problem.outputs_untouched());
