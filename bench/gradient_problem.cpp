@@ -18,6 +18,7 @@ constexpr GradientShape kShapes[] = {
     {"backward_dense_d128_h8x8_1024_bf16", 8, 8, 1024, 128, false, DataType::bf16},
     {"backward_dense_d128_h8x8_4096_bf16", 8, 8, 4096, 128, false, DataType::bf16},
     {"backward_dense_d64_h8x8_1024_bf16", 8, 8, 1024, 64, false, DataType::bf16},
+    {"backward_dense_d256_h8x8_1024_bf16", 8, 8, 1024, 256, false, DataType::bf16},
     {"backward_causal_d128_h8x8_4096_bf16", 8, 8, 4096, 128, true, DataType::bf16},
 };
 
