@@ -9,9 +9,9 @@
 
 namespace kumiko::distributed {
 
-/// Blocks are passed on in pieces of so many bytes, each as soon as it is there; what is really sent is half as
-/// long (travelling_blocks.cpp). Longer ones than those of MPI's own broadcasts: a rank that computes looks at
-/// MPI every 100 us where pieces come fast, and a link carries 1 MB meanwhile.
+/// Blocks are passed on in pieces of so many bytes, each as soon as it is there; what is really sent is half
+/// as long (travelling_blocks.cpp). Longer ones than those of MPI's own broadcasts: a rank that computes
+/// looks at MPI every 100 us where pieces come fast, and a link carries 1 MB meanwhile.
 inline constexpr std::int64_t kPieceBytes = 1 << 20;
 
 /// When each rank has received and computed what. Blocks are added in the order in which they are computed.
