@@ -6,8 +6,8 @@ namespace kumiko::kernels {
 
 /// From pages, whose order no hardware follows, and only where that was measured: f32 and pairs, in which
 /// packing is the largest part of what is not a product. 64 rows over pages of 16, one thread of a Zen 5:
-/// pairs 0.89 of the time, f32 0.93; a window of 512 over pages of 128 0.99 and 1.00. Latents 1.00, and dense
-/// rows 1.01: their packing prefetches well enough by itself.
+/// pairs 0.89 of the time, f32 0.93; a window of 512 over pages of 128 0.99 and 1.00. Latents 1.00. Dense
+/// rows are packed in the order of memory, which the hardware follows.
 void Walk::look_ahead(std::int64_t split, std::int64_t at, const Keys& keys) const {
   next_.stop();
   if (!head_->k.pages || head_->k.is_tiled || head_->value_in_key >= 0 || kernels_.int8 ||
