@@ -98,9 +98,9 @@ struct KernelSet {
   float score_scale(float scale) const {
     return !is_in_pairs() || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
   }
-  /// Products with values of so many keys, counted from a multiple of it in the sequence, are one chain, and
-  /// so must not be taken apart. 1: all are one chain anyway, or each rounding is one product's.
-  std::int64_t chain_keys() const { return product == Element::f16 ? kHalfPair : 1; }
+  /// Whether a tile's product with a block's values must be one: its chains of f16 end in a sum of their own.
+  /// Else all are one chain anyway, or each rounding is one product's.
+  bool has_block_chains() const { return product == Element::f16; }
   /// Largest magnitude of a value that the product takes.
   float value_limit() const {
     return product == Element::f16 ? kHalfValueLimit : std::numeric_limits<float>::max();

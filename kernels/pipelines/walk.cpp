@@ -237,12 +237,7 @@ void Walk::exponentiate(const Tile& tile, Slot& slot, std::int64_t stage) const 
        tile.split.l + stage * tile.nr, slot.alpha, score_scale()});
 }
 
-/// Where a product with the values from `key` on must end, and at `last` at the latest: its chains begin with
-/// it, and those of the sequence at multiples of their length.
-std::int64_t Walk::chain_end(std::int64_t key, std::int64_t last) const {
-  const std::int64_t chain = kernels_.chain_keys();
-  return key % chain == 0 ? last : min_of(last, (key / chain + 1) * chain);
-}
+static_assert(kHalfPair == kBlockKeys, "the chains whose sums are added are those of a block");
 
 void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   const std::int64_t width = tile.nr / kernels_.lanes - 1;
@@ -255,26 +250,23 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   if (slot.runs.size > 0) range_->enter(Phase::values);
   for (std::int64_t r = 0; r < slot.runs.size; ++r) {
     const Run& run = slot.runs.run[r];
-    for (std::int64_t key = run.first, end = 0; key < run.first + run.count; key = end) {
-      end = chain_end(key, run.first + run.count);
-      // Runs begin with a panel of keys.
-      const std::int64_t first = block.values_in_keys ? (key - block.first) * head_->head_dim
-                                                      : kernels_.steps(key - block.first) * kernels_.mr;
-      const GemmArgs args{block.values + first * step,
-                          block.value_stride,
-                          probabilities + kernels_.steps(run.at + key - run.first) * tile.nr * step,
-                          tile.split.o,
-                          kernels_.steps(end - key),
-                          o_rows_ / kernels_.mr,
-                          tile.split_empty ? nullptr : slot.alpha,
-                          nullptr,
-                          nullptr,
-                          last_rows(tile, head_->v_head_dim),
-                          kHalfChain - key % kHalfChain};
-      run_product(tile.split_empty ? init : accumulate, args, tile.nr, block.value_stride);
-      tile.split_empty = false;
-      for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;
-    }
+    // Runs begin with a panel of keys.
+    const std::int64_t first = block.values_in_keys ? (run.first - block.first) * head_->head_dim
+                                                    : kernels_.steps(run.first - block.first) * kernels_.mr;
+    const GemmArgs args{block.values + first * step,
+                        block.value_stride,
+                        probabilities + kernels_.steps(run.at) * tile.nr * step,
+                        tile.split.o,
+                        kernels_.steps(run.count),
+                        o_rows_ / kernels_.mr,
+                        tile.split_empty ? nullptr : slot.alpha,
+                        nullptr,
+                        nullptr,
+                        last_rows(tile, head_->v_head_dim),
+                        kHalfChain - run.first % kHalfChain};
+    run_product(tile.split_empty ? init : accumulate, args, tile.nr, block.value_stride);
+    tile.split_empty = false;
+    for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;
   }
   if (block.ordinary_values) return;
   for (std::int64_t r = 0; r < slot.runs.size; ++r) add_poison(tile, slot, slot.runs.run[r]);

@@ -63,13 +63,12 @@ struct Runs {
     run[size++] = {first, keys, count, unmasked};
     count += keys;
   }
-  /// The same, for products whose chains take `chain` keys: the run before, if its last chain is the first of
-  /// these keys, goes on to their end. What another tile would skip in between is then hidden one by one, so
-  /// that no row's chain is taken apart where its neighbours see nothing.
-  void add(std::int64_t first, std::int64_t keys, bool unmasked, std::int64_t chain) {
-    if (size == 0 || chain == 1) return add(first, keys, unmasked);
+  /// The same where a block's keys must be one run (KernelSet::has_block_chains): the run before, if any,
+  /// goes on to the end of these. What another tile would skip in between is then hidden one by one, so that
+  /// no row's chain is taken apart where its neighbours see nothing.
+  void join(std::int64_t first, std::int64_t keys, bool unmasked, bool is_one) {
+    if (size == 0 || !is_one) return add(first, keys, unmasked);
     Run& last = run[size - 1];
-    if ((last.first + last.count - 1) / chain != first / chain) return add(first, keys, unmasked);
     count += first + keys - last.first - last.count;
     last.unmasked = last.unmasked && unmasked && last.first + last.count == first;
     last.count = first + keys - last.first;
@@ -171,7 +170,6 @@ class Walk {
   void first_runs(const Tile& tile, const Block& block, Runs& runs) const;
   void score_with_first_tokens(const Tile& tile, const Block& block, Slot& slot) const;
   bool is_ordinary(float value) const;
-  std::int64_t chain_end(std::int64_t key, std::int64_t last) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
   float score_scale() const;
   void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;

@@ -202,7 +202,7 @@ void Walk::fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) c
 void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
                         std::int64_t last, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, first = block.first + lo * mr;
-  if (!head_->masks(first, last)) return runs.add(first, last - first, true, kernels_.chain_keys());
+  if (!head_->masks(first, last)) return runs.join(first, last - first, true, kernels_.has_block_chains());
   set_masks(tile, block);
   const TileMask mask = tile_mask(tile, block, first, last - first);
   fetch_mask(tile, first, last - first);
@@ -212,7 +212,8 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
     if (sees == open) continue;
     const std::int64_t at = block.first + begin * mr;
     if (open != Sees::nothing)
-      runs.add(at, min_of(block.first + panel * mr, last) - at, open == Sees::all, kernels_.chain_keys());
+      runs.join(at, min_of(block.first + panel * mr, last) - at, open == Sees::all,
+                kernels_.has_block_chains());
     open = sees;
     begin = panel;
   }
@@ -229,7 +230,7 @@ void Walk::first_runs(const Tile& tile, const Block& block, Runs& runs) const {
     if (head_->terms.has_mask)
       visible_runs(tile, block, from, to, last, runs);
     else
-      runs.add(first, last - first, true, kernels_.chain_keys());
+      runs.join(first, last - first, true, kernels_.has_block_chains());
   };
   const std::int64_t first_to = panels_to(min_of(head_->first_tokens, hi)),
                      window_from = (lo - block.first) / mr;
