@@ -93,8 +93,7 @@ GradientUnit BackwardRun::make_unit(std::int64_t number) const {
                 : args.forward.scale;
   unit.dlse = row_values(args.dlse);
   unit.given_delta = row_values(args.delta);
-  unit.q_blocks = ceil_div(g.head.q_len, kernels::kGradientBlock);
-  unit.all_q_blocks = g.head.group * unit.q_blocks;
+  unit.all_q_blocks = g.head.group * g.q_blocks();
   unit.k_blocks = ceil_div(g.head.kv_len, kernels::kGradientBlock);
   if (!state.sink_sums.empty())
     unit.sink_sums = state.sink_sums.data() + (b * problem.q_heads + q_head) * plan.q_blocks();

@@ -24,7 +24,7 @@ namespace kumiko {
 /// One KV head of one sequence. Blocks of queries are those of its group's heads, one head after another.
 struct GradientUnit {
   std::int64_t capacity = 0;  ///< keys in dk and dv, used or not
-  std::int64_t q_blocks = 0, all_q_blocks = 0, k_blocks = 0;
+  std::int64_t all_q_blocks = 0, k_blocks = 0;
   kernels::GradientProblem gradient{};
   float *lse = nullptr, *delta = nullptr;  ///< [group][q_len], as gradient's
   const float *dlse = nullptr, *given_delta = nullptr;
@@ -32,10 +32,6 @@ struct GradientUnit {
 
   /// Steps that bring every block of queries together with every block of keys.
   std::int64_t steps() const { return std::max(all_q_blocks, k_blocks); }
-  kernels::Positions queries(std::int64_t r) const {
-    const std::int64_t first = r % q_blocks * kernels::kGradientBlock;
-    return {first, std::min(first + kernels::kGradientBlock, gradient.head.q_len)};
-  }
   static kernels::Positions keys(std::int64_t c, std::int64_t count) {
     return {std::min(c * kernels::kGradientBlock, count), std::min((c + 1) * kernels::kGradientBlock, count)};
   }

@@ -27,7 +27,7 @@ void for_each_pair(const GradientUnit& unit, std::int64_t t, Body body) {
   const kernels::HeadProblem& head = unit.gradient.head;
   for (std::int64_t r = 0; r < n && r < unit.all_q_blocks; ++r) {
     const std::int64_t c = (r + t) % n;
-    if (c < unit.k_blocks && kernels::sees_any(head, unit.queries(r), GradientUnit::keys(c, head.kv_len)))
+    if (c < unit.k_blocks && kernels::sees_any(head, unit.gradient.queries(r), GradientUnit::keys(c, head.kv_len)))
       body(r, c);
   }
 }
@@ -56,8 +56,7 @@ class Steps {
     GradientUnit unit = run_.make_unit(number);
     plan_.lay_out(&unit, scratch + plan_.pair_bytes);
     for_each_block(unit, [&](std::int64_t r, std::int64_t c) { begin(unit, r, c); });
-    for (std::int64_t t = 0; t < unit.steps(); ++t)
-      for_each_pair(unit, t, [&](std::int64_t r, std::int64_t c) { pair(unit, r, c, scratch); });
+    pairs_in_columns(unit, scratch);
     for_each_block(unit, [&](std::int64_t r, std::int64_t c) { end(unit, r, c); });
   }
 
@@ -82,7 +81,7 @@ class Steps {
       for (std::size_t u = 0; u < units.size(); ++u)
         for_each_pair(units[u], t, [&](std::int64_t r, std::int64_t c) { add_item(u, r, c); });
       if (Status s = run_items([this](const GradientUnit& unit, const GradientItem& item,
-                                      std::byte* scratch) { pair(unit, item.r, item.c, scratch); });
+                                      std::byte* scratch) { pairs(unit, item.r, item.r + 1, item.c, scratch); });
           !s.ok())
         return s;
     }
@@ -125,8 +124,8 @@ class Steps {
       clear(g.dv_sum, keys, g.head.v_head_dim);
       return;
     }
-    const std::int64_t head = r / unit.q_blocks;
-    const Positions queries = unit.queries(r);
+    const std::int64_t head = r / unit.gradient.q_blocks();
+    const Positions queries = unit.gradient.queries(r);
     clear(g.dq_sum + head * kernels::gradient_floats(kernels_, g.head.q_len, g.head.head_dim), queries,
           g.head.head_dim);
     double sink = 0.0;
@@ -134,19 +133,28 @@ class Steps {
       const std::int64_t at = head * g.head.q_len + i;
       sink += run_.begin_row(unit, head, i, unit.lse + at, unit.delta + at);
     }
-    if (unit.sink_sums) unit.sink_sums[head * plan_.q_blocks() + r % unit.q_blocks] = sink;
+    if (unit.sink_sums) unit.sink_sums[head * plan_.q_blocks() + r % unit.gradient.q_blocks()] = sink;
   }
 
-  void pair(const GradientUnit& unit, std::int64_t r, std::int64_t c, std::byte* scratch) const {
+  void pairs(const GradientUnit& unit, std::int64_t first, std::int64_t last, std::int64_t c,
+             std::byte* scratch) const {
     const kernels::FloatState float_state(kernels_.set.isa);
-    kernels::gradient_pair(kernels_, unit.gradient, r / unit.q_blocks, unit.queries(r),
-                           GradientUnit::keys(c, unit.gradient.head.kv_len), scratch);
+    kernels::gradient_pairs(kernels_, unit.gradient, first, last,
+                            GradientUnit::keys(c, unit.gradient.head.kv_len), scratch);
+  }
+  /// The pairs of all steps, each sum's in the order of the steps, and a block of keys with all blocks of
+  /// queries that may follow each other: its keys are packed twice, not once a pair. Keys c meet queries c,
+  /// c - 1, ..., 0 and then n - 1, ..., c + 1; queries r meet keys r, ..., n - 1 and then 0, ..., r - 1.
+  void pairs_in_columns(const GradientUnit& unit, std::byte* scratch) const {
+    for (std::int64_t c = 0; c < unit.k_blocks; ++c)
+      pairs(unit, 0, std::min(c + 1, unit.all_q_blocks), c, scratch);
+    for (std::int64_t c = 0; c < unit.k_blocks; ++c) pairs(unit, c + 1, unit.all_q_blocks, c, scratch);
   }
 
   void end(const GradientUnit& unit, std::int64_t r, std::int64_t c) const {
     const kernels::FloatState float_state(kernels_.set.isa);
     const GradientProblem& g = unit.gradient;
-    if (r >= 0) return kernels::store_query_gradients(kernels_, g, r / unit.q_blocks, unit.queries(r));
+    if (r >= 0) return kernels::store_query_gradients(kernels_, g, r / g.q_blocks(), g.queries(r));
     const Positions used = GradientUnit::keys(c, g.head.kv_len), all = GradientUnit::keys(c, unit.capacity);
     kernels::store_key_gradients(kernels_, g, used);
     for (std::int64_t j = std::max(used.end, all.begin); j < all.end; ++j) {

@@ -59,36 +59,13 @@ class Pair {
   }
   std::size_t scratch_bytes() const { return carver_.used(); }
 
-  void run(const GradientProblem& problem, std::int64_t g, const Positions& queries, const Positions& keys) {
-    begin(problem, g);
+  void run(const GradientProblem& problem, std::int64_t first, std::int64_t last, const Positions& keys) {
     for (std::int64_t n = 0; n < set_.max_nr; ++n) ones_[n] = 1.0f;
-    bool sees[kPieces][kPieces] = {}, is_seen[kPieces] = {};
-    std::int64_t i = 0, k = 0;
-    for_each_piece(queries, [&](const Positions& piece) {
-      k = 0;
-      for_each_piece(keys, [&](const Positions& key_piece) {
-        sees[i][k] = sees_any(*head_, piece, key_piece) && mask_shows_any(piece, key_piece);
-        is_seen[k] |= sees[i][k];
-        ++k;
-      });
-      ++i;
-    });
-    k = 0;
-    for_each_piece(keys, [&](const Positions& piece) {
-      if (is_seen[k]) operands_.pack_keys(piece, k);
-      ++k;
-    });
-    i = 0;
-    for_each_piece(queries, [&](const Positions& piece) {
-      const bool* const seen = sees[i++];
-      if (std::find(seen, seen + kPieces, true) == seen + kPieces) return;
-      operands_.pack_queries(piece);
-      k = 0;
-      for_each_piece(keys, [&](const Positions& key_piece) {
-        if (seen[k]) add(piece, key_piece, k);
-        ++k;
-      });
-    });
+    bool is_packed[kPieces] = {};
+    for (std::int64_t r = last - 1; r >= first; --r) {
+      begin(problem, r / problem.q_blocks());
+      run(problem.queries(r), keys, is_packed);
+    }
   }
 
   /// Of a piece of queries and one of keys.
@@ -120,6 +97,40 @@ class Pair {
     head_ = &problem.head;
     g_ = g;
     operands_.begin(problem, g);
+  }
+
+  /// Packs the pieces of keys that are seen and were not packed before.
+  void run(const Positions& queries, const Positions& keys, bool* is_packed) {
+    bool sees[kPieces][kPieces] = {}, is_seen[kPieces] = {};
+    std::int64_t i = 0, k = 0;
+    for_each_piece(queries, [&](const Positions& piece) {
+      k = 0;
+      for_each_piece(keys, [&](const Positions& key_piece) {
+        sees[i][k] = sees_any(*head_, piece, key_piece) && mask_shows_any(piece, key_piece);
+        is_seen[k] |= sees[i][k];
+        ++k;
+      });
+      ++i;
+    });
+    k = 0;
+    for_each_piece(keys, [&](const Positions& piece) {
+      if (is_seen[k] && !is_packed[k]) {
+        operands_.pack_keys(piece, k);
+        is_packed[k] = true;
+      }
+      ++k;
+    });
+    i = 0;
+    for_each_piece(queries, [&](const Positions& piece) {
+      const bool* const seen = sees[i++];
+      if (std::find(seen, seen + kPieces, true) == seen + kPieces) return;
+      operands_.pack_queries(piece);
+      k = 0;
+      for_each_piece(keys, [&](const Positions& key_piece) {
+        if (seen[k]) add(piece, key_piece, k);
+        ++k;
+      });
+    });
   }
 
   /// Whether the mask shows a key of one piece to a query of the other.
@@ -383,9 +394,9 @@ std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t 
   return Pair(kernels, head_dim, v_head_dim, nullptr).scratch_bytes();
 }
 
-void gradient_pair(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
-                   const Positions& queries, const Positions& keys, std::byte* scratch) noexcept {
-  Pair(kernels, problem.head.head_dim, problem.head.v_head_dim, scratch).run(problem, g, queries, keys);
+void gradient_pairs(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t first,
+                    std::int64_t last, const Positions& keys, std::byte* scratch) noexcept {
+  Pair(kernels, problem.head.head_dim, problem.head.v_head_dim, scratch).run(problem, first, last, keys);
 }
 
 void gradient_terms(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,

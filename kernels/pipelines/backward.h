@@ -28,6 +28,12 @@ inline constexpr std::int64_t kGradientPiece = 192;
 /// Positions of a block: what a task packs its keys for.
 inline constexpr std::int64_t kGradientBlock = 3 * kGradientPiece;
 
+/// Positions [begin, end).
+struct Positions {
+  std::int64_t begin, end;
+  std::int64_t count() const { return end - begin; }
+};
+
 struct GradientKernels {
   KernelSet set;  ///< of products of f32 or of bf16 pairs
   const GradientKernel* gradient;
@@ -59,25 +65,26 @@ struct GradientProblem {
   float *dq_sum, *dk_sum, *dv_sum;
 
   std::int64_t row(std::int64_t g, std::int64_t position) const { return position * head.group + g; }
+  /// Blocks of a head's queries. Those of the group are numbered one head after another.
+  std::int64_t q_blocks() const { return (head.q_len + kGradientBlock - 1) / kGradientBlock; }
+  Positions queries(std::int64_t block) const {
+    const std::int64_t first = block % q_blocks() * kGradientBlock;
+    return {first, min_of(first + kGradientBlock, head.q_len)};
+  }
 };
 
 /// Floats of the sums of `positions` positions of so many elements.
 std::int64_t gradient_floats(const GradientKernels& kernels, std::int64_t positions, std::int64_t dim);
 
-/// Positions [begin, end).
-struct Positions {
-  std::int64_t begin, end;
-  std::int64_t count() const { return end - begin; }
-};
 /// Whether a query of `queries` sees a key of `keys`.
 bool sees_any(const HeadProblem& head, const Positions& queries, const Positions& keys);
 
-/// Bytes of scratch for gradient_pair(); the scratch must be 64-byte aligned.
+/// Bytes of scratch for gradient_pairs(); the scratch must be 64-byte aligned.
 std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t head_dim,
                                    std::int64_t v_head_dim);
-/// Adds what queries `queries`, a block, of head g of the group and keys `keys`, a block, give to the sums.
-void gradient_pair(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
-                   const Positions& queries, const Positions& keys, std::byte* scratch) noexcept;
+/// Adds what blocks [first, last) of queries, the last one first, and keys `keys`, a block, give to the sums.
+void gradient_pairs(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t first,
+                    std::int64_t last, const Positions& keys, std::byte* scratch) noexcept;
 
 /// Sums of the gradients of scores after the softcap, as terms that are added to scores have them.
 struct TermSums {
@@ -86,7 +93,7 @@ struct TermSums {
   bool is_times_distance;                  ///< Each times -|position of the query - key|, as ALiBi's.
 };
 /// Adds those of queries `queries`, a piece, of head g of the group and keys `keys`, a piece. `lse` and
-/// `delta` are those of `queries`, in place of the problem's. The scratch is that of gradient_pair().
+/// `delta` are those of `queries`, in place of the problem's. The scratch is that of gradient_pairs().
 void gradient_terms(const GradientKernels& kernels, const GradientProblem& problem, std::int64_t g,
                     const Positions& queries, const Positions& keys, const float* lse, const float* delta,
                     const TermSums& sums, std::byte* scratch) noexcept;
