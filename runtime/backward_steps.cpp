@@ -27,7 +27,8 @@ void for_each_pair(const GradientUnit& unit, std::int64_t t, Body body) {
   const kernels::HeadProblem& head = unit.gradient.head;
   for (std::int64_t r = 0; r < n && r < unit.all_q_blocks; ++r) {
     const std::int64_t c = (r + t) % n;
-    if (c < unit.k_blocks && kernels::sees_any(head, unit.gradient.queries(r), GradientUnit::keys(c, head.kv_len)))
+    if (c < unit.k_blocks &&
+        kernels::sees_any(head, unit.gradient.queries(r), GradientUnit::keys(c, head.kv_len)))
       body(r, c);
   }
 }
@@ -80,8 +81,10 @@ class Steps {
       run_.state.items.clear();
       for (std::size_t u = 0; u < units.size(); ++u)
         for_each_pair(units[u], t, [&](std::int64_t r, std::int64_t c) { add_item(u, r, c); });
-      if (Status s = run_items([this](const GradientUnit& unit, const GradientItem& item,
-                                      std::byte* scratch) { pairs(unit, item.r, item.r + 1, item.c, scratch); });
+      if (Status s =
+              run_items([this](const GradientUnit& unit, const GradientItem& item, std::byte* scratch) {
+                pairs(unit, item.r, item.r + 1, item.c, scratch);
+              });
           !s.ok())
         return s;
     }
