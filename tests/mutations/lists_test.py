@@ -20,6 +20,7 @@ class Lists(unittest.TestCase):
             (change(equivalent="because"), "needs one of"),
             (change(unseen="because"), "needs one of"),
             (change(sanitizer="memory"), "expected thread"),
+            (change(cpu="avx2"), "expected avx512bw"),
             (change(killed_by="scheduler.no_such_test:*"), "no test program"),
             (change(killed_by="no_such_folder.policy_test"), "no test program"),
         ]:
@@ -30,6 +31,7 @@ class Lists(unittest.TestCase):
         flags = {m.id: m.cpu_flag for m in mutants.load()}
         self.assertEqual(flags["tiles-pairs-exchanged"], "avx512bw")
         self.assertEqual(flags["tiles-half-line-reads-its-neighbour"], "avx512_bf16")
+        self.assertEqual(flags["gradient-pairs-begin-at-the-second-of-a-pair"], "avx512_bf16")
         self.assertEqual(flags["append-home-of-the-last-token"], "")
 
 

@@ -20,6 +20,7 @@ class Mutant:
     sanitizer: str = ""  # "thread": seen only in a build with it
     equivalent: str = ""  # why the change is none
     unseen: str = ""  # why no test on this machine can see the change
+    cpu: str = ""  # see cpu_flag: given where neither the file nor the test has it in its name
 
     @property
     def test(self):
@@ -31,6 +32,8 @@ class Mutant:
     @property
     def cpu_flag(self):
         """What the processor must have for the test to run the changed code, as Linux calls it; nothing if every one does."""
+        if self.cpu:
+            return self.cpu
         text = self.file + self.killed_by
         return "avx512_bf16" if "avx512_bf16" in text else "avx512bw" if "avx512" in text else ""
 
@@ -60,6 +63,8 @@ def faults(mutants):
             yield f"{mutant.id}: needs one of killed_by, equivalent and unseen"
         if mutant.sanitizer not in ("", "thread"):
             yield f"{mutant.id}: sanitizer is {mutant.sanitizer}; expected thread, or none"
+        if mutant.cpu not in ("", "avx512bw", "avx512_bf16"):
+            yield f"{mutant.id}: cpu is {mutant.cpu}; expected avx512bw or avx512_bf16, or none"
         if mutant.find == mutant.replace:
             yield f"{mutant.id}: changes nothing"
         if mutant.killed_by and not is_made(pathlib.Path(mutant.test[0])):
