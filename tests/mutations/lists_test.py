@@ -20,7 +20,7 @@ class Lists(unittest.TestCase):
             (change(equivalent="because"), "needs one of"),
             (change(unseen="because"), "needs one of"),
             (change(sanitizer="memory"), "expected thread"),
-            (change(cpu="avx2"), "expected avx512bw"),
+            (change(cpu="avx2"), "expected avx512_vnni"),
             (change(killed_by="scheduler.no_such_test:*"), "no test program"),
             (change(killed_by="no_such_folder.policy_test"), "no test program"),
         ]:

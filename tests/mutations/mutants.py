@@ -63,8 +63,8 @@ def faults(mutants):
             yield f"{mutant.id}: needs one of killed_by, equivalent and unseen"
         if mutant.sanitizer not in ("", "thread"):
             yield f"{mutant.id}: sanitizer is {mutant.sanitizer}; expected thread, or none"
-        if mutant.cpu not in ("", "avx512bw", "avx512_bf16"):
-            yield f"{mutant.id}: cpu is {mutant.cpu}; expected avx512bw or avx512_bf16, or none"
+        if mutant.cpu not in ("", "avx512_vnni", "avx512_bf16"):
+            yield f"{mutant.id}: cpu is {mutant.cpu}; expected avx512_vnni or avx512_bf16, or none"
         if mutant.find == mutant.replace:
             yield f"{mutant.id}: changes nothing"
         if mutant.killed_by and not is_made(pathlib.Path(mutant.test[0])):
