@@ -253,12 +253,13 @@ void half_row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row, RowFetche
 }  // namespace
 
 void decode_f16_sve512_half_scores(const DecodeScoresArgs& args) noexcept {
-  const std::int64_t span = kHalfKeys * args.dim * 2 + 4096;
+  // A turn touches 32 rows.
+  const std::int64_t span = H::kLanes * args.dim * 2 + 4096, at_once = HalfKeys::at_once(args.dim);
   RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
-  for (std::int64_t j = 0; j < args.kv; j += kHalfKeys) {
-    HalfKeys keys(args.k, j, args.kv - j < kHalfKeys ? args.kv - j : kHalfKeys, args.dim, ahead);
-    for_row_groups<8>(args.rows,
-                      [&]<int R>(std::int64_t row) { HalfScores<R>(args, row, keys).make(row, j); });
+  HalfKeys keys(args.dim);
+  for (std::int64_t j = 0; j < args.kv; j += at_once) {
+    keys.turn(args.k, j, args.kv - j < at_once ? args.kv - j : at_once, ahead);
+    for_row_groups<8>(args.rows, [&]<int R>(std::int64_t row) { make_half_scores<R>(args, row, keys, j); });
   }
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of decode.h's product f16: 64 keys in the lanes of two vectors. Shuffles and products take turns as
-// in arm_sve512_scores.h, with two tiles of 32 dims: one is made while the other is multiplied. Pairs of dims
-// are shuffled as elements of 32 bits; then the even and the odd ones of two vectors, each of 16 keys, become
-// a dim of 32 keys. Bound: 448 cycles for 64 keys by 32 dims, by shuffles and stores.
+// Scores of decode.h's product f16. Keys are turned from rows to lanes, 32 at a time, and their largest
+// magnitudes found in these lanes; then they are multiplied, 64 or 128 at a time: with fewer than 16 sums
+// their latency of nine cycles would be the bound.
 #pragma once
+
+#include <cstddef>
 
 #include "kernels/decode/arm_sve512_order.h"
 #include "kernels/decode/rows.h"
@@ -14,276 +15,198 @@
 namespace kumiko::kernels {
 namespace {
 
-constexpr std::int64_t kHalfKeys = 64;  // whose scores are made together
-constexpr int kHalfVectors = kHalfKeys / Sve512Half::kLanes, kHalfGroups = kHalfKeys / Sve512Half::kTurned;
+/// Groups of 32 keys. The assembly knows the places.
+struct TurnedKeys {
+  const F16* const* row;  ///< of each key, and of kRowsAhead more that may be read
+  std::int64_t dim;
+  std::int64_t groups;
+  F16* to;              ///< [group][dim, a whole number of kTurnDims][32]
+  std::uint16_t* most;  ///< out: [group][32] the largest magnitudes
+  RowFetcher* ahead;    ///< of kTurnLines with kTurnDims dims of a group
+};
+static_assert(offsetof(TurnedKeys, ahead) == 40);
+constexpr std::int64_t kTurnDims = 16, kTurnLines = 4, kRowsAhead = 16;
 
-/// Up to kHalfKeys keys and tiles of them, tile[d][key], times 2^-exponent.
+}  // namespace
+
+/// In arm_sve512_half_turn.S.
+extern "C" void decode_f16_sve512_turn_keys(const TurnedKeys*) noexcept;
+
+namespace {
+
+/// Up to kMost keys, in lanes.
 class HalfKeys {
  public:
   using H = Sve512Half;
-  static constexpr int kDims = H::kLanes;  ///< of a tile
+  static constexpr std::int64_t kMost = 128;
+  /// Dims of which kMost keys leave L1 room for their rows; with more, kMost / 2 keys are turned at a time.
+  static constexpr std::int64_t kFewDims = 128;
+  static constexpr std::int64_t at_once(std::int64_t dim) { return dim <= kFewDims ? kMost : kMost / 2; }
 
-  HalfKeys(const RowGroups& rows, std::int64_t first, std::int64_t count, std::int64_t dim, RowFetcher& ahead)
-      : stride_(rows.stride), keys_(count) {
-    for (int g = 0; g < kHalfGroups; ++g)
-      group_[g] = row_of<F16>(rows, g * H::kTurned < keys_ ? first + g * H::kTurned : first);
-    const std::int64_t lines = kHalfKeys * lines_of_row(dim * 2);
-    for (std::int64_t line = 0; line < lines; ++line) ahead.fetch_line();
-    if (whole()) {
-      for (int v = 0; v < kHalfVectors; ++v) find_exponents(v * H::kLanes, dim);
-    } else {
-      for (std::int64_t i = 0; i < kHalfKeys; ++i)
-        exponent_[i] = i < keys_ ? half_key_exponent(row(i), dim) : 0;
+  explicit HalfKeys(std::int64_t dim)
+      : dim_(dim), group_size_((dim + kTurnDims - 1) / kTurnDims * kTurnDims * H::kLanes) {}
+
+  /// Keys [first, first + count) of the block; the lanes past them hold the last one.
+  void turn(const RowGroups& rows, std::int64_t first, std::int64_t count, RowFetcher& ahead) {
+    groups_ = (count + 2 * H::kLanes - 1) / (2 * H::kLanes) * 2;
+    const F16* row[kMost + kRowsAhead];
+    for (std::int64_t i = 0; i < groups_ * H::kLanes; i += kLeastGroup) {
+      const F16* at = row_of<F16>(rows, first + (i < count ? i : count - 1));
+      for (std::int64_t n = 0; n < kLeastGroup; ++n) {
+        row[i + n] = at;
+        if (i + n + 1 < count) at += rows.stride;
+      }
     }
-    for (std::int64_t i = 0; i < kHalfKeys; i += Sve512::kLanes) {
-      const svint32_t e = svld1_s32(svptrue_b32(), exponent_ + i);
-      svst1_s32(svptrue_b32(), reinterpret_cast<std::int32_t*>(range_ + i),
-                svlsl_n_s32_x(svptrue_b32(), svadd_n_s32_x(svptrue_b32(), e, 127), 23));
-      svst1h_s32(svptrue_b32(), shift_ + i, svneg_s32_x(svptrue_b32(), e));
-    }
+    for (std::int64_t n = 0; n < kRowsAhead; ++n) row[groups_ * H::kLanes + n] = row[0];
+    alignas(64) std::uint16_t most[kMost];
+    const TurnedKeys keys{row, dim_, groups_, tile_, most, &ahead};
+    decode_f16_sve512_turn_keys(&keys);
+    const std::int64_t turns = group_size_ / (kTurnDims * H::kLanes),
+                       lines = groups_ * (H::kLanes * lines_of_row(dim_ * 2) - turns * kTurnLines);
+    for (std::int64_t i = 0; i < lines; ++i) ahead.fetch_line();
+    for (std::int64_t g = 0; g < groups_; ++g) find_exponents(row + g * H::kLanes, most + g * H::kLanes, g);
   }
 
-  /// All lanes have a key.
-  bool whole() const { return keys_ == kHalfKeys; }
+  std::int64_t groups() const { return groups_; }
   const float* range() const { return range_; }
-  const F16* tile(std::int64_t number) const { return tile_[number % 2]; }
-
-  /// Up to kDims dims from d on.
-  void turn(std::int64_t number, std::int64_t d, std::int64_t dims) {
-    for (int g = 0; g < kHalfGroups; ++g) {
-      const std::int64_t i = g * H::kTurned, left = keys_ - i;
-      turn_keys(group_[g] + d, stride_, left < H::kTurned ? left : H::kTurned, exponent_ + i, dims,
-                tile_[number % 2] + i, kHalfKeys);
-    }
-  }
-  /// kDims dims of whole keys from d on. between(i), i a constant below 4, is called after every four
-  /// shuffles, 16 times; begin() before its first.
-  template <class Begin, class Between>
-  [[gnu::always_inline]] void turn_whole(std::int64_t number, std::int64_t d, Begin begin, Between between) {
-    for (int v = 0; v < kHalfVectors; ++v) {
-      for (int g = 0; g < kStep; ++g) {
-        begin();
-        shuffle_group(v, g, d, between);
-      }
-    }
-    for (int v = 0; v < kHalfVectors; ++v) {
-      const H::ShiftBits shift = svld1_s16(svptrue_b16(), shift_ + v * H::kLanes);
-      for (int c = 0; c < kStep; ++c) {
-        begin();
-        finish_dims(v, c, tile_[number % 2], shift, between);
-      }
-    }
+  const F16* dims(std::int64_t group) const { return tile_ + group * group_size_; }
+  std::int64_t group_size() const { return group_size_; }
+  /// -e of pack.h, by lanes.
+  H::ShiftBits shift(std::int64_t group) const {
+    return svld1_s16(svptrue_b16(), shift_ + group * H::kLanes);
   }
 
  private:
-  static constexpr int kStep = 4;
-
-  const F16* row(std::int64_t i) const { return group_[i / H::kTurned] + i % H::kTurned * stride_; }
-
-  /// Raises `most` to the magnitudes of d and after of each key, kVectors vectors, the last of `tail`
-  /// elements.
-  template <int kVectors>
-  [[gnu::always_inline]] static void raise(H::Bits (&most)[4], const F16* const (&key)[4], std::int64_t d,
-                                           std::int64_t tail) {
-    unrolled<4>([&](auto k) __attribute__((always_inline)) {
-      H::Bits x[kVectors];
-      unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-        x[i] = H::magnitude(H::load_bits(key[k] + d + i * H::kLanes, tail));
-      });
-      if constexpr (kVectors == 4)
-        x[0] = svmax_u16_x(H::all(), svmax_u16_x(H::all(), x[0], x[1]), svmax_u16_x(H::all(), x[2], x[3]));
-      most[k] = svmax_u16_x(H::all(), most[k], x[0]);
-    });
-  }
-  /// Of the lanes of two keys, the larger ones of each two that a shuffle brings together.
-  static H::Bits join(H::Bits a, H::Bits b) {
-    return svmax_u16_x(H::all(), svzip1_u16(a, b), svzip2_u16(a, b));
-  }
-  /// half_key_exponent() of 32 keys from `first` on. A tree of shuffles, which leaves key i in lane i: a
-  /// maximum within a vector takes the time of ten of them. Keys i, i + 8, i + 16 and i + 24 are joined as
-  /// they are read: one after the other through memory, this took 20 cycles a key (D = 128).
-  void find_exponents(std::int64_t first, std::int64_t dim) {
-    constexpr std::int64_t kAtOnce = 4 * H::kLanes;
-    alignas(64) std::uint16_t joined[8][H::kLanes];
-    const F16* key[4] = {row(first), row(first + 8), row(first + 16), row(first + 24)};
-    for (auto& of : joined) {
-      H::Bits most[4];
-      unrolled<4>([&](auto k) __attribute__((always_inline)) { most[k] = svdup_u16(0); });
-      std::int64_t d = 0;
-      for (; d + kAtOnce <= dim; d += kAtOnce) raise<4>(most, key, d, H::kLanes);
-      for (; d < dim; d += H::kLanes) raise<1>(most, key, d, dim - d);
-      svst1_u16(H::all(), of, join(join(most[0], most[2]), join(most[1], most[3])));
-      unrolled<4>([&](auto k) __attribute__((always_inline)) { key[k] += stride_; });
-    }
-    H::Bits y[8];
-    unrolled<8>([&](auto i) __attribute__((always_inline)) { y[i] = svld1_u16(H::all(), joined[i]); });
-    unrolled<4>([&](auto i) __attribute__((always_inline)) { y[i] = join(y[i], y[i + 4]); });
-    const H::Bits x = join(join(y[0], y[2]), join(y[1], y[3]));
-    if (svmaxv_u16(H::all(), x) >= 0x7c00) {  // Infinities and NaN do not count.
-      for (std::int64_t i = first; i < first + H::kLanes; ++i) exponent_[i] = half_key_exponent(row(i), dim);
-      return;
+  void find_exponents(const F16* const* row, std::uint16_t* most, std::int64_t group) {
+    H::Bits x = svld1_u16(H::all(), most);
+    if (svptest_any(H::all(), svcmpge_n_u16(H::all(), x, 0x7c00))) {  // Infinities and NaN do not count.
+      for (std::int64_t i = 0; i < H::kLanes; ++i)
+        most[i] = static_cast<std::uint16_t>((half_key_exponent(row[i], dim_) + 15) << 10);
+      x = svld1_u16(H::all(), most);
     }
     const svbool_t normal = svcmpge_n_u16(H::all(), x, 0x0400);
     const svint16_t e = svsub_n_s16_z(normal, svreinterpret_s16_u16(svlsr_n_u16_x(H::all(), x, 10)), 15);
-    svst1_s32(svptrue_b32(), exponent_ + first, svunpklo_s32(e));
-    svst1_s32(svptrue_b32(), exponent_ + first + Sve512::kLanes, svunpkhi_s32(e));
+    svst1_s16(H::all(), shift_ + group * H::kLanes, svneg_s16_x(H::all(), e));
+    store_range(range_ + group * H::kLanes, svunpklo_s32(e));
+    store_range(range_ + group * H::kLanes + Sve512::kLanes, svunpkhi_s32(e));
+  }
+  static void store_range(float* to, svint32_t e) {
+    svst1_s32(svptrue_b32(), reinterpret_cast<std::int32_t*>(to),
+              svlsl_n_s32_x(svptrue_b32(), svadd_n_s32_x(svptrue_b32(), e, 127), 23));
   }
 
-  /// Group g of the rows of the keys in vector v.
-  template <class Between>
-  [[gnu::always_inline]] void shuffle_group(int v, int g, std::int64_t d, Between between) {
-    unrolled<2>([&](auto part) __attribute__((always_inline)) {
-      const F16* const first = group_[2 * v + part] + d + g * stride_;
-      Vector32 x[kStep];
-      unrolled<kStep>([&](auto i) __attribute__((always_inline)) {
-        x[i] = Sve512::load(reinterpret_cast<const float*>(first + kStep * i * stride_));
-      });
-      shuffle_rows(x);
-      between(std::integral_constant<int, 2 * part>());
-      shuffle_rows(x);
-      between(std::integral_constant<int, 2 * part + 1>());
-      unrolled<kStep>([&](auto i)
-                          __attribute__((always_inline)) { Sve512::store(half_[v][i][g][part], x[i]); });
-    });
-  }
-  /// Dims 8 c to 8 c + 7.
-  template <class Between>
-  [[gnu::always_inline]] void finish_dims(int v, int c, F16* tile, H::ShiftBits shift, Between between) {
-    Vector32 x[2][kStep];
-    unrolled<2>([&](auto part) __attribute__((always_inline)) {
-      unrolled<kStep>([&](auto i) __attribute__((always_inline)) {
-        x[part][i] = Sve512::load(half_[v][c][i][part]);
-      });
-      shuffle_rows(x[part]);
-      between(std::integral_constant<int, 2 * part>());
-      shuffle_rows(x[part]);
-      between(std::integral_constant<int, 2 * part + 1>());
-    });
-    F16* to = tile + c * 8 * kHalfKeys + v * H::kLanes;
-    unrolled<kStep>([&](auto i) __attribute__((always_inline)) {
-      const svuint16_t a = svreinterpret_u16_f32(x[0][i]), b = svreinterpret_u16_f32(x[1][i]);
-      const H::Reg even = H::scale(svreinterpret_f16_u16(svuzp1_u16(a, b)), shift),
-                   odd = H::scale(svreinterpret_f16_u16(svuzp2_u16(a, b)), shift);
-      H::store(to + 2 * i * kHalfKeys, even);
-      H::store(to + (2 * i + 1) * kHalfKeys, odd);
-    });
-  }
-
-  const F16* group_[kHalfGroups];
-  std::int64_t stride_, keys_;
-  int exponent_[kHalfKeys];
-  std::int16_t shift_[kHalfKeys];  // -exponent_
-  alignas(64) float range_[kHalfKeys];
-  alignas(64) F16 tile_[2][kDims * kHalfKeys];
-  alignas(64) float half_[kHalfVectors][kStep][kStep][2][Sve512::kLanes];  // [vector][dims][rows][group]
+  std::int64_t dim_, group_size_, groups_ = 0;
+  std::int16_t shift_[kMost];
+  alignas(64) float range_[kMost];
+  alignas(64) F16 tile_[kMost / 2 * kMaxHeadDim];
+  static_assert(kMost * kFewDims <= kMost / 2 * kMaxHeadDim);
 };
 
-/// Scores of R rows.
-template <int R>
+/// Scores of R rows and N vectors of keys, from a group of the keys on.
+template <int R, int N>
 class HalfScores {
  public:
   using H = Sve512Half;
   using V = Sve512;
 
-  HalfScores(const DecodeScoresArgs& args, std::int64_t row, HalfKeys& keys)
-      : args_(args), q_(reinterpret_cast<const F16*>(args.q) + row), keys_(keys) {}
+  HalfScores(const DecodeScoresArgs& args, std::int64_t row, const HalfKeys& keys, std::int64_t group)
+      : args_(args),
+        q_(reinterpret_cast<const F16*>(args.q) + row),
+        row_(row),
+        keys_(keys.dims(group)),
+        group_size_(keys.group_size()),
+        range_(keys.range() + group * H::kLanes) {
+    unrolled<N>([&](auto n) __attribute__((always_inline)) { shift_[n] = keys.shift(group + n); });
+  }
 
-  void make(std::int64_t row, std::int64_t first) {
-    const std::int64_t tiles = (args_.dim + HalfKeys::kDims - 1) / HalfKeys::kDims,
-                       whole = keys_.whole() ? args_.dim / HalfKeys::kDims : 0;
-    const auto nothing = [](auto...) __attribute__((always_inline)){};
-    if (whole > 0) keys_.turn_whole(0, 0, nothing, nothing);
-    Chains chain;
-    start(chain);
-    for (std::int64_t number = 0; number < tiles; ++number) {
-      const std::int64_t d = number * HalfKeys::kDims, next = d + HalfKeys::kDims;
-      const F16* x = keys_.tile(number);
-      const F16* q = q_ + d * args_.q_stride;
-      if (number + 1 < whole) {
-        // Two dims for every four shuffles, a vector and all rows after each of four.
-        const F16* at[2];
-        keys_.turn_whole(
-            number + 1, next,
-            [&]() __attribute__((always_inline)) {
-              at[0] = q, at[1] = q + args_.q_stride;
-              x_ = x;
-              q += 2 * args_.q_stride, x += 2 * kHalfKeys;
-            },
-            [&](auto i)
-                __attribute__((always_inline)) { multiply<i % 2>(chain, x_ + i * H::kLanes, at[i / 2]); });
-      } else {
-        if (number >= whole) keys_.turn(number, d, args_.dim - d);
-        const std::int64_t dims = args_.dim - d < HalfKeys::kDims ? args_.dim - d : HalfKeys::kDims;
-        for (std::int64_t i = 0; i < dims; ++i, q += args_.q_stride, x += kHalfKeys)
-          unrolled<kHalfVectors>([&](auto v) __attribute__((always_inline)) {
-            multiply<v>(chain, x + v * H::kLanes, q);
-          });
-      }
-      if (next < args_.dim && next % kHalfPair == kHalfChain) {
+  /// To the scores of the block's keys from `first` on.
+  void make(std::int64_t first) {
+    for (std::int64_t d = 0; d < args_.dim; d += kHalfPair) {
+      Chains chain;
+      multiply(chain, d);
+      if (d + kHalfChain < args_.dim) {
         keep(chain);
-        start(chain);
-      } else if (next >= args_.dim || next % kHalfPair == 0) {
-        if (d % kHalfPair >= kHalfChain) add_kept(chain);
-        end(chain, d < kHalfPair);
-        start(chain);
+        multiply(chain, d + kHalfChain);
+        add_kept(chain);
       }
+      end(chain, d, first);
     }
-    store(row, first);
   }
 
  private:
   struct Chains {
-    H::Reg of[R][kHalfVectors];
+    H::Reg of[R][N];
   };
-  [[gnu::always_inline]] static void start(Chains& chain) {
-    unrolled<R * kHalfVectors>([&](auto i) __attribute__((always_inline)) {
-      chain.of[i / kHalfVectors][i % kHalfVectors] = H::zero();
-    });
-  }
-  template <int v>
-  [[gnu::always_inline]] static void multiply(Chains& chain, const F16* x, const F16* q) {
-    const H::Reg key = H::load(x);
-    unrolled<R>([&](auto r) __attribute__((always_inline)) {
-      chain.of[r][v] = plus_product(chain.of[r][v], key, H::set1(q[r]));
-    });
+  [[gnu::always_inline]] void multiply(Chains& chain, std::int64_t d) const {
+    const std::int64_t end = d + kHalfChain < args_.dim ? d + kHalfChain : args_.dim, stride = args_.q_stride;
+    H::ShiftBits shift[N];
+    unrolled<N>([&](auto n) __attribute__((always_inline)) { shift[n] = shift_[n]; });
+    unrolled<R * N>([&](auto i) __attribute__((always_inline)) { chain.of[i / N][i % N] = H::zero(); });
+    const F16* q = q_ + d * stride;
+    const F16* x = keys_ + d * H::kLanes;
+    for (; d < end; ++d, q += stride, x += H::kLanes) {
+      H::Reg key[N];
+      unrolled<N>([&](auto n) __attribute__((always_inline)) {
+        key[n] = H::scale(H::load(x + n * group_size_), shift[n]);
+      });
+      unrolled<R>([&](auto r) __attribute__((always_inline)) {
+        const H::Reg factor = H::set1(q[r]);
+        unrolled<N>([&](auto n) __attribute__((always_inline)) {
+          chain.of[r][n] = plus_product(chain.of[r][n], key[n], factor);
+        });
+      });
+    }
   }
   /// The sums of a pair's first chain.
   [[gnu::always_inline]] void keep(const Chains& chain) {
-    unrolled<R * kHalfVectors>([&](auto i) __attribute__((always_inline)) {
-      H::store(kept_ + i * H::kLanes, chain.of[i / kHalfVectors][i % kHalfVectors]);
+    unrolled<R * N>([&](auto i) __attribute__((always_inline)) {
+      H::store(kept_ + i * H::kLanes, chain.of[i / N][i % N]);
     });
   }
   [[gnu::always_inline]] void add_kept(Chains& chain) const {
-    unrolled<R * kHalfVectors>([&](auto i) __attribute__((always_inline)) {
-      H::Reg& x = chain.of[i / kHalfVectors][i % kHalfVectors];
+    unrolled<R * N>([&](auto i) __attribute__((always_inline)) {
+      H::Reg& x = chain.of[i / N][i % N];
       x = H::add(x, H::load(kept_ + i * H::kLanes));
     });
   }
-  [[gnu::always_inline]] void end(Chains& chain, bool is_first) {
-    unrolled<R * kHalfVectors>([&](auto i) __attribute__((always_inline)) {
-      const H::Reg x = chain.of[i / kHalfVectors][i % kHalfVectors];
-      float* const at = sum_[i / kHalfVectors] + i % kHalfVectors * H::kLanes;
-      const V::Reg low = H::low(x), high = H::high(x);
-      V::store(at, is_first ? low : V::add(V::load(at), low));
-      V::store(at + V::kLanes, is_first ? high : V::add(V::load(at + V::kLanes), high));
+  /// Adds the sums of the pair of chains from dim d on; the last ones are the scores.
+  [[gnu::always_inline]] void end(const Chains& chain, std::int64_t d, std::int64_t first) const {
+    const bool is_last = d + kHalfPair >= args_.dim;
+    unrolled<R>([&](auto r) __attribute__((always_inline)) {
+      float* const out = args_.scores + (row_ + r) * args_.score_stride + first;
+      const V::Reg range = V::set1(args_.range[row_ + r]);
+      unrolled<2 * N>([&](auto i) __attribute__((always_inline)) {
+        const H::Reg of = chain.of[r][i / 2];
+        V::Reg x = i % 2 == 0 ? H::low(of) : H::high(of);
+        if (d > 0) x = V::add(V::load(out + i * V::kLanes), x);
+        if (is_last) x = V::mul(V::mul(x, range), V::load(range_ + i * V::kLanes));
+        V::store(out + i * V::kLanes, x);
+      });
     });
-  }
-  void store(std::int64_t row, std::int64_t first) const {
-    for (int r = 0; r < R; ++r) {
-      float* const out = args_.scores + (row + r) * args_.score_stride + first;
-      const V::Reg range = V::set1(args_.range[row + r]);
-      for (std::int64_t i = 0; i < kHalfKeys; i += V::kLanes)
-        V::store(out + i, V::mul(V::mul(V::load(sum_[r] + i), range), V::load(keys_.range() + i)));
-    }
   }
 
   const DecodeScoresArgs& args_;
   const F16* const q_;
-  const F16* x_ = nullptr;
-  HalfKeys& keys_;
-  alignas(64) float sum_[R][kHalfKeys];
-  alignas(64) F16 kept_[R * kHalfKeys];
+  const std::int64_t row_;
+  const F16* const keys_;
+  const std::int64_t group_size_;
+  const float* const range_;
+  H::ShiftBits shift_[N];
+  alignas(64) F16 kept_[R * N * H::kLanes];
 };
+
+/// Scores of the turned keys, which are the block's from `first` on.
+template <int R>
+void make_half_scores(const DecodeScoresArgs& args, std::int64_t row, const HalfKeys& keys,
+                      std::int64_t first) {
+  std::int64_t group = 0;
+  const auto make = [&]<int N>(std::integral_constant<int, N>) {
+    for (; group + N <= keys.groups(); group += N)
+      HalfScores<R, N>(args, row, keys, group).make(first + group * Sve512Half::kLanes);
+  };
+  if constexpr (R <= 4) make(std::integral_constant<int, 4>());
+  make(std::integral_constant<int, 2>());
+}
 
 }  // namespace
 }  // namespace kumiko::kernels

@@ -14,25 +14,26 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Pairs of groups of 16 keys; the assembly knows the places.
+/// 64 keys at a time, in groups of 16; the assembly knows the places.
 struct ScoreKeys {
-  const float* const* group;  ///< two of each pair, and of one more pair that may be read
+  const float* const* group;  ///< four of each 64 keys, and five more that may be read
   std::int64_t k_bytes;       ///< from one key to the next
   const float* q;
   std::int64_t q_bytes;  ///< from one row to the next
-  std::int64_t turns;    ///< of 16 dims
-  std::int64_t pairs;
+  std::int64_t turns;    ///< of kTurnDims dims
+  std::int64_t count;    ///< how often 64 keys
   float* scores;
   std::int64_t score_bytes;  ///< from one row to the next
-  float* halves;             ///< 4 KiB, aligned to as much
+  float* turned;             ///< 4 KiB, aligned to as much
   RowFetcher* ahead;
 };
+constexpr std::int64_t kTurnDims = 8;
 static_assert(offsetof(ScoreKeys, ahead) == 72);
 
 }  // namespace
 
 /// In arm_sve512_scores.S.
-extern "C" void decode_f32_sve512_scores_of_pairs(const ScoreKeys*) noexcept;
+extern "C" void decode_f32_sve512_scores_of_keys(const ScoreKeys*) noexcept;
 }  // namespace kumiko::kernels
 
 namespace kumiko::kernels {
@@ -169,34 +170,35 @@ struct BlockProducts<Sve512, float> : TransposedBlock<Sve512, float> {
   }
 };
 
-/// Four rows of whole vectors of dims, all pairs of groups.
+/// Four rows of whole turns of dims, whole 64 keys.
 template <>
 struct FirstScores<Sve512, float, 4> {
+  static constexpr std::int64_t kKeys = 64;
   static std::int64_t make(const DecodeScoresArgs& args, std::int64_t row, RowFetcher& ahead) {
-    constexpr std::int64_t kGroup = Sve512::kLanes, kPair = 2 * kGroup, kMost = 8;
-    constexpr std::int64_t kLinesOfTurn = kPair * kGroup * 4 / kLine;
-    if (args.dim % kGroup != 0) return 0;
-    alignas(4096) float halves[1024];
-    const std::int64_t turns = args.dim / kGroup,
-                       lines = kPair * lines_of_row(args.dim * 4) - turns * kLinesOfTurn;
-    std::int64_t first = 0, pairs = 0;
-    for (; first + kPair <= args.kv; first += pairs * kPair) {
-      pairs = (args.kv - first) / kPair < kMost ? (args.kv - first) / kPair : kMost;
-      const float* group[2 * kMost + 4];
-      for (std::int64_t i = 0; i < 2 * pairs; ++i) group[i] = row_of<float>(args.k, first + i * kGroup);
-      for (std::int64_t i = 2 * pairs; i < 2 * pairs + 4; ++i) group[i] = group[0];
+    constexpr std::int64_t kGroup = Sve512::kLanes, kGroups = kKeys / kGroup, kMost = 4;
+    constexpr std::int64_t kLinesOfTurn = kKeys * kTurnDims * 4 / kLine;
+    if (args.dim % kTurnDims != 0) return 0;
+    alignas(4096) float turned[1024];
+    const std::int64_t turns = args.dim / kTurnDims,
+                       lines = kKeys * lines_of_row(args.dim * 4) - turns * kLinesOfTurn;
+    std::int64_t first = 0, count = 0;
+    for (; first + kKeys <= args.kv; first += count * kKeys) {
+      count = (args.kv - first) / kKeys < kMost ? (args.kv - first) / kKeys : kMost;
+      const float* group[(kMost + 1) * kGroups + 1];
+      for (std::int64_t i = 0; i <= (count + 1) * kGroups; ++i)
+        group[i] = row_of<float>(args.k, i < count * kGroups ? first + i * kGroup : first);
       const ScoreKeys keys{group,
                            args.k.stride * 4,
                            args.q + row * args.q_stride,
                            args.q_stride * 4,
                            turns,
-                           pairs,
+                           count,
                            args.scores + row * args.score_stride + first,
                            args.score_stride * 4,
-                           halves,
+                           turned,
                            &ahead};
-      decode_f32_sve512_scores_of_pairs(&keys);
-      for (std::int64_t i = 0; i < pairs * lines; ++i) ahead.fetch_line();
+      decode_f32_sve512_scores_of_keys(&keys);
+      for (std::int64_t i = 0; i < count * lines; ++i) ahead.fetch_line();
     }
     return first;
   }

@@ -192,6 +192,7 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, const Queries& q
 /// for some of them: arm_sve512_scores.h.
 template <class V, class T, int R>
 struct FirstScores {
+  static constexpr std::int64_t kKeys = 0;  ///< made together
   static std::int64_t make(const DecodeScoresArgs& /*args*/, std::int64_t /*row*/, RowFetcher& /*ahead*/) {
     return 0;
   }
@@ -200,9 +201,10 @@ struct FirstScores {
 template <class V, class T, int R>
 void score_rows(const DecodeScoresArgs& args, std::int64_t row) {
   constexpr int kParts = BlockProducts<V, T>::template kPartsOf<R>;
-  constexpr std::int64_t kKeys = kParts * V::kLanes;
+  constexpr std::int64_t kKeys = kParts * V::kLanes, kFirstKeys = FirstScores<V, T, R>::kKeys;
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t span = kKeys * args.dim * kBytes + 4096;  // at least, see key_vectors()
+  constexpr std::int64_t kTogether = kKeys < kFirstKeys ? kFirstKeys : kKeys;
+  const std::int64_t span = kTogether * args.dim * kBytes + 4096;  // at least, see key_vectors()
   RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
   const typename BlockProducts<V, T>::template Queries<R> queries(args, row);
   for (std::int64_t j0 = FirstScores<V, T, R>::make(args, row, ahead); j0 < args.kv; j0 += kKeys)

@@ -169,6 +169,14 @@ void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const Va
 /// arithmetic, but the first pass then needs all of them from memory at once (AVX-512, f16, 4096 keys: 0.72
 /// of the read loop, 0.68).
 constexpr std::int64_t kValueRows = 32;
+/// The same of rows up to kNarrowValues bytes. With an L1 of 64 KiB and 32 registers of 64 bytes (A64FX),
+/// what passes take to begin and end is worth halving.
+#ifdef __ARM_FEATURE_SVE
+constexpr std::int64_t kNarrowValueRows = 64;
+#else
+constexpr std::int64_t kNarrowValueRows = kValueRows;
+#endif
+constexpr std::int64_t kNarrowValues = 512;
 
 /// floor(i * total / parts) for i = 1, 2, ...: divisions took 6 cycles a key of 104 (A64FX, 4 rows, D = 128).
 class EvenCuts {
@@ -192,12 +200,14 @@ void decode_add_values(const DecodeValuesArgs& args) {
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
-  RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, passes);
-  const std::int64_t lines = lines_of_row(args.v_dim * static_cast<std::int64_t>(sizeof(T)));
+  const std::int64_t width = args.v_dim * static_cast<std::int64_t>(sizeof(T)), lines = lines_of_row(width),
+                     rows = width <= kNarrowValues ? kNarrowValueRows : kValueRows,
+                     span = rows > kValueRows ? rows * width + 4096 : 0;  // at least: a pass touches all rows
+  RowFetcher ahead(args.rows_ahead, span > args.fetch.values ? span : args.fetch.values, 1, passes);
   const bool all = all_see_all(args);
   const EvenCuts vectors_of_parts(vectors, parts), lines_of_passes(lines, passes);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
-    const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += rows) {
+    const std::int64_t j1 = j0 + rows < args.kv ? j0 + rows : args.kv;
     EvenCuts vector = vectors_of_parts, line = lines_of_passes;
     std::int64_t first = 0, fetched = 0;
     for (std::int64_t i = 0; i < parts; ++i) {

@@ -252,8 +252,8 @@ struct HalfDecode : RowTest<kernels::DecodeKernel> {
 };
 
 TEST_P(HalfDecode, BlocksEqualTheScalarWalk) {
-  for (const std::int64_t dim : {1, 16, 31, 64, 80, 128, 129, 256})
-    for (const std::int64_t kv : {1, 17, 64, 100})
+  for (const std::int64_t dim : {1, 16, 31, 64, 80, 128, 129, 256, 576})
+    for (const std::int64_t kv : {1, 17, 64, 100, 170})
       ASSERT_NO_FATAL_FAILURE(check(
           {random.between(1, 9), kv, dim, random.pick({1, 32, 40, 128, 200}), random.pick({0, 96, 1000})},
           false, random.pick({Place::front, Place::back})));
