@@ -199,6 +199,19 @@
     .set accumulator, accumulator + 1
   .endr
 .endm
+// Loads without a lane are 0. After stores, which take pipe A as DUP does, 34 cycles instead of 52 with what is around them; where sums are
+// widened before, 185 instead of 172, because they hold registers for longer.
+.macro zero_loaded
+  pfalse p1.b
+  .set accumulator, 0
+  .rept tile_macs
+    zero_loaded_one %accumulator
+    .set accumulator, accumulator + 1
+  .endr
+.endm
+.macro zero_loaded_one n
+  ld1h {z\n\().h}, p1/z, [x11]
+.endm
 .macro add_kept
   kept_base
   .set ahead, 0
@@ -248,6 +261,8 @@
   ldr x13, [x0, 32]           // steps left
   ldr x17, [x0, 80]           // of the chain
   mov x7, 0                   // chains done
+10:
+  tile_zero
 11:
   cmp x13, x17
   csel x8, x13, x17, lt
@@ -255,13 +270,13 @@
   mov x17, HALF_CHAIN
   lsl x15, x12, 2             // the first and the last row of a step to be fetched
   add x16, x15, 2 * (tile_mr - 1)
-  tile_zero
   tile_product \name, 4
   to_next_product
   tbnz x7, 0, 18f
   cbz x13, 19f                // The last chain has no second one.
   keep_sums
   add x7, x7, 1
+  zero_loaded
   b 11b
 18:
   add_kept
@@ -302,7 +317,7 @@
 14:
   orr x7, x7, 1
   add x7, x7, 1
-  cbnz x13, 11b
+  cbnz x13, 10b
 15:
 .endm
 // The last panel, with fewer rows.

@@ -39,7 +39,7 @@ bool has_finite_squares(const F16* rows, std::int64_t count, std::int64_t stride
 #pragma GCC unroll 16
   for (auto& s : sum) s = H::zero();
   const auto add = [&](int chain, const F16* row, int v) {
-    const H::Reg x = H::load(row + v * H::kLanes, columns - v * H::kLanes);
+    const H::Reg x = svreinterpret_f16_u16(svld1_vnum_u16(H::first(columns - v * H::kLanes), &row->bits, v));
     sum[chain] = H::fma(x, x, sum[chain]);
   };
   std::int64_t j = 0;
