@@ -20,6 +20,7 @@ TASK_ROWS = {"f32": {64: 768, 128: 768, 256: 192}, "half": {64: 1024, 128: 1024,
 TILE_ROWS = {"f32": 48, "half": 64}
 BLOCK = 256          # keys that are packed together (kBlockKeys)
 GRADIENT_BLOCK, GRADIENT_PIECE = 576, 192  # positions (kGradientBlock, kGradientPiece)
+LINE = 256           # bytes of a line of L1
 L2_RATE = 64         # bytes a cycle from L2 to L1, the manual's rate for one core
 MEMORY_RATE = 18     # bytes a cycle for one core: 36 GB/s at 2 GHz
 
@@ -48,12 +49,12 @@ def tile_bytes(precision, rows, keys, dim, products):
 
 
 def dense(what, precision, dim, length):
-    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096. A task packs its keys and then takes tile by tile: 15 times two
-    tiles less 14 times one are 16."""
+    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096. A task packs its keys and then takes tile by tile: 14 times
+    three tiles less 13 times two are 16. (A single tile does not pack its values in f16.)"""
     rows, tile, steps = TASK_ROWS[precision][dim], TILE_ROWS[precision], length // 512 - 1
     tiles = rows // tile
     return [(length / rows * by_keys * by_tiles, call(what, precision, "automatic", 1, n * tile, keys, dim))
-            for by_keys, keys in ((steps, 1024), (1 - steps, 512)) for by_tiles, n in ((tiles - 1, 2), (2 - tiles, 1))]
+            for by_keys, keys in ((steps, 1024), (1 - steps, 512)) for by_tiles, n in ((tiles - 2, 3), (3 - tiles, 2))]
 
 
 def causal(precision, dim, length):
@@ -71,7 +72,7 @@ def attention(precision, dim, length, is_causal):
         parts, how = [(1, call("attention", precision, "automatic", 1, length, length, dim, is_causal))], "1 of 8 heads, whole"
     else:
         parts = causal(precision, dim, length) if is_causal else dense("attention", precision, dim, length)
-        how = "a task of 1 of 8 heads over its own and 512 more keys" if is_causal else "one and two tiles of 1 of 8 heads over 512 and 1024 keys"
+        how = "a task of 1 of 8 heads over its own and 512 more keys" if is_causal else "two and three tiles of 1 of 8 heads over 512 and 1024 keys"
     target = 0
     if length == 4096 and not is_causal:
         target = {("f32", 128): 0.85, ("half", 128): 0.75, ("half", 256): 0.80}.get((precision, dim), 0)
@@ -84,14 +85,16 @@ def softmax_pv(precision, pipeline, rows, length, dim, target=0):
     steps = length // 1024 - 1
     parts = [(steps, call("softmax_pv", precision, pipeline, 1, rows, 2048, dim)),
              (1 - steps, call("softmax_pv", precision, pipeline, 1, rows, 1024, dim))]
+    # In f16 a single tile's values are not packed: each panel of 13 dims reads a line of every key.
+    in_place = -(-dim // 13) * length * LINE if precision == "half" and rows <= TILE_ROWS[precision] else 0
     return Case(f"softmax_pv_{pipeline}_m{rows}_d{dim}_{length}_{precision}", precision, parts, 2 * dim * rows * length,
-                tile_bytes(precision, rows, length, dim, 1) + 2 * rows * length * 4,
+                tile_bytes(precision, rows, length, dim, 1) + in_place + 2 * rows * length * 4,
                 (length * dim * BYTES[precision] + rows * length * 4), target, "its rows over 1024 and 2048 keys")
 
 
 def fused_gemm(precision, dim, length, target=0):
     return Case(f"fused_gemm_d{dim}_{length}_{precision}", precision, dense("fused_gemm", precision, dim, length), 4 * dim * length * length,
-                tile_bytes(precision, length, length, dim, 2), 0, target, "one and two tiles over 512 and 1024 keys")
+                tile_bytes(precision, length, length, dim, 2), 0, target, "two and three tiles over 512 and 1024 keys")
 
 
 def decode(precision, dim, length):

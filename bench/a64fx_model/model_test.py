@@ -182,7 +182,7 @@ class Calls(unittest.TestCase):
 
     def test_a_long_call_is_made_of_two_short_ones(self):
         parts = calls.dense("attention", "f32", 128, 4096)
-        self.assertEqual([call[6:9] for _, call in parts], [(96, 1024, 128), (48, 1024, 128), (96, 512, 128), (48, 512, 128)])
+        self.assertEqual([call[6:9] for _, call in parts], [(144, 1024, 128), (96, 1024, 128), (144, 512, 128), (96, 512, 128)])
         # A cost of a task, of its blocks of keys, of its tiles, and of each tile and block.
         total = sum(weight * (7 + 11 * keys / 256 + 13 * rows / 48 + 17 * rows / 48 * keys / 256) for weight, (*_, rows, keys, _) in parts)
         self.assertAlmostEqual(total, 4096 / 768 * (7 + 11 * 16 + 13 * 16 + 17 * 16 * 16))

@@ -59,12 +59,15 @@ struct GemmArgs {
       nullptr;  ///< [m_panels * MR], product f16 (given with c_scale, but to accumulate) and int8 scores.
   std::int64_t last_rows = 0;             ///< product f16: see above; 0: all
   std::int64_t first_steps = kHalfChain;  ///< product f16: of the first chain, 1 to kHalfChain
+  /// product f16: bytes of A from one step to the next, so that rows need not be packed; 0: MR elements.
+  std::int64_t a_step_stride = 0;
 };
 static_assert(offsetof(GemmArgs, a_panel_stride) == 8 && offsetof(GemmArgs, b) == 16 &&
               offsetof(GemmArgs, c) == 24 && offsetof(GemmArgs, k) == 32 &&
               offsetof(GemmArgs, m_panels) == 40 && offsetof(GemmArgs, c_scale) == 48 &&
               offsetof(GemmArgs, c_max) == 56 && offsetof(GemmArgs, row_scale) == 64 &&
-              offsetof(GemmArgs, last_rows) == 72 && offsetof(GemmArgs, first_steps) == 80);
+              offsetof(GemmArgs, last_rows) == 72 && offsetof(GemmArgs, first_steps) == 80 &&
+              offsetof(GemmArgs, a_step_stride) == 88);
 
 using GemmFunction = void (*)(const GemmArgs*) noexcept;
 

@@ -13,12 +13,12 @@ constexpr int kHalfMr = 4, kHalfNr = 8;
 
 struct Panel {
   const F16 *a, *b;
-  std::int64_t k, first_steps;
+  std::int64_t k, first_steps, a_step;  // a_step: elements
 
   F16 chain(int m, int n, std::int64_t from, std::int64_t steps) const {
     F16 sum{};
     for (std::int64_t i = from; i < std::min(k, from + steps); ++i)
-      sum = fused(a[i * kHalfMr + m], b[i * kHalfNr + n], sum);
+      sum = fused(a[i * a_step + m], b[i * kHalfNr + n], sum);
     return sum;
   }
   /// sum + A B, or A B without a sum.
@@ -36,6 +36,8 @@ struct Panel {
 
 template <class Element>
 void for_each_element(const GemmArgs& args, Element element) {
+  const std::int64_t a_step =
+      args.a_step_stride == 0 ? kHalfMr : args.a_step_stride / static_cast<std::int64_t>(sizeof(F16));
   for (std::int64_t panel = 0; panel < args.m_panels; ++panel) {
     const auto* const a =
         reinterpret_cast<const F16*>(static_cast<const char*>(args.a) + panel * args.a_panel_stride);
@@ -44,7 +46,8 @@ void for_each_element(const GemmArgs& args, Element element) {
       for (int n = 0; n < kHalfNr; ++n) {
         const std::int64_t row = panel * kHalfMr + m;
         float& c = args.c[row * kHalfNr + n];
-        c = element(Panel{a, static_cast<const F16*>(args.b), args.k, args.first_steps}, m, n, row, c);
+        c = element(Panel{a, static_cast<const F16*>(args.b), args.k, args.first_steps, a_step}, m, n, row,
+                    c);
       }
     }
   }

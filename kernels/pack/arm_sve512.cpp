@@ -1,27 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstddef>
 
+#include "kernels/pack/arm_sve512_transpose.h"
 #include "kernels/pack/pack.h"
 #include "kernels/simd/sve512.h"
 
 namespace kumiko::kernels {
 namespace {
-
-/// 16 rows to columns. (Offsets are known to arm_sve512_transpose.S.)
-struct TransposeArgs {
-  const void* const* rows;  ///< [16], all of them readable
-  std::int64_t used;        ///< 0..16; the other rows count as 0
-  std::int64_t dim;
-  void* dst;
-  union {
-    std::int64_t pitch;  ///< query: bytes from one dim to the next
-    void* second;        ///< key: the panel of rows 8 to 15, written only if it exists
-  };
-  float scale;  ///< query
-};
-static_assert(offsetof(TransposeArgs, used) == 8 && offsetof(TransposeArgs, dim) == 16 &&
-              offsetof(TransposeArgs, dst) == 24 && offsetof(TransposeArgs, pitch) == 32 &&
-              offsetof(TransposeArgs, scale) == 40);
 
 // Known to arm_sve512_value.S.
 static_assert(offsetof(PackValueArgs, stride) == 8 && offsetof(PackValueArgs, rows) == 16 &&
@@ -35,11 +20,6 @@ static_assert(Sve512::kMr == 8 && Sve512::kLanes == 16);
 }  // namespace kumiko::kernels
 
 extern "C" {
-void pack_query_f32_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
-void pack_query_bf16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
-void pack_query_f16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
-void pack_key_bf16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
-void pack_key_f16_sve512(const kumiko::kernels::TransposeArgs*) noexcept;
 bool pack_value_f32_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
 bool pack_value_bf16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;
 bool pack_value_f16_sve512(const kumiko::kernels::PackValueArgs*) noexcept;

@@ -27,6 +27,53 @@ float magnitudes(const F16* row, std::int64_t dim) {
   return lane[0];
 }
 
+constexpr std::uint16_t kLimitBits = 0x5c00;  // kHalfValueLimit
+static_assert(kHalfValueLimit == 256.0f);
+
+/// Whether squares of `columns` dims add up to what f16 has: no value is then 256 or more. Chains of 16
+/// vectors are as many as the multiply-adds need to wait for none.
+template <int kVectors>
+bool has_finite_squares(const F16* rows, std::int64_t count, std::int64_t stride, std::int64_t columns) {
+  constexpr int kRows = 16 / kVectors;
+  H::Reg sum[16];
+#pragma GCC unroll 16
+  for (auto& s : sum) s = H::zero();
+  const auto add = [&](int chain, const F16* row, int v) {
+    const H::Reg x = svreinterpret_f16_u16(svld1_vnum_u16(H::first(columns - v * H::kLanes), &row->bits, v));
+    sum[chain] = H::fma(x, x, sum[chain]);
+  };
+  std::int64_t j = 0;
+  for (; j + kRows <= count; j += kRows, rows += kRows * stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) add(i, rows + i / kVectors * stride, i % kVectors);
+  }
+  for (; j < count; ++j, rows += stride) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) add(v, rows, v);
+  }
+  H::Reg most = sum[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < 16; ++i) most = svmax_f16_x(H::all(), most, sum[i]);  // NaN if one is
+  constexpr std::uint16_t kInfinityBits = 0x7c00;
+  return !svptest_any(H::all(), svcmpge_n_u16(H::all(), svreinterpret_u16_f16(most), kInfinityBits));
+}
+
+bool are_ordinary(const F16* rows, std::int64_t count, std::int64_t stride, std::int64_t dim) {
+  constexpr std::int64_t kWide = 8 * H::kLanes, kNarrow = 4 * H::kLanes;
+  bool known = true;
+  for (std::int64_t d = 0; d < dim && known; d += kWide) {
+    known = dim - d <= kNarrow ? has_finite_squares<4>(rows + d, count, stride, dim - d)
+                               : has_finite_squares<8>(rows + d, count, stride, dim - d);
+  }
+  if (known) return true;
+  H::Bits most = svdup_u16(0);
+  for (std::int64_t j = 0; j < count; ++j) {
+    for (std::int64_t d = 0; d < dim; d += H::kLanes)
+      most = svmax_u16_x(H::all(), most, H::magnitude(H::load_bits(rows + j * stride + d, dim - d)));
+  }
+  return svmaxv_u16(H::all(), most) <= kLimitBits;
+}
+
 }  // namespace
 
 void pack_f16_sve512_half_query(const PackQueryArgs& args) noexcept {
@@ -75,8 +122,8 @@ void pack_f16_sve512_half_key(const PackKeyArgs& args) noexcept {
 bool pack_f16_sve512_half_value(const PackValueArgs& args) noexcept {
   const F16* const src = static_cast<const F16*>(args.src);
   const std::int64_t rows = args.rows, stride = args.stride;
-  constexpr std::uint16_t kLimitBits = 0x5c00;  // kHalfValueLimit
-  static_assert(kHalfValueLimit == 256.0f && 2 * kHalfMr <= H::kLanes);
+  if (!args.dst) return are_ordinary(src, rows, stride, args.dim);
+  static_assert(2 * kHalfMr <= H::kLanes);
   constexpr int kChains = 4;  // of maxima: a single one takes its latency for each row, 4 cycles
   H::Bits most[kChains];
 #pragma GCC unroll 4

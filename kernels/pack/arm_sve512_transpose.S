@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Query panels, and key panels of 16-bit elements, for SVE at 512 bits (A64FX): 16 rows transposed. Contract: TransposeArgs in
-// arm_sve512.cpp.
+// Query panels, key panels of 16-bit elements, and tiles of scores with their maxima, for SVE at 512 bits (A64FX): 16 rows transposed.
+// Contract: arm_sve512_transpose.h.
 //
 // A turn takes 16 rows of 4 elements of 32 bits: f32, or pairs of 16-bit ones. Each row's 4 are loaded into all four quarters of a
 // register; selections, which can run on either pipe, merge 4 rows into one register, and 8 UZP transpose 4 x 4 x 4: 12 selections and 8
@@ -91,6 +91,23 @@
     widen \type, \i, 25
     query_column \whole, %(\part * 2 - \part / 2 * 4), \i
     query_column \whole, %(\part * 2 - \part / 2 * 4 + 1), 25
+  .endif
+.endm
+
+// A column of scores: the maxima are z29, raised once a turn, so that no chain of them is as long as a turn.
+.macro higher a, b
+  fmaxnm z\a\().s, p0/m, z\a\().s, z\b\().s
+.endm
+.macro finish_scores type, whole, part, i
+  query_column \whole, \part, \i
+  .if \whole == 0
+    fmaxnm z29.s, p2/m, z29.s, z\i\().s
+  .elseif \part == 1
+    higher 28, 24
+  .elseif \part == 3
+    higher 26, 27
+    higher 28, 26
+    higher 29, 28
   .endif
 .endm
 
@@ -216,7 +233,7 @@
   not p9.b, p5/z, p4.b
   ldp x17, x19, [x0, 8]         // number of rows, elements of a row
   ldp x20, x21, [x0, 24]        // of a query panel the pitch in bytes
-  .ifc \finish, finish_query
+  .ifnc \finish, finish_key
     lsl x25, x21, 2
     lsr x21, x21, 2
     lsl x23, x21, 1
@@ -224,8 +241,14 @@
   .endif
   ld1rw {z30.s}, p0/z, [x0, 40]
   dup z31.s, 0
-  mov w16, 0xffff0000
-  dup z29.s, w16
+  .ifc \finish, finish_scores
+    ldr x22, [x0, 48]
+    str x22, [sp, 56]
+    ld1w {z29.s}, p0/z, [x22]
+  .else
+    mov w16, 0xffff0000
+    dup z29.s, w16
+  .endif
   whilelt p7.s, xzr, x17
   cmp x17, 8
   csetm x16, gt
@@ -255,6 +278,10 @@
 3:
   turn_loop \name\().ragged, \name\().ragged_end, \type, \width, \bits, \finish, 1
 9:
+  .ifc \finish, finish_scores
+    ldr x22, [sp, 56]
+    st1w {z29.s}, p0, [x22]
+  .endif
   ldr x25, [sp, 48]
   ldp x23, x24, [sp, 32]
   ldp x21, x22, [sp, 16]
@@ -265,6 +292,7 @@
 
 .text
 turn pack_query_f32_sve512, e64, 0, 4, s, finish_query
+turn score_tile_f32_sve512_turn, e64, 0, 4, s, finish_scores
 turn pack_query_f16_sve512, e128, 1, 8, h, finish_query
 turn pack_query_bf16_sve512, e128, 2, 8, h, finish_query
 turn pack_key_f16_sve512, e128, 1, 8, h, finish_key

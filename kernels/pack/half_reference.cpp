@@ -86,7 +86,7 @@ bool pack_f16_reference_half_value(const PackValueArgs& args) noexcept {
         const std::int64_t d = panel * kHalfReferenceMr + m;
         const F16 x = d < args.dim ? src[j * args.stride + d] : F16{};
         within = within && std::fabs(to_float(x)) <= kHalfValueLimit;
-        static_cast<F16*>(args.dst)[(panel * args.rows + j) * kHalfReferenceMr + m] = x;
+        if (args.dst) static_cast<F16*>(args.dst)[(panel * args.rows + j) * kHalfReferenceMr + m] = x;
       }
     }
   }

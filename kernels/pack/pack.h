@@ -55,7 +55,7 @@ struct PackValueArgs {
   std::int64_t stride;
   std::int64_t rows;
   std::int64_t dim;
-  void* dst;  ///< [ceil(dim / mr)][rows][mr]
+  void* dst;  ///< [ceil(dim / mr)][rows][mr]; product f16, nullptr: values are only looked at
 };
 
 struct PackKernel {

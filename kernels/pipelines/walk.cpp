@@ -113,7 +113,7 @@ Block Walk::block_at(std::int64_t at, const Keys& keys) const {
   std::int64_t first = max_of(at, keys.from), last = min_of(at + kBlockKeys, keys.to);
   if (first >= keys.gap_from) first = max_of(first, keys.gap_to);
   if (last <= keys.gap_to) last = min_of(last, keys.gap_from);
-  return {first, last, nullptr, 0, true};
+  return {first, last, nullptr, 0, 0, true};
 }
 
 /// The block's rows of K or V where they lie; those of several pages are copied together first, which costs a
@@ -173,12 +173,21 @@ void Walk::pack_values(Block& block) const {
     block.values =
         reinterpret_cast<const std::byte*>(head_->value_panels + at * o_rows_) + (block.first - at) * row;
     block.value_stride = min_of(kBlockKeys, head_->kv_len - at) * row;
+    block.value_step = row;
     return;
   }
   range_->enter(Phase::pack);
+  const RowsInPlace rows = rows_of(head_->v, kernels_.types.value, head_->v_head_dim, block);
+  if (takes_values_in_place() &&
+      kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, nullptr})) {
+    block.values = static_cast<const std::byte*>(rows.first);
+    block.value_stride = row;
+    block.value_step = rows.stride * kernels_.step_bytes();
+    return;
+  }
   block.values = values_;
   block.value_stride = kernels_.steps(keys) * row;
-  const RowsInPlace rows = rows_of(head_->v, kernels_.types.value, head_->v_head_dim, block);
+  block.value_step = row;
   block.ordinary_values = kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, values_});
   if (block.ordinary_values) return;
   // 0 * NaN would reach queries that do not see the key: add_poison() adds these elements one by one.
@@ -188,6 +197,14 @@ void Walk::pack_values(Block& block) const {
       std::memset(element_at(kernels_.product, values, i), 0,
                   static_cast<std::size_t>(bytes_of(kernels_.product)));
   }
+}
+
+/// Whether values are read where they lie: of a single tile, panels are read once, and so are better not
+/// made. They have no rows past the last dim that a product could read.
+bool Walk::takes_values_in_place() const {
+  const std::int64_t dim = head_->v_head_dim;
+  return kernels_.product == Element::f16 && tile_count_ == 1 &&
+         (dim % kernels_.mr == 0 || last_rows(tiles_[0], dim) != 0);
 }
 
 /// Whether the packed keys can be the operand of the output product as well. Where some row does not see some
@@ -251,9 +268,10 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   for (std::int64_t r = 0; r < slot.runs.size; ++r) {
     const Run& run = slot.runs.run[r];
     // Runs begin with a panel of keys.
-    const std::int64_t first = block.values_in_keys ? (run.first - block.first) * head_->head_dim
-                                                    : kernels_.steps(run.first - block.first) * kernels_.mr;
-    const GemmArgs args{block.values + first * step,
+    const std::int64_t first = block.values_in_keys
+                                   ? (run.first - block.first) * head_->head_dim * step
+                                   : kernels_.steps(run.first - block.first) * block.value_step;
+    const GemmArgs args{block.values + first,
                         block.value_stride,
                         probabilities + kernels_.steps(run.at) * tile.nr * step,
                         tile.split.o,
@@ -263,7 +281,8 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
                         nullptr,
                         nullptr,
                         last_rows(tile, head_->v_head_dim),
-                        kHalfChain - run.first % kHalfChain};
+                        kHalfChain - run.first % kHalfChain,
+                        block.value_step};
     run_product(tile.split_empty ? init : accumulate, args, tile.nr, block.value_stride);
     tile.split_empty = false;
     for (std::int64_t n = 0; n < tile.nr; ++n) slot.alpha[n] = 1.0f;

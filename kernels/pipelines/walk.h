@@ -45,6 +45,7 @@ struct Block {
   std::int64_t first, last;
   const std::byte* values;    // A panels of the output product, in steps of the product (pack.h)
   std::int64_t value_stride;  // bytes from one to the next
+  std::int64_t value_step;    // bytes from one step to the next
   bool ordinary_values;       // finite, and none beyond KernelSet::value_limit()
   bool values_in_keys =
       false;  // `values` are elements of the packed keys, value_stride apart from panel to panel
@@ -146,6 +147,7 @@ class Walk {
   };
   void pack_key_tiles(const Block& block) const;
   bool finds_values_in_keys(const Block& block) const;
+  bool takes_values_in_place() const;
   RowsInPlace rows_of(const KeyRows& rows, Element element, std::int64_t dim, const Block& block) const;
   void end_tile(Tile& tile, std::int64_t split, std::int64_t stage) const;
   void product(const Tile& tile, const Block& block, const Slot& slot, std::int64_t at, std::int64_t from,

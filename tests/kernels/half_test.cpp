@@ -44,17 +44,21 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
              std::int64_t last_rows = 0) {
     const std::int64_t first_steps =
         random.one_in(2) ? kernels::kHalfChain : random.between(1, kernels::kHalfChain);
-    SCOPED_TRACE(::testing::Message()
-                 << row.name << " mode " << static_cast<int>(mode) << " k " << k << " panels " << panels
-                 << " scales " << has_scales << " last rows " << last_rows << " first steps " << first_steps);
     const std::int64_t rows = panels * row.mr - (last_rows == 0 ? 0 : row.mr - last_rows);
-    const std::int64_t gap = random.between(0, 3), panel = k * row.mr + gap, mr = row.mr, nr = row.nr;
-    Operand<std::uint16_t> a(sz(panels * panel - gap), place), b(sz(k * nr), place);
+    const std::int64_t gap = random.between(0, 3), mr = row.mr, nr = row.nr;
+    // A in panels, or in rows of a step each, of which nothing past the rows that are wanted may be read.
+    const bool is_packed = random.one_in(2);
+    const std::int64_t panel = is_packed ? k * mr + gap : mr, step = is_packed ? mr : rows + gap;
+    SCOPED_TRACE(::testing::Message() << row.name << " mode " << static_cast<int>(mode) << " k " << k
+                                      << " panels " << panels << " scales " << has_scales << " last rows "
+                                      << last_rows << " first steps " << first_steps << " step " << step);
+    Operand<std::uint16_t> a(sz(is_packed ? panels * panel - gap : k * step - gap), place),
+        b(sz(k * nr), place);
     Operand<float> c(sz(panels * mr * nr), place), scale(sz(nr), place), max(sz(nr), place),
         row_scale(sz(panels * mr), place);
     for (auto& x : a.span()) x = half_draw(random).bits;
     for (auto& x : b.span()) x = half_draw(random).bits;
-    if (special != 0.0f) a[sz((k - 1) * mr)] = half_of(special).bits, b[0] = half_of(-special).bits;
+    if (special != 0.0f) a[sz((k - 1) * step)] = half_of(special).bits, b[0] = half_of(-special).bits;
     for (float& x : c.span()) x = mode == Mode::accumulate ? random.normal() : poison();
     for (float& x : scale.span()) x = std::ldexp(1.0f, static_cast<int>(random.between(-9, 9)));
     for (float& x : row_scale.span()) x = std::ldexp(1.0f, static_cast<int>(random.between(-9, 9)));
@@ -68,7 +72,7 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
         const auto next_chain = [&](std::int64_t steps) {
           F16 chain{};
           for (const std::int64_t end = std::min(k, j + steps); j < end; ++j)
-            chain = half_step(row.isa, F16{a[sz(i / mr * panel + j * mr + i % mr)]}, F16{b[sz(j * nr + n)]},
+            chain = half_step(row.isa, F16{a[sz(i / mr * panel + j * step + i % mr)]}, F16{b[sz(j * nr + n)]},
                               chain);
           return chain;
         };
@@ -94,7 +98,8 @@ struct HalfGemm : RowTest<kernels::GemmKernel> {
                                  max.data(),
                                  has_scales && mode != Mode::accumulate ? row_scale.data() : nullptr,
                                  last_rows,
-                                 first_steps};
+                                 first_steps,
+                                 is_packed ? 0 : step * 2};
     (mode == Mode::init ? row.init : mode == Mode::init_max ? row.init_max : row.accumulate)(&args);
     for (std::size_t i = 0; i < want.size(); ++i)
       ASSERT_TRUE(same_value(c[i], want[i])) << "C[" << i << "] is " << c[i] << ", want " << want[i];
@@ -160,7 +165,7 @@ TEST_P(HalfGemm, LeavesOutWhatIsNotWantedOfTheLastPanel) {
 }
 
 struct HalfPack : RowTest<kernels::PackKernel> {
-  static constexpr std::int64_t kDims[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 72, 129};
+  static constexpr std::int64_t kDims[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 72, 129, 290};
   Random random{test_seed(312)};
 
   struct Source {
@@ -266,6 +271,7 @@ TEST_P(HalfPack, ValuesAreCopiedAndThoseBeyondTheLimitReported) {
                                           {std::numeric_limits<float>::quiet_NaN(), false}}) {
         src[at] = half_of(value).bits;
         ASSERT_EQ(row.value({src.data(), stride, rows, dim, dst.data()}), within) << value;
+        ASSERT_EQ(row.value({src.data(), stride, rows, dim, nullptr}), within) << value;
         for (std::int64_t d = 0; d < panels * mr; ++d)
           for (std::int64_t j = 0; j < rows; ++j)
             ASSERT_EQ(dst[sz((d / mr * rows + j) * mr + d % mr)], d < dim ? src[sz(j * stride + d)] : 0)
