@@ -10,6 +10,7 @@
 // pipe has second, so that the decoder gives it the other one.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/decode/arm_sve512_fetch.inc"
+#include "kernels/decode/arm_sve512_turn.inc"
 #include "kernels/gemm/arm_sve512_tile.inc"  // begin_function, save_registers, restore_registers
 .arch armv8.2-a+sve
 .text
@@ -21,13 +22,16 @@ define_next_range
 // z0 to z16: the turn, register n in z(at_n), and one to spare. z17 to z24: registers 0 to 7 of the next turn before its first round; z25 to z28:
 // upper halves; z29: largest magnitudes; z30: all bits but the sign; z31: a magnitude. p1, p2: lanes of x6 and x7; p3: lower lanes.
 // Register n: rows 2 n and 2 n + 1. Those of the second half come while the first one is shuffled, those of the next turn's first half after it.
-.macro load_rows n
+.macro set_halves n
   .set upper, 25 + \n - \n / 4 * 4
   .if \n < 8
     .set lower, 17 + \n
   .else
     .set lower, \n
   .endif
+.endm
+.macro load_rows n
+  set_halves \n
   ldp x1, x2, [x5, 16 * \n]
   load_half %lower, 1, 6, 1
   load_half %upper, 2, 7, 2
@@ -36,12 +40,7 @@ define_next_range
   ld1h {z\reg\().h}, p\lanes/z, [x\row, x\dims, lsl 1]
 .endm
 .macro join_rows n
-  .set upper, 25 + \n - \n / 4 * 4
-  .if \n < 8
-    .set lower, 17 + \n
-  .else
-    .set lower, \n
-  .endif
+  set_halves \n
   join %lower, %upper
 .endm
 .macro join a, b
@@ -57,16 +56,6 @@ define_next_range
 .endm
 .macro set_place n
   .set at_\n, \n
-.endm
-.macro pair a, b
-  emit_pair %at_\a, %at_\b, %spare
-  .set place, at_\a
-  .set at_\a, spare
-  .set spare, place
-.endm
-.macro emit_pair a, b, to
-  unzip 1, \to, \a, \b
-  unzip 2, \b, \a, \b
 .endm
 // The last round, whose registers are dims.
 .macro finish a, b

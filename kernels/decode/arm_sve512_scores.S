@@ -11,6 +11,7 @@
 // Instructions come in twos, the multiply-add second, so that the decoder gives it the other pipe.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/decode/arm_sve512_fetch.inc"
+#include "kernels/decode/arm_sve512_turn.inc"
 #include "kernels/gemm/arm_sve512_tile.inc"  // begin_function, save_registers, restore_registers
 .arch armv8.2-a+sve
 .text
@@ -74,16 +75,6 @@ define_next_range
 .endm
 .macro emit_store_dim reg, to, at
   st1w {z\reg\().s}, p0, [x\to, \at, mul vl]
-.endm
-.macro pair a, b
-  emit_pair %at_\a, %at_\b, %spare
-  .set place, at_\a
-  .set at_\a, spare
-  .set spare, place
-.endm
-.macro emit_pair a, b, to
-  unzip 1, \to, \a, \b
-  unzip 2, \b, \a, \b
 .endm
 // The last round, whose registers are dims. Then z(next) is to spare, and the other two registers have no use.
 .macro finish a, b, next

@@ -31,17 +31,6 @@ namespace {
 
 constexpr std::int64_t kLanes = Sve512::kLanes;
 
-void pack_query_panel(const PackQueryArgs& args, void (*turn)(const TransposeArgs*) noexcept) {
-  for (std::int64_t n = 0; n < args.nr; n += kLanes) {
-    const std::int64_t left = args.rows_used - n, used = left < 0 ? 0 : left < kLanes ? left : kLanes;
-    const void* rows[kLanes];
-    for (std::int64_t i = 0; i < kLanes; ++i) rows[i] = args.rows[i < used ? n + i : 0];
-    TransposeArgs turned{rows, used, args.dim, static_cast<float*>(args.dst) + n, {}, args.scale};
-    turned.pitch = args.nr * static_cast<std::int64_t>(sizeof(float));
-    turn(&turned);
-  }
-}
-
 /// 16-bit elements.
 void pack_key_panels(const PackKeyArgs& args, void (*turn)(const TransposeArgs*) noexcept) {
   const auto* src = static_cast<const std::uint16_t*>(args.src);
@@ -60,7 +49,7 @@ void pack_key_panels(const PackKeyArgs& args, void (*turn)(const TransposeArgs*)
 
 #define KUMIKO_PACK_SVE512(name, query, value)            \
   void name##_query(const PackQueryArgs& args) noexcept { \
-    pack_query_panel(args, query);                        \
+    turn_panel(args, nullptr, query);                     \
   }                                                       \
   bool name##_value(const PackValueArgs& args) noexcept { \
     return value(&args);                                  \

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/pack/pack.h"
+
 namespace kumiko::kernels {
 
 struct TransposeArgs {
@@ -23,6 +25,23 @@ static_assert(offsetof(TransposeArgs, used) == 8 && offsetof(TransposeArgs, dim)
               offsetof(TransposeArgs, dst) == 24 && offsetof(TransposeArgs, pitch) == 32 &&
               offsetof(TransposeArgs, scale) == 40 && offsetof(TransposeArgs, max) == 48);
 
+namespace {  // one copy per file, as in kernels/simd
+
+/// A panel of queries, or with `max` ([nr], else nullptr) a tile of scores.
+void turn_panel(const PackQueryArgs& args, float* max, void (*turn)(const TransposeArgs*) noexcept) {
+  constexpr std::int64_t kRows = 16;
+  for (std::int64_t n = 0; n < args.nr; n += kRows) {
+    const std::int64_t left = args.rows_used - n, used = left < 0 ? 0 : left < kRows ? left : kRows;
+    const void* rows[kRows];
+    for (std::int64_t i = 0; i < kRows; ++i) rows[i] = args.rows[i < used ? n + i : 0];
+    TransposeArgs turned{rows, used, args.dim, static_cast<float*>(args.dst) + n, {}, args.scale};
+    turned.pitch = args.nr * static_cast<std::int64_t>(sizeof(float));
+    if (max) turned.max = max + n;
+    turn(&turned);
+  }
+}
+
+}  // namespace
 }  // namespace kumiko::kernels
 
 extern "C" {

@@ -4,12 +4,6 @@
 #include "kernels/simd/sve512.h"
 
 namespace kumiko::kernels {
-namespace {
-
-using V = Sve512;
-
-}  // namespace
-
 /// Scores become a tile as queries become a panel, with their maxima. Blocks to come are fetched into L2:
 /// rows whose length is a power of two fall into one set of each cache, and L1 has 4 ways.
 void score_tile_f32_sve512_load_f32(const LoadScoresArgs& args) noexcept {
@@ -18,22 +12,16 @@ void score_tile_f32_sve512_load_f32(const LoadScoresArgs& args) noexcept {
     const float* const next = static_cast<const float*>(args.rows[n]) + args.kv;
     for (std::int64_t j = 0; j < args.kv; j += kLine) __builtin_prefetch(next + j, 0, 2);
   }
-  for (std::int64_t n = 0; n < args.nr; n += V::kLanes) {
-    const std::int64_t left = args.rows_used - n, used = left < 0 ? 0 : left < V::kLanes ? left : V::kLanes;
-    const void* rows[V::kLanes];
-    for (std::int64_t i = 0; i < V::kLanes; ++i) rows[i] = args.rows[i < used ? n + i : 0];
-    TransposeArgs turned{rows, used, args.kv, args.s + n, {}, args.scale, args.block_max + n};
-    turned.pitch = args.nr * static_cast<std::int64_t>(sizeof(float));
-    score_tile_f32_sve512_turn(&turned);
-  }
+  turn_panel({args.rows, args.rows_used, args.nr, args.kv, args.scale, args.s}, args.block_max,
+             score_tile_f32_sve512_turn);
 }
 
 void score_tile_f32_sve512_load_i32(const LoadScoresArgs& args) noexcept {
-  load_scores<V, std::int32_t>(args);
+  load_scores<Sve512, std::int32_t>(args);
 }
 
 void score_tile_f32_sve512_zero_hidden(const MaskArgs& args) noexcept {
-  zero_hidden<V>(args);
+  zero_hidden<Sve512>(args);
 }
 
 }  // namespace kumiko::kernels
