@@ -180,24 +180,26 @@ Status check_split_states(const AttentionArgs& args, const KeyPart& part) {
                                  "; expected 0 for split states, or no window"};
 }
 
-/// The merge of some units (sequence, KV head).
+/// Rows [row_begin, row_end) of a unit (sequence, KV head).
+struct MergePiece {
+  std::int64_t unit, row_begin, row_end;
+};
+
+/// The merge of some units.
 struct SplitMerge {
   const Problem& problem;
   const Operands& operands;
   const kernels::KernelSet& kernels;
   std::span<const float* const> states;
   std::int64_t unit_begin;
-  struct Piece {
-    std::int64_t unit, row_begin, row_end;
-  };
-  std::vector<Piece> pieces;
+  std::vector<MergePiece> pieces;
   std::vector<std::int64_t> begin;  // [units][parts] floats before a unit in each part
 
   std::int64_t splits(std::int64_t b) const {
     return (problem.sequence(b).kv_len + kKeysPerSplit - 1) / kKeysPerSplit;
   }
 
-  void run(const Piece& piece, float* scratch) const {
+  void run(const MergePiece& piece, float* scratch) const {
     const std::int64_t b = piece.unit / problem.kv_heads, all = splits(b),
                        size = kernels::partial_size(problem.v_head_dim), parts = std::ssize(states);
     const kernels::HeadProblem head = problem.head(operands, b, piece.unit % problem.kv_heads);
@@ -214,24 +216,15 @@ struct SplitMerge {
   }
 };
 
-void run_merge(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
-  const SplitMerge& merge = *static_cast<const SplitMerge*>(context);
-  const kernels::FloatState float_state(merge.kernels.isa);
-  merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
-}
-
 /// Rows of some units whose states computed ahead follow their running states.
 struct RunningMerge {
   const Problem& problem;
   const Operands& operands;
   const kernels::KernelSet& kernels;
   std::span<const float* const> next;
-  struct Piece {
-    std::int64_t unit, row_begin, row_end;
-  };
-  std::vector<Piece> pieces;
+  std::vector<MergePiece> pieces;
 
-  void run(const Piece& piece, float* scratch) const {
+  void run(const MergePiece& piece, float* scratch) const {
     const std::int64_t size = kernels::partial_size(problem.v_head_dim);
     const kernels::HeadProblem head =
         problem.head(operands, piece.unit / problem.kv_heads, piece.unit % problem.kv_heads);
@@ -250,8 +243,10 @@ struct RunningMerge {
   }
 };
 
-void run_running_merge(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
-  const RunningMerge& merge = *static_cast<const RunningMerge*>(context);
+/// A task of run_equal_tasks: piece `number` of a SplitMerge or RunningMerge.
+template <class Merge>
+void merge_piece(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
+  const Merge& merge = *static_cast<const Merge*>(context);
   const kernels::FloatState float_state(merge.kernels.isa);
   merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
 }
@@ -337,7 +332,7 @@ Status merge_running_states(const Context& context, const AttentionArgs& args, c
           merge.pieces.push_back({b * problem.kv_heads + h, row, std::min(row + kMergedRows, rows)});
       }
     }
-    return run_equal_tasks(*made.plan.context, std::ssize(merge.pieces), run_running_merge, &merge,
+    return run_equal_tasks(*made.plan.context, std::ssize(merge.pieces), merge_piece<RunningMerge>, &merge,
                            static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
   });
 }
@@ -381,7 +376,7 @@ Status merge_split_states(const Context& context, const AttentionArgs& args,
       if (has_any && !states[p])
         return invalid(entry("states", static_cast<std::int64_t>(p)), "null", "states");
     }
-    return run_equal_tasks(*plan.context, std::ssize(merge.pieces), run_merge, &merge,
+    return run_equal_tasks(*plan.context, std::ssize(merge.pieces), merge_piece<SplitMerge>, &merge,
                            static_cast<std::size_t>(plan.problem.v_head_dim) * sizeof(float));
   });
 }
