@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # KUMIKO_PRECOMPILE_HEADERS: compiles the most-used standard headers once, for a quicker first build: that of scripts/demo, and those of
-# scripts/test where there is no ccache to keep the objects, but for the preset release, in which a file must include what it uses, and the
-# cross build. Kernels are compiled for several instruction sets, and include little.
+# scripts/test where there is no ccache to keep the objects, but for the preset release, in which a file must include what it uses. Kernels are
+# compiled for several instruction sets, and include little.
 set(standard_headers <algorithm> <atomic> <chrono> <cmath> <condition_variable> <cstdint> <cstdio> <cstring> <deque> <filesystem>
     <fstream> <functional> <map> <memory> <mutex> <optional> <span> <stdexcept> <string> <string_view> <thread> <utility> <vector>)
 target_precompile_headers(kumiko_scheduler PRIVATE ${standard_headers})
