@@ -6,6 +6,7 @@
 #include "kernels/decode/decode.h"
 #include "kernels/decode/rows.h"
 #include "kernels/simd/scalar.h"
+#include "kernels/simd/scalar_fma.h"
 
 namespace kumiko::kernels {
 
@@ -13,15 +14,17 @@ namespace {
 
 template <class T>
 void decode_scores(const DecodeScoresArgs& args) {
-  for (std::int64_t row = 0; row < args.rows; ++row) {
-    for (std::int64_t j = 0; j < args.kv; ++j) {
-      const T* key = row_of<T>(args.k, j);
-      float sum = 0.0f;
-      for (std::int64_t d = 0; d < args.dim; ++d)
-        sum = std::fma(to_float(key[d]), args.q[row * args.q_stride + d], sum);
-      args.scores[row * args.score_stride + j] = sum;
+  with_fma([&]() __attribute__((always_inline)) {
+    for (std::int64_t row = 0; row < args.rows; ++row) {
+      for (std::int64_t j = 0; j < args.kv; ++j) {
+        const T* key = row_of<T>(args.k, j);
+        float sum = 0.0f;
+        for (std::int64_t d = 0; d < args.dim; ++d)
+          sum = std::fma(to_float(key[d]), args.q[row * args.q_stride + d], sum);
+        args.scores[row * args.score_stride + j] = sum;
+      }
     }
-  }
+  });
 }
 
 void row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row) {
@@ -42,18 +45,20 @@ void row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row) {
 
 template <class T>
 void decode_add_values(const DecodeValuesArgs& args) {
-  for (std::int64_t row = 0; row < args.rows; ++row) {
-    const float* p = args.p + row * args.p_stride;
-    float* o = args.o + row * args.o_stride;
-    const KeyRuns& runs = args.runs[row];
-    for (const KeyRun* run = runs.run; run != runs.run + runs.count; ++run) {
-      for (std::int64_t j = run->begin; j < run->end; ++j) {
-        const T* value = row_of<T>(args.v, j);
-        args.l[row] += p[j];
-        for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] = std::fma(p[j], to_float(value[d]), o[d]);
+  with_fma([&]() __attribute__((always_inline)) {
+    for (std::int64_t row = 0; row < args.rows; ++row) {
+      const float* p = args.p + row * args.p_stride;
+      float* o = args.o + row * args.o_stride;
+      const KeyRuns& runs = args.runs[row];
+      for (const KeyRun* run = runs.run; run != runs.run + runs.count; ++run) {
+        for (std::int64_t j = run->begin; j < run->end; ++j) {
+          const T* value = row_of<T>(args.v, j);
+          args.l[row] += p[j];
+          for (std::int64_t d = 0; d < args.v_dim; ++d) o[d] = std::fma(p[j], to_float(value[d]), o[d]);
+        }
       }
     }
-  }
+  });
 }
 
 void decode_softmax(const DecodeSoftmaxArgs& args) {

@@ -5,6 +5,7 @@
 
 #include "kernels/decode/rows.h"
 #include "kernels/key_tiles/key_tiles.h"
+#include "kernels/simd/scalar_fma.h"
 
 namespace kumiko::kernels {
 namespace {
@@ -23,16 +24,18 @@ std::int64_t place_in_tile(std::int64_t j, std::int64_t d) {
 
 template <class T>
 void tile_scores(const DecodeScoresArgs& args) {
-  for (std::int64_t row = 0; row < args.rows; ++row) {
-    for (std::int64_t j = 0; j < args.kv; ++j) {
-      const T* tile = row_of<T>(args.k, j / kTileKeys * kTileKeys);
-      float sum = 0.0f;
-      for (std::int64_t d = 0; d < args.dim; ++d)
-        sum = std::fma(to_float(tile[place_in_tile<T>(j % kTileKeys, d)]), args.q[row * args.q_stride + d],
-                       sum);
-      args.scores[row * args.score_stride + j] = sum;
+  with_fma([&]() __attribute__((always_inline)) {
+    for (std::int64_t row = 0; row < args.rows; ++row) {
+      for (std::int64_t j = 0; j < args.kv; ++j) {
+        const T* tile = row_of<T>(args.k, j / kTileKeys * kTileKeys);
+        float sum = 0.0f;
+        for (std::int64_t d = 0; d < args.dim; ++d)
+          sum = std::fma(to_float(tile[place_in_tile<T>(j % kTileKeys, d)]), args.q[row * args.q_stride + d],
+                         sum);
+        args.scores[row * args.score_stride + j] = sum;
+      }
     }
-  }
+  });
 }
 
 template <class T>

@@ -9,7 +9,7 @@
 
 namespace kumiko::kernels {
 
-inline float exp2_scalar(float x) {
+[[gnu::always_inline]] inline float exp2_scalar(float x) {
   if (x < kExp2Underflow) return 0.0f;
   const float n = std::nearbyint(x);
   const float f = x - n;
