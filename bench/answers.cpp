@@ -114,11 +114,13 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
       for (std::int64_t d = 0; d < s.head_dim; ++d)
         q[static_cast<std::size_t>(d)] = load_widened(s.type, row + d * bytes);
       double weight[kKinds], highest = -std::numeric_limits<double>::infinity(), sum = 0;
+      double dot[kKinds] = {};
+      for (std::int64_t d = 0; d < s.head_dim; ++d) {  // 16 sums at a time
+        for (std::int64_t c = 0; c < kKinds; ++c)
+          dot[c] += q[static_cast<std::size_t>(d)] * kind_keys_[static_cast<std::size_t>(c * s.head_dim + d)];
+      }
       for (std::int64_t c = 0; c < kKinds; ++c) {
-        double dot = 0;
-        for (std::int64_t d = 0; d < s.head_dim; ++d)
-          dot += q[static_cast<std::size_t>(d)] * kind_keys_[static_cast<std::size_t>(c * s.head_dim + d)];
-        weight[c] = dot * scale;
+        weight[c] = dot[c] * scale;
         if (sums.count[c] > 0) highest = std::max(highest, weight[c]);
       }
       for (std::int64_t c = 0; c < kKinds; ++c) {

@@ -4,8 +4,10 @@
 
 #include <kumiko/attention.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 namespace kumiko::bench {
@@ -62,6 +64,20 @@ constexpr std::int64_t bytes_of(DataType type) {
 }
 /// Rounds to nearest even. Not for NaN, overflow or a subnormal bf16. The conversion back takes every value.
 void store_rounded(DataType type, float x, std::byte* to);
-float load_widened(DataType type, const std::byte* from);
+// Inline: in a loop over a row the type is looked at once.
+inline float load_widened(DataType type, const std::byte* from) {
+  if (type == DataType::f32) {
+    float x = 0;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+  }
+  std::uint16_t narrow = 0;
+  std::memcpy(&narrow, from, sizeof narrow);
+  const std::uint32_t sign = static_cast<std::uint32_t>(narrow & 0x8000u) << 16, magnitude = narrow & 0x7fffu;
+  if (type == DataType::bf16) return std::bit_cast<float>(sign | magnitude << 16);
+  if (magnitude < 0x400u) return static_cast<float>(magnitude) * (sign != 0 ? -0x1p-24f : 0x1p-24f);
+  const std::uint32_t bias = magnitude < 0x7c00u ? 112u : 224u;  // Infinities and NaN.
+  return std::bit_cast<float>(sign | ((magnitude << 13) + (bias << 23)));
+}
 
 }  // namespace kumiko::bench
