@@ -28,9 +28,16 @@ from mutants import ROOT, faults, load  # noqa: E402
 from mutation_build import Build, Worker  # noqa: E402
 
 
+def pattern(text):
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a regular expression: {error}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ids", nargs="*", help="regular expressions; without one, all")
+    parser.add_argument("ids", nargs="*", type=pattern, help="regular expressions; without one, all")
     parser.add_argument("--folder", type=pathlib.Path, help="for the copy and its build; .cache/mutations if not given")
     parser.add_argument("--sanitizer", choices=["thread"], default="", help="only the mutants that need a build with it")
     parser.add_argument("--emulated", action="store_true", help="only the mutants of AVX-512's kernels, in one guest of bochs")
@@ -43,9 +50,9 @@ def main():
     folder = options.folder or ROOT / ".cache" / "-".join(filter(None, ("mutations", options.sanitizer)))
     chosen = [m for m in mutants if m.killed_by and m.sanitizer == options.sanitizer
               and (not options.emulated or (m.cpu_flag and not m.cpu))  # the guest has kernels_test and dtype_test alone
-              and (not options.ids or any(re.fullmatch(i, m.id) for i in options.ids))]
+              and (not options.ids or any(i.fullmatch(m.id) for i in options.ids))]
     if not chosen:
-        sys.exit(f"no mutant is called {' or '.join(options.ids)}")
+        sys.exit(f"no mutant is called {' or '.join(i.pattern for i in options.ids)}")
     print(f"building the sources as they are in {folder}", flush=True)
     programs = {mutation_guest.program_of(m) if options.emulated else m.test[0] for m in chosen}
     build = Build(folder.resolve(), sorted(programs), options.jobs, options.sanitizer)
