@@ -12,9 +12,10 @@ template <class Body>
 }
 #endif
 
-/// Calls `body`, compiled for a processor with FMA where this is one; its operator() and what it calls in
-/// its loops are always inlined. The bits are the same: std::fma rounds once everywhere, but in code for
-/// every x86-64 it is a call of the C library (dtype_test with the reference rows: 38.9 s, and 12.7 so).
+/// Calls `body`, whose operator() is always inlined: compiled for a processor with FMA where this is one, and
+/// with it what the compiler inlines there. The bits are the same: std::fma rounds once everywhere, but in
+/// code for every x86-64 it is a call of the C library (dtype_test with the reference rows: 38.9 s, and 12.7
+/// so).
 template <class Body>
 void with_fma(const Body& body) {
 #if defined(__x86_64__) && !defined(__FMA__)
