@@ -13,9 +13,8 @@ namespace {
 
 using kernels::Element;
 
-constexpr double kLog2e = 1.44269504088896340736;
-constexpr double kLeast = -1e38;        // 2^-1e38 is 0; unlike -inf it does not mean that no key was seen
-constexpr std::int64_t kTaskRows = 64;  // 64 KiB of outputs a task at two states of 128 floats
+constexpr double kLeast = -1e38;  // 2^-1e38 is 0; unlike -inf it does not mean that no key was seen
+constexpr std::int64_t kMergeTaskRows = 64;  // 64 KiB of outputs a task at two states of 128 floats
 
 struct Merge {
   std::span<const AttentionState> states;
@@ -66,12 +65,12 @@ struct Merge {
   }
 };
 
-void run_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
+void merge_rows_of_task(void* context, std::int32_t task, const scheduler::Slot& slot) noexcept {
   const Merge& merge = *static_cast<const Merge*>(context);
   const kernels::FloatState float_state(merge.state.isa);
   float* scratch = reinterpret_cast<float*>(slot.scratch);
-  const std::int64_t first = task * kTaskRows;
-  for (std::int64_t row = first; row < std::min(first + kTaskRows, merge.rows); ++row)
+  const std::int64_t first = task * kMergeTaskRows;
+  for (std::int64_t row = first; row < std::min(first + kMergeTaskRows, merge.rows); ++row)
     merge.row(row, scratch, scratch + kernels::round_up(merge.dim, 16));
 }
 
@@ -96,7 +95,7 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
                 out.shape[3]};
     for (const AttentionState& s : states) merge.lse_strides.push_back(lse_strides(s.lse_stride, out.shape));
 
-    return run_equal_tasks(runtime, (rows + kTaskRows - 1) / kTaskRows, run_task, &merge,
+    return run_equal_tasks(runtime, (rows + kMergeTaskRows - 1) / kMergeTaskRows, merge_rows_of_task, &merge,
                            static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float));
   });
 }

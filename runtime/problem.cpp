@@ -13,8 +13,6 @@ using kernels::Element;
 using kernels::element_at;
 using kernels::min_of;
 
-constexpr double kLog2e = 1.44269504088896340736;
-
 template <class View>
 Layout layout_of(const View& view) {
   return kumiko::layout_of(view.shape, view.stride);

@@ -13,6 +13,8 @@
 
 namespace kumiko {
 
+inline constexpr double kLog2e = 1.44269504088896340736;
+
 enum class Computation : std::uint8_t { attention, softmax_pv, fused_gemm };
 
 /// The kernels' type for f32, bf16, f16 or i8. Validation refuses any other for queries, keys, values,

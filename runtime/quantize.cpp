@@ -14,7 +14,7 @@
 namespace kumiko {
 namespace {
 
-constexpr std::int64_t kTaskRows = 256;  // 128 KiB of rows of 128 f32
+constexpr std::int64_t kQuantizeTaskRows = 256;  // 128 KiB of rows of 128 f32
 
 Status validate(const ConstTensor& x, const Tensor& out, const LseView& scale) {
   if (Status s = check_view("x", x); !s.ok()) return s;
@@ -54,9 +54,9 @@ struct Rows {
 void quantize_rows_of_task(void* context, std::int32_t task, const scheduler::Slot&) noexcept {
   const Rows& rows = *static_cast<const Rows*>(context);
   const kernels::FloatState float_state(rows.isa);
-  const std::int64_t heads = rows.x.shape[1], seq = rows.x.shape[2], first = task * kTaskRows;
+  const std::int64_t heads = rows.x.shape[1], seq = rows.x.shape[2], first = task * kQuantizeTaskRows;
   const kernels::Element element = element_of(rows.x.dtype);
-  for (std::int64_t row = first; row < std::min(first + kTaskRows, rows.count); ++row) {
+  for (std::int64_t row = first; row < std::min(first + kQuantizeTaskRows, rows.count); ++row) {
     const std::int64_t at[3] = {row / seq / heads, row / seq % heads, row % seq};
     const auto offset = [&](const auto& stride) {
       return at[0] * stride[0] + at[1] * stride[1] + at[2] * stride[2];
@@ -78,8 +78,8 @@ Status quantize_rows(const Context& context, const ConstTensor& x, const Tensor&
     Rows rows{
         x,          out, scale.data, lse_strides(scale.stride, x.shape), x.shape[0] * x.shape[1] * x.shape[2],
         runtime.isa};
-    return run_equal_tasks(runtime, (rows.count + kTaskRows - 1) / kTaskRows, quantize_rows_of_task, &rows,
-                           0);
+    return run_equal_tasks(runtime, (rows.count + kQuantizeTaskRows - 1) / kQuantizeTaskRows,
+                           quantize_rows_of_task, &rows, 0);
   });
 }
 

@@ -21,9 +21,9 @@ std::int64_t longest_query(const AttentionArgs& a) {
 
 /// a * b for a, b >= 0, or a number that no table's extent fits with.
 std::int64_t saturating_product(std::int64_t a, std::int64_t b) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() - 1;
+  constexpr std::int64_t kBeyond = std::numeric_limits<std::int64_t>::max() - 1;
   std::int64_t result = 0;
-  return __builtin_mul_overflow(a, b, &result) ? kMost : std::min(result, kMost);
+  return __builtin_mul_overflow(a, b, &result) ? kBeyond : std::min(result, kBeyond);
 }
 
 /// A tensor of bytes or of int32, by its shape and strides.

@@ -8,7 +8,7 @@ namespace kumiko::bench {
 namespace {
 
 // 24 chains: 2 pipes x latency 9 (A64FX) need 18, 4 pipes x latency 4 (Neoverse V1) 16.
-constexpr int kChains = 24;
+constexpr int kNeonChains = 24;
 
 struct Neon {
   using Reg = uint64x2_t;
@@ -21,7 +21,7 @@ struct Neon {
 
 }  // namespace
 
-const double kFmaNeonFlops = 2.0 * 4 * kChains;
+const double kFmaNeonFlops = 2.0 * 4 * kNeonChains;
 
 void fma_neon(std::int64_t iterations) noexcept {
   const float x = 0.99371f, y = 0.00613f;

@@ -16,7 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 // The endpoints need 2 levels.
-constexpr std::size_t kMaxDepth = 8;
+constexpr std::size_t kRequestDepth = 8;
 
 /// Shared by the bodies of all endpoints. A fault in the content is reported only after the rest has been
 /// read: if the body is not JSON at all, that is reported instead.
@@ -26,7 +26,7 @@ class RequestReader : public JsonReader {
 
   void read(std::string_view body) {
     try {
-      JsonReader::read(body, kMaxDepth);
+      JsonReader::read(body, kRequestDepth);
     } catch (const JsonError& error) {
       throw ApiError(400, std::string("the body ") + error.what());
     }

@@ -15,6 +15,12 @@
 #include <vector>
 
 namespace inference {
+
+struct Free {
+  void operator()(std::byte* bytes) const { std::free(bytes); }
+};
+using Bytes = std::unique_ptr<std::byte, Free>;
+
 namespace {
 
 using dnnl::memory;
@@ -31,11 +37,6 @@ class OneThread {
  private:
   int before_;
 };
-
-struct Free {
-  void operator()(std::byte* bytes) const { std::free(bytes); }
-};
-using Bytes = std::unique_ptr<std::byte, Free>;
 
 // Large pages if the system has any: one text reads 42 MB of weights, and a request of one text takes 6 %
 // less CPU time than with 10000 pages of 4 KiB.

@@ -21,7 +21,7 @@ namespace {
 
 // The model's files have 1 KiB and 2 levels; a model with a thousand labels has a hundred KiB.
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{1} << 20;
-constexpr std::size_t kMaxDepth = 8;
+constexpr std::size_t kConfigDepth = 8;
 
 /// A JSON object's own members. Deeper levels are read and dropped.
 class ConfigFile final : private JsonReader {
@@ -29,7 +29,7 @@ class ConfigFile final : private JsonReader {
   explicit ConfigFile(const std::filesystem::path& path) : name_(path.string()) {
     const std::string json = read_file(path, kMaxConfigBytes);
     try {
-      read(json, kMaxDepth);
+      read(json, kConfigDepth);
     } catch (const JsonError& error) {
       throw std::runtime_error(name_ + ": " + error.what());
     }

@@ -11,7 +11,7 @@ namespace inference {
 namespace {
 
 // {name: {"shape": [1]}} needs 3; "__metadata__" is a map of strings.
-constexpr std::size_t kMaxDepth = 4;
+constexpr std::size_t kHeaderDepth = 4;
 // Twice what tensor libraries support.
 constexpr std::size_t kMaxDimensions = 16;
 // Messages quote names in full.
@@ -42,7 +42,7 @@ class HeaderReader final : public JsonReader {
 
   std::map<std::string, TensorEntry> take(std::string_view json) {
     try {
-      read(json, kMaxDepth);
+      read(json, kHeaderDepth);
     } catch (const JsonError& error) {
       throw std::runtime_error(file_ + ": header " + error.what());
     }

@@ -14,12 +14,12 @@ constexpr std::int64_t kTilePanelRows = 4;
 
 /// Dims of a line.
 template <class T>
-constexpr std::int64_t kLineDims = 4 / static_cast<std::int64_t>(sizeof(T));
+constexpr std::int64_t kDimsOfLine = 4 / static_cast<std::int64_t>(sizeof(T));
 
 /// Where dim d of a tile's key j is.
 template <class T>
 std::int64_t place_in_tile(std::int64_t j, std::int64_t d) {
-  return (d / kLineDims<T> * kTileKeys + j) * kLineDims<T> + d % kLineDims<T>;
+  return (d / kDimsOfLine<T> * kTileKeys + j) * kDimsOfLine<T> + d % kDimsOfLine<T>;
 }
 
 template <class T>
@@ -40,7 +40,7 @@ void tile_scores(const DecodeScoresArgs& args) {
 
 template <class T>
 void tile_panels(const TilePanelsArgs& args) {
-  const std::int64_t width = (args.dim + kLineDims<T> - 1) / kLineDims<T> * kLineDims<T>;
+  const std::int64_t width = (args.dim + kDimsOfLine<T> - 1) / kDimsOfLine<T> * kDimsOfLine<T>;
   for (std::int64_t j = 0; j < (args.rows + kTileKeys - 1) / kTileKeys * kTileKeys; ++j) {
     const T* tile = static_cast<const T*>(args.tiles) + j / kTileKeys * kTileKeys * width;
     float* panel =
@@ -56,7 +56,7 @@ void tile_from_rows(const TileRowsArgs& args) {
   for (std::int64_t j = 0; j < args.count; ++j) {
     const T* row = static_cast<const T*>(args.rows) + j * args.stride;
     for (std::int64_t d = 0; d < args.dim; ++d) tile[place_in_tile<T>(args.first + j, d)] = row[d];
-    if (args.dim % kLineDims<T> != 0) tile[place_in_tile<T>(args.first + j, args.dim)] = T{};
+    if (args.dim % kDimsOfLine<T> != 0) tile[place_in_tile<T>(args.first + j, args.dim)] = T{};
   }
 }
 

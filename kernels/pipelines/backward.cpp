@@ -36,8 +36,8 @@ Positions seers_of(const HeadProblem& head, const Positions& queries, std::int64
 
 /// Fetches into L2.
 void fetch(const float* from, std::int64_t floats) {
-  constexpr std::int64_t kLine = 16;
-  for (std::int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(from + i, 0, 2);
+  constexpr std::int64_t kStep = 16;
+  for (std::int64_t i = 0; i < floats; i += kStep) __builtin_prefetch(from + i, 0, 2);
 }
 
 class Pair {

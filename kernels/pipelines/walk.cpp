@@ -12,8 +12,8 @@ namespace {
 /// Packing turns rows into lanes, a few elements of all rows at a time, which prefetchers do not follow. Of
 /// calls over 512 keys of 4096 rows (attention_continue(), Zen 5, D = 128) 0.8 % of the time.
 void fetch_row(const void* row, std::int64_t bytes) {
-  constexpr std::int64_t kLine = 64;
-  for (std::int64_t i = 0; i < bytes; i += kLine)
+  constexpr std::int64_t kStep = 64;
+  for (std::int64_t i = 0; i < bytes; i += kStep)
     __builtin_prefetch(static_cast<const std::byte*>(row) + i, 0, 3);
 }
 

@@ -50,10 +50,10 @@ void Walk::store_running(const Tile& tile) const {
 /// Into L2, while the first split is computed. With load_running() before it, calls over 512 keys took 9 %
 /// more time than one call over all keys, so 7 % (4096 rows, D = 128, Zen 5).
 void Walk::fetch_running(const Tile& tile) const {
-  constexpr std::int64_t kLine = 64 / sizeof(float);
+  constexpr std::int64_t kStep = 64 / sizeof(float);
   const std::int64_t size = partial_size(head_->v_head_dim);
   const float* const states = head_->running.rows + tile.row * size;
-  for (std::int64_t i = 0; i < tile.used * size; i += kLine) __builtin_prefetch(states + i, 1, 2);
+  for (std::int64_t i = 0; i < tile.used * size; i += kStep) __builtin_prefetch(states + i, 1, 2);
 }
 
 /// A tile none of whose rows has seen a key stays empty: its first split is then copied, not merged.

@@ -29,7 +29,6 @@ void softmax_f16_reference_mask_scores(const MaskArgs& args) noexcept {
 }
 
 void softmax_f16_reference_probabilities(const SoftmaxArgs& args) noexcept {
-  constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
   for (std::int64_t n = 0; n < args.nr; ++n) {
     const float b = std::ceil(args.block_max[n]), shift = b == kMinusInfinity ? 0.0f : b;
     std::uint32_t sum = 0;

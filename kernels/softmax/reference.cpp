@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of softmax.h in plain C++.
 #include <cmath>
-#include <limits>
 
 #include "kernels/simd/scalar.h"
 #include "kernels/simd/scalar_fma.h"
 #include "kernels/softmax/softmax.h"
 
 namespace kumiko::kernels {
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 void softmax_f32_reference_mask_scores(const MaskArgs& args) noexcept {
   for (std::int64_t j = 0; j < args.kv; ++j) {

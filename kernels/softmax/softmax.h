@@ -31,6 +31,8 @@
 
 namespace kumiko::kernels {
 
+inline constexpr float kMinusInfinity = -__builtin_inff();
+
 struct SoftmaxArgs {
   float* s;          ///< [kv][nr]
   std::int64_t kv;   ///< >= 1

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/element.h"
+#include "kernels/score/score.h"
 
 namespace kumiko::kernels {
 
@@ -48,7 +49,6 @@ float row_maximum(float m, float l) {
 }
 
 RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, const LseForm& form) {
-  constexpr float kLog2e = 1.44269504088896340736f;
   const RowEnd without{inverse_sum(l), log_sum_exp(m, l, form.is_base_2)};
   if (sink == -INFINITY) return without;
   const float sink_m = sink * kLog2e;

@@ -56,7 +56,7 @@ void set_scales(Args& a, bool of_keys, const float* data, const std::int64_t (&s
     std::copy(stride, stride + 3, of_keys ? a.k_scale_stride : a.q_scale_stride);
 }
 
-const AttentionFields& table() {
+const AttentionFields& attention_table() {
   static const AttentionFields fields = [] {
     AttentionFields f;
     const auto none = [](auto&) {};
@@ -242,16 +242,16 @@ struct AttentionFieldsTest : testing::Test {
 };
 
 TEST_F(AttentionFieldsTest, EachHasARow) {
-  expect_a_row_for_each(names_of<kumiko_attention_args>(), table());
-  expect_a_row_for_each(names_of<AttentionArgs>(), table());
+  expect_a_row_for_each(names_of<kumiko_attention_args>(), attention_table());
+  expect_a_row_for_each(names_of<AttentionArgs>(), attention_table());
 }
 
 TEST_F(AttentionFieldsTest, EachCountsInC) {
-  expect_each_field_counts(table(), cpp, c, see_cpp(), see_c());
+  expect_each_field_counts(attention_table(), cpp, c, see_cpp(), see_c());
 }
 
 TEST_F(AttentionFieldsTest, AllTogetherGiveTheSameBits) {
-  expect_all_fields_together(table(), cpp, c, see_cpp(), see_c());
+  expect_all_fields_together(attention_table(), cpp, c, see_cpp(), see_c());
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ void change_forward(kumiko_backward_args& a) {
   a.forward = &kCausal;
 }
 template <class Args>
-void place_all(Args& a) {
+void place_backward(Args& a) {
   place_forward_of(a);
   place(a.dout, memory().bias, {2, 2, 3, 6}, {120, 50, 8, 1});
   place(a.dq, memory().out, {2, 2, 3, 8}, {200, 50, 10, 1});
@@ -99,7 +99,7 @@ void add_row_values(BackwardFields& f, const std::string& name, Place place, Of 
         });
   }
 }
-BackwardFields all_fields() {
+BackwardFields backward_fields() {
   BackwardFields f;
   const auto none = [](auto&) {};
   f.add("forward", [](auto& a) { change_forward(a); });
@@ -129,10 +129,10 @@ BackwardFields all_fields() {
 struct BackwardFieldsTest : BothContexts {};
 
 TEST_F(BackwardFieldsTest, EachCountsAndAllTogether) {
-  const BackwardFields fields = all_fields();
+  const BackwardFields fields = backward_fields();
   BackwardArgs cpp;
   kumiko_backward_args c = KUMIKO_BACKWARD_ARGS_INIT;
-  place_all(cpp), place_all(c);
+  place_backward(cpp), place_backward(c);
   const auto see_cpp = [&](const BackwardArgs& a) {
     clear_outputs();
     return seen_of(attention_backward(cpp_context, a));
@@ -164,7 +164,7 @@ TEST_F(BackwardFieldsTest, Nulls) {
 TEST_F(BackwardFieldsTest, Plans) {
   BackwardArgs cpp;
   kumiko_backward_args c = KUMIKO_BACKWARD_ARGS_INIT;
-  place_all(cpp), place_all(c);
+  place_backward(cpp), place_backward(c);
   place_dbias(cpp), place_dbias(c);
   clear_outputs();
   const Seen want = seen_of(attention_backward(cpp_context, cpp));

@@ -19,7 +19,7 @@ using OptionFields = Fields<ContextOptions, kumiko_context_options>;
   { [[maybe_unused]] const auto& [CPP_OPTIONS] = ContextOptions{}; }
 }
 
-const OptionFields& table() {
+const OptionFields& option_table() {
   static const OptionFields fields = [] {
     OptionFields f;
     const auto machine = [](auto& o) { o.topology = "numa:2 core:3 pu:1"; };
@@ -63,18 +63,18 @@ Seen see_c(const kumiko_context_options& options) {
 }
 
 TEST(ContextFields, EachHasARow) {
-  expect_a_row_for_each(NAMES(C_OPTIONS), table());
-  expect_a_row_for_each(NAMES(CPP_OPTIONS), table());
+  expect_a_row_for_each(NAMES(C_OPTIONS), option_table());
+  expect_a_row_for_each(NAMES(CPP_OPTIONS), option_table());
 }
 
 TEST(ContextFields, EachCountsInC) {
-  expect_each_field_counts(table(), ContextOptions{}, kumiko_context_options KUMIKO_CONTEXT_OPTIONS_INIT,
-                           see_cpp, see_c);
+  expect_each_field_counts(option_table(), ContextOptions{},
+                           kumiko_context_options KUMIKO_CONTEXT_OPTIONS_INIT, see_cpp, see_c);
 }
 
 TEST(ContextFields, AllTogetherGiveTheSameContext) {
-  expect_all_fields_together(table(), ContextOptions{}, kumiko_context_options KUMIKO_CONTEXT_OPTIONS_INIT,
-                             see_cpp, see_c);
+  expect_all_fields_together(option_table(), ContextOptions{},
+                             kumiko_context_options KUMIKO_CONTEXT_OPTIONS_INIT, see_cpp, see_c);
 }
 
 TEST(ContextFields, AllocateTakesItsDomainAndItsSize) {

@@ -16,7 +16,7 @@ constexpr std::int32_t kNoSuchDomain[2] = {1000, 1000};
 // Two sequences of 3 tokens into pages of 4 rows, gaps after every row, head and sequence. The query's output
 // lies behind the value cache, in the memory that other calls have for the log-sum-exp.
 template <class Args>
-void place_all(Args& a) {
+void place_append(Args& a) {
   place(a.key, memory().k, {2, 2, 3, 8}, {150, 60, 10, 1});
   place(a.value, memory().v, {2, 2, 3, 6}, {120, 50, 8, 1});
   place(a.key_cache, memory().out, {2, 2, 4, 8}, {160, 70, 10, 1});
@@ -46,7 +46,7 @@ void place_tables(Args& a) {
 }
 
 using KvAppendFields = Fields<KvAppendArgs, kumiko_kv_append_args>;
-KvAppendFields all_fields() {
+KvAppendFields append_fields() {
   KvAppendFields f;
   const auto none = [](auto&) {};
   const auto query = [](auto& a) { place_query(a); };
@@ -99,10 +99,10 @@ KvAppendFields all_fields() {
 struct KvAppendFieldsTest : BothContexts {};
 
 TEST_F(KvAppendFieldsTest, EachCountsAndAllTogether) {
-  const KvAppendFields fields = all_fields();
+  const KvAppendFields fields = append_fields();
   KvAppendArgs cpp;
   kumiko_kv_append_args c = KUMIKO_KV_APPEND_ARGS_INIT;
-  place_all(cpp), place_all(c);
+  place_append(cpp), place_append(c);
   const auto see_cpp = [&](const KvAppendArgs& a) {
     clear_outputs();
     return seen_of(kv_append(cpp_context, a));
@@ -122,7 +122,7 @@ TEST_F(KvAppendFieldsTest, EachCountsAndAllTogether) {
 
 TEST_F(KvAppendFieldsTest, NullsAndNumbersThatNoEnumeratorHas) {
   kumiko_kv_append_args c = KUMIKO_KV_APPEND_ARGS_INIT;
-  place_all(c);
+  place_append(c);
   EXPECT_EQ(kumiko_kv_append(nullptr, &c), KUMIKO_INVALID_ARGUMENT);
   EXPECT_STREQ(kumiko_last_error(), "context is NULL, expected a kumiko_context");
   EXPECT_EQ(kumiko_kv_append(c_context, nullptr), KUMIKO_INVALID_ARGUMENT);

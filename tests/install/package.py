@@ -26,7 +26,7 @@ class Package:
             # -O0 and precompiled headers: these tests check linking, and it is built in two thirds of the time of -O1 without them.
             self.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON",
                       *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O0 -DNDEBUG" for language in ("C", "CXX")),
-                      "-DKUMIKO_BUILD_EXAMPLES=OFF", "-DKUMIKO_PRECOMPILE_HEADERS=ON", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])
+                      "-DKUMIKO_BUILD_EXAMPLES=OFF", "-DKUMIKO_PRECOMPILE_HEADERS=ON", "-DCMAKE_UNITY_BUILD=ON", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])
             self.run([cmake, "--build", build])
         self.run([cmake, "--install", build, "--prefix", first])
         self.prefix = work / "moved"

@@ -20,10 +20,6 @@ using kernels::AppendArgs;
 using kernels::AppendKernel;
 using kernels::RotaryPairs;
 
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-
 struct Append : ::testing::TestWithParam<AppendKernel> {
   const AppendKernel& row = GetParam();
   Random random{test_seed(58)};

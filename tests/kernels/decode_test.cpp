@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "kernels/pack/pack.h"
@@ -22,15 +21,6 @@ namespace kumiko::test {
 namespace {
 
 using kernels::DecodeKernel;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-std::int64_t round_up(std::int64_t x, std::int64_t to) {
-  return (x + to - 1) / to * to;
-}
 
 // The three operations on one block.
 struct Block {
@@ -52,7 +42,7 @@ struct Block {
 };
 
 // State of one row.
-struct State {
+struct RunningState {
   float m, l;
   std::vector<float> o;
 };
@@ -83,7 +73,7 @@ float model_score_of_pairs(const kernels::DecodeScoresArgs& a, std::int64_t r, s
 }
 
 // The block's effect on one row in steps of bf16 pairs: two dims of a key, two keys of a value.
-void model_row_of_pairs(const Block& block, std::int64_t r, State& state) {
+void model_row_of_pairs(const Block& block, std::int64_t r, RunningState& state) {
   if (!block.sees_some(r)) return;
   const kernels::SoftmaxKernel& softmax =
       *kernels::find_softmax(kernels::Isa::avx512_bf16, kernels::Element::bf16);
@@ -122,7 +112,8 @@ void model_row_of_pairs(const Block& block, std::int64_t r, State& state) {
 }
 
 // The block's effect on one row, written out.
-void model_row(kernels::Isa isa, kernels::Element element, const Block& block, std::int64_t r, State& state) {
+void model_row(kernels::Isa isa, kernels::Element element, const Block& block, std::int64_t r,
+               RunningState& state) {
   if (!block.sees_some(r)) return;
   std::vector<float> s(sz(block.scores.kv), -kInf);
   float m = state.m;
@@ -318,10 +309,10 @@ struct Decode : RowTest<DecodeKernel> {
                     {first_value, after},
                     {}};
 
-    std::vector<State> want;
+    std::vector<RunningState> want;
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* o_row = o.data() + r * o_stride;
-      State& state = want.emplace_back(m[sz(r)], l[sz(r)], std::vector<float>(o_row, o_row + v_dim));
+      RunningState& state = want.emplace_back(m[sz(r)], l[sz(r)], std::vector<float>(o_row, o_row + v_dim));
       if (pairs) {
         model_row_of_pairs(block, r, state);
       } else {

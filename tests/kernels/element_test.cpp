@@ -19,7 +19,7 @@ using kernels::F16;
 struct Format {
   int exponent_bits, fraction_bits;
 };
-constexpr Format kBf16{8, 7}, kF16{5, 10};
+constexpr Format kBf16Format{8, 7}, kF16Format{5, 10};
 
 // The value of a bit pattern, by the definition of IEEE 754 formats.
 double value_of(std::uint16_t bits, Format f) {
@@ -101,10 +101,10 @@ void check_rounding(Format f) {
 }
 
 TEST(Elements, Bf16WidensExactly) {
-  check_all_patterns<Bf16>(kBf16);
+  check_all_patterns<Bf16>(kBf16Format);
 }
 TEST(Elements, F16WidensExactly) {
-  check_all_patterns<F16>(kF16);
+  check_all_patterns<F16>(kF16Format);
 }
 // As the conversions of the processors do (VCVTPH2PS, FCVT).
 TEST(Elements, F16SignallingNansWidenToQuietOnes) {
@@ -114,10 +114,10 @@ TEST(Elements, F16SignallingNansWidenToQuietOnes) {
   }
 }
 TEST(Elements, Bf16RoundsToNearestEven) {
-  check_rounding<Bf16>(kBf16);
+  check_rounding<Bf16>(kBf16Format);
 }
 TEST(Elements, F16RoundsToNearestEven) {
-  check_rounding<F16>(kF16);
+  check_rounding<F16>(kF16Format);
 }
 
 }  // namespace

@@ -114,7 +114,6 @@ TEST_P(Gemm, EqualsTheChainOfFusedMultiplyAdds) {
 
 TEST_P(Gemm, NanAndInfinityStayInTheirRowsAndColumnsAndNanIsPassedOverByTheMaximum) {
   Random random(test_seed(12));
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const Mode mode : {Mode::init, Mode::init_max, Mode::accumulate})
     for (const std::int64_t k : {1, 4, 9})
       for (const float special :

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "kernels/gradient/gradient.h"
 #include "kernels/softmax/softmax.h"
@@ -15,8 +14,6 @@ namespace kumiko::test {
 namespace {
 
 using kernels::Element, kernels::GradientKernel;
-
-constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// What the conversion to bf16 reads.
 float whole(float x) {

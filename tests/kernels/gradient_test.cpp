@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "tests/kernels/exp2_model.h"
 #include "tests/kernels/rows.h"
@@ -15,8 +14,6 @@ namespace kumiko::test {
 namespace {
 
 using kernels::GradientKernel;
-
-constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Gradient : RowTest<GradientKernel> {
   Random random{test_seed(61)};

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels/decode/decode.h"
 #include "kernels/gemm/gemm.h"
@@ -21,15 +20,6 @@ namespace {
 
 using kernels::F16;
 using kernels::to_float;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-std::int64_t round_up(std::int64_t n, std::int64_t to) {
-  return (n + to - 1) / to * to;
-}
 
 struct HalfDecode : RowTest<kernels::DecodeKernel> {
   Random random{test_seed(315)};

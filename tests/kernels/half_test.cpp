@@ -23,11 +23,6 @@ using kernels::F16;
 using kernels::Isa;
 using kernels::to_float;
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 bool same_half(F16 a, F16 b) {
   return same_value(to_float(a), to_float(b));
 }
@@ -165,7 +160,7 @@ TEST_P(HalfGemm, LeavesOutWhatIsNotWantedOfTheLastPanel) {
 }
 
 struct HalfPack : RowTest<kernels::PackKernel> {
-  static constexpr std::int64_t kDims[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 72, 129, 290};
+  static constexpr std::int64_t kWidths[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 72, 129, 290};
   Random random{test_seed(312)};
 
   struct Source {
@@ -188,7 +183,7 @@ struct HalfPack : RowTest<kernels::PackKernel> {
 };
 
 TEST_P(HalfPack, QueriesGetTheRangeOfTheirMagnitudes) {
-  for (const std::int64_t dim : kDims) {
+  for (const std::int64_t dim : kWidths) {
     for (const float scale : {0.18f, -3.0f, 0.0f, 1e30f}) {
       const Place place = random.pick({Place::front, Place::back, Place::misaligned});
       const std::int64_t nr = row.lanes, used = random.between(1, nr);
@@ -228,7 +223,7 @@ TEST_P(HalfPack, QueriesGetTheRangeOfTheirMagnitudes) {
 
 TEST_P(HalfPack, KeysGetTheRangeOfTheirLargestElement) {
   for (const std::int64_t rows : {1, 3, 12, 13, 14, 40}) {
-    for (const std::int64_t dim : kDims) {
+    for (const std::int64_t dim : kWidths) {
       const Place place = random.pick({Place::front, Place::back, Place::misaligned});
       SCOPED_TRACE(::testing::Message() << row.name << " rows " << rows << " dim " << dim);
       const Source src = source(rows, dim, random.pick({dim, dim + 3}), place);
@@ -258,7 +253,7 @@ TEST_P(HalfPack, KeysGetTheRangeOfTheirLargestElement) {
 
 TEST_P(HalfPack, ValuesAreCopiedAndThoseBeyondTheLimitReported) {
   for (const std::int64_t rows : {1, 2, 8, 41}) {
-    for (const std::int64_t dim : kDims) {
+    for (const std::int64_t dim : kWidths) {
       const std::int64_t mr = row.mr, panels = (dim + mr - 1) / mr, stride = random.pick({dim, dim + 3});
       SCOPED_TRACE(::testing::Message() << row.name << " rows " << rows << " dim " << dim);
       Operand<std::uint16_t> src(sz((rows - 1) * stride + dim), Place::back),

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "kernels/decode/decode.h"
@@ -23,12 +22,8 @@ namespace {
 using kernels::Element;
 using kernels::KeyTilesKernel;
 
-constexpr std::int64_t kDims[] = {1,  2,  7,  8,  15,  16,  17,  31,  32,  33,  40,  63,  64,
-                                  65, 72, 80, 96, 112, 127, 128, 129, 255, 256, 512, 575, 576};
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
+constexpr std::int64_t kTileDims[] = {1,  2,  7,  8,  15,  16,  17,  31,  32,  33,  40,  63,  64,
+                                      65, 72, 80, 96, 112, 127, 128, 129, 255, 256, 512, 575, 576};
 
 struct KeyTiles : RowTest<KeyTilesKernel> {
   const kernels::PackKernel& pack = *kernels::find_pack(row.isa, row.element);
@@ -172,7 +167,7 @@ TEST_P(KeyTiles, ScoresAreThoseOfRowsForEveryTail) {
 }
 
 TEST_P(KeyTiles, ScoresAreThoseOfRowsForEveryDim) {
-  for (const std::int64_t dim : kDims)
+  for (const std::int64_t dim : kTileDims)
     for (const std::int64_t rows : {1, 2, 4, 6}) {
       if (!random.one_in(thinned(1, 2, 8))) continue;
       ASSERT_NO_FATAL_FAILURE(check_scores(rows, 40, dim));
@@ -180,7 +175,7 @@ TEST_P(KeyTiles, ScoresAreThoseOfRowsForEveryDim) {
 }
 
 TEST_P(KeyTiles, PanelsAreThoseOfRows) {
-  for (const std::int64_t dim : kDims)
+  for (const std::int64_t dim : kTileDims)
     for (const std::int64_t rows : {1, 4, 7, 8, 15, 16, 17, 40, 256}) {
       if (!random.one_in(thinned(1, 2, 8))) continue;
       ASSERT_NO_FATAL_FAILURE(check_panels(rows, dim));
@@ -188,7 +183,7 @@ TEST_P(KeyTiles, PanelsAreThoseOfRows) {
 }
 
 TEST_P(KeyTiles, ColumnsAreWrittenAndReadAlone) {
-  for (const std::int64_t dim : kDims) {
+  for (const std::int64_t dim : kTileDims) {
     if (random.one_in(thinned(1, 2, 8))) {
       ASSERT_NO_FATAL_FAILURE(check_columns(0, 16, dim));
     }

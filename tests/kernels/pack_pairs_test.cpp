@@ -16,11 +16,8 @@ namespace {
 
 using kernels::PackKernel;
 
-constexpr std::int64_t kDims[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80, 129};
+constexpr std::int64_t kPairDims[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 80, 129};
 
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 std::int64_t half(std::int64_t n) {
   return (n + 1) / 2;
 }
@@ -47,7 +44,7 @@ struct PackPairs : ::testing::TestWithParam<PackKernel> {
 };
 
 TEST_P(PackPairs, QueriesTakeTheSignOfTheScale) {
-  for (const std::int64_t dim : kDims) {
+  for (const std::int64_t dim : kPairDims) {
     for (const float scale : {1.0f, -1.0f, 0.0f}) {
       for (const Place place : kPlaces) {
         const std::int64_t nr = random.between(1, 3) * row.lanes, used = random.between(1, nr);
@@ -91,7 +88,7 @@ TEST_P(PackPairs, AScaleOfZeroKeepsWhatIsNotFinite) {
 
 TEST_P(PackPairs, KeysBecomePanelsOfPairsOfDims) {
   for (const std::int64_t rows : {1, 2, 7, 8, 9, 15, 16, 17, 33, 100}) {
-    for (const std::int64_t dim : kDims) {
+    for (const std::int64_t dim : kPairDims) {
       const Place place = random.pick({Place::front, Place::back, Place::misaligned});
       const std::int64_t stride = random.pick({dim, dim + 3, 2 * dim, std::int64_t{0}});
       SCOPED_TRACE(::testing::Message()
@@ -114,7 +111,7 @@ TEST_P(PackPairs, KeysBecomePanelsOfPairsOfDims) {
 
 TEST_P(PackPairs, ValuesBecomePanelsOfPairsOfKeys) {
   for (const std::int64_t rows : {1, 2, 3, 8, 17, 64}) {
-    for (const std::int64_t dim : kDims) {
+    for (const std::int64_t dim : kPairDims) {
       const Place place = random.pick({Place::front, Place::back, Place::misaligned});
       const std::int64_t stride = random.pick({dim, dim + 3, 2 * dim, std::int64_t{0}});
       SCOPED_TRACE(::testing::Message()
@@ -136,7 +133,6 @@ TEST_P(PackPairs, ValuesBecomePanelsOfPairsOfKeys) {
 }
 
 TEST_P(PackPairs, ValuesReportWhetherAllAreFiniteWhereverTheOneIs) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const std::int64_t dim : {1, 3, 8, 17, 33}) {
     constexpr std::int64_t rows = 5;
     auto src = source(rows, dim, dim, Place::back, random);

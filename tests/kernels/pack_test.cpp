@@ -18,10 +18,6 @@ using kernels::PackKernel;
 
 constexpr std::int64_t kDims[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 80, 129};
 
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-
 // rows x dim values, `stride` apart, the gaps poisoned; the last row ends flush.
 ElementOperand source(kernels::Element element, std::int64_t rows, std::int64_t dim, std::int64_t stride,
                       Place place, Random& random) {
@@ -107,7 +103,6 @@ TEST_P(Pack, ValuesBecomePanelsOfMrDims) {
 }
 
 TEST_P(Pack, ValuesReportWhetherAllAreFiniteWhereverTheOneIs) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const auto& [rows, dim] : {std::pair{5, 1}, {5, 3}, {5, 8}, {5, 17}, {5, 33}, {19, 9}, {27, 16}}) {
     auto src = source(row.element, rows, dim, dim, Place::back, random);
     Operand<float> dst(sz((dim + mr - 1) / mr * mr * rows), Place::back);

@@ -16,6 +16,7 @@
 #include "kernels/element.h"
 #include "kernels/float_state.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::kernels {

@@ -19,10 +19,6 @@ using kernels::Element;
 using kernels::ScoreKernel;
 using kernels::ScoreTerms;
 
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-
 // The steps of score.h for one score.
 float model(kernels::Isa isa, const ScoreTerms& terms, float s, const void* bias, const std::uint8_t* mask,
             float slope, std::int32_t position, std::int64_t j, float scale) {
@@ -153,7 +149,6 @@ TEST_P(Score, TanhIsWithinItsBound) {
 }
 
 TEST_P(Score, TanhAtTheEdges) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   std::vector<float> x = {0.0f,   -0.0f,  kInf, -kInf, std::numeric_limits<float>::quiet_NaN(),
                           1e-40f, -1e30f, 50.0f};
   const std::vector<float> want = {

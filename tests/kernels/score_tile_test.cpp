@@ -14,9 +14,6 @@ namespace {
 
 using kernels::ScoreTileKernel;
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
 struct ScoreTile : ::testing::TestWithParam<ScoreTileKernel> {
   const ScoreTileKernel& row = GetParam();
   Random random{test_seed(131)};

@@ -16,8 +16,6 @@ namespace {
 
 using kernels::SoftmaxKernel;
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
 struct SoftmaxPairs : ::testing::TestWithParam<SoftmaxKernel> {
   const SoftmaxKernel& row = GetParam();
   float exp2(float x) const {

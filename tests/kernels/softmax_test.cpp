@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "tests/kernels/exp2_model.h"
 #include "tests/kernels/rows.h"
@@ -17,9 +16,6 @@ namespace {
 using kernels::MaskArgs;
 using kernels::SoftmaxArgs;
 using kernels::SoftmaxKernel;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Softmax : RowTest<SoftmaxKernel> {};
 

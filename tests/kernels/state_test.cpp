@@ -19,12 +19,6 @@ namespace {
 
 using kernels::StateKernel;
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-
 struct Scalar {
   float m, l;
   std::vector<float> o;

@@ -17,10 +17,6 @@ namespace {
 
 using kernels::StoreKernel;
 
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
-
 struct Store : RowTest<StoreKernel> {
   Random random{test_seed(52)};
 

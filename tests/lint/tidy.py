@@ -21,10 +21,6 @@ TOGETHER = {"library": ("kernels", "scheduler", "runtime"), "distributed": ("dis
             "programs": ("tools/topology", "examples/inference_server", "examples/scaling", "examples/train_tiny"),
             "python/src": ("python/src",)}
 ROOMS = tuple(room for rooms in TOGETHER.values() for room in rooms)
-# Files in which a name means something else than in another of these rooms, and so apart from them.
-APART = {"apart_1": ("kernels/softmax/reference.cpp", "runtime/merge.cpp", "runtime/validate.cpp",
-                     "examples/inference_server/model_config.cpp"),
-         "apart_2": ("runtime/validate_softmax_pv.cpp", "examples/inference_server/safetensors_header.cpp")}
 # Files of one instruction set, which are all intrinsics; and coroutines, which Clang 14 does not find in the standard library of GCC 12.
 LEFT_OUT = ("/x86_", "/arm_", "examples/inference_server/http_connection.cpp", "examples/inference_server/http_server.cpp")
 
@@ -49,10 +45,8 @@ def flags(words):
 
 def units(found):
     """[(name, files, flags)]: one entry for each run of clang-tidy."""
-    place = {name: unit for unit, names in APART.items() for name in names}
-    place |= {name: unit for name in found for unit, rooms in TOGETHER.items()
-              if name not in place and name.startswith(tuple(f"{room}/" for room in rooms))}
-    files = {unit: [name for name in sorted(found) if place[name] == unit] for unit in (*TOGETHER, *APART)}
+    files = {unit: [name for name in sorted(found) if name.startswith(tuple(f"{room}/" for room in rooms))]
+             for unit, rooms in TOGETHER.items()}
     return [(unit, names, list(dict.fromkeys(joined(found[name] for name in names)))) for unit, names in files.items() if names]
 
 
@@ -101,6 +95,6 @@ def findings(build, unit, names, options):
 if __name__ == "__main__":
     folder, only = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
     what = [unit for unit in units(sources(folder)) if not only or unit[0] in only]
-    assert len(what) >= (len(only) or 4), f"{folder} has too few of the units: {[unit for unit, _, _ in what]}"
+    assert len(what) >= (len(only) or 3), f"{folder} has too few of the units: {[unit for unit, _, _ in what]}"
     texts = [text for unit in what if (text := findings(folder, *unit))]
     sys.exit("\n".join(texts) or 0)

@@ -51,11 +51,10 @@ class Tidy(unittest.TestCase):
             self.findings(FAULTY)
             self.assertEqual(calls.call_count, 3)
 
-    def test_files_whose_names_clash_are_apart(self):
-        found = {name: ["-std=c++20"] for name in ("kernels/a.cpp", "runtime/merge.cpp", "runtime/b.cpp", "tools/topology/c.cpp")}
+    def test_files_of_a_group_of_rooms_are_one_unit(self):
+        found = {name: ["-std=c++20"] for name in ("kernels/a.cpp", "runtime/b.cpp", "tools/topology/c.cpp")}
         self.assertEqual(tidy.units(found), [("library", ["kernels/a.cpp", "runtime/b.cpp"], ["-std=c++20"]),
-                                             ("programs", ["tools/topology/c.cpp"], ["-std=c++20"]),
-                                             ("apart_1", ["runtime/merge.cpp"], ["-std=c++20"])])
+                                             ("programs", ["tools/topology/c.cpp"], ["-std=c++20"])])
 
     def test_intrinsics_and_coroutines_are_left_out(self):
         names = ("kernels/gemm/x86_avx2.cpp", "kernels/gemm/reference.cpp", "examples/inference_server/http_server.cpp", "tests/a.cpp")

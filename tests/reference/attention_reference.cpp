@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/element.h"
+#include "tests/support/numbers.h"
 #include "tests/support/tensor.h"
 
 namespace kumiko::test {
@@ -85,10 +86,6 @@ T with_terms(const AttentionArgs& args, std::int64_t b, std::int64_t h, std::int
              static_cast<T>(p < j ? j - p : p - j);
   }
   return score;
-}
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
 }
 
 /// The largest finite |x|, by its bits: without a branch, so that compilers take several at a time.

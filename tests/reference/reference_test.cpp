@@ -8,13 +8,11 @@
 
 #include "tests/reference/attention_reference.h"
 #include "tests/reference/error_promise.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // One head, head_dim 1, q = 1, scale 1: the scores are the keys themselves.
 struct Tiny {

@@ -9,15 +9,12 @@
 #include "kernels/element.h"
 #include "runtime/problem.h"
 #include "tests/support/key_tiles.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
 
 using kernels::Element;
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 
 std::int64_t extent_of(const Shape& shape, const Shape& stride) {
   std::int64_t last = 0;

@@ -5,17 +5,15 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <limits>
 
 #include "tests/runtime/backward_case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/alloc_counter.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 bool has_pairs(const std::string& isa) {
   return isa == "avx512_bf16";

@@ -3,18 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "tests/runtime/backward_case.h"
 #include "tests/runtime/bias_gradient.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
 #include "tests/support/bochs.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// What the sums over pairs that have an element in common must be.
 template <class T>

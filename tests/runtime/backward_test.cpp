@@ -9,17 +9,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "tests/runtime/backward_case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
 #include "tests/support/bochs.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Backward : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");

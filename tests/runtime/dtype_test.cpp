@@ -14,6 +14,7 @@
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
 #include "tests/support/bochs.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -131,7 +132,6 @@ TEST_P(Dtype, NegativeScales) {
 
 // The kernels handle values that are not finite by other code.
 TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   Case c;
   c.q_len = 40, c.kv_len = 70, c.head_dim = 24, c.v_head_dim = 20, c.is_causal = true;
   const Problem problem(c);

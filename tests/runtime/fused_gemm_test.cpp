@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
@@ -14,13 +13,11 @@
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
 #include "tests/support/bochs.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// out = (scale q k^T) v in T, left to right.
 template <class T>

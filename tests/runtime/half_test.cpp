@@ -12,11 +12,10 @@
 #include "tests/runtime/half_case.h"
 #include "tests/support/bits.h"
 #include "tests/support/host.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Half : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "serial");

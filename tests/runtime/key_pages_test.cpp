@@ -14,7 +14,7 @@
 namespace kumiko::test {
 namespace {
 
-constexpr DataType kTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
+constexpr DataType kPageTypes[] = {DataType::f32, DataType::bf16, DataType::f16};
 
 struct KeyPages : testing::TestWithParam<std::string> {
   std::vector<Context> contexts = contexts_of(GetParam());
@@ -30,7 +30,7 @@ TEST_P(KeyPages, AppendWritesEveryByteOfTheModel) {
     s.head_dim = random.pick({1, 2, 8, 31, 40, 64, 72, 127, 128, 576}), s.v_head_dim = random.pick({1, 40});
     s.page_size = random.pick({16, 32, 48, 128, 512});
     for (DataType* type : {&s.key_type, &s.key_cache_type, &s.value_type, &s.value_cache_type})
-      *type = kTypes[random.between(0, 2)];
+      *type = kPageTypes[random.between(0, 2)];
     s.input_layout = random.pick({Layout::bhsd, Layout::bshd, Layout::padded});
     s.skips = random.one_in(3);
     if (s.head_dim >= 2 && !random.one_in(4)) s.rotary_dim = 2 * random.between(1, s.head_dim / 2);
@@ -94,7 +94,7 @@ struct TwoLayouts {
 
 TEST_P(KeyPages, PagesArePackedAndUnpackedBitForBit) {
   for (const std::int64_t dim : {1, 7, 40, 64, 127, 128, 576}) {
-    for (const DataType type : kTypes) {
+    for (const DataType type : kPageTypes) {
       const Shape shape = {random.between(1, 5), random.between(1, 3), random.pick({16, 32, 80, 512}), dim};
       const TwoLayouts x(shape, type, random);
       SCOPED_TRACE(::testing::Message() << "pages " << shape[0] << " heads " << shape[1] << " keys "

@@ -10,12 +10,11 @@
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Merge : ::testing::TestWithParam<std::tuple<std::string, std::string>> {
   Context context = context_of(std::get<0>(GetParam()), std::get<1>(GetParam()));

@@ -11,6 +11,7 @@
 #include "tests/runtime/contexts.h"
 #include "tests/runtime/server_step.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
@@ -97,7 +98,6 @@ TEST_P(Mla, ChunksWindowsTermsAndSeveralHeads) {
 
 // NaN and infinity in a latent reach the rows that see it, in the same elements as those of a copy.
 TEST_P(Mla, ValuesThatAreNotFinite) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   for (int kind = 0; kind < 4; ++kind) {
     Case c = case_of(3, kind == 0 ? 1 : 40, 290, {24, 16, 4});
     if (kind == 2) c.window_left = 5, c.is_causal = false;

@@ -14,12 +14,12 @@
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr std::uint32_t kCanonical = 0x7fc00000u;  // 0x7fc0 (bf16) and 0x7e00 (f16) widen to it, too
 
 /// Number n of a list of NaNs: both signs, several payloads, quiet and signalling.

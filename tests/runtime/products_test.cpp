@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <regex>
 
 #include "tests/runtime/case.h"
@@ -17,13 +16,12 @@
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
 #include "tests/support/bochs.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr Pipeline kTilePipelines[] = {Pipeline::automatic, Pipeline::online, Pipeline::two_pass,
                                        Pipeline::interleaved, Pipeline::three_pass};
 

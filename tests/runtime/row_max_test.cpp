@@ -6,17 +6,15 @@
 #include <bit>
 #include <cmath>
 #include <iterator>
-#include <limits>
 #include <vector>
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// Decode, and tiles.
 const std::int64_t kLengths[] = {1, kThinned ? 20 : 90};

@@ -8,13 +8,10 @@
 #include "kernels/element.h"
 #include "runtime/problem.h"
 #include "tests/support/key_tiles.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 
 void copy_rows(const GuardedTensor& from, std::int64_t rows, GuardedTensor& to) {
   for (std::int64_t h = 0; h < from.shape()[1]; ++h)

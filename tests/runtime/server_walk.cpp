@@ -11,15 +11,13 @@
 #include "runtime/problem.h"
 #include "tests/reference/error_promise.h"
 #include "tests/support/key_tiles.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
 
 constexpr std::int64_t kMostRequests = 6, kMostSpeculative = 5, kIdleRows = 2;
 
-std::size_t sz(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 std::int64_t size_of(DataType type) {
   return kernels::bytes_of(element_of(type));
 }

@@ -9,11 +9,10 @@
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Sinks : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");

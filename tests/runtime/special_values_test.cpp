@@ -3,17 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct SpecialValues : ::testing::TestWithParam<std::string> {
   // Every pipeline against fp64: NaNs and infinities exactly where fp64 has them, the rest within the error

@@ -7,12 +7,11 @@
 
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Terms : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");

@@ -4,18 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
 #include "runtime/plan.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Visibility : ::testing::TestWithParam<std::string> {
   std::vector<Context> contexts = [] {
