@@ -117,16 +117,16 @@ class Call {
 
 // The fastest of many runs, each as long as its slowest rank; rank 0 says how many.
 double measure(const Call& call, MPI_Comm comm, double seconds) {
-  using Clock = std::chrono::steady_clock;
-  const auto since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
+  using Steady = std::chrono::steady_clock;
+  const auto since = [](Steady::time_point start) {
+    return std::chrono::duration<double>(Steady::now() - start).count();
   };
   check(call.run());
   double best = 1e300;
-  const auto start = Clock::now();
+  const auto start = Steady::now();
   for (int runs = 0, goes_on = 1; goes_on; ++runs) {
     MPI_Barrier(comm);
-    const auto begin = Clock::now();
+    const auto begin = Steady::now();
     check(call.run());
     double time = since(begin), slowest = 0;
     MPI_Allreduce(&time, &slowest, 1, MPI_DOUBLE, MPI_MAX, comm);
