@@ -23,7 +23,7 @@ class Package:
         first = work / "first"
         if variant == "shared":
             build = work / "build"
-            # -O0, precompiled headers and several files at a time: these tests check linking, and it is built in less than two thirds of the time.
+            # -O0, precompiled headers and several files at a time: these tests check linking, and it is built sooner.
             self.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON",
                       *(f"-DCMAKE_{language}_FLAGS_RELEASE=-O0 -DNDEBUG" for language in ("C", "CXX")),
                       "-DKUMIKO_BUILD_EXAMPLES=OFF", "-DKUMIKO_PRECOMPILE_HEADERS=ON", "-DCMAKE_UNITY_BUILD=ON", f"-DCMAKE_C_COMPILER={cc}", f"-DCMAKE_CXX_COMPILER={cxx}"])
