@@ -24,8 +24,11 @@ LIBRARY = "libpeer_problems.so"
 PROBE = 20e-3  # Seconds of calls, three times, to compare a peer's ways, unless one call takes longer.
 REST = 5e-3  # Seconds of a check whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
 LOOK = 100e-6  # Reading a clock costs up to 1 us: calls between two readings take at least this long, as in rounds.h.
-# Keeps PyTorch (its own code, oneDNN's and MKL's) to the instruction set of a row. On a row of the host's best one nothing is set.
-HELD = {"avx2": {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
+# Keeps PyTorch (its own code, oneDNN's and MKL's) to the instruction set of a row; bf16 on AVX-512 is multiplied without AVX512-BF16.
+# On other rows nothing is set.
+AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+AVX512_ALONE = {"ATEN_CPU_CAPABILITY": "avx512", "DNNL_MAX_CPU_ISA": "AVX512_CORE_VNNI", "MKL_ENABLE_INSTRUCTIONS": "AVX512"}
+HELD = {("avx2", False): AVX2_ALONE, ("avx2", True): AVX2_ALONE, ("avx512", True): AVX512_ALONE}  # By ISA, and whether the type is bf16.
 
 COMPILING = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # No pool of processes that outlive the call.
 
@@ -41,15 +44,15 @@ def run_pass(directory, figures):
     """Measures the peers on figures of PROGRAMS, appending to figure["peers"][name]; returns a sentence for each thing they cannot do."""
     notes, todo = [], {}
     for f in figures:
-        todo.setdefault((f["isa"], f["threads"]), []).append(f)
+        todo.setdefault((f["isa"], f["threads"], "_bf16" in f["name"]), []).append(f)  # As shapes.cpp names them.
     for environment, python in pythons().items():
-        for (isa, threads), group in todo.items():
+        for (isa, threads, is_bf16), group in todo.items():
             # Ways chosen in an earlier pass are not searched again; a peer that failed searches again.
             names = {f["name"].split("/")[0]: f.get("ways", {}) for f in group}
             while names:
                 done = subprocess.run([python, __file__, directory / LIBRARY, environment, isa, str(threads), json.dumps(names)],
                                       text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                      env={**os.environ, **COMPILING, **HELD.get(isa, {})})
+                                      env={**os.environ, **COMPILING, **HELD.get((isa, is_bf16), {})})
                 for line in done.stdout.splitlines():
                     if line.startswith("{"):  # Other lines were printed by a library.
                         take(json.loads(line), group, names, notes)
@@ -112,6 +115,11 @@ class Machine:
 
     def runs(self, isa):
         return bool(self.library.kumiko_bench_runs(isa.encode()))
+
+    def has_better(self, type):
+        """Whether the host has a better instruction set than the row's for tensors of `type`."""
+        better = {"avx2": "avx512", "avx512": "avx512_bf16" if type == "bf16" else None}.get(self.isa)
+        return better is not None and self.runs(better)
 
     def cores(self, threads):
         cpus = (ctypes.c_int * threads)()
@@ -347,6 +355,8 @@ def measure_problem(machine, peers, problem, name, counts, known):
     for peer in peers:
         if problem.page_keys and not peer.has_pages or problem.dout and not peer.has_gradients:
             continue
+        if machine.has_better(problem.type) and not peer.held_to_isa:
+            continue
         ways = [Way(peer, problem, machine, n, clock, peer.name in known and known[peer.name][i] or None) for i, n in enumerate(counts)]
         yield from ({"name": name, "note": f"{name}: {note}"} for way in ways for note in way.notes)
         if all(way.call for way in ways):
@@ -366,11 +376,10 @@ def main(library, environment, isa, threads, names):
     machine, threads = Machine(library, isa), int(threads)
     os.sched_setaffinity(0, machine.cores(threads))  # The peers' threads inherit it.
     import peer_libraries
-    lesser = isa == "avx2" and machine.runs("avx512")
     peers = []
     for peer in peer_libraries.PEERS[environment]:
         try:
-            if peer.held_to_isa or not lesser:
+            if peer.held_to_isa or not machine.has_better("f32"):  # The others would have no row.
                 peers.append(peer(isa))
         except Exception as error:  # A library that does not load.
             print(json.dumps({"note": f"{peer.__name__}: {error}"}), flush=True)

@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the measuring half of peers.py on the real problems, with NumPy as the peer: peers_test.py <libpeer_problems.so>."""
 
+import json
+import pathlib
+import subprocess
 import sys
 import time
 import unittest
+from unittest import mock
 
 import peers
 
@@ -19,6 +23,7 @@ LIBRARY = sys.argv.pop()
 class NumPy:
     """One right way, one with a wrong answer and one that does not exist."""
 
+    held_to_isa = True
     has_pages = False
     has_gradients = False
 
@@ -165,6 +170,42 @@ class Peers(unittest.TestCase):
         self.assertGreater(found["Gradients"]["counters"]["peak_fraction"], 0)
         self.assertEqual(len(notes), 1)
         self.assertRegex(notes[0], "Gradients, wrong: dv")
+
+    def test_a_better_instruction_set_is_that_of_the_type(self):
+        hosts = {"Zen 3": ("avx2",), "Skylake": ("avx2", "avx512"), "Zen 4": ("avx2", "avx512", "avx512_bf16")}
+        better = {(host, isa, type)
+                  for host, runs in hosts.items() for isa in runs for type in ("f32", "bf16", "f16")
+                  if self.has_better(isa, type, runs)}
+        self.assertEqual(better, {(host, "avx2", type) for host in ("Skylake", "Zen 4") for type in ("f32", "bf16", "f16")}
+                         | {("Zen 4", "avx512", "bf16")})
+
+    def has_better(self, isa, type, runs):
+        self.machine.isa, self.machine.runs = isa, runs.__contains__
+        return self.machine.has_better(type)
+
+    def test_who_cannot_be_kept_to_the_rows_instruction_set_is_left_out_where_the_host_has_a_better_one(self):
+        class Free(NumPy):
+            held_to_isa = False
+        name = "embed_d32_b8_h12x12_16"
+        self.assertEqual(list(self.measure(name, Free("Free"))[1]), ["NumPy", "Free"])
+        self.machine.has_better = lambda type: type == "f32"
+        self.assertEqual(list(self.measure(name, Free("Free"))[1]), ["NumPy"])
+
+    def test_variables_keep_bf16_on_avx512_from_its_products(self):
+        started = []
+
+        def run(command, env, **_):
+            started.append((command[4], json.loads(command[6]).keys(), env.get("DNNL_MAX_CPU_ISA")))
+            return subprocess.CompletedProcess(command, 0, "", "")
+        figures = [{"isa": isa, "threads": 1, "name": name, "counter": "gflops"}
+                   for isa in ("avx2", "avx512", "avx512_bf16") for name in ("dense_d64_h8x8_4096", "dense_d64_h8x8_4096_bf16")]
+        with mock.patch("peers.pythons", return_value={"here": "python3"}), mock.patch("subprocess.run", run), \
+                mock.patch.dict("os.environ", clear=True):
+            peers.run_pass(pathlib.Path("build"), figures)
+        self.assertEqual([(isa, *names, most) for isa, names, most in started], [
+            ("avx2", "dense_d64_h8x8_4096", "AVX2"), ("avx2", "dense_d64_h8x8_4096_bf16", "AVX2"),
+            ("avx512", "dense_d64_h8x8_4096", None), ("avx512", "dense_d64_h8x8_4096_bf16", "AVX512_CORE_VNNI"),
+            ("avx512_bf16", "dense_d64_h8x8_4096", None), ("avx512_bf16", "dense_d64_h8x8_4096_bf16", None)])
 
     def test_what_is_no_case_is_left_out(self):
         self.assertEqual(self.measure("callers8_d128_h8x8_512_and_h32x8_2048"), ([], {}))
