@@ -38,7 +38,8 @@ class CoreGain {
 };
 
 /// A round of a speedup counts if the gain is within these, times the threads: below, the cores were not all
-/// available; above, the one core was disturbed. Otherwise it is repeated, kGainAttempts times in all.
+/// available; above, the one core was disturbed. Otherwise it is repeated, kGainAttempts times in all, and
+/// then left out if another round counts.
 inline constexpr double kGainLeast = 0.9, kGainMost = 1.05;
 inline constexpr int kGainAttempts = 6;
 constexpr bool cores_there(double gain, int threads) {

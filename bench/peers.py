@@ -77,6 +77,7 @@ def take(result, group, names, notes):
             if f["name"].split("/")[0] == result["name"] and f["counter"] in result["counters"]:
                 value = result["counters"][f["counter"]] * f.get("scale", 1)
                 f.setdefault("peers", {}).setdefault(result["peer"], []).append(value)
+                f.setdefault("peers_cores_there", {}).setdefault(result["peer"], []).append(result["counters"].get("cores_there", 1))
                 f.setdefault("ways", {})[result["peer"]] = result["ways"]
 
 
@@ -320,9 +321,10 @@ def rates(ways, machine, threads):
 
 
 def speedups(ones, manies, machine, threads):
-    ratios = [[] for _ in ones]
+    """The same as measure_speedup() of speedup.h."""
+    ratios = [([], []) for _ in ones]  # Of all rounds, and of those that had all cores.
     for _ in range(machine.rounds):
-        for one, many, ratio in zip(ones, manies, ratios):
+        for one, many, (ratio, counted) in zip(ones, manies, ratios):
             before = one.seconds()
             for _ in range(machine.gain_attempts):
                 machine.gain_begin(threads)
@@ -333,7 +335,9 @@ def speedups(ones, manies, machine, threads):
                 if counts:
                     break
             ratio.append(speedup)
-    return [{"speedup": statistics.median(ratio)} for ratio in ratios]
+            if counts:
+                counted.append(speedup)
+    return [{"speedup": statistics.median(counted or ratio), "cores_there": int(bool(counted))} for ratio, counted in ratios]
 
 
 def measure(machine, peers, name, threads, known=None):

@@ -66,12 +66,12 @@ class Peers(unittest.TestCase):
                                ("embed_d32_b8_h12x12_128_ragged", {"gflops", "peak_fraction"}),
                                ("decode_d64_h32x8_4096", {"gbps", "limit_fraction"}),
                                ("decode_d128_h32x8_4096_bshd", {"gbps", "limit_fraction"}),
-                               ("speedup_embed_d32_b8_h12x12_16", {"speedup"})):
+                               ("speedup_embed_d32_b8_h12x12_16", {"speedup", "cores_there"})):
             with self.subTest(name):
                 notes, found = self.measure(name)
                 self.assertEqual(set(found["NumPy"]["ways"]), {"right"})
                 self.assertEqual(found["NumPy"]["counters"].keys(), counters)
-                self.assertTrue(all(value > 0 for value in found["NumPy"]["counters"].values()))
+                self.assertTrue(all(value > 0 for counter, value in found["NumPy"]["counters"].items() if counter != "cores_there"))
                 self.assertTrue(any(note.startswith(f"{name}: NumPy, wrong: wrong answer: out[") for note in notes), notes)
                 self.assertIn(f"{name}: NumPy, missing: not on this machine", notes)
 
@@ -112,6 +112,21 @@ class Peers(unittest.TestCase):
         results = list(peers.measure(machine, [NumPy()], "speedup_embed_d32_b8_h12x12_16", 1))
         self.assertEqual(len(begun), machine.rounds + 2)
         self.assertEqual([r["peer"] for r in results if "peer" in r], ["NumPy"])
+
+    def test_rounds_without_their_cores_do_not_count_if_another_has_them(self):
+        class Timed:
+            def __init__(self, *seconds):
+                self.left = list(seconds)
+
+            def seconds(self):
+                return self.left.pop(0)
+        machine = self.machine
+        machine.rounds = 3
+        machine.gain_begin = lambda threads: None
+        for there, expected in (([False, True, False], {"speedup": 2.0, "cores_there": 1}), ([False] * 3, {"speedup": 1.25, "cores_there": 0}),
+                                ([True] * 3, {"speedup": 1.25, "cores_there": 1})):
+            machine.gain_counts = lambda threads, found=iter(there): next(found)
+            self.assertEqual(peers.speedups([Timed(*[1.0] * 6)], [Timed(1.0, 0.5, 0.8)], machine, 2), [expected])
 
     def test_an_answer_of_another_type_or_size_is_wrong(self):
         problem = peers.Problem(self.machine, "embed_d32_b8_h12x12_16")

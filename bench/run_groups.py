@@ -102,6 +102,7 @@ def run_pass(directory, program, figures):
         else:
             f["values"].append(mine[0][f["counter"]] * f.get("scale", 1))
             f.setdefault("memory_bound", []).append(mine[0].get("memory_bound", 0))
+            f.setdefault("cores_there", []).append(mine[0].get("cores_there", 1))
 
 
 ABOVE_CEILING = 1.02
@@ -129,9 +130,15 @@ def credible_of_peer(figure, values):
     return credible(figure, values) if unit_of(figure) == "of read bandwidth" else values
 
 
+def with_all_cores(values, cores_there):
+    """Passes of a speedup in which the machine's own gain showed all cores; every pass if none did. Other rows: every pass."""
+    return [v for v, there in zip(values, cores_there) if there] or values
+
+
 def record(figure):
     """The figure's JSON; `note` if there is no value or a pass does not count, `left_out` in the second case."""
-    counted = credible(figure, figure["values"])
+    cores_there = figure.get("cores_there", [1] * len(figure["values"]))
+    counted = credible(figure, with_all_cores(figure["values"], cores_there))
     left_out = len(figure["values"]) - len(counted)
     if figure["values"] and not counted:
         figure.setdefault("error", "every pass was above its ceiling, which was measured in a slow moment")
@@ -140,17 +147,22 @@ def record(figure):
     met = None
     if value is not None and target is not None:
         met = value <= target if figure.get("at_most") else value >= target
-    peer, peer_value = peers.best(figure, lambda values: credible_of_peer(figure, values))
+    of_peers = {name: with_all_cores(values, figure.get("peers_cores_there", {}).get(name, [1] * len(values)))
+                for name, values in figure.get("peers", {}).items()}
+    peer, peer_value = peers.best({**figure, "peers": of_peers}, lambda values: credible_of_peer(figure, values))
     out = {"group": figure["group"], "row": figure["row"], "isa": figure["isa"], "threads": figure["threads"], "value": value,
            "unit": unit_of(figure), "peer": peer, "peer_value": peer_value, "target": target, "met": met}
-    if figure.get("peers"):  # All libraries measured: medians, and their numbers of passes.
-        out["peers"] = {name: {"value": statistics.median(counts), "passes": len(counts)} for name, values in figure["peers"].items()
+    if of_peers:  # All libraries measured: medians, and their numbers of passes.
+        out["peers"] = {name: {"value": statistics.median(counts), "passes": len(counts)} for name, values in of_peers.items()
                         if (counts := credible_of_peer(figure, values))}
     if value is None:
         out["note"] = f"failed: {figure['error']}" if figure.get("error") else f"not run: {figure['absent']}"
     elif left_out:
         out["left_out"] = left_out
-        out["note"] = f"{left_out} of {len(figure['values'])} passes left out: above their ceiling"
+        why = "above their ceiling" if all(cores_there) else "not all cores there"
+        out["note"] = f"{left_out} of {len(figure['values'])} passes left out: {why}"
+    elif not any(cores_there):
+        out["note"] = "no pass had all cores"
     return out
 
 

@@ -120,6 +120,24 @@ class RunGroups(unittest.TestCase):
         self.assertEqual((none["value"], none["met"]), (None, None))
         self.assertIn("above its ceiling", none["note"])
 
+    def test_a_speedup_without_all_cores_does_not_count_if_another_pass_has_them(self):
+        figure = {"group": "g", "row": "r", "isa": "avx2", "threads": 2, "unit": "x", "target": 1.9, "values": [1.4, 1.9, 2.0],
+                  "peers": {"A": [1.5, 1.6], "B": [1.1, 1.2]}, "peers_cores_there": {"A": [0, 0], "B": [0, 1]}}
+        some = run_groups.record({**figure, "cores_there": [0, 1, 1]})
+        self.assertEqual((some["value"], some["left_out"], some["note"]), (1.95, 1, "1 of 3 passes left out: not all cores there"))
+        self.assertEqual(some["peers"], {"A": {"value": 1.55, "passes": 2}, "B": {"value": 1.2, "passes": 1}})
+        none = run_groups.record({**figure, "cores_there": [0, 0, 0]})
+        self.assertEqual((none["value"], none["note"], "left_out" in none), (1.9, "no pass had all cores", False))
+        self.assertNotIn("note", run_groups.record({**figure, "cores_there": [1, 1, 1]}))
+
+    def test_whether_cores_were_there_comes_from_the_program(self):
+        self.program("work", ["b/avx2/t1/x", "b/avx2/t2/x"],
+                     [{"name": "b/avx2/t1/x", "speed": [4] * 5}, {"name": "b/avx2/t2/x", "speed": [1.4] * 5, "cores_there": 0}])
+        self.install_peers({"avx2/1": [], "avx2/2": [{"name": "b", "peer": "P", "ways": ["w"], "counters": {"speed": 1.0, "cores_there": 0}}]})
+        _, rows, text = self.run_group("demo")
+        self.assertEqual([r.get("note") for r in rows if r["isa"] == "avx2"], [None, "no pass had all cores"])
+        self.assertRegex(text, r"1\.40 x \(no pass had all cores\)")
+
     def test_a_peer_above_the_read_ceiling_does_not_count_either(self):
         figure = {"group": "g", "row": "r", "isa": "avx2", "threads": 1, "values": [0.5], "peers": {"A": [0.4, 1.3, 0.6], "B": [1.1]}}
         read = run_groups.record({**figure, "unit": "of read bandwidth"})

@@ -12,9 +12,10 @@
 
 namespace kumiko::bench {
 
-/// Rounds of one thread, all, one, in wall time: `one()` and `many()` are seconds of a run. Reports
-/// `speedup`, and as `peak_speedup` the gain of the machine's own FMA peak; a round in which the cores were
-/// not all available is repeated (ceilings.h).
+/// Rounds of one thread, all, one, in wall time: `one()` and `many()` are seconds of a run. A round in which
+/// the cores were not all available is repeated (ceilings.h), and in the end left out; if that would leave
+/// none, all count. Reports `speedup`, as `peak_speedup` the gain of the machine's own FMA peak, and as
+/// `cores_there` whether these rounds had all cores.
 template <class One, class Many>
 void measure_speedup(benchmark::State& state, const FmaRow& row, int threads, One one, Many many) {
   const std::vector<int> first = first_cores(1), cores = first_cores(threads);
@@ -22,7 +23,8 @@ void measure_speedup(benchmark::State& state, const FmaRow& row, int threads, On
     const ScopedAffinity affinity(where);
     return seconds();
   };
-  std::vector<double> speedups, peaks;
+  std::vector<double> speedups, peaks;  // of all rounds
+  std::vector<double> counted;          // speedups of those with all cores
   double before = on(first, one);
   for (auto _ : state) {
     double seconds = 0, speedup = 0, peak = 0;
@@ -36,10 +38,12 @@ void measure_speedup(benchmark::State& state, const FmaRow& row, int threads, On
       before = after;
     }
     speedups.push_back(speedup);
+    if (cores_there(peak, threads)) counted.push_back(speedup);
     peaks.push_back(peak);
     state.SetIterationTime(seconds);
   }
-  state.counters["speedup"] = median(speedups);
+  state.counters["speedup"] = median(counted.empty() ? speedups : counted);
+  state.counters["cores_there"] = !counted.empty();
   state.counters["peak_speedup"] = median(peaks);
 }
 
