@@ -11,9 +11,10 @@ namespace kumiko::kernels {
 namespace {
 
 /// Adds the products of steps [kFirst, kLast) of a tile to the sums of R rows.
-template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
-[[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts], const Tile* tile,
-                                                 const float* q, std::int64_t q_stride) {
+template <class V, class Block, int R, int kParts, int kFirst, int kLast>
+[[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts],
+                                                 const typename Block::Tile* tile, const float* q,
+                                                 std::int64_t q_stride) {
   // From q and q_stride alone g++ 12 makes an offset of each element, keeps them on the stack and loads one
   // for every factor. With a pointer a row, from memory, 16 bits: AVX2 (Zen 3) 4 rows 0.93 to 0.98 of the
   // time, 8 rows 0.85 to 0.90; AVX-512 has a third less of the stack in these loops.
@@ -26,7 +27,7 @@ template <class V, class Tile, int R, int kParts, int kFirst, int kLast>
   for (int i = kFirst; i < kLast; ++i) {
     typename V::Reg x[kParts];
 #pragma GCC unroll 16
-    for (int p = 0; p < kParts; ++p) x[p] = in_register<V>(V::load(tile + (i * kParts + p) * V::kLanes));
+    for (int p = 0; p < kParts; ++p) x[p] = in_register<V>(Block::template load<kParts>(tile, i, p));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       auto factor = V::set1(row[r][i]);
@@ -58,12 +59,12 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
     constexpr int kPart = k / Block::kPieces;
     if constexpr (kTurn) {
       ahead.fetch_lines<kPieceLines<V, T>>();
-      block.template piece<k % Block::kPieces>(keys[kPart] + d, stride, next + kPart * V::kLanes,
-                                               kParts * V::kLanes);
+      block.template piece<k % Block::kPieces>(keys[kPart] + d, stride, next + kPart * Block::kRow,
+                                               kParts * Block::kRow);
     }
     if constexpr (kMultiply) {
-      multiply_keys<V, typename Block::Tile, R, kParts, k * Block::kSteps / kSlices,
-                    (k + 1) * Block::kSteps / kSlices>(sum, now, q, q_stride);
+      multiply_keys<V, Block, R, kParts, k * Block::kSteps / kSlices, (k + 1) * Block::kSteps / kSlices>(
+          sum, now, q, q_stride);
     }
   };
   [&]<int... k>(std::integer_sequence<int, k...>) __attribute__((always_inline)) {
@@ -76,11 +77,13 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 /// on the others; but no more than 8 KiB of keys (D = 128), because all their rows are read at once, and must
 /// have been fetched before (FetchDistances). With 16 KiB the chains of f32 and of bf16 pairs are no longer
 /// too few (AVX-512, 4 rows, in L2: f32 2.7 us for 256 keys, then 2.2), but from memory decode takes 1.23
-/// to 1.36 of the time (Zen 5).
+/// to 1.36 of the time (Zen 5). Of up to 8 rows pairs have two vectors: 8 loaded factors then meet 16
+/// products instead of 8 (Zen 4, 8 rows, 256 keys, in L2: 4.3 us, so 3.4; bf16 with f32 products no faster,
+/// f16 1.2 of the time).
 template <class V, class T, int R>
 constexpr int key_vectors() {
   const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
-  const int by_registers = R == 1 ? 4 : R <= 4 ? 2 : 1;
+  const int by_registers = R == 1 ? 4 : R <= 4 || kElements<V> > V::kLanes ? 2 : 1;
   const int parts = by_span < by_registers ? by_span : by_registers;
   return parts < 1 ? 1 : parts;
 }
@@ -117,7 +120,7 @@ struct TileProducts : TransposedBlock<V, T> {
     using Block = Transpose<V, T>;
     const float* q = queries.q;
     const std::int64_t q_stride = queries.stride;
-    alignas(64) typename Block::Tile tiles[2][Block::kSteps * kParts * V::kLanes];
+    alignas(64) typename Block::Tile tiles[2][Block::kRows * kParts * Block::kRow];
     typename Block::Tile *now = tiles[0], *next = tiles[1];
     turn_and_multiply<V, T, R, kParts, true, false>(keys, 0, stride, now, ahead, sum, now, q, 0);
     for (std::int64_t d = Block::kDims; d < dims; d += Block::kDims) {

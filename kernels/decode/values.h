@@ -2,6 +2,7 @@
 // Outputs of decode.h for any vector type of kernels/simd: O += P V and l += P.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "kernels/decode/rows.h"
@@ -21,8 +22,8 @@ struct ValuePart {
 
 /// Whether pairs of vectors are summed as the even and the odd ones of their elements.
 template <class V, class T>
-constexpr bool kEvenOdd = requires(const T* p, typename V::Reg& x) {
-  V::load_even_odd(p, x, x);
+constexpr bool kEvenOdd = std::is_same_v<T, Bf16>&& requires(typename V::Reg& x) {
+  V::to_even_odd(x, x);
 };
 
 /// N vectors of a row's sums, in memory in order; kSplit: in registers as the even and the odd ones of every
@@ -51,7 +52,7 @@ template <class V, class T, int N, bool kSplit, bool kPartial>
 [[gnu::always_inline]] inline void load_value(const T* v, std::int64_t tail, typename V::Reg (&value)[N]) {
   if constexpr (kSplit) {
 #pragma GCC unroll 16
-    for (int n = 0; n < N; n += 2) V::load_even_odd(v + n * V::kLanes, value[n], value[n + 1]);
+    for (int n = 0; n < N; n += 2) V::load_pairs(v + n * V::kLanes, value[n], value[n + 1]);
   } else {
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
@@ -91,8 +92,18 @@ void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart&
     const T* v = row_of<T>(args.v, j) + d;
     const std::int64_t end = group_end(args.v, j), stop = end < part.end_key ? end : part.end_key;
     for (; j < stop; ++j, v += args.v.stride) {
-      typename V::Reg value[N];
       for (std::int64_t i = 0; i < part.lines; ++i) ahead.fetch_line();
+      if constexpr (R == 1 && !kSplit) {  // Each value is used once: no registers for all N of them.
+        const auto x = V::set1(p[j]);
+        if (kLast) weight[0] = V::add(weight[0], x);
+#pragma GCC unroll 16
+        for (int n = 0; n < N; ++n) {
+          const T* at = v + n * V::kLanes;
+          sum[0][n] = V::fma(x, kPartial && n == N - 1 ? V::load_first(at, tail) : V::load(at), sum[0][n]);
+        }
+        continue;
+      }
+      typename V::Reg value[N];
       load_value<V, T, N, kSplit, kPartial>(v, tail, value);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -196,7 +207,7 @@ class EvenCuts {
 
 /// kGroup rows by kMost vectors a pass, or fewer, so that all passes have about as many vectors.
 template <class V, class T, int kGroup, int kMost>
-void decode_add_values(const DecodeValuesArgs& args) {
+void add_values_in_passes(const DecodeValuesArgs& args) {
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
@@ -220,6 +231,13 @@ void decode_add_values(const DecodeValuesArgs& args) {
       first = end;
     }
   }
+}
+
+/// A single row has sums of more vectors in registers: more chains of multiply-adds, and fewer passes.
+template <class V, class T, int kGroup, int kMost, int kMostOfRow>
+void decode_add_values(const DecodeValuesArgs& args) {
+  if (args.rows == 1) return add_values_in_passes<V, T, 1, kMostOfRow>(args);
+  add_values_in_passes<V, T, kGroup, kMost>(args);
 }
 
 }  // namespace

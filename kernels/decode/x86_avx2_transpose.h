@@ -32,33 +32,40 @@ template <int kHalf, class T>
   Avx2::transpose_halves(x[0], x[1], x[2], x[3]);
 }
 
-/// Transposed in pairs of dims, with half the shuffles of single ones. A bf16 becomes the upper half of an
-/// f32; an f16 is widened later, when it is loaded to be multiplied.
-template <class T>
-requires(sizeof(T) == 2) struct Transpose<Avx2, T> {
-  using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
+/// bf16: transposed in pairs of dims, with half the shuffles of single ones.
+template <>
+struct Transpose<Avx2, Bf16> : PairTile<Avx2> {
   static constexpr int kPieces = 2;
   static constexpr std::int64_t kDims = 16;
-  static constexpr int kSteps = 16;
+  static constexpr int kSteps = 16, kRows = 8;
 
   template <int kPiece>
-  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Tile* tile, std::int64_t step) {
+  [[gnu::always_inline]] void piece(const Bf16* keys, std::int64_t stride, float* tile, std::int64_t step) {
+    __m256 x[4];
+    load_half_transposed<kPiece>(x, keys, stride);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) Avx2::store(tile + (4 * kPiece + i) * step, x[i]);
+  }
+};
+
+/// The same for f16, sorted into even and odd dims; they are widened when they are loaded to be multiplied.
+template <>
+struct Transpose<Avx2, F16> : TwoStepTile<Avx2> {
+  static constexpr int kPieces = 2;
+  static constexpr std::int64_t kDims = 16;
+  static constexpr int kSteps = 16, kRows = 8;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const F16* keys, std::int64_t stride, F16* tile, std::int64_t step) {
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     __m256 x[4];
     load_half_transposed<kPiece>(x, keys, stride);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      Tile *const even = tile + (8 * kPiece + 2 * i) * step, *const odd = even + step;
-      const __m256i pairs = _mm256_castps_si256(x[i]);
-      if constexpr (std::is_same_v<T, F16>) {
-        const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
-                                               0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-        const __m256i sorted = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(pairs, order), 0xd8);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(even), _mm256_castsi256_si128(sorted));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(odd), _mm256_extracti128_si256(sorted, 1));
-      } else {
-        Avx2::store(even, _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
-        Avx2::store(odd, _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))));
-      }
+      const __m256i sorted = _mm256_shuffle_epi8(_mm256_castps_si256(x[i]), order);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile + (4 * kPiece + i) * step),
+                          _mm256_permute4x64_epi64(sorted, 0xd8));
     }
   }
 };

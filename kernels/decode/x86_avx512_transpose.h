@@ -38,10 +38,9 @@ struct QuarterTranspose {
 /// f32, and pairs where they are multiplied as such.
 template <class V, class T>
 requires std::is_base_of_v<Avx512, V>
-struct Transpose<V, T> : QuarterTranspose {
-  using Tile = float;
+struct Transpose<V, T> : QuarterTranspose, StepTile<V> {
   static constexpr std::int64_t kDims = kElements<V>;
-  static constexpr int kSteps = 16;
+  static constexpr int kSteps = 16, kRows = 16;
 
   template <int kPiece>
   [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, float* tile, std::int64_t step) {
@@ -49,31 +48,32 @@ struct Transpose<V, T> : QuarterTranspose {
   }
 };
 
-/// Transposed in pairs of dims, with half the shuffles of single ones. A bf16 becomes the upper half of an
-/// f32; an f16 is widened later, when it is loaded to be multiplied.
-template <class T>
-requires(sizeof(T) == 2) struct Transpose<Avx512, T> : QuarterTranspose {
-  using Tile = std::conditional_t<std::is_same_v<T, F16>, F16, float>;
+/// bf16 with f32 products: transposed in pairs of dims, with half the shuffles of single ones.
+template <>
+struct Transpose<Avx512, Bf16> : QuarterTranspose, PairTile<Avx512> {
   static constexpr std::int64_t kDims = 32;
-  static constexpr int kSteps = 32;
+  static constexpr int kSteps = 32, kRows = 16;
 
   template <int kPiece>
-  [[gnu::always_inline]] void piece(const T* keys, std::int64_t stride, Tile* tile, std::int64_t step) {
-    const auto finish = [&](int i, __m512 y) __attribute__((always_inline)) {
-      Tile *const even = tile + 2 * i * step, *const odd = even + step;
-      const __m512i pairs = _mm512_castps_si512(y);
-      if constexpr (std::is_same_v<T, F16>) {
-        const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
-                                               30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-        const __m512i sorted = _mm512_permutexvar_epi16(order, pairs);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm512_castsi512_si256(sorted));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm512_extracti64x4_epi64(sorted, 1));
-      } else {
-        Avx512::store(even, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
-        Avx512::store(odd, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))));
-      }
-    };
-    QuarterTranspose::piece<kPiece>(keys, stride, finish);
+  [[gnu::always_inline]] void piece(const Bf16* keys, std::int64_t stride, float* tile, std::int64_t step) {
+    QuarterTranspose::piece<kPiece>(keys, stride,
+                                    [&](int i, __m512 y) { Avx512::store(tile + i * step, y); });
+  }
+};
+
+/// The same for f16, sorted into even and odd dims; they are widened when they are loaded to be multiplied.
+template <>
+struct Transpose<Avx512, F16> : QuarterTranspose, TwoStepTile<Avx512> {
+  static constexpr std::int64_t kDims = 32;
+  static constexpr int kSteps = 32, kRows = 16;
+
+  template <int kPiece>
+  [[gnu::always_inline]] void piece(const F16* keys, std::int64_t stride, F16* tile, std::int64_t step) {
+    const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1,  //
+                                           30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    QuarterTranspose::piece<kPiece>(keys, stride, [&](int i, __m512 y) {
+      _mm512_storeu_si512(tile + i * step, _mm512_permutexvar_epi16(order, _mm512_castps_si512(y)));
+    });
   }
 };
 

@@ -29,10 +29,16 @@ struct Avx2 {
   static Reg load(const Bf16* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Reg load_first(const Bf16* p, std::int64_t n) { return widen_bf16(load_first_16(p, n)); }
   /// The even and the odd ones of 16 elements: one load and no shuffle, where two of load() take two of each.
-  static void load_even_odd(const Bf16* p, Reg& even, Reg& odd) {
-    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
-    odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
+    const Reg pairs = _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+    first = low_halves(pairs), second = high_halves(pairs);
+  }
+  /// The lower and the upper ones of pairs of bf16.
+  static Reg low_halves(Reg pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16));
+  }
+  static Reg high_halves(Reg pairs) {
+    return _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
   /// 16 floats in two vectors, from their order in memory to even and odd ones, and back.
   static void to_even_odd(Reg& a, Reg& b) {
@@ -76,7 +82,6 @@ struct Avx2 {
   static void store(F16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
   /// The first and the second ones of 8 pairs.
-  static void load_pairs(const Bf16* p, Reg& first, Reg& second) { load_even_odd(p, first, second); }
   static void load_pairs(const F16* p, Reg& first, Reg& second) {
     first = load(p), second = load(p + kLanes);
     to_even_odd(first, second);

@@ -60,17 +60,35 @@ struct Avx512 {
     _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
   }
   /// The first and the second ones of 16 pairs.
-  static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
-    const Int both = _mm512_loadu_si512(p);
-    first = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-    second = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-65536)));
+  [[gnu::always_inline]] static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
+    const Reg pairs = _mm512_loadu_ps(reinterpret_cast<const float*>(p));
+    first = low_halves(pairs), second = high_halves(pairs);
   }
   static void load_pairs(const F16* p, Reg& first, Reg& second) {
+    first = load(p), second = load(p + kLanes);
+    to_even_odd(first, second);
+  }
+  /// The lower and the upper ones of 16 pairs of bf16.
+  [[gnu::always_inline]] static Reg low_halves(Reg pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+  }
+  [[gnu::always_inline]] static Reg high_halves(Reg pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi32(-65536)));
+  }
+  /// 32 floats in two vectors, from their order in memory to even and odd ones, and back.
+  [[gnu::always_inline]] static void to_even_odd(Reg& a, Reg& b) {
     const Int even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
               odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    const Reg a = load(p), b = load(p + kLanes);
-    first = _mm512_permutex2var_ps(a, even, b);
-    second = _mm512_permutex2var_ps(a, odd, b);
+    const Reg first = a;
+    a = _mm512_permutex2var_ps(first, even, b);
+    b = _mm512_permutex2var_ps(first, odd, b);
+  }
+  [[gnu::always_inline]] static void from_even_odd(Reg& a, Reg& b) {
+    const Int low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+              high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    const Reg even = a;
+    a = _mm512_permutex2var_ps(even, low, b);
+    b = _mm512_permutex2var_ps(even, high, b);
   }
   /// Where kMr is half the lanes: stores the first kMr lanes and the others apart.
   static void store_halves(float* low, float* high, Reg x) {
