@@ -4,8 +4,6 @@
 // ports and competes with the products.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/decode/transpose.h"
 #include "kernels/simd/avx2.h"
 
