@@ -3,10 +3,12 @@
 #include "runtime/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <span>
 
+#include "kernels/pipelines/decode.h"
 #include "runtime/attention_fields.h"
 #include "runtime/context.h"
 #include "runtime/merges_in_order.h"
@@ -33,6 +35,7 @@ TracedTask describe_task(const Run& run, std::int32_t number) {
   traced.task = number;
   traced.batch = task.batch;
   traced.kv_head = task.kv_head;
+  traced.kv_heads = task.heads;
   traced.home = static_cast<std::int16_t>(run.plan.home[head_number(run.plan, task)]);
   return traced;
 }
@@ -122,14 +125,35 @@ void run_shared_task(const Run& run, const PlannedTask& task, kernels::TaskRange
   }
 }
 
-/// Where a task stores the states that the caller keeps.
-void keep_states(const Run& run, const PlannedTask& task, kernels::TaskRange* range) {
+/// Where a task stores the states of a head that the caller keeps.
+void keep_states(const Run& run, const PlannedTask& task, std::int64_t kv_head, kernels::TaskRange* range) {
   const Problem& problem = run.plan.problem;
-  range->partial = run.operands.states + problem.states_of(task.batch, task.kv_head);
+  range->partial = run.operands.states + problem.states_of(task.batch, kv_head);
   range->partial_split = problem.first_own_split();
   range->partial_step = problem.part.parts;
   range->partial_row = 0;
   range->partial_rows = problem.rows_of(task.batch);
+}
+
+/// What a task computes of the i-th of its heads.
+kernels::TaskRange range_of(const Run& run, const PlannedTask& task, std::int32_t i,
+                            kernels::PhaseWatch* watch) {
+  kernels::TaskRange range = task.merge < 0 ? kernels::TaskRange{} : states_of(run, task.merge + i);
+  if (run.plan.problem.states_kept == StatesKept::of_each_split)
+    keep_states(run, task, task.kv_head + i, &range);
+  range.row_begin = task.row_begin, range.row_end = task.row_end;
+  range.split_begin = task.split_begin, range.split_end = task.split_end;
+  range.watch = watch;
+  return range;
+}
+
+void run_heads(const Run& run, const PlannedTask& task, kernels::PhaseWatch* watch, std::byte* scratch) {
+  std::array<kernels::HeadTask, kernels::kMaxDecodeHeads> heads;
+  for (std::int32_t i = 0; i < task.heads; ++i)
+    heads[static_cast<std::size_t>(i)] = {run.plan.problem.head(run.operands, task.batch, task.kv_head + i),
+                                          range_of(run, task, i, watch)};
+  kernels::decode_heads_run(run.plan.kernels, std::span(heads).first(static_cast<std::size_t>(task.heads)),
+                            scratch);
 }
 
 void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) noexcept {
@@ -140,21 +164,23 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
   const kernels::FloatState float_state(kernels.isa);
   Tracer* const tracer = plan.context->tracer.get();
   TaskTrace trace(tracer, slot.index, tracer ? describe_task(run, number) : TracedTask{});
-  kernels::TaskRange range = task.merge < 0 ? kernels::TaskRange{} : states_of(run, task.merge);
-  if (plan.problem.states_kept == StatesKept::of_each_split) keep_states(run, task, &range);
-  range.row_begin = task.row_begin, range.row_end = task.row_end;
-  range.split_begin = task.split_begin, range.split_end = task.split_end;
-  range.watch = trace.watch();
+  kernels::TaskRange range = range_of(run, task, 0, trace.watch());
   if (task.shared >= 0) return run_shared_task(run, task, range, slot.scratch);
   // Running states that get no key stay as they are.
   if (plan.problem.states_kept == StatesKept::running && task.split_begin == task.split_end &&
       !run.operands.is_first_part && !run.operands.is_last_part)
     return;
-  task.pipeline->run(kernels, plan.problem.head(run.operands, task.batch, task.kv_head), range, slot.scratch);
+  if (task.heads > 1)
+    run_heads(run, task, trace.watch(), slot.scratch);
+  else
+    task.pipeline->run(kernels, plan.problem.head(run.operands, task.batch, task.kv_head), range,
+                       slot.scratch);
   if (task.merge < 0) return;
   if (plan.partition.merges[static_cast<std::size_t>(task.merge)].in_order >= 0)
     return end_task_in_order(run, number, range);
-  end_task(run, task.batch, task.kv_head, task.merge, reinterpret_cast<float*>(slot.scratch), range);
+  for (std::int32_t i = 0; i < task.heads; ++i)
+    end_task(run, task.batch, task.kv_head + i, task.merge + i, reinterpret_cast<float*>(slot.scratch),
+             range);
 }
 
 /// Checks the lengths given to Plan::update.

@@ -50,6 +50,12 @@ std::string shared_prefixes_of(const Plan::Impl& plan) {
          std::to_string(keys * problem.kv_heads * problem.key_bytes()) + " bytes of K and V read once less\n";
 }
 
+/// ", up to 8 KV heads a task", if tasks have several.
+std::string heads_of(const Partition& partition) {
+  const std::int64_t most = partition.most_heads();
+  return most == 1 ? "" : ", up to " + std::to_string(most) + " KV heads a task";
+}
+
 }  // namespace
 
 std::string describe(const Problem& problem) {
@@ -83,7 +89,8 @@ std::string Plan::Impl::explain() const {
           ", splits of " + std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
           " query rows a task" + tunings.many.describe() + ", tuning " + context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
-          std::to_string(partition.shared_merges) + " row blocks split along the keys\n";
+          std::to_string(partition.shared_merges) + " row blocks split along the keys" + heads_of(partition) +
+          "\n";
   text += shared_prefixes_of(*this);
   const scheduler::Assignment& assignment = partition.assignment;
   const auto& begin = assignment.domain_begin;

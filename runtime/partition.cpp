@@ -37,10 +37,11 @@ void place_split_states(std::int64_t v_head_dim, Partition& partition) {
   for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
     for (std::int32_t i = begin[d]; i < begin[d + 1]; ++i) {
       const auto number = static_cast<std::size_t>(partition.assignment.order[static_cast<std::size_t>(i)]);
-      const std::int32_t at = partition.tasks[number].merge;
-      if (at < 0) continue;
-      PlannedMerge& merge = partition.merges[static_cast<std::size_t>(at)];
-      if (merge.domain < 0) merge.domain = static_cast<std::int32_t>(d);
+      const PlannedTask& task = partition.tasks[number];
+      for (std::int32_t at = task.merge; at >= 0 && at < task.merge + task.heads; ++at) {
+        PlannedMerge& merge = partition.merges[static_cast<std::size_t>(at)];
+        if (merge.domain < 0) merge.domain = static_cast<std::int32_t>(d);
+      }
     }
   }
   partition.domain_floats.assign(begin.size() - 1, 0);
@@ -101,6 +102,12 @@ std::int64_t Partition::most_rows(const kernels::PipelineRow* pipeline) const {
   return most;
 }
 
+std::int64_t Partition::most_heads() const {
+  std::int64_t most = 1;
+  for (const PlannedTask& task : tasks) most = std::max<std::int64_t>(most, task.heads);
+  return most;
+}
+
 void Partition::reserve(const PartitionSize& size, std::size_t domains) {
   tasks.reserve(size.tasks);
   costs.reserve(size.tasks);
@@ -140,7 +147,8 @@ PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tun
     const PartitionSize size =
         Partitioner(problem, tunings, {}, workforce.workers(), way, space.blocks, space.best).most();
     most = {std::max(most.tasks, size.tasks), std::max(most.merges, size.merges),
-            std::max(most.partial_floats, size.partial_floats), std::max(most.tile_rows, size.tile_rows)};
+            std::max(most.partial_floats, size.partial_floats), std::max(most.tile_rows, size.tile_rows),
+            std::max(most.heads, size.heads)};
     if (is_cut_once(problem, tunings)) break;
   }
   const std::size_t domains = workforce.workers_per_domain.size();

@@ -17,13 +17,17 @@
 
 namespace kumiko {
 
-/// Rows [row_begin, row_end) of one KV head of one sequence over splits [split_begin, split_end).
+/// Rows [row_begin, row_end) of KV heads [kv_head, kv_head + heads) of one sequence over splits [split_begin,
+/// split_end).
 struct PlannedTask {
   std::int32_t batch, kv_head;
+  std::int32_t heads;  ///< More than 1 only where decode reads rows that lie side by side.
   std::int64_t row_begin, row_end;
   std::int64_t split_begin, split_end;
   const kernels::PipelineRow* pipeline;
-  std::int32_t merge;  ///< Index into Partition::merges if several tasks share the rows' splits, else -1.
+  /// Index into Partition::merges if several tasks share the rows' splits, else -1. Its heads' merges follow
+  /// one another.
+  std::int32_t merge;
   /// Index into Partition::shared.groups, else -1. Then rows are those of the group, `batch` is its first
   /// sequence, and `merge` has only the memory of the states.
   std::int32_t shared;
@@ -52,6 +56,7 @@ struct PartitionSize {
   std::size_t tasks = 0, merges = 0;
   std::int64_t partial_floats = 0;  ///< 0: more than is taken in advance.
   std::int64_t tile_rows = 0;       ///< Of a task of tiles, in any way of cutting.
+  std::int64_t heads = 1;           ///< Of a task.
 };
 
 struct Partition {
@@ -69,6 +74,8 @@ struct Partition {
 
   /// Rows of the largest task, of those of one pipeline or of all (nullptr).
   std::int64_t most_rows(const kernels::PipelineRow* pipeline = nullptr) const;
+  /// KV heads of the task that has most.
+  std::int64_t most_heads() const;
   void reserve(const PartitionSize& size, std::size_t domains);
   /// Whether every row block of the problem still begins and ends in the splits that its tasks have.
   bool has_splits_of(const Problem& problem) const;

@@ -18,6 +18,8 @@ constexpr bool is_one_in_five(std::uint64_t number) {
 constexpr std::int64_t kEnoughPieces = 40;
 // Up to this many splits per worker, each split is a piece of its own.
 constexpr std::int64_t kFewSplits = 16;
+// Heads are computed together if that leaves so many splits per worker.
+constexpr std::int64_t kSplitsOfHeads = 4;
 
 /// The default address space of a process on x86-64 and AArch64.
 constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
@@ -77,14 +79,16 @@ Status Partitioner::run() {
   }
   clear();
   blocks_.set(problem_, cut_, made_.shared);
+  set_heads();
   set_costs();
   std::uint64_t number = 0;
   for (std::int64_t b = 0; b < problem_.batch; ++b) {
     const std::int64_t count = blocks_.count(b);
     pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
-    for (std::int64_t h = problem_.first_head(); h < problem_.end_head(); ++h) {
+    for (std::int64_t h = problem_.first_head(), heads = 1; h < problem_.end_head(); h += heads) {
+      heads = heads_from(b, h);
       for (std::int64_t i = 0; i < count; ++i) {
-        if (Status s = take(b, h, i, is_one_in_five(number++)); !s.ok()) return s;
+        if (Status s = take(b, h, heads, i, is_one_in_five(number++)); !s.ok()) return s;
       }
     }
   }
@@ -105,6 +109,37 @@ void Partitioner::clear() {
   made_.costs.reserve(likely);
 }
 
+void Partitioner::set_heads() {
+  heads_ = problem_.heads_side_by_side();
+  if (heads_ == 1) return;
+  const auto is_in_place = [&](std::int64_t b) {
+    return cut_.tunings.of(problem_.rows_of(b)).pipeline->traits.in_place;
+  };
+  const auto parts = [&] { return ceil_div(problem_.own_heads(), heads_); };  // of a sequence's heads
+  std::int64_t splits = 0, blocks = 0, tiles = 0;
+  for (std::int64_t b = 0; b < problem_.batch; ++b) {
+    const std::int64_t count = blocks_.count(b);
+    (count > 0 && is_in_place(b) ? blocks : tiles) += count;
+    for (std::int64_t i = 0; i < count && is_in_place(b); ++i) splits += blocks_.whole(b, i).splits();
+  }
+  while (heads_ > 1 && workers_ > 1 && splits * parts() < kSplitsOfHeads * workers_) heads_ /= 2;
+  if (heads_ > 1) heads_ = ceil_div(problem_.own_heads(), parts());  // parts as equal as they can be
+  count_ = blocks * parts() + tiles * problem_.own_heads();
+  wants_fine_ = cut_.wants_fine = workers_ > 1 && count_ < workers_ * kEnoughPieces;
+  fine_keys_ = wants_fine_ && !cut_.has_fine;
+}
+
+/// Heads of the task that begins with head h: those of one home.
+std::int64_t Partitioner::heads_from(std::int64_t b, std::int64_t h) const {
+  if (heads_ == 1 || !pipeline_->traits.in_place) return 1;
+  const std::int64_t most = std::min(heads_, problem_.end_head() - h);
+  if (kv_domains_.empty()) return most;
+  const std::span homes = kv_domains_.subspan(static_cast<std::size_t>(b * problem_.kv_heads + h),
+                                              static_cast<std::size_t>(most));
+  return std::find_if(homes.begin(), homes.end(), [&](std::int32_t home) { return home != homes[0]; }) -
+         homes.begin();
+}
+
 // A piece of a cut block costs at least half of what piece_of() aims at.
 PartitionSize Partitioner::most() {
   if (count_ > kMaxTasks) return {};
@@ -113,13 +148,15 @@ PartitionSize Partitioner::most() {
   if (!cut_.tunings.of(problem_.most_rows()).pipeline->traits.in_place) blocks_.set(problem_, cut_, {});
   const std::int64_t whole = cut_.has_fine ? blocks_.fine_count() * problem_.own_heads() : count_;
   std::int64_t cut = workers_ > 1 ? 2 * tasks_ : 0;
-  if (fine_keys_) {
+  PartitionSize most;
+  most.heads = problem_.heads_side_by_side();
+  const bool fine_keys = fine_keys_ || (most.heads > 1 && workers_ > 1 && !cut_.has_fine);
+  if (fine_keys) {
     cut += 2 * kFinerBy * tasks_ / kOneFineIn;                                         // the fine parts
     cut += std::min(4 * kFinerBy * (count_ / kOneFineIn + 2), 2 * kFinerBy * tasks_);  // the fine blocks
   }
-  PartitionSize most;
   most.tasks = static_cast<std::size_t>(std::min(whole + cut, whole * std::max<std::int64_t>(splits, 1)));
-  most.merges = static_cast<std::size_t>(workers_ > 1 ? std::min(whole, fine_keys_ ? count_ : tasks_) : 0);
+  most.merges = static_cast<std::size_t>(workers_ > 1 ? std::min(whole, fine_keys ? count_ : tasks_) : 0);
   // Split states only where they are few: memory is promised to who asks for it, even if nobody touches it.
   constexpr std::int64_t kMostFloats = std::int64_t{1} << 22;
   std::int64_t floats = 0;
@@ -140,15 +177,15 @@ void Partitioner::set_costs() {
   if (!fine_keys_) return;
   std::int64_t splits = 0;
   for (const RowBlock& block : blocks_.all()) splits += std::min(block.splits(), kFewSplits * workers_ + 1);
-  single_splits_ = splits * problem_.own_heads() <= kFewSplits * workers_;
+  single_splits_ = splits * ceil_div(problem_.own_heads(), heads_) <= kFewSplits * workers_;
 }
 
-Status Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine) {
+Status Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine) {
   const std::span<const RowBlock> fine =
       cut_.has_fine && is_fine ? blocks_.fine(b, i) : std::span<const RowBlock>();
   // One call for both cases: two are not inlined.
   for (const RowBlock& piece : fine.empty() ? std::span(&blocks_.whole(b, i), 1) : fine) {
-    if (Status s = cut_keys(b, h, piece, is_fine && fine.empty()); !s.ok()) return s;
+    if (Status s = cut_keys(b, h, heads, piece, is_fine && fine.empty()); !s.ok()) return s;
   }
   return {};
 }
@@ -170,36 +207,46 @@ std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, s
   return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
 }
 
-Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine) {
+Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& of_head,
+                             bool is_fine) {
+  RowBlock of_heads;
+  if (heads > 1) of_heads = of_head, of_heads.cost *= heads;
+  const RowBlock& block = heads > 1 ? of_heads : of_head;
   // Without a fine part only an outlier is cut: one long sequence among short ones.
   const bool shares = block.shared_splits > 0;
   const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
   std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
   if (splits == block.splits() && !shares) {
-    add_task(b, h, block, block.split_begin, block.split_end, block.cost, -1);
+    add_task(b, h, heads, block, block.split_begin, block.split_end, block.cost, -1);
     return {};
   }
   // Who keeps the states of splits merges them, too.
   const bool merges = problem_.states_kept != StatesKept::of_each_split;
   const auto merge = merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
-  if (merges) {
+  for (std::int64_t i = 0; i < heads && merges; ++i) {
     made_.merges.push_back({0, block.split_begin, block.split_end, block.row_begin, block.row_end,
                             made_.partial_floats, 0, block.shared_splits});
-    if (shares) made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h)] = merge;
+    if (shares)
+      made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h + i)] =
+          merge + static_cast<std::int32_t>(i);
     if (!add_states(block.splits(), block.row_end - block.row_begin,
                     kernels::partial_size(problem_.v_head_dim), &made_.partial_floats))
       return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
   }
   std::int64_t cost_before = 0;
+  std::int32_t tasks = 0;
   for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
     const std::int64_t cost = block.cost_until(at + splits);
-    add_task(b, h, block, at, at + splits, cost - cost_before, merge);
+    add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
     cost_before = cost;
-    if (merges) ++made_.merges.back().tasks;
+    ++tasks;
     at += splits;
     if (at == block.split_end) break;
   }
-  if (merges && !shares && problem_.states_kept == StatesKept::none) set_order(made_.merges.back());
+  for (std::int64_t i = 0; i < heads && merges; ++i)
+    made_.merges[static_cast<std::size_t>(merge + i)].tasks = tasks;
+  if (merges && heads == 1 && !shares && problem_.states_kept == StatesKept::none)
+    set_order(made_.merges.back());
   return {};
 }
 
@@ -251,7 +298,7 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
                          to = block.split_begin + block.splits() * (i + 1) / pieces;
       const auto share = static_cast<double>((to - from) * (rows.row_end - row)) /
                          static_cast<double>(block.splits() * block.row_end);
-      add_task(sequences[static_cast<std::size_t>(keys.first)], h, rows, from, to,
+      add_task(sequences[static_cast<std::size_t>(keys.first)], h, 1, rows, from, to,
                static_cast<std::int64_t>(static_cast<double>(block.cost) * share), merge);
       made_.tasks.back().shared = static_cast<std::int32_t>(group);
     }
@@ -267,11 +314,13 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
 
 // Field by field: filling a struct and then copying it stalls on its own stores, which took half the time of
 // a cut.
-void Partitioner::add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
-                           std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge) {
+void Partitioner::add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
+                           std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
+                           std::int32_t merge) {
   PlannedTask& task = made_.tasks.emplace_back();
   task.batch = static_cast<std::int32_t>(b);
   task.kv_head = static_cast<std::int32_t>(h);
+  task.heads = static_cast<std::int32_t>(heads);
   task.row_begin = block.row_begin;
   task.row_end = block.row_end;
   task.split_begin = split_begin;

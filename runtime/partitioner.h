@@ -41,8 +41,11 @@ class Partitioner {
  private:
   // Inline in the one file that calls them: as calls they cost a plan of 512 heads 3 to 6 of its 50 us.
   inline void clear();
+  /// How many KV heads a task of decode has.
+  void set_heads();
+  inline std::int64_t heads_from(std::int64_t b, std::int64_t h) const;
   inline void set_costs();
-  inline Status take(std::int64_t b, std::int64_t h, std::int64_t i, bool is_fine);
+  inline Status take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine);
   /// Splits in the next piece of a block that has `left` splits left.
   inline std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const;
   /// Splits of the first of equal pieces that cost about `most` each, so that no small piece remains.
@@ -50,10 +53,12 @@ class Partitioner {
   /// The groups' rows over the keys that they share.
   Status add_shared();
   Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
-  inline Status cut_keys(std::int64_t b, std::int64_t h, const RowBlock& block, bool is_fine);
+  inline Status cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
+                         bool is_fine);
   void set_order(PlannedMerge& merge) const;
-  inline void add_task(std::int64_t b, std::int64_t h, const RowBlock& block, std::int64_t split_begin,
-                       std::int64_t split_end, std::int64_t piece_cost, std::int32_t merge);
+  inline void add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
+                       std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
+                       std::int32_t merge);
 
   const Problem& problem_;
   const std::span<const std::int32_t> kv_domains_;
@@ -65,6 +70,7 @@ class Partitioner {
   std::int64_t tile_rows_ = 0;                      // most rows of a block of tiles
   std::int64_t count_ = 0;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
                             // kv_heads * rows are below 2^62
+  std::int64_t heads_ = 1;  // of a task of decode
   bool wants_fine_;
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces

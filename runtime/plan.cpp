@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/pipelines/decode.h"
 #include "runtime/traffic.h"
 
 namespace kumiko {
@@ -114,14 +115,19 @@ Status choose_kernels(Plan::Impl& plan) {
 
 namespace {
 
-/// Bytes of scratch a core needs for the largest task, and for tiles of so many rows.
-std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition, std::int64_t tile_rows = 0) {
+/// Bytes of scratch a core needs for the largest task, and for tiles and heads of those sizes.
+std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition, const PartitionSize& most = {}) {
   const Problem& problem = plan.problem;
   // The last task of a merge needs one row of O.
   std::size_t bytes = static_cast<std::size_t>(problem.v_head_dim) * sizeof(float);
   const auto count = [&](const kernels::PipelineRow& pipeline, std::int64_t rows) {
-    if (!pipeline.traits.in_place) rows = std::max(rows, tile_rows);
-    bytes = std::max(bytes, pipeline.scratch_bytes(plan.kernels, rows, problem.head_dim, problem.v_head_dim));
+    if (!pipeline.traits.in_place) rows = std::max(rows, most.tile_rows);
+    const std::int64_t heads = pipeline.traits.in_place ? std::max(partition.most_heads(), most.heads) : 1;
+    const std::size_t needed =
+        heads > 1 ? kernels::decode_heads_scratch_bytes(plan.kernels, heads, rows, problem.head_dim,
+                                                        problem.v_head_dim)
+                  : pipeline.scratch_bytes(plan.kernels, rows, problem.head_dim, problem.v_head_dim);
+    bytes = std::max(bytes, needed);
   };
   const kernels::PipelineRow *few = plan.tunings.few.pipeline, *many = plan.tunings.many.pipeline;
   if (few == many) {
@@ -144,13 +150,13 @@ Status reserve(const Plan::Impl& plan, std::size_t scratch_bytes) {
 Status prepare(Plan::Impl& plan, bool may_be_updated) {
   if (Status s = choose_kernels(plan); !s.ok()) return s;
   if (plan.problem.is_empty()) return {};
-  const std::int64_t tile_rows =
-      may_be_updated && plan.problem.has_seqused_k ? plan.reserve_for_updates() : 0;
+  const PartitionSize most =
+      may_be_updated && plan.problem.has_seqused_k ? plan.reserve_for_updates() : PartitionSize{};
   if (Status s = plan.cut(&plan.partition); !s.ok()) return s;
   if (plan.context->tracer) plan.home = planned_traffic(plan).home;
   plan.states.release(plan.states.acquire(plan.partition));  // so that the first run allocates nothing
   // Last, because the scratch stays with the context: a plan that fails must not enlarge it.
-  plan.scratch_bytes = scratch_for(plan, plan.partition, tile_rows);
+  plan.scratch_bytes = scratch_for(plan, plan.partition, most);
   return reserve(plan, plan.scratch_bytes);
 }
 
@@ -158,12 +164,12 @@ void Plan::Impl::find_common_pages(const PageTable& table, CommonPages* common) 
   if (may_share_keys()) finder_.find(problem, table, context->core.decode_rows, common);
 }
 
-std::int64_t Plan::Impl::reserve_for_updates() {
+PartitionSize Plan::Impl::reserve_for_updates() {
   const PartitionSize most =
       reserve_for_any_lengths(problem, tunings, {workers_, context->config.policy}, space_);
   for (Partition* made : {&partition, &spare_}) made->reserve(most, workers_.size());
   states.reserve(most);
-  return most.tile_rows;
+  return most;
 }
 
 Status Plan::Impl::cut(Partition* made) {

@@ -41,8 +41,7 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   Prediction predict(const MachineRates& rates) const;
   std::int64_t workspace_bytes() const;
   /// Takes the memory of all partitions that update() may make.
-  /// Returns how many rows a task of tiles may have.
-  std::int64_t reserve_for_updates();
+  PartitionSize reserve_for_updates();
   /// Cuts the problem. Errors: those of make_partition().
   Status cut(Partition * made);
   /// Replaces the planned lengths by valid new ones, finds shared pages anew if a table is given, and cuts

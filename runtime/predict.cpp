@@ -36,7 +36,7 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
           std::min(task.split_end * kernels::kSplitKeys, used) - task.split_begin * kernels::kSplitKeys, 0));
       const double seconds = std::max(
           2 * partition.cost_unit * static_cast<double>(partition.costs[number].cost) / rates.core_flops,
-          keys * key_bytes / bandwidth);
+          keys * key_bytes * task.heads / bandwidth);
       total += seconds;
       durations[number].cost = std::llround(std::min(seconds * kTicksPerSecond, 1e15));
     }

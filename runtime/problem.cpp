@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
+#include "kernels/pipelines/decode.h"
 #include "runtime/validate.h"
 
 namespace kumiko {
@@ -341,6 +343,18 @@ kernels::KeyLists Problem::key_lists(const Operands& operands, std::int64_t b, s
     lists.block_keys = bsr_keys;
   }
   return lists;
+}
+
+std::int64_t Problem::heads_side_by_side() const {
+  constexpr std::int64_t kBytes = 4096;
+  // Rows that are copied together are read in the order of the copy.
+  if (has_key_tiles || page_keys % kernels::kLeastGroup != 0) return 1;
+  std::int64_t most = std::min(kernels::kMaxDecodeHeads, own_heads());
+  for (const auto& [layout, element] : {std::pair(k, types.key), std::pair(v, types.value)}) {
+    if (layout.head <= 0 || layout.head >= layout.seq) return 1;
+    most = std::min(most, kBytes / (layout.head * kernels::bytes_of(element)));
+  }
+  return std::max<std::int64_t>(most, 1);
 }
 
 kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const {

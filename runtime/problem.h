@@ -177,6 +177,9 @@ struct Problem {
   std::int64_t first_head() const { return part.kv_head_begin; }
   std::int64_t end_head() const { return part.kv_head_end < 0 ? kv_heads : part.kv_head_end; }
   std::int64_t own_heads() const { return end_head() - first_head(); }
+  /// KV heads that decode computes in one task (pipelines/decode.h): as many as lie side by side in 4 KiB of
+  /// keys and of values. 1 where one head's rows follow one another.
+  std::int64_t heads_side_by_side() const;
   /// The states of a KV head.
   std::int64_t states_of(std::int64_t b, std::int64_t kv_head) const {
     const std::int64_t first = states_begin[static_cast<std::size_t>(b)];

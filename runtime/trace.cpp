@@ -140,6 +140,13 @@ std::vector<Interval> without(const std::vector<Interval>& wanted, const std::ve
   return gaps;
 }
 
+/// ", KV head 3", ", KV heads 0 to 7"
+std::string heads_of(const TracedTask& task) {
+  const std::string first = std::to_string(task.kv_head);
+  if (task.kv_heads <= 1) return ", KV head " + first;
+  return ", KV heads " + first + " to " + std::to_string(task.kv_head + task.kv_heads - 1);
+}
+
 }  // namespace
 
 std::unique_ptr<Tracer> Tracer::create(const std::string& file, const scheduler::Topology& topology,
@@ -256,8 +263,8 @@ std::string Tracer::to_json() const {
       }
       const bool is_local = task.home == lane.seat.domain;
       (is_local ? local : remote) += task.bytes;
-      writer.span("sequence " + std::to_string(task.batch) + ", KV head " + std::to_string(task.kv_head),
-                  "task", process, thread, task.begin, task.end,
+      writer.span("sequence " + std::to_string(task.batch) + heads_of(task), "task", process, thread,
+                  task.begin, task.end,
                   "\"run\": " + std::to_string(task.run) + ", \"task\": " + std::to_string(task.task) +
                       ", \"" + (is_local ? "local" : "remote") + "_bytes\": " + std::to_string(task.bytes));
     }

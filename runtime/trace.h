@@ -21,7 +21,7 @@ namespace kumiko {
 struct TracedTask {
   std::int64_t begin, end;  // ticks, as all times here
   std::int64_t bytes;       // of K and V that it read
-  std::int32_t run, task, batch, kv_head;
+  std::int32_t run, task, batch, kv_head, kv_heads;
   std::int16_t home;  // the domain whose memory holds them, by plan or page_domains
   std::int64_t first_phase, phases;
   std::int64_t phases_end;  // end, unless phases were dropped

@@ -37,13 +37,17 @@ std::int64_t Traffic::total_remote() const {
   return sum_of(remote);
 }
 
-std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
+std::int64_t bytes_of_head(const Plan::Impl& plan, const PlannedTask& task) {
   const std::int64_t key_bytes = plan.problem.key_bytes();
   if (task.shared >= 0) return product((task.split_end - task.split_begin) * kernels::kSplitKeys, key_bytes);
   const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
   const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
   return product(block.keys_until(task.split_end) - block.keys_until(task.split_begin), key_bytes) /
          plan.problem.part.parts;
+}
+
+std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task) {
+  return product(bytes_of_head(plan, task), task.heads);
 }
 
 Traffic planned_traffic(const Plan::Impl& plan) {
@@ -56,7 +60,10 @@ Traffic planned_traffic(const Plan::Impl& plan) {
     for (std::size_t d = 0; d < domains; ++d) {
       for (std::int32_t i = assignment.domain_begin[d]; i < assignment.domain_begin[d + 1]; ++i) {
         const PlannedTask& task = plan.partition.tasks[static_cast<std::size_t>(assignment.order[i])];
-        visit(d, head_number(plan, task), bytes_read(plan, task));
+        const std::int64_t bytes = bytes_of_head(plan, task);
+        for (std::size_t head = head_number(plan, task), end = head + static_cast<std::size_t>(task.heads);
+             head < end; ++head)
+          visit(d, head, bytes);
       }
     }
   };

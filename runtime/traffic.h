@@ -24,10 +24,11 @@ struct Traffic {
 
 Traffic planned_traffic(const Plan::Impl& plan);
 
-/// Bytes of K and V that one task reads, each counted once.
+/// Bytes of K and V that one task reads of each of its heads and of all, each counted once.
+std::int64_t bytes_of_head(const Plan::Impl& plan, const PlannedTask& task);
 std::int64_t bytes_read(const Plan::Impl& plan, const PlannedTask& task);
 
-/// The index of the task's head in Traffic::home.
+/// The index of the task's first head in Traffic::home.
 inline std::size_t head_number(const Plan::Impl& plan, const PlannedTask& task) {
   return static_cast<std::size_t>(task.batch * plan.problem.kv_heads + task.kv_head);
 }

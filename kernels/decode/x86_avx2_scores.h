@@ -22,9 +22,12 @@ class QueryLanes {
  public:
   static constexpr int kRows = R > 4 ? 8 : 4;
   QueryLanes(const DecodeScoresArgs& args, std::int64_t row) {
-    for (int r = 0; r < kRows; ++r) {
-      const float* q = args.q + (row + (r < R ? r : R - 1)) * args.q_stride;
-      for (std::int64_t d = 0; d < args.dim; ++d) lanes_[d * kRows + r] = q[d];
+    const float* q[kRows];
+    for (int r = 0; r < kRows; ++r) q[r] = args.q + (row + (r < R ? r : R - 1)) * args.q_stride;
+    std::int64_t d = 0;
+    for (; d + 8 <= args.dim; d += 8) set_lanes(q, d);
+    for (; d < args.dim; ++d) {
+      for (int r = 0; r < kRows; ++r) lanes_[d * kRows + r] = q[r][d];
     }
   }
   /// Four dims, each in a vector: 8 rows, or 4 rows twice.
@@ -37,6 +40,26 @@ class QueryLanes {
   }
 
  private:
+  /// Of 8 dims.
+  void set_lanes(const float* const (&q)[kRows], std::int64_t d) {
+    float* const to = lanes_ + d * kRows;
+    __m256 x[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) x[r] = _mm256_loadu_ps(q[r] + d);
+    if constexpr (kRows == 8) {
+      Avx2::transpose(x);
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; ++c) _mm256_store_ps(to + 8 * c, x[c]);
+    } else {
+      Avx2::transpose_halves(x[0], x[1], x[2], x[3]);
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        _mm_store_ps(to + 4 * c, _mm256_castps256_ps128(x[c]));
+        _mm_store_ps(to + 4 * (c + 4), _mm256_extractf128_ps(x[c], 1));
+      }
+    }
+  }
+
   alignas(32) float lanes_[kMaxHeadDim * kRows];
 };
 
@@ -57,6 +80,19 @@ struct BlockProducts<Avx2, float> {
                                          std::int64_t dims, const QueryLanes<R>& queries,
                                          __m256 (&sum)[R][kParts], RowFetcher& ahead) {
     constexpr int kRows = QueryLanes<R>::kRows;
+    // A line is read in four steps, between which lines of all other keys are. At this distance they meet in
+    // a set of an L1 of 8 ways: better read once, in order (Zen 4, rows 4 KiB apart: 0.42 of the limit, so
+    // 0.54).
+    constexpr std::int64_t kMeet = 2048 / sizeof(float), kMostDims = 256;
+    alignas(64) float copies[kParts * 8 * kMostDims];
+    const float* first[kParts];
+    std::int64_t step = stride;
+#pragma GCC unroll 2
+    for (int p = 0; p < kParts; ++p) first[p] = keys[p];
+    if (__builtin_expect(stride % kMeet == 0 && dims <= kMostDims, 0)) {
+      step = dims;
+      for (int p = 0; p < kParts; ++p) first[p] = copy_rows(keys[p], stride, dims, copies + p * 8 * dims);
+    }
     __m256 rows[kSums];
 #pragma GCC unroll 8
     for (int i = 0; i < kSums; ++i) rows[i] = _mm256_setzero_ps();
@@ -68,8 +104,8 @@ struct BlockProducts<Avx2, float> {
 #pragma GCC unroll 4
         for (int i = 0; i < kSums; i += 2) {
           if (kParts == 2 || i % 4 == 0) ahead.fetch_lines<1>();
-          const float* key = kRows == 8 ? keys[0] + i * stride : keys[i / 4] + i % 4 * stride;
-          add_products<kRows>(key + d + half, stride, q, rows[i], rows[i + 1]);
+          const float* key = kRows == 8 ? first[0] + i * step : first[i / 4] + i % 4 * step;
+          add_products<kRows>(key + d + half, step, q, rows[i], rows[i + 1]);
         }
       }
     }
@@ -88,6 +124,15 @@ struct BlockProducts<Avx2, float> {
 
  private:
   static constexpr int kSums = 8;
+
+  /// Eight rows, one after the other.
+  static const float* copy_rows(const float* from, std::int64_t stride, std::int64_t dims, float* to) {
+    for (int i = 0; i < 8; ++i) {
+      for (std::int64_t d = 0; d < dims; d += 8)
+        _mm256_storeu_ps(to + i * dims + d, _mm256_loadu_ps(from + i * stride + d));
+    }
+    return to;
+  }
 
   /// Adds the products of four dims to two neighbouring vectors of sums; `key` is the first one's.
   template <int kRows>

@@ -1,73 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // decode: few rows, keys and values read once, in place. See decode.h for why its bits are those of `online`.
+#include "kernels/pipelines/decode.h"
+
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <optional>
 
 #include "kernels/decode/rows.h"
-#include "kernels/pipelines/decode_rows.h"
-#include "kernels/pipelines/masks.h"
-#include "kernels/pipelines/pipeline.h"
+#include "kernels/pipelines/decode_scratch.h"
+#include "kernels/pipelines/read_order.h"
 
 namespace kumiko::kernels {
 namespace {
-
-struct Scratch {
-  float *q, *q_range, *scores, *m, *l, *o, *total_m, *total_l, *total_o;
-  std::int32_t *begin, *end;
-  KeyRuns* runs;
-  KeyRun* run;                // [rows][kRowRuns]
-  std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
-  const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr
-  std::int64_t o_stride, q_stride;
-  DecodeRows kv;  // begin() before use
-  // Of int8 queries and keys only.
-  float *k_range, *int8_scores;  // factors of a block's keys; scores of one tile
-  std::byte *q_rows, *k_panel;
-
-  Scratch(Carver& carver, const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
-          std::int64_t v_head_dim)
-      : kv(carver, kernels, head_dim, v_head_dim) {
-    o_stride = round_up(v_head_dim, kernels.lanes);
-    const bool is_half = kernels.product == Element::f16;
-    q_stride = is_half ? round_up(rows, kernels.lanes) : kernels.steps(head_dim);
-    if (kernels.int8) {
-      take_int8(carver, *kernels.int8, rows, head_dim);
-    } else {
-      q_range = carver.take<float>(is_half ? q_stride : 0);
-      q = reinterpret_cast<float*>(
-          carver.take<std::byte>((is_half ? head_dim : rows) * q_stride * kernels.step_bytes()));
-    }
-    scores = carver.take<float>(rows * kBlockKeys);
-    m = carver.take<float>(rows);
-    l = carver.take<float>(rows);
-    o = carver.take<float>(rows * o_stride);
-    total_m = carver.take<float>(rows);
-    total_l = carver.take<float>(rows);
-    total_o = carver.take<float>(rows * o_stride);
-    begin = carver.take<std::int32_t>(rows);
-    end = carver.take<std::int32_t>(rows);
-    runs = carver.take<KeyRuns>(rows);
-    run = carver.take<KeyRun>(rows * kRowRuns);
-    masks = carver.take<std::uint8_t>(kernels.has_key_lists ? rows * kBlockKeys : 0);
-    mask = carver.take<const std::uint8_t*>(rows);
-  }
-
-  void take_int8(Carver& carver, const Int8ScoresKernel& int8, std::int64_t rows, std::int64_t head_dim) {
-    const std::int64_t panel_rows = round_up(rows, int8.mr);
-    q_range = carver.take<float>(panel_rows);
-    q = reinterpret_cast<float*>(carver.take<std::byte>(panel_rows / int8.mr * int8.panel_bytes(head_dim)));
-    q_rows = carver.take<std::byte>(rows * head_dim);
-    k_range = carver.take<float>(kBlockKeys);
-    k_panel = carver.take<std::byte>(int8.query_bytes(head_dim, int8.most_lanes()));
-    int8_scores = carver.take<float>(panel_rows * int8.most_lanes());
-  }
-
-  static void clear(float* m, float* l, float* o, std::int64_t rows, std::int64_t o_stride) {
-    for (std::int64_t r = 0; r < rows; ++r) m[r] = -__builtin_inff();
-    std::memset(l, 0, static_cast<std::size_t>(rows) * sizeof(float));
-    std::memset(o, 0, static_cast<std::size_t>(rows * o_stride) * sizeof(float));
-  }
-};
 
 /// One query row in steps. Inlined into the loop over rows, g++ 12 does not vectorise it: 1300 cycles for
 /// four rows of 128 bf16.
@@ -87,30 +32,108 @@ struct Scratch {
   }
 }
 
-/// One task: its operands over its scratch, and the steps that run() is made of.
-class Decode {
+/// One head of a task: its operands over its scratch, and the steps that a run is made of.
+class DecodeHead {
  public:
-  Decode(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task, std::byte* memory)
+  DecodeHead(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task, Carver& carver)
       : kernels_(kernels),
         head_(head),
         task_(task),
         rows_(task.row_end - task.row_begin),
-        carver_(memory),
-        s_(carver_, kernels, rows_, head.head_dim, head.v_head_dim) {}
+        s_(carver, kernels, rows_, head.head_dim, head.v_head_dim) {
+    s_.kv.begin(head);
+  }
 
-  void run() {
+  const DecodeRows& rows() const { return s_.kv; }
+  const TaskRange& task() const { return task_; }
+
+  /// The order has begun with this head's rows().
+  void begin(const ReadOrder& order) {
     task_.enter(Phase::queries);
     set_queries();
     seen_ = visible_keys();
     first_end_ = min_of(head_.first_tokens, head_.end_of(task_.row_end - 1));
-    set_operands();
-    Scratch::clear(s_.total_m, s_.total_l, s_.total_o, rows_, s_.o_stride);
+    set_operands(order.fetch());
+    DecodeScratch::clear(s_.total_m, s_.total_l, s_.total_o, rows_, s_.o_stride);
     for (std::int64_t r = 0; r < rows_ && head_.running.loads() && !task_.partial; ++r)
       load_running(head_, task_.row_begin + r, total(r));
-    for (std::int64_t split = task_.split_begin; split < task_.split_end; ++split) run_split(split);
+  }
+  void end() const {
     if (task_.partial) return;
     task_.enter(Phase::store);
     for (std::int64_t r = 0; r < rows_; ++r) end_merged_row(kernels_, head_, task_.row_begin + r, total(r));
+  }
+
+  /// The split's keys that some row may see; nothing if it has no state.
+  std::optional<KeyRange> keys_of_split(std::int64_t split) const {
+    const std::int64_t place = SplitNumbers(head_, task_.row_begin).place(split), begin = place * kSplitKeys;
+    if (!head_.own.has(place)) return {};
+    const bool has_first_tokens = begin < first_end_;
+    const KeyRange keys{has_first_tokens ? begin : max_of(begin, seen_.first / kBlockKeys * kBlockKeys),
+                        min_of(begin + kSplitKeys, max_of(seen_.last, has_first_tokens ? first_end_ : 0))};
+    if (keys.empty() && !task_.partial) return {};
+    return keys;
+  }
+  /// Keys of a block from its first that some row sees to its last; `last` is that of its split.
+  KeyRange seen_of_block(std::int64_t block, std::int64_t last) const {
+    const KeyRange window{max_of(block, seen_.first), min_of(min_of(block + kBlockKeys, last), seen_.last)};
+    if (block >= first_end_) return window;
+    return {block, window.empty() ? min_of(block + kBlockKeys, first_end_)
+                                  : max_of(window.last, min_of(block + kBlockKeys, first_end_))};
+  }
+  /// Those of the next block. Past the end of a dense tensor a prefetch does no harm; a block table has no
+  /// entries there.
+  KeyRange after(const KeyRange& block) const {
+    const std::int64_t last = block.last + kBlockKeys;
+    return {block.last, head_.k.pages ? min_of(last, seen_.last) : last};
+  }
+
+  void begin_split() const { DecodeScratch::clear(s_.m, s_.l, s_.o, rows_, s_.o_stride); }
+  void end_split(std::int64_t split) const {
+    for (std::int64_t r = 0; r < rows_; ++r) end_split(split, r);
+  }
+
+  // The steps of a block; parts are counted from its first key. Nothing is done if no row sees a key.
+
+  void begin_block(const KeyRange& block, std::int64_t part_keys) {
+    block_ = block;
+    block_rows_ = s_.kv.block(block, part_keys);
+    const bool is_masked = head_.masks(block.first, block.last);
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      s_.mask[r] = is_masked ? mask_of_row(head_, task_.row_begin + r, block.first, block.last - block.first,
+                                           s_.masks + r * kBlockKeys)
+                             : nullptr;
+      set_visible(r);
+    }
+    sees_any_ = !is_masked ||
+                !std::all_of(s_.runs, s_.runs + rows_, [](const KeyRuns& runs) { return runs.count == 0; });
+  }
+  void score(const KeyRange& part, const RowList& ahead) {
+    if (!sees_any_) return;
+    scores_.k = part_of(block_rows_.k, part.first);
+    scores_.kv = part.last - part.first;
+    scores_.scores = s_.scores + part.first;
+    scores_.rows_ahead = ahead;
+    if (kernels_.int8) return score_int8(part);
+    (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
+  }
+  void soften(const RowList& ahead) {
+    if (!sees_any_) return;
+    for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r);
+    for (std::int64_t r = 0; r < rows_ && block_.first < head_.first_tokens; ++r) hide_gap(r);
+    softmax_.kv = block_.last - block_.first;
+    softmax_.rows_ahead = ahead;
+    kernels_.decode->softmax(softmax_);
+  }
+  void add_values(const KeyRange& part, const RowList& ahead) {
+    if (!sees_any_) return;
+    values_.v = part_of(block_rows_.v, part.first);
+    values_.kv = part.last - part.first;
+    values_.p = s_.scores + part.first / kernels_.per_step();  // bf16 of pairs
+    values_.runs = part.first == 0 && part.last == block_.last - block_.first ? s_.runs : runs_of(part);
+    values_.first_key = block_.first + part.first;
+    values_.rows_ahead = ahead;
+    kernels_.decode->add_values(values_);
   }
 
  private:
@@ -154,16 +177,14 @@ class Decode {
   }
 
   /// What is the same for all blocks.
-  void set_operands() {
-    s_.kv.begin(head_);
+  void set_operands(const FetchDistances& fetch) {
     scores_.q = s_.q;
     scores_.q_stride = s_.q_stride;
     scores_.range = s_.q_range;
     scores_.rows = rows_;
     scores_.dim = head_.head_dim;
-    scores_.scores = s_.scores;
     scores_.score_stride = kBlockKeys;
-    scores_.fetch = s_.kv.fetch();
+    scores_.fetch = fetch;
 
     softmax_.scores = s_.scores;
     softmax_.score_stride = kBlockKeys;
@@ -177,77 +198,21 @@ class Decode {
     softmax_.v_dim = head_.v_head_dim;
     // Terms have the scale in them already.
     softmax_.scale = head_.terms.any() ? 1.0f : kernels_.score_scale(head_.q_scale);
-    softmax_.fetch = s_.kv.fetch();
+    softmax_.fetch = fetch;
 
-    values_.p = s_.scores;
     values_.p_stride = kBlockKeys;
     values_.rows = rows_;
     values_.v_dim = head_.v_head_dim;
-    values_.runs = s_.runs;
     values_.l = s_.l;
     values_.o = s_.o;
     values_.o_stride = s_.o_stride;
-    values_.fetch = s_.kv.fetch();
+    values_.fetch = fetch;
   }
 
-  void run_split(std::int64_t split) {
-    const std::int64_t place = SplitNumbers(head_, task_.row_begin).place(split), begin = place * kSplitKeys;
-    if (!head_.own.has(place)) return;
-    const bool has_first_tokens = begin < first_end_;
-    const KeyRange keys{has_first_tokens ? begin : max_of(begin, seen_.first / kBlockKeys * kBlockKeys),
-                        min_of(begin + kSplitKeys, max_of(seen_.last, has_first_tokens ? first_end_ : 0))};
-    if (keys.empty() && !task_.partial) return;
-    task_.enter(Phase::decode);
-    Scratch::clear(s_.m, s_.l, s_.o, rows_, s_.o_stride);
-    for (std::int64_t block = keys.first; block < keys.last; block += kBlockKeys) {
-      const KeyRange seen = seen_of_block(block, keys.last);
-      if (!seen.empty()) run_block(seen);
-    }
-    task_.enter(Phase::merge);
-    for (std::int64_t r = 0; r < rows_; ++r) end_split(split, r);
-  }
-
-  /// Keys of a block from its first that some row sees to its last.
-  KeyRange seen_of_block(std::int64_t block, std::int64_t last) const {
-    const KeyRange window{max_of(block, seen_.first), min_of(min_of(block + kBlockKeys, last), seen_.last)};
-    if (block >= first_end_) return window;
-    return {block, window.empty() ? min_of(block + kBlockKeys, first_end_)
-                                  : max_of(window.last, min_of(block + kBlockKeys, first_end_))};
-  }
-
-  void run_block(const KeyRange& block) {
-    const DecodeBlock rows = s_.kv.block(block, seen_.last);
-    scores_.k = rows.k;
-    values_.v = rows.v;
-    scores_.rows_ahead = rows.from_keys;
-    softmax_.rows_ahead = values_.rows_ahead = rows.from_values;
-    scores_.kv = softmax_.kv = values_.kv = block.last - block.first;
-    values_.first_key = block.first;
-    const bool is_masked = head_.masks(block.first, block.last);
-    for (std::int64_t r = 0; r < rows_; ++r) {
-      s_.mask[r] = is_masked ? mask_of_row(head_, task_.row_begin + r, block.first, scores_.kv,
-                                           s_.masks + r * kBlockKeys)
-                             : nullptr;
-      set_visible(r, block);
-    }
-    if (is_masked &&
-        std::all_of(s_.runs, s_.runs + rows_, [](const KeyRuns& runs) { return runs.count == 0; }))
-      return;
-    score(block);
-    for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r, block);
-    for (std::int64_t r = 0; r < rows_ && block.first < head_.first_tokens; ++r) hide_gap(r, block);
-    kernels_.decode->softmax(softmax_);
-    kernels_.decode->add_values(values_);
-  }
-
-  void score(const KeyRange& block) const {
-    if (kernels_.int8) return score_int8(block);
-    (head_.k.is_tiled ? kernels_.key_tiles->scores : kernels_.decode->scores)(scores_);
-  }
-  /// Scores of the block's keys, a tile's lanes at a time.
-  void score_int8(const KeyRange& block) const {
+  /// Scores of a part's keys, a tile's lanes at a time.
+  void score_int8(const KeyRange& part) const {
     const Int8ScoresKernel& int8 = *kernels_.int8;
-    head_.k_factors(block.first, block.last, s_.k_range);
+    head_.k_factors(block_.first + part.first, block_.first + part.last, s_.k_range);
     std::fill(s_.k_range + scores_.kv, s_.k_range + round_up(scores_.kv, int8.lanes), 0.0f);
     RowFetcher ahead(scores_.rows_ahead, scores_.fetch.keys, 1, 1);
     const std::int64_t lines = lines_of_row(head_.head_dim), panels = (rows_ + int8.mr - 1) / int8.mr;
@@ -271,7 +236,7 @@ class Decode {
                           s_.q_range};
       int8.tile[nr / int8.lanes - 1](&args);
       for (std::int64_t r = 0; r < rows_; ++r)
-        std::memcpy(s_.scores + r * kBlockKeys + first, s_.int8_scores + r * nr,
+        std::memcpy(scores_.scores + r * kBlockKeys + first, s_.int8_scores + r * nr,
                     static_cast<std::size_t>(used) * sizeof(float));
     }
   }
@@ -280,16 +245,16 @@ class Decode {
   struct FirstAndWindow {
     KeyRange first, window;
   };
-  FirstAndWindow first_and_window(std::int64_t r, const KeyRange& block) const {
-    const std::int64_t row = task_.row_begin + r, begin = head_.begin_of(row) - block.first,
-                       end = max_of(min_of(head_.end_of(row), block.last) - block.first, 0),
-                       first_end = min_of(end, head_.first_tokens - block.first);
+  FirstAndWindow first_and_window(std::int64_t r) const {
+    const std::int64_t row = task_.row_begin + r, begin = head_.begin_of(row) - block_.first,
+                       end = max_of(min_of(head_.end_of(row), block_.last) - block_.first, 0),
+                       first_end = min_of(end, head_.first_tokens - block_.first);
     if (begin <= first_end) return {{0, end}, {end, end}};  // Two runs would share a step of a pair of keys.
     return {{0, first_end}, {begin, end}};
   }
   /// set_visible() of a block that first tokens lie in: the interval has hidden keys between its runs.
-  void set_visible_with_first_tokens(std::int64_t r, const KeyRange& block) const {
-    const auto [first, window] = first_and_window(r, block);
+  void set_visible_with_first_tokens(std::int64_t r) const {
+    const auto [first, window] = first_and_window(r);
     s_.begin[r] = 0;
     s_.end[r] = static_cast<std::int32_t>(window.empty() ? first.last : window.last);
     KeyRun* run = s_.run + r * kRowRuns;
@@ -301,37 +266,54 @@ class Decode {
     s_.runs[r] = {run, count};
   }
   /// Hides the scores between the first tokens and the window from the softmax.
-  void hide_gap(std::int64_t r, const KeyRange& block) const {
-    const auto [first, window] = first_and_window(r, block);
+  void hide_gap(std::int64_t r) const {
+    const auto [first, window] = first_and_window(r);
     float* const scores = s_.scores + r * kBlockKeys;
     for (std::int64_t j = first.last; j < min_of(window.first, s_.end[r]); ++j) scores[j] = -__builtin_inff();
   }
 
   /// Interval and runs of what row r sees of the block, counted from its first key.
-  void set_visible(std::int64_t r, const KeyRange& block) const {
-    if (block.first < head_.first_tokens) return set_visible_with_first_tokens(r, block);
-    const std::int64_t row = task_.row_begin + r, begin = max_of(head_.begin_of(row), block.first),
-                       end = min_of(head_.end_of(row), block.last);
-    s_.begin[r] = begin < end ? static_cast<std::int32_t>(begin - block.first) : 0;
-    s_.end[r] = begin < end ? static_cast<std::int32_t>(end - block.first) : 0;
+  void set_visible(std::int64_t r) const {
+    if (block_.first < head_.first_tokens) return set_visible_with_first_tokens(r);
+    const std::int64_t row = task_.row_begin + r, begin = max_of(head_.begin_of(row), block_.first),
+                       end = min_of(head_.end_of(row), block_.last);
+    s_.begin[r] = begin < end ? static_cast<std::int32_t>(begin - block_.first) : 0;
+    s_.end[r] = begin < end ? static_cast<std::int32_t>(end - block_.first) : 0;
     KeyRun* run = s_.run + r * kRowRuns;
     s_.runs[r] = {run, runs_of_row(s_.mask[r], head_.terms.mask_stride, s_.begin[r], s_.end[r], run)};
   }
 
-  void add_terms(std::int64_t r, const KeyRange& block) const {
+  /// What the rows see of a part, counted from its first key.
+  const KeyRuns* runs_of(const KeyRange& part) const {
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      KeyRun* const run = s_.part_run + r * (turn_keys(kernels_) / 2);
+      std::int64_t count = 0;
+      for (std::int64_t i = 0; i < s_.runs[r].count; ++i) {
+        const KeyRun& whole = s_.runs[r].run[i];
+        const std::int64_t begin = max_of(whole.begin, part.first), end = min_of(whole.end, part.last);
+        if (begin < end)
+          run[count++] = {static_cast<std::int32_t>(begin - part.first),
+                          static_cast<std::int32_t>(end - part.first)};
+      }
+      s_.part_runs[r] = {run, count};
+    }
+    return s_.part_runs;
+  }
+
+  void add_terms(std::int64_t r) const {
     if (s_.begin[r] >= s_.end[r]) return;
     const std::int64_t row = task_.row_begin + r;
     ScoreRowArgs args{};
     args.s = s_.scores + r * kBlockKeys;
-    args.kv = block.last - block.first;
+    args.kv = block_.last - block_.first;
     ScoreTerms terms = head_.terms;
     terms.has_mask = s_.mask[r] != nullptr;
     args.terms = &terms;
     args.mask = s_.mask[r];
-    if (head_.terms.has_bias) args.bias = head_.bias_row(row, block.first);
+    if (head_.terms.has_bias) args.bias = head_.bias_row(row, block_.first);
     if (head_.terms.has_alibi) {
       args.slope = head_.slope_of(row);
-      args.position = head_.position_of(row, block.first);
+      args.position = head_.position_of(row, block_.first);
     }
     args.scale = kernels_.score_scale(head_.q_scale);
     kernels_.score->row(args);
@@ -358,27 +340,102 @@ class Decode {
   const HeadProblem& head_;
   const TaskRange& task_;
   std::int64_t rows_;
-  Carver carver_;
-  Scratch s_;
+  DecodeScratch s_;
   KeyRange seen_{};
+  KeyRange block_{};
+  DecodeBlock block_rows_{};
+  bool sees_any_ = false;
   std::int64_t first_end_ = 0;  // of the first tokens
   DecodeScoresArgs scores_{};
   DecodeSoftmaxArgs softmax_{};
   DecodeValuesArgs values_{};
 };
 
+/// Heads that see the same keys.
+class HeadsInTurn {
+ public:
+  HeadsInTurn(const KernelSet& kernels, std::span<std::optional<DecodeHead>> heads, ReadOrder& order)
+      : heads_(heads), order_(order) {
+    for (std::size_t i = 0; i < heads.size(); ++i) rows_[i] = &heads[i]->rows();
+    order.begin(kernels, std::span(rows_).first(heads.size()));
+  }
+
+  void run() {
+    const DecodeHead& first = *heads_.front();
+    const TaskRange& task = first.task();
+    for (auto& head : heads_) head->begin(order_);
+    for (std::int64_t split = task.split_begin; split < task.split_end; ++split) {
+      const std::optional<KeyRange> keys = first.keys_of_split(split);
+      if (!keys) continue;
+      task.enter(Phase::decode);
+      for (const auto& head : heads_) head->begin_split();
+      for (std::int64_t block = keys->first; block < keys->last; block += kBlockKeys) {
+        const KeyRange seen = first.seen_of_block(block, keys->last);
+        if (!seen.empty()) run_block(seen, first.after(seen));
+      }
+      task.enter(Phase::merge);
+      for (const auto& head : heads_) head->end_split(split);
+    }
+    for (const auto& head : heads_) head->end();
+  }
+
+ private:
+  void run_block(const KeyRange& block, const KeyRange& next) {
+    for (auto& head : heads_) head->begin_block(block, order_.part_keys());
+    order_.set(block, next);
+    for_each_part(block, [&](std::int64_t part, const KeyRange& keys, std::size_t i) {
+      heads_[i]->score(keys, order_.from_keys(part, i));
+    });
+    for (std::size_t i = 0; i < heads_.size(); ++i) heads_[i]->soften(order_.from_values(0, i));
+    for_each_part(block, [&](std::int64_t part, const KeyRange& keys, std::size_t i) {
+      heads_[i]->add_values(keys, order_.from_values(part, i));
+    });
+  }
+  /// A part of one head after that of the other.
+  template <class Visit>
+  void for_each_part(const KeyRange& block, Visit visit) const {
+    const std::int64_t count = block.last - block.first;
+    for (std::int64_t part = 0, first = 0; first < count; ++part, first += order_.part_keys()) {
+      const KeyRange keys{first, min_of(first + order_.part_keys(), count)};
+      for (std::size_t i = 0; i < heads_.size(); ++i) visit(part, keys, i);
+    }
+  }
+
+  std::span<std::optional<DecodeHead>> heads_;
+  std::array<const DecodeRows*, kMaxDecodeHeads> rows_;
+  ReadOrder& order_;
+};
+
 }  // namespace
 
 std::size_t decode_scratch_bytes(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim,
                                  std::int64_t v_head_dim) {
-  Carver carver(nullptr);
-  Scratch(carver, kernels, rows, head_dim, v_head_dim);
-  return carver.used();
+  return decode_heads_scratch_bytes(kernels, 1, rows, head_dim, v_head_dim);
 }
 
 void decode_run(const KernelSet& kernels, const HeadProblem& head, const TaskRange& task,
                 std::byte* memory) noexcept {
-  Decode(kernels, head, task, memory).run();
+  Carver carver(memory);
+  ReadOrder order(carver, 1);
+  std::optional<DecodeHead> one(std::in_place, kernels, head, task, carver);
+  HeadsInTurn(kernels, {&one, 1}, order).run();
+}
+
+std::size_t decode_heads_scratch_bytes(const KernelSet& kernels, std::int64_t heads, std::int64_t rows,
+                                       std::int64_t head_dim, std::int64_t v_head_dim) {
+  Carver carver(nullptr);
+  ReadOrder(carver, heads);
+  for (std::int64_t i = 0; i < heads; ++i) DecodeScratch(carver, kernels, rows, head_dim, v_head_dim);
+  return carver.used();
+}
+
+void decode_heads_run(const KernelSet& kernels, std::span<const HeadTask> tasks, std::byte* memory) noexcept {
+  Carver carver(memory);
+  ReadOrder order(carver, static_cast<std::int64_t>(tasks.size()));
+  std::array<std::optional<DecodeHead>, kMaxDecodeHeads> heads;
+  std::size_t count = 0;
+  for (const auto& [head, task] : tasks) heads[count++].emplace(kernels, head, task, carver);
+  HeadsInTurn(kernels, std::span(heads).first(count), order).run();
 }
 
 }  // namespace kumiko::kernels

@@ -32,6 +32,14 @@ Case decode() {
   return c;
 }
 
+/// A task has several heads: how many depends on the lengths.
+Case side_by_side() {
+  Case c = decode();
+  c.q_heads = 16, c.kv_heads = 8;
+  c.k_layout = c.v_layout = Layout::bshd;
+  return c;
+}
+
 Case prefill() {
   Case c = decode();
   c.batch = 3;
@@ -72,7 +80,7 @@ void expect_bits_of_a_new_plan(const Context& context, const Plan& updated, cons
 TEST(PlanUpdate, HasTheBitsOfANewPlan) {
   std::mt19937 random(7);
   for (const Context& context : contexts()) {
-    for (const Case& c : {decode(), prefill(), windowed()}) {
+    for (const Case& c : {decode(), side_by_side(), prefill(), windowed()}) {
       SCOPED_TRACE(::testing::Message() << c << ", " << context.num_threads() << " threads");
       Lengths lengths(static_cast<std::size_t>(c.batch), 510);
       Plan made;

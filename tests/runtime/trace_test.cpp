@@ -82,6 +82,14 @@ Case decode() {
   return c;
 }
 
+/// Decode whose tasks have both heads: there are splits enough for four workers.
+Case side_by_side() {
+  Case c = decode();
+  c.kv_len = 4000;
+  c.k_layout = c.v_layout = Layout::bshd;
+  return c;
+}
+
 /// The spans of one category by lane, as [begin, end) in the file's microseconds.
 using Lane = std::pair<int, int>;
 struct Span {
@@ -115,7 +123,7 @@ TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
     std::map<int, std::int64_t> tasks_of_run;
     std::int64_t bytes = 0;
     int runs = 0;
-    for (const Case& c : {prefill(), decode()}) {
+    for (const Case& c : {prefill(), decode(), side_by_side()}) {
       const Problem problem(c);
       Plan prepared;
       ASSERT_TRUE(plan(context, problem.args(), &prepared).ok());
@@ -143,6 +151,7 @@ TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
         const int run = tasks[i].args.at("run");
         const std::int64_t task = tasks[i].args.at("task");
         EXPECT_TRUE(seen[run].insert(task).second) << "twice";
+        EXPECT_EQ(tasks[i].name.ends_with(", KV heads 0 to 1"), run >= 4) << tasks[i].name;
         if (i == 0) continue;
         EXPECT_GE(tasks[i].begin, tasks[i - 1].end - 0.002) << "one task at a time";
       }
