@@ -93,8 +93,8 @@ TEST_P(Allocation, UpdatesWithinSplitsAllocateNothing) {
 /// 64 sequences of decode; chunks of a prompt; decode in a window; one long sequence among few.
 std::vector<AttentionArgs> growing(std::vector<std::int32_t>& lengths) {
   std::vector<AttentionArgs> calls(5);
-  const std::int64_t batch[] = {64, 3, 5, 2, 6}, q_len[] = {1, 200, 1, 1, 1},
-                     kv_len[] = {4096, 2500, 8000, 20000, 6000};
+  const std::int64_t batch[] = {6, 64, 3, 5, 2}, q_len[] = {1, 1, 200, 1, 1},
+                     kv_len[] = {6000, 4096, 2500, 8000, 20000};
   for (std::size_t i = 0; i < calls.size(); ++i) {
     AttentionArgs& args = calls[i];
     args.q = ConstTensor::bhsd(nullptr, batch[i], 8, q_len[i], 64);
@@ -103,9 +103,9 @@ std::vector<AttentionArgs> growing(std::vector<std::int32_t>& lengths) {
     args.is_causal = true;
     args.seqused_k = lengths.data();
   }
-  calls[2].window_left = 3000;
-  // Tasks have several heads, as many as the lengths allow.
-  calls[4].k = calls[4].v = ConstTensor::bshd(nullptr, batch[4], kv_len[4], 8, 64);
+  calls[3].window_left = 3000;
+  // Tasks have several heads, as many as the lengths allow. The first: others need more scratch.
+  calls[0].k = calls[0].v = ConstTensor::bshd(nullptr, batch[0], kv_len[0], 8, 64);
   return calls;
 }
 
