@@ -190,13 +190,14 @@ Status Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t heads, std
   return {};
 }
 
-std::int64_t Partitioner::next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const {
+std::int64_t Partitioner::next_piece(const RowBlock& block, std::int64_t block_cost, std::int64_t left,
+                                     bool is_fine) const {
   if (single_splits_) return 1;
   // In a large batch most blocks are one piece: avoid the division for them.
-  if (!(fine_keys_ && is_fine) && 2 * block.cost < 3 * coarse_) return left;
-  const std::int64_t split_cost = std::max<std::int64_t>(block.cost / block.splits(), 1);
+  if (!(fine_keys_ && is_fine) && 2 * block_cost < 3 * coarse_) return left;
+  const std::int64_t split_cost = std::max<std::int64_t>(block_cost / block.splits(), 1);
   if (!fine_keys_) return piece_of(left, split_cost, coarse_);
-  if (block.cost < 2 * coarse_) return piece_of(left, split_cost, is_fine ? fine_cost_ : coarse_);
+  if (block_cost < 2 * coarse_) return piece_of(left, split_cost, is_fine ? fine_cost_ : coarse_);
   // The block is large enough for a fine part of its own.
   const std::int64_t tail = block.splits() / kOneFineIn;
   return left > tail ? piece_of(left - tail, split_cost, coarse_) : piece_of(left, split_cost, fine_cost_);
@@ -207,17 +208,15 @@ std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, s
   return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
 }
 
-Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& of_head,
+Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                              bool is_fine) {
-  RowBlock of_heads;
-  if (heads > 1) of_heads = of_head, of_heads.cost *= heads;
-  const RowBlock& block = heads > 1 ? of_heads : of_head;
+  const std::int64_t block_cost = block.cost * heads;
   // Without a fine part only an outlier is cut: one long sequence among short ones.
   const bool shares = block.shared_splits > 0;
-  const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block.cost <= 2 * coarse_);
-  std::int64_t splits = whole ? block.splits() : next_piece(block, block.splits(), is_fine);
+  const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block_cost <= 2 * coarse_);
+  std::int64_t splits = whole ? block.splits() : next_piece(block, block_cost, block.splits(), is_fine);
   if (splits == block.splits() && !shares) {
-    add_task(b, h, heads, block, block.split_begin, block.split_end, block.cost, -1);
+    add_task(b, h, heads, block, block.split_begin, block.split_end, block_cost, -1);
     return {};
   }
   // Who keeps the states of splits merges them, too.
@@ -235,8 +234,9 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads,
   }
   std::int64_t cost_before = 0;
   std::int32_t tasks = 0;
-  for (std::int64_t at = block.split_begin;; splits = next_piece(block, block.split_end - at, is_fine)) {
-    const std::int64_t cost = block.cost_until(at + splits);
+  for (std::int64_t at = block.split_begin;;
+       splits = next_piece(block, block_cost, block.split_end - at, is_fine)) {
+    const std::int64_t cost = block.cost_until(at + splits) * heads;
     add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
     cost_before = cost;
     ++tasks;

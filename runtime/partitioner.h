@@ -46,8 +46,9 @@ class Partitioner {
   inline std::int64_t heads_from(std::int64_t b, std::int64_t h) const;
   inline void set_costs();
   inline Status take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine);
-  /// Splits in the next piece of a block that has `left` splits left.
-  inline std::int64_t next_piece(const RowBlock& block, std::int64_t left, bool is_fine) const;
+  /// Splits in the next piece of a block that has `left` splits left. block_cost: of all heads.
+  inline std::int64_t next_piece(const RowBlock& block, std::int64_t block_cost, std::int64_t left,
+                                 bool is_fine) const;
   /// Splits of the first of equal pieces that cost about `most` each, so that no small piece remains.
   static inline std::int64_t piece_of(std::int64_t left, std::int64_t split_cost, std::int64_t most);
   /// The groups' rows over the keys that they share.
