@@ -39,7 +39,7 @@ struct FetchDistances {
   std::int64_t keys = 12288;    ///< into L1
   std::int64_t values = 12288;  ///< into L1; at least that of keys
   std::int64_t l2 = 0;          ///< beyond either, into L2 (RowRange::l2_ahead); 0: not at all
-  std::int64_t l2_apart = 0;    ///< the same where rows lie apart, if it is more (pipelines/decode_rows.cpp)
+  std::int64_t l2_apart = 0;    ///< the same where rows lie apart, if it is more (pipelines/read_order.cpp)
 };
 
 struct DecodeScoresArgs {
