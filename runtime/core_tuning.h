@@ -23,6 +23,7 @@ struct CoreTuning {
   std::int64_t values_ahead;  ///< beyond that into L2 (kernels::FetchDistances).
   std::int64_t l2_ahead;
   std::int64_t l2_ahead_apart;  ///< The same for rows that lie apart, if it is more.
+  std::int64_t append_ahead;    ///< Bytes of rows that kv_append reads and writes, fetched into L1; 0: none.
   std::string source;           ///< "zen5 (measured)", or the file.
 
   kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead, l2_ahead_apart}; }
@@ -47,6 +48,7 @@ inline constexpr TuningField kTuningFields[] = {
     {"values_ahead", &CoreTuning::values_ahead, 0, 1 << 20},
     {"l2_ahead", &CoreTuning::l2_ahead, 0, 1 << 20},
     {"l2_ahead_apart", &CoreTuning::l2_ahead_apart, 0, 1 << 20},
+    {"append_ahead", &CoreTuning::append_ahead, 0, 1 << 20},
 };
 
 /// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. Fields and ISAs that

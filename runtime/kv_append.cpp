@@ -112,6 +112,7 @@ struct Append {
   RotaryPairs pairs;
   std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
   std::int64_t tokens;
+  std::int64_t ahead;  // CoreTuning::append_ahead
   AppendTasks work{};
   Tracer* tracer = nullptr;
   std::int32_t run = 0;  // of the trace
@@ -233,7 +234,7 @@ struct Append {
     rows.end();
 
     AppendArgs how{};
-    how.eps = args.norm_eps;
+    how.eps = args.norm_eps, how.ahead = ahead;
     rows.write(0, keys, value, args.value, args.value_cache, how);
     how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.weight = args.key_norm;
     if (tiles) keys_to_tiles(first, last, turns, how, scratch + factor_floats());
@@ -295,7 +296,8 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                       : nullptr,
                   pairs_of(args),
                   frequencies_of(args),
-                  tokens};
+                  tokens,
+                  runtime.core.append_ahead};
     // In f64: without pages the sizes may be any.
     const bool is_small =
         static_cast<double>(tokens) * static_cast<double>(append.all_bytes()) < kLeastSharedBytes;

@@ -42,16 +42,11 @@ struct AppendArgs {
   /// halves: [rotary_dim / 2], of each pair. adjacent: [rotary_dim], those of a pair twice, and the first of
   /// its two sines negated, so that x' = round(x * cos) + round(partner * sin) for both.
   const float *cos, *sin;
-  /// What is read and written from these rows on, in order: kernels may fetch it kAppendAhead bytes ahead.
-  /// `next` is the last range and has kNoEnd rows. No `begin`: nothing is fetched.
+  /// What is read and written from these rows on, in order: kernels may fetch it `ahead` bytes of rows before
+  /// its use. `next` is the last range and has kNoEnd rows. No `begin`, or 0: nothing is fetched.
   RowList reads{}, writes{};
+  std::int64_t ahead = 0;
 };
-
-/// Bytes of rows, those read and those written each: a token's keys of 8 heads of 128 f32. A chunk of 512
-/// rotated tokens, shares of the copy (Zen 5, one thread; AVX-512, AVX2): no prefetch f32 0.80, 0.92, bf16
-/// 0.83, 0.76; 1 KiB 0.90, 0.95, 0.83, 0.79; 2 KiB 0.95, 0.96, 0.91, 0.88; 4 KiB 0.96, 0.93, 0.97, 0.91; 6
-/// KiB 0.05 less than 4.
-inline constexpr std::int64_t kAppendAhead = 4096;
 
 struct AppendKernel {
   const char* name;

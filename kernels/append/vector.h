@@ -142,9 +142,9 @@ void append_row(const AppendArgs& args, const From* in, To* out) {
 /// Fetches the rows of a list, some ahead of those at work; of no list, nothing.
 class RowsAhead {
  public:
-  RowsAhead(const RowList& list, std::int64_t width)
-      : lines_(list.begin ? lines_of_row(width) : 0),
-        ahead_(list.begin ? list : RowList{&kNone, &kNone}, kAppendAhead, 1, 1) {}
+  RowsAhead(const RowList& list, std::int64_t width, std::int64_t bytes)
+      : lines_(list.begin && bytes > 0 ? lines_of_row(width) : 0),
+        ahead_(list.begin ? list : RowList{&kNone, &kNone}, bytes, 1, 1) {}
   /// As many lines as a row has.
   void fetch() {
     for (std::int64_t i = 0; i < lines_; ++i) ahead_.fetch_line();
@@ -159,8 +159,8 @@ class RowsAhead {
 
 template <class V, class From, class To>
 void append_rows(const AppendArgs& args) {
-  RowsAhead reads(args.reads, args.dim * static_cast<std::int64_t>(sizeof(From))),
-      writes(args.writes, args.dim * static_cast<std::int64_t>(sizeof(To)));
+  RowsAhead reads(args.reads, args.dim * static_cast<std::int64_t>(sizeof(From)), args.ahead),
+      writes(args.writes, args.dim * static_cast<std::int64_t>(sizeof(To)), args.ahead);
   for (std::int64_t row = 0; row < args.rows; ++row) {
     const From* in = static_cast<const From*>(args.in) + row * args.in_stride;
     To* out = static_cast<To*>(args.out) + row * args.out_stride;

@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 #include <kumiko/attention.h>
+#include <kumiko/kv_append.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <set>
 
 #include "kernels/gemm/gemm.h"
@@ -152,6 +154,22 @@ TEST(CoreTuning, AFileThatIsWrongIsAnErrorOfTheContext) {
   EXPECT_FALSE(context);
 }
 
+/// A cache to whose end [tokens, heads, dim] keys were appended, rotated; the values are the keys, too.
+std::vector<float> appended_keys(const Context& context, const float* keys, std::int64_t heads,
+                                 std::int64_t tokens, std::int64_t dim) {
+  std::vector<float> cache(static_cast<std::size_t>(2 * tokens * heads * dim));
+  std::vector<std::int64_t> slots(static_cast<std::size_t>(tokens));
+  std::iota(slots.begin(), slots.end(), std::int64_t{0});
+  KvAppendArgs args;
+  args.key = args.value = ConstTensor::bshd(keys, 1, tokens, heads, dim);
+  args.key_cache = Tensor::bshd(cache.data(), 1, tokens, heads, dim);
+  args.value_cache = Tensor::bshd(cache.data() + tokens * heads * dim, 1, tokens, heads, dim);
+  args.slot_mapping = args.positions = slots.data();
+  args.rotary_dim = dim;
+  EXPECT_TRUE(kv_append(context, args).ok());
+  return cache;
+}
+
 /// Prefill with a window and decode of two lengths, in every pipeline that can. If few cases are taken, of
 /// fewer heads and rows, but still of more than one task where task_tiles is 4 (192 rows for AVX-512 and
 /// SVE).
@@ -181,6 +199,8 @@ std::vector<float> outputs(const Context& context) {
       all.insert(all.end(), out.begin(), out.end());
     }
   }
+  const std::vector<float> appended = appended_keys(context, k, kv_heads, kKeys, kDim);
+  all.insert(all.end(), appended.begin(), appended.end());
   return all;
 }
 

@@ -38,6 +38,11 @@ constexpr Shape kInterleaved[] = {
     {"interleaved D256", 2, 2, 1024, 1024, 256, DataType::f32, false, -1, Pipeline::interleaved},
 };
 
+constexpr Shape kAppend[] = {
+    {"appending f32", 32, 8, 512, 1024, 128, DataType::f32, false, -1, Pipeline::automatic, true, true},
+    {"appending bf16", 32, 8, 512, 1024, 128, DataType::bf16, false, -1, Pipeline::automatic, true, true},
+};
+
 /// Which numbers are tried on which workloads, in this order.
 struct Step {
   const char* field;
@@ -55,6 +60,7 @@ const std::vector<Step>& steps() {
       {"values_ahead", kDecode, {2048, 4096, 8192, 12288, 16384, 24576}},
       {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // again, beside the new distances into L1
       {"l2_ahead_apart", kApart, {0, 8192, 16384, 32768}},
+      {"append_ahead", kAppend, {0, 1024, 2048, 4096, 8192}},
   };
   return all;
 }
@@ -95,23 +101,16 @@ Status make_context(kernels::Isa isa, const CoreTuning& tuning, Context* context
   return status;
 }
 
-struct Candidate {
-  Pipeline pipeline;
-  Plan plan;
-};
-
 /// Seconds of each candidate on one workload, each measured once; every round starts with another candidate.
 /// Their answers must have the same bits.
-Status measure(Workload& workload, std::vector<Candidate>& candidates, int round, double window,
+Status measure(Workload& workload, std::vector<Call>& candidates, int round, double window,
                std::vector<double>* seconds) {
   const std::size_t n = candidates.size();
   seconds->assign(n, 0);
   std::vector<std::byte> want;
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t c = (i + static_cast<std::size_t>(round)) % n;
-    if (Status s = workload.seconds(candidates[c].plan, candidates[c].pipeline, window, &(*seconds)[c]);
-        !s.ok())
-      return s;
+    if (Status s = workload.seconds(candidates[c], window, &(*seconds)[c]); !s.ok()) return s;
     if (want.empty()) want = workload.out();
     if (want != workload.out())
       return {Code::internal,
@@ -122,9 +121,8 @@ Status measure(Workload& workload, std::vector<Candidate>& candidates, int round
 
 /// ratios[c]: time of candidate 0 over that of candidate c: the geometric mean over workloads of each round,
 /// then the median over rounds. candidates[w][c] belong to workload w.
-Status compare(std::vector<std::unique_ptr<Workload>>& workloads,
-               std::vector<std::vector<Candidate>>& candidates, const Effort& effort,
-               std::vector<double>* ratios) {
+Status compare(std::vector<std::unique_ptr<Workload>>& workloads, std::vector<std::vector<Call>>& candidates,
+               const Effort& effort, std::vector<double>* ratios) {
   const std::size_t n = candidates.front().size();
   std::vector<std::vector<double>> by_round(n);
   for (int round = 0; round < effort.rounds; ++round) {
@@ -152,15 +150,16 @@ Status try_field(kernels::Isa isa, const Step& step, const Effort& effort, Resul
   std::vector<std::unique_ptr<Workload>> workloads;
   for (const Shape& shape : step.shapes)
     workloads.push_back(std::make_unique<Workload>(shape, effort.cache_bytes));
-  std::vector<std::vector<Candidate>> candidates(workloads.size());
+  std::vector<std::vector<Call>> candidates(workloads.size());
   for (const std::int64_t value : values) {
     CoreTuning tuning = result->tuning;
     tuning.*field->value = value;
     Context context;
     if (Status s = make_context(isa, tuning, &context); !s.ok()) return s;
     for (std::size_t w = 0; w < workloads.size(); ++w) {
-      Candidate& candidate = candidates[w].emplace_back(Candidate{workloads[w]->shape().pipeline, {}});
-      if (Status s = workloads[w]->prepare(context, candidate.pipeline, &candidate.plan); !s.ok()) return s;
+      const Pipeline pipeline = workloads[w]->shape().pipeline;
+      if (Status s = workloads[w]->prepare(context, pipeline, &candidates[w].emplace_back()); !s.ok())
+        return s;
     }
   }
   std::vector<double> ratios;
@@ -184,14 +183,13 @@ Status try_decode_rows(kernels::Isa isa, const Effort& effort, Result* result) {
   if (Status s = make_context(isa, result->tuning, &context); !s.ok()) return s;
   for (const std::int64_t rows : kRows) {
     std::vector<std::unique_ptr<Workload>> workloads;
-    std::vector<std::vector<Candidate>> candidates;
+    std::vector<std::vector<Call>> candidates;
     for (const DataType type : {DataType::f32, DataType::bf16}) {
       Workload& workload = *workloads.emplace_back(std::make_unique<Workload>(
           Shape{"decode or tiles", 8, 8, rows, 4096, 128, type}, effort.cache_bytes));
       auto& both = candidates.emplace_back();
       for (const Pipeline pipeline : {Pipeline::decode, Pipeline::online}) {
-        Candidate& candidate = both.emplace_back(Candidate{pipeline, {}});
-        if (Status s = workload.prepare(context, pipeline, &candidate.plan); !s.ok()) return s;
+        if (Status s = workload.prepare(context, pipeline, &both.emplace_back()); !s.ok()) return s;
       }
     }
     std::vector<double> ratios;

@@ -51,6 +51,11 @@ Workload::Workload(const Shape& shape, std::size_t cache_bytes) : shape_(shape) 
   q_.resize(bytes(shape.q_heads, shape.q_len));
   out_.resize(q_.size());
   cache_.resize(2 * kv_bytes_ * copies_);
+  if (shape.appends) {
+    tokens_.resize(q_.size() + 2 * bytes(shape.kv_heads, shape.q_len));
+    fill(shape.type, tokens_);
+    for (std::int64_t token = 0; token < shape.q_len; ++token) slots_.push_back(2 * token);
+  }
   fill(shape.type, q_);
   fill(shape.type, std::span(cache_).first(2 * kv_bytes_));
   for (std::size_t copy = 1; copy < copies_; ++copy)
@@ -80,16 +85,43 @@ AttentionArgs Workload::args(Pipeline pipeline, std::size_t copy) const {
   return args;
 }
 
-Status Workload::prepare(const Context& context, Pipeline pipeline, Plan* plan) const {
-  return kumiko::plan(context, args(pipeline, 0), plan);
+/// The tokens go to every other key of a copy.
+KvAppendArgs Workload::append_args(std::size_t copy) {
+  const Shape& s = shape_;
+  const auto new_rows = [&](std::int64_t first_row, std::int64_t heads) {
+    return ConstTensor::bshd(tokens_.data() + first_row * s.head_dim * bytes_of(s.type), 1, s.q_len, heads,
+                             s.head_dim, s.type);
+  };
+  const auto rows_of_cache = [&](std::byte* data) {
+    return Tensor::bshd(data, 1, s.kv_len, s.kv_heads, s.head_dim, s.type);
+  };
+  std::byte* const keys = &cache_[2 * kv_bytes_ * copy];
+  KvAppendArgs args;
+  args.key = new_rows(0, s.kv_heads);
+  args.value = new_rows(s.q_len * s.kv_heads, s.kv_heads);
+  args.query = new_rows(2 * s.q_len * s.kv_heads, s.q_heads);
+  args.key_cache = rows_of_cache(keys), args.value_cache = rows_of_cache(keys + kv_bytes_);
+  args.query_out = Tensor::bshd(out_.data(), 1, s.q_len, s.q_heads, s.head_dim, s.type);
+  args.slot_mapping = slots_.data();
+  args.positions = slots_.data();
+  args.rotary_dim = s.head_dim;
+  return args;
 }
 
-Status Workload::seconds(const Plan& plan, Pipeline pipeline, double window, double* mean) {
+Status Workload::prepare(const Context& context, Pipeline pipeline, Call* call) const {
+  *call = {pipeline, {}, context};
+  return shape_.appends ? Status() : plan(context, args(pipeline, 0), &call->plan);
+}
+
+Status Workload::seconds(const Call& call, double window, double* mean) {
   const double begin = cpu_seconds();
   double end = begin;
   std::int64_t calls = 0;
   do {
-    if (Status s = plan.run(args(pipeline, next_)); !s.ok()) return s;
+    if (Status s = shape_.appends ? kv_append(call.context, append_args(next_))
+                                  : call.plan.run(args(call.pipeline, next_));
+        !s.ok())
+      return s;
     next_ = (next_ + 1) % copies_;
     ++calls;
     end = cpu_seconds();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention calls of one thread whose time depends on a number of the tuning.
+// Calls of one thread whose time depends on a number of the tuning: attention, or the appending of tokens.
 #pragma once
 
 #include <kumiko/attention.h>
+#include <kumiko/kv_append.h>
 
 #include <cstdint>
 #include <string>
@@ -18,6 +19,15 @@ struct Shape {
   std::int64_t window_left = -1;
   Pipeline pipeline = Pipeline::automatic;
   bool is_apart = false;  ///< [seq, heads, dim]: other heads' rows lie between a head's.
+  bool appends =
+      false;  ///< kv_append of q_len tokens, rotated, into a cache of kv_len; also [seq, heads, dim].
+};
+
+/// What a workload calls: a plan, or kv_append in a context.
+struct Call {
+  Pipeline pipeline = Pipeline::automatic;
+  Plan plan{};
+  Context context{};
 };
 
 class Workload {
@@ -27,18 +37,21 @@ class Workload {
   Workload(const Shape& shape, std::size_t cache_bytes);
 
   const Shape& shape() const { return shape_; }
-  /// Makes the plan that seconds() runs. `pipeline` need not be the shape's.
-  Status prepare(const Context& context, Pipeline pipeline, Plan* plan) const;
-  /// Mean CPU time of a call, over calls of about `window` seconds. `out` then has the first copy's answer.
-  Status seconds(const Plan& plan, Pipeline pipeline, double window, double* mean);
+  /// Makes what seconds() calls. `pipeline` need not be the shape's.
+  Status prepare(const Context& context, Pipeline pipeline, Call* call) const;
+  /// Mean CPU time of a call, over calls of about `window` seconds. `out` then has the last one's answer.
+  Status seconds(const Call& call, double window, double* mean);
   const std::vector<std::byte>& out() const { return out_; }
 
  private:
   AttentionArgs args(Pipeline pipeline, std::size_t copy) const;
+  KvAppendArgs append_args(std::size_t copy);
   Shape shape_;
   std::size_t kv_bytes_ = 0, copies_ = 1, next_ = 0;
   std::vector<std::byte> q_, out_;
-  std::vector<std::byte> cache_;  ///< [copies][K, V]
+  std::vector<std::byte> cache_;   ///< [copies][K, V]
+  std::vector<std::byte> tokens_;  ///< new keys, values and queries; only where the shape appends
+  std::vector<std::int64_t> slots_;
 };
 
 }  // namespace kumiko::tune
