@@ -12,6 +12,7 @@
 #include "runtime/plan.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/runtime/int8_case.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -111,6 +112,22 @@ TEST_P(HeadsInTurn, HaveTheBitsOfHeadsApartInSixteenBits) {
       }
     }
   }
+}
+
+TEST_P(HeadsInTurn, HaveTheBitsOfHeadsApartOfInt8) {
+  Random random(73);
+  int in_turn = 0;
+  for (int repeat = 0; repeat < thinned(40, 12, 6); ++repeat) {
+    const Case c = draw_case(random);
+    SCOPED_TRACE(::testing::Message() << c);
+    const Int8Problem apart(c), together(side_by_side(c));
+    const Outcome want = apart.run(contexts[0], Pipeline::decode);
+    for (const Context& context : contexts) {
+      ASSERT_TRUE(same_bits(together.run(context, Pipeline::decode), want));
+      in_turn += most_heads(context, together.args(Pipeline::decode)) > 1;
+    }
+  }
+  EXPECT_GT(in_turn, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, HeadsInTurn, ::testing::ValuesIn(host_isas()), StringName());
