@@ -81,8 +81,8 @@ struct BlockProducts<Avx2, float> {
                                          __m256 (&sum)[R][kParts], RowFetcher& ahead) {
     constexpr int kRows = QueryLanes<R>::kRows;
     // A line is read in four steps, between which lines of all other keys are. At this distance they meet in
-    // a set of an L1 of 8 ways: better read once, in order (Zen 4, rows 4 KiB apart: 0.42 of the limit, so
-    // 0.54).
+    // a set of an L1 of 8 ways: better read once, in order (Zen 4, rows 4 KiB apart: 0.39 of the limit, so
+    // 0.53).
     constexpr std::int64_t kMeet = 2048 / sizeof(float), kMostDims = 256;
     alignas(64) float copies[kParts * 8 * kMostDims];
     const float* first[kParts];

@@ -28,7 +28,7 @@ class ReadOrder {
   /// Takes its memory from `carver`. `heads`: at most so many.
   ReadOrder(Carver& carver, std::int64_t heads);
 
-  /// The heads of a run, all of one sequence, which the rows' next blocks must come from.
+  /// The heads of a run, all of one sequence.
   void begin(const KernelSet& kernels, std::span<const DecodeRows* const> heads);
 
   /// Keys of a part of a block: all of them if there is one head, or if a block must be taken at once.
