@@ -211,10 +211,18 @@ std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, s
 Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                              bool is_fine) {
   const std::int64_t block_cost = block.cost * heads;
+  Cut& last = last_cut_[is_fine ? 1 : 0];
+  const Cut before = last;
+  const bool is_same = before.block == &block && before.heads == heads;
+  const auto first_task = made_.tasks.size();
+  last = {&block, heads, first_task, first_task + 1};
   // Without a fine part only an outlier is cut: one long sequence among short ones.
   const bool shares = block.shared_splits > 0;
   const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block_cost <= 2 * coarse_);
-  std::int64_t splits = whole ? block.splits() : next_piece(block, block_cost, block.splits(), is_fine);
+  std::int64_t splits =
+      whole     ? block.splits()
+      : is_same ? made_.tasks[before.first_task].split_end - made_.tasks[before.first_task].split_begin
+                : next_piece(block, block_cost, block.splits(), is_fine);
   if (splits == block.splits() && !shares) {
     add_task(b, h, heads, block, block.split_begin, block.split_end, block_cost, -1);
     return {};
@@ -223,8 +231,7 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads,
   const bool merges = problem_.states_kept != StatesKept::of_each_split;
   const auto merge = merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
   for (std::int64_t i = 0; i < heads && merges; ++i) {
-    made_.merges.push_back({0, block.split_begin, block.split_end, block.row_begin, block.row_end,
-                            made_.partial_floats, 0, block.shared_splits});
+    add_merge(block);
     if (shares)
       made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h + i)] =
           merge + static_cast<std::int32_t>(i);
@@ -232,19 +239,25 @@ Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads,
                     kernels::partial_size(problem_.v_head_dim), &made_.partial_floats))
       return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
   }
-  std::int64_t cost_before = 0;
-  std::int32_t tasks = 0;
-  for (std::int64_t at = block.split_begin;;
-       splits = next_piece(block, block_cost, block.split_end - at, is_fine)) {
-    const std::int64_t cost = block.cost_until(at + splits) * heads;
-    add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
-    cost_before = cost;
-    ++tasks;
-    at += splits;
-    if (at == block.split_end) break;
+  if (is_same) {
+    for (std::size_t i = before.first_task; i < before.end_task; ++i)
+      add_task(b, h, heads, block, made_.tasks[i].split_begin, made_.tasks[i].split_end, made_.costs[i].cost,
+               merge);
+  } else {
+    std::int64_t cost_before = 0;
+    for (std::int64_t at = block.split_begin;;
+         splits = next_piece(block, block_cost, block.split_end - at, is_fine)) {
+      const std::int64_t cost = block.cost_until(at + splits) * heads;
+      add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
+      cost_before = cost;
+      at += splits;
+      if (at == block.split_end) break;
+    }
   }
+  last.end_task = made_.tasks.size();
   for (std::int64_t i = 0; i < heads && merges; ++i)
-    made_.merges[static_cast<std::size_t>(merge + i)].tasks = tasks;
+    made_.merges[static_cast<std::size_t>(merge + i)].tasks =
+        static_cast<std::int32_t>(last.end_task - first_task);
   if (merges && heads == 1 && !shares && problem_.states_kept == StatesKept::none)
     set_order(made_.merges.back());
   return {};
@@ -312,8 +325,18 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   return {};
 }
 
-// Field by field: filling a struct and then copying it stalls on its own stores, which took half the time of
-// a cut.
+// Field by field, as is a task: filling a struct and then copying it stalls on its own stores, which took
+// half the time of a cut.
+void Partitioner::add_merge(const RowBlock& block) {
+  PlannedMerge& merge = made_.merges.emplace_back();
+  merge.split_begin = block.split_begin;
+  merge.split_end = block.split_end;
+  merge.row_begin = block.row_begin;
+  merge.row_end = block.row_end;
+  merge.partial_offset = made_.partial_floats;
+  merge.shared_splits = block.shared_splits;
+}
+
 void Partitioner::add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                            std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
                            std::int32_t merge) {

@@ -56,6 +56,7 @@ class Partitioner {
   Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
   inline Status cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                          bool is_fine);
+  inline void add_merge(const RowBlock& block);
   void set_order(PlannedMerge& merge) const;
   inline void add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                        std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
@@ -76,6 +77,14 @@ class Partitioner {
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
   bool single_splits_ = false;               // few splits in all: each is a piece
+  /// The tasks of the block that was cut last, without [0] or with [1] a fine part: those of the next head's
+  /// are alike, which spares their divisions.
+  struct Cut {
+    const RowBlock* block = nullptr;
+    std::int64_t heads = 0;
+    std::size_t first_task = 0, end_task = 0;
+  };
+  Cut last_cut_[2];
 };
 
 }  // namespace kumiko

@@ -122,7 +122,8 @@ std::size_t scratch_for(const Plan::Impl& plan, const Partition& partition, cons
   std::size_t bytes = static_cast<std::size_t>(problem.v_head_dim) * sizeof(float);
   const auto count = [&](const kernels::PipelineRow& pipeline, std::int64_t rows) {
     if (!pipeline.traits.in_place) rows = std::max(rows, most.tile_rows);
-    const std::int64_t heads = pipeline.traits.in_place ? std::max(partition.most_heads(), most.heads) : 1;
+    const bool has_heads = pipeline.traits.in_place && problem.heads_side_by_side() > 1;
+    const std::int64_t heads = has_heads ? std::max(partition.most_heads(), most.heads) : 1;
     const std::size_t needed =
         heads > 1 ? kernels::decode_heads_scratch_bytes(plan.kernels, heads, rows, problem.head_dim,
                                                         problem.v_head_dim)

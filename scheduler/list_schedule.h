@@ -15,6 +15,7 @@ namespace kumiko::scheduler {
 struct CostItem {
   std::int64_t cost;
   std::int32_t index;
+  std::int32_t count = 1;  ///< Stands for so many of this cost: index, index + 1, ...
 };
 
 /// Sorts by descending cost and keeps the order of equals. `buffer` has the size of `items`.
@@ -51,6 +52,7 @@ struct SimulatedWorker {
 /// The memory of a policy and of a simulation.
 struct PolicySpace {
   std::vector<DomainLoad> domains;
+  std::int64_t lower_bound = 0;  // of the makespan
   std::vector<std::int32_t> domain_of_task, sequence;
   std::vector<CostItem> items, pieces;                       // sort_costliest_first, with its buffer
   std::vector<std::int32_t> place;                           // [domains + 1] counts, then places
@@ -62,13 +64,14 @@ struct PolicySpace {
   void reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain);
 };
 
-/// Sets space.domains to the domains with workers; if none has any, all of them with one worker each.
-void set_loads(std::span<const int> workers_per_domain, PolicySpace& space);
+/// Sets space.domains to the domains with workers; if none has any, all of them with one worker each. Also
+/// sets space.lower_bound.
+void set_loads(std::span<const Task> tasks, std::span<const int> workers_per_domain, PolicySpace& space);
 /// The domain that would finish first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
 /// The result from space.domain_of_task: lists sorted costliest first, equals in the order of space.sequence
-/// (a permutation of the task numbers, or empty), bounds filled in.
+/// (a permutation of the task numbers, or empty). After set_loads().
 void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
                        PolicySpace& space, Assignment& result);
 

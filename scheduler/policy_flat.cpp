@@ -11,7 +11,7 @@ namespace kumiko::scheduler {
 
 void assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_domain, PolicySpace& space,
                  Assignment& result) {
-  set_loads(workers_per_domain, space);
+  set_loads(tasks, workers_per_domain, space);
   space.domain_of_task.assign(tasks.size(), 0);
   space.sequence.clear();
   if (tasks.empty() || space.domains.empty())

@@ -20,39 +20,39 @@ namespace {
 constexpr double kSlack = 1.03;
 
 // Sets space.members to the task numbers, group after group and within a group in task order; group g's are
-// members[group_begin[g], group_begin[g + 1]). Counting sort when group numbers are dense, as the runtime's
-// are; otherwise a comparison sort.
+// members[group_begin[g], group_begin[g + 1]). The runtime's tasks come in this order, apart from those of
+// shared keys. Else a counting sort where group numbers are dense, and a comparison sort where not.
 void collect_groups(std::span<const Task> tasks, PolicySpace& space) {
   const std::size_t n = tasks.size();
-  std::int32_t low = tasks[0].group;
-  std::int32_t high = low;
-  for (const Task& task : tasks) {
-    low = std::min(low, task.group);
-    high = std::max(high, task.group);
+  std::int32_t low = tasks[0].group, high = low;
+  bool in_order = true;
+  for (std::size_t i = 1; i < n; ++i) {
+    low = std::min(low, tasks[i].group);
+    high = std::max(high, tasks[i].group);
+    in_order &= tasks[i - 1].group <= tasks[i].group;
   }
   const std::int64_t range = std::int64_t{high} - low + 1;
   std::vector<std::int32_t>& members = space.members;
   members.resize(n);
-  space.group_begin.clear();
-  if (range <= static_cast<std::int64_t>(4 * n + 64)) {
-    std::vector<std::int32_t>& count = space.in_group;
-    count.assign(static_cast<std::size_t>(range) + 1, 0);
-    for (const Task& task : tasks) ++count[task.group - low + 1];
-    for (std::size_t g = 0; g < static_cast<std::size_t>(range); ++g) {
-      if (count[g + 1] > 0) space.group_begin.push_back(count[g]);
-      count[g + 1] += count[g];
-    }
-    for (std::size_t i = 0; i < n; ++i) members[count[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
+  if (in_order) {
+    std::iota(members.begin(), members.end(), 0);
+  } else if (range <= static_cast<std::int64_t>(4 * n + 64)) {
+    std::vector<std::int32_t>& place = space.in_group;
+    place.assign(static_cast<std::size_t>(range) + 1, 0);
+    for (const Task& task : tasks) ++place[task.group - low + 1];
+    for (std::size_t g = 0; g < static_cast<std::size_t>(range); ++g) place[g + 1] += place[g];
+    for (std::size_t i = 0; i < n; ++i) members[place[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
   } else {
     std::iota(members.begin(), members.end(), 0);
     // Not std::stable_sort, which allocates.
     std::sort(members.begin(), members.end(), [&](std::int32_t a, std::int32_t b) {
       return tasks[a].group != tasks[b].group ? tasks[a].group < tasks[b].group : a < b;
     });
-    for (std::size_t i = 0; i < n; ++i) {
-      const bool is_first = i == 0 || tasks[members[i]].group != tasks[members[i - 1]].group;
-      if (is_first) space.group_begin.push_back(static_cast<std::int32_t>(i));
-    }
+  }
+  space.group_begin.clear();
+  for (std::size_t i = 0; i < n; ++i) {
+    const bool is_first = i == 0 || tasks[members[i]].group != tasks[members[i - 1]].group;
+    if (is_first) space.group_begin.push_back(static_cast<std::int32_t>(i));
   }
   space.group_begin.push_back(static_cast<std::int32_t>(n));
 }
@@ -111,7 +111,7 @@ DomainLoad* find_home(std::span<DomainLoad> domains, int home) {
 
 void assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain,
                         PolicySpace& space, Assignment& result) {
-  set_loads(workers_per_domain, space);
+  set_loads(tasks, workers_per_domain, space);
   space.domain_of_task.assign(tasks.size(), 0);
   space.sequence.clear();
   if (tasks.empty() || space.domains.empty())
@@ -121,21 +121,27 @@ void assign_heads_first(std::span<const Task> tasks, std::span<const int> worker
   const std::span<const std::int32_t> group_begin = space.group_begin, all_members = space.members;
   const std::size_t num_groups = group_begin.size() - 1;
   space.items.resize(2 * num_groups);
-  const std::span<CostItem> items(space.items);
+  std::size_t num_items = 0;  // The heads of a sequence cost the same: one item for all of them.
   for (std::size_t g = 0; g < num_groups; ++g) {
     std::int64_t cost = 0;
     for (std::int32_t i = group_begin[g]; i < group_begin[g + 1]; ++i) {
       cost += std::max<std::int64_t>(tasks[all_members[i]].cost, 0);
     }
-    items[g] = {cost, static_cast<std::int32_t>(g)};
+    if (num_items > 0 && space.items[num_items - 1].cost == cost) {
+      ++space.items[num_items - 1].count;
+    } else {
+      space.items[num_items++] = {cost, static_cast<std::int32_t>(g)};
+    }
   }
-  sort_costliest_first(items.first(num_groups), items.subspan(num_groups));
+  const std::span<CostItem> items = std::span(space.items).first(num_items);
+  sort_costliest_first(items, std::span(space.items).subspan(num_items));
 
-  const auto bound = static_cast<double>(makespan_bound(tasks, workers_per_domain));
-  const auto deal = [&](const CostItem& group, DomainLoad* home) {
-    const auto members = all_members.subspan(group_begin[group.index],
-                                             group_begin[group.index + 1] - group_begin[group.index]);
-    const auto cost = static_cast<double>(group.cost);
+  const auto bound = static_cast<double>(space.lower_bound);
+  space.sequence.resize(tasks.size());
+  auto next = space.sequence.begin();
+  const auto deal = [&](std::int32_t group, std::int64_t group_cost, DomainLoad* home) {
+    const auto members = all_members.subspan(group_begin[group], group_begin[group + 1] - group_begin[group]);
+    const auto cost = static_cast<double>(group_cost);
     DomainLoad& best =
         home && home->finish_with(cost) <= kSlack * bound ? *home : least_loaded(space.domains, cost);
     if (best.finish_with(cost) <= kSlack * bound || members.size() == 1) {
@@ -145,20 +151,25 @@ void assign_heads_first(std::span<const Task> tasks, std::span<const int> worker
       share_out(cost, bound, space);
       deal_in_pieces(tasks, members, space);
     }
-    space.sequence.insert(space.sequence.end(), members.begin(), members.end());
+    next = std::copy(members.begin(), members.end(), next);
   };
-  const auto home_of = [&](const CostItem& group) {
-    return find_home(space.domains, tasks[all_members[group_begin[group.index]]].home);
+  const auto home_of = [&](std::int32_t group) {
+    return find_home(space.domains, tasks[all_members[group_begin[group]]].home);
+  };
+  const auto for_each_group = [&](auto visit) {
+    for (const CostItem& item : items) {
+      for (std::int32_t group = item.index; group < item.index + item.count; ++group) visit(group, item.cost);
+    }
   };
   const bool any_home = std::any_of(tasks.begin(), tasks.end(), [](const Task& t) { return t.home >= 0; });
   if (any_home) {
-    for (const CostItem& group : items.first(num_groups)) {
-      if (DomainLoad* home = home_of(group)) deal(group, home);
-    }
+    for_each_group([&](std::int32_t group, std::int64_t cost) {
+      if (DomainLoad* home = home_of(group)) deal(group, cost, home);
+    });
   }
-  for (const CostItem& group : items.first(num_groups)) {
-    if (!any_home || !home_of(group)) deal(group, nullptr);
-  }
+  for_each_group([&](std::int32_t group, std::int64_t cost) {
+    if (!any_home || !home_of(group)) deal(group, cost, nullptr);
+  });
   finish_assignment(tasks, workers_per_domain, space, result);
 }
 

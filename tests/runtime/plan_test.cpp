@@ -270,32 +270,6 @@ TEST(PlanExplain, NumbersAddUp) {
   EXPECT_EQ(bytes[0], static_cast<double>(prepared.workspace_bytes()));
 }
 
-// Rows of which each block would pack all keys stay together where the keys divide the work.
-TEST(PlanPartition, FewRowsOverManyKeysAreCutAlongTheKeys) {
-  Case c;
-  // Two tiles and a part, whatever a tile has: 128 rows with AVX-512, 64 with AVX2.
-  c.q_heads = static_cast<int>(kernels::kernel_set(impl_of(context_of({}))->isa, {})->max_nr * 8 / 3);
-  c.kv_heads = 1;
-  c.q_len = 1;
-  c.head_dim = c.v_head_dim = 16;
-  for (const auto& [threads, keys, whole] :
-       {std::tuple(2, 4096, true), {4, 4096, true}, {7, 4096, false}, {2, 500, false}}) {
-    c.kv_len = keys;
-    ContextOptions options;
-    options.topology = flat_machine(threads);
-    const Problem problem(c);
-    Plan made;
-    ASSERT_TRUE(plan(context_of(options), problem.args(), &made).ok());
-    const std::vector<PlannedTask>& tasks = impl_of(made)->partition.tasks;
-    for (const PlannedTask& task : tasks)
-      EXPECT_EQ(task.row_end - task.row_begin == c.q_heads, whole)
-          << threads << " threads, " << keys << " keys";
-    if (whole) {
-      EXPECT_EQ(std::ssize(tasks), 8);
-    }
-  }
-}
-
 TEST(PlanKvDomains, TasksGoWhereTheMemoryIs) {
   ContextOptions options;
   options.topology = "numa:2 core:2 pu:1";

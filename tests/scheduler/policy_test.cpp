@@ -232,6 +232,20 @@ TEST(HeadsFirst, CutsNoHeadWhereHeadsDivideEvenly) {
   }
 }
 
+TEST(HeadsFirst, TasksOfAGroupNeedNotFollowOneAnother) {
+  for (const std::int32_t apart : {1, 1'000'000}) {  // numbers that are dense, and that are not
+    std::vector<Task> tasks;
+    for (const std::int32_t group : {0, 1, 2, 0, 1, 2, 3, 3}) tasks.push_back({10, group * apart});
+    const Assignment a = find_policy("heads_first")->assign(tasks, std::vector<int>{1, 1});
+    std::map<std::int32_t, std::set<int>> domains;
+    for (int d = 0; d < 2; ++d) {
+      for (int i = a.domain_begin[d]; i < a.domain_begin[d + 1]; ++i)
+        domains[tasks[a.order[i]].group].insert(d);
+    }
+    for (const auto& [group, of_group] : domains) EXPECT_EQ(of_group.size(), 1u) << "group " << group;
+  }
+}
+
 // Memory lies where it was put when the caches were made: lengths that change must not move a head.
 TEST(HeadsFirst, HeadsGoWhereTheirMemoryIsWhileBalanceAllows) {
   std::vector<Task> tasks;
@@ -379,7 +393,7 @@ TEST(Flat, CostlyTasksAreDealtBeforeCheapOnes) {
 TEST(LeastLoaded, TheFirstOfThoseDoneFirst) {
   const std::vector<int> workers = {1, 2, 0, 1};
   PolicySpace space;
-  set_loads(workers, space);
+  set_loads({}, workers, space);
   std::vector<DomainLoad>& domains = space.domains;
   ASSERT_EQ(domains.size(), 3u);
   domains[0].load = 5;
@@ -415,10 +429,11 @@ TEST(SortCostliestFirst, IsStableAndExact) {
   for (int i = 0; i < test::sweep_size(200); ++i) {
     const std::uint64_t seed = test::test_seed(3000) + static_cast<std::uint64_t>(i);
     Random random(seed);
-    const int shift = static_cast<int>(random.between(1, 63));
+    const int shift = static_cast<int>(random.between(1, 63)),
+              low = static_cast<int>(random.between(0, shift - 1));
     std::vector<CostItem> items(static_cast<std::size_t>(random.between(0, 600)));
     for (std::size_t k = 0; k < items.size(); ++k) {
-      items[k] = {static_cast<std::int64_t>(random.bits() >> shift), static_cast<std::int32_t>(k)};
+      items[k] = {static_cast<std::int64_t>(random.bits() >> shift << low), static_cast<std::int32_t>(k)};
     }
     std::vector<CostItem> expected = items;
     std::stable_sort(expected.begin(), expected.end(),
