@@ -8,6 +8,10 @@
 #include <numeric>
 #include <thread>
 
+#ifdef __x86_64__
+#include <emmintrin.h>
+#endif
+
 namespace kumiko::bench {
 namespace {
 
@@ -23,17 +27,32 @@ struct Row {
   const std::byte* from;
 };
 
+/// 64 bytes, aligned to them.
+void store_past_caches(std::byte* to, const std::byte (&line)[64]) {
+#ifdef __x86_64__
+  for (int at = 0; at < 64; at += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + at),
+                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(line + at)));
+#else
+  std::memcpy(to, line, sizeof line);
+#endif
+}
+
 /// Ordinary loads and stores, 64 bytes at a time. Not memcpy: glibc may copy rows of a few KiB with
 /// `rep movsb`, which nothing that computes can use. Line by line `ahead` is fetched, unless it is null.
+template <bool past_caches>
 void copy_lines(const Row& row, const Row& ahead, std::int64_t bytes) {
   for (std::int64_t at = 0; at < bytes; at += 64) {
     if (ahead.to) {
       __builtin_prefetch(ahead.from + at, 0);
-      __builtin_prefetch(ahead.to + at, 1);
+      if (!past_caches) __builtin_prefetch(ahead.to + at, 1);
     }
     std::byte line[64];
     std::memcpy(line, row.from + at, sizeof line);
-    std::memcpy(row.to + at, line, sizeof line);
+    if constexpr (past_caches)
+      store_past_caches(row.to + at, line);
+    else
+      std::memcpy(row.to + at, line, sizeof line);
     asm volatile("" ::: "memory");  // otherwise the compiler makes a call of memcpy out of the loop
   }
 }
@@ -133,7 +152,8 @@ void AppendStep::copy(std::int64_t step, std::int64_t first, std::int64_t last, 
   };
   const auto copy_token = [&](const Rows& rows, std::int64_t t) {
     const std::int64_t ahead = t + way.tokens_ahead;
-    copy_lines(row_of(rows, t), ahead > t && ahead < last ? row_of(rows, ahead) : Row{}, rows.bytes);
+    const auto copy = rows.in_slots && way.past_caches ? copy_lines<true> : copy_lines<false>;
+    copy(row_of(rows, t), ahead > t && ahead < last ? row_of(rows, ahead) : Row{}, rows.bytes);
   };
   if (way.by_token) {
     for (std::int64_t t = first; t < last; ++t) {
@@ -170,7 +190,15 @@ double AppendStep::copy_rate(std::span<const int> cpus, Clock clock, const WayTo
 
 double AppendStep::copy_ceiling(std::span<const int> cpus, Clock clock) {
   double best = 0;
-  for (const WayToCopy way : {WayToCopy{true, 0}, {false, 0}, {true, 1}, {false, 1}, {false, 2}}) {
+  for (const WayToCopy way : {WayToCopy{true, 0},
+                              {false, 0},
+                              {true, 1},
+                              {false, 1},
+                              {false, 2},
+                              {true, 0, true},
+                              {false, 0, true},
+                              {false, 1, true}}) {
+    if (way.past_caches && tokens_ > kDecodes) continue;
     now_ = (now_ + steps_ / 2) % steps_;  // away from what the caches hold
     best = std::max(best, copy_rate(cpus, clock, way));
   }

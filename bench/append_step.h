@@ -28,7 +28,8 @@ class AppendStep {
   /// Read and written by a step.
   double bytes() const;
   /// Bytes/s, read and written, of a copy of the same rows to the same places, with one thread on
-  /// each of `cpus`: the fastest of token by token and tensor by tensor, each with and without fetching.
+  /// each of `cpus`: the fastest of token by token and tensor by tensor, each with and without fetching, and
+  /// past the caches. Not of a chunk: attention reads all its keys next, and would miss them there.
   double copy_ceiling(std::span<const int> cpus, Clock clock);
   /// Makes every output NaN.
   void poison();
@@ -44,6 +45,7 @@ class AppendStep {
   struct WayToCopy {
     bool by_token;
     std::int64_t tokens_ahead;  ///< Of which rows are fetched; 0: none are.
+    bool past_caches = false;   ///< Rows of pages are stored past the CPU's caches, on x86.
   };
   /// The rows of tokens [first, last) of a step.
   void copy(std::int64_t step, std::int64_t first, std::int64_t last, const WayToCopy& way);

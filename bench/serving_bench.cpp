@@ -365,7 +365,8 @@ void register_all() {
     for (const std::int64_t tokens : {64, 512}) {
       for (const FmaRow& row : fma_rows()) {
         const std::string isa = row.isa;
-        if (!row.host_runs() || isa == "reference" || isa == "avx512_bf16") continue;  // avx512's kernels
+        if (!row.host_runs() || isa == "reference") continue;
+        if (isa == "avx512_bf16" && type != DataType::bf16) continue;
         for (const int threads : counts)
           add("append_" + std::to_string(tokens) + (type == DataType::f32 ? "_f32/" : "_bf16/") + isa + "/t" +
                   std::to_string(threads),

@@ -24,7 +24,9 @@ struct CoreTuning {
   std::int64_t l2_ahead;
   std::int64_t l2_ahead_apart;  ///< The same for rows that lie apart, if it is more.
   std::int64_t append_ahead;    ///< Bytes of rows that kv_append reads and writes, fetched into L1; 0: none.
-  std::string source;           ///< "zen5 (measured)", or the file.
+  /// Bytes of a step's keys and values from which on kv_append stores them past the caches; 0: never.
+  std::int64_t append_streams;
+  std::string source;  ///< "zen5 (measured)", or the file.
 
   kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead, l2_ahead_apart}; }
 };
@@ -49,6 +51,7 @@ inline constexpr TuningField kTuningFields[] = {
     {"l2_ahead", &CoreTuning::l2_ahead, 0, 1 << 20},
     {"l2_ahead_apart", &CoreTuning::l2_ahead_apart, 0, 1 << 20},
     {"append_ahead", &CoreTuning::append_ahead, 0, 1 << 20},
+    {"append_streams", &CoreTuning::append_streams, 0, 1 << 30},
 };
 
 /// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. Fields and ISAs that

@@ -25,9 +25,14 @@ using kernels::RotaryPairs;
 using kernels::RowRange;
 
 // Tokens of a task. Their values, keys and queries are written one tensor after the other: with three tensors
-// in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5).
-constexpr std::int64_t kTaskTokens = 16;
-constexpr std::int64_t kTasksPerThread = 8;  // for balance, where there are so many tokens
+// in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5), and with 16 tokens at a
+// time 1.02 to 1.13 times (Zen 4).
+constexpr std::int64_t kTaskTokens = 64;
+// For balance, where there are so many tokens. 8 of 8 tokens instead of one of 64: 1.12 to 1.2 times as long.
+constexpr std::int64_t kTasksPerThread = 2;
+// Keys and values of tokens that are alone go past the caches (CoreTuning::append_streams): attention reads
+// them with thousands of others. Those of a chunk do not: its attention begins with them, and took 1.01 to
+// 1.03 times as long where they had gone to memory (128 and 256 tokens, Zen 4).
 // Steps that read and write fewer bytes are one task, on the caller's thread: they take some 20 us, and
 // waking another thread is a good part of that (64 tokens of 32/8 heads of 128 f32, 3 MiB, 145 us on one
 // thread).
@@ -56,32 +61,48 @@ Factors spread(RotaryPairs style, std::int64_t pairs, float* scratch, CosSin cos
   return {cos, sin};
 }
 
-/// A token's row of its batch entry, and that of its page; page -1: it is skipped.
+/// A token's row of its batch entry, and that of its page; page -1: it is skipped. is_alone: the token before
+/// is not in the row before, nor the next one in the row after. It is then the one new token of its sequence.
 struct Place {
   std::int64_t entry, row, page, page_row;
+  bool is_alone;
 };
 
-/// The rows of a block's tokens in the order in which they are written: all heads of a token in one tensor,
-/// then of the next token.
-struct AppendRows {
+/// Tensors whose rows are written one token after the other, all heads of one at a time.
+struct TensorRows {
+  const AppendKernel& kernel;
+  const ConstTensor& from;
+  const Tensor& to;
+  bool in_pages;
+
+  /// The strides of tensors without heads may be anything.
+  std::int64_t heads() const { return from.shape[1]; }
+  bool has(const Place& place) const { return !in_pages || place.page >= 0; }
+  const void* in(const Place& place) const {
+    return kernels::element_at(kernel.from, from.data,
+                               place.entry * from.stride[0] + place.row * from.stride[2]);
+  }
+  void* out(const Place& place) const {
+    const std::int64_t entry = in_pages ? place.page : place.entry,
+                       row = in_pages ? place.page_row : place.row;
+    return kernels::element_at(kernel.to, to.data, entry * to.stride[0] + row * to.stride[2]);
+  }
+};
+
+/// What is read and written from each row on, for kernels that fetch it ahead. Made only for those: to store
+/// all this takes as long as the rows of a token or two, and memory waits meanwhile.
+struct RowsAhead {
   static constexpr std::int64_t kMost = 3 * kMostTaskTokens;
   RowRange reads[kMost + 1], writes[kMost + 1];
-  void* out[kMost];
-  const Factors* turn[kMost];
   std::int64_t count = 0;
 
-  /// Row `from` of batch entry b to row `to` of entry or page `page`.
-  void add(const AppendKernel& kernel, const ConstTensor& from, std::int64_t b, std::int64_t row,
-           const Tensor& to, std::int64_t page, std::int64_t page_row, const Factors& factors) {
-    const std::int64_t heads = from.shape[1], dim = from.shape[3], read = bytes_of(kernel.from),
-                       written = bytes_of(kernel.to);
-    if (heads == 0) return;  // The strides of a tensor without elements may be anything.
-    const void* in = kernels::element_at(kernel.from, from.data, b * from.stride[0] + row * from.stride[2]);
-    out[count] = kernels::element_at(kernel.to, to.data, page * to.stride[0] + page_row * to.stride[2]);
-    turn[count] = &factors;
-    const bool has_strides = heads > 1;  // That of a single head may be anything, too.
-    reads[count] = {static_cast<const char*>(in), has_strides ? from.stride[1] * read : 0, dim * read, heads};
-    writes[count] = {static_cast<const char*>(out[count]), has_strides ? to.stride[1] * written : 0,
+  void add(const TensorRows& rows, const Place& place) {
+    const std::int64_t heads = rows.heads(), dim = rows.from.shape[3], read = bytes_of(rows.kernel.from),
+                       written = bytes_of(rows.kernel.to);
+    const bool has_strides = heads > 1;  // That of a single head may be anything.
+    reads[count] = {static_cast<const char*>(rows.in(place)), has_strides ? rows.from.stride[1] * read : 0,
+                    dim * read, heads};
+    writes[count] = {static_cast<const char*>(rows.out(place)), has_strides ? rows.to.stride[1] * written : 0,
                      dim * written, heads};
     ++count;
   }
@@ -89,18 +110,6 @@ struct AppendRows {
   void end() {
     for (RowRange* ranges : {reads, writes}) {
       if (count > 0) ranges[count] = {ranges[count - 1].row, 0, ranges[count - 1].width, kernels::kNoEnd};
-    }
-  }
-  /// Writes those from `first` on, of one pair of tensors.
-  void write(std::int64_t first, std::int64_t last, const AppendKernel& kernel, const ConstTensor& from,
-             const Tensor& to, AppendArgs how) const {
-    how.in_stride = from.stride[1], how.out_stride = to.stride[1];
-    how.rows = from.shape[1], how.dim = from.shape[3];
-    for (std::int64_t i = first; i < last; ++i) {
-      how.in = reads[i].row, how.out = out[i];
-      how.cos = turn[i]->cos, how.sin = turn[i]->sin;
-      how.reads = {reads + i, reads + count}, how.writes = {writes + i, writes + count};
-      kernel.rows(how);
     }
   }
 };
@@ -113,9 +122,14 @@ struct Append {
   std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
   std::int64_t tokens;
   std::int64_t ahead;  // CoreTuning::append_ahead
+  bool past_caches = false;
   AppendTasks work{};
   Tracer* tracer = nullptr;
   std::int32_t run = 0;  // of the trace
+
+  TensorRows values() const { return {value, args.value, args.value_cache, true}; }
+  TensorRows keys() const { return {key, args.key, args.key_cache, true}; }
+  TensorRows queries() const { return {*query, args.query, args.query_out, false}; }
 
   /// Bytes that one token's keys and values take in the caches, and all that is read and written for it.
   std::int64_t cache_bytes() const {
@@ -147,7 +161,10 @@ struct Append {
     }
     const std::int64_t at = position * (args.rope_stride > 0 ? args.rope_stride : half);
     const float *cos = args.rope_cos + at, *sin = args.rope_sin + at;
-    if (pairs == RotaryPairs::halves) return {cos, sin};
+    if (pairs == RotaryPairs::halves) {
+      for (std::int64_t i = 0; i < half; i += 16) __builtin_prefetch(cos + i), __builtin_prefetch(sin + i);
+      return {cos, sin};
+    }
     return spread(pairs, half, scratch, [&](std::int64_t i) { return std::pair(cos[i], sin[i]); });
   }
 
@@ -202,12 +219,14 @@ struct Append {
   /// Where tokens [first, last) are and go to, and by what they turn.
   void place(std::int64_t first, std::int64_t last, float* scratch, Place* places, Factors* turns) const {
     const std::int64_t seq = args.key.shape[2], page_size = args.key_cache.shape[2];
-    Place place{first / seq, first % seq, 0, 0};
+    Place place{first / seq, first % seq, 0, 0, false};
     for (std::int64_t token = first; token < last; ++token, ++place.row) {
       if (place.row == seq) place.row = 0, ++place.entry;
       const std::int64_t slot = args.slot_mapping[token];
       place.page = slot < 0 ? -1 : slot / page_size;
       place.page_row = slot - place.page * page_size;
+      place.is_alone = (token == 0 || args.slot_mapping[token - 1] + 1 != slot) &&
+                       (token + 1 == tokens || args.slot_mapping[token + 1] != slot + 1);
       places[token - first] = place;
       if (query || args.slot_mapping[token] >= 0)
         turns[token - first] = factors(token, scratch + (token - first) * 2 * args.rotary_dim);
@@ -215,32 +234,51 @@ struct Append {
   }
 
   void block(std::int64_t first, std::int64_t last, float* scratch) const {
-    const std::int64_t count = last - first;
     Place places[kMostTaskTokens];
     Factors turns[kMostTaskTokens];
     place(first, last, scratch, places, turns);
-    AppendRows rows;
-    for (std::int64_t i = 0; i < count; ++i)
-      if (const Place& p = places[i]; p.page >= 0)
-        rows.add(value, args.value, p.entry, p.row, args.value_cache, p.page, p.page_row, turns[i]);
-    const std::int64_t keys = rows.count;
-    for (std::int64_t i = 0; i < count && !tiles; ++i)
-      if (const Place& p = places[i]; p.page >= 0)
-        rows.add(key, args.key, p.entry, p.row, args.key_cache, p.page, p.page_row, turns[i]);
-    const std::int64_t queries = rows.count;
-    for (std::int64_t i = 0; i < count && query; ++i)
-      rows.add(*query, args.query, places[i].entry, places[i].row, args.query_out, places[i].entry,
-               places[i].row, turns[i]);
-    rows.end();
+    if (ahead == 0) return write(first, last, places, turns, scratch, nullptr);
+    RowsAhead fetched;
+    const auto add = [&](const TensorRows& rows) {
+      for (std::int64_t i = 0; i < last - first && rows.heads() > 0; ++i)
+        if (rows.has(places[i])) fetched.add(rows, places[i]);
+    };
+    add(values());
+    if (!tiles) add(keys());
+    if (query) add(queries());
+    fetched.end();
+    write(first, last, places, turns, scratch, &fetched);
+  }
 
+  void write(std::int64_t first, std::int64_t last, const Place* places, const Factors* turns, float* scratch,
+             const RowsAhead* fetched) const {
+    std::int64_t number = 0;
+    const auto write_rows = [&](const TensorRows& rows, AppendArgs how) {
+      how.in_stride = rows.from.stride[1], how.out_stride = rows.to.stride[1];
+      how.rows = rows.heads(), how.dim = rows.from.shape[3];
+      for (std::int64_t i = 0; i < last - first && how.rows > 0; ++i) {
+        if (!rows.has(places[i])) continue;
+        how.in = rows.in(places[i]), how.out = rows.out(places[i]);
+        how.past_caches = past_caches && rows.in_pages && places[i].is_alone;
+        how.cos = turns[i].cos, how.sin = turns[i].sin;
+        if (fetched) {
+          how.reads = {fetched->reads + number, fetched->reads + fetched->count};
+          how.writes = {fetched->writes + number, fetched->writes + fetched->count};
+        }
+        ++number;
+        rows.kernel.rows(how);
+      }
+    };
     AppendArgs how{};
     how.eps = args.norm_eps, how.ahead = ahead;
-    rows.write(0, keys, value, args.value, args.value_cache, how);
+    write_rows(values(), how);
     how.pairs = pairs, how.rotary_dim = args.rotary_dim, how.weight = args.key_norm;
-    if (tiles) keys_to_tiles(first, last, turns, how, scratch + factor_floats());
-    rows.write(keys, queries, key, args.key, args.key_cache, how);
+    if (tiles)
+      keys_to_tiles(first, last, turns, how, scratch + factor_floats());
+    else
+      write_rows(keys(), how);
     how.weight = args.query_norm;
-    if (query) rows.write(queries, rows.count, *query, args.query, args.query_out, how);
+    if (query) write_rows(queries(), how);
   }
 };
 
@@ -259,6 +297,7 @@ void append_rows_of_task(void* context, std::int32_t task, const scheduler::Slot
     to = std::min(piece_end(append.args, from + kTaskTokens), last);
     append.block(from, to, reinterpret_cast<float*>(slot.scratch));
   }
+  if (append.past_caches) kernels::finish_streams();
 }
 
 const AppendKernel& kernel_of(const Context::Impl& runtime, const ConstTensor& in, const Tensor& out) {
@@ -299,9 +338,11 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                   tokens,
                   runtime.core.append_ahead};
     // In f64: without pages the sizes may be any.
-    const bool is_small =
-        static_cast<double>(tokens) * static_cast<double>(append.all_bytes()) < kLeastSharedBytes;
-    const std::int64_t fair = tokens / (kTasksPerThread * runtime.executor->concurrency());
+    const auto count = static_cast<double>(tokens), least = static_cast<double>(runtime.core.append_streams);
+    const bool is_small = count * static_cast<double>(append.all_bytes()) < kLeastSharedBytes;
+    append.past_caches = least > 0 && count * static_cast<double>(append.cache_bytes()) >= least;
+    const std::int64_t threads = runtime.executor->concurrency(),
+                       fair = tokens / (threads == 1 ? 1 : kTasksPerThread * threads);
     append.work = cut_tokens(args, is_small ? tokens : std::clamp<std::int64_t>(fair, 1, kTaskTokens),
                              args.page_domains && !is_small);
     Tracer* const tracer = append.tracer = runtime.tracer.get();

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/append/append.h"
 
+#ifdef __x86_64__
+#include <xmmintrin.h>
+#endif
+
 namespace kumiko::kernels {
 
 #define KUMIKO_APPEND(isa, from, to) void append_##from##_to_##to##_##isa(const AppendArgs&) noexcept;
@@ -23,6 +27,12 @@ const AppendKernel* find_append(Isa isa, Element from, Element to) {
     if (row.isa == isa && row.from == from && row.to == to) return &row;
   }
   return base_of(isa) == isa ? nullptr : find_append(base_of(isa), from, to);
+}
+
+void finish_streams() noexcept {
+#ifdef __x86_64__
+  _mm_sfence();
+#endif
 }
 
 }  // namespace kumiko::kernels

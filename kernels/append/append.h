@@ -46,7 +46,13 @@ struct AppendArgs {
   /// its use. `next` is the last range and has kNoEnd rows. No `begin`, or 0: nothing is fetched.
   RowList reads{}, writes{};
   std::int64_t ahead = 0;
+  /// Rows of `out` that are whole lines of the caches may be stored past them. Then finish_streams() comes
+  /// before others read them.
+  bool past_caches = false;
 };
+
+/// The order that ordinary stores have anyway: what was stored before it is seen before what comes after.
+void finish_streams() noexcept;
 
 struct AppendKernel {
   const char* name;

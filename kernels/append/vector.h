@@ -11,9 +11,15 @@
 namespace kumiko::kernels {
 namespace {
 
+template <class V>
+inline constexpr bool kHasStreams = requires(float* p, typename V::Reg x) {
+  V::stream(p, x);
+};
+
 /// One row, its elements widened and, with a norm, normalised as they are loaded. Whole vectors and the rest
-/// of a row have code of their own: a masked load or store of all lanes is slow on AVX2.
-template <class V, class From, class To, bool has_norm>
+/// of a row have code of their own: a masked load or store of all lanes is slow on AVX2. past_caches: whole
+/// vectors are stored past them.
+template <class V, class From, class To, bool has_norm, bool past_caches>
 class AppendRow {
  public:
   using Reg = typename V::Reg;
@@ -28,7 +34,12 @@ class AppendRow {
   Reg load_first(std::int64_t d, std::int64_t n) const {
     return normalised(V::load_first(in_ + d, n), [&] { return V::load_first(weight_ + d, n); });
   }
-  void store(std::int64_t d, Reg x) const { V::store(out_ + d, V::canonical(x)); }
+  void store(std::int64_t d, Reg x) const {
+    if constexpr (past_caches)
+      V::stream(out_ + d, V::canonical(x));
+    else
+      V::store(out_ + d, V::canonical(x));
+  }
   static constexpr bool kStoresTwo = requires(To * p, Reg x) { V::store_two(p, x, x); };
   /// Two vectors of elements, in the order of V::load_two().
   void load_two(std::int64_t d, Reg (&x)[2]) const {
@@ -39,7 +50,12 @@ class AppendRow {
       for (int i = 0; i < 2; ++i) x[i] = V::mul(V::mul(x[i], inverse_), weight[i]);
     }
   }
-  void store_two(std::int64_t d, const Reg (&x)[2]) const { V::store_two(out_ + d, x[0], x[1]); }
+  void store_two(std::int64_t d, const Reg (&x)[2]) const {
+    if constexpr (past_caches)
+      V::stream_two(out_ + d, x[0], x[1]);
+    else
+      V::store_two(out_ + d, x[0], x[1]);
+  }
   void store_first(std::int64_t d, std::int64_t n, Reg x) const {
     V::store_first(out_ + d, n, V::canonical(x));
   }
@@ -129,9 +145,9 @@ void rotate_adjacent(const AppendArgs& args, const Row& row) {
         d, n, rotate(row.load_first(d, n), V::load_first(args.cos + d, n), V::load_first(args.sin + d, n)));
 }
 
-template <class V, class From, class To, bool has_norm>
+template <class V, class From, class To, bool has_norm, bool past_caches>
 void append_row(const AppendArgs& args, const From* in, To* out) {
-  const AppendRow<V, From, To, has_norm> row(args, in, out);
+  const AppendRow<V, From, To, has_norm, past_caches> row(args, in, out);
   std::int64_t d = args.pairs == RotaryPairs::none ? 0 : args.rotary_dim;
   if (args.pairs == RotaryPairs::halves) rotate_halves<V>(args, row);
   if (args.pairs == RotaryPairs::adjacent) rotate_adjacent<V>(args, row);
@@ -157,21 +173,51 @@ class RowsAhead {
   RowFetcher ahead_;
 };
 
-template <class V, class From, class To>
+template <class V, class T, bool past_caches>
+void copy_row(const AppendArgs& args, const T* in, T* out) {
+  const std::int64_t bytes = args.dim * static_cast<std::int64_t>(sizeof(T));
+  if constexpr (past_caches) {
+    const auto* from = reinterpret_cast<const float*>(in);
+    auto* to = reinterpret_cast<float*>(out);
+    for (std::int64_t i = 0; i < bytes / 4; i += V::kLanes) V::stream(to + i, V::load(from + i));
+  } else {
+    std::memmove(out, in, static_cast<std::size_t>(bytes));  // they may be the same
+  }
+}
+
+template <class V, class From, class To, bool past_caches>
 void append_rows(const AppendArgs& args) {
   RowsAhead reads(args.reads, args.dim * static_cast<std::int64_t>(sizeof(From)), args.ahead),
-      writes(args.writes, args.dim * static_cast<std::int64_t>(sizeof(To)), args.ahead);
+      writes(args.writes, args.dim * static_cast<std::int64_t>(sizeof(To)), past_caches ? 0 : args.ahead);
   for (std::int64_t row = 0; row < args.rows; ++row) {
     const From* in = static_cast<const From*>(args.in) + row * args.in_stride;
     To* out = static_cast<To*>(args.out) + row * args.out_stride;
     reads.fetch(), writes.fetch();
-    if (args.weight)
-      append_row<V, From, To, true>(args, in, out);
-    else if (std::is_same_v<From, To> && args.pairs == RotaryPairs::none)
-      std::memmove(out, in, static_cast<std::size_t>(args.dim) * sizeof(To));  // they may be the same
-    else
-      append_row<V, From, To, false>(args, in, out);
+    if (args.weight) {
+      append_row<V, From, To, true, past_caches>(args, in, out);
+    } else if (args.pairs != RotaryPairs::none || !std::is_same_v<From, To>) {
+      append_row<V, From, To, false, past_caches>(args, in, out);
+    } else if constexpr (std::is_same_v<From, To>) {
+      copy_row<V, To, past_caches>(args, in, out);
+    }
   }
+}
+
+/// Whether all stores of the rows are of whole vectors and fill whole lines.
+template <class To>
+bool fills_lines(const AppendArgs& args) {
+  const std::int64_t first_half = args.pairs == RotaryPairs::halves ? args.rotary_dim / 2 : 0,
+                     rotated = args.pairs == RotaryPairs::none ? 0 : args.rotary_dim,
+                     places = args.dim | args.out_stride | first_half | rotated;
+  return (reinterpret_cast<std::uintptr_t>(args.out) | places * sizeof(To)) % kLine == 0;
+}
+
+template <class V, class From, class To>
+void append_rows(const AppendArgs& args) {
+  if constexpr (kHasStreams<V>) {
+    if (args.past_caches && fills_lines<To>(args)) return append_rows<V, From, To, true>(args);
+  }
+  append_rows<V, From, To, false>(args);
 }
 
 using Type_f32 = float;

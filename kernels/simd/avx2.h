@@ -70,9 +70,7 @@ struct Avx2 {
   }
   /// NaNs become canonical.
   static void store_two(Bf16* p, Reg a, Reg b) {
-    if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0, 0))
-      a = canonical(a), b = canonical(b);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_packus_epi32(round_bf16(a), round_bf16(b)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_two(a, b));
   }
   static void store_first(Bf16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_bf16(x)); }
   static Reg load(const F16* p) {
@@ -80,6 +78,14 @@ struct Avx2 {
   }
   static Reg load_first(const F16* p, std::int64_t n) { return _mm256_cvtph_ps(load_first_16(p, n)); }
   static void store(F16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
+  /// Past the caches: as store() and store_two(), to addresses that are aligned to what is stored. Others see
+  /// it after finish_streams() (append.h).
+  static void stream(float* p, Reg x) { _mm256_stream_ps(p, x); }
+  static void stream(Bf16* p, Reg x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
+  static void stream(F16* p, Reg x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
+  static void stream_two(Bf16* p, Reg a, Reg b) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_two(a, b));
+  }
   static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
   /// The first and the second ones of 8 pairs.
   static void load_pairs(const F16* p, Reg& first, Reg& second) {
@@ -252,6 +258,11 @@ struct Avx2 {
     const Int bits = _mm256_castps_si256(x),
               odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  }
+  static Int narrow_two(Reg a, Reg b) {
+    if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0, 0))
+      a = canonical(a), b = canonical(b);
+    return _mm256_packus_epi32(round_bf16(a), round_bf16(b));
   }
   static __m128i narrow_f16(Reg x) {
     return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -38,14 +38,7 @@ struct Avx512 {
     a = load(p), b = load(p + kLanes);
   }
   /// Two vectors side by side: one shuffle takes the upper halves of both. NaNs become canonical.
-  static void store_two(Bf16* p, Reg a, Reg b) {
-    a = canonical(a), b = canonical(b);
-    alignas(64) static constexpr std::uint16_t kUpper[] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
-                                                           23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
-                                                           45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-    _mm512_storeu_si512(p,
-                        _mm512_permutex2var_epi16(round_bf16(a), _mm512_load_si512(kUpper), round_bf16(b)));
-  }
+  static void store_two(Bf16* p, Reg a, Reg b) { _mm512_storeu_si512(p, narrow_two(a, b)); }
   static void store_first(Bf16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_bf16(x));
   }
@@ -56,6 +49,22 @@ struct Avx512 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
   }
   static void store(F16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16(x)); }
+  /// Both side by side in bf16, rounded to nearest even.
+  static Int narrow_two(Reg a, Reg b) {
+    if (__builtin_expect(_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0, 0)) a = canonical(a), b = canonical(b);
+    alignas(64) static constexpr std::uint16_t kUpper[] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                           23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                           45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    return _mm512_permutex2var_epi16(round_bf16(a), _mm512_load_si512(kUpper), round_bf16(b));
+  }
+  /// Past the caches: as store() and store_two(), to addresses that are aligned to what is stored. Others see
+  /// it after finish_streams() (append.h).
+  static void stream(float* p, Reg x) { _mm512_stream_ps(p, x); }
+  static void stream(Bf16* p, Reg x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(x)); }
+  static void stream(F16* p, Reg x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_f16(x)); }
+  static void stream_two(Bf16* p, Reg a, Reg b) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), narrow_two(a, b));
+  }
   static void store_first(F16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
   }

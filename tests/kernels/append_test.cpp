@@ -82,7 +82,9 @@ TEST_P(Append, EqualsTheOrderOfArithmeticForEveryTailPlaceAndPair) {
         const Place place = random.pick({Place::front, Place::back, Place::misaligned});
         AppendArgs args{};
         args.rows = random.between(1, 3), args.dim = dim;
-        args.in_stride = dim + random.between(0, 3), args.out_stride = dim + random.between(0, 3);
+        args.in_stride = dim + random.between(0, 3);
+        args.out_stride = dim + random.pick({std::int64_t{0}, random.between(1, 3), std::int64_t{64}});
+        args.ahead = random.pick({0, 64, 4096}), args.past_caches = random.one_in(2);
         args.pairs = pairs;
         args.rotary_dim = pairs == RotaryPairs::none ? 0
                           : random.one_in(2)         ? dim / 2 * 2
@@ -92,7 +94,9 @@ TEST_P(Append, EqualsTheOrderOfArithmeticForEveryTailPlaceAndPair) {
                                           << " pairs " << static_cast<int>(pairs) << " norm " << norm);
         const ElementOperand in(row.from, sz((args.rows - 1) * args.in_stride + dim), place);
         const ElementOperand out(row.to, sz((args.rows - 1) * args.out_stride + dim), place);
-        for (std::size_t i = 0; i < in.size(); ++i) in.set(i, random.one_in(8) ? value() : random.normal());
+        const float unit = random.one_in(4) ? 1e-39f : 1.0f;  // sums of products that are subnormal, too
+        for (std::size_t i = 0; i < in.size(); ++i)
+          in.set(i, unit * (random.one_in(8) ? value() : random.normal()));
         Operand<float> weight(sz(dim), place);
         for (float& w : weight.span()) w = random.normal();
         const bool twice = pairs == RotaryPairs::adjacent;

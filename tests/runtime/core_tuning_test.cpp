@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <numeric>
 #include <set>
 
@@ -154,20 +155,25 @@ TEST(CoreTuning, AFileThatIsWrongIsAnErrorOfTheContext) {
   EXPECT_FALSE(context);
 }
 
-/// A cache to whose end [tokens, heads, dim] keys were appended, rotated; the values are the keys, too.
+/// A cache to whose end [tokens, heads, dim] keys were appended, rotated; the values are the keys, too. It
+/// begins with a line, so rows of whole lines may be stored past the CPU's caches.
 std::vector<float> appended_keys(const Context& context, const float* keys, std::int64_t heads,
                                  std::int64_t tokens, std::int64_t dim) {
-  std::vector<float> cache(static_cast<std::size_t>(2 * tokens * heads * dim));
+  constexpr std::size_t kLine = 64;
+  std::vector<float> memory(static_cast<std::size_t>(2 * tokens * heads * dim) + kLine / sizeof(float));
+  void* begin = memory.data();
+  std::size_t bytes = memory.size() * sizeof(float);
+  auto* const cache = static_cast<float*>(std::align(kLine, bytes - kLine, begin, bytes));
   std::vector<std::int64_t> slots(static_cast<std::size_t>(tokens));
-  std::iota(slots.begin(), slots.end(), std::int64_t{0});
+  std::iota(slots.rbegin(), slots.rend(), std::int64_t{0});  // no token lies behind the one before it
   KvAppendArgs args;
   args.key = args.value = ConstTensor::bshd(keys, 1, tokens, heads, dim);
-  args.key_cache = Tensor::bshd(cache.data(), 1, tokens, heads, dim);
-  args.value_cache = Tensor::bshd(cache.data() + tokens * heads * dim, 1, tokens, heads, dim);
+  args.key_cache = Tensor::bshd(cache, 1, tokens, heads, dim);
+  args.value_cache = Tensor::bshd(cache + tokens * heads * dim, 1, tokens, heads, dim);
   args.slot_mapping = args.positions = slots.data();
   args.rotary_dim = dim;
   EXPECT_TRUE(kv_append(context, args).ok());
-  return cache;
+  return {cache, cache + 2 * tokens * heads * dim};
 }
 
 /// Prefill with a window and decode of two lengths, in every pipeline that can. If few cases are taken, of
@@ -199,8 +205,10 @@ std::vector<float> outputs(const Context& context) {
       all.insert(all.end(), out.begin(), out.end());
     }
   }
-  const std::vector<float> appended = appended_keys(context, k, kv_heads, kKeys, kDim);
-  all.insert(all.end(), appended.begin(), appended.end());
+  for (const std::int64_t dim : {kDim, std::int64_t{32}}) {
+    const std::vector<float> appended = appended_keys(context, k, kv_heads, kKeys, dim);
+    all.insert(all.end(), appended.begin(), appended.end());
+  }
   return all;
 }
 
@@ -216,7 +224,7 @@ TEST(CoreTuning, NoNumberChangesABit) {
     ASSERT_TRUE(Context::create(options, &plain).ok());
     const std::vector<float> want = outputs(plain);
     for (const TuningField& field : kTuningFields) {
-      for (const std::int64_t value : {field.least, field.most}) {
+      for (const std::int64_t value : {field.least, field.least + 1, field.most}) {
         const File file("[" + std::string(name(kernels::base_of(isa))) + "]\n" + field.name + " = " +
                         std::to_string(value) + "\n");
         options.tuning = file.path();

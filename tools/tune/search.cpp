@@ -61,6 +61,7 @@ const std::vector<Step>& steps() {
       {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // again, beside the new distances into L1
       {"l2_ahead_apart", kApart, {0, 8192, 16384, 32768}},
       {"append_ahead", kAppend, {0, 1024, 2048, 4096, 8192}},
+      {"append_streams", kAppend, {0, 65536}},
   };
   return all;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <memory>
 
 namespace kumiko::tune {
 namespace {
@@ -50,14 +51,18 @@ Workload::Workload(const Shape& shape, std::size_t cache_bytes) : shape_(shape) 
   copies_ = std::max<std::size_t>(1, cache_bytes / (2 * kv_bytes_));
   q_.resize(bytes(shape.q_heads, shape.q_len));
   out_.resize(q_.size());
-  cache_.resize(2 * kv_bytes_ * copies_);
+  constexpr std::size_t kLine = 64;
+  memory_.resize(2 * kv_bytes_ * copies_ + kLine);
+  void* begin = memory_.data();
+  std::size_t left = memory_.size();
+  cache_ = {static_cast<std::byte*>(std::align(kLine, left - kLine, begin, left)), memory_.size() - kLine};
   if (shape.appends) {
     tokens_.resize(q_.size() + 2 * bytes(shape.kv_heads, shape.q_len));
     fill(shape.type, tokens_);
     for (std::int64_t token = 0; token < shape.q_len; ++token) slots_.push_back(2 * token);
   }
   fill(shape.type, q_);
-  fill(shape.type, std::span(cache_).first(2 * kv_bytes_));
+  fill(shape.type, cache_.first(2 * kv_bytes_));
   for (std::size_t copy = 1; copy < copies_; ++copy)
     std::memcpy(&cache_[2 * kv_bytes_ * copy], cache_.data(), 2 * kv_bytes_);
 }

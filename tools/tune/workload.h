@@ -6,6 +6,7 @@
 #include <kumiko/kv_append.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,8 @@ class Workload {
   Shape shape_;
   std::size_t kv_bytes_ = 0, copies_ = 1, next_ = 0;
   std::vector<std::byte> q_, out_;
-  std::vector<std::byte> cache_;   ///< [copies][K, V]
+  std::vector<std::byte> memory_;  ///< of cache_
+  std::span<std::byte> cache_;     ///< [copies][K, V], from a line on: kv_append may store it past the caches
   std::vector<std::byte> tokens_;  ///< new keys, values and queries; only where the shape appends
   std::vector<std::int64_t> slots_;
 };
