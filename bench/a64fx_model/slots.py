@@ -18,11 +18,11 @@ REGISTER = re.compile(r"\b([zpxw]\d+|sp)\b")
 
 # mnemonic: latency, pipes ("ab": by the slot, "a": FLA only)
 FLOATING = {
-    **dict.fromkeys(["fmla", "fmls", "fnmla", "fnmls", "fmad", "fmsb", "fmul", "fadd", "fsub", "sdot", "udot", "fcvt", "fcvtzs", "fcvtzu", "scvtf", "ucvtf", "frintn", "fscale"],
+    **dict.fromkeys(["fmla", "fmls", "fnmla", "fnmls", "fmad", "fmsb", "fmul", "fadd", "fsub", "sdot", "udot", "fcvt", "fcvtzs", "fcvtzu", "scvtf", "ucvtf", "frintn", "frintp", "fscale"],
                     (9, "ab")),
     **dict.fromkeys(["fmax", "fmin", "fmaxnm", "fabs", "fneg", "fexpa", "sel", "and", "bic", "orr", "eor", "not", "lsl", "lsr", "asr", "add", "sub",
                      "subr", "smax", "smin", "umax", "umin", "clz"], (4, "ab")),
-    **dict.fromkeys(["dup", "mov", "movprfx"], (4, "ab")),
+    **dict.fromkeys(["dup", "mov", "fmov", "movprfx"], (4, "ab")),
     **dict.fromkeys(["zip1", "zip2", "uzp1", "uzp2", "trn1", "trn2", "ext", "tbl", "uunpklo", "uunpkhi", "sunpklo", "sunpkhi"], (6, "a")),
     **dict.fromkeys(["fcmgt", "fcmge", "fcmeq", "fcmuo", "facgt", "facge", "cmpgt", "cmpge", "cmpeq", "cmpne", "cmphs", "cmphi"], (4, "a")),
     **dict.fromkeys(["index", "fmaxnmv", "fmaxv", "umaxv", "uaddv", "faddv"], (40, "a")),  # several operations; kept out of loops that count

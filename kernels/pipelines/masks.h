@@ -49,35 +49,42 @@ class TileMask {
  public:
   explicit TileMask(std::int64_t keys) : keys_(keys) { std::memset(by_all_, 255, sizeof by_all_); }
 
-  void add(const std::uint8_t* row, std::int64_t stride) {
+  static constexpr int kRows = 4;
+  /// So many rows at a time, each of whose pages must be waited for.
+  void add(const std::uint8_t* const (&rows)[kRows], std::int64_t stride) {
     const std::int64_t keys =
         keys_;  // A copy: for the compiler, a byte written below may belong to a member.
+    const std::uint8_t *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
+    const auto lesser = [](std::uint8_t x, std::uint8_t y) { return x < y ? x : y; };
     if (stride == 1) {
+#pragma GCC ivdep
       for (std::int64_t j = 0; j < keys; ++j) {
-        by_some_[j] |= row[j];
-        by_all_[j] = by_all_[j] < row[j] ? by_all_[j] : row[j];
+        by_some_[j] |= static_cast<std::uint8_t>((a[j] | b[j]) | (c[j] | d[j]));
+        by_all_[j] = lesser(by_all_[j], lesser(lesser(a[j], b[j]), lesser(c[j], d[j])));
       }
     } else {
-      for (std::int64_t j = 0; j < keys; ++j) {
-        by_some_[j] |= row[j * stride];
-        by_all_[j] = row[j * stride] == 0 ? 0 : by_all_[j];
+      for (std::int64_t j = 0, at = 0; j < keys; ++j, at += stride) {
+        by_some_[j] |= static_cast<std::uint8_t>((a[at] | b[at]) | (c[at] | d[at]));
+        by_all_[j] = lesser(by_all_[j], lesser(lesser(a[at], b[at]), lesser(c[at], d[at])));
       }
     }
   }
 
   /// Of keys [first, last), as far as there are any.
   Sees seen(std::int64_t first, std::int64_t last) const {
-    // Eight keys at a time, a panel on x86: a byte of the word is 0 if a borrow reaches its own top bit.
+    // Eight keys at a time, less only at the end: a byte of the word is 0 if a borrow reaches its own top
+    // bit. A copy of so many bytes as a panel has would be a loop or a call.
     constexpr std::uint64_t kOnes = 0x0101010101010101u, kTops = 0x8080808080808080u;
     std::uint64_t something = 0, missing = 0;
     std::int64_t j = first;
     for (const std::int64_t end = min_of(last, keys_); j < end;) {
-      std::uint64_t some = 0, all = ~std::uint64_t{0};
-      const std::int64_t keys = min_of(end - j, 8);
-      const auto size = static_cast<std::size_t>(keys);
-      std::memcpy(&some, by_some_ + j, keys == 8 ? 8 : size);
-      std::memcpy(&all, by_all_ + j, keys == 8 ? 8 : size);
-      something |= some;
+      std::uint64_t some, all;
+      std::memcpy(&some, by_some_ + j, sizeof some);
+      std::memcpy(&all, by_all_ + j, sizeof all);
+      const std::int64_t keys = min_of(end - j, kWord);
+      const std::uint64_t others = keys == kWord ? 0 : ~std::uint64_t{0} << (8 * keys);
+      all |= others;
+      something |= some & ~others;
       missing |= (all - kOnes) & ~all & kTops;
       j += keys;
     }
@@ -85,7 +92,8 @@ class TileMask {
   }
 
  private:
-  std::uint8_t by_some_[kBlockKeys] = {}, by_all_[kBlockKeys];  // 0: hidden
+  static constexpr std::int64_t kWord = 8;                                      // bytes
+  std::uint8_t by_some_[kBlockKeys + kWord] = {}, by_all_[kBlockKeys + kWord];  // 0: hidden
   std::int64_t keys_;
 };
 

@@ -173,12 +173,17 @@ void Walk::set_masks(const Tile& tile, const Block& block) const {
 /// Which of `keys` keys from `first` on the masks of a tile's queries show.
 TileMask Walk::tile_mask(const Tile& tile, const Block& block, std::int64_t first, std::int64_t keys) const {
   TileMask mask(keys);
-  const std::uint8_t* before = nullptr;
+  const std::int64_t stride = head_->terms.mask_stride, from = (first - block.first) * stride;
+  const std::uint8_t* rows[TileMask::kRows];
+  int count = 0;
   for (std::int64_t n = 0; n < tile.used; ++n) {
-    if (masks_[n] == before) continue;  // a mask that heads or positions share
-    before = masks_[n];
-    mask.add(before + (first - block.first) * head_->terms.mask_stride, head_->terms.mask_stride);
+    if (n > 0 && masks_[n] == masks_[n - 1]) continue;  // a mask that heads or positions share
+    rows[count++] = masks_[n] + from;
+    if (count == TileMask::kRows) mask.add(rows, stride), count = 0;
   }
+  if (count == 0) return mask;
+  std::fill(rows + count, std::end(rows), rows[0]);
+  mask.add(rows, stride);
   return mask;
 }
 
