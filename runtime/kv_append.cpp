@@ -31,9 +31,6 @@ constexpr std::int64_t kTaskTokens = 64;
 // For balance, where there are so many tokens. 8 of 8 tokens instead of one of 64: 1.11 to 1.24 times as
 // long.
 constexpr std::int64_t kTasksPerThread = 2;
-// Keys and values of tokens that are alone go past the caches (CoreTuning::append_streams): attention reads
-// them with thousands of others. Those of a chunk do not: its attention begins with them, and took 1.01 to
-// 1.03 times as long where they had gone to memory (128 and 256 tokens, Zen 4).
 // Steps that read and write fewer bytes are one task, on the caller's thread: they take some 20 us, and
 // waking another thread is a good part of that (64 tokens of 32/8 heads of 128 f32, 3 MiB, 145 us on one
 // thread).
@@ -123,6 +120,9 @@ struct Append {
   std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
   std::int64_t tokens;
   std::int64_t ahead;  // CoreTuning::append_ahead
+  /// Keys and values of tokens that are alone go past the CPU's caches: attention reads them with thousands
+  /// of others. Those of a chunk do not: its attention begins with them, and took 1.01 to 1.03 times as long
+  /// where they had gone to memory (128 and 256 tokens, Zen 4).
   bool past_caches = false;
   AppendTasks work{};
   Tracer* tracer = nullptr;
