@@ -57,7 +57,6 @@ class TileMask {
     const std::uint8_t *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
     const auto lesser = [](std::uint8_t x, std::uint8_t y) { return x < y ? x : y; };
     if (stride == 1) {
-#pragma GCC ivdep
       for (std::int64_t j = 0; j < keys; ++j) {
         by_some_[j] |= static_cast<std::uint8_t>((a[j] | b[j]) | (c[j] | d[j]));
         by_all_[j] = lesser(by_all_[j], lesser(lesser(a[j], b[j]), lesser(c[j], d[j])));
