@@ -121,8 +121,7 @@ struct Append {
   std::int64_t tokens;
   std::int64_t ahead;  // CoreTuning::append_ahead
   /// Keys and values of tokens that are alone go past the CPU's caches: attention reads them with thousands
-  /// of others. Those of a chunk do not: its attention begins with them, and took 1.01 to 1.03 times as long
-  /// where they had gone to memory (128 and 256 tokens, Zen 4).
+  /// of others. Those of a chunk do not: its attention begins with them, and would wait for memory.
   bool past_caches = false;
   AppendTasks work{};
   Tracer* tracer = nullptr;
