@@ -233,10 +233,21 @@ void add_values_in_passes(const DecodeValuesArgs& args) {
   }
 }
 
+/// All of decode_add_values() for kLeastRows rows or more, if they see every key and v_dim is of whole
+/// vectors. Specialised where an ISA has a better way: x86_avx2_values.h.
+template <class V, class T>
+struct BlockValues {
+  static constexpr bool kIsBetter = false;
+};
+
 /// A single row has sums of more vectors in registers: more chains of multiply-adds, and fewer passes.
 template <class V, class T, int kGroup, int kMost, int kMostOfRow>
 void decode_add_values(const DecodeValuesArgs& args) {
   if (args.rows == 1) return add_values_in_passes<V, T, 1, kMostOfRow>(args);
+  if constexpr (BlockValues<V, T>::kIsBetter) {
+    if (args.rows >= BlockValues<V, T>::kLeastRows && args.v_dim % V::kLanes == 0 && all_see_all(args))
+      return BlockValues<V, T>::add(args);
+  }
   add_values_in_passes<V, T, kGroup, kMost>(args);
 }
 
