@@ -143,8 +143,7 @@ struct BlockProducts<Avx2, float> {
   }
 
   /// Two keys a vector of sums. Four sums get one dim, then the next: the other way round, two sums with four
-  /// dims each, products wait for each other (Zen 3, 256 keys, in L2, another day: 5.4 us, so
-  /// 5.0).
+  /// dims each, products wait for each other (Zen 3, 256 keys, in L2: 5.4 us, so 5.0).
   template <int R>
   [[gnu::always_inline]] static void add_four_rows(const float* const (&keys)[2], std::int64_t stride,
                                                    std::int64_t dims, const QueryLanes<R>& queries,
