@@ -149,7 +149,8 @@ struct BlockValues<Avx2, T> {
     RowFetcher ahead = fetcher;
     std::int64_t fetched = 0;
     // No pass of a single vector: its sums would wait for each other.
-    for (std::int64_t column = 0, left = args.v_dim / Avx2::kLanes; left > 0;) {
+    std::int64_t column = 0, left = args.v_dim / Avx2::kLanes;
+    while (left > 0) {
       const auto pass = [&]<int N>(std::integral_constant<int, N>) __attribute__((always_inline)) {
         fetched += add_columns<R, N>(args, turn, row, column, share, ahead);
         column += N * Avx2::kLanes, left -= N;
