@@ -56,10 +56,12 @@ constexpr std::int64_t kPackAhead = 16384;  ///< bytes of keys fetched ahead
 
 // One panel at a time, by whole vectors. 256 keys of D = 128 with rows 4 KiB apart (8 heads side by side),
 // Zen 5, AVX-512: 3.4 us from L3, where transposing 16 rows for two panels and storing halves takes 4.0.
-template <class V>
+// In L2, Zen 3, AVX2, time over that of 8 rows for two panels: f32 0.62, bf16 0.60, f16 0.58.
+template <class V, class T>
 void pack_key_panels(const PackKeyArgs& args) {
   constexpr std::int64_t kMr = V::kMr, kLanes = V::kLanes;
-  const float* const keys = static_cast<const float*>(args.src);
+  constexpr int kLines = kMr * kLanes * sizeof(T) / kLine;
+  const T* const keys = static_cast<const T*>(args.src);
   float* dst = static_cast<float*>(args.dst);
   const RowRange range = endless_rows(keys, args.stride, args.dim);
   RowFetcher ahead({&range, &range + 1}, kPackAhead, kMr, (args.dim + kLanes - 1) / kLanes);
@@ -69,7 +71,7 @@ void pack_key_panels(const PackKeyArgs& args) {
       const auto row_at = [src = keys + j * args.stride + d, &args](int i) { return src + i * args.stride; };
       const std::int64_t dims = args.dim - d;
       if (rows >= kMr && dims >= kLanes) {
-        ahead.fetch_lines<kMr>();
+        ahead.fetch_lines<kLines>();
         typename V::Reg x[kMr];
         V::load_panel(x, row_at);
 #pragma GCC unroll 8
@@ -85,8 +87,8 @@ void pack_key_panels(const PackKeyArgs& args) {
 
 template <class V, class T>
 void pack_key(const PackKeyArgs& args) {
-  if constexpr (std::is_same_v<T, float> && requires { &V::template load_panel<const float* (*)(int)>; })
-    return pack_key_panels<V>(args);
+  if constexpr (requires(typename V::Reg(&x)[V::kMr], const T* (*row_at)(int)) { V::load_panel(x, row_at); })
+    return pack_key_panels<V, T>(args);
   constexpr int kMr = V::kMr;
   static_assert(kTwoPanels<V> || kMr % V::kLanes == 0);
   const T* const first = static_cast<const T*>(args.src);

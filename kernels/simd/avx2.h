@@ -235,6 +235,18 @@ struct Avx2 {
 #pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) x[i] = t[i];
   }
+  /// 8 lanes of 4 rows of a panel: x[i] is lane 2i of every row, then lane 2i + 1.
+  template <class RowAt>
+  [[gnu::always_inline]] static void load_panel(Reg (&x)[4], RowAt row_at) {
+    Reg a[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) a[i] = load(row_at(i));
+    transpose_halves(a[0], a[1], a[2], a[3]);
+    x[0] = _mm256_permute2f128_ps(a[0], a[1], 0x20);
+    x[1] = _mm256_permute2f128_ps(a[2], a[3], 0x20);
+    x[2] = _mm256_permute2f128_ps(a[0], a[1], 0x31);
+    x[3] = _mm256_permute2f128_ps(a[2], a[3], 0x31);
+  }
 
  private:
   /// 4 elements of 16 bits each.

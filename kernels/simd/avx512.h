@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/element.h"
 #include "kernels/simd/exp2.h"
@@ -228,7 +229,8 @@ struct Avx512 {
   }
   /// 16 lanes of 8 rows of a panel: x[i] is lane 2i of every row, then lane 2i + 1.
   template <class RowAt>
-  [[gnu::always_inline]] static void load_panel(Reg (&x)[8], RowAt row_at) {
+  requires(std::is_same_v<std::invoke_result_t<RowAt, int>, const float*>)
+      [[gnu::always_inline]] static void load_panel(Reg (&x)[8], RowAt row_at) {
     const Int interleave = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
