@@ -102,7 +102,7 @@ TEST_P(Chunking, AnyChunksEqualOnePrefillWithTerms) {
   // Bits: softcap, bias, ALiBi, mask.
   for (const int terms : {1, 2, 4, 8, 15}) {
     if (terms < 15 && terms != thinned(terms, terms, 4)) continue;
-    Case c = tokens(thinned(600, 600, 270), 4, 2, 12);
+    Case c = tokens(thinned(600, 330, 270), 4, 2, 12);
     c.seed = 300 + static_cast<std::uint64_t>(terms);
     if (terms & 1) c.softcap = 2.0f;
     if (terms & 2) c.bias = TermLayout::heads, c.bias_type = terms == 2 ? DataType::f32 : DataType::bf16;

@@ -178,7 +178,7 @@ std::vector<float> appended_keys(const Context& context, const float* keys, std:
 
 /// Prefill with a window and decode of two lengths, in every pipeline that can. If few cases are taken, of
 /// fewer heads and rows, but still of more than one task where task_tiles is 4 (192 rows for AVX-512 and
-/// SVE).
+/// SVE); under an emulator prefill in three of the pipelines, since `automatic` is one of the others.
 std::vector<float> outputs(const Context& context) {
   const std::int64_t kv_heads = test::thinned<std::int64_t>(2, 1, 1), heads = 2 * kv_heads;
   const std::int64_t kKeys = 700, kDim = test::thinned<std::int64_t>(40, 20, 20);
@@ -192,6 +192,9 @@ std::vector<float> outputs(const Context& context) {
        {std::int64_t{1}, std::int64_t{5}, test::thinned<std::int64_t>(300, 200, 200)}) {
     for (const Pipeline pipeline : {Pipeline::automatic, Pipeline::online, Pipeline::decode,
                                     Pipeline::two_pass, Pipeline::interleaved, Pipeline::three_pass}) {
+      if (test::kEmulated && queries > 5 && pipeline != Pipeline::automatic && pipeline != Pipeline::decode &&
+          pipeline != Pipeline::interleaved)
+        continue;
       AttentionArgs args;
       std::vector<float> out(static_cast<std::size_t>(heads * queries * kDim));
       args.q = ConstTensor::bhsd(q, 1, heads, queries, kDim);
@@ -212,7 +215,9 @@ std::vector<float> outputs(const Context& context) {
   return all;
 }
 
+// Under an emulator the best ISA takes all values, the others the smallest.
 TEST(CoreTuning, NoNumberChangesABit) {
+  const Isa best = kernels::best_isa(kernels::host_isas(), kernels::host_core());
   for (const Isa isa : kernels::kIsas) {
     if (!(kernels::host_isas() & bit(isa)) || !kernels::find_softmax(isa)) continue;
     if (test::kThinned && isa == Isa::reference && kernels::host_isas() != bit(isa))
@@ -225,6 +230,7 @@ TEST(CoreTuning, NoNumberChangesABit) {
     const std::vector<float> want = outputs(plain);
     for (const TuningField& field : kTuningFields) {
       for (const std::int64_t value : {field.least, field.least + 1, field.most}) {
+        if (test::kEmulated && isa != best && value != field.least) continue;
         const File file("[" + std::string(name(kernels::base_of(isa))) + "]\n" + field.name + " = " +
                         std::to_string(value) + "\n");
         options.tuning = file.path();

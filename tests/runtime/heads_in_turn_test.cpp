@@ -58,7 +58,7 @@ struct HeadsInTurn : ::testing::TestWithParam<std::string> {
 TEST_P(HeadsInTurn, HaveTheBitsOfHeadsApart) {
   Random random(71);
   int in_turn = 0;
-  for (int repeat = 0; repeat < thinned(150, 40, 12); ++repeat) {
+  for (int repeat = 0; repeat < thinned(150, 20, 12); ++repeat) {
     const Case c = draw_case(random);
     SCOPED_TRACE(::testing::Message() << c);
     const Problem apart(c), together(side_by_side(c));
@@ -95,7 +95,7 @@ struct Narrow {
 
 TEST_P(HeadsInTurn, HaveTheBitsOfHeadsApartInSixteenBits) {
   Random random(72);
-  for (int repeat = 0; repeat < thinned(60, 16, 6); ++repeat) {
+  for (int repeat = 0; repeat < thinned(60, 8, 6); ++repeat) {
     const Case c = draw_case(random);
     const Problem apart(c), together(side_by_side(c));
     for (const DataType type : {DataType::bf16, DataType::f16}) {
@@ -117,7 +117,7 @@ TEST_P(HeadsInTurn, HaveTheBitsOfHeadsApartInSixteenBits) {
 TEST_P(HeadsInTurn, HaveTheBitsOfHeadsApartOfInt8) {
   Random random(73);
   int in_turn = 0;
-  for (int repeat = 0; repeat < thinned(40, 12, 6); ++repeat) {
+  for (int repeat = 0; repeat < thinned(40, 8, 6); ++repeat) {
     const Case c = draw_case(random);
     SCOPED_TRACE(::testing::Message() << c);
     const Int8Problem apart(c), together(side_by_side(c));

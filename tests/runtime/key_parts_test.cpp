@@ -85,7 +85,7 @@ struct KeyParts : testing::TestWithParam<std::string> {
 };
 
 TEST_P(KeyParts, RunningStatesOverAnyBlocksEqualOneCall) {
-  for (int repeat = 0; repeat < thinned(50, 12, 8); ++repeat) {
+  for (int repeat = 0; repeat < thinned(50, 6, 6); ++repeat) {
     StepShape s = shape();
     if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 70, 600});
     SCOPED_TRACE(::testing::Message() << s);
@@ -123,7 +123,7 @@ TEST_P(KeyParts, RunningStatesOverAnyBlocksEqualOneCall) {
 
 // Splits computed before those before them, as ranks do that wait for keys, and merged in their turn.
 TEST_P(KeyParts, StatesComputedAheadEqualOneCall) {
-  for (int repeat = 0; repeat < thinned(50, 12, 8); ++repeat) {
+  for (int repeat = 0; repeat < thinned(50, 6, 6); ++repeat) {
     StepShape s = shape();
     if (random.one_in(2)) s.window_sink_tokens = random.pick({1, 70, 600});
     SCOPED_TRACE(::testing::Message() << s);
@@ -179,7 +179,7 @@ TEST_P(KeyParts, StatesComputedAheadEqualOneCall) {
 }
 
 TEST_P(KeyParts, SplitStatesOfAnyPartsMerge) {
-  for (int repeat = 0; repeat < thinned(50, 12, 8); ++repeat) {
+  for (int repeat = 0; repeat < thinned(50, 6, 6); ++repeat) {
     const StepShape s = shape();
     SCOPED_TRACE(::testing::Message() << s);
     const ServerStep step(s);
@@ -229,7 +229,7 @@ TEST_P(KeyParts, SplitStatesOfAnyPartsMerge) {
 
 // Rows of a part of the queries stand where they stand in the whole.
 TEST_P(KeyParts, SomeOfTheQueries) {
-  for (int repeat = 0; repeat < thinned(40, 12, 6); ++repeat) {
+  for (int repeat = 0; repeat < thinned(40, 6, 6); ++repeat) {
     Case c = draw_small_case(random);
     c.lists = {};
     c.bias = c.mask = TermLayout::none;

@@ -122,7 +122,8 @@ TEST_P(MergedAsTheyCome, RowsHaveTheBitsOfOneCore) {
         ASSERT_EQ(merge.in_order >= 0, floats >= 16384);
         in_order += merge.in_order >= 0;
       }
-      for (int run = 0; run < 3; ++run) ASSERT_TRUE(same_bits(problem.run(contexts[i]), want)) << run;
+      for (int run = 0; run < (kEmulated ? 1 : 3); ++run)
+        ASSERT_TRUE(same_bits(problem.run(contexts[i]), want)) << run;
     }
   }
   EXPECT_GT(in_order, 0);

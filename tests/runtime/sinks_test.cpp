@@ -10,9 +10,13 @@
 #include "tests/runtime/contexts.h"
 #include "tests/support/bits.h"
 #include "tests/support/numbers.h"
+#include "tests/support/random.h"
 
 namespace kumiko::test {
 namespace {
+
+// More than one tile and more than one split.
+const std::int64_t kRows = thinned(90, 60, 60), kKeys = thinned(700, 540, 540);
 
 struct Sinks : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");
@@ -31,8 +35,8 @@ struct Sinks : ::testing::TestWithParam<std::string> {
 
 TEST_P(Sinks, OfMinusInfinityChangeNoBit) {
   const std::vector<float> sinks(4, -kInf);
-  for (const std::int64_t q_len : {1, 7, 90}) {
-    const Problem problem(shape(q_len, 1100));
+  for (const std::int64_t q_len : {std::int64_t{1}, std::int64_t{7}, kRows}) {
+    const Problem problem(shape(q_len, kKeys + 400));
     for (const Pipeline pipeline : kPipelines) {
       AttentionArgs args = problem.args();
       const Outcome want = run(problem, args, pipeline);
@@ -44,8 +48,8 @@ TEST_P(Sinks, OfMinusInfinityChangeNoBit) {
 
 TEST_P(Sinks, OfInfinityLeaveNothing) {
   const std::vector<float> sinks{kInf, 0.0f, std::numeric_limits<float>::max(), -1.0f};
-  for (const std::int64_t q_len : {1, 90}) {
-    const Problem problem(shape(q_len, 600));
+  for (const std::int64_t q_len : {std::int64_t{1}, kRows}) {
+    const Problem problem(shape(q_len, kKeys));
     problem.v.at(1, 0, 0, 3) = std::numeric_limits<float>::quiet_NaN();
     for (const Pipeline pipeline : kPipelines) {
       AttentionArgs args = problem.args();
@@ -77,22 +81,22 @@ TEST_P(Sinks, OfInfinityLeaveNothing) {
 // The definition: a key with the sink as its score and a value of 0, but for the sink's place in the order.
 TEST_P(Sinks, ActAsAKeyWithoutAValue) {
   const std::vector<float> sinks{-2.0f, 0.5f, 9.0f, 60.0f};
-  for (const std::int64_t q_len : {1, 90}) {
-    Case c = shape(q_len, 701);
+  for (const std::int64_t q_len : {std::int64_t{1}, kRows}) {
+    Case c = shape(q_len, kKeys + 1);
     c.bias = TermLayout::full;
     const Problem problem(c);
     for (std::int64_t b = 0; b < 2; ++b) {
       for (std::int64_t h = 0; h < 2; ++h) {
-        for (std::int64_t d = 0; d < 20; ++d) problem.k.at(b, h, 700, d) = 0.0f;
-        for (std::int64_t d = 0; d < 12; ++d) problem.v.at(b, h, 700, d) = 0.0f;
+        for (std::int64_t d = 0; d < 20; ++d) problem.k.at(b, h, kKeys, d) = 0.0f;
+        for (std::int64_t d = 0; d < 12; ++d) problem.v.at(b, h, kKeys, d) = 0.0f;
       }
     }
     problem.bias.fill([&](std::int64_t, std::int64_t h, std::int64_t, std::int64_t j) {
-      return j == 700 ? sinks[static_cast<std::size_t>(h)] : 0.0f;
+      return j == kKeys ? sinks[static_cast<std::size_t>(h)] : 0.0f;
     });
     for (const Pipeline pipeline : kPipelines) {
       const Outcome want = run(problem, problem.args(), pipeline);
-      const std::vector<std::int32_t> used{700, 700};
+      const std::vector<std::int32_t> used(2, static_cast<std::int32_t>(kKeys));
       AttentionArgs args = problem.args();
       args.bias = {};
       args.seqused_k = used.data();
@@ -107,7 +111,7 @@ TEST_P(Sinks, ActAsAKeyWithoutAValue) {
 TEST_P(Sinks, OfRowsThatSeeNoKey) {
   const std::vector<float> sinks{1.5f, -kInf, kInf, std::numeric_limits<float>::quiet_NaN()};
   for (const bool counts : {true, false}) {
-    for (const std::int64_t q_len : {1, 90}) {
+    for (const std::int64_t q_len : {std::int64_t{1}, kRows}) {
       Case c = shape(q_len, 300);
       c.seqused = {0, 300};
       const Problem problem(c);
@@ -154,8 +158,8 @@ TEST_P(Sinks, OfOneStateMergeIntoTheWhole) {
 }
 
 TEST_P(Sinks, OutsideTheLseLeaveItAsItIs) {
-  for (const std::int64_t q_len : {1, 90}) {
-    const Problem problem(shape(q_len, 700));
+  for (const std::int64_t q_len : {std::int64_t{1}, kRows}) {
+    const Problem problem(shape(q_len, kKeys));
     const std::vector<float> sinks{1.0f, 2.0f, 3.0f, 90.0f};
     for (const Pipeline pipeline : kPipelines) {
       AttentionArgs args = problem.args();
@@ -173,8 +177,8 @@ TEST_P(Sinks, OutsideTheLseLeaveItAsItIs) {
 }
 
 TEST_P(Sinks, TheBaseOfTheLseIsAFactorOfIt) {
-  for (const std::int64_t q_len : {1, 90}) {
-    const Problem problem(shape(q_len, 700));
+  for (const std::int64_t q_len : {std::int64_t{1}, kRows}) {
+    const Problem problem(shape(q_len, kKeys));
     for (const Pipeline pipeline : kPipelines) {
       AttentionArgs args = problem.args();
       const Outcome natural = run(problem, args, pipeline);

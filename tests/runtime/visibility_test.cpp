@@ -45,7 +45,7 @@ struct Visibility : ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(Visibility, HasTheBitsOfAMask) {
-  for (int repeat = 0; repeat < thinned(60, 12, 5); ++repeat) {
+  for (int repeat = 0; repeat < thinned(60, 6, 5); ++repeat) {
     Case c = shape();
     c.mask = TermLayout::full;
     SCOPED_TRACE(::testing::Message() << c);
@@ -67,7 +67,7 @@ TEST_P(Visibility, HasTheBitsOfAMask) {
 
 // One key of NaN, seen by some rows, all or none.
 TEST_P(Visibility, ANonFiniteKeyReachesTheRowsThatSeeIt) {
-  for (int repeat = 0; repeat < thinned(60, 12, 5); ++repeat) {
+  for (int repeat = 0; repeat < thinned(60, 6, 5); ++repeat) {
     Case c = shape();
     if (c.kv_len == 0) continue;
     c.batch = 1, c.kv_heads = 1;
@@ -103,7 +103,7 @@ TEST_P(Visibility, ANonFiniteKeyReachesTheRowsThatSeeIt) {
 
 // A prompt in chunks, the first of which has the prefix.
 TEST_P(Visibility, ChunksHaveTheBitsOfOnePrefill) {
-  for (int repeat = 0; repeat < thinned(20, 5, 2); ++repeat) {
+  for (int repeat = 0; repeat < thinned(20, 3, 2); ++repeat) {
     Case c;
     c.q_heads = 4, c.kv_heads = 2, c.head_dim = 23, c.v_head_dim = 20;
     c.q_len = random.between(300, 700), c.kv_len = c.q_len + random.between(0, 300);
@@ -140,7 +140,7 @@ TEST_P(Visibility, ChunksHaveTheBitsOfOnePrefill) {
 
 // Windows far from the first tokens, within a block of them, and across blocks and splits.
 TEST_P(Visibility, FirstTokensAndAWindowHaveTheBitsOfAMask) {
-  for (int repeat = 0; repeat < thinned(80, 12, 5); ++repeat) {
+  for (int repeat = 0; repeat < thinned(80, 8, 5); ++repeat) {
     Case c;
     c.kv_heads = random.between(1, 2), c.q_heads = c.kv_heads * random.between(1, 3);
     c.q_len = random.pick({std::int64_t{1}, random.between(1, 8), random.between(1, 300)});
