@@ -13,8 +13,8 @@ namespace kumiko {
 
 struct Tuning {
   const kernels::PipelineRow* pipeline;
-  std::int64_t max_task_rows;  ///< Most query rows of a task: as many as fit in the core's L2 beside a packed
-                               ///< block of K and V.
+  std::int64_t max_task_rows;  ///< Most query rows of a task. Pipelines that store probabilities of several
+                               ///< tiles fit them and a packed block of K and V into the core's L2.
   std::int64_t min_task_rows;  ///< Fewer would waste lanes.
   std::int64_t pipe_ahead;     ///< See KernelSet.
   std::int64_t staged_splits;

@@ -58,6 +58,15 @@ TEST_P(TuningOf, OnlyNarrowWindowsHaveNarrowTiles) {
   EXPECT_EQ(kernels.max_nr, is_avx512 ? 2 * wide.lanes : wide.max_nr);
 }
 
+// Of such a window a row uses perhaps half of what its task packs.
+TEST_P(TuningOf, NarrowWindowsHaveTwiceAsManyTilesATask) {
+  const auto rows = [&](std::int64_t window) {
+    return tune(core, kernels, {false, window}, 100000, 128, 128, 1 << 20, nullptr).max_task_rows;
+  };
+  EXPECT_EQ(rows(1025), core.task_tiles * kernels.max_nr);
+  EXPECT_EQ(rows(1024), 2 * rows(1025));
+}
+
 // At most seven eighths of the L2, but at least four tiles; one more tile or split would not fit.
 TEST_P(TuningOf, ATasksScratchFitsTheL2) {
   for (const std::int64_t l2 : {256 * 1024, 1 << 20, 2 << 20}) {
@@ -88,15 +97,28 @@ TEST_P(TuningOf, ATasksScratchFitsTheL2) {
   EXPECT_GT(few.staged_splits, 1) << "what 16 rows leave of the L2 goes to a longer super-block";
 }
 
+// Few rows would pack the block of keys and values often, and the larger it is, the longer that takes.
+TEST_P(TuningOf, TilesThatAreStreamedNeedNotFitTheL2) {
+  for (const std::int64_t l2 : {256 * 1024, 512 * 1024, 2 << 20}) {
+    for (const char* name : {"online", "interleaved"}) {
+      for (const std::int64_t dim : {64, 128, 256, 576}) {
+        EXPECT_EQ(tune(core, kernels, {}, 100000, dim, dim, l2, name).max_task_rows,
+                  core.task_tiles * kernels.max_nr)
+            << name << ", head_dim " << dim << ", L2 of " << l2;
+      }
+    }
+  }
+}
+
 // What is copied together of pages is read once: it takes no rows from a task.
 TEST_P(TuningOf, PagesTakeNoRowsFromATask) {
   for (const std::int64_t l2 : {256 * 1024, 512 * 1024, 1 << 20}) {
-    for (const std::int64_t dim : {64, 128, 256}) {
-      const std::int64_t dense = tune(core, kernels, {}, 100000, dim, dim, l2, nullptr).max_task_rows;
+    for (const std::int64_t dim : {16, 32, 64}) {
+      const std::int64_t dense = tune(core, kernels, {}, 100000, dim, dim, l2, "two_pass").max_task_rows;
       for (const std::int64_t page_keys : {16, 128, 256}) {
         kernels::KernelSet paged = kernels;
         paged.page_keys = page_keys;
-        EXPECT_EQ(tune(core, paged, {}, 100000, dim, dim, l2, nullptr).max_task_rows, dense)
+        EXPECT_EQ(tune(core, paged, {}, 100000, dim, dim, l2, "two_pass").max_task_rows, dense)
             << "head_dim " << dim << ", pages of " << page_keys << ", L2 of " << l2;
       }
     }
