@@ -76,7 +76,7 @@ Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Vis
   // L2. Tiles that store no probabilities (streams_tiles) are read once a block, so their queries and states
   // may come from the next cache level. A packed block larger than the L2 comes from there, too, but few rows
   // would pack it often: 8 heads of 1024, D = 256, on a Zen 3 (AVX2, an L2 of 512 KiB, one thread) have 0.77
-  // of peak with 4 to 7 tiles a task, of which packing is 13 % of the time, and 0.84 with 16 tiles.
+  // of peak with 4 tiles a task, where packing is 13 % of the time, and 0.84 with 16 tiles.
   // With a mask or a narrow window perhaps half of the rows use a packed element.
   const bool in_part = visibility.has_mask || is_narrow(visibility);
   const std::int64_t most_rows = (in_part ? 2 : 1) * core.task_tiles * kernels.max_nr;
