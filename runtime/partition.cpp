@@ -119,7 +119,7 @@ void Partition::reserve(const PartitionSize& size, std::size_t domains) {
 
 bool Partition::has_splits_of(const Problem& problem) const {
   const PlannedTask* before = nullptr;
-  kernels::HeadProblem head{};
+  kernels::HeadProblem head;
   for (const PlannedTask& task : tasks) {
     if (task.kv_head != 0 || task.shared >= 0) continue;  // All heads of a sequence are cut alike.
     if (!before || before->batch != task.batch) head = problem.head({}, task.batch, 0);

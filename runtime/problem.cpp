@@ -376,7 +376,8 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
     }
     return rows;
   };
-  kernels::HeadProblem head{};
+  // Not all of it set to 0 first: that is 2 % of the time of 16 queries and keys of 32 dims (Zen 3).
+  kernels::HeadProblem head;
   head.q = element_at(types.query, operands.q, offset(q, q_head));
   head.k = keys_of(types.key, k, operands.k);
   head.k.is_tiled = has_key_tiles;

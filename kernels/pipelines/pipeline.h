@@ -163,11 +163,12 @@ struct HeadProblem {
   const float* value_panels = nullptr;
   std::int64_t diagonal;  ///< query i stands at key position i + diagonal
   ScoreTerms terms;
-  const void* bias;          ///< of terms.bias_element
-  const std::uint8_t* mask;  ///< nullptr: none. With `lists` a mask is made of both, for some rows and keys.
+  const void* bias = nullptr;  ///< of terms.bias_element
+  /// nullptr: none. With `lists` a mask is made of both, for some rows and keys.
+  const std::uint8_t* mask = nullptr;
   KeyLists lists{};
-  const float* alibi_slopes;     ///< [group]
-  const float* sinks = nullptr;  ///< [group], natural units; nullptr: none
+  const float* alibi_slopes = nullptr;  ///< [group]
+  const float* sinks = nullptr;         ///< [group], natural units; nullptr: none
   LseForm lse_form;
   std::int64_t bias_head_stride, bias_seq_stride;
   std::int64_t mask_head_stride, mask_seq_stride, mask_key_stride;
@@ -203,10 +204,6 @@ struct HeadProblem {
       for (; key < end; ++key, from += from ? k_scales.stride : 0) *to++ = from ? *from : 1.0f;
     }
   }
-  const void* scores_row(std::int64_t row, std::int64_t key) const {  // 4 bytes an element, either type
-    return element_at(Element::f32, scores,
-                      row % group * scores_head_stride + row / group * scores_seq_stride + key);
-  }
   std::int64_t score_dim() const { return scores ? 0 : head_dim; }
   void* out_row(Element element, std::int64_t row) const {
     return element_at(element, out, row % group * out_head_stride + row / group * out_seq_stride);
@@ -239,6 +236,8 @@ struct HeadProblem {
     return row_max[row % group * row_max_head_stride + row / group * row_max_seq_stride];
   }
 
+  /// Whether the end of a row is the inverse of its sum, and nothing else.
+  bool ends_with_sum() const { return has_softmax && !lse && !row_max && !sinks; }
   std::int64_t begin_of(std::int64_t row) const {
     const std::int64_t at = row / group + begin_offset;
     return at < 0 ? 0 : at;

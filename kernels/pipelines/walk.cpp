@@ -6,6 +6,8 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/pipelines/row_places.h"
+
 namespace kumiko::kernels {
 namespace {
 
@@ -50,7 +52,7 @@ Walk::Walk(const KernelSet& kernels, std::int64_t rows, std::int64_t head_dim, s
     if (slots_) slots_[s].scores = scores;
   }
   for (std::int64_t t = 0, from = 0; t < tile_count_; ++t) {
-    Tile tile{};
+    Tile tile;
     tile.from = from;
     tile.used = rows_of_tile(kernels, from, rows);
     from += tile.used;
@@ -80,10 +82,7 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     if (tile.total_waits) fetch_running(tile);
     if (head.scores) continue;
     const void* rows[kMaxLanes];
-    for (std::int64_t r = 0; r < tile.used; ++r) {
-      rows[r] = head.q_row(kernels_.types.query, tile.row + r);
-      fetch_row(rows[r], head.head_dim * bytes_of(kernels_.types.query));
-    }
+    query_rows(tile, rows);
     if (kernels_.int8) {
       kernels_.int8->query({rows, tile.used, tile.nr, head.head_dim, tile.q});
       for (std::int64_t n = 0; n < tile.nr; ++n)
@@ -93,6 +92,18 @@ void Walk::begin(const HeadProblem& head, const TaskRange& range) {
     kernels_.pack->query(
         {rows, tile.used, tile.nr, head.head_dim, kernels_.query_scale(head.q_scale), tile.q, tile.q_range});
   }
+}
+
+void Walk::query_rows(const Tile& tile, const void** rows) const {
+  const Element element = kernels_.types.query;
+  const std::int64_t bytes = head_->head_dim * bytes_of(element);
+  if (head_->q_offsets) {
+    for (std::int64_t n = 0; n < tile.used; ++n) rows[n] = head_->q_row(element, tile.row + n);
+  } else {
+    for_rows(*head_, tile.row, tile.used, {head_->q_head_stride, head_->q_seq_stride},
+             [&](std::int64_t n, std::int64_t at) { rows[n] = element_at(element, head_->q, at); });
+  }
+  for (std::int64_t n = 0; n < tile.used; ++n) fetch_row(rows[n], bytes);
 }
 
 Walk::Keys Walk::keys_of(std::int64_t split) const {

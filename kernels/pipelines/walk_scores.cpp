@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/pipelines/row_places.h"
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {
@@ -91,18 +92,9 @@ void Walk::load_scores(const Tile& tile, Slot& slot, bool all_visible) const {
   const Run& run = slot.runs.run[0];
   const void* rows[kMaxLanes];
   float unused[kMaxLanes] = {};
-  // From row to row without a division, which each would need: they were 1.5 % of softmax_pv in f16 on A64FX
-  // by its model.
-  const auto* row = static_cast<const std::byte*>(head_->scores_row(tile.row, run.first));
-  std::int64_t head = tile.row % head_->group;
-  for (std::int64_t n = 0; n < tile.used; ++n) {
-    rows[n] = row;
-    const bool is_last = ++head == head_->group;
-    if (is_last) head = 0;
-    if (n + 1 < tile.used)
-      row += 4 * (is_last ? head_->scores_seq_stride - (head_->group - 1) * head_->scores_head_stride
-                          : head_->scores_head_stride);
-  }
+  const void* const first = element_at(Element::f32, head_->scores, run.first);  // 4 bytes, either type
+  for_rows(*head_, tile.row, tile.used, {head_->scores_head_stride, head_->scores_seq_stride},
+           [&](std::int64_t n, std::int64_t at) { rows[n] = element_at(Element::f32, first, at); });
   const LoadScoresArgs args{rows,
                             tile.used,
                             run.count,

@@ -2,6 +2,7 @@
 // Where tiles end and begin: output rows, states of splits, and running states between two calls.
 #include <cstring>
 
+#include "kernels/pipelines/row_places.h"
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {
@@ -78,15 +79,20 @@ void Walk::store_rows(const Tile& tile) const {
   void* rows[kMaxLanes];
   alignas(64) float factor[kMaxLanes];
   for (std::int64_t n = tile.used; n < tile.nr; ++n) factor[n] = 0.0f;
-  for (std::int64_t n = 0; n < tile.used; ++n) {
-    factor[n] = end_row(kernels_, *head_, tile.row + n, tile.total_empty ? kMinusInfinity : tile.total.m[n],
-                        tile.total_empty ? 0.0f : tile.total.l[n]);
-    rows[n] = head_->out_row(kernels_.types.output, tile.row + n);
-    if (tile.total_empty)  // +0 has no bits set in any element type
-      std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(kernels_.types.output)));
+  const Element element = kernels_.types.output;
+  for_rows(*head_, tile.row, tile.used, {head_->out_head_stride, head_->out_seq_stride},
+           [&](std::int64_t n, std::int64_t at) { rows[n] = element_at(element, head_->out, at); });
+  if (!tile.total_empty && head_->ends_with_sum()) {
+    for (std::int64_t n = 0; n < tile.used; ++n) factor[n] = inverse_sum(tile.total.l[n]);
+  } else {
+    for (std::int64_t n = 0; n < tile.used; ++n)
+      factor[n] = end_row(kernels_, *head_, tile.row + n, tile.total_empty ? kMinusInfinity : tile.total.m[n],
+                          tile.total_empty ? 0.0f : tile.total.l[n]);
   }
   if (!tile.total_empty)
-    kernels_.store->tile({tile.total.o, factor, tile.nr, head_->v_head_dim, rows, tile.used});
+    return kernels_.store->tile({tile.total.o, factor, tile.nr, head_->v_head_dim, rows, tile.used});
+  for (std::int64_t n = 0; n < tile.used; ++n)  // +0 has no bits set in any element type
+    std::memset(rows[n], 0, static_cast<std::size_t>(head_->v_head_dim * bytes_of(element)));
 }
 
 }  // namespace kumiko::kernels

@@ -40,7 +40,7 @@ inline RowRange endless_rows(const T* first, std::int64_t stride, std::int64_t w
 /// check, in L2 1.03.
 ///
 /// With RowRange::l2_ahead, each line also prefetches the one that many bytes further on, into L2: where L1's
-/// few miss buffers are the limit, L2's take over (docs/tuning.md).
+/// few miss buffers are the limit, L2's take over (docs/limits.md).
 class RowFetcher {
  public:
   /// Begins `bytes` after the operand's begin, or with what is read after it. `steps` calls of fetch() cover

@@ -55,6 +55,32 @@ TEST_P(RowMax, DoesNotCountSinksAndIsNaturalWhateverTheLseIs) {
   }
 }
 
+// LSE, maximum and sinks, each alone and together: a row without any of them ends in another way.
+TEST_P(RowMax, EndsOfRowsDoNotDependOnWhatElseIsWanted) {
+  const std::vector<float> sinks{0.5f, -1.0f, 2.0f, 0.0f};
+  for (const std::int64_t q_len : kLengths) {
+    const Problem problem(shape(q_len, 530));
+    for (const Pipeline pipeline : pipelines()) {
+      for (const bool with_sinks : {false, true}) {
+        AttentionArgs args = problem.args();
+        if (with_sinks) args.sinks = sinks.data();
+        const Outcome want = run(problem, args, pipeline);
+        for (const bool with_lse : {false, true}) {
+          for (const bool with_maximum : {false, true}) {
+            AttentionArgs some = args;
+            if (!with_lse) some.lse.data = nullptr;
+            if (!with_maximum) some.row_max.data = nullptr;
+            const Outcome got = run(problem, some, pipeline);
+            EXPECT_TRUE(same_bits(got.out, want.out));
+            if (with_lse) EXPECT_TRUE(same_bits(got.lse, want.lse));
+            if (with_maximum) EXPECT_TRUE(same_bits(got.row_max, want.row_max));
+          }
+        }
+      }
+    }
+  }
+}
+
 // A query and keys of which a single one is large: the maximum is its score, in whichever split it lies.
 TEST_P(RowMax, IsTheScoreOfTheKeyThatHasIt) {
   for (const std::int64_t q_len : kLengths) {
