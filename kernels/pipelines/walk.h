@@ -26,17 +26,17 @@ inline constexpr std::int64_t kMaxLanes = 64;  // of any query tile
 std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows);
 
 struct Tile {
-  std::int64_t from;     // first row, counted from the task's
-  std::int64_t row = 0;  // the same of the KV head's
-  std::int64_t used;     // rows in it
-  std::int64_t nr;       // lanes computed
-  std::byte* q;          // [head_dim][nr], in steps of the product
-  float* q_range;        // [nr], product f16 (pack.h), or factors of int8 queries
-  TileState split;       // state of the splits at hand: m, l [staged_splits][nr], o of one of them
-  TileState total;       // state of the splits before them
-  bool split_empty;      // o holds nothing
-  bool total_empty;
-  bool total_waits;  // in memory: running states that no split has been merged with yet
+  std::int64_t from;        // first row, counted from the task's
+  std::int64_t row = 0;     // the same of the KV head's
+  std::int64_t used;        // rows in it
+  std::int64_t nr;          // lanes computed
+  std::byte* q;             // [head_dim][nr], in steps of the product
+  float* q_range;           // [nr], product f16 (pack.h), or factors of int8 queries
+  TileState split;          // state of the splits at hand: m, l [staged_splits][nr], o of one of them
+  TileState total;          // state of the splits before them
+  bool split_empty = true;  // o holds nothing
+  bool total_empty = true;
+  bool total_waits = false;  // in memory: running states that no split has been merged with yet
 };
 
 /// Keys [first, last), panels counted from `first`.
