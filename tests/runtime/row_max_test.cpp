@@ -72,8 +72,12 @@ TEST_P(RowMax, EndsOfRowsDoNotDependOnWhatElseIsWanted) {
             if (!with_maximum) some.row_max.data = nullptr;
             const Outcome got = run(problem, some, pipeline);
             EXPECT_TRUE(same_bits(got.out, want.out));
-            if (with_lse) EXPECT_TRUE(same_bits(got.lse, want.lse));
-            if (with_maximum) EXPECT_TRUE(same_bits(got.row_max, want.row_max));
+            if (with_lse) {
+              EXPECT_TRUE(same_bits(got.lse, want.lse));
+            }
+            if (with_maximum) {
+              EXPECT_TRUE(same_bits(got.row_max, want.row_max));
+            }
           }
         }
       }
