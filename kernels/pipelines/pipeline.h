@@ -134,7 +134,8 @@ struct RunningStates {
 };
 
 /// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
-/// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
+/// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements. What
+/// has no value here must be given one.
 struct HeadProblem {
   const void* q;
   KeyRows k, v;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where a tile's rows lie, from row to row without a division. One for each row was 1.5 % of softmax_pv in
-// f16 on A64FX by its model. With two for each row, and a call for its end, 16 queries and keys of 32 dims
-// took 1.09 of the time (Zen 3).
+// f16 on A64FX by its model. With two for each row, a call for its end and more set to 0, 16 queries and keys
+// of 32 dims took 1.15 of what they took before pages, now 0.96 (Zen 3, docs/limits.md).
 #pragma once
 
 #include "kernels/pipelines/pipeline.h"

@@ -89,7 +89,7 @@ class Walk {
   std::size_t scratch_bytes() const { return scratch_bytes_; }
   /// Tiles of a task of that many rows.
   static std::int64_t tiles_of(const KernelSet& kernels, std::int64_t rows) {
-    if (rows <= kernels.max_nr) return min_of(rows, 1);
+    if (rows <= kernels.max_nr) return min_of(rows, 1);  // without divisions
     const auto tiles = [&](std::int64_t n) { return (n + kernels.max_nr - 1) / kernels.max_nr; };
     return rows / kernels.strip * tiles(kernels.strip) + tiles(rows % kernels.strip);
   }
