@@ -33,15 +33,16 @@ Forecast forecast(const Partition& partition, const Workforce& workforce, schedu
 void place_split_states(std::int64_t v_head_dim, Partition& partition) {
   const std::int64_t state_size = kernels::partial_size(v_head_dim);
   const std::vector<std::int32_t>& begin = partition.assignment.domain_begin;
-  for (PlannedMerge& merge : partition.merges) merge.domain = -1;
-  for (std::size_t d = 0; d + 1 < begin.size(); ++d) {
-    for (std::int32_t i = begin[d]; i < begin[d + 1]; ++i) {
-      const auto number = static_cast<std::size_t>(partition.assignment.order[static_cast<std::size_t>(i)]);
-      const PlannedTask& task = partition.tasks[number];
-      for (std::int32_t at = task.merge; at >= 0 && at < task.merge + task.heads; ++at) {
-        PlannedMerge& merge = partition.merges[static_cast<std::size_t>(at)];
-        if (merge.domain < 0) merge.domain = static_cast<std::int32_t>(d);
-      }
+  for (PlannedMerge& merge : partition.merges) merge.domain = static_cast<std::int32_t>(begin.size());
+  const PlannedTask* const tasks = partition.tasks.data();
+  PlannedMerge* const merges = partition.merges.data();
+  const std::int32_t* number = partition.assignment.order.data();
+  for (std::int32_t d = 0; d + 1 < static_cast<std::int32_t>(begin.size()); ++d) {
+    for (std::int32_t left = begin[d + 1] - begin[d]; left > 0; --left) {
+      const PlannedTask& task = tasks[*number++];
+      if (task.merge < 0) continue;
+      for (PlannedMerge *merge = merges + task.merge, *end = merge + task.heads; merge != end; ++merge)
+        merge->domain = std::min(merge->domain, d);
     }
   }
   partition.domain_floats.assign(begin.size() - 1, 0);
@@ -122,7 +123,7 @@ bool Partition::has_splits_of(const Problem& problem) const {
   kernels::HeadProblem head;
   for (const PlannedTask& task : tasks) {
     if (task.kv_head != 0 || task.shared >= 0) continue;  // All heads of a sequence are cut alike.
-    if (!before || before->batch != task.batch) head = problem.head({}, task.batch, 0);
+    if (!before || before->batch != task.batch) head = problem.keys_seen(task.batch);
     before = &task;
     const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
     const PlannedMerge* merge = task.merge < 0 ? nullptr : &merges[static_cast<std::size_t>(task.merge)];

@@ -21,15 +21,18 @@ constexpr std::int64_t kFewSplits = 16;
 // Heads are computed together if that leaves so many splits per worker.
 constexpr std::int64_t kSplitsOfHeads = 4;
 
-/// The default address space of a process on x86-64 and AArch64.
-constexpr std::int64_t kAddressSpace = std::int64_t{1} << 47;
+/// As many as fit in the default address space of a process on x86-64 and AArch64.
+constexpr std::int64_t kMostFloats = (std::int64_t{1} << 47) / sizeof(float);
 
 /// floats += splits * rows * size; false if the sum would not fit in the address space.
 bool add_states(std::int64_t splits, std::int64_t rows, std::int64_t size, std::int64_t* floats) {
   std::int64_t more = 0;
   return !__builtin_mul_overflow(splits, rows, &more) && !__builtin_mul_overflow(more, size, &more) &&
-         !__builtin_add_overflow(*floats, more, floats) &&
-         *floats <= kAddressSpace / static_cast<std::int64_t>(sizeof(float));
+         !__builtin_add_overflow(*floats, more, floats) && *floats <= kMostFloats;
+}
+
+Status too_large() {
+  return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
 }
 
 }  // namespace
@@ -88,7 +91,7 @@ Status Partitioner::run() {
     for (std::int64_t h = problem_.first_head(), heads = 1; h < problem_.end_head(); h += heads) {
       heads = heads_from(b, h);
       for (std::int64_t i = 0; i < count; ++i) {
-        if (Status s = take(b, h, heads, i, is_one_in_five(number++)); !s.ok()) return s;
+        if (!take(b, h, heads, i, is_one_in_five(number++))) return too_large();
       }
     }
   }
@@ -158,13 +161,13 @@ PartitionSize Partitioner::most() {
   most.tasks = static_cast<std::size_t>(std::min(whole + cut, whole * std::max<std::int64_t>(splits, 1)));
   most.merges = static_cast<std::size_t>(workers_ > 1 ? std::min(whole, fine_keys ? count_ : tasks_) : 0);
   // Split states only where they are few: memory is promised to who asks for it, even if nobody touches it.
-  constexpr std::int64_t kMostFloats = std::int64_t{1} << 22;
+  constexpr std::int64_t kFewFloats = std::int64_t{1} << 22;
   std::int64_t floats = 0;
-  const bool few = workers_ > 1 && splits <= kMostFloats && problem_.total_rows() <= kMostFloats &&
-                   problem_.kv_heads <= kMostFloats &&
+  const bool few = workers_ > 1 && splits <= kFewFloats && problem_.total_rows() <= kFewFloats &&
+                   problem_.kv_heads <= kFewFloats &&
                    add_states(splits, problem_.total_rows() * problem_.kv_heads,
                               kernels::partial_size(problem_.v_head_dim), &floats);
-  most.partial_floats = few && floats <= kMostFloats ? floats : 0;
+  most.partial_floats = few && floats <= kFewFloats ? floats : 0;
   most.tile_rows = tile_rows_;
   return most;
 }
@@ -180,14 +183,14 @@ void Partitioner::set_costs() {
   single_splits_ = splits * ceil_div(problem_.own_heads(), heads_) <= kFewSplits * workers_;
 }
 
-Status Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine) {
+bool Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine) {
   const std::span<const RowBlock> fine =
       cut_.has_fine && is_fine ? blocks_.fine(b, i) : std::span<const RowBlock>();
   // One call for both cases: two are not inlined.
   for (const RowBlock& piece : fine.empty() ? std::span(&blocks_.whole(b, i), 1) : fine) {
-    if (Status s = cut_keys(b, h, heads, piece, is_fine && fine.empty()); !s.ok()) return s;
+    if (!cut_keys(b, h, heads, piece, is_fine && fine.empty())) return false;
   }
-  return {};
+  return true;
 }
 
 std::int64_t Partitioner::next_piece(const RowBlock& block, std::int64_t block_cost, std::int64_t left,
@@ -208,70 +211,80 @@ std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, s
   return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
 }
 
-Status Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
-                             bool is_fine) {
+bool Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
+                           bool is_fine) {
+  Cut& cut = last_cut_[is_fine ? 1 : 0];
+  if (cut.block == &block && cut.heads == heads) return repeat(cut, b, h);
+  cut = {&block, heads, made_.tasks.size()};
   const std::int64_t block_cost = block.cost * heads;
-  Cut& last = last_cut_[is_fine ? 1 : 0];
-  const Cut before = last;
-  const bool is_same = before.block == &block && before.heads == heads;
-  const auto first_task = made_.tasks.size();
-  last = {&block, heads, first_task, first_task + 1};
   // Without a fine part only an outlier is cut: one long sequence among short ones.
-  const bool shares = block.shared_splits > 0;
   const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block_cost <= 2 * coarse_);
-  std::int64_t splits =
-      whole     ? block.splits()
-      : is_same ? made_.tasks[before.first_task].split_end - made_.tasks[before.first_task].split_begin
-                : next_piece(block, block_cost, block.splits(), is_fine);
-  if (splits == block.splits() && !shares) {
-    add_task(b, h, heads, block, block.split_begin, block.split_end, block_cost, -1);
-    return {};
-  }
+  std::int64_t splits = whole ? block.splits() : next_piece(block, block_cost, block.splits(), is_fine);
   // Who keeps the states of splits merges them, too.
-  const bool merges = problem_.states_kept != StatesKept::of_each_split;
-  const auto merge = merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
-  for (std::int64_t i = 0; i < heads && merges; ++i) {
-    add_merge(block);
-    if (shares)
-      made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + h + i)] =
-          merge + static_cast<std::int32_t>(i);
-    if (!add_states(block.splits(), block.row_end - block.row_begin,
-                    kernels::partial_size(problem_.v_head_dim), &made_.partial_floats))
-      return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+  cut.merges = (splits < block.splits() || block.shared_splits > 0) &&
+               problem_.states_kept != StatesKept::of_each_split;
+  if (cut.merges && !add_states(block.splits(), block.row_end - block.row_begin,
+                                kernels::partial_size(problem_.v_head_dim), &cut.floats))
+    return false;
+  const std::int32_t merge = cut.merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
+  std::int64_t cost_before = 0;
+  for (std::int64_t at = block.split_begin;;
+       splits = next_piece(block, block_cost, block.split_end - at, is_fine)) {
+    const std::int64_t cost = block.cost_until(at + splits) * heads;
+    add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
+    cost_before = cost;
+    at += splits;
+    if (at == block.split_end) break;
   }
-  if (is_same) {
-    for (std::size_t i = before.first_task; i < before.end_task; ++i)
-      add_task(b, h, heads, block, made_.tasks[i].split_begin, made_.tasks[i].split_end, made_.costs[i].cost,
-               merge);
-  } else {
-    std::int64_t cost_before = 0;
-    for (std::int64_t at = block.split_begin;;
-         splits = next_piece(block, block_cost, block.split_end - at, is_fine)) {
-      const std::int64_t cost = block.cost_until(at + splits) * heads;
-      add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
-      cost_before = cost;
-      at += splits;
-      if (at == block.split_end) break;
-    }
+  cut.end_task = made_.tasks.size();
+  cut.in_order = cut.merges && are_merged_in_order(cut);
+  return !cut.merges || add_merges(cut, b, h);
+}
+
+// From the first head's tasks, not from those of the head before, which have been written so lately that
+// loads of 16 bytes would wait for stores of 4.
+bool Partitioner::repeat(const Cut& cut, std::int64_t b, std::int64_t h) {
+  const std::int32_t merge = cut.merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
+  for (std::size_t i = cut.first_task; i < cut.end_task; ++i) {
+    PlannedTask& task = made_.tasks.emplace_back(made_.tasks[i]);
+    task.kv_head = static_cast<std::int32_t>(h);
+    task.merge = merge;
+    add_cost(b, h, made_.costs[i].cost);
   }
-  last.end_task = made_.tasks.size();
-  for (std::int64_t i = 0; i < heads && merges; ++i)
-    made_.merges[static_cast<std::size_t>(merge + i)].tasks =
-        static_cast<std::int32_t>(last.end_task - first_task);
-  if (merges && heads == 1 && !shares && problem_.states_kept == StatesKept::none)
-    set_order(made_.merges.back());
-  return {};
+  return !cut.merges || add_merges(cut, b, h);
 }
 
 /// States of 64 KiB a split and more are merged as they come: by one task at the end they took 0.2 of the 1.6
 /// ms of 128 rows of 576 and 512 elements over 4096 keys, in which the other thread had nothing to do (Zen
 /// 5).
-void Partitioner::set_order(PlannedMerge& merge) const {
+bool Partitioner::are_merged_in_order(const Cut& cut) const {
   constexpr std::int64_t kLeastFloats = 64 * 1024 / sizeof(float);
-  if (merge.tasks > MergesInOrder::kMostTasks ||
-      (merge.row_end - merge.row_begin) * kernels::partial_size(problem_.v_head_dim) < kLeastFloats)
-    return;
-  merge.in_order = static_cast<std::int32_t>(made_.tasks.size()) - merge.tasks;
+  return cut.heads == 1 && cut.block->shared_splits == 0 && problem_.states_kept == StatesKept::none &&
+         cut.tasks() <= MergesInOrder::kMostTasks && cut.floats >= kLeastFloats * cut.block->splits();
+}
+
+bool Partitioner::add_merges(const Cut& cut, std::int64_t b, std::int64_t h) {
+  const RowBlock& block = *cut.block;
+  const auto first_task = static_cast<std::int32_t>(made_.tasks.size()) - cut.tasks();
+  for (std::int64_t i = h; i < h + cut.heads; ++i) {
+    if (block.shared_splits > 0)
+      made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + i)] =
+          static_cast<std::int32_t>(made_.merges.size());
+    // Field by field, as is a task: filling a struct and then copying it stalls on its own stores, which took
+    // half the time of a cut.
+    PlannedMerge& merge = made_.merges.emplace_back();
+    merge.tasks = cut.tasks();
+    merge.split_begin = block.split_begin;
+    merge.split_end = block.split_end;
+    merge.row_begin = block.row_begin;
+    merge.row_end = block.row_end;
+    merge.partial_offset = made_.partial_floats;
+    merge.shared_splits = block.shared_splits;
+    if (cut.in_order) merge.in_order = first_task;
+    made_.partial_floats += cut.floats;  // Neither is more than kMostFloats.
+    if (made_.partial_floats > kMostFloats) return false;
+  }
+  return true;
 }
 
 Status Partitioner::add_shared() {
@@ -294,7 +307,7 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   made_.merges.push_back({0, block.split_begin, block.split_end, 0, block.row_end, made_.partial_floats, 0});
   if (!add_states(block.splits(), block.row_end, kernels::partial_size(problem_.v_head_dim),
                   &made_.partial_floats))
-    return {Code::out_of_memory, "the split states of q.shape would take more than 2^47 bytes"};
+    return too_large();
   pipeline_ = tuning.pipeline;
   const std::int64_t pieces =
       std::clamp<std::int64_t>((block.cost + coarse_ / 2) / coarse_, 1, block.splits());
@@ -325,18 +338,6 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   return {};
 }
 
-// Field by field, as is a task: filling a struct and then copying it stalls on its own stores, which took
-// half the time of a cut.
-void Partitioner::add_merge(const RowBlock& block) {
-  PlannedMerge& merge = made_.merges.emplace_back();
-  merge.split_begin = block.split_begin;
-  merge.split_end = block.split_end;
-  merge.row_begin = block.row_begin;
-  merge.row_end = block.row_end;
-  merge.partial_offset = made_.partial_floats;
-  merge.shared_splits = block.shared_splits;
-}
-
 void Partitioner::add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                            std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
                            std::int32_t merge) {
@@ -351,6 +352,10 @@ void Partitioner::add_task(std::int64_t b, std::int64_t h, std::int64_t heads, c
   task.pipeline = pipeline_;
   task.merge = merge;
   task.shared = -1;
+  add_cost(b, h, piece_cost);
+}
+
+void Partitioner::add_cost(std::int64_t b, std::int64_t h, std::int64_t piece_cost) {
   scheduler::Task& cost = made_.costs.emplace_back();
   cost.cost = piece_cost;
   cost.group = static_cast<std::int32_t>(b * problem_.kv_heads + h);

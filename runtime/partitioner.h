@@ -45,7 +45,8 @@ class Partitioner {
   void set_heads();
   inline std::int64_t heads_from(std::int64_t b, std::int64_t h) const;
   inline void set_costs();
-  inline Status take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine);
+  /// This and what it calls are false if the split states would be too large.
+  inline bool take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine);
   /// Splits in the next piece of a block that has `left` splits left. block_cost: of all heads.
   inline std::int64_t next_piece(const RowBlock& block, std::int64_t block_cost, std::int64_t left,
                                  bool is_fine) const;
@@ -54,13 +55,18 @@ class Partitioner {
   /// The groups' rows over the keys that they share.
   Status add_shared();
   Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
-  inline Status cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
-                         bool is_fine);
-  inline void add_merge(const RowBlock& block);
-  void set_order(PlannedMerge& merge) const;
+  struct Cut;
+  inline bool cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
+                       bool is_fine);
+  /// The same tasks for head h and those after it.
+  inline bool repeat(const Cut& cut, std::int64_t b, std::int64_t h);
+  /// A merge for each head of the tasks that were added last.
+  inline bool add_merges(const Cut& cut, std::int64_t b, std::int64_t h);
+  inline bool are_merged_in_order(const Cut& cut) const;
   inline void add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
                        std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
                        std::int32_t merge);
+  inline void add_cost(std::int64_t b, std::int64_t h, std::int64_t piece_cost);
 
   const Problem& problem_;
   const std::span<const std::int32_t> kv_domains_;
@@ -77,12 +83,16 @@ class Partitioner {
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
   bool single_splits_ = false;               // few splits in all: each is a piece
-  /// The tasks of the block that was cut last, without [0] or with [1] a fine part: those of the next head's
-  /// are alike, which spares their divisions.
+  /// The first tasks of the block that was cut last, without [0] or with [1] a fine part: those of the next
+  /// heads are alike.
   struct Cut {
     const RowBlock* block = nullptr;
     std::int64_t heads = 0;
     std::size_t first_task = 0, end_task = 0;
+    std::int64_t floats = 0;  ///< of the states of a head's splits
+    bool merges = false, in_order = false;
+
+    std::int32_t tasks() const { return static_cast<std::int32_t>(end_task - first_task); }
   };
   Cut last_cut_[2];
 };

@@ -357,6 +357,32 @@ std::int64_t Problem::heads_side_by_side() const {
   return std::max<std::int64_t>(most, 1);
 }
 
+kernels::HeadProblem Problem::keys_seen(std::int64_t b) const {
+  kernels::HeadProblem head;
+  set_keys_seen(sequence(b), b, &head);
+  return head;
+}
+
+void Problem::set_keys_seen(const Sequence& request, std::int64_t b, kernels::HeadProblem* head) const {
+  head->group = group();
+  head->q_len = request.q_len;
+  head->kv_len = request.kv_len;
+  head->head_dim = head_dim;
+  head->v_head_dim = v_head_dim;
+  // Limits larger than any distance are reduced, so that no sum can overflow.
+  const std::int64_t reach = 2 * (request.kv_len + request.q_total);
+  head->diagonal = request.diagonal;
+  head->begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
+  const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;
+  head->end_offset = right < 0 ? request.kv_len : request.diagonal + min_of(right, reach) + 1;
+  if (!prefix_lens.empty()) head->prefix = min_of(prefix_lens[static_cast<std::size_t>(b)], request.kv_len);
+  const std::int64_t first_tokens = min_of(window_sink_tokens, request.kv_len);
+  if (window_left >= 0) head->first_tokens = first_tokens;
+  if (right >= 0 && !is_causal_sequence(b)) head->prefix = std::max(head->prefix, first_tokens);
+  head->own = {part.key_begin / kKeysPerSplit,
+               part.key_end < 0 ? head->own.end : part.key_end / kKeysPerSplit, part.parts, part.part};
+}
+
 kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const {
   const Sequence request = sequence(b);
   const std::int64_t q_head = kv_head * group();
@@ -397,11 +423,7 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   const Layout& row_max = operands.row_max_layout;
   head.row_max = operands.row_max ? operands.row_max + offset(row_max, q_head) : nullptr;
   head.row_max_head_stride = row_max.head, head.row_max_seq_stride = row_max.seq;
-  head.group = group();
-  head.q_len = request.q_len;
-  head.kv_len = request.kv_len;
-  head.head_dim = head_dim;
-  head.v_head_dim = v_head_dim;
+  set_keys_seen(request, b, &head);
   head.q_scale = q_scale;
   head.has_softmax = computation != Computation::fused_gemm;
   head.scores = element_at(Element::f32, operands.scores, offset(scores, q_head));  // 4 bytes, either type
@@ -417,18 +439,6 @@ kernels::HeadProblem Problem::head(const Operands& operands, std::int64_t b, std
   head.mask_head_stride = mask.head, head.mask_seq_stride = mask.seq;
   head.mask_key_stride = mask_key_stride;
   if (has_tree_mask || has_bsr_indptr) head.lists = key_lists(operands, b, q_head);
-  // Limits larger than any distance are reduced, so that no sum can overflow.
-  const std::int64_t reach = 2 * (request.kv_len + request.q_total);
-  head.diagonal = request.diagonal;
-  head.begin_offset = window_left < 0 ? -request.q_len : request.diagonal - min_of(window_left, reach);
-  const std::int64_t right = is_causal_sequence(b) ? 0 : window_right;
-  head.end_offset = right < 0 ? request.kv_len : request.diagonal + min_of(right, reach) + 1;
-  if (!prefix_lens.empty()) head.prefix = min_of(prefix_lens[static_cast<std::size_t>(b)], request.kv_len);
-  const std::int64_t first_tokens = min_of(window_sink_tokens, request.kv_len);
-  if (window_left >= 0) head.first_tokens = first_tokens;
-  if (right >= 0 && !is_causal_sequence(b)) head.prefix = std::max(head.prefix, first_tokens);
-  head.own = {part.key_begin / kKeysPerSplit, part.key_end < 0 ? head.own.end : part.key_end / kKeysPerSplit,
-              part.parts, part.part};
   if (states_kept == StatesKept::running && operands.states)
     head.running = {operands.states + states_of(b, kv_head), operands.is_first_part, operands.is_last_part};
   if (has_block_table) head.k.hidden = head.v.hidden = head.k_scales.hidden = hidden_pages(head, page_keys);

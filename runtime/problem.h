@@ -185,10 +185,13 @@ struct Problem {
     const std::int64_t first = states_begin[static_cast<std::size_t>(b)];
     return first + (states_begin[static_cast<std::size_t>(b) + 1] - first) / kv_heads * kv_head;
   }
-  /// One KV head of sequence `b`. Empty operands are enough to find which keys a row sees.
+  /// One KV head of sequence `b`.
   kernels::HeadProblem head(const Operands& operands, std::int64_t b, std::int64_t kv_head) const;
+  /// What all heads of sequence `b` have in common: sizes, and which keys a row sees.
+  kernels::HeadProblem keys_seen(std::int64_t b) const;
 
  private:
+  void set_keys_seen(const Sequence& request, std::int64_t b, kernels::HeadProblem* head) const;
   kernels::KeyLists key_lists(const Operands& operands, std::int64_t b, std::int64_t q_head) const;
 };
 

@@ -123,7 +123,7 @@ void RowBlocks::set(const Problem& problem, const RowCut& cut, const SharedGroup
     begin_.push_back(whole_.size());
     const std::int64_t rows = problem.rows_of(b);
     if (rows == 0) continue;
-    const kernels::HeadProblem head = problem.head({}, b, 0);
+    const kernels::HeadProblem head = problem.keys_seen(b);
     const Tuning& tuning = cut.tunings.of(rows);
     const std::int64_t unit = tuning.min_task_rows;
     if (rows != rows_before) size = cut(rows);

@@ -23,7 +23,7 @@ std::int64_t pages_in(const Problem& problem, std::int64_t splits) {
 std::int64_t whole_splits(const Problem& problem, std::int64_t b) {
   const std::int64_t rows = problem.rows_of(b);
   if (rows == 0) return 0;
-  const kernels::HeadProblem head = problem.head({}, b, 0);
+  const kernels::HeadProblem head = problem.keys_seen(b);
   if (head.begin_of(rows - 1) > 0) return 0;
   const std::int64_t seen = (head.end_of(rows - 1) + kSplitKeys - 1) / kSplitKeys;
   return std::max<std::int64_t>(min_of(head.end_of(0) / kSplitKeys, seen - 1), 0);

@@ -40,7 +40,7 @@ std::int64_t Traffic::total_remote() const {
 std::int64_t bytes_of_head(const Plan::Impl& plan, const PlannedTask& task) {
   const std::int64_t key_bytes = plan.problem.key_bytes();
   if (task.shared >= 0) return product((task.split_end - task.split_begin) * kernels::kSplitKeys, key_bytes);
-  const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
+  const kernels::HeadProblem head = plan.problem.keys_seen(task.batch);
   const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
   return product(block.keys_until(task.split_end) - block.keys_until(task.split_begin), key_bytes) /
          plan.problem.part.parts;

@@ -174,7 +174,7 @@ Status check_kv_indptr(std::int64_t sequences, std::int64_t max_pages, const std
 Status validate_block_table(const Problem& problem, const PageTable& table) {
   if (!problem.has_block_table || problem.is_empty()) return {};
   for (std::int64_t b = 0; b < problem.batch; ++b) {
-    const kernels::HeadProblem head = problem.head({}, b, 0);
+    const kernels::HeadProblem head = problem.keys_seen(b);
     if (head.q_len == 0) continue;
     const std::int64_t first = head.begin_of(0), last = head.end_of(problem.rows_of(b) - 1);
     for (const auto& [from, to] :

@@ -8,9 +8,9 @@
 
 namespace kumiko::scheduler {
 
-// LSD radix sort, eight bits a pass, over the bits in which the costs differ. A decode batch of 512 tasks
-// takes 2-3 passes of 512 moves, where a comparison sort takes about 4600 badly predicted branches. One sweep
-// counts the digits of all passes: neighbours often have equal ones, whose counts wait for each other.
+// LSD radix sort of two passes at most, eight bits each, where a comparison sort of 512 tasks takes about
+// 4600 badly predicted branches. One sweep counts the digits of both passes: neighbours often have equal
+// ones, whose counts wait for each other.
 void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer) {
   std::uint64_t differ = 0;
   bool sorted = true;
@@ -19,26 +19,39 @@ void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer)
     sorted &= items[i - 1].cost >= items[i].cost;
   }
   if (sorted) return;
-  const int low = std::countr_zero(differ);
-  const auto passes = static_cast<std::size_t>(std::bit_width(differ >> low) + 7) / 8;
+  const int low = std::max(std::countr_zero(differ), static_cast<int>(std::bit_width(differ)) - kCostBits);
+  const int passes = differ >> low > 0xff ? 2 : 1;
   // Costs are not negative, so descending costs are ascending complements.
-  const auto key = [low](const CostItem& item) { return ~static_cast<std::uint64_t>(item.cost) >> low; };
-  std::array<std::array<std::uint32_t, 256>, 8> places;
-  for (std::size_t pass = 0; pass < passes; ++pass) places[pass].fill(0);
+  std::array<std::array<std::uint32_t, 256>, 2> places{};
   for (const CostItem& item : items) {
-    std::uint64_t left = key(item);
-    for (std::size_t pass = 0; pass < passes; ++pass, left >>= 8) ++places[pass][left & 0xff];
+    const std::uint64_t key = ~static_cast<std::uint64_t>(item.cost) >> low;
+    ++places[0][key & 0xff];
+    ++places[1][key >> 8 & 0xff];
   }
   std::span<CostItem> from = items;
   std::span<CostItem> to = buffer.first(items.size());
-  for (std::size_t pass = 0; pass < passes; ++pass) {
-    std::array<std::uint32_t, 256>& place = places[pass];
+  for (int pass = 0; pass < passes; ++pass) {
+    std::uint32_t* const place = places[static_cast<std::size_t>(pass)].data();
     std::uint32_t begin = 0;
-    for (std::uint32_t& p : place) begin += std::exchange(p, begin);
-    for (const CostItem& item : from) to[place[key(item) >> (8 * pass) & 0xff]++] = item;
+    for (int d = 0; d < 256; ++d) begin += std::exchange(place[d], begin);
+    CostItem* const out = to.data();
+    const int shift = low + 8 * pass;
+    for (const CostItem& item : from)
+      out[place[~static_cast<std::uint64_t>(item.cost) >> shift & 0xff]++] = item;
     std::swap(from, to);
   }
   if (from.data() != items.data()) std::copy(from.begin(), from.end(), items.begin());
+}
+
+void CostItems::reserve(std::size_t count) {
+  if (count <= count_) return;
+  items_ = std::make_unique_for_overwrite<CostItem[]>(2 * count);
+  count_ = count;
+}
+
+std::span<CostItem> CostItems::of(std::size_t count) {
+  reserve(count);
+  return {items_.get(), 2 * count};
 }
 
 void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain) {
@@ -52,8 +65,8 @@ void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const
   domain_of_task.reserve(tasks);
   sequence.reserve(tasks);
   members.reserve(tasks);
-  items.reserve(2 * tasks);
-  pieces.reserve(2 * tasks);
+  items.reserve(tasks);
+  pieces.reserve(tasks);
   group_begin.reserve(groups + 1);
   in_group.reserve(groups + 1);
 }
@@ -161,23 +174,24 @@ std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& as
 
 void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
                        PolicySpace& space, Assignment& result) {
-  const std::span<const std::int32_t> sequence = space.sequence, domain_of_task = space.domain_of_task;
   const std::size_t num_domains = workers_per_domain.size();
   result.domain_begin.assign(num_domains + 1, 0);
   result.lower_bound = space.lower_bound;
   result.order.clear();
   if (num_domains == 0) return;
-  for (const std::int32_t task : sequence) ++result.domain_begin[domain_of_task[task] + 1];
+  for (const DomainLoad& domain : space.domains)
+    result.domain_begin[static_cast<std::size_t>(domain.domain) + 1] = domain.tasks;
   for (std::size_t d = 0; d < num_domains; ++d) result.domain_begin[d + 1] += result.domain_begin[d];
 
-  space.items.resize(2 * tasks.size());
-  const std::span<CostItem> all(space.items), items = all.first(tasks.size());
-  for (std::size_t i = 0; i < tasks.size(); ++i)
-    items[i] = {std::max<std::int64_t>(tasks[sequence[i]].cost, 0), sequence[i]};
+  const std::span<CostItem> all = space.items.of(tasks.size()), items = all.first(tasks.size());
+  CostItem* item = items.data();
+  for (const std::int32_t task : space.sequence)
+    *item++ = {std::max<std::int64_t>(tasks[task].cost, 0), task, space.domain_of_task[task]};
   sort_costliest_first(items, all.subspan(tasks.size()));
   space.place = result.domain_begin;
   result.order.resize(tasks.size());
-  for (const CostItem& item : items) result.order[space.place[domain_of_task[item.index]]++] = item.index;
+  std::int32_t *const order = result.order.data(), *const place = space.place.data();
+  for (const CostItem& sorted : items) order[place[sorted.number]++] = sorted.index;
 }
 
 }  // namespace kumiko::scheduler

@@ -4,7 +4,9 @@
 // What takes a PolicySpace allocates nothing once that and the result have been as large before.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -15,11 +17,26 @@ namespace kumiko::scheduler {
 struct CostItem {
   std::int64_t cost;
   std::int32_t index;
-  std::int32_t count = 1;  ///< Stands for so many of this cost: index, index + 1, ...
+  std::int32_t number;  ///< What its user keeps with it: a domain, or how many groups it stands for.
 };
+
+/// Costs are estimates: of those that differ in more bits than these, the lower bits do not count.
+inline constexpr int kCostBits = 16;
 
 /// Sorts by descending cost and keeps the order of equals. `buffer` has the size of `items`.
 void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer);
+
+/// Memory for items, and for a buffer of the same size after them. It only grows.
+class CostItems {
+ public:
+  void reserve(std::size_t count);
+  /// Items and buffer; their values are any.
+  std::span<CostItem> of(std::size_t count);
+
+ private:
+  std::unique_ptr<CostItem[]> items_;
+  std::size_t count_ = 0;
+};
 
 /// A domain that has workers, while tasks are assigned to it.
 struct DomainLoad {
@@ -27,6 +44,7 @@ struct DomainLoad {
   double workers;
   double per_worker = 1 / workers;
   double load = 0;
+  std::int32_t tasks = 0;
 
   /// When the domain would be done with `cost` more, all of its workers busy.
   double finish_with(double cost) const { return (load + cost) * per_worker; }
@@ -54,7 +72,7 @@ struct PolicySpace {
   std::vector<DomainLoad> domains;
   std::int64_t lower_bound = 0;  // of the makespan
   std::vector<std::int32_t> domain_of_task, sequence;
-  std::vector<CostItem> items, pieces;                       // sort_costliest_first, with its buffer
+  CostItems items, pieces;
   std::vector<std::int32_t> place;                           // [domains + 1] counts, then places
   std::vector<std::int32_t> group_begin, members, in_group;  // heads_first: tasks by group
   std::vector<DomainShare> shares;                           // [domains]
@@ -70,8 +88,9 @@ void set_loads(std::span<const Task> tasks, std::span<const int> workers_per_dom
 /// The domain that would finish first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
-/// The result from space.domain_of_task: lists sorted costliest first, equals in the order of space.sequence
-/// (a permutation of the task numbers, or empty). After set_loads().
+/// The result from space.domain_of_task and the numbers of tasks in space.domains: lists sorted costliest
+/// first, equals in the order of space.sequence (a permutation of the task numbers, or empty). After
+/// set_loads().
 void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
                        PolicySpace& space, Assignment& result);
 

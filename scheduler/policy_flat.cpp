@@ -16,16 +16,16 @@ void assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_d
   space.sequence.clear();
   if (tasks.empty() || space.domains.empty())
     return finish_assignment(tasks, workers_per_domain, space, result);
-  space.items.resize(2 * tasks.size());
-  const std::span<CostItem> items(space.items);
+  const std::span<CostItem> items = space.items.of(tasks.size());
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    items[i] = {std::max<std::int64_t>(tasks[i].cost, 0), static_cast<std::int32_t>(i)};
+    items[i] = {std::max<std::int64_t>(tasks[i].cost, 0), static_cast<std::int32_t>(i), 0};
   }
   sort_costliest_first(items.first(tasks.size()), items.subspan(tasks.size()));
   for (const CostItem& item : items.first(tasks.size())) {
     const auto cost = static_cast<double>(item.cost);
     DomainLoad& taker = least_loaded(space.domains, cost);
     taker.load += cost;
+    ++taker.tasks;
     space.domain_of_task[item.index] = taker.domain;
     space.sequence.push_back(item.index);
   }

@@ -19,10 +19,10 @@ namespace {
 // help other domains anyway.
 constexpr double kSlack = 1.03;
 
-// Sets space.members to the task numbers, group after group and within a group in task order; group g's are
-// members[group_begin[g], group_begin[g + 1]). The runtime's tasks come in this order, apart from those of
-// shared keys. Else a counting sort where group numbers are dense, and a comparison sort where not.
-void collect_groups(std::span<const Task> tasks, PolicySpace& space) {
+// Sets space.members to the task numbers, group after group and within a group in task order. The runtime's
+// tasks come in this order, apart from those of shared keys. Else a counting sort where group numbers are
+// dense, and a comparison sort where not.
+void order_by_group(std::span<const Task> tasks, PolicySpace& space) {
   const std::size_t n = tasks.size();
   std::int32_t low = tasks[0].group, high = low;
   bool in_order = true;
@@ -49,12 +49,34 @@ void collect_groups(std::span<const Task> tasks, PolicySpace& space) {
       return tasks[a].group != tasks[b].group ? tasks[a].group < tasks[b].group : a < b;
     });
   }
+}
+
+// Group g's tasks are members[group_begin[g], group_begin[g + 1]). Returns items of space.items: groups
+// `index` to `index + number` - 1 of one cost, such as the heads of a sequence; costliest first.
+std::span<const CostItem> collect_groups(std::span<const Task> tasks, PolicySpace& space) {
+  order_by_group(tasks, space);
+  const std::span<const std::int32_t> members = space.members;
+  const std::span<CostItem> items = space.items.of(tasks.size());
+  std::size_t num_items = 0;
   space.group_begin.clear();
-  for (std::size_t i = 0; i < n; ++i) {
-    const bool is_first = i == 0 || tasks[members[i]].group != tasks[members[i - 1]].group;
-    if (is_first) space.group_begin.push_back(static_cast<std::int32_t>(i));
+  for (std::size_t i = 0; i < members.size();) {
+    const auto group_number = static_cast<std::int32_t>(space.group_begin.size());
+    space.group_begin.push_back(static_cast<std::int32_t>(i));
+    const std::int32_t group = tasks[members[i]].group;
+    std::int64_t cost = 0;
+    do {
+      cost += std::max<std::int64_t>(tasks[members[i]].cost, 0);
+    } while (++i < members.size() && tasks[members[i]].group == group);
+    if (num_items > 0 && items[num_items - 1].cost == cost) {
+      ++items[num_items - 1].number;
+    } else {
+      items[num_items++] = {cost, group_number, 1};
+    }
   }
-  space.group_begin.push_back(static_cast<std::int32_t>(n));
+  space.group_begin.push_back(static_cast<std::int32_t>(members.size()));
+  const std::span<CostItem> groups = items.first(num_items);
+  sort_costliest_first(groups, items.subspan(num_items));
+  return groups;
 }
 
 // Sets space.shares to the domains with the most room below a perfect balance, as few as can take `cost`
@@ -81,10 +103,9 @@ void share_out(double cost, double bound, PolicySpace& space) {
 // together, as all read the same head. So each domain gets costly and cheap tasks alike, which its workers
 // can balance.
 void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members, PolicySpace& space) {
-  space.pieces.resize(2 * members.size());
-  const std::span<CostItem> items(space.pieces), sorted = items.first(members.size());
+  const std::span<CostItem> items = space.pieces.of(members.size()), sorted = items.first(members.size());
   for (std::size_t i = 0; i < members.size(); ++i) {
-    items[i] = {std::max<std::int64_t>(tasks[members[i]].cost, 0), members[i]};
+    items[i] = {std::max<std::int64_t>(tasks[members[i]].cost, 0), members[i], 0};
   }
   sort_costliest_first(sorted, items.subspan(members.size()));
   for (const CostItem& item : sorted) {
@@ -95,6 +116,7 @@ void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> m
                           [&](const DomainShare& a, const DomainShare& b) { return filled(a) < filled(b); });
     taker.taken += cost;
     taker.domain->load += cost;
+    ++taker.domain->tasks;
     space.domain_of_task[item.index] = taker.domain->domain;
   }
 }
@@ -117,28 +139,11 @@ void assign_heads_first(std::span<const Task> tasks, std::span<const int> worker
   if (tasks.empty() || space.domains.empty())
     return finish_assignment(tasks, workers_per_domain, space, result);
 
-  collect_groups(tasks, space);
+  const std::span<const CostItem> items = collect_groups(tasks, space);
   const std::span<const std::int32_t> group_begin = space.group_begin, all_members = space.members;
-  const std::size_t num_groups = group_begin.size() - 1;
-  space.items.resize(2 * num_groups);
-  std::size_t num_items = 0;  // The heads of a sequence cost the same: one item for all of them.
-  for (std::size_t g = 0; g < num_groups; ++g) {
-    std::int64_t cost = 0;
-    for (std::int32_t i = group_begin[g]; i < group_begin[g + 1]; ++i) {
-      cost += std::max<std::int64_t>(tasks[all_members[i]].cost, 0);
-    }
-    if (num_items > 0 && space.items[num_items - 1].cost == cost) {
-      ++space.items[num_items - 1].count;
-    } else {
-      space.items[num_items++] = {cost, static_cast<std::int32_t>(g)};
-    }
-  }
-  const std::span<CostItem> items = std::span(space.items).first(num_items);
-  sort_costliest_first(items, std::span(space.items).subspan(num_items));
-
   const auto bound = static_cast<double>(space.lower_bound);
   space.sequence.resize(tasks.size());
-  auto next = space.sequence.begin();
+  std::int32_t* next = space.sequence.data();
   const auto deal = [&](std::int32_t group, std::int64_t group_cost, DomainLoad* home) {
     const auto members = all_members.subspan(group_begin[group], group_begin[group + 1] - group_begin[group]);
     const auto cost = static_cast<double>(group_cost);
@@ -146,19 +151,21 @@ void assign_heads_first(std::span<const Task> tasks, std::span<const int> worker
         home && home->finish_with(cost) <= kSlack * bound ? *home : least_loaded(space.domains, cost);
     if (best.finish_with(cost) <= kSlack * bound || members.size() == 1) {
       best.load += cost;
+      best.tasks += static_cast<std::int32_t>(members.size());
       for (const std::int32_t task : members) space.domain_of_task[task] = best.domain;
     } else {
       share_out(cost, bound, space);
       deal_in_pieces(tasks, members, space);
     }
-    next = std::copy(members.begin(), members.end(), next);
+    for (const std::int32_t task : members) *next++ = task;
   };
   const auto home_of = [&](std::int32_t group) {
     return find_home(space.domains, tasks[all_members[group_begin[group]]].home);
   };
   const auto for_each_group = [&](auto visit) {
     for (const CostItem& item : items) {
-      for (std::int32_t group = item.index; group < item.index + item.count; ++group) visit(group, item.cost);
+      for (std::int32_t group = item.index; group < item.index + item.number; ++group)
+        visit(group, item.cost);
     }
   };
   const bool any_home = std::any_of(tasks.begin(), tasks.end(), [](const Task& t) { return t.home >= 0; });

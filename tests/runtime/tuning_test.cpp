@@ -158,7 +158,7 @@ TEST(TaskCosts, CountThePairsThatAreSeen) {
         SCOPED_TRACE(::testing::Message() << "window " << left << ", " << right << ", " << kv_len << " keys");
         const Plan made = planned("core:1 pu:1", args);
         const Plan::Impl& impl = *impl_of(made);
-        const kernels::HeadProblem head = impl.problem.head({}, 0, 0);
+        const kernels::HeadProblem head = impl.problem.keys_seen(0);
         ASSERT_EQ(impl.partition.cost_unit, 1.0);
         for (std::size_t i = 0; i < impl.partition.tasks.size(); ++i) {
           const PlannedTask& task = impl.partition.tasks[i];

@@ -28,7 +28,7 @@ std::vector<std::int64_t> whole_pieces(const Plan::Impl& plan) {
   for (std::size_t i = 0; i < plan.partition.tasks.size(); ++i) {
     const PlannedTask& task = plan.partition.tasks[i];
     if (task.row_end - task.row_begin > plan.tunings.many.min_task_rows) continue;
-    const kernels::HeadProblem head = plan.problem.head({}, task.batch, task.kv_head);
+    const kernels::HeadProblem head = plan.problem.keys_seen(task.batch);
     const auto inside = [&](std::int64_t split) {
       return std::clamp(split * kernels::kSplitKeys, head.begin_of(task.row_begin),
                         head.end_of(task.row_end - 1));
