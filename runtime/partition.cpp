@@ -120,17 +120,23 @@ void Partition::reserve(const PartitionSize& size, std::size_t domains) {
 
 bool Partition::has_splits_of(const Problem& problem) const {
   const PlannedTask* before = nullptr;
-  kernels::HeadProblem head;
+  RowBlock block{};
+  std::int64_t first_row_end = 0;
   for (const PlannedTask& task : tasks) {
-    if (task.kv_head != 0 || task.shared >= 0) continue;  // All heads of a sequence are cut alike.
-    if (!before || before->batch != task.batch) head = problem.keys_seen(task.batch);
-    before = &task;
-    const RowBlock block = keys_of_rows(head, task.row_begin, task.row_end);
+    // All heads of a sequence are cut alike.
+    if (task.kv_head != problem.first_head() || task.shared >= 0) continue;
+    if (!before || before->batch != task.batch || before->row_begin != task.row_begin ||
+        before->row_end != task.row_end) {
+      const kernels::HeadProblem head = problem.keys_seen(task.batch);
+      block = keys_of_rows(head, task.row_begin, task.row_end);
+      first_row_end = head.end_of(task.row_begin);
+      before = &task;
+    }
     const PlannedMerge* merge = task.merge < 0 ? nullptr : &merges[static_cast<std::size_t>(task.merge)];
     const std::int64_t before_own = merge ? merge->shared_splits : 0;
     if (block.split_begin + before_own != (merge ? merge->split_begin : task.split_begin) ||
         block.split_end != (merge ? merge->split_end : task.split_end) ||
-        head.end_of(task.row_begin) < before_own * kernels::kSplitKeys)
+        first_row_end < before_own * kernels::kSplitKeys)
       return false;
   }
   return true;

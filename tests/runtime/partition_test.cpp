@@ -68,13 +68,16 @@ using Pieces = std::map<std::pair<std::int32_t, std::int32_t>, std::vector<Piece
 
 Pieces pieces_of(const Partition& partition) {
   Pieces pieces;
+  std::map<std::int32_t, int> heads_of;  // by sequence
   for (std::size_t i = 0; i < partition.tasks.size(); ++i) {
     const PlannedTask& task = partition.tasks[i];
     EXPECT_EQ(partition.costs[i].cost % task.heads, 0);
     EXPECT_EQ(partition.costs[i].group, task.batch * kHeads + task.kv_head);
     pieces[{task.batch, task.kv_head}].push_back(
         {task.split_begin, task.split_end, partition.costs[i].cost / task.heads});
+    if (task.split_begin == 0) heads_of[task.batch] += task.heads;
   }
+  for (const auto& [b, heads] : heads_of) EXPECT_EQ(heads, kHeads) << "of sequence " << b;
   return pieces;
 }
 

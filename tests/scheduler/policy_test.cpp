@@ -391,6 +391,13 @@ TEST(Flat, CostlyTasksAreDealtBeforeCheapOnes) {
   EXPECT_EQ(a.domain_begin, (std::vector<std::int32_t>{0, 1, 3}));
 }
 
+TEST(Flat, ATaskIsInTheListOfTheDomainThatTakesIt) {
+  const std::vector<Task> tasks = {{5, 0}, {4, 0}, {3, 0}, {2, 0}};
+  const Assignment a = find_policy("flat")->assign(tasks, std::vector<int>{1, 1});
+  EXPECT_EQ(a.order, (std::vector<std::int32_t>{0, 3, 1, 2}));
+  EXPECT_EQ(a.domain_begin, (std::vector<std::int32_t>{0, 2, 4}));
+}
+
 TEST(LeastLoaded, TheFirstOfThoseDoneFirst) {
   const std::vector<int> workers = {1, 2, 0, 1};
   PolicySpace space;
