@@ -20,21 +20,21 @@ struct CostItem {
   std::int32_t number;  ///< What its user keeps with it: a domain, or how many groups it stands for.
 };
 
-/// Costs are estimates: of those that differ in more bits than these, the lower bits do not count.
-inline constexpr int kCostBits = 16;
+/// Costs are estimates: where more items than these differ in more bits than these, lower bits do not count.
+inline constexpr std::size_t kFewItems = 32;
+inline constexpr int kCostBits = 10;
 
-/// Sorts by descending cost and keeps the order of equals. `buffer` has the size of `items`.
-void sort_costliest_first(std::span<CostItem> items, std::span<CostItem> buffer);
-
-/// Memory for items, and for a buffer of the same size after them. It only grows.
+/// Items in memory that only grows.
 class CostItems {
  public:
   void reserve(std::size_t count);
-  /// Items and buffer; their values are any.
+  /// So many items, of any values.
   std::span<CostItem> of(std::size_t count);
+  /// The first of them by descending cost, equals in their order; until the next call of any of these.
+  std::span<const CostItem> sort(std::size_t count);
 
  private:
-  std::unique_ptr<CostItem[]> items_;
+  std::unique_ptr<CostItem[]> items_;  // [2 * count_], and half of it for sorting
   std::size_t count_ = 0;
 };
 

@@ -20,8 +20,7 @@ void assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_d
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     items[i] = {std::max<std::int64_t>(tasks[i].cost, 0), static_cast<std::int32_t>(i), 0};
   }
-  sort_costliest_first(items.first(tasks.size()), items.subspan(tasks.size()));
-  for (const CostItem& item : items.first(tasks.size())) {
+  for (const CostItem& item : space.items.sort(tasks.size())) {
     const auto cost = static_cast<double>(item.cost);
     DomainLoad& taker = least_loaded(space.domains, cost);
     taker.load += cost;

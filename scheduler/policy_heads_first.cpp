@@ -74,9 +74,7 @@ std::span<const CostItem> collect_groups(std::span<const Task> tasks, PolicySpac
     }
   }
   space.group_begin.push_back(static_cast<std::int32_t>(members.size()));
-  const std::span<CostItem> groups = items.first(num_items);
-  sort_costliest_first(groups, items.subspan(num_items));
-  return groups;
+  return space.items.sort(num_items);
 }
 
 // Sets space.shares to the domains with the most room below a perfect balance, as few as can take `cost`
@@ -103,12 +101,11 @@ void share_out(double cost, double bound, PolicySpace& space) {
 // together, as all read the same head. So each domain gets costly and cheap tasks alike, which its workers
 // can balance.
 void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members, PolicySpace& space) {
-  const std::span<CostItem> items = space.pieces.of(members.size()), sorted = items.first(members.size());
+  const std::span<CostItem> items = space.pieces.of(members.size());
   for (std::size_t i = 0; i < members.size(); ++i) {
     items[i] = {std::max<std::int64_t>(tasks[members[i]].cost, 0), members[i], 0};
   }
-  sort_costliest_first(sorted, items.subspan(members.size()));
-  for (const CostItem& item : sorted) {
+  for (const CostItem& item : space.pieces.sort(members.size())) {
     const auto cost = static_cast<double>(item.cost);
     const auto filled = [cost](const DomainShare& share) { return (share.taken + cost) / share.quota; };
     DomainShare& taker =
