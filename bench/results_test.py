@@ -82,6 +82,9 @@ class Made(unittest.TestCase):
         rows = [row(isa="avx2", value=0.6), row(isa="avx512", value=None), row("other", isa="avx2"), row("other", isa="avx512_bf16")]
         self.assertEqual([(r["row"], r["isa"]) for r in results.best_isa(rows)], [("decode", "avx2"), ("other", "avx512_bf16")])
 
+    def test_claims_of_rows_without_a_limit_or_a_peer_are_their_targets(self):
+        self.assertEqual(results.claims([row(unit="us", peer_value=None), row(unit="us", peer_value=None, met=True)]), "1 of 2 targets met.")
+
     def test_claims_are_those_of_the_rows(self):
         text = results.claims([row(value=0.51), row(value=0.904, met=True), row(value=0.4), row(value=None, met=None), row(unit="of FMA peak")])
         self.assertIn("0.80 of FMA peak on 1 thread (1 rows); 0.40 to 0.90 of read bandwidth on 1 thread (3 rows)", text)
