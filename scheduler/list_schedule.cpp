@@ -7,7 +7,6 @@
 #include <utility>
 
 namespace kumiko::scheduler {
-
 namespace {
 
 void insert_costliest_first(std::span<CostItem> items) {
