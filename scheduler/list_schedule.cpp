@@ -9,6 +9,8 @@
 namespace kumiko::scheduler {
 namespace {
 
+constexpr std::size_t kFewItems = 32;  // Sorted by insertion.
+
 void insert_costliest_first(std::span<CostItem> items) {
   for (std::size_t i = 1; i < items.size(); ++i) {
     const CostItem item = items[i];
@@ -31,7 +33,8 @@ std::span<CostItem> CostItems::of(std::size_t count) {
   return {items_.get(), count};
 }
 
-// A counting sort of many, for which a comparison sort takes badly predicted branches: 4600 of 512 tasks.
+// LSD radix sort of many over the bits in which the costs differ, 22 for a batch of decodes. A comparison
+// sort of 512 tasks takes about 4600 badly predicted branches.
 std::span<const CostItem> CostItems::sort(std::size_t count) {
   const std::span<CostItem> items(items_.get(), count);
   if (count <= kFewItems) return insert_costliest_first(items), items;
@@ -42,19 +45,24 @@ std::span<const CostItem> CostItems::sort(std::size_t count) {
     sorted &= items[i - 1].cost >= items[i].cost;
   }
   if (sorted) return items;
-  constexpr std::size_t kKeys = std::size_t{1} << kCostBits;
-  const int low = std::max(static_cast<int>(std::bit_width(differ)) - kCostBits, 0);
-  // Costs are not negative, so descending costs are ascending complements.
-  const auto key = [low](const CostItem& item) {
-    return ~static_cast<std::uint64_t>(item.cost) >> low & (kKeys - 1);
-  };
-  std::array<std::uint32_t, kKeys> place{};
-  for (const CostItem& item : items) ++place[key(item)];
-  std::uint32_t begin = 0;
-  for (std::uint32_t& p : place) begin += std::exchange(p, begin);
-  CostItem* const to = items_.get() + count_;
-  for (const CostItem& item : items) to[place[key(item)]++] = item;
-  return {to, count};
+  const int low = std::countr_zero(differ);
+  const int bits = count > 512 ? 11 : 8;  // a pass: its 2^bits places are added up
+  const std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+  CostItem *from = items_.get(), *to = from + count_;
+  for (int shift = low; shift < 64 && differ >> shift != 0; shift += bits) {
+    // Costs are not negative, so descending costs are ascending complements.
+    const auto digit = [shift, mask](const CostItem& item) {
+      return ~static_cast<std::uint64_t>(item.cost) >> shift & mask;
+    };
+    std::array<std::uint32_t, 1 << 11> place;
+    std::fill_n(place.begin(), mask + 1, 0);
+    for (const CostItem& item : std::span(from, count)) ++place[digit(item)];
+    std::uint32_t begin = 0;
+    for (std::uint64_t d = 0; d <= mask; ++d) begin += std::exchange(place[d], begin);
+    for (const CostItem& item : std::span(from, count)) to[place[digit(item)]++] = item;
+    std::swap(from, to);
+  }
+  return {from, count};
 }
 
 void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain) {

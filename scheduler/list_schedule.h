@@ -20,11 +20,6 @@ struct CostItem {
   std::int32_t number;  ///< What its user keeps with it: a domain, or how many groups it stands for.
 };
 
-/// Costs are estimates: where more items than these differ in more bits than these, lower bits do not count,
-/// 1/512 of the costliest at most.
-inline constexpr std::size_t kFewItems = 32;
-inline constexpr int kCostBits = 10;
-
 /// Items in memory that only grows.
 class CostItems {
  public:

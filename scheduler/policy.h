@@ -17,9 +17,7 @@ struct Task {
   std::int32_t home = -1;  ///< The domain whose memory holds it, the same for all of a group; -1: any.
 };
 
-/// The tasks of each domain, costliest first. Of more than 32 tasks, two whose costs differ by less than
-/// 1/512 of the costliest's may stand in either order. A worker takes from its own domain first, then helps
-/// others.
+/// The tasks of each domain, costliest first. A worker takes from its own domain first, then helps others.
 struct Assignment {
   std::vector<std::int32_t> order;  ///< Task numbers, domain after domain.
   std::vector<std::int32_t>

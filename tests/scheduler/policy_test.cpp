@@ -126,13 +126,12 @@ TEST_P(Policy, ContractOverSeededSweep) {
     // Graham, 1966: nobody idles while a list holds a task, so no list order is worse than this.
     EXPECT_LE(makespan_of(tasks, a, workers), sum / w + costliest);
     EXPECT_EQ(makespan_of(tasks, a, workers), slow_makespan(tasks, a, workers));
-    const std::int64_t near = tasks.size() > kFewItems ? costliest / 512 : 0;
     for (std::size_t d = 0; d < workers.size(); ++d) {
       ASSERT_LE(a.domain_begin[d], a.domain_begin[d + 1]);
       const bool is_empty = a.domain_begin[d] == a.domain_begin[d + 1];
       EXPECT_TRUE(workers[d] > 0 || is_empty) << "nobody sits in domain " << d;
       for (int k = a.domain_begin[d] + 1; k < a.domain_begin[d + 1]; ++k) {
-        EXPECT_GE(tasks[a.order[k - 1]].cost + near, tasks[a.order[k]].cost) << "costliest first";
+        EXPECT_GE(tasks[a.order[k - 1]].cost, tasks[a.order[k]].cost) << "costliest first";
       }
     }
     const Assignment again = assign(tasks, workers);
@@ -433,7 +432,7 @@ TEST(SimulateSchedule, SaysWhoDoesWhatWhen) {
                       {0, 0, 0, 5}, {1, 1, 0, 5}, {2, 2, 0, 5}, {3, 0, 5, 10}}));
 }
 
-TEST(CostItems, SortIsStableAndExactInTheBitsThatCount) {
+TEST(CostItems, SortIsStableAndExact) {
   for (int i = 0; i < test::sweep_size(200); ++i) {
     const std::uint64_t seed = test::test_seed(3000) + static_cast<std::uint64_t>(i);
     Random random(seed);
@@ -445,12 +444,9 @@ TEST(CostItems, SortIsStableAndExactInTheBitsThatCount) {
     for (std::size_t k = 0; k < items.size(); ++k) {
       items[k] = {static_cast<std::int64_t>(random.bits() >> shift << low), static_cast<std::int32_t>(k), 0};
     }
-    std::int64_t differ = 0, unit = 1;
-    for (const CostItem& item : items) differ |= item.cost ^ items[0].cost;
-    while (items.size() > kFewItems && differ / unit >= 1 << kCostBits) unit *= 2;
     std::vector<CostItem> expected(items.begin(), items.end());
     std::stable_sort(expected.begin(), expected.end(),
-                     [unit](const CostItem& a, const CostItem& b) { return a.cost / unit > b.cost / unit; });
+                     [](const CostItem& a, const CostItem& b) { return a.cost > b.cost; });
     const std::span<const CostItem> sorted = memory.sort(items.size());
     const auto same = [](const CostItem& a, const CostItem& b) {
       return a.cost == b.cost && a.index == b.index;
