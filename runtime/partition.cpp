@@ -73,7 +73,7 @@ Status cut_and_assign(const Problem& problem, const Tunings& tunings,
   // 16 whole ones 11.6 ms, as one core then waits for the other.
   for (const Way& way : kWays) {
     if (!Partitioner::matters(way, problem, tunings, workforce.workers())) continue;
-    Partitioner partitioner(problem, tunings, kv_domains, workforce.workers(), way, space.blocks, *made);
+    Partitioner partitioner(problem, tunings, kv_domains, workforce.workers(), way, space, *made);
     if (Status s = partitioner.run(); !s.ok()) {
       if (soonest == 0) return s;
       break;
@@ -152,15 +152,21 @@ PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tun
   for (const Way& way : kWays) {
     if (!Partitioner::matters(way, problem, tunings, workforce.workers())) continue;
     const PartitionSize size =
-        Partitioner(problem, tunings, {}, workforce.workers(), way, space.blocks, space.best).most();
-    most = {std::max(most.tasks, size.tasks), std::max(most.merges, size.merges),
-            std::max(most.partial_floats, size.partial_floats), std::max(most.tile_rows, size.tile_rows),
-            std::max(most.heads, size.heads)};
+        Partitioner(problem, tunings, {}, workforce.workers(), way, space, space.best).most();
+    most = {std::max(most.tasks, size.tasks),
+            std::max(most.merges, size.merges),
+            std::max(most.partial_floats, size.partial_floats),
+            std::max(most.tile_rows, size.tile_rows),
+            std::max(most.heads, size.heads),
+            std::max(most.blocks, size.blocks)};
     if (is_cut_once(problem, tunings)) break;
   }
   const std::size_t domains = workforce.workers_per_domain.size();
   space.policy.reserve(most.tasks, static_cast<std::size_t>(problem.batch * problem.kv_heads),
                        workforce.workers_per_domain);
+  space.pieces.reserve(most.tasks);
+  space.cuts.reserve(most.tasks);
+  space.ways.reserve(2 * most.blocks);
   if (!is_cut_once(problem, tunings)) space.best.reserve(most, domains);
   return most;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/pipelines/pipeline.h"
+#include "runtime/default_init_allocator.h"
 #include "runtime/problem.h"
 #include "runtime/row_block.h"
 #include "runtime/shared_keys.h"
@@ -57,10 +58,11 @@ struct PartitionSize {
   std::int64_t partial_floats = 0;  ///< 0: more than is taken in advance.
   std::int64_t tile_rows = 0;       ///< Of a task of tiles, in any way of cutting.
   std::int64_t heads = 1;           ///< Of a task.
+  std::size_t blocks = 0;           ///< Of a sequence.
 };
 
 struct Partition {
-  std::vector<PlannedTask> tasks;
+  std::vector<PlannedTask, DefaultInitAllocator<PlannedTask>> tasks;
   std::vector<scheduler::Task> costs;  ///< [tasks], as the policy saw them, in cost_unit FMAs
   std::vector<PlannedMerge> merges;
   SharedGroups shared;
@@ -89,9 +91,31 @@ struct Workforce {
   std::int64_t workers() const;
 };
 
+/// A piece of a row block: its splits before `split_end` that earlier pieces leave.
+struct Piece {
+  std::int64_t split_end, cost;
+};
+
+/// A row block that is cut along the keys.
+struct BlockCut {
+  const RowBlock* block;
+  std::size_t first_piece, pieces = 0;
+  std::int64_t floats = 0;  ///< of the states of a head's splits
+  bool merges = false, in_order = false;
+};
+
+/// How a row block is cut for tasks of so many heads: into cuts [first, last), one or those of finer rows.
+struct BlockWay {
+  std::int64_t heads = 0;  ///< 0: not yet
+  std::size_t first = 0, last = 0;
+};
+
 /// The memory in which partitions are made, kept from one to the next.
 struct PartitionSpace {
   RowBlocks blocks;
+  std::vector<Piece> pieces;  ///< of the sequence at hand, whose heads are cut alike
+  std::vector<BlockCut> cuts;
+  std::vector<BlockWay> ways;  ///< [2 * blocks] without and with a fine part
   scheduler::PolicySpace policy;
   Partition best;  ///< of the ways to cut that were tried
 };

@@ -39,15 +39,18 @@ Status too_large() {
 
 Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
                          std::span<const std::int32_t> kv_domains, std::int64_t workers, const Way& way,
-                         RowBlocks& blocks, Partition& made)
+                         PartitionSpace& space, Partition& made)
     : problem_(problem),
       kv_domains_(kv_domains),
-      blocks_(blocks),
+      blocks_(space.blocks),
       made_(made),
       workers_(workers),
       tasks_(workers > 1 ? workers * way.tasks_per_worker : 1),
       cut_{tunings, tasks_, problem.own_heads() * problem.total_rows() / tasks_,
-           way.fine_rows == FineRows::halves, way.least_tiles} {
+           way.fine_rows == FineRows::halves, way.least_tiles},
+      pieces_(space.pieces),
+      cuts_(space.cuts),
+      ways_(space.ways) {
   const auto for_each_length = [&](auto visit) {
     for (std::int64_t b = 0; b < problem.batch; ++b) {
       if (const std::int64_t rows = problem.rows_of(b); rows > 0) visit(rows);
@@ -56,7 +59,9 @@ Partitioner::Partitioner(const Problem& problem, const Tunings& tunings,
   };
   for_each_length([&](std::int64_t rows) {
     const std::int64_t most = cut_(rows).rows;
-    count_ += problem.own_heads() * ceil_div(rows, most);
+    const std::int64_t blocks = ceil_div(rows, most);
+    count_ += problem.own_heads() * blocks;
+    most_blocks_ = std::max(most_blocks_, blocks);
     if (!tunings.of(rows).pipeline->traits.in_place) tile_rows_ = std::max(tile_rows_, std::min(rows, most));
   });
   if (!problem.has_cu_seqlens_q) count_ *= problem.batch;
@@ -84,23 +89,15 @@ Status Partitioner::run() {
   blocks_.set(problem_, cut_, made_.shared);
   set_heads();
   set_costs();
-  std::uint64_t number = 0;
-  for (std::int64_t b = 0; b < problem_.batch; ++b) {
-    const std::int64_t count = blocks_.count(b);
-    pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
-    for (std::int64_t h = problem_.first_head(), heads = 1; h < problem_.end_head(); h += heads) {
-      heads = heads_from(b, h);
-      for (std::int64_t i = 0; i < count; ++i) {
-        if (!take(b, h, heads, i, is_one_in_five(number++))) return too_large();
-      }
-    }
-  }
-  return add_shared();
+  for (std::int64_t b = 0; b < problem_.batch; ++b)
+    if (!take(b)) return too_large();
+  if (Status s = add_shared(); !s.ok()) return s;
+  made_.tasks.resize(num_tasks_);
+  made_.costs.resize(num_tasks_);
+  return {};
 }
 
 void Partitioner::clear() {
-  made_.tasks.clear();
-  made_.costs.clear();
   made_.merges.clear();
   made_.partial_floats = 0;
   made_.shared.find(problem_);
@@ -169,6 +166,7 @@ PartitionSize Partitioner::most() {
                               kernels::partial_size(problem_.v_head_dim), &floats);
   most.partial_floats = few && floats <= kFewFloats ? floats : 0;
   most.tile_rows = tile_rows_;
+  most.blocks = static_cast<std::size_t>(most_blocks_);
   return most;
 }
 
@@ -183,13 +181,36 @@ void Partitioner::set_costs() {
   single_splits_ = splits * ceil_div(problem_.own_heads(), heads_) <= kFewSplits * workers_;
 }
 
-bool Partitioner::take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine) {
+bool Partitioner::take(std::int64_t b) {
+  const std::int64_t count = blocks_.count(b);
+  if (count == 0) return true;
+  pipeline_ = cut_.tunings.of(problem_.rows_of(b)).pipeline;
+  pieces_.clear();
+  cuts_.clear();
+  ways_.assign(static_cast<std::size_t>(2 * count), {});
+  for (std::int64_t h = problem_.first_head(), heads = 1; h < problem_.end_head(); h += heads) {
+    heads = heads_from(b, h);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const bool is_fine = is_one_in_five(number_++);
+      BlockWay& way = ways_[static_cast<std::size_t>(2 * i + is_fine)];
+      if (way.heads != heads && !cut_block(b, i, heads, is_fine, way)) return false;
+      for (std::size_t number = way.first; number < way.last; ++number) {
+        const BlockCut& cut = cuts_[number];
+        add_tasks(cut, b, h, heads);
+        if (cut.merges && !add_merges(cut, b, h, heads)) return false;
+      }
+    }
+  }
+  return true;
+}
+
+bool Partitioner::cut_block(std::int64_t b, std::int64_t i, std::int64_t heads, bool is_fine, BlockWay& way) {
   const std::span<const RowBlock> fine =
       cut_.has_fine && is_fine ? blocks_.fine(b, i) : std::span<const RowBlock>();
-  // One call for both cases: two are not inlined.
-  for (const RowBlock& piece : fine.empty() ? std::span(&blocks_.whole(b, i), 1) : fine) {
-    if (!cut_keys(b, h, heads, piece, is_fine && fine.empty())) return false;
-  }
+  way = {heads, cuts_.size(), cuts_.size()};
+  for (const RowBlock& block : fine.empty() ? std::span(&blocks_.whole(b, i), 1) : fine)
+    if (!cut_keys(block, heads, is_fine && fine.empty())) return false;
+  way.last = cuts_.size();
   return true;
 }
 
@@ -211,11 +232,8 @@ std::int64_t Partitioner::piece_of(std::int64_t left, std::int64_t split_cost, s
   return std::clamp<std::int64_t>((left + pieces / 2) / pieces, 1, left);
 }
 
-bool Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
-                           bool is_fine) {
-  Cut& cut = last_cut_[is_fine ? 1 : 0];
-  if (cut.block == &block && cut.heads == heads) return repeat(cut, b, h);
-  cut = {&block, heads, made_.tasks.size()};
+bool Partitioner::cut_keys(const RowBlock& block, std::int64_t heads, bool is_fine) {
+  BlockCut& cut = cuts_.emplace_back(BlockCut{&block, pieces_.size()});
   const std::int64_t block_cost = block.cost * heads;
   // Without a fine part only an outlier is cut: one long sequence among short ones.
   const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block_cost <= 2 * coarse_);
@@ -226,54 +244,42 @@ bool Partitioner::cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, c
   if (cut.merges && !add_states(block.splits(), block.row_end - block.row_begin,
                                 kernels::partial_size(problem_.v_head_dim), &cut.floats))
     return false;
-  const std::int32_t merge = cut.merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
   std::int64_t cost_before = 0;
   for (std::int64_t at = block.split_begin;;
        splits = next_piece(block, block_cost, block.split_end - at, is_fine)) {
-    const std::int64_t cost = block.cost_until(at + splits) * heads;
-    add_task(b, h, heads, block, at, at + splits, cost - cost_before, merge);
-    cost_before = cost;
     at += splits;
+    const std::int64_t cost = block.cost_until(at) * heads;
+    pieces_.push_back({at, cost - cost_before});
+    cost_before = cost;
     if (at == block.split_end) break;
   }
-  cut.end_task = made_.tasks.size();
-  cut.in_order = cut.merges && are_merged_in_order(cut);
-  return !cut.merges || add_merges(cut, b, h);
-}
-
-// From the first head's tasks, not from those of the head before, which have been written so lately that
-// loads of 16 bytes would wait for stores of 4.
-bool Partitioner::repeat(const Cut& cut, std::int64_t b, std::int64_t h) {
-  const std::int32_t merge = cut.merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
-  for (std::size_t i = cut.first_task; i < cut.end_task; ++i) {
-    PlannedTask& task = made_.tasks.emplace_back(made_.tasks[i]);
-    task.kv_head = static_cast<std::int32_t>(h);
-    task.merge = merge;
-    add_cost(b, h, made_.costs[i].cost);
-  }
-  return !cut.merges || add_merges(cut, b, h);
+  cut.pieces = pieces_.size() - cut.first_piece;
+  cut.in_order = cut.merges && heads == 1 && are_merged_in_order(cut);
+  return true;
 }
 
 /// States of 64 KiB a split and more are merged as they come: by one task at the end they took 0.2 of the 1.6
 /// ms of 128 rows of 576 and 512 elements over 4096 keys, in which the other thread had nothing to do (Zen
 /// 5).
-bool Partitioner::are_merged_in_order(const Cut& cut) const {
+bool Partitioner::are_merged_in_order(const BlockCut& cut) const {
   constexpr std::int64_t kLeastFloats = 64 * 1024 / sizeof(float);
-  return cut.heads == 1 && cut.block->shared_splits == 0 && problem_.states_kept == StatesKept::none &&
-         cut.tasks() <= MergesInOrder::kMostTasks && cut.floats >= kLeastFloats * cut.block->splits();
+  return cut.block->shared_splits == 0 && problem_.states_kept == StatesKept::none &&
+         cut.pieces <= std::size_t{MergesInOrder::kMostTasks} &&
+         cut.floats >= kLeastFloats * cut.block->splits();
 }
 
-bool Partitioner::add_merges(const Cut& cut, std::int64_t b, std::int64_t h) {
+bool Partitioner::add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads) {
   const RowBlock& block = *cut.block;
-  const auto first_task = static_cast<std::int32_t>(made_.tasks.size()) - cut.tasks();
-  for (std::int64_t i = h; i < h + cut.heads; ++i) {
+  const auto tasks = static_cast<std::int32_t>(cut.pieces),
+             first_task = static_cast<std::int32_t>(num_tasks_) - tasks;
+  for (std::int64_t i = h; i < h + heads; ++i) {
     if (block.shared_splits > 0)
       made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + i)] =
           static_cast<std::int32_t>(made_.merges.size());
-    // Field by field, as is a task: filling a struct and then copying it stalls on its own stores, which took
+    // Field by field: filling a struct and then copying it stalls on its own stores, which took
     // half the time of a cut.
     PlannedMerge& merge = made_.merges.emplace_back();
-    merge.tasks = cut.tasks();
+    merge.tasks = tasks;
     merge.split_begin = block.split_begin;
     merge.split_end = block.split_end;
     merge.row_begin = block.row_begin;
@@ -303,6 +309,7 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   const Tuning& tuning = cut_.tunings.of(block.row_end);
   const SharedKeys& keys = made_.shared.groups[static_cast<std::size_t>(group)];
   const std::vector<std::int32_t>& sequences = problem_.common.sequences;
+  const std::int32_t first = sequences[static_cast<std::size_t>(keys.first)];
   const auto merge = static_cast<std::int32_t>(made_.merges.size());
   made_.merges.push_back({0, block.split_begin, block.split_end, 0, block.row_end, made_.partial_floats, 0});
   if (!add_states(block.splits(), block.row_end, kernels::partial_size(problem_.v_head_dim),
@@ -324,9 +331,13 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
                          to = block.split_begin + block.splits() * (i + 1) / pieces;
       const auto share = static_cast<double>((to - from) * (rows.row_end - row)) /
                          static_cast<double>(block.splits() * block.row_end);
-      add_task(sequences[static_cast<std::size_t>(keys.first)], h, 1, rows, from, to,
-               static_cast<std::int64_t>(static_cast<double>(block.cost) * share), merge);
-      made_.tasks.back().shared = static_cast<std::int32_t>(group);
+      make_room(1);
+      made_.tasks[num_tasks_] = {
+          first, static_cast<std::int32_t>(h),    1, rows.row_begin, rows.row_end, from, to, pipeline_,
+          merge, static_cast<std::int32_t>(group)};
+      const std::int32_t head = group_of(first, h);
+      made_.costs[num_tasks_++] = {static_cast<std::int64_t>(static_cast<double>(block.cost) * share), head,
+                                   home_of(head)};
     }
     for (std::int64_t i = keys.first; i < keys.last; ++i) {
       if (!made_.shared.has_rows(keys, i, problem_.group(), row, rows.row_end)) continue;
@@ -338,28 +349,39 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   return {};
 }
 
-void Partitioner::add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
-                           std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
-                           std::int32_t merge) {
-  PlannedTask& task = made_.tasks.emplace_back();
-  task.batch = static_cast<std::int32_t>(b);
-  task.kv_head = static_cast<std::int32_t>(h);
-  task.heads = static_cast<std::int32_t>(heads);
-  task.row_begin = block.row_begin;
-  task.row_end = block.row_end;
-  task.split_begin = split_begin;
-  task.split_end = split_end;
-  task.pipeline = pipeline_;
-  task.merge = merge;
-  task.shared = -1;
-  add_cost(b, h, piece_cost);
+// For some heads at once: a vector's resize() takes as long as several tasks.
+void Partitioner::make_room(std::size_t tasks) {
+  constexpr std::size_t kMore = 64;
+  const std::size_t needed = num_tasks_ + tasks;
+  if (needed <= made_.tasks.size()) return;
+  const std::size_t size = std::max(needed, std::min(needed + kMore, made_.tasks.capacity()));
+  made_.tasks.resize(size);
+  made_.costs.resize(size);
 }
 
-void Partitioner::add_cost(std::int64_t b, std::int64_t h, std::int64_t piece_cost) {
-  scheduler::Task& cost = made_.costs.emplace_back();
-  cost.cost = piece_cost;
-  cost.group = static_cast<std::int32_t>(b * problem_.kv_heads + h);
-  if (!kv_domains_.empty()) cost.home = kv_domains_[static_cast<std::size_t>(cost.group)];
+void Partitioner::add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads) {
+  make_room(cut.pieces);
+  const auto batch = static_cast<std::int32_t>(b), head = static_cast<std::int32_t>(h),
+             of_task = static_cast<std::int32_t>(heads), group = group_of(b, h), home = home_of(group),
+             merge = cut.merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
+  const RowBlock& block = *cut.block;
+  PlannedTask* task = made_.tasks.data() + num_tasks_;
+  scheduler::Task* cost = made_.costs.data() + num_tasks_;
+  std::int64_t split = block.split_begin;
+  for (const Piece& piece : std::span(pieces_).subspan(cut.first_piece, cut.pieces)) {
+    *task++ = {batch,     head,  of_task, block.row_begin, block.row_end, split, piece.split_end,
+               pipeline_, merge, -1};
+    *cost++ = {piece.cost, group, home};
+    split = piece.split_end;
+  }
+  num_tasks_ += cut.pieces;
+}
+
+std::int32_t Partitioner::group_of(std::int64_t b, std::int64_t h) const {
+  return static_cast<std::int32_t>(b * problem_.kv_heads + h);
+}
+std::int32_t Partitioner::home_of(std::int32_t group) const {
+  return kv_domains_.empty() ? -1 : kv_domains_[static_cast<std::size_t>(group)];
 }
 
 }  // namespace kumiko

@@ -26,7 +26,7 @@ struct Way {
 class Partitioner {
  public:
   Partitioner(const Problem& problem, const Tunings& tunings, std::span<const std::int32_t> kv_domains,
-              std::int64_t workers, const Way& way, RowBlocks& blocks, Partition& made);
+              std::int64_t workers, const Way& way, PartitionSpace& space, Partition& made);
 
   /// Whether `way` differs from others: there are so few rows that workers would get fewer tiles each.
   static bool matters(const Way& way, const Problem& problem, const Tunings& tunings, std::int64_t workers);
@@ -45,8 +45,8 @@ class Partitioner {
   void set_heads();
   inline std::int64_t heads_from(std::int64_t b, std::int64_t h) const;
   inline void set_costs();
-  /// This and what it calls are false if the split states would be too large.
-  inline bool take(std::int64_t b, std::int64_t h, std::int64_t heads, std::int64_t i, bool is_fine);
+  /// All tasks of sequence b. This and what it calls are false if the split states would be too large.
+  inline bool take(std::int64_t b);
   /// Splits in the next piece of a block that has `left` splits left. block_cost: of all heads.
   inline std::int64_t next_piece(const RowBlock& block, std::int64_t block_cost, std::int64_t left,
                                  bool is_fine) const;
@@ -55,18 +55,17 @@ class Partitioner {
   /// The groups' rows over the keys that they share.
   Status add_shared();
   Status cut_shared(const RowBlock& block, std::int64_t group, std::int64_t h);
-  struct Cut;
-  inline bool cut_keys(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
-                       bool is_fine);
-  /// The same tasks for head h and those after it.
-  inline bool repeat(const Cut& cut, std::int64_t b, std::int64_t h);
+  /// Cuts block i of sequence b.
+  inline bool cut_block(std::int64_t b, std::int64_t i, std::int64_t heads, bool is_fine, BlockWay& way);
+  inline bool cut_keys(const RowBlock& block, std::int64_t heads, bool is_fine);
+  /// The pieces as tasks of the heads from h on.
+  inline void add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads);
+  inline void make_room(std::size_t tasks);
   /// A merge for each head of the tasks that were added last.
-  inline bool add_merges(const Cut& cut, std::int64_t b, std::int64_t h);
-  inline bool are_merged_in_order(const Cut& cut) const;
-  inline void add_task(std::int64_t b, std::int64_t h, std::int64_t heads, const RowBlock& block,
-                       std::int64_t split_begin, std::int64_t split_end, std::int64_t piece_cost,
-                       std::int32_t merge);
-  inline void add_cost(std::int64_t b, std::int64_t h, std::int64_t piece_cost);
+  inline bool add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads);
+  inline bool are_merged_in_order(const BlockCut& cut) const;
+  std::int32_t group_of(std::int64_t b, std::int64_t h) const;
+  std::int32_t home_of(std::int32_t group) const;
 
   const Problem& problem_;
   const std::span<const std::int32_t> kv_domains_;
@@ -78,23 +77,17 @@ class Partitioner {
   std::int64_t tile_rows_ = 0;                      // most rows of a block of tiles
   std::int64_t count_ = 0;  // row blocks. q fits in the address space, so this, batch * kv_heads and batch *
                             // kv_heads * rows are below 2^62
-  std::int64_t heads_ = 1;  // of a task of decode
+  std::int64_t most_blocks_ = 0;  // of a sequence
+  std::int64_t heads_ = 1;        // of a task of decode
   bool wants_fine_;
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
   bool single_splits_ = false;               // few splits in all: each is a piece
-  /// The first tasks of the block that was cut last, without [0] or with [1] a fine part: those of the next
-  /// heads are alike.
-  struct Cut {
-    const RowBlock* block = nullptr;
-    std::int64_t heads = 0;
-    std::size_t first_task = 0, end_task = 0;
-    std::int64_t floats = 0;  ///< of the states of a head's splits
-    bool merges = false, in_order = false;
-
-    std::int32_t tasks() const { return static_cast<std::int32_t>(end_task - first_task); }
-  };
-  Cut last_cut_[2];
+  std::uint64_t number_ = 0;                 // blocks of heads that were taken
+  std::size_t num_tasks_ = 0;                // made_ has places for more, of any values
+  std::vector<Piece>& pieces_;
+  std::vector<BlockCut>& cuts_;
+  std::vector<BlockWay>& ways_;
 };
 
 }  // namespace kumiko

@@ -74,16 +74,16 @@ void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const
   place.reserve(num_domains + 1);
   workers.reserve(all);
   domain_of_task.reserve(tasks);
-  sequence.reserve(tasks);
-  members.reserve(tasks);
+  numbers.reserve(tasks);
+  by_group.reserve(tasks);
   items.reserve(tasks);
   pieces.reserve(tasks);
-  group_begin.reserve(groups + 1);
+  runs.reserve(groups);
+  domain_of_group.reserve(groups);
   in_group.reserve(groups + 1);
 }
 
-void set_loads(std::span<const Task> tasks, std::span<const int> workers_per_domain, PolicySpace& space) {
-  space.lower_bound = makespan_bound(tasks, workers_per_domain);
+void set_loads(std::span<const int> workers_per_domain, PolicySpace& space) {
   std::vector<DomainLoad>& loads = space.domains;
   loads.clear();
   const bool any =
@@ -107,17 +107,11 @@ DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost) {
   return *best;
 }
 
-std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> workers_per_domain) {
+std::int64_t makespan_bound(const Work& work, std::span<const int> workers_per_domain) {
   std::int64_t workers = 0;
   for (const int w : workers_per_domain) workers += std::max(w, 0);
   workers = std::max<std::int64_t>(workers, 1);
-  std::int64_t total = 0;
-  std::int64_t costliest = 0;
-  for (const Task& task : tasks) {
-    total += std::max<std::int64_t>(task.cost, 0);
-    costliest = std::max(costliest, task.cost);
-  }
-  return std::max(total / workers + (total % workers != 0), costliest);
+  return std::max(work.total / workers + (work.total % workers != 0), work.costliest);
 }
 
 namespace {
@@ -144,7 +138,7 @@ void simulate(std::span<const Task> tasks, const Assignment& assignment,
     }
     const std::int32_t task = assignment.order[next[worker.list]++];
     const std::int64_t begin = worker.free_at;
-    worker.free_at += std::max<std::int64_t>(tasks[task].cost, 0);
+    worker.free_at += cost_of(tasks[task]);
     visit(SimulatedTask{task, worker.number, begin, worker.free_at});
     std::size_t hole = 0;
     for (std::size_t child = 1; child < heap.size(); child = 2 * hole + 1) {
@@ -183,24 +177,14 @@ std::int64_t simulate_makespan(std::span<const Task> tasks, const Assignment& as
   return simulate_makespan(tasks, assignment, workers_per_domain, space);
 }
 
-void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
-                       PolicySpace& space, Assignment& result) {
+void begin_lists(std::span<const int> workers_per_domain, PolicySpace& space, Assignment& result) {
   const std::size_t num_domains = workers_per_domain.size();
   result.domain_begin.assign(num_domains + 1, 0);
-  result.lower_bound = space.lower_bound;
-  result.order.clear();
-  if (num_domains == 0) return;
   for (const DomainLoad& domain : space.domains)
     result.domain_begin[static_cast<std::size_t>(domain.domain) + 1] = domain.tasks;
   for (std::size_t d = 0; d < num_domains; ++d) result.domain_begin[d + 1] += result.domain_begin[d];
-
-  CostItem* item = space.items.of(tasks.size()).data();
-  for (const std::int32_t task : space.sequence)
-    *item++ = {std::max<std::int64_t>(tasks[task].cost, 0), task, space.domain_of_task[task]};
+  result.order.resize(static_cast<std::size_t>(result.domain_begin.back()));
   space.place = result.domain_begin;
-  result.order.resize(tasks.size());
-  std::int32_t *const order = result.order.data(), *const place = space.place.data();
-  for (const CostItem& sorted : space.items.sort(tasks.size())) order[place[sorted.number]++] = sorted.index;
 }
 
 }  // namespace kumiko::scheduler

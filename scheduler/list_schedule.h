@@ -14,10 +14,28 @@
 
 namespace kumiko::scheduler {
 
+inline std::int64_t cost_of(const Task& task) {
+  return task.cost > 0 ? task.cost : 0;
+}
+
+/// The costs of tasks.
+struct Work {
+  std::int64_t total = 0, costliest = 0;
+
+  void add(std::int64_t cost) {
+    total += cost;
+    costliest = costliest < cost ? cost : costliest;
+  }
+  void add(const Work& more) {
+    total += more.total;
+    costliest = costliest < more.costliest ? more.costliest : costliest;
+  }
+};
+
 struct CostItem {
   std::int64_t cost;
   std::int32_t index;
-  std::int32_t number;  ///< What its user keeps with it: a domain, or how many groups it stands for.
+  std::int32_t number;  ///< What its user keeps with it.
 };
 
 /// Items in memory that only grows.
@@ -63,35 +81,45 @@ struct SimulatedWorker {
   }
 };
 
+/// Groups that follow one another and are alike, such as the heads of a sequence: their tasks have equal
+/// costs in equal places.
+struct GroupRun {
+  std::int32_t first_group, groups;
+  std::size_t first_task, tasks;  ///< of the first group; of each
+  std::int32_t next = -1;         ///< run that is alike; -1: none
+  bool is_first = true;           ///< of those that are alike
+
+  std::size_t task(std::int32_t group) const { return first_task + static_cast<std::size_t>(group) * tasks; }
+};
+
 /// The memory of a policy and of a simulation.
 struct PolicySpace {
   std::vector<DomainLoad> domains;
-  std::int64_t lower_bound = 0;  // of the makespan
-  std::vector<std::int32_t> domain_of_task, sequence;
+  std::vector<std::int32_t> domain_of_task;
   CostItems items, pieces;
-  std::vector<std::int32_t> place;                           // [domains + 1] counts, then places
-  std::vector<std::int32_t> group_begin, members, in_group;  // heads_first: tasks by group
-  std::vector<DomainShare> shares;                           // [domains]
-  std::vector<SimulatedWorker> workers;                      // a heap
+  std::vector<std::int32_t> place;  // [domains + 1] the next of each list
+  bool any_home = false;            // heads_first: some task has one
+  std::vector<Task> by_group;       // tasks in order of their groups, if they do not lie so
+  std::vector<std::int32_t> numbers, in_group;
+  std::vector<GroupRun> runs;
+  std::vector<std::int32_t> domain_of_group;
+  std::vector<DomainShare> shares;       // [domains]
+  std::vector<SimulatedWorker> workers;  // a heap
 
   /// For so many tasks in so many groups, numbered densely.
   void reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain);
 };
 
-/// Sets space.domains to the domains with workers; if none has any, all of them with one worker each. Also
-/// sets space.lower_bound.
-void set_loads(std::span<const Task> tasks, std::span<const int> workers_per_domain, PolicySpace& space);
+/// Sets space.domains to the domains with workers; if none has any, all of them with one worker each.
+void set_loads(std::span<const int> workers_per_domain, PolicySpace& space);
 /// The domain that would finish first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
-/// The result from space.domain_of_task and the numbers of tasks in space.domains: lists sorted costliest
-/// first, equals in the order of space.sequence (a permutation of the task numbers, or empty). After
-/// set_loads().
-void finish_assignment(std::span<const Task> tasks, std::span<const int> workers_per_domain,
-                       PolicySpace& space, Assignment& result);
+/// Sets where the result's lists begin, and space.place to that, from the numbers of tasks in space.domains.
+void begin_lists(std::span<const int> workers_per_domain, PolicySpace& space, Assignment& result);
 
 /// max(ceil(total / workers), costliest task).
-std::int64_t makespan_bound(std::span<const Task> tasks, std::span<const int> workers_per_domain);
+std::int64_t makespan_bound(const Work& work, std::span<const int> workers_per_domain);
 
 /// A task in the clockless simulation. Workers are numbered domain after domain.
 struct SimulatedTask {

@@ -11,24 +11,27 @@ namespace kumiko::scheduler {
 
 void assign_flat(std::span<const Task> tasks, std::span<const int> workers_per_domain, PolicySpace& space,
                  Assignment& result) {
-  set_loads(tasks, workers_per_domain, space);
-  space.domain_of_task.assign(tasks.size(), 0);
-  space.sequence.clear();
-  if (tasks.empty() || space.domains.empty())
-    return finish_assignment(tasks, workers_per_domain, space, result);
   const std::span<CostItem> items = space.items.of(tasks.size());
+  Work work;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    items[i] = {std::max<std::int64_t>(tasks[i].cost, 0), static_cast<std::int32_t>(i), 0};
+    items[i] = {cost_of(tasks[i]), static_cast<std::int32_t>(i), 0};
+    work.add(items[i].cost);
   }
-  for (const CostItem& item : space.items.sort(tasks.size())) {
+  result.lower_bound = makespan_bound(work, workers_per_domain);
+  set_loads(workers_per_domain, space);
+  if (tasks.empty() || space.domains.empty()) return begin_lists(workers_per_domain, space, result);
+  space.domain_of_task.resize(tasks.size());
+  const std::span<const CostItem> sorted = space.items.sort(tasks.size());
+  for (const CostItem& item : sorted) {
     const auto cost = static_cast<double>(item.cost);
     DomainLoad& taker = least_loaded(space.domains, cost);
     taker.load += cost;
     ++taker.tasks;
     space.domain_of_task[item.index] = taker.domain;
-    space.sequence.push_back(item.index);
   }
-  finish_assignment(tasks, workers_per_domain, space, result);
+  begin_lists(workers_per_domain, space, result);
+  for (const CostItem& item : sorted)
+    result.order[space.place[space.domain_of_task[item.index]]++] = item.index;
 }
 
 }  // namespace kumiko::scheduler

@@ -18,63 +18,87 @@ namespace {
 // second node costs more than 3 % of its time on every machine with more than one domain, and idle workers
 // help other domains anyway.
 constexpr double kSlack = 1.03;
+constexpr std::int32_t kInPieces = -1;  // In place of the domain of a group: its tasks have one each.
 
-// Sets space.members to the task numbers, group after group and within a group in task order. The runtime's
-// tasks come in this order, apart from those of shared keys. Else a counting sort where group numbers are
-// dense, and a comparison sort where not.
-void order_by_group(std::span<const Task> tasks, PolicySpace& space) {
+// The tasks, group after group and within a group in their order; sets space.numbers to their numbers. A
+// counting sort where group numbers are dense, and a comparison sort where not.
+std::span<const Task> order_by_group(std::span<const Task> tasks, PolicySpace& space) {
   const std::size_t n = tasks.size();
-  std::int32_t low = tasks[0].group, high = low;
-  bool in_order = true;
-  for (std::size_t i = 1; i < n; ++i) {
-    low = std::min(low, tasks[i].group);
-    high = std::max(high, tasks[i].group);
-    in_order &= tasks[i - 1].group <= tasks[i].group;
-  }
-  const std::int64_t range = std::int64_t{high} - low + 1;
-  std::vector<std::int32_t>& members = space.members;
-  members.resize(n);
-  if (in_order) {
-    std::iota(members.begin(), members.end(), 0);
-  } else if (range <= static_cast<std::int64_t>(4 * n + 64)) {
+  std::vector<std::int32_t>& numbers = space.numbers;
+  numbers.resize(n);
+  const auto [lowest, highest] = std::minmax_element(
+      tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.group < b.group; });
+  const std::int32_t low = lowest->group;
+  const std::int64_t range = std::int64_t{highest->group} - low + 1;
+  if (range <= static_cast<std::int64_t>(4 * n + 64)) {
     std::vector<std::int32_t>& place = space.in_group;
     place.assign(static_cast<std::size_t>(range) + 1, 0);
     for (const Task& task : tasks) ++place[task.group - low + 1];
     for (std::size_t g = 0; g < static_cast<std::size_t>(range); ++g) place[g + 1] += place[g];
-    for (std::size_t i = 0; i < n; ++i) members[place[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
+    for (std::size_t i = 0; i < n; ++i) numbers[place[tasks[i].group - low]++] = static_cast<std::int32_t>(i);
   } else {
-    std::iota(members.begin(), members.end(), 0);
+    std::iota(numbers.begin(), numbers.end(), 0);
     // Not std::stable_sort, which allocates.
-    std::sort(members.begin(), members.end(), [&](std::int32_t a, std::int32_t b) {
+    std::sort(numbers.begin(), numbers.end(), [&](std::int32_t a, std::int32_t b) {
       return tasks[a].group != tasks[b].group ? tasks[a].group < tasks[b].group : a < b;
     });
   }
+  space.by_group.resize(n);
+  for (std::size_t i = 0; i < n; ++i) space.by_group[i] = tasks[numbers[i]];
+  return space.by_group;
 }
 
-// Group g's tasks are members[group_begin[g], group_begin[g + 1]). Returns items of space.items: groups
-// `index` to `index + number` - 1 of one cost, such as the heads of a sequence; costliest first.
-std::span<const CostItem> collect_groups(std::span<const Task> tasks, PolicySpace& space) {
-  order_by_group(tasks, space);
-  const std::span<const std::int32_t> members = space.members;
+// Whether the groups of two runs have equal costs in equal places.
+bool are_alike(std::span<const Task> tasks, const GroupRun& a, const GroupRun& b) {
+  return a.tasks == b.tasks &&
+         std::equal(tasks.begin() + a.task(0), tasks.begin() + a.task(1), tasks.begin() + b.task(0),
+                    [](const Task& x, const Task& y) { return x.cost == y.cost; });
+}
+
+// Adds a run to its kind: that of the run before the last, or a new one. The heads of a sequence are of two
+// kinds in turn if some have fine pieces (runtime/partitioner.h).
+void add_run(std::span<const Task> tasks, const GroupRun& run, PolicySpace& space) {
+  std::vector<GroupRun>& runs = space.runs;
+  const auto number = static_cast<std::int32_t>(runs.size());
+  runs.push_back(run);
+  if (number < 2 || !are_alike(tasks, run, runs[number - 2])) return;
+  runs[number - 2].next = number;
+  runs[number].is_first = false;
+}
+
+// Sets space.runs and adds up their work. Returns how many of space.items it has set, runs `index` to `index
+// + number` - 1 with the cost of each of their groups; or 0 if the tasks do not lie group after group.
+std::size_t collect_runs(std::span<const Task> tasks, PolicySpace& space, Work* work) {
+  std::vector<GroupRun>& runs = space.runs;
+  runs.clear();
+  space.any_home = false;
   const std::span<CostItem> items = space.items.of(tasks.size());
   std::size_t num_items = 0;
-  space.group_begin.clear();
-  for (std::size_t i = 0; i < members.size();) {
-    const auto group_number = static_cast<std::int32_t>(space.group_begin.size());
-    space.group_begin.push_back(static_cast<std::int32_t>(i));
-    const std::int32_t group = tasks[members[i]].group;
-    std::int64_t cost = 0;
+  std::int32_t groups = 0;
+  for (std::size_t i = 0; i < tasks.size(); ++groups) {
+    const std::size_t begin = i, tasks_before = runs.empty() ? 0 : runs.back().tasks;
+    const std::int32_t group = tasks[i].group;
+    if (i > 0 && group < tasks[i - 1].group) return 0;
+    space.any_home |= tasks[i].home >= 0;
+    Work of_group;
+    bool is_alike = true;
     do {
-      cost += std::max<std::int64_t>(tasks[members[i]].cost, 0);
-    } while (++i < members.size() && tasks[members[i]].group == group);
-    if (num_items > 0 && items[num_items - 1].cost == cost) {
-      ++items[num_items - 1].number;
-    } else {
-      items[num_items++] = {cost, group_number, 1};
+      of_group.add(cost_of(tasks[i]));
+      is_alike &= tasks[i].cost == tasks[i - tasks_before].cost;
+    } while (++i < tasks.size() && tasks[i].group == group);
+    work->add(of_group);
+    if (is_alike && i - begin == tasks_before) {
+      ++runs.back().groups;
+      continue;
     }
+    if (num_items > 0 && items[num_items - 1].cost == of_group.total)
+      ++items[num_items - 1].number;
+    else
+      items[num_items++] = {of_group.total, static_cast<std::int32_t>(runs.size()), 1};
+    add_run(tasks, {groups, 1, begin, i - begin}, space);
   }
-  space.group_begin.push_back(static_cast<std::int32_t>(members.size()));
-  return space.items.sort(num_items);
+  space.domain_of_group.resize(static_cast<std::size_t>(groups));
+  return num_items;
 }
 
 // Sets space.shares to the domains with the most room below a perfect balance, as few as can take `cost`
@@ -97,15 +121,14 @@ void share_out(double cost, double bound, PolicySpace& space) {
   shares.erase(shares.begin() + static_cast<std::ptrdiff_t>(used), shares.end());
 }
 
-// Deals a group that fits into no domain whole among space.shares. It does not matter which of its tasks stay
-// together, as all read the same head. So each domain gets costly and cheap tasks alike, which its workers
-// can balance.
-void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> members, PolicySpace& space) {
-  const std::span<CostItem> items = space.pieces.of(members.size());
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    items[i] = {std::max<std::int64_t>(tasks[members[i]].cost, 0), members[i], 0};
-  }
-  for (const CostItem& item : space.pieces.sort(members.size())) {
+// Deals a group, tasks [first, first + count), that fits into no domain whole among space.shares. It does not
+// matter which of its tasks stay together, as all read the same head. So each domain gets costly and cheap
+// tasks alike, which its workers can balance.
+void deal_in_pieces(std::span<const Task> tasks, std::size_t first, std::size_t count, PolicySpace& space) {
+  const std::span<CostItem> items = space.pieces.of(count);
+  for (std::size_t i = 0; i < count; ++i)
+    items[i] = {cost_of(tasks[first + i]), static_cast<std::int32_t>(first + i), 0};
+  for (const CostItem& item : space.pieces.sort(count)) {
     const auto cost = static_cast<double>(item.cost);
     const auto filled = [cost](const DomainShare& share) { return (share.taken + cost) / share.quota; };
     DomainShare& taker =
@@ -116,6 +139,42 @@ void deal_in_pieces(std::span<const Task> tasks, std::span<const std::int32_t> m
     ++taker.domain->tasks;
     space.domain_of_task[item.index] = taker.domain->domain;
   }
+}
+
+// Fills the lists, costliest first: the places of tasks in the groups of each kind are sorted, not all the
+// tasks. Of equals those of a group follow one another, as they read the same keys.
+void fill_lists(std::span<const Task> tasks, PolicySpace& space, Assignment& result) {
+  CostItem* const places = space.pieces.of(tasks.size()).data();
+  std::size_t count = 0;
+  for (std::size_t r = 0; r < space.runs.size(); ++r) {
+    const GroupRun& run = space.runs[r];
+    for (std::size_t i = 0; run.is_first && i < run.tasks; ++i)
+      places[count++] = {cost_of(tasks[run.first_task + i]), static_cast<std::int32_t>(r),
+                         static_cast<std::int32_t>(i)};
+  }
+  const std::span<const CostItem> sorted = space.pieces.sort(count);
+  const std::int32_t* const domain_of_task = space.domain_of_task.data();
+  std::int32_t *const order = result.order.data(), *const next = space.place.data();
+  for (const CostItem *first = sorted.data(), *const end = first + count, *last; first != end; first = last) {
+    last = first + 1;
+    while (last != end && last->index == first->index && last->cost == first->cost) ++last;
+    for (std::int32_t r = first->index; r >= 0; r = space.runs[r].next) {
+      const GroupRun& run = space.runs[r];
+      auto group_begin = static_cast<std::int32_t>(run.first_task);
+      const std::int32_t* domain = space.domain_of_group.data() + run.first_group;
+      for (const std::int32_t* const last_domain = domain + run.groups; domain != last_domain; ++domain) {
+        const std::int32_t of_group = *domain;
+        for (const CostItem* place = first; place != last; ++place) {
+          const std::int32_t task = group_begin + place->number,
+                             d = of_group != kInPieces ? of_group : domain_of_task[task];
+          order[next[d]++] = task;
+        }
+        group_begin += static_cast<std::int32_t>(run.tasks);
+      }
+    }
+  }
+  if (space.numbers.empty()) return;
+  for (std::int32_t& task : result.order) task = space.numbers[task];
 }
 
 /// The domain `home`, or nullptr if it is -1 or has no workers.
@@ -130,51 +189,57 @@ DomainLoad* find_home(std::span<DomainLoad> domains, int home) {
 
 void assign_heads_first(std::span<const Task> tasks, std::span<const int> workers_per_domain,
                         PolicySpace& space, Assignment& result) {
-  set_loads(tasks, workers_per_domain, space);
-  space.domain_of_task.assign(tasks.size(), 0);
-  space.sequence.clear();
-  if (tasks.empty() || space.domains.empty())
-    return finish_assignment(tasks, workers_per_domain, space, result);
+  space.numbers.clear();
+  Work work;
+  // The runtime's tasks lie group after group, apart from those of shared keys.
+  std::size_t count = collect_runs(tasks, space, &work);
+  if (count == 0 && !tasks.empty()) {
+    tasks = order_by_group(tasks, space);
+    work = {};
+    count = collect_runs(tasks, space, &work);
+  }
+  result.lower_bound = makespan_bound(work, workers_per_domain);
+  set_loads(workers_per_domain, space);
+  if (tasks.empty() || space.domains.empty()) return begin_lists(workers_per_domain, space, result);
 
-  const std::span<const CostItem> items = collect_groups(tasks, space);
-  const std::span<const std::int32_t> group_begin = space.group_begin, all_members = space.members;
-  const auto bound = static_cast<double>(space.lower_bound);
-  space.sequence.resize(tasks.size());
-  std::int32_t* next = space.sequence.data();
-  const auto deal = [&](std::int32_t group, std::int64_t group_cost, DomainLoad* home) {
-    const auto members = all_members.subspan(group_begin[group], group_begin[group + 1] - group_begin[group]);
-    const auto cost = static_cast<double>(group_cost);
+  const std::span<const CostItem> items = space.items.sort(count);  // costliest first
+  space.domain_of_task.resize(tasks.size());
+  const auto bound = static_cast<double>(result.lower_bound);
+  const auto deal = [&](const GroupRun& run, std::int32_t i, double cost, DomainLoad* home) {
     DomainLoad& best =
         home && home->finish_with(cost) <= kSlack * bound ? *home : least_loaded(space.domains, cost);
-    if (best.finish_with(cost) <= kSlack * bound || members.size() == 1) {
+    std::int32_t& domain = space.domain_of_group[run.first_group + i];
+    if (best.finish_with(cost) <= kSlack * bound || run.tasks == 1) {
       best.load += cost;
-      best.tasks += static_cast<std::int32_t>(members.size());
-      for (const std::int32_t task : members) space.domain_of_task[task] = best.domain;
+      best.tasks += static_cast<std::int32_t>(run.tasks);
+      domain = best.domain;
     } else {
       share_out(cost, bound, space);
-      deal_in_pieces(tasks, members, space);
+      deal_in_pieces(tasks, run.task(i), run.tasks, space);
+      domain = kInPieces;
     }
-    for (const std::int32_t task : members) *next++ = task;
-  };
-  const auto home_of = [&](std::int32_t group) {
-    return find_home(space.domains, tasks[all_members[group_begin[group]]].home);
   };
   const auto for_each_group = [&](auto visit) {
     for (const CostItem& item : items) {
-      for (std::int32_t group = item.index; group < item.index + item.number; ++group)
-        visit(group, item.cost);
+      for (std::int32_t r = item.index; r < item.index + item.number; ++r) {
+        const GroupRun& run = space.runs[r];
+        for (std::int32_t i = 0; i < run.groups; ++i) visit(run, i, static_cast<double>(item.cost));
+      }
     }
   };
-  const bool any_home = std::any_of(tasks.begin(), tasks.end(), [](const Task& t) { return t.home >= 0; });
-  if (any_home) {
-    for_each_group([&](std::int32_t group, std::int64_t cost) {
-      if (DomainLoad* home = home_of(group)) deal(group, cost, home);
+  const auto home_of = [&](const GroupRun& run, std::int32_t i) {
+    return find_home(space.domains, tasks[run.task(i)].home);
+  };
+  if (space.any_home) {
+    for_each_group([&](const GroupRun& run, std::int32_t i, double cost) {
+      if (DomainLoad* home = home_of(run, i)) deal(run, i, cost, home);
     });
   }
-  for_each_group([&](std::int32_t group, std::int64_t cost) {
-    if (!any_home || !home_of(group)) deal(group, cost, nullptr);
+  for_each_group([&](const GroupRun& run, std::int32_t i, double cost) {
+    if (!space.any_home || !home_of(run, i)) deal(run, i, cost, nullptr);
   });
-  finish_assignment(tasks, workers_per_domain, space, result);
+  begin_lists(workers_per_domain, space, result);
+  fill_lists(tasks, space, result);
 }
 
 }  // namespace kumiko::scheduler

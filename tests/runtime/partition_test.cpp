@@ -4,7 +4,9 @@
 
 #include <array>
 #include <map>
+#include <numeric>
 #include <set>
+#include <span>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -32,7 +34,7 @@ TEST(Partition, FewRowsOverManyKeysAreCutAlongTheKeys) {
     const Problem problem(c);
     Plan made;
     ASSERT_TRUE(plan(context_of(options), problem.args(), &made).ok());
-    const std::vector<PlannedTask>& tasks = impl_of(made)->partition.tasks;
+    const std::span<const PlannedTask> tasks = impl_of(made)->partition.tasks;
     for (const PlannedTask& task : tasks)
       EXPECT_EQ(task.row_end - task.row_begin == c.q_heads, whole)
           << threads << " threads, " << keys << " keys";
@@ -121,6 +123,8 @@ TEST(Partition, HeadsAreCutInTwoWays) {
     two += of_sequence.size() == 2;
   }
   EXPECT_GT(two, 0);
+  const std::vector<std::int64_t>& floats = partition.domain_floats;
+  EXPECT_EQ(std::accumulate(floats.begin(), floats.end(), std::int64_t{0}), partition.partial_floats);
 }
 
 // Parts of 5 and 3 heads: each task costs as many times its pieces as it has heads.

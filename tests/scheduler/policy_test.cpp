@@ -400,7 +400,7 @@ TEST(Flat, ATaskIsInTheListOfTheDomainThatTakesIt) {
 TEST(LeastLoaded, TheFirstOfThoseDoneFirst) {
   const std::vector<int> workers = {1, 2, 0, 1};
   PolicySpace space;
-  set_loads({}, workers, space);
+  set_loads(workers, space);
   std::vector<DomainLoad>& domains = space.domains;
   ASSERT_EQ(domains.size(), 3u);
   domains[0].load = 5;
