@@ -158,14 +158,19 @@ PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tun
             std::max(most.partial_floats, size.partial_floats),
             std::max(most.tile_rows, size.tile_rows),
             std::max(most.heads, size.heads),
-            std::max(most.blocks, size.blocks)};
+            std::max(most.blocks, size.blocks),
+            std::max(most.cuts, size.cuts),
+            std::max(most.pieces, size.pieces)};
     if (is_cut_once(problem, tunings)) break;
   }
   const std::size_t domains = workforce.workers_per_domain.size();
-  space.policy.reserve(most.tasks, static_cast<std::size_t>(problem.batch * problem.kv_heads),
+  const std::size_t pieces = std::min(most.tasks, most.pieces);
+  const bool may_share = problem.page_keys > 0;  // Tasks of shared keys lie after all others.
+  space.policy.reserve(most.tasks, may_share ? most.tasks : pieces,
+                       static_cast<std::size_t>(problem.batch * problem.kv_heads), may_share,
                        workforce.workers_per_domain);
-  space.pieces.reserve(most.tasks);
-  space.cuts.reserve(most.tasks);
+  space.pieces.reserve(pieces);
+  space.cuts.reserve(std::min(most.tasks, most.cuts));
   space.ways.reserve(2 * most.blocks);
   if (!is_cut_once(problem, tunings)) space.best.reserve(most, domains);
   return most;

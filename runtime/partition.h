@@ -55,10 +55,10 @@ struct PlannedMerge {
 /// What a partition needs at most.
 struct PartitionSize {
   std::size_t tasks = 0, merges = 0;
-  std::int64_t partial_floats = 0;  ///< 0: more than is taken in advance.
-  std::int64_t tile_rows = 0;       ///< Of a task of tiles, in any way of cutting.
-  std::int64_t heads = 1;           ///< Of a task.
-  std::size_t blocks = 0;           ///< Of a sequence.
+  std::int64_t partial_floats = 0;               ///< 0: more than is taken in advance.
+  std::int64_t tile_rows = 0;                    ///< Of a task of tiles, in any way of cutting.
+  std::int64_t heads = 1;                        ///< Of a task.
+  std::size_t blocks = 0, cuts = 0, pieces = 0;  ///< Of a sequence, of whose heads those alike count once.
 };
 
 struct Partition {

@@ -166,7 +166,12 @@ PartitionSize Partitioner::most() {
                               kernels::partial_size(problem_.v_head_dim), &floats);
   most.partial_floats = few && floats <= kFewFloats ? floats : 0;
   most.tile_rows = tile_rows_;
+  // Rows of tiles are cut into fewer than 2 * kFinerBy finer ones, or twice along the keys; those of decode
+  // for each task of heads.
+  const std::int64_t cuts = most_blocks_ * std::max(problem_.own_heads(), 1 + 2 * kFinerBy);
   most.blocks = static_cast<std::size_t>(most_blocks_);
+  most.cuts = static_cast<std::size_t>(cuts);
+  most.pieces = static_cast<std::size_t>(workers_ > 1 ? cuts * std::max<std::int64_t>(splits, 1) : cuts);
   return most;
 }
 

@@ -65,7 +65,8 @@ std::span<const CostItem> CostItems::sort(std::size_t count) {
   return {from, count};
 }
 
-void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain) {
+void PolicySpace::reserve(std::size_t tasks, std::size_t in_a_group, std::size_t groups, bool in_any_order,
+                          std::span<const int> workers_per_domain) {
   const std::size_t num_domains = workers_per_domain.size();
   std::size_t all = 1;
   for (const int w : workers_per_domain) all += static_cast<std::size_t>(std::max(w, 0));
@@ -74,12 +75,13 @@ void PolicySpace::reserve(std::size_t tasks, std::size_t groups, std::span<const
   place.reserve(num_domains + 1);
   workers.reserve(all);
   domain_of_task.reserve(tasks);
-  numbers.reserve(tasks);
-  by_group.reserve(tasks);
   items.reserve(tasks);
-  pieces.reserve(tasks);
+  pieces.reserve(in_a_group);
   runs.reserve(groups);
   domain_of_group.reserve(groups);
+  if (!in_any_order) return;
+  by_group.reserve(tasks);
+  numbers.reserve(tasks);
   in_group.reserve(groups + 1);
 }
 

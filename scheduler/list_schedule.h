@@ -85,11 +85,11 @@ struct SimulatedWorker {
 /// costs in equal places.
 struct GroupRun {
   std::int32_t first_group, groups;
-  std::size_t first_task, tasks;  ///< of the first group; of each
-  std::int32_t next = -1;         ///< run that is alike; -1: none
-  bool is_first = true;           ///< of those that are alike
+  std::int32_t first_task, tasks;  ///< of the first group; of each
+  std::int32_t next = -1;          ///< run that is alike; -1: none
+  bool is_first = true;            ///< of those that are alike
 
-  std::size_t task(std::int32_t group) const { return first_task + static_cast<std::size_t>(group) * tasks; }
+  std::int32_t task(std::int32_t group) const { return first_task + group * tasks; }
 };
 
 /// The memory of a policy and of a simulation.
@@ -106,8 +106,10 @@ struct PolicySpace {
   std::vector<DomainShare> shares;       // [domains]
   std::vector<SimulatedWorker> workers;  // a heap
 
-  /// For so many tasks in so many groups, numbered densely.
-  void reserve(std::size_t tasks, std::size_t groups, std::span<const int> workers_per_domain);
+  /// For so many tasks, as many in a group, in so many groups, numbered densely. in_any_order: the tasks of a
+  /// group may lie apart.
+  void reserve(std::size_t tasks, std::size_t in_a_group, std::size_t groups, bool in_any_order,
+               std::span<const int> workers_per_domain);
 };
 
 /// Sets space.domains to the domains with workers; if none has any, all of them with one worker each.

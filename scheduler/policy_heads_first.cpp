@@ -76,7 +76,8 @@ std::size_t collect_runs(std::span<const Task> tasks, PolicySpace& space, Work* 
   std::size_t num_items = 0;
   std::int32_t groups = 0;
   for (std::size_t i = 0; i < tasks.size(); ++groups) {
-    const std::size_t begin = i, tasks_before = runs.empty() ? 0 : runs.back().tasks;
+    const std::size_t begin = i,
+                      tasks_before = runs.empty() ? 0 : static_cast<std::size_t>(runs.back().tasks);
     const std::int32_t group = tasks[i].group;
     if (i > 0 && group < tasks[i - 1].group) return 0;
     space.any_home |= tasks[i].home >= 0;
@@ -95,7 +96,8 @@ std::size_t collect_runs(std::span<const Task> tasks, PolicySpace& space, Work* 
       ++items[num_items - 1].number;
     else
       items[num_items++] = {of_group.total, static_cast<std::int32_t>(runs.size()), 1};
-    add_run(tasks, {groups, 1, begin, i - begin}, space);
+    add_run(tasks, {groups, 1, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(i - begin)},
+            space);
   }
   space.domain_of_group.resize(static_cast<std::size_t>(groups));
   return num_items;
@@ -124,10 +126,12 @@ void share_out(double cost, double bound, PolicySpace& space) {
 // Deals a group, tasks [first, first + count), that fits into no domain whole among space.shares. It does not
 // matter which of its tasks stay together, as all read the same head. So each domain gets costly and cheap
 // tasks alike, which its workers can balance.
-void deal_in_pieces(std::span<const Task> tasks, std::size_t first, std::size_t count, PolicySpace& space) {
+void deal_in_pieces(std::span<const Task> tasks, std::int32_t first, std::size_t count, PolicySpace& space) {
   const std::span<CostItem> items = space.pieces.of(count);
-  for (std::size_t i = 0; i < count; ++i)
-    items[i] = {cost_of(tasks[first + i]), static_cast<std::int32_t>(first + i), 0};
+  for (std::int32_t i = 0; CostItem & item : items) {
+    item = {cost_of(tasks[first + i]), first + i, 0};
+    ++i;
+  }
   for (const CostItem& item : space.pieces.sort(count)) {
     const auto cost = static_cast<double>(item.cost);
     const auto filled = [cost](const DomainShare& share) { return (share.taken + cost) / share.quota; };
@@ -144,15 +148,14 @@ void deal_in_pieces(std::span<const Task> tasks, std::size_t first, std::size_t 
 // Fills the lists, costliest first: the places of tasks in the groups of each kind are sorted, not all the
 // tasks. Of equals those of a group follow one another, as they read the same keys.
 void fill_lists(std::span<const Task> tasks, PolicySpace& space, Assignment& result) {
-  CostItem* const places = space.pieces.of(tasks.size()).data();
+  CostItem* const places = space.items.of(tasks.size()).data();
   std::size_t count = 0;
   for (std::size_t r = 0; r < space.runs.size(); ++r) {
     const GroupRun& run = space.runs[r];
-    for (std::size_t i = 0; run.is_first && i < run.tasks; ++i)
-      places[count++] = {cost_of(tasks[run.first_task + i]), static_cast<std::int32_t>(r),
-                         static_cast<std::int32_t>(i)};
+    for (std::int32_t i = 0; run.is_first && i < run.tasks; ++i)
+      places[count++] = {cost_of(tasks[run.first_task + i]), static_cast<std::int32_t>(r), i};
   }
-  const std::span<const CostItem> sorted = space.pieces.sort(count);
+  const std::span<const CostItem> sorted = space.items.sort(count);
   const std::int32_t* const domain_of_task = space.domain_of_task.data();
   std::int32_t *const order = result.order.data(), *const next = space.place.data();
   for (const CostItem *first = sorted.data(), *const end = first + count, *last; first != end; first = last) {
@@ -160,7 +163,7 @@ void fill_lists(std::span<const Task> tasks, PolicySpace& space, Assignment& res
     while (last != end && last->index == first->index && last->cost == first->cost) ++last;
     for (std::int32_t r = first->index; r >= 0; r = space.runs[r].next) {
       const GroupRun& run = space.runs[r];
-      auto group_begin = static_cast<std::int32_t>(run.first_task);
+      std::int32_t group_begin = run.first_task;
       const std::int32_t* domain = space.domain_of_group.data() + run.first_group;
       for (const std::int32_t* const last_domain = domain + run.groups; domain != last_domain; ++domain) {
         const std::int32_t of_group = *domain;
@@ -169,7 +172,7 @@ void fill_lists(std::span<const Task> tasks, PolicySpace& space, Assignment& res
                              d = of_group != kInPieces ? of_group : domain_of_task[task];
           order[next[d]++] = task;
         }
-        group_begin += static_cast<std::int32_t>(run.tasks);
+        group_begin += run.tasks;
       }
     }
   }
@@ -211,11 +214,11 @@ void assign_heads_first(std::span<const Task> tasks, std::span<const int> worker
     std::int32_t& domain = space.domain_of_group[run.first_group + i];
     if (best.finish_with(cost) <= kSlack * bound || run.tasks == 1) {
       best.load += cost;
-      best.tasks += static_cast<std::int32_t>(run.tasks);
+      best.tasks += run.tasks;
       domain = best.domain;
     } else {
       share_out(cost, bound, space);
-      deal_in_pieces(tasks, run.task(i), run.tasks, space);
+      deal_in_pieces(tasks, run.task(i), static_cast<std::size_t>(run.tasks), space);
       domain = kInPieces;
     }
   };
