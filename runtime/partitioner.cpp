@@ -193,19 +193,27 @@ bool Partitioner::take(std::int64_t b) {
   pieces_.clear();
   cuts_.clear();
   ways_.assign(static_cast<std::size_t>(2 * count), {});
-  for (std::int64_t h = problem_.first_head(), heads = 1; h < problem_.end_head(); h += heads) {
+  // In registers, which stores to tasks cannot change.
+  const std::int64_t end = problem_.end_head();
+  std::uint64_t number = number_;
+  std::size_t at = num_tasks_;
+  for (std::int64_t h = problem_.first_head(), heads = 1; h < end; h += heads) {
     heads = heads_from(b, h);
     for (std::int64_t i = 0; i < count; ++i) {
-      const bool is_fine = is_one_in_five(number_++);
+      const bool is_fine = is_one_in_five(number++);
       BlockWay& way = ways_[static_cast<std::size_t>(2 * i + is_fine)];
       if (way.heads != heads && !cut_block(b, i, heads, is_fine, way)) return false;
-      for (std::size_t number = way.first; number < way.last; ++number) {
-        const BlockCut& cut = cuts_[number];
-        add_tasks(cut, b, h, heads);
-        if (cut.merges && !add_merges(cut, b, h, heads)) return false;
+      for (std::size_t c = way.first; c < way.last; ++c) {
+        const BlockCut& cut = cuts_[c];
+        if (at + cut.pieces > made_.tasks.size()) make_room(at + cut.pieces);
+        add_tasks(cut, b, h, heads, at);
+        if (cut.merges && !add_merges(cut, b, h, heads, at)) return false;
+        at += cut.pieces;
       }
     }
   }
+  number_ = number;
+  num_tasks_ = at;
   return true;
 }
 
@@ -273,10 +281,9 @@ bool Partitioner::are_merged_in_order(const BlockCut& cut) const {
          cut.floats >= kLeastFloats * cut.block->splits();
 }
 
-bool Partitioner::add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads) {
+bool Partitioner::add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads,
+                             std::size_t first_task) {
   const RowBlock& block = *cut.block;
-  const auto tasks = static_cast<std::int32_t>(cut.pieces),
-             first_task = static_cast<std::int32_t>(num_tasks_) - tasks;
   for (std::int64_t i = h; i < h + heads; ++i) {
     if (block.shared_splits > 0)
       made_.merge_of[static_cast<std::size_t>(b * problem_.kv_heads + i)] =
@@ -284,14 +291,14 @@ bool Partitioner::add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h
     // Field by field: filling a struct and then copying it stalls on its own stores, which took
     // half the time of a cut.
     PlannedMerge& merge = made_.merges.emplace_back();
-    merge.tasks = tasks;
+    merge.tasks = static_cast<std::int32_t>(cut.pieces);
     merge.split_begin = block.split_begin;
     merge.split_end = block.split_end;
     merge.row_begin = block.row_begin;
     merge.row_end = block.row_end;
     merge.partial_offset = made_.partial_floats;
     merge.shared_splits = block.shared_splits;
-    if (cut.in_order) merge.in_order = first_task;
+    if (cut.in_order) merge.in_order = static_cast<std::int32_t>(first_task);
     made_.partial_floats += cut.floats;  // Neither is more than kMostFloats.
     if (made_.partial_floats > kMostFloats) return false;
   }
@@ -336,7 +343,7 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
                          to = block.split_begin + block.splits() * (i + 1) / pieces;
       const auto share = static_cast<double>((to - from) * (rows.row_end - row)) /
                          static_cast<double>(block.splits() * block.row_end);
-      make_room(1);
+      if (num_tasks_ == made_.tasks.size()) make_room(num_tasks_ + 1);
       made_.tasks[num_tasks_] = {
           first, static_cast<std::int32_t>(h),    1, rows.row_begin, rows.row_end, from, to, pipeline_,
           merge, static_cast<std::int32_t>(group)};
@@ -355,23 +362,21 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
 }
 
 // For some heads at once: a vector's resize() takes as long as several tasks.
-void Partitioner::make_room(std::size_t tasks) {
+[[gnu::noinline]] void Partitioner::make_room(std::size_t tasks) {
   constexpr std::size_t kMore = 64;
-  const std::size_t needed = num_tasks_ + tasks;
-  if (needed <= made_.tasks.size()) return;
-  const std::size_t size = std::max(needed, std::min(needed + kMore, made_.tasks.capacity()));
+  const std::size_t size = std::max(tasks, std::min(tasks + kMore, made_.tasks.capacity()));
   made_.tasks.resize(size);
   made_.costs.resize(size);
 }
 
-void Partitioner::add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads) {
-  make_room(cut.pieces);
+void Partitioner::add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads,
+                            std::size_t first_task) {
   const auto batch = static_cast<std::int32_t>(b), head = static_cast<std::int32_t>(h),
              of_task = static_cast<std::int32_t>(heads), group = group_of(b, h), home = home_of(group),
              merge = cut.merges ? static_cast<std::int32_t>(made_.merges.size()) : -1;
   const RowBlock& block = *cut.block;
-  PlannedTask* task = made_.tasks.data() + num_tasks_;
-  scheduler::Task* cost = made_.costs.data() + num_tasks_;
+  PlannedTask* task = made_.tasks.data() + first_task;
+  scheduler::Task* cost = made_.costs.data() + first_task;
   std::int64_t split = block.split_begin;
   for (const Piece& piece : std::span(pieces_).subspan(cut.first_piece, cut.pieces)) {
     *task++ = {batch,     head,  of_task, block.row_begin, block.row_end, split, piece.split_end,
@@ -379,7 +384,6 @@ void Partitioner::add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h,
     *cost++ = {piece.cost, group, home};
     split = piece.split_end;
   }
-  num_tasks_ += cut.pieces;
 }
 
 std::int32_t Partitioner::group_of(std::int64_t b, std::int64_t h) const {

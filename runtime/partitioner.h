@@ -59,10 +59,13 @@ class Partitioner {
   inline bool cut_block(std::int64_t b, std::int64_t i, std::int64_t heads, bool is_fine, BlockWay& way);
   inline bool cut_keys(const RowBlock& block, std::int64_t heads, bool is_fine);
   /// The pieces as tasks of the heads from h on.
-  inline void add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads);
-  inline void make_room(std::size_t tasks);
+  inline void add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads,
+                        std::size_t first_task);
+  /// For so many tasks in all.
+  void make_room(std::size_t tasks);
   /// A merge for each head of the tasks that were added last.
-  inline bool add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads);
+  inline bool add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads,
+                         std::size_t first_task);
   inline bool are_merged_in_order(const BlockCut& cut) const;
   std::int32_t group_of(std::int64_t b, std::int64_t h) const;
   std::int32_t home_of(std::int32_t group) const;
