@@ -22,13 +22,18 @@ struct CoreTuning {
   std::int64_t keys_ahead;    ///< Bytes of keys and of values that decode prefetches into L1, and bytes
   std::int64_t values_ahead;  ///< beyond that into L2 (kernels::FetchDistances).
   std::int64_t l2_ahead;
-  std::int64_t l2_ahead_apart;  ///< The same for rows that lie apart, if it is more.
-  std::int64_t append_ahead;    ///< Bytes of rows that kv_append reads and writes, fetched into L1; 0: none.
+  std::int64_t l2_ahead_apart;   ///< The same for rows that lie apart, if it is more.
+  std::int64_t values_together;  ///< Bytes of values that all passes of decode go over before the next.
+  /// Up to this many rows of a KV head, AVX2's kernels decode f32 and f16 in the place of AVX-512's.
+  std::int64_t narrow_decode_rows;
+  std::int64_t append_ahead;  ///< Bytes of rows that kv_append reads and writes, fetched into L1; 0: none.
   /// Bytes of a step's keys and values from which on kv_append stores them past the caches; 0: never.
   std::int64_t append_streams;
   std::string source;  ///< "zen5 (measured)", or the file.
 
-  kernels::FetchDistances fetch() const { return {keys_ahead, values_ahead, l2_ahead, l2_ahead_apart}; }
+  kernels::FetchDistances fetch() const {
+    return {keys_ahead, values_ahead, l2_ahead, l2_ahead_apart, values_together};
+  }
 };
 
 /// The table's row for this core and ISA, or the ISA's generic row if the core has none.
@@ -50,6 +55,8 @@ inline constexpr TuningField kTuningFields[] = {
     {"values_ahead", &CoreTuning::values_ahead, 0, 1 << 20},
     {"l2_ahead", &CoreTuning::l2_ahead, 0, 1 << 20},
     {"l2_ahead_apart", &CoreTuning::l2_ahead_apart, 0, 1 << 20},
+    {"values_together", &CoreTuning::values_together, 0, 1 << 20},
+    {"narrow_decode_rows", &CoreTuning::narrow_decode_rows, 0, 64},
     {"append_ahead", &CoreTuning::append_ahead, 0, 1 << 20},
     {"append_streams", &CoreTuning::append_streams, 0, 1 << 30},
 };

@@ -33,13 +33,14 @@ inline constexpr std::int64_t kMaxDecodeRows = 64;
 /// Largest head_dim and v_head_dim: DeepSeek's latent attention, 512 + 64.
 inline constexpr std::int64_t kMaxHeadDim = 576;
 
-/// How far rows are fetched ahead of their use, in bytes of rows (fetch.h). What is best differs by core:
-/// runtime/core_tuning.inc.
+/// How far rows are fetched ahead of their use (fetch.h) and how many are used together, in bytes of rows.
+/// What is best differs by core: runtime/core_tuning.inc.
 struct FetchDistances {
   std::int64_t keys = 12288;    ///< into L1
   std::int64_t values = 12288;  ///< into L1; at least that of keys
   std::int64_t l2 = 0;          ///< beyond either, into L2 (RowRange::l2_ahead); 0: not at all
   std::int64_t l2_apart = 0;    ///< the same where rows lie apart, if it is more (pipelines/read_order.cpp)
+  std::int64_t values_together = 16384;  ///< of values that all passes go over before the next (values.h)
 };
 
 struct DecodeScoresArgs {

@@ -26,7 +26,7 @@ template <class V>
 typename V::Reg hide(float* s, std::int64_t kv, std::int32_t begin, std::int32_t end, RowFetcher& ahead) {
   auto top = V::set1(-__builtin_inff());
   for (std::int64_t j = 0; j < kv; j += V::kLanes) {
-    if constexpr (!kPairs<V>) ahead.fetch();
+    ahead.fetch();
     const auto x = V::keep_between(V::load(s + j), begin, end, static_cast<std::int32_t>(j));
     V::store(s + j, x);
     top = V::max(x, top);

@@ -176,18 +176,28 @@ void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const Va
   }
 }
 
-/// Keys whose values stay in L1 while every pass goes over them. 64 of 16 bits save 4 to 5 % of the
+/// Keys that all passes go over before the next ones: their values are read from memory by the first pass,
+/// and should be in L1 for the others, beside what has been fetched ahead. 64 of 16 bits save 4 to 5 % of the
 /// arithmetic, but the first pass then needs all of them from memory at once (AVX-512, f16, 4096 keys: 0.72
 /// of the read loop, 0.68).
-constexpr std::int64_t kValueRows = 32;
-/// The same of rows up to kNarrowValues bytes. With an L1 of 64 KiB and 32 registers of 64 bytes (A64FX),
-/// what passes take to begin and end is worth halving.
 #ifdef __ARM_FEATURE_SVE
-constexpr std::int64_t kNarrowValueRows = 64;
+// With an L1 of 64 KiB and 32 registers of 64 bytes (A64FX), what passes take to begin and end is worth
+// halving.
+constexpr std::int64_t kLeastTogether = 32, kMostTogether = 64;
 #else
-constexpr std::int64_t kNarrowValueRows = kValueRows;
+constexpr std::int64_t kLeastTogether = 8, kMostTogether = 32;
 #endif
-constexpr std::int64_t kNarrowValues = 512;
+/// As many as FetchDistances::values_together has room for; a multiple of 4.
+template <class T>
+std::int64_t keys_together(const DecodeValuesArgs& args) {
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
+  std::int64_t keys = args.fetch.values_together / (args.v_dim * kBytes) / 4 * 4;
+  if (keys < kLeastTogether) keys = kLeastTogether;
+  // With more than one multiply-add a byte arithmetic is the bound, and what passes take to begin and end is
+  // a part of it. (On A64FX the least is so many anyway.)
+  if (kLeastTogether < 32 && args.rows > kBytes) keys *= 2;
+  return keys < kMostTogether ? keys : kMostTogether;
+}
 
 /// floor(i * total / parts) for i = 1, 2, ...: divisions took 6 cycles a key of 104 (A64FX, 4 rows, D = 128).
 class EvenCuts {
@@ -212,13 +222,13 @@ void add_values_in_passes(const DecodeValuesArgs& args) {
                      parts = (vectors + kMost - 1) / kMost,
                      passes = parts * ((args.rows + kGroup - 1) / kGroup);
   const std::int64_t width = args.v_dim * static_cast<std::int64_t>(sizeof(T)), lines = lines_of_row(width),
-                     rows = width <= kNarrowValues ? kNarrowValueRows : kValueRows,
-                     span = rows > kValueRows ? rows * width + 4096 : 0;  // at least: a pass touches all rows
+                     keys = keys_together<T>(args),
+                     span = keys > 32 ? keys * width + 4096 : 0;  // at least: a pass touches all rows
   RowFetcher ahead(args.rows_ahead, span > args.fetch.values ? span : args.fetch.values, 1, passes);
   const bool all = all_see_all(args);
   const EvenCuts vectors_of_parts(vectors, parts), lines_of_passes(lines, passes);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += rows) {
-    const std::int64_t j1 = j0 + rows < args.kv ? j0 + rows : args.kv;
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += keys) {
+    const std::int64_t j1 = j0 + keys < args.kv ? j0 + keys : args.kv;
     EvenCuts vector = vectors_of_parts, line = lines_of_passes;
     std::int64_t first = 0, fetched = 0;
     for (std::int64_t i = 0; i < parts; ++i) {

@@ -82,7 +82,7 @@ struct BlockValues<Avx2, T> {
     const std::int64_t lines = lines_of_row(args.v_dim * static_cast<std::int64_t>(sizeof(T))),
                        groups = (args.rows + kRows - 1) / kRows;
     RowFetcher ahead(args.rows_ahead, args.fetch.values, 1, 1);
-    const std::int64_t keys = keys_of_pass(args);
+    const std::int64_t keys = keys_together<T>(args);
     for (std::int64_t j = 0; j < args.kv; j += keys) {
       const Turn turn(args, j, keys);
       EvenCuts rows(args.rows, groups);
@@ -108,17 +108,9 @@ struct BlockValues<Avx2, T> {
   }
 
  private:
-  static constexpr std::int64_t kRows = 4, kMostKeys = 32;  ///< of a pass at most
-  static constexpr int kStep = 4;                           ///< keys between which lines are fetched
-  static constexpr std::int64_t kMostRuns = kMostKeys / kLeastGroup + 1;
-
-  /// Keys of a pass. Their values are read once for every group of rows and every few vectors of v_dim, and
-  /// must find room in L1 beside what has been fetched ahead: tried 8, 12 and 16 KiB of values (Zen 3, f32,
-  /// D = 128, 12 KiB ahead).
-  static std::int64_t keys_of_pass(const DecodeValuesArgs& args) {
-    const std::int64_t keys = 12288 / (args.v_dim * static_cast<std::int64_t>(sizeof(T))) / kStep * kStep;
-    return keys < 8 ? 8 : keys > kMostKeys ? kMostKeys : keys;
-  }
+  static constexpr std::int64_t kRows = 4;  ///< of a pass at most
+  static constexpr int kStep = 4;           ///< keys between which lines are fetched
+  static constexpr std::int64_t kMostRuns = kMostTogether / kLeastGroup + 1;
 
   /// Which of the passes of all groups of rows over the same values fetches with a step of keys: in turn.
   struct Share {

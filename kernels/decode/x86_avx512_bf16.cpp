@@ -90,6 +90,7 @@ struct PairSums {
     }
   }
   /// Two keys; p: their probabilities for the first row.
+  template <bool kLast>
   [[gnu::always_inline]] void add(const V::Reg (&x)[kLoads], const V::Reg (&y)[kLoads],
                                   const std::uint16_t* p, std::int64_t p_stride) {
     const auto ones = V::pair_of_ones();
@@ -98,7 +99,7 @@ struct PairSums {
       std::int32_t bits;
       __builtin_memcpy(&bits, p + r * p_stride, sizeof bits);
       const auto pair = _mm512_castsi512_ps(_mm512_set1_epi32(bits));
-      weight[r] = V::product(pair, ones, weight[r]);
+      if constexpr (kLast) weight[r] = V::product(pair, ones, weight[r]);
 #pragma GCC unroll 16
       for (int n = 0; n < kLoads; ++n) {
         low[r][n] = V::product(x[n], pair, low[r][n]);
@@ -106,10 +107,11 @@ struct PairSums {
       }
     }
   }
-  [[gnu::always_inline]] void store(bool with_weight, float* l, float* o, std::int64_t o_stride) const {
+  template <bool kLast>
+  [[gnu::always_inline]] void store(float* l, float* o, std::int64_t o_stride) const {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      if (with_weight) V::store_first(l + r, 1, weight[r]);
+      if constexpr (kLast) V::store_first(l + r, 1, weight[r]);
 #pragma GCC unroll 16
       for (int n = 0; n < kLoads; ++n)
         store_joined(has_both(n), o + r * o_stride + 2 * n * V::kLanes, low[r][n], high[r][n]);
@@ -122,8 +124,8 @@ struct PairRange {
   std::int64_t first, last;
 };
 
-/// O += P V and l += P over pairs of keys for R rows, dims [d, ...) in kVectors of sums.
-template <int R, int kVectors, bool kPartial, class Sees>
+/// O += P V over pairs of keys for R rows, dims [d, ...) in kVectors of sums, and with the last dims l += P.
+template <int R, int kVectors, bool kPartial, bool kLast, class Sees>
 void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, std::int64_t d,
                RowFetcher& ahead, Sees sees) {
   ValuePair<kVectors, kPartial> value;
@@ -145,27 +147,28 @@ void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, s
         if (!first && !second) continue;
         value.load_seen(v, args.v.stride, left, first, second);
       }
-      sums.add(value.x, value.y, p + j, p_stride);
+      sums.template add<kLast>(value.x, value.y, p + j, p_stride);
     }
   }
-  // l belongs to the row, not to one pass of dims: the last one keeps it.
-  sums.store(args.v_dim - d <= kDims, args.l + row, o, args.o_stride);
+  sums.template store<kLast>(args.l + row, o, args.o_stride);
 }
 
 template <int R, class Sees>
 void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, RowFetcher& ahead, Sees sees) {
   for (std::int64_t d = 0; d < args.v_dim; d += kDims) {
     const std::int64_t left = args.v_dim - d;
-    if (left >= kDims) {
-      add_pairs<R, 4, false>(args, row, keys, d, ahead, sees);
+    if (left > kDims) {
+      add_pairs<R, 4, false, false>(args, row, keys, d, ahead, sees);
+    } else if (left == kDims) {
+      add_pairs<R, 4, false, true>(args, row, keys, d, ahead, sees);
     } else if (left > 3 * V::kLanes) {
-      add_pairs<R, 4, true>(args, row, keys, d, ahead, sees);
+      add_pairs<R, 4, true, true>(args, row, keys, d, ahead, sees);
     } else if (left > 2 * V::kLanes) {
-      add_pairs<R, 3, true>(args, row, keys, d, ahead, sees);
+      add_pairs<R, 3, true, true>(args, row, keys, d, ahead, sees);
     } else if (left > V::kLanes) {
-      add_pairs<R, 2, true>(args, row, keys, d, ahead, sees);
+      add_pairs<R, 2, true, true>(args, row, keys, d, ahead, sees);
     } else {
-      add_pairs<R, 1, true>(args, row, keys, d, ahead, sees);
+      add_pairs<R, 1, true, true>(args, row, keys, d, ahead, sees);
     }
   }
 }
@@ -195,8 +198,9 @@ void decode_bf16_avx512_bf16_softmax(const DecodeSoftmaxArgs& args) noexcept {
 void decode_bf16_avx512_bf16_add_values(const DecodeValuesArgs& args) noexcept {
   const std::int64_t passes = ((args.v_dim + kDims - 1) / kDims) * ((args.rows + kRowGroup - 1) / kRowGroup);
   RowFetcher ahead(args.rows_ahead, args.fetch.values, 2, passes);
-  for (std::int64_t j0 = 0; j0 < args.kv; j0 += kValueRows) {
-    const std::int64_t j1 = j0 + kValueRows < args.kv ? j0 + kValueRows : args.kv;
+  const std::int64_t keys = keys_together<Bf16>(args);
+  for (std::int64_t j0 = 0; j0 < args.kv; j0 += keys) {
+    const std::int64_t j1 = j0 + keys < args.kv ? j0 + keys : args.kv;
     for_row_groups<kRowGroup>(
         args.rows, [&]<int R>(std::int64_t row) { add_visible_pairs<R>(args, row, j0, j1, ahead); });
   }

@@ -62,6 +62,8 @@ KernelSet make_set(Isa isa, const ElementTypes& types, Element product) {
   s.store_partial = find_store(isa, Element::f32);
   s.load_state = find_pack(isa, Element::f32, Element::f32);
   s.decode = find_decode(isa, types.value, product);
+  if (base_of(isa) == Isa::avx512 && product == Element::f32)
+    s.narrow_decode = find_decode(Isa::avx2, types.value, product);
   s.key_tiles = find_key_tiles(s.pack->isa, types.value);
   s.lanes = s.softmax->lanes;
   for (int vectors = 1; vectors <= 3; ++vectors) {

@@ -62,6 +62,10 @@ struct KernelSet {
   const StoreKernel* store_partial;  ///< f32 states
   const PackKernel* load_state;      ///< the way back, from rows to lanes
   const DecodeKernel* decode;
+  /// Of vectors half as wide, with the same bits, for up to so many query rows (fit_kernels() sets it) where
+  /// keys are adjacent in memory; nullptr where the ISA has no narrower one below it.
+  const DecodeKernel* narrow_decode;
+  std::int64_t narrow_decode_rows = 0;
   const KeyTilesKernel* key_tiles;
   const GemmKernel* gemm[3];                       ///< by vectors of queries - 1; absent widths are nullptr
   const TransposedGemmKernel* transposed_gemm[3];  ///< the same; an ISA may have none
@@ -74,6 +78,9 @@ struct KernelSet {
   bool has_key_lists = false;  ///< the problem has KeyLists: room for masks that are made from them
   FetchDistances fetch;        ///< decode
 
+  const DecodeKernel& decode_of(std::int64_t rows, bool is_adjacent) const {
+    return *(narrow_decode && is_adjacent && rows <= narrow_decode_rows ? narrow_decode : decode);
+  }
   /// Elements and bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return is_in_pairs() ? 2 : 1; }
   std::int64_t step_bytes() const { return product == Element::f16 ? 2 : 4; }

@@ -274,6 +274,10 @@ struct Decode : RowTest<DecodeKernel> {
     ahead.insert(ahead.end(), values.ranges.begin(), values.ranges.end());
     ahead.push_back({keys.ranges[0].row, keys.ranges[0].stride, keys.ranges[0].width, kernels::kNoEnd});
     const kernels::RowRange *first_value = ahead.data() + keys.ranges.size(), *after = &ahead.back();
+    // Distances and how many values are used together change nothing.
+    const std::int64_t keys_ahead = random.pick({0, 1000, 12288});
+    const kernels::FetchDistances fetch{keys_ahead, keys_ahead + random.pick({0, 900, 9000}),
+                                        random.pick({0, 8192}), 0, random.pick({0, 1500, 16384, 1 << 20})};
 
     block.scores = {static_cast<const float*>(q.data()),
                     q_stride,
@@ -284,7 +288,7 @@ struct Decode : RowTest<DecodeKernel> {
                     scores.data(),
                     score_stride,
                     {ahead.data(), first_value},
-                    {}};
+                    fetch};
     block.softmax = {scores.data(),
                      score_stride,
                      rows,
@@ -298,7 +302,7 @@ struct Decode : RowTest<DecodeKernel> {
                      v_dim,
                      pairs ? random.pick({1.0f, 0.3f, 2.5f}) : 1.0f,
                      {first_value, after},
-                     {}};
+                     fetch};
     block.values = {scores.data(),
                     score_stride,
                     {values.group.data(), v_stride, shift},
@@ -310,7 +314,7 @@ struct Decode : RowTest<DecodeKernel> {
                     o.data(),
                     o_stride,
                     {first_value, after},
-                    {}};
+                    fetch};
 
     const std::vector<float> want_scores = model_scores(row.element, block, pairs),
                              wide_values = widened(row.element, block.values.v, kv, v_dim);

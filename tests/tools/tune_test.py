@@ -13,7 +13,7 @@ import tempfile
 import unittest
 
 FIELDS = ["decode_rows", "tile_vectors", "narrow_tile_vectors", "task_tiles", "pipe_ahead", "keys_ahead", "values_ahead", "l2_ahead",
-          "l2_ahead_apart", "append_ahead", "append_streams"]
+          "l2_ahead_apart", "values_together", "narrow_decode_rows", "append_ahead", "append_streams"]
 
 
 class Tune(unittest.TestCase):

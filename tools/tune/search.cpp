@@ -60,6 +60,8 @@ const std::vector<Step>& steps() {
       {"values_ahead", kDecode, {2048, 4096, 8192, 12288, 16384, 24576}},
       {"l2_ahead", kDecode, {0, 8192, 16384, 32768, 65536}},  // again, beside the new distances into L1
       {"l2_ahead_apart", kApart, {0, 8192, 16384, 32768}},
+      {"values_together", kDecode, {8192, 12288, 16384, 32768}},
+      {"narrow_decode_rows", kDecode, {0, 4}},
       {"append_ahead", kAppend, {0, 1024, 2048, 4096, 8192}},
       {"append_streams", kAppend, {0, 65536}},
   };
