@@ -18,13 +18,14 @@ namespace {
 
 constexpr std::uint64_t kPoolSeed = 0x9e3779b97f4a7c15ull;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+bool wants_huge_pages = true;
 
 std::span<std::byte> map_pages(std::size_t bytes) {
   bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("cannot map the data pool");
   // Only advice: if it is not followed, all figures are those of 4 KiB pages, the ceiling's included.
-  madvise(memory, bytes, MADV_HUGEPAGE);
+  madvise(memory, bytes, wants_huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   return {static_cast<std::byte*>(memory), bytes};
 }
 
@@ -69,6 +70,10 @@ std::span<const std::byte> make_narrow_pool(DataType type) {
 std::size_t bytes_beyond_caches() {
   static const std::size_t bytes = std::max(std::size_t{256} << 20, 8 * last_level_caches());
   return bytes;
+}
+
+void use_huge_pages(bool huge) {
+  wants_huge_pages = huge;
 }
 
 Pages::Pages(std::size_t bytes) : memory_(map_pages(bytes)) {}

@@ -37,6 +37,10 @@ class Random {
 /// cycle through so much come from memory.
 std::size_t bytes_beyond_caches();
 
+/// Whether the memory below is asked for in huge pages from now on, as by default, or in pages of the base
+/// size.
+void use_huge_pages(bool huge);
+
 /// Zeroed memory of whole huge pages, in huge pages if the kernel grants them.
 class Pages {
  public:

@@ -105,7 +105,7 @@ struct ScoresAndValues {
     }
     const CoreTuning core = core_tuning(kernels::host_core(), isa);
     fit_kernels(core, {}, &kernels);
-    const Tuning tuning = tune(core, kernels, {}, rows, 0, dim, l2_bytes(), pipeline);
+    const Tuning tuning = tune(core, kernels, {}, rows, core.decode_rows, 0, dim, l2_bytes(), pipeline);
     kernels.staged_splits = tuning.staged_splits;
     head.out = out.data();
     head.v = {values.data(), dim};

@@ -56,6 +56,16 @@ std::string heads_of(const Partition& partition) {
   return most == 1 ? "" : ", up to " + std::to_string(most) + " KV heads a task";
 }
 
+/// ", up to 4 rows of adjacent keys by decode_f32_avx2", if such rows are decoded by narrower vectors.
+std::string narrow_decode_of(const Plan::Impl& plan) {
+  const kernels::KernelSet& kernels = plan.kernels;
+  const bool decodes =
+      plan.tunings.few.pipeline->traits.in_place || plan.tunings.many.pipeline->traits.in_place;
+  if (!decodes || !kernels.narrow_decode || kernels.narrow_decode_rows == 0) return "";
+  return ", up to " + std::to_string(kernels.narrow_decode_rows) + " rows of adjacent keys by " +
+         kernels.narrow_decode->name;
+}
+
 }  // namespace
 
 std::string describe(const Problem& problem) {
@@ -87,7 +97,8 @@ std::string Plan::Impl::explain() const {
           ", products of " + (kernels.int8 ? "i8 (" + std::string(kernels.int8->name) + ") and " : "") +
           kernels::element_name(kernels.product) + ", key blocks of " + std::to_string(kernels::kBlockKeys) +
           ", splits of " + std::to_string(kSplitKeys) + ", up to " + std::to_string(partition.most_rows()) +
-          " query rows a task" + tunings.many.describe() + ", tuning " + context->core.source + "\n";
+          " query rows a task" + narrow_decode_of(*this) + tunings.many.describe() + ", tuning " +
+          context->core.source + "\n";
   text += "tasks: " + std::to_string(partition.tasks.size()) + ", " +
           std::to_string(partition.shared_merges) + " row blocks split along the keys" + heads_of(partition) +
           "\n";

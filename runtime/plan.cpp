@@ -97,12 +97,12 @@ Status choose_kernels(Plan::Impl& plan) {
   fit_kernels(context.core, visibility, &plan.kernels);
   plan.kernels.page_keys = problem.page_keys;
   plan.kernels.has_key_lists = problem.has_tree_mask || problem.has_bsr_indptr;
+  const std::int64_t few = rows_in_place(context.core, plan.kernels, problem.kv_len, problem.head_dim);
   const auto tuned = [&](std::int64_t rows) {
-    return tune(context.core, plan.kernels, visibility, rows, problem.head_dim, problem.v_head_dim,
+    return tune(context.core, plan.kernels, visibility, rows, few, problem.head_dim, problem.v_head_dim,
                 l2_bytes(context.topology), pipeline_name(wanted));
   };
-  const std::int64_t few = context.core.decode_rows,
-                     shared = plan.may_share_keys() ? most_shared_rows(problem, few) : 0,
+  const std::int64_t shared = plan.may_share_keys() ? most_shared_rows(problem, few) : 0,
                      most = std::max(problem.most_rows(), shared);
   plan.tunings.many = plan.tunings.few = tuned(most);
   if (const std::int64_t least = problem.least_rows(); least <= few && few < most) {

@@ -2,6 +2,7 @@
 #include "runtime/tuning.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace kumiko {
 
@@ -39,6 +40,27 @@ void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::
   kernels->strip = kMaskBlock;
 }
 
+// Each row of a block costs decode some steps of its own, a softmax above all; tiles take as many rows as
+// they have lanes at once, but pack the keys. So the fewer keys, the fewer rows are faster in place. Zen 4, 8
+// sequences of 12 heads, time in place over that of tiles (kumiko-bench --warm, both pipelines), AVX-512;
+// AVX2:
+//                8 rows       12 rows      16 rows      24 rows
+//   16 x 32      1.26; 1.93   1.73; 2.13   2.04; 2.56   2.04; 2.73
+//   64 x 32      0.73; 1.11   1.16; 1.36   1.30; 1.79   1.40; 1.90
+//   256 x 32     0.72; 0.85   0.86; 1.08   0.97; 1.37   0.95; 1.50
+//   16 x 128     0.69; 1.37   1.00; 1.55   1.17; 1.85   1.17; 2.17
+//   64 x 128     0.47; 0.80   0.67; 0.99   0.89; 1.37   0.89; 1.38
+//   256 x 128    0.33; 0.47   0.45; 0.63   0.60; 0.86   0.66; 0.91
+std::int64_t rows_in_place(const CoreTuning& core, const kernels::KernelSet& kernels, std::int64_t kv_len,
+                           std::int64_t head_dim) {
+  constexpr std::int64_t kLeastRows = 4;  // A step of decode, however few keys it has yet.
+  if (kv_len >= kernels::kSplitKeys) return core.decode_rows;
+  const double elements = static_cast<double>(kv_len) * static_cast<double>(head_dim);
+  const auto rows =
+      static_cast<std::int64_t>(static_cast<double>(kernels.lanes) / 60.0 * std::sqrt(elements));
+  return std::min(core.decode_rows, std::max(kLeastRows, rows));
+}
+
 // The tile pipeline is online on every ISA, for every type and head_dim. Attention on Zen 5, one core, 8
 // heads of 1024, fractions of peak with AVX-512 / AVX2:
 //                 D = 64        D = 128       D = 256
@@ -50,12 +72,12 @@ void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::
 // one slot more to hold and gains nothing from it: out-of-order execution reaches over a few hundred
 // instructions, not over a tile.
 Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Visibility& visibility,
-            std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
-            const char* forced_pipeline) {
+            std::int64_t rows, std::int64_t in_place_rows, std::int64_t head_dim, std::int64_t v_head_dim,
+            std::int64_t l2_bytes, const char* forced_pipeline) {
   Tuning tuning{};
-  tuning.pipeline = kernels::find_pipeline(forced_pipeline            ? forced_pipeline
-                                           : rows <= core.decode_rows ? "decode"
-                                                                      : "online");
+  tuning.pipeline = kernels::find_pipeline(forced_pipeline         ? forced_pipeline
+                                           : rows <= in_place_rows ? "decode"
+                                                                   : "online");
   const kernels::PipelineTraits& traits = tuning.pipeline->traits;
   tuning.pipe_ahead = core.pipe_ahead;
   tuning.staged_splits = 1;

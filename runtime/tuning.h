@@ -42,10 +42,15 @@ struct Visibility {
 /// window is computed.
 void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels);
 
-/// rows: query rows of a KV head (group * q_len). l2_bytes: a core's share of the L2, 0 if unknown.
-/// forced_pipeline: nullptr, or the name of the one to use whatever the rows.
+/// Most query rows of a KV head of up to kv_len keys that are read in place: CoreTuning::decode_rows, or
+/// fewer where there are few keys.
+std::int64_t rows_in_place(const CoreTuning& core, const kernels::KernelSet& kernels, std::int64_t kv_len,
+                           std::int64_t head_dim);
+
+/// rows: query rows of a KV head (group * q_len). in_place_rows: of rows_in_place(). l2_bytes: a core's share
+/// of the L2, 0 if unknown. forced_pipeline: nullptr, or the name of the one to use whatever the rows.
 Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Visibility& visibility,
-            std::int64_t rows, std::int64_t head_dim, std::int64_t v_head_dim, std::int64_t l2_bytes,
-            const char* forced_pipeline);
+            std::int64_t rows, std::int64_t in_place_rows, std::int64_t head_dim, std::int64_t v_head_dim,
+            std::int64_t l2_bytes, const char* forced_pipeline);
 
 }  // namespace kumiko

@@ -115,10 +115,24 @@ Context context_of(Isa isa, int narrow_decode_rows) {
   return context;
 }
 
+/// Of a decode of f32.
+std::string explained(const Context& context) {
+  AttentionArgs args;
+  args.q = args.k = args.v = ConstTensor::bhsd(nullptr, 1, 1, 1, 8);
+  args.out = Tensor::bhsd(nullptr, 1, 1, 1, 8);
+  Plan planned;
+  EXPECT_TRUE(plan(context, args, &planned).ok());
+  return planned.explain();
+}
+
 TEST(NarrowDecode, HasTheSameBits) {
   for (const Isa isa : kernels::kIsas) {
     if (!(kernels::host_isas() & bit(isa)) || !kernels::find_softmax(isa)) continue;
     const Context wide = context_of(isa, 0), narrow = context_of(isa, 64);
+    const char* const kernel = ", up to 64 rows of adjacent keys by decode_f32_avx2";
+    EXPECT_EQ(explained(narrow).find(kernel) != std::string::npos, kernels::base_of(isa) == Isa::avx512)
+        << explained(narrow);
+    EXPECT_EQ(explained(wide).find("adjacent"), std::string::npos) << explained(wide);
     for (const Types& types : {Types{DataType::f32, DataType::f32},
                                {DataType::f16, DataType::f16},
                                {DataType::i8, DataType::f32},

@@ -26,9 +26,22 @@ struct TuningOf : ::testing::TestWithParam<std::string> {
 TEST_P(TuningOf, FewRowsAreDecodedInPlace) {
   for (const std::int64_t rows :
        {std::int64_t{1}, core.decode_rows, core.decode_rows + 1, std::int64_t{1000}}) {
-    const Tuning tuning = tune(core, kernels, {}, rows, 128, 128, 1 << 20, nullptr);
+    const Tuning tuning = tune(core, kernels, {}, rows, core.decode_rows, 128, 128, 1 << 20, nullptr);
     EXPECT_STREQ(tuning.pipeline->name, rows <= core.decode_rows ? "decode" : "online") << rows;
   }
+}
+
+TEST_P(TuningOf, FewRowsOfFewKeysAreTiles) {
+  const auto rows = [&](std::int64_t kv_len, std::int64_t dim) {
+    return rows_in_place(core, kernels, kv_len, dim);
+  };
+  EXPECT_EQ(rows(512, 1), core.decode_rows);
+  EXPECT_EQ(rows(511, 576), core.decode_rows);
+  EXPECT_EQ(rows(1, 1), 4);
+  EXPECT_LT(rows(16, 32), 16);
+  EXPECT_EQ(rows(36, 25), std::max<std::int64_t>(4, kernels.lanes / 2));
+  EXPECT_LE(rows(64, 32), rows(64, 128));
+  EXPECT_LE(rows(64, 32), rows(256, 32));
 }
 
 TEST_P(TuningOf, TilesUnderAMaskFillItsBlocksOf64Queries) {
@@ -61,7 +74,8 @@ TEST_P(TuningOf, OnlyNarrowWindowsHaveNarrowTiles) {
 // Of such a window a row uses perhaps half of what its task packs.
 TEST_P(TuningOf, NarrowWindowsHaveTwiceAsManyTilesATask) {
   const auto rows = [&](std::int64_t window) {
-    return tune(core, kernels, {false, window}, 100000, 128, 128, 1 << 20, nullptr).max_task_rows;
+    return tune(core, kernels, {false, window}, 100000, core.decode_rows, 128, 128, 1 << 20, nullptr)
+        .max_task_rows;
   };
   EXPECT_EQ(rows(1025), core.task_tiles * kernels.max_nr);
   EXPECT_EQ(rows(1024), 2 * rows(1025));
@@ -73,7 +87,7 @@ TEST_P(TuningOf, ATasksScratchFitsTheL2) {
     for (const char* name : {"two_pass", "three_pass"}) {
       for (const std::int64_t dim : {64, 128}) {
         SCOPED_TRACE(::testing::Message() << name << ", head_dim " << dim << ", L2 of " << l2);
-        const Tuning tuning = tune(core, kernels, {}, 100000, dim, dim, l2, name);
+        const Tuning tuning = tune(core, kernels, {}, 100000, core.decode_rows, dim, dim, l2, name);
         kernels::KernelSet staged = kernels;
         const auto bytes = [&](std::int64_t rows, std::int64_t splits) {
           staged.staged_splits = splits;
@@ -93,7 +107,7 @@ TEST_P(TuningOf, ATasksScratchFitsTheL2) {
       }
     }
   }
-  const Tuning few = tune(core, kernels, {}, 16, 64, 64, 2 << 20, "three_pass");
+  const Tuning few = tune(core, kernels, {}, 16, core.decode_rows, 64, 64, 2 << 20, "three_pass");
   EXPECT_GT(few.staged_splits, 1) << "what 16 rows leave of the L2 goes to a longer super-block";
 }
 
@@ -102,7 +116,7 @@ TEST_P(TuningOf, TilesThatAreStreamedNeedNotFitTheL2) {
   for (const std::int64_t l2 : {256 * 1024, 512 * 1024, 2 << 20}) {
     for (const char* name : {"online", "interleaved"}) {
       for (const std::int64_t dim : {64, 128, 256, 576}) {
-        EXPECT_EQ(tune(core, kernels, {}, 100000, dim, dim, l2, name).max_task_rows,
+        EXPECT_EQ(tune(core, kernels, {}, 100000, core.decode_rows, dim, dim, l2, name).max_task_rows,
                   core.task_tiles * kernels.max_nr)
             << name << ", head_dim " << dim << ", L2 of " << l2;
       }
@@ -114,11 +128,13 @@ TEST_P(TuningOf, TilesThatAreStreamedNeedNotFitTheL2) {
 TEST_P(TuningOf, PagesTakeNoRowsFromATask) {
   for (const std::int64_t l2 : {256 * 1024, 512 * 1024, 1 << 20}) {
     for (const std::int64_t dim : {16, 32, 64}) {
-      const std::int64_t dense = tune(core, kernels, {}, 100000, dim, dim, l2, "two_pass").max_task_rows;
+      const std::int64_t dense =
+          tune(core, kernels, {}, 100000, core.decode_rows, dim, dim, l2, "two_pass").max_task_rows;
       for (const std::int64_t page_keys : {16, 128, 256}) {
         kernels::KernelSet paged = kernels;
         paged.page_keys = page_keys;
-        EXPECT_EQ(tune(core, paged, {}, 100000, dim, dim, l2, "two_pass").max_task_rows, dense)
+        EXPECT_EQ(tune(core, paged, {}, 100000, core.decode_rows, dim, dim, l2, "two_pass").max_task_rows,
+                  dense)
             << "head_dim " << dim << ", pages of " << page_keys << ", L2 of " << l2;
       }
     }

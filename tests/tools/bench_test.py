@@ -37,6 +37,25 @@ def measure(*arguments, environment=None):
         return done.stdout, json.loads(file.read_text())
 
 
+def advice_of_pages(*arguments):
+    """Of the largest mapping of a running call: "hg" where the kernel is asked for huge pages, "nh" where it is asked for none."""
+    largest, advice = 0, set()
+    with subprocess.Popen([PROGRAM, *map(str, arguments)], stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            size = 0
+            try:
+                lines = Path(f"/proc/{process.pid}/smaps").read_text().splitlines()
+            except OSError:
+                break
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name == "Size":
+                    size = int(value.split()[0])
+                if name == "VmFlags" and size > largest:
+                    largest, advice = size, {"hg", "nh"} & set(value.split())
+    return advice
+
+
 def host_isas():
     """Those that this machine runs, by asking for each."""
     return [isa for isa in ISAS if call(*SMALL, "--isa", isa).returncode == 0]
@@ -118,6 +137,17 @@ class Figures(unittest.TestCase):
         self.check(found)
         self.assertEqual((found["data"], found["kv_copies"]), ("warm", 1))
         self.assertEqual(measure(*SMALL, "--cold")[1]["data"], "cold")
+
+    def test_pages(self):
+        said, found = measure(*SMALL)
+        self.assertEqual(found["pages"], "huge")
+        self.assertNotIn("huge pages", said)
+        said, found = measure(*SMALL, "--base-pages")
+        self.check(found)
+        self.assertEqual(found["pages"], "base")
+        self.assertIn("; not in huge pages\n", said)
+        self.assertEqual(advice_of_pages(*SMALL, "--cold"), {"hg"})
+        self.assertEqual(advice_of_pages(*SMALL, "--cold", "--base-pages"), {"nh"})
 
     def test_types_and_layouts_are_right(self):
         for dtype in ("f32", "bf16", "f16"):

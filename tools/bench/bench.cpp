@@ -100,6 +100,7 @@ int run_bench(const Options& options, const Call& call, std::ostream& out, std::
     Progress progress(err, shows_progress);
     progress.say("writing tensors");
     const std::size_t cache_bytes = options.cache_bytes();
+    bench::use_huge_pages(!options.has_base_pages);
     // The caller works too, on the same cores as the ceilings' threads.
     const bench::ScopedAffinity affinity(ways.threads.cpus);
     bench::Problem problem(options.shape, cache_bytes);

@@ -62,6 +62,7 @@ std::string json_report(const Report& report) {
   json["flop"] = report.work.flops;
   json["kv_bytes"] = report.work.bytes;
   json["data"] = report.options.is_cold() ? "cold" : "warm";
+  json["pages"] = report.options.has_base_pages ? "base" : "huge";
   json["kv_copies"] = report.copies;
   json["kv_copies_bytes"] = report.copied_bytes;
   json["clock"] = report.clock == bench::Clock::cpu ? "cpu" : "wall";

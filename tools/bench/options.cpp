@@ -122,6 +122,9 @@ void add_measurement(CLI::App& app, Options& o, Raw& raw) {
   app.add_flag("--warm", raw.is_warm, "The same keys and values in every call, cached if they fit (default)")
       ->excludes(cold)
       ->group(group);
+  app.add_flag("--base-pages", o.has_base_pages,
+               "Tensors in pages of the base size, mostly 4 KiB, not in huge pages")
+      ->group(group);
   app.add_option("--passes", o.passes, "Rounds of each row; figures are medians of them")
       ->check(whole(1, 1000))
       ->type_name("N")

@@ -31,6 +31,7 @@ struct Options {
   Pipeline pipeline = Pipeline::automatic;
   Data data = Data::automatic;
   bool compares = false, explains = false;
+  bool has_base_pages = false;  ///< Tensors are not in huge pages.
   int passes = bench::kRounds;
   double seconds = bench::kWorkWindow;  ///< Of calls in a pass.
   std::string json;                     ///< File; empty: none.

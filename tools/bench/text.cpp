@@ -104,9 +104,10 @@ std::string heading(const Report& report) {
           " of K and V\n";
   text += report.options.is_cold()
               ? "data: cold; calls go round " + std::to_string(report.copies) + " copies of K and V, " +
-                    gigabytes(report.copied_bytes) + ", more than the caches hold\n"
+                    gigabytes(report.copied_bytes) + ", more than the caches hold"
               : "data: warm; one copy of K and V, " + gigabytes(report.copied_bytes) +
-                    ", is read again and again, from caches as far as it fits\n";
+                    ", is read again and again, from caches as far as it fits";
+  text += report.options.has_base_pages ? "; not in huge pages\n" : "\n";
   return text + "answer: every row right by fp64, before and after the measurement\n";
 }
 
