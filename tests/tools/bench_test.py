@@ -38,11 +38,12 @@ def measure(*arguments, environment=None):
 
 
 def advice_of_pages(*arguments):
-    """Of the largest mapping of a running call: "hg" where the kernel is asked for huge pages, "nh" where it is asked for none."""
-    largest, advice = 0, set()
+    """Of a running call's mappings of 64 MiB or more: "hg" where the kernel is asked for huge pages, "nh" where it is asked for none, as for
+    the address sanitizer's own in any case."""
+    advice = set()
     with subprocess.Popen([PROGRAM, *map(str, arguments)], stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            size = 0
+            kib = 0
             try:
                 lines = Path(f"/proc/{process.pid}/smaps").read_text().splitlines()
             except OSError:
@@ -50,9 +51,9 @@ def advice_of_pages(*arguments):
             for line in lines:
                 name, _, value = line.partition(":")
                 if name == "Size":
-                    size = int(value.split()[0])
-                if name == "VmFlags" and size > largest:
-                    largest, advice = size, {"hg", "nh"} & set(value.split())
+                    kib = int(value.split()[0])
+                if name == "VmFlags" and kib >= 65536:
+                    advice |= {"hg", "nh"} & set(value.split())
     return advice
 
 
@@ -146,7 +147,9 @@ class Figures(unittest.TestCase):
         self.check(found)
         self.assertEqual(found["pages"], "base")
         self.assertIn("; not in huge pages\n", said)
-        self.assertEqual(advice_of_pages(*SMALL, "--cold"), {"hg"})
+        if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+            self.skipTest("the kernel has no huge pages to ask for")
+        self.assertIn("hg", advice_of_pages(*SMALL, "--cold"))
         self.assertEqual(advice_of_pages(*SMALL, "--cold", "--base-pages"), {"nh"})
 
     def test_types_and_layouts_are_right(self):
