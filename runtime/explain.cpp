@@ -56,13 +56,16 @@ std::string heads_of(const Partition& partition) {
   return most == 1 ? "" : ", up to " + std::to_string(most) + " KV heads a task";
 }
 
-/// ", up to 4 rows of adjacent keys by decode_f32_avx2", if such rows are decoded by narrower vectors.
+/// ", scores of up to 4 rows of adjacent keys by decode_f16_avx2", if such rows are decoded by narrower
+/// vectors.
 std::string narrow_decode_of(const Plan::Impl& plan) {
   const kernels::KernelSet& kernels = plan.kernels;
   const bool decodes =
       plan.tunings.few.pipeline->traits.in_place || plan.tunings.many.pipeline->traits.in_place;
   if (!decodes || !kernels.narrow_decode || kernels.narrow_decode_rows == 0) return "";
-  return ", up to " + std::to_string(kernels.narrow_decode_rows) + " rows of adjacent keys by " +
+  const bool of_values = &kernels.decode_values_of(1, true) == kernels.narrow_decode;
+  return std::string(of_values ? ", scores and values" : ", scores") + " of up to " +
+         std::to_string(kernels.narrow_decode_rows) + " rows of adjacent keys by " +
          kernels.narrow_decode->name;
 }
 

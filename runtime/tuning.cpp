@@ -22,9 +22,7 @@ bool is_narrow(const Visibility& visibility) {
 
 void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels) {
   kernels->fetch = core.fetch();
-  // Widened bf16 is decoded faster with AVX-512 (Zen 4, groups of 4: 0.61 to 0.62 of the limit, AVX2 0.57 to
-  // 0.58).
-  if (kernels->types.value != kernels::Element::bf16) kernels->narrow_decode_rows = core.narrow_decode_rows;
+  kernels->narrow_decode_rows = core.narrow_decode_rows;
   kernels->pipe_ahead = core.pipe_ahead;
   // A tile computes every key that any of its rows sees. Narrow tiles waste less at the edges of a window.
   const std::int64_t widest =

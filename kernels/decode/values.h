@@ -244,7 +244,7 @@ void add_values_in_passes(const DecodeValuesArgs& args) {
 }
 
 /// All of decode_add_values() for kLeastRows rows or more, if they see every key and v_dim is of whole
-/// vectors. Specialised where an ISA has a better way: x86_avx2_values.h.
+/// vectors. Specialised where an ISA has a better way: x86_values.h.
 template <class V, class T>
 struct BlockValues {
   static constexpr bool kIsBetter = false;

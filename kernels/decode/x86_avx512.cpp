@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/decode/vector.h"
 #include "kernels/decode/x86_avx512_transpose.h"
+#include "kernels/decode/x86_avx512_values.h"
 
 namespace kumiko::kernels {
 

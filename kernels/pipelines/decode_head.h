@@ -39,7 +39,8 @@ class DecodeHead {
         head_(head),
         task_(task),
         rows_(task.row_end - task.row_begin),
-        decode_(kernels.decode_of(rows_, head.k.stride == head.head_dim)),
+        decode_scores_(kernels.decode_scores_of(rows_, head.k.stride == head.head_dim)),
+        decode_values_(kernels.decode_values_of(rows_, head.k.stride == head.head_dim)),
         s_(carver, kernels, rows_, head.head_dim, head.v_head_dim) {
     s_.kv.begin(head);
   }
@@ -115,7 +116,7 @@ class DecodeHead {
     scores_.scores = s_.scores + part.first;
     scores_.rows_ahead = ahead;
     if (kernels_.int8) return score_int8(part);
-    (head_.k.is_tiled ? kernels_.key_tiles->scores : decode_.scores)(scores_);
+    (head_.k.is_tiled ? kernels_.key_tiles->scores : decode_scores_.scores)(scores_);
   }
   void soften(const RowList& ahead) {
     if (!sees_any_) return;
@@ -123,7 +124,7 @@ class DecodeHead {
     for (std::int64_t r = 0; r < rows_ && block_.first < head_.first_tokens; ++r) hide_gap(r);
     softmax_.kv = block_.last - block_.first;
     softmax_.rows_ahead = ahead;
-    decode_.softmax(softmax_);
+    kernels_.decode->softmax(softmax_);
   }
   void add_values(const KeyRange& part, const RowList& ahead) {
     if (!sees_any_) return;
@@ -133,7 +134,7 @@ class DecodeHead {
     values_.runs = part.first == 0 && part.last == block_.last - block_.first ? s_.runs : runs_of(part);
     values_.first_key = block_.first + part.first;
     values_.rows_ahead = ahead;
-    decode_.add_values(values_);
+    decode_values_.add_values(values_);
   }
 
  private:
@@ -340,7 +341,7 @@ class DecodeHead {
   const HeadProblem& head_;
   const TaskRange& task_;
   std::int64_t rows_;
-  const DecodeKernel& decode_;
+  const DecodeKernel &decode_scores_, &decode_values_;
   DecodeScratch s_;
   KeyRange seen_{};
   KeyRange block_{};

@@ -62,8 +62,9 @@ struct KernelSet {
   const StoreKernel* store_partial;  ///< f32 states
   const PackKernel* load_state;      ///< the way back, from rows to lanes
   const DecodeKernel* decode;
-  /// Of vectors half as wide, with the same bits, for up to so many query rows (fit_kernels() sets it) where
-  /// keys are adjacent in memory; nullptr where the ISA has no narrower one below it.
+  /// Of vectors half as wide, with the same bits: scores, and f32 values, for up to so many query rows
+  /// (fit_kernels() sets it) where keys are adjacent in memory; nullptr where the ISA has no narrower one
+  /// below it.
   const DecodeKernel* narrow_decode;
   std::int64_t narrow_decode_rows = 0;
   const KeyTilesKernel* key_tiles;
@@ -78,8 +79,11 @@ struct KernelSet {
   bool has_key_lists = false;  ///< the problem has KeyLists: room for masks that are made from them
   FetchDistances fetch;        ///< decode
 
-  const DecodeKernel& decode_of(std::int64_t rows, bool is_adjacent) const {
+  const DecodeKernel& decode_scores_of(std::int64_t rows, bool is_adjacent) const {
     return *(narrow_decode && is_adjacent && rows <= narrow_decode_rows ? narrow_decode : decode);
+  }
+  const DecodeKernel& decode_values_of(std::int64_t rows, bool is_adjacent) const {
+    return types.value == Element::f32 ? decode_scores_of(rows, is_adjacent) : *decode;
   }
   /// Elements and bytes that a product takes a step; steps that n elements make.
   std::int64_t per_step() const { return is_in_pairs() ? 2 : 1; }

@@ -34,13 +34,18 @@ TEST(NarrowDecode, IsForAFewRowsOfAdjacentKeysOnAZen4) {
       kernels::KernelSet zen4 = *set, zen5 = *set;
       fit_kernels(core_tuning(Core::zen4, isa), {}, &zen4);
       fit_kernels(core_tuning(Core::zen5, isa), {}, &zen5);
-      EXPECT_EQ(&set->decode_of(1, true), set->decode);
-      EXPECT_EQ(&zen5.decode_of(1, true), set->decode);
-      EXPECT_EQ(&zen4.decode_of(5, true), set->decode);
-      EXPECT_EQ(&zen4.decode_of(4, false), set->decode);
-      const bool is_narrow = kernels::base_of(isa) == Isa::avx512 && element != Element::bf16;
-      EXPECT_EQ(&zen4.decode_of(4, true),
-                is_narrow ? kernels::find_decode(Isa::avx2, element, Element::f32) : set->decode);
+      const kernels::DecodeKernel* const narrow = kernels::base_of(isa) == Isa::avx512
+                                                      ? kernels::find_decode(Isa::avx2, element, Element::f32)
+                                                      : set->decode;
+      EXPECT_EQ(&zen4.decode_scores_of(4, true), narrow);
+      EXPECT_EQ(&zen4.decode_values_of(4, true), element == Element::f32 ? narrow : set->decode);
+      for (const auto kernel :
+           {&kernels::KernelSet::decode_scores_of, &kernels::KernelSet::decode_values_of}) {
+        EXPECT_EQ(&(set->*kernel)(1, true), set->decode);
+        EXPECT_EQ(&(zen5.*kernel)(1, true), set->decode);
+        EXPECT_EQ(&(zen4.*kernel)(5, true), set->decode);
+        EXPECT_EQ(&(zen4.*kernel)(4, false), set->decode);
+      }
     }
   }
 }
@@ -55,6 +60,8 @@ std::vector<std::byte> elements(test::Random& random, std::int64_t count, DataTy
       reinterpret_cast<std::int8_t*>(bytes.data())[i] = static_cast<std::int8_t>(random.between(-127, 127));
     else if (type == DataType::f16)
       kernels::from_float(x, reinterpret_cast<kernels::F16*>(bytes.data()) + i);
+    else if (type == DataType::bf16)
+      kernels::from_float(x, reinterpret_cast<kernels::Bf16*>(bytes.data()) + i);
     else
       reinterpret_cast<float*>(bytes.data())[i] = x;
   }
@@ -115,10 +122,10 @@ Context context_of(Isa isa, int narrow_decode_rows) {
   return context;
 }
 
-/// Of a decode of f32.
-std::string explained(const Context& context) {
+/// Of a decode.
+std::string explained(const Context& context, DataType type) {
   AttentionArgs args;
-  args.q = args.k = args.v = ConstTensor::bhsd(nullptr, 1, 1, 1, 8);
+  args.q = args.k = args.v = ConstTensor::bhsd(nullptr, 1, 1, 1, 8, type);
   args.out = Tensor::bhsd(nullptr, 1, 1, 1, 8);
   Plan planned;
   EXPECT_TRUE(plan(context, args, &planned).ok());
@@ -129,11 +136,16 @@ TEST(NarrowDecode, HasTheSameBits) {
   for (const Isa isa : kernels::kIsas) {
     if (!(kernels::host_isas() & bit(isa)) || !kernels::find_softmax(isa)) continue;
     const Context wide = context_of(isa, 0), narrow = context_of(isa, 64);
-    const char* const kernel = ", up to 64 rows of adjacent keys by decode_f32_avx2";
-    EXPECT_EQ(explained(narrow).find(kernel) != std::string::npos, kernels::base_of(isa) == Isa::avx512)
-        << explained(narrow);
-    EXPECT_EQ(explained(wide).find("adjacent"), std::string::npos) << explained(wide);
+    for (const DataType type : {DataType::f32, DataType::f16}) {
+      const char* const kernel =
+          type == DataType::f32 ? ", scores and values of up to 64 rows of adjacent keys by decode_f32_avx2"
+                                : ", scores of up to 64 rows of adjacent keys by decode_f16_avx2";
+      const std::string with = explained(narrow, type), without = explained(wide, type);
+      EXPECT_EQ(with.find(kernel) != std::string::npos, kernels::base_of(isa) == Isa::avx512) << with;
+      EXPECT_EQ(without.find("adjacent"), std::string::npos) << without;
+    }
     for (const Types& types : {Types{DataType::f32, DataType::f32},
+                               {DataType::bf16, DataType::bf16},
                                {DataType::f16, DataType::f16},
                                {DataType::i8, DataType::f32},
                                {DataType::i8, DataType::f16}}) {
