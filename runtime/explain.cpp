@@ -57,15 +57,20 @@ std::string heads_of(const Partition& partition) {
 }
 
 /// ", scores of up to 4 rows of adjacent keys by decode_f16_avx2", if such rows are decoded by narrower
-/// vectors.
+/// vectors. Scores of int8 keys and of keys in tiles have kernels of their own.
 std::string narrow_decode_of(const Plan::Impl& plan) {
   const kernels::KernelSet& kernels = plan.kernels;
   const bool decodes =
       plan.tunings.few.pipeline->traits.in_place || plan.tunings.many.pipeline->traits.in_place;
-  if (!decodes || !kernels.narrow_decode || kernels.narrow_decode_rows == 0) return "";
+  if (!decodes || !kernels.narrow_decode) return "";
+  const bool of_scores = &kernels.decode_scores_of(1, true) == kernels.narrow_decode && !kernels.int8 &&
+                         !plan.problem.has_key_tiles;
   const bool of_values = &kernels.decode_values_of(1, true) == kernels.narrow_decode;
-  return std::string(of_values ? ", scores and values" : ", scores") + " of up to " +
-         std::to_string(kernels.narrow_decode_rows) + " rows of adjacent keys by " +
+  if (!of_scores && !of_values) return "";
+  return std::string(!of_scores  ? ", values"
+                     : of_values ? ", scores and values"
+                                 : ", scores") +
+         " of up to " + std::to_string(kernels.narrow_decode_rows) + " rows of adjacent keys by " +
          kernels.narrow_decode->name;
 }
 

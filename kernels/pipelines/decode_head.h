@@ -40,7 +40,7 @@ class DecodeHead {
         task_(task),
         rows_(task.row_end - task.row_begin),
         decode_scores_(kernels.decode_scores_of(rows_, head.k.stride == head.head_dim)),
-        decode_values_(kernels.decode_values_of(rows_, head.k.stride == head.head_dim)),
+        decode_values_(kernels.decode_values_of(rows_, head.v.stride == head.v_head_dim)),
         s_(carver, kernels, rows_, head.head_dim, head.v_head_dim) {
     s_.kv.begin(head);
   }

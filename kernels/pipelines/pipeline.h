@@ -63,8 +63,8 @@ struct KernelSet {
   const PackKernel* load_state;      ///< the way back, from rows to lanes
   const DecodeKernel* decode;
   /// Of vectors half as wide, with the same bits: scores, and f32 values, for up to so many query rows
-  /// (fit_kernels() sets it) where keys are adjacent in memory; nullptr where the ISA has no narrower one
-  /// below it.
+  /// (fit_kernels() sets it) where keys or values are adjacent in memory; nullptr where the ISA has no
+  /// narrower one below it.
   const DecodeKernel* narrow_decode;
   std::int64_t narrow_decode_rows = 0;
   const KeyTilesKernel* key_tiles;

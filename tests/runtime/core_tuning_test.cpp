@@ -5,10 +5,7 @@
 #include <gtest/gtest.h>
 #include <kumiko/attention.h>
 #include <kumiko/kv_append.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -19,28 +16,14 @@
 #include "runtime/tuning.h"
 #include "tests/support/bits.h"
 #include "tests/support/random.h"
+#include "tests/support/temporary_file.h"
 
 namespace kumiko {
 namespace {
 
 using kernels::Core;
 using kernels::Isa;
-
-/// A temporary file.
-class File {
- public:
-  explicit File(const std::string& content)
-      : path_(std::filesystem::temp_directory_path() /
-              ("kumiko-tuning-" + std::to_string(getpid()) + "-" + std::to_string(++count_))) {
-    std::ofstream(path_) << content;
-  }
-  ~File() { std::filesystem::remove(path_); }
-  std::string path() const { return path_; }
-
- private:
-  static inline int count_ = 0;
-  std::filesystem::path path_;
-};
+using test::TemporaryFile;
 
 TEST(CoreTuning, EveryCoreAndIsaHasNumbersWithinTheirRange) {
   for (const Core core : kernels::kCores) {
@@ -65,7 +48,7 @@ TEST(CoreTuning, ACoreTakesItsOwnRowOrTheGenericOne) {
 }
 
 TEST(CoreTuning, AFileChangesWhatItNamesForItsIsa) {
-  const File file(
+  const TemporaryFile file(
       "# a comment\n"
       "[avx512]\n"
       "decode_rows = 4\t# another\r\n"
@@ -99,7 +82,7 @@ TEST(CoreTuning, AWrongLineIsNamedAndChangesNothing) {
       {"[neon]\ntask_tiles = 3", "expected 4..256"},  // of an ISA other than the requested one
   };
   for (const auto& [content, want] : rows) {
-    const File file(content);
+    const TemporaryFile file(content);
     CoreTuning tuning = core_tuning(Core::generic, Isa::avx2);
     std::string why;
     EXPECT_FALSE(read_tuning(file.path(), Isa::avx2, &tuning, &why)) << content;
@@ -118,7 +101,7 @@ TEST(CoreTuning, AWrongLineIsNamedAndChangesNothing) {
 }
 
 TEST(CoreTuning, ContextAndPlanSayWhichIsInUse) {
-  const File file("[reference]\ndecode_rows = 0\n");
+  const TemporaryFile file("[reference]\ndecode_rows = 0\n");
   ContextOptions options;
   options.executor = "serial";
   options.isa = "reference";
@@ -142,7 +125,7 @@ TEST(CoreTuning, ContextAndPlanSayWhichIsInUse) {
 }
 
 TEST(CoreTuning, AFileThatIsWrongIsAnErrorOfTheContext) {
-  const File file("[avx2]\ntask_tiles = 1\n");
+  const TemporaryFile file("[avx2]\ntask_tiles = 1\n");
   ContextOptions options;
   options.executor = "serial";
   options.tuning = file.path();
@@ -231,8 +214,8 @@ TEST(CoreTuning, NoNumberChangesABit) {
     for (const TuningField& field : kTuningFields) {
       for (const std::int64_t value : {field.least, field.least + 1, field.most}) {
         if (test::kEmulated && isa != best && value != field.least) continue;
-        const File file("[" + std::string(name(kernels::base_of(isa))) + "]\n" + field.name + " = " +
-                        std::to_string(value) + "\n");
+        const TemporaryFile file("[" + std::string(name(kernels::base_of(isa))) + "]\n" + field.name + " = " +
+                                 std::to_string(value) + "\n");
         options.tuning = file.path();
         Context tuned;
         ASSERT_TRUE(Context::create(options, &tuned).ok());
@@ -298,8 +281,8 @@ TEST(CoreTuning, EveryTileOfEveryProductCanBeChosenAndGivesTheSameBits) {
       for (int vectors = 1; vectors <= 3; ++vectors) {
         const kernels::GemmKernel* const tile = set->gemm[vectors - 1];
         if (!tile) continue;
-        const File file("[" + std::string(name(kernels::base_of(isa))) +
-                        "]\ntile_vectors = " + std::to_string(vectors) + "\n");
+        const TemporaryFile file("[" + std::string(name(kernels::base_of(isa))) +
+                                 "]\ntile_vectors = " + std::to_string(vectors) + "\n");
         CoreTuning tuning = core_tuning(Core::generic, isa);
         std::string why;
         ASSERT_TRUE(read_tuning(file.path(), isa, &tuning, &why)) << why;
