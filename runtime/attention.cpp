@@ -16,6 +16,7 @@
 #include "runtime/traffic.h"
 #include "runtime/validate.h"
 #include "runtime/validate_parts.h"
+#include "scheduler/fork.h"
 
 namespace kumiko {
 namespace {
@@ -361,12 +362,11 @@ Status attention_forward(const AttentionArgs& args) {
   // Never destroyed: at the end of the process other threads may still be calling. A failed creation is tried
   // again at the next call, which may find more memory. A forked child makes a context of its own.
   static std::atomic<const Context*> made{nullptr};
-  static std::mutex making;
   return guarded([&]() -> Status {
     const auto usable = [](const Context* kept) { return kept && !impl_of(*kept)->is_from_before_fork(); };
     const Context* context = made.load(std::memory_order_acquire);
     if (!usable(context)) {
-      const std::lock_guard lock(making);
+      const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::default_context));
       context = made.load(std::memory_order_relaxed);
       if (!usable(context)) {
         auto fresh = std::make_unique<Context>();

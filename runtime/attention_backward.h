@@ -81,9 +81,9 @@ class KUMIKO_API BackwardPlan {
 KUMIKO_API Status plan_backward(const Context& context, const BackwardArgs& args, BackwardPlan* plan);
 
 /// The gradients of attention_forward(), on the threads of `context`, in memory that does not grow with q_len
-/// * kv_len: plan_backward() and run in one. Products are of f32, whatever the tensors' type. The bits of a
-/// gradient depend only on the tensors of the sequences that it sums over, their KV heads and the ISA: not on
-/// threads, executor, topology or the rest of the batch. If validation fails, nothing is written. Errors:
+/// * kv_len: plan_backward() and run in one. What products multiply: `precision` (BackwardArgs). The bits of
+/// a gradient depend only on the tensors of the sequences that it sums over, their KV heads and the ISA: not
+/// on threads, executor, topology or the rest of the batch. If validation fails, nothing is written. Errors:
 /// invalid_argument, unsupported, out_of_memory.
 KUMIKO_API Status attention_backward(const Context& context, const BackwardArgs& args);
 

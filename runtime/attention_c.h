@@ -15,9 +15,9 @@
  * struct with a nonzero byte after the fields that it has. Always start from the _INIT macros: zero is not
  * every field's default. Enumerators keep their values.
  *
- * Threads. Every call may be made from any number of threads at once, with two exceptions:
- * kumiko_plan_update, and destroying a handle (once, by one thread). No other call may use that handle
- * meanwhile. */
+ * Threads. Every call may be made from any number of threads at once, with three exceptions:
+ * kumiko_plan_update, kumiko_plan_update_pages, and destroying a handle (once, by one thread). No other call
+ * may use that handle meanwhile. */
 #ifndef KUMIKO_ATTENTION_C_H
 #define KUMIKO_ATTENTION_C_H
 
@@ -99,7 +99,7 @@ typedef struct kumiko_plan kumiko_plan;
  * structs, so they never change. */
 typedef struct kumiko_tensor {
   void* data;
-  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 */
+  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 | KUMIKO_I8 */
   int32_t reserved; /* 0 */
   int64_t shape[4];
   int64_t stride[4];
@@ -108,7 +108,7 @@ typedef struct kumiko_tensor {
 /* The same for inputs. A stride of 0 (an expanded dimension) is accepted. */
 typedef struct kumiko_const_tensor {
   const void* data;
-  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 | KUMIKO_BOOLEAN | KUMIKO_I32 */
+  int32_t dtype;    /* KUMIKO_F32 | KUMIKO_BF16 | KUMIKO_F16 | KUMIKO_BOOLEAN | KUMIKO_I32 | KUMIKO_I8 */
   int32_t reserved; /* 0 */
   int64_t shape[4];
   int64_t stride[4];

@@ -115,7 +115,7 @@ struct BackwardRun {
   template <class Body>
   Status for_each_task(std::int64_t count, const Body& body) const {
     if (count == 0) return {};
-    static const scheduler::PolicyRow& policy = *scheduler::find_policy("flat");
+    const scheduler::PolicyRow& policy = *scheduler::find_policy("flat");
     const std::span<const scheduler::Task> tasks(state.tasks);
     policy.fill(tasks.first(static_cast<std::size_t>(count)), plan.workers(), state.space, state.assignment);
     scheduler::Job job;

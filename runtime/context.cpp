@@ -225,6 +225,7 @@ Status Context::write_trace() const {
     if (!impl_->tracer)
       return {Code::invalid_argument,
               "context has no trace; expected one made with trace or KUMIKO_TRACE set"};
+    if (impl_->is_from_before_fork()) return forked_error();
     const std::string why = impl_->tracer->write();
     if (why.empty()) return {};
     return one_line({Code::unsupported, "trace is \"" + impl_->tracer->file() +

@@ -7,6 +7,7 @@
 
 #include "runtime/attention_fields.h"
 #include "runtime/context.h"
+#include "runtime/partition.h"
 #include "runtime/plan.h"
 #include "runtime/validate.h"
 #include "runtime/validate_parts.h"
@@ -63,6 +64,11 @@ Status check_part(const AttentionArgs& args, const KeyPart& part) {
   return check_queries(args, part);
 }
 
+constexpr std::int64_t kMostStateFloats = std::int64_t{1} << 45;
+Status states_too_large() {
+  return {Code::out_of_memory, "the states of q.shape would take more than 2^47 bytes"};
+}
+
 /// The problem of a part, and where its states lie. Errors: out_of_memory.
 Status set_part(const KeyPart& part, StatesKept kept, Problem* problem) {
   problem->part = part;
@@ -79,27 +85,46 @@ Status set_part(const KeyPart& part, StatesKept kept, Problem* problem) {
     if (__builtin_mul_overflow(states, problem->kv_heads, &more) ||
         __builtin_mul_overflow(more, problem->rows_of(b), &more) ||
         __builtin_mul_overflow(more, size, &more) || __builtin_add_overflow(floats, more, &floats) ||
-        floats > (std::int64_t{1} << 45))
-      return {Code::out_of_memory, "the states of q.shape would take more than 2^47 bytes"};
+        floats > kMostStateFloats)
+      return states_too_large();
     problem->states_begin.push_back(floats);
   }
   return {};
 }
 
+Span span_of_floats(const float* data, std::int64_t count) {
+  const std::int64_t stride = 1;
+  return data ? span_of(data, &count, &stride, 1, DataType::f32) : Span{};
+}
+
 /// `states` must not overlap the tensors of `args`, which are valid.
 Status check_states(const AttentionArgs& args, std::int64_t floats, const float* states) {
-  const std::int64_t stride = 1;
   if (floats == 0) return {};
+  const std::int64_t stride = 1;
   const Span span = span_of(states, &floats, &stride, 1, DataType::f32);
   if (Status s = check_pointer("states", states, span, DataType::f32); !s.ok()) return s;
+  const auto optional = [](const ConstTensor& view) { return view.data ? span_of(view) : Span{}; };
+  const auto scale_span = [](const ScaleView& view, const ConstTensor& rows) {
+    return view.data ? span_of(view.data, rows.shape.data(), view.stride.data(), 3, DataType::f32) : Span{};
+  };
+  const std::int64_t heads = args.q.shape[1],
+                     slopes = (number_of_sequences(args) - 1) * args.alibi_batch_stride + heads;
   const auto lse_span = [&](const LseView& view) {
     const auto strides = lse_strides(view.stride, args.q.shape);
     return view.data ? span_of(view.data, args.q.shape.data(), strides.data(), 3, DataType::f32) : Span{};
   };
-  const std::pair<const char*, Span> tensors[] = {
-      {"q", span_of(args.q)},      {"k", span_of(keys_in_memory(args.k, args.key_layout))},
-      {"v", span_of(args.v)},      {"out", span_of(args.out)},
-      {"lse", lse_span(args.lse)}, {"row_max", lse_span(args.row_max)}};
+  const std::pair<const char*, Span> tensors[] = {{"q", span_of(args.q)},
+                                                  {"k", span_of(keys_in_memory(args.k, args.key_layout))},
+                                                  {"v", span_of(args.v)},
+                                                  {"out", span_of(args.out)},
+                                                  {"lse", lse_span(args.lse)},
+                                                  {"row_max", lse_span(args.row_max)},
+                                                  {"bias", optional(args.bias)},
+                                                  {"mask", optional(args.mask)},
+                                                  {"q_scale", scale_span(args.q_scale, args.q)},
+                                                  {"k_scale", scale_span(args.k_scale, args.k)},
+                                                  {"alibi_slopes", span_of_floats(args.alibi_slopes, slopes)},
+                                                  {"sinks", span_of_floats(args.sinks, heads)}};
   for (const auto& [name, tensor] : tensors) {
     if (overlap(span, tensor))
       return invalid("states", hex(states), std::string("memory apart from ") + name);
@@ -193,7 +218,8 @@ struct SplitMerge {
   std::span<const float* const> states;
   std::int64_t unit_begin;
   std::vector<MergePiece> pieces;
-  std::vector<std::int64_t> begin;  // [units][parts] floats before a unit in each part
+  std::vector<std::int64_t> begin{};  // [units][parts] floats before a unit in each part
+  std::int64_t most_splits = 0;       // of a sequence with queries
 
   std::int64_t splits(std::int64_t b) const {
     return (problem.sequence(b).kv_len + kKeysPerSplit - 1) / kKeysPerSplit;
@@ -251,20 +277,35 @@ void merge_piece(void* context, std::int32_t number, const scheduler::Slot& slot
   merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
 }
 
-/// So that a task has about 512 states to merge, 260 KB of heads of 128.
-void cut_merge(std::int64_t unit_end, SplitMerge* merge) {
+/// So that a task has about 512 states to merge, 260 KB of heads of 128. Errors: unsupported, out_of_memory
+/// (states larger than the address space).
+Status cut_merge(std::int64_t unit_end, SplitMerge* merge) {
   const Problem& problem = merge->problem;
   const std::int64_t parts = std::ssize(merge->states), size = kernels::partial_size(problem.v_head_dim);
   std::vector<std::int64_t> floats(static_cast<std::size_t>(parts), 0);
+  const auto too_many = [](const std::string& what) {
+    return Status(Code::unsupported,
+                  "q.shape makes " + what + " to merge; expected at most " + std::to_string(kMaxTasks));
+  };
+  if (unit_end - merge->unit_begin > kMaxTasks)
+    return too_many(std::to_string(unit_end - merge->unit_begin) + " heads of sequences");
   for (std::int64_t unit = merge->unit_begin; unit < unit_end; ++unit) {
     const std::int64_t b = unit / problem.kv_heads, rows = problem.rows_of(b), all = merge->splits(b);
     const std::int64_t step = std::max<std::int64_t>(512 / std::max<std::int64_t>(all, 1), 1);
     merge->begin.insert(merge->begin.end(), floats.begin(), floats.end());
-    for (std::int64_t p = 0; p < parts; ++p)
-      floats[static_cast<std::size_t>(p)] += (all > p ? (all - p + parts - 1) / parts : 0) * rows * size;
+    for (std::int64_t p = 0; p < parts; ++p) {
+      std::int64_t &sum = floats[static_cast<std::size_t>(p)],
+                   more = all > p ? (all - p + parts - 1) / parts : 0;
+      if (__builtin_mul_overflow(more, rows, &more) || __builtin_mul_overflow(more, size, &more) ||
+          __builtin_add_overflow(sum, more, &sum) || sum > kMostStateFloats)
+        return states_too_large();
+    }
+    if (std::ssize(merge->pieces) + (rows + step - 1) / step > kMaxTasks) return too_many("more tasks");
     for (std::int64_t row = 0; row < rows; row += step)
       merge->pieces.push_back({unit, row, std::min(row + step, rows)});
+    merge->most_splits = std::max(merge->most_splits, rows > 0 ? all : 0);
   }
+  return {};
 }
 
 }  // namespace
@@ -272,6 +313,7 @@ void cut_merge(std::int64_t unit_end, SplitMerge* merge) {
 Status prepare_running_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
                               std::int64_t* floats) {
   return guarded([&]() -> Status {
+    if (!floats) return {Code::invalid_argument, "floats is null; expected where to put their number"};
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
     PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::running); !s.ok()) return s;
@@ -283,6 +325,7 @@ Status prepare_running_states(const Context& context, const AttentionArgs& args,
 Status prepare_split_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
                             std::int64_t* floats) {
   return guarded([&]() -> Status {
+    if (!floats) return {Code::invalid_argument, "floats is null; expected where to put their number"};
     if (Status s = check_arguments(context, args, part); !s.ok()) return s;
     if (Status s = check_split_states(args, part); !s.ok()) return s;
     PreparedPart made(context, args, part);
@@ -315,8 +358,9 @@ Status merge_running_states(const Context& context, const AttentionArgs& args, c
     PreparedPart made(context, args, part);
     if (Status s = made.prepare(args, part, StatesKept::running); !s.ok()) return s;
     if (Status s = check_states(args, made.floats(), states); !s.ok()) return s;
-    for (std::size_t i = 0; i < next.size(); ++i) {
-      if (made.floats() > 0 && (!next[i] || next[i] == states))
+    const Span own = span_of_floats(states, made.floats());
+    for (std::size_t i = 0; i < next.size() && made.floats() > 0; ++i) {
+      if (!next[i] || overlap(span_of_floats(next[i], made.floats()), own))
         return invalid(entry("next", static_cast<std::int64_t>(i)), next[i] ? "states" : "null",
                        "states computed ahead");
     }
@@ -368,13 +412,10 @@ Status merge_split_states(const Context& context, const AttentionArgs& args,
     if (Status s = choose_kernels(plan); !s.ok()) return s;
     if (Status s = check_row_max(plan, args); !s.ok()) return s;
     const Operands operands = operands_of(args);
-    SplitMerge merge{plan.problem, operands, plan.kernels, states, unit_begin, {}, {}};
-    cut_merge(unit_end, &merge);
-    for (std::size_t p = 0; p < states.size(); ++p) {
-      const std::int64_t b = unit_begin / std::max<std::int64_t>(plan.problem.kv_heads, 1);
-      const bool has_any = !merge.pieces.empty() && merge.splits(b) > static_cast<std::int64_t>(p);
-      if (has_any && !states[p])
-        return invalid(entry("states", static_cast<std::int64_t>(p)), "null", "states");
+    SplitMerge merge{plan.problem, operands, plan.kernels, states, unit_begin, {}};
+    if (Status s = cut_merge(unit_end, &merge); !s.ok()) return s;
+    for (std::int64_t p = 0; p < std::min(merge.most_splits, std::ssize(states)); ++p) {
+      if (!states[static_cast<std::size_t>(p)]) return invalid(entry("states", p), "null", "states");
     }
     return run_equal_tasks(*plan.context, std::ssize(merge.pieces), merge_piece<SplitMerge>, &merge,
                            static_cast<std::size_t>(plan.problem.v_head_dim) * sizeof(float));

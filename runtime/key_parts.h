@@ -59,8 +59,8 @@ KUMIKO_API Status attention_continue(const Context& context, const AttentionArgs
 
 /// Adds states that were computed ahead of keys before theirs: `next`, each what attention_continue() left of
 /// one split alone (is_first and not is_last), in ascending order of splits, which follow those in `states`.
-/// `is_first`, `is_last`, `part`'s queries and `states`: as there. Errors: those of attention_forward(), and
-/// invalid_argument (`next` null, or memory of `states`); nothing is written then.
+/// `is_first`, `is_last` and `part`'s queries: as there; `states` is never null. Errors: those of
+/// attention_forward(), and invalid_argument (`next` null, or memory of `states`); nothing is written then.
 KUMIKO_API Status merge_running_states(const Context& context, const AttentionArgs& args, const KeyPart& part,
                                        float* states, std::span<const float* const> next, bool is_first,
                                        bool is_last);

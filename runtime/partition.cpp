@@ -123,8 +123,10 @@ bool Partition::has_splits_of(const Problem& problem) const {
   RowBlock block{};
   std::int64_t first_row_end = 0;
   for (const PlannedTask& task : tasks) {
-    // All heads of a sequence are cut alike.
-    if (task.kv_head != problem.first_head() || task.shared >= 0) continue;
+    if (task.shared >= 0) continue;
+    // Rows that are read in place are one block in each head. Tiles are cut finer in some heads than in
+    // others.
+    if (task.pipeline->traits.in_place && task.kv_head != problem.first_head()) continue;
     if (!before || before->batch != task.batch || before->row_begin != task.row_begin ||
         before->row_end != task.row_end) {
       const kernels::HeadProblem head = problem.keys_seen(task.batch);
@@ -163,6 +165,7 @@ PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tun
             std::max(most.pieces, size.pieces)};
     if (is_cut_once(problem, tunings)) break;
   }
+  if (most.tasks == 0) return most;  // More than a plan may have: making one says so.
   const std::size_t domains = workforce.workers_per_domain.size();
   const std::size_t pieces = std::min(most.tasks, most.pieces);
   const bool may_share = problem.page_keys > 0;  // Tasks of shared keys lie after all others.

@@ -9,8 +9,8 @@
 namespace kumiko {
 namespace {
 
-// The scheduler adds up integers: picoseconds.
-constexpr double kTicksPerSecond = 1e12;
+// The scheduler adds up integers: picoseconds, or longer ticks if all tasks together take more of them.
+constexpr double kTicksPerSecond = 1e12, kMostTicks = 0x1p60;
 
 bool is_rate(double rate) {
   return std::isfinite(rate) && rate > 0;
@@ -24,7 +24,7 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
   const std::vector<int> workers = context->executor->workers_per_domain();
   const scheduler::Assignment& assignment = partition.assignment;
   const auto key_bytes = static_cast<double>(problem.key_bytes());
-  std::vector<scheduler::Task> durations(partition.tasks.size());
+  std::vector<double> seconds_of(partition.tasks.size());
   double total = 0;
   for (std::size_t d = 0; d + 1 < assignment.domain_begin.size(); ++d) {
     const double bandwidth = std::min(rates.core_bandwidth, rates.domain_bandwidth / std::max(workers[d], 1));
@@ -34,18 +34,20 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
       const std::int64_t used = problem.sequence(task.batch).kv_len;
       const auto keys = static_cast<double>(std::max<std::int64_t>(
           std::min(task.split_end * kernels::kSplitKeys, used) - task.split_begin * kernels::kSplitKeys, 0));
-      const double seconds = std::max(
+      const double seconds = seconds_of[number] = std::max(
           2 * partition.cost_unit * static_cast<double>(partition.costs[number].cost) / rates.core_flops,
           keys * key_bytes * task.heads / bandwidth);
       total += seconds;
-      durations[number].cost = std::llround(std::min(seconds * kTicksPerSecond, 1e15));
     }
   }
+  if (std::isinf(total)) return {total, total};
+  const double ticks = total * kTicksPerSecond > kMostTicks ? kMostTicks / total : kTicksPerSecond;
+  std::vector<scheduler::Task> durations(seconds_of.size());
+  for (std::size_t i = 0; i < durations.size(); ++i) durations[i].cost = std::llround(seconds_of[i] * ticks);
   const int threads = context->executor->concurrency();
   Prediction result;
-  result.seconds =
-      static_cast<double>(scheduler::simulate_makespan(durations, assignment, workers)) / kTicksPerSecond +
-      rates.start_seconds;
+  result.seconds = static_cast<double>(scheduler::simulate_makespan(durations, assignment, workers)) / ticks +
+                   rates.start_seconds;
   result.attainable_seconds = total / threads;
   return result;
 }

@@ -52,29 +52,32 @@ Status Stream::create(const Context& context, const StreamOptions& options, Stre
 Status Stream::submit(const Plan& plan, const AttentionArgs& args, Ticket* ticket,
                       StreamCallback callback) const {
   return guarded([&]() -> Status {
-    if (Status s = check_stream(impl_.get()); !s.ok()) return s;
+    const std::shared_ptr<Impl> stream = impl_;  // The call's callback may destroy this Stream meanwhile.
+    if (Status s = check_stream(stream.get()); !s.ok()) return s;
     const std::shared_ptr<Plan::Impl>& planned = impl_of(plan);
     if (!planned) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
-    if (planned->context != impl_of(impl_->context))
+    if (planned->context != impl_of(stream->context))
       return {Code::invalid_argument, "plan is of another context; expected one of the stream's"};
     if (Status s = check_run(*planned, args); !s.ok()) return s;
-    return impl_->submit(PlannedRun{SubmittedPlan(plan), args}, ticket, std::move(callback));
+    return stream->submit(PlannedRun{SubmittedPlan(plan), args}, ticket, std::move(callback));
   });
 }
 
 Status Stream::submit(const AttentionArgs& args, Ticket* ticket, StreamCallback callback) const {
   return guarded([&]() -> Status {
-    if (Status s = check_stream(impl_.get()); !s.ok()) return s;
+    const std::shared_ptr<Impl> stream = impl_;
+    if (Status s = check_stream(stream.get()); !s.ok()) return s;
     if (Status s = check_call(args); !s.ok()) return s;
-    return impl_->submit(args, ticket, std::move(callback));
+    return stream->submit(args, ticket, std::move(callback));
   });
 }
 
 Status Stream::submit(const KvAppendArgs& args, Ticket* ticket, StreamCallback callback) const {
   return guarded([&]() -> Status {
-    if (Status s = check_stream(impl_.get()); !s.ok()) return s;
-    if (Status s = validate_kv_append(args, impl_->context.num_domains()); !s.ok()) return s;
-    return impl_->submit(args, ticket, std::move(callback));
+    const std::shared_ptr<Impl> stream = impl_;
+    if (Status s = check_stream(stream.get()); !s.ok()) return s;
+    if (Status s = validate_kv_append(args, stream->context.num_domains()); !s.ok()) return s;
+    return stream->submit(args, ticket, std::move(callback));
   });
 }
 

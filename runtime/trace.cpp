@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "scheduler/fork.h"
+
 namespace kumiko {
 namespace {
 
@@ -18,9 +20,8 @@ constexpr std::size_t kMostRuns = std::size_t{1} << 16;
 constexpr std::int64_t kLeastIdle = 1000;  // ns
 
 // Tracers whose file is written when the process ends, and how many tracers named each file. Never destroyed:
-// it is used after static destructors have run.
+// it is used after static destructors have run. Under ProcessLock::traces.
 struct Registry {
-  std::mutex mutex;
   std::vector<Tracer*> live;
   std::vector<std::pair<std::string, int>> files;
 };
@@ -30,7 +31,7 @@ Registry& registry() {
 }
 
 void write_at_exit() {
-  const std::lock_guard lock(registry().mutex);
+  const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
   for (const Tracer* tracer : registry().live) {
     try {
       (void)tracer->write();
@@ -153,7 +154,7 @@ std::unique_ptr<Tracer> Tracer::create(const std::string& file, const scheduler:
                                        const std::vector<scheduler::Seat>& seats, std::string& error) {
   std::string name = file;
   {
-    const std::lock_guard lock(registry().mutex);
+    const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
     auto& files = registry().files;
     const auto known =
         std::find_if(files.begin(), files.end(), [&](const auto& f) { return f.first == file; });
@@ -165,7 +166,7 @@ std::unique_ptr<Tracer> Tracer::create(const std::string& file, const scheduler:
   }
   std::unique_ptr<Tracer> tracer(new Tracer(name, topology, seats));
   error = tracer->write();  // an empty trace, to find out now whether the file can be written
-  const std::lock_guard lock(registry().mutex);
+  const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
   if (!error.empty()) {
     tracer->process_ = 0;  // nothing to be written
     for (auto& [used, times] : registry().files) times -= used == file;
@@ -196,7 +197,7 @@ Tracer::Tracer(std::string file, const scheduler::Topology& topology,
 
 Tracer::~Tracer() {
   {
-    const std::lock_guard lock(registry().mutex);
+    const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
     std::erase(registry().live, this);
   }
   try {
@@ -281,6 +282,7 @@ std::string Tracer::to_json() const {
 
 std::string Tracer::write() const {
   if (getpid() != process_) return "";
+  const std::lock_guard lock(write_mutex_);  // One file beside it for all who write.
   const std::string text = to_json();
   const std::string beside = file_ + "." + std::to_string(process_) + ".tmp";
   std::FILE* out = std::fopen(beside.c_str(), "w");

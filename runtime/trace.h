@@ -83,7 +83,7 @@ class Tracer {
   TickClock clock_;
   int process_;  // a forked child does not write
   std::atomic<std::int32_t> next_run_{0};
-  mutable std::mutex runs_mutex_;
+  mutable std::mutex runs_mutex_, write_mutex_;
   std::vector<Run> runs_;  // of fixed capacity
 };
 

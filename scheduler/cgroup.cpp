@@ -45,8 +45,8 @@ int smaller(int a, int b) {
 int smallest_limit(const std::string& mount, std::string group, int (*limit)(const std::string&)) {
   int result = 0;
   for (;;) {
-    // A path with ".." lies outside the cgroup namespace: only the root is mounted here.
-    if (group.find("..") != std::string::npos) group.clear();
+    // A path that begins with "/.." lies outside the cgroup namespace: only the root is mounted here.
+    if (group.starts_with("/..") && (group.size() == 3 || group[3] == '/')) group.clear();
     result = smaller(result, limit(mount + group));
     const std::size_t slash = group.find_last_of('/');
     if (slash == std::string::npos) return result;

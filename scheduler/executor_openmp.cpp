@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "scheduler/executors.h"
+#include "scheduler/fork.h"
 #include "scheduler/signals.h"
 #include "scheduler/worker_pool.h"
 
@@ -23,7 +24,6 @@ class OpenMpExecutor;
 
 // The executor whose team is starting. The team's threads find it here, not among the region's shared
 // variables: ThreadSanitizer cannot see how libgomp hands those over. One team starts at a time.
-std::mutex g_start_mutex;
 std::atomic<OpenMpExecutor*> g_starting{nullptr};
 
 // libgomp ends the process when it cannot create a thread, so pthread_create tries first.
@@ -63,7 +63,7 @@ class OpenMpExecutor final : public Executor {
         pool_(options, seats_) {
     if (concurrency() == 1) return;
     require_threads(concurrency());
-    const std::lock_guard lock(g_start_mutex);
+    const std::lock_guard lock(mutex_of(ProcessLock::openmp_start));
     g_starting.store(this, std::memory_order_release);
     service_ = std::thread([this] { open_team(concurrency()); });
     for (int here = arrived_.load(); here == 0 || here < team_size_.load(); here = arrived_.load())

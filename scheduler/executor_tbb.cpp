@@ -337,8 +337,10 @@ class TbbExecutor final : public Executor {
 std::unique_ptr<Executor> create_tbb_executor(const ExecutorOptions& options, std::string& error) {
   // oneTBB's threads belong to the process that first used them here. A forked child has oneTBB's bookkeeping
   // but none of the threads.
-  static const unsigned first_use = fork_generation();
-  if (fork_generation() != first_use) {
+  static std::atomic<std::int64_t> first_use{-1};
+  const std::int64_t generation = fork_generation();
+  std::int64_t used = -1;
+  if (!first_use.compare_exchange_strong(used, generation) && used != generation) {
     error =
         "oneTBB was in use when this process was forked, and its threads are not here; expected openmp or "
         "serial";

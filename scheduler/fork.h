@@ -3,10 +3,17 @@
 // child.
 #pragma once
 
+#include <mutex>
+
 namespace kumiko::scheduler {
 
 /// Changes in a forked child, to tell what was made before the fork from what was made after it. Counts
 /// fork(), not the bare system call and not vfork().
 unsigned fork_generation() noexcept;
+
+/// Locks of the process that a forked child takes, too: fork() waits until no other thread has one. In the
+/// order in which a thread may take several.
+enum class ProcessLock { default_context, openmp_start, traces };
+std::mutex& mutex_of(ProcessLock lock) noexcept;
 
 }  // namespace kumiko::scheduler

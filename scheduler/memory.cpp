@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstring>
@@ -26,8 +27,7 @@ using NodeMask = std::array<unsigned long, kMaxNodes / kWordBits>;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::size_t page_bytes() {
-  static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  return bytes;
+  return static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
 
 bool fills_huge_page(std::size_t bytes) {
@@ -40,15 +40,18 @@ std::size_t round_up(std::size_t bytes, std::size_t unit) {
 
 // Whether all memory is on one node. A failed read counts as several nodes. Allocates nothing.
 bool has_one_node() {
-  static const bool one = [] {
+  const auto read_it = [] {
     const int file = open("/sys/devices/system/node/has_memory", O_RDONLY | O_CLOEXEC);
     if (file < 0) return false;
     char nodes[64];
     const ssize_t length = read(file, nodes, sizeof nodes);
     close(file);
     return length > 0 && std::none_of(nodes, nodes + length, [](char c) { return c == ',' || c == '-'; });
-  }();
-  return one;
+  };
+  // Not a static of its own, whose first use a fork by another thread could leave unfinished in the child.
+  static std::atomic<int> known{-1};
+  if (known.load(std::memory_order_relaxed) < 0) known.store(read_it(), std::memory_order_relaxed);
+  return known.load(std::memory_order_relaxed) == 1;
 }
 
 // Preferred, not strict: a full node falls back to the next one, where a strict binding would get the process

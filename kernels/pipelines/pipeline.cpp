@@ -79,35 +79,37 @@ KernelSet make_set(Isa isa, const ElementTypes& types, Element product) {
   return s;
 }
 
-}  // namespace
-
-const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product) {
-  constexpr std::size_t kTypes = std::size(kElements);
-  enum Kind : std::size_t { own_product, f32_product, int8_scores, kKinds };
-  struct Sets {
-    KernelSet set[kIsaValues][kTypes][kTypes][kKinds];  // by isa, value, output
-    Sets() {
-      for (const Isa which : kIsas) {
-        for (const Element in : kElements) {
-          for (const Element out : kElements) {
-            KernelSet* const sets = set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
-                                       [static_cast<std::size_t>(out)];
-            sets[own_product] = make_set(which, {in, in, in, out}, in);
-            sets[f32_product] = make_set(which, {in, in, in, out}, Element::f32);
-            sets[int8_scores] = make_set(which, {Element::i8, Element::i8, in, out}, Element::f32);
-          }
+enum Kind : std::size_t { own_product, f32_product, int8_scores, kKinds };
+struct Sets {
+  KernelSet set[kIsaValues][std::size(kElements)][std::size(kElements)][kKinds];  // by isa, value, output
+  Sets() {
+    for (const Isa which : kIsas) {
+      for (const Element in : kElements) {
+        for (const Element out : kElements) {
+          KernelSet* const sets = set[static_cast<std::size_t>(which)][static_cast<std::size_t>(in)]
+                                     [static_cast<std::size_t>(out)];
+          sets[own_product] = make_set(which, {in, in, in, out}, in);
+          sets[f32_product] = make_set(which, {in, in, in, out}, Element::f32);
+          sets[int8_scores] = make_set(which, {Element::i8, Element::i8, in, out}, Element::f32);
         }
       }
     }
-  };
-  static const Sets sets;
+  }
+};
+// Made when the library is loaded: on a first call another thread might fork meanwhile, and its child would
+// wait for them for ever.
+const Sets kSets;
+
+}  // namespace
+
+const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product) {
   if (types.query != types.key || (types.key != types.value && types.key != Element::i8)) return nullptr;
   if (product != Element::f32 && product != types.value) return nullptr;
   const Kind kind = types.key == Element::i8  ? int8_scores
                     : product == Element::f32 ? f32_product
                                               : own_product;
-  const KernelSet& s = sets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.value)]
-                               [static_cast<std::size_t>(types.output)][kind];
+  const KernelSet& s = kSets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.value)]
+                                [static_cast<std::size_t>(types.output)][kind];
   return s.softmax ? &s : nullptr;
 }
 

@@ -6,7 +6,9 @@
 #include <array>
 #include <cstdio>
 #include <limits>
+#include <vector>
 
+#include "runtime/key_parts.h"
 #include "runtime/plan.h"
 #include "runtime/validate.h"
 #include "tests/runtime/case.h"
@@ -144,6 +146,11 @@ TEST(ExtremeShapes, MoreTasksThanAPlanHoldsAreUnsupported) {
       << plan_only(args).message();
   expect_refused(problem(kLongest, 1, 1, 1, 1, 8), Code::unsupported, "q.shape");
   expect_refused(problem(1, power(20), 1, kLongest, kLongest, 8), Code::unsupported, "q.shape");
+  // With lengths a plan takes memory for its updates before it is cut.
+  const std::vector<std::int32_t> lengths(1 << 12, 1);
+  args = problem(power(12), power(27), power(27), 1, 1, 1);
+  args.seqused_k = lengths.data();
+  expect_refused(args, Code::unsupported, "q.shape");
 }
 
 // Each of these tasks costs about 2^50, all of them 2^64. The plan must still be balanced.
@@ -170,6 +177,22 @@ TEST(ExtremeShapes, SplitStatesBeyondTheAddressSpaceAreOutOfMemory) {
   const Status status = plan_only(args, machine(4096));
   EXPECT_EQ(status.code(), Code::out_of_memory) << status.message();
   EXPECT_NE(status.message().find("split states"), std::string::npos) << status.message();
+}
+
+// The states of 2^31 rows and 2^22 splits are 2^62 floats.
+TEST(ExtremeShapes, MergesBeyondTheAddressSpaceAreRefusedAtOnce) {
+  alignas(64) static float memory[1024];
+  const float* const states[] = {memory};
+  const auto merge = [&](std::int64_t batch, std::int64_t heads, std::int64_t rows, std::int64_t keys) {
+    AttentionArgs args = problem(batch, heads, heads, rows, keys, 576);
+    args.q.data = args.k.data = args.v.data = memory;
+    args.out.data = memory + 640;
+    args.q.stride = {0, 0, 0, 1};
+    return merge_split_states(machine(1), args, states);
+  };
+  EXPECT_EQ(merge(1, 1, kLongest, kLongest).code(), Code::out_of_memory);
+  EXPECT_EQ(merge(1, power(10), power(20), kLongest).code(), Code::out_of_memory);
+  EXPECT_EQ(merge(power(14), power(13), 1, 1).code(), Code::unsupported);
 }
 
 // The offsets of the mask add a window of 2^63 - 1 and lengths of 2^31 - 1.

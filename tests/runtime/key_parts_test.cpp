@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <sstream>
 #include <vector>
 
 #include "tests/runtime/contexts.h"
@@ -271,6 +272,12 @@ struct KeyPartErrors : testing::Test {
   Problem problem{c};
   std::vector<float> states = std::vector<float>(1000, kNaN);
 
+  static std::string at(const float* data) {
+    std::ostringstream text;
+    text << data;
+    return text.str();
+  }
+
   void expect_error(const KeyPart& part, const std::string& message, const AttentionArgs& args,
                     float* to) const {
     problem.poison_outputs();
@@ -351,6 +358,27 @@ TEST_F(KeyPartErrors, StatesAreMemoryOfTheirOwn) {
   EXPECT_TRUE(problem.outputs_untouched());
 }
 
+TEST_F(KeyPartErrors, StatesAreNotAnInput) {
+  AttentionArgs args = problem.args();
+  args.bias = {states.data(), {1, 1, c.q_len, c.kv_len}, {0, 0, 0, 1}, DataType::f32};
+  expect_error({}, "states is " + at(states.data()) + "; expected memory apart from bias", args,
+               states.data());
+  args.bias = {};
+  args.alibi_slopes = states.data();
+  expect_error({}, "states is " + at(states.data()) + "; expected memory apart from alibi_slopes", args,
+               states.data());
+  args.alibi_slopes = nullptr;
+  args.sinks = states.data();
+  expect_error({}, "states is " + at(states.data()) + "; expected memory apart from sinks", args,
+               states.data());
+}
+
+TEST_F(KeyPartErrors, TheirNumberHasAPlace) {
+  const std::string message = "floats is null; expected where to put their number";
+  EXPECT_EQ(prepare_running_states(context, problem.args(), {}, nullptr).message(), message);
+  EXPECT_EQ(prepare_split_states(context, problem.args(), {}, nullptr).message(), message);
+}
+
 TEST_F(KeyPartErrors, Merges) {
   const float* const from[] = {states.data(), nullptr};
   problem.poison_outputs();
@@ -364,6 +392,15 @@ TEST_F(KeyPartErrors, Merges) {
   EXPECT_TRUE(problem.outputs_untouched());
 }
 
+TEST_F(KeyPartErrors, MergesOfALongSequenceAfterAShortOne) {
+  c.batch = 2;
+  c.seqused = {512, 700};
+  const Problem two(c);
+  const float* const from[] = {states.data(), nullptr};
+  EXPECT_EQ(merge_split_states(context, two.args(), from).message(), "states[1] is null; expected states");
+  EXPECT_TRUE(two.outputs_untouched());
+}
+
 TEST_F(KeyPartErrors, MergesOfStatesComputedAhead) {
   std::vector<float> ahead = states;
   const auto merge = [&](float* to, std::vector<const float*> next, const KeyPart& part = {}) {
@@ -373,6 +410,7 @@ TEST_F(KeyPartErrors, MergesOfStatesComputedAhead) {
   EXPECT_EQ(merge(nullptr, {ahead.data()}), "states.data is null; expected a tensor");
   EXPECT_EQ(merge(states.data(), {ahead.data(), nullptr}), "next[1] is null; expected states computed ahead");
   EXPECT_EQ(merge(states.data(), {states.data()}), "next[0] is states; expected states computed ahead");
+  EXPECT_EQ(merge(states.data(), {states.data() + 1}), "next[0] is states; expected states computed ahead");
   KeyPart part;
   part.key_begin = 3;
   EXPECT_EQ(merge(states.data(), {ahead.data()}, part),

@@ -396,6 +396,23 @@ TEST(Predict, ReadsKeysOfTheirTypeUpToTheUsedLength) {
   EXPECT_NEAR(made.predict({1e30, 1e9, 1e9, 0}).seconds, 140 * 128 * 2 / 1e9, 1e-12);
 }
 
+// 20000 tasks of hours each, in integers that hold 100 days of picoseconds.
+TEST(Predict, TasksThatTakeYearsAddUp) {
+  ContextOptions options;
+  options.topology = "core:1 pu:1";
+  AttentionArgs args;
+  args.q = ConstTensor::bhsd(nullptr, 20000, 1, 1, 64);
+  args.k = args.v = ConstTensor::bhsd(nullptr, 20000, 1, 100, 64);
+  args.out = Tensor::bhsd(nullptr, 20000, 1, 1, 64);
+  Plan made;
+  ASSERT_TRUE(plan(context_of(options), args, &made).ok());
+  const double seconds = 20000.0 * 100 * 128 * 4;
+  const Prediction slow = made.predict({1e30, 1, 1, 0});
+  EXPECT_NEAR(slow.seconds, seconds, 1e-9 * seconds);
+  EXPECT_NEAR(slow.attainable_seconds, seconds, 1e-9 * seconds);
+  EXPECT_EQ(made.predict({1e-308, 1, 1, 0}).seconds, INFINITY);
+}
+
 TEST(Predict, CoresOfADomainShareItsBandwidth) {
   AttentionArgs args;
   args.q = ConstTensor::bhsd(nullptr, 16, 1, 1, 64);

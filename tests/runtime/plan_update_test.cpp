@@ -9,6 +9,7 @@
 #include "runtime/plan.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/support/host.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -134,6 +135,28 @@ TEST(PlanUpdate, CutsAnewOnlyWhereARowBlockHasOtherSplits) {
   EXPECT_NE(splits_of(made), before);
   EXPECT_EQ(splits_of(made), splits_of(fresh));
   EXPECT_EQ(made.explain(), fresh.explain());
+}
+
+// Some heads have some of their blocks in finer rows, whose ends reach a split where the first head's do not.
+TEST(PlanUpdate, HeadsThatAreCutFinerAreLookedAt) {
+  Case c = prefill();
+  c.batch = 1;
+  c.q_heads = c.kv_heads = 8;
+  c.q_len = 1024, c.kv_len = 2048;
+  ContextOptions options;
+  options.topology = "core:2 pu:1";
+  for (const std::string& isa : swept_isas()) {
+    options.isa = isa;
+    const Context context = context_of(options);
+    for (std::int32_t length = 1024; length < 1536; length += kEmulated ? 256 : 16) {
+      SCOPED_TRACE(::testing::Message() << options.isa << " " << length);
+      Plan made;
+      ASSERT_TRUE(plan(context, with_lengths(c, {length}).args(), &made).ok());
+      const std::int32_t longer = length + 1;
+      ASSERT_TRUE(made.update({&longer, 1}).ok());
+      expect_bits_of_a_new_plan(context, made, with_lengths(c, {longer}));
+    }
+  }
 }
 
 // A window's first key moves with its last: it may leave a split without reaching a new one.

@@ -103,6 +103,19 @@ TEST_P(StreamEnd, ACallbackMayDestroyItsStream) {
   EXPECT_FALSE(stream.has_value());
 }
 
+// The call may end, and its callback destroy the stream, before submit() has returned.
+TEST_P(StreamEnd, ACallbackMayDestroyItsStreamDuringSubmit) {
+  const Problem problem{Case{}};
+  const Context context = own_context(GetParam(), 2);
+  for (int i = 0; i < 100; ++i) {
+    std::optional<Stream> stream = stream_on(context);
+    Ticket ticket;
+    ASSERT_TRUE(stream->submit(problem.args(), &ticket, [&](const Status&) { stream.reset(); }).ok());
+    ASSERT_TRUE(ticket.wait().ok());
+    ASSERT_FALSE(stream.has_value());
+  }
+}
+
 // The callback is the last to hold the stream: what it has captured is freed by the stream's thread.
 TEST_P(StreamEnd, ACallbackMayOwnItsStream) {
   const Problem problem{Case{}};

@@ -13,6 +13,7 @@
 #include <set>
 #include <sstream>
 #include <thread>
+#include <vector>
 
 #include "runtime/kv_append.h"
 #include "tests/runtime/case.h"
@@ -183,6 +184,26 @@ TEST(Trace, IsWrittenWhileOthersRun) {
     tasks_before = tasks;
   }
   EXPECT_GE(tasks_before, 30u);
+}
+
+TEST(Trace, IsWrittenBySeveralThreadsAtOnce) {
+  const Folder folder;
+  const std::string file = folder.file("trace.json");
+  const Context context = traced(file);
+  const Problem problem(prefill());
+  for (int run = 0; run < 10; ++run) (void)problem.run(context);
+  std::atomic<int> failed{0};
+  std::vector<std::thread> writers;
+  for (int t = 0; t < 4; ++t) {
+    writers.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) {
+        if (!context.write_trace().ok() || !Json::accept(contents(file))) ++failed;
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_EQ(failed, 0);
+  EXPECT_EQ(folder.names(), std::set<std::string>{"trace.json"});
 }
 
 TEST(Trace, CountsWhatTheOtherCallsRead) {

@@ -3,8 +3,11 @@
 // processes.
 #include <gtest/gtest.h>
 #include <oneapi/tbb/parallel_for.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -136,6 +139,12 @@ TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
   ASSERT_TRUE(attention_forward(*context, problem.args()).ok());
   std::optional<Plan> prepared(std::in_place);
   ASSERT_TRUE(plan(*context, problem.args(), &*prepared).ok());
+  const std::string trace = std::string(testing::TempDir()) + "kumiko-forked-" + std::to_string(getpid());
+  ContextOptions options;
+  options.executor = "serial";
+  options.trace = trace;
+  std::optional<Context> traced(std::in_place);
+  ASSERT_TRUE(Context::create(options, &*traced).ok());
   const auto child = in_child([&] {
     const auto is_refused = [](const Status& status) {
       return status.code() == Code::unsupported && status.message().find("fork") != std::string::npos;
@@ -158,12 +167,16 @@ TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
     if (!is_refused(kv_append(*context, KvAppendArgs{}))) return 12;
     DomainMemory memory;
     if (!is_refused(context->allocate(0, 8, &memory))) return 6;
+    if (!is_refused(traced->write_trace())) return 13;
     if (!problem.outputs_untouched()) return 5;
     if (context->describe().empty() || prepared->explain().empty()) return 7;
     prepared.reset();
     context.reset();
+    traced.reset();
     return 0;
   });
+  traced.reset();
+  std::filesystem::remove(trace);
   EXPECT_EQ(child.status, 0);
   EXPECT_EQ(child.output, "");
   EXPECT_TRUE(prepared->run(problem.args()).ok()) << "the parent goes on";
@@ -212,6 +225,30 @@ TEST(ForkedDefault, TheProcessWideContextIsMadeAnew) {
   });
   EXPECT_EQ(child.status, 0);
   EXPECT_EQ(child.output, "");
+}
+
+// fork() waits for whoever makes it: a lock that another thread had would never be free in the child.
+TEST(ForkedDefault, AChildNeedsNoThreadThatMakesTheContext) {
+  const Problem problem(some_case(3));
+  for (const int microseconds : {0, 300, 600, 1000, 2000, 4000, 8000}) {
+    const auto child = in_child([&] {
+      std::atomic<bool> begins{false};
+      std::thread maker([&] {
+        begins.store(true);
+        (void)attention_forward(problem.args());
+      });
+      while (!begins.load()) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+      const auto grandchild = in_child([&] {
+        alarm(60);
+        return attention_forward(problem.args()).ok() ? 0 : 2;
+      });
+      maker.join();
+      return grandchild.status == 0 ? 0 : 3;
+    });
+    EXPECT_EQ(child.status, 0) << microseconds << " microseconds after the call began";
+    EXPECT_EQ(child.output, "");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Executors, Forked, testing::Values("openmp", "tbb", "serial"), StringName());

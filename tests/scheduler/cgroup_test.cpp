@@ -77,6 +77,15 @@ TEST_F(Cgroup, PathOutsideTheNamespace) {
   EXPECT_EQ(limit(), 5);
 }
 
+TEST_F(Cgroup, DotsInANameAreItsOwn) {
+  write("proc/self/cgroup", "0::/system.slice/a..b.service\n");
+  write("sys/fs/cgroup/system.slice/a..b.service/cpu.max", "200000 100000\n");
+  EXPECT_EQ(limit(), 2);
+  write("proc/self/cgroup", "0::/..b\n");
+  write("sys/fs/cgroup/..b/cpu.max", "300000 100000\n");
+  EXPECT_EQ(limit(), 3);
+}
+
 TEST_F(Cgroup, V1) {
   write("proc/self/cgroup", "12:cpuset:/box\n4:cpu,cpuacct:/box/inner\n1:name=systemd:/box\n");
   write("sys/fs/cgroup/cpu,cpuacct/box/inner/cpu.cfs_quota_us", "-1\n");
