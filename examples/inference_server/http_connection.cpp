@@ -53,7 +53,9 @@ struct BoundedBody {
       if (!body_.keep) return size;
       const std::size_t total = body_.bytes.size() + size;
       if (total > body_.bytes.capacity() && total > kUncounted) {
-        const std::size_t capacity = std::max(total, 2 * body_.bytes.capacity());
+        // No more than could ever be had: a body that fits must not be refused for room to grow.
+        const auto most = static_cast<std::size_t>(body_.lease.most());
+        const std::size_t capacity = std::max(total, std::min(2 * body_.bytes.capacity(), most));
         if (!body_.lease.resize(static_cast<std::int64_t>(capacity))) {
           error = make_error_code(boost::system::errc::not_enough_memory);
           return 0;

@@ -166,7 +166,7 @@ int main_checked(int argc, char** argv) {
             "Bytes of all texts of the index");
   add_count("--max-body", http.max_body, 1, 1 << 30, "Bytes per request body");
   add_count("--max-memory", http.max_memory, 1 << 20, std::int64_t{1} << 40,
-            "Bytes of all bodies and answers that wait, before requests get 503");
+            "Bytes of all bodies and answers that wait, before requests get 503; one larger alone gets 413");
   add_count(
       "--connections", http.connections, 1, 100'000,
       "Connections open at once; beyond, the one idle for the longest is closed, or a request gets 503");
@@ -188,8 +188,10 @@ int main_checked(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
   batching.max_wait = std::chrono::microseconds(max_wait_us);
-  // A request that cannot fit even into an empty queue would be refused for ever: answer 413, not 503.
+  // A request that cannot fit even into an empty queue or memory would be refused for ever: answer 413, not
+  // 503.
   options.max_texts = std::min(options.max_texts, batching.queue);
+  http.max_body = std::min(http.max_body, http.max_memory);
   return serve(model, batching, options, indexing);
 }
 

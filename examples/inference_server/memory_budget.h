@@ -38,6 +38,9 @@ class MemoryBudget {
       return true;
     }
 
+    /// The most it may hold while no other lease holds anything.
+    std::int64_t most() const { return budget_->capacity_; }
+
    private:
     MemoryBudget* budget_ = nullptr;
     std::int64_t bytes_ = 0;

@@ -58,14 +58,26 @@ HttpAnswer with_body(std::string body, MemoryBudget::Lease lease = {}) {
   return answer;
 }
 
-/// Reserves `bytes` for an answer. Throws ApiError 503 if there is no room.
+/// Reserves `bytes` for an answer. Throws ApiError: 503 if there is no room now, 413 if there will never be.
 MemoryBudget::Lease lease_of(MemoryBudget& budget, std::int64_t bytes) {
+  if (bytes > budget.capacity()) {
+    throw ApiError(413, "the answer needs " + std::to_string(bytes) + " bytes of memory, expected at most " +
+                            std::to_string(budget.capacity()) + " (--max-memory)");
+  }
   MemoryBudget::Lease lease(budget);
   if (!lease.resize(bytes)) {
     throw ApiError(503, "the answers being sent take all memory they may: " +
                             std::to_string(budget.capacity()) + " bytes");
   }
   return lease;
+}
+
+/// The texts of a body, which then makes room for the answer: both might never fit together.
+std::vector<std::string> take_texts(HttpRequest& request, std::int64_t max_texts) {
+  std::vector<std::string> texts = parse_texts(request.body, max_texts);
+  std::string().swap(request.body);
+  request.lease = {};
+  return texts;
 }
 
 }  // namespace
@@ -138,7 +150,7 @@ void Service::handle(HttpRequest request, Reply reply) {
   try {
     const std::string& path = request.head.path;
     if (path == "/embed") {
-      const std::vector<std::string> texts = parse_texts(request.body, options_.max_texts);
+      const std::vector<std::string> texts = take_texts(request, options_.max_texts);
       embed(texts, "texts", std::ssize(texts) * (config_.hidden * kFloatText + 32), reply,
             [this](Vectors vectors) {
               return with_body(embed_answer(vectors.values, config_.hidden, vectors.tokens),
@@ -155,7 +167,7 @@ void Service::handle(HttpRequest request, Reply reply) {
       index_.clear();
       reply(with_body(index_answer(0, 0)));
     } else {
-      std::vector<std::string> texts = parse_texts(request.body, options_.max_texts);
+      std::vector<std::string> texts = take_texts(request, options_.max_texts);
       auto kept = std::make_shared<std::vector<std::string>>(texts);
       embed(texts, "texts", 0, reply, [this, kept](const Vectors& vectors) {
         const std::int64_t added = index_.add(*kept, vectors.values);

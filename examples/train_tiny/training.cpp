@@ -25,12 +25,17 @@ std::uint64_t bits_of(const std::vector<Parameter*>& parameters) {
   return hash;
 }
 
+/// `name` is what a message calls the text.
+void expect_a_sequence(const std::string& name, const std::string& text, std::int64_t context) {
+  if (std::ssize(text) < context + 1)
+    throw std::invalid_argument(name + " has " + std::to_string(text.size()) + " bytes; expected " +
+                                std::to_string(context + 1) + " or more, the context and a byte");
+}
+
 }  // namespace
 
 Batch draw_batch(const std::string& text, std::int64_t count, std::int64_t context, std::mt19937_64& random) {
-  if (std::ssize(text) < context + 1)
-    throw std::invalid_argument("the text has " + std::to_string(text.size()) + " bytes; expected " +
-                                std::to_string(context + 1) + " or more, the context and a byte");
+  expect_a_sequence("the text", text, context);
   Batch batch;
   for (std::int64_t i = 0; i < count; ++i) {
     // Not a distribution of <random>, whose numbers differ from library to library.
@@ -66,6 +71,9 @@ void adam_step(const std::vector<Parameter*>& parameters, std::int64_t step, flo
 Outcome train(const Options& options, const std::string& text, const kumiko::Context& context,
               const std::function<void(const Progress&)>& after) {
   const std::string trained = text.substr(0, text.size() / 10 * 9), held_out = text.substr(trained.size());
+  // Both now: the held-out part is read only after the last step, too late to keep the losses.
+  expect_a_sequence("the training part of the text", trained, options.size.context);
+  expect_a_sequence("the held-out part of the text", held_out, options.size.context);
   Model model(options.size, options.seed, context);
   std::mt19937_64 random(options.seed);
   const std::int64_t last = std::max<std::int64_t>(1, options.steps / 10);

@@ -36,7 +36,8 @@ struct Outcome {
   std::uint64_t bits = 0;  ///< FNV-1a of every parameter's bits
 };
 
-/// Trains a new model on the first nine tenths of the text and calls `after` after each step.
+/// Trains a new model on the first nine tenths of the text and calls `after` after each step. Throws
+/// std::invalid_argument before the first one if that part or the rest is shorter than a sequence.
 Outcome train(const Options& options, const std::string& text, const kumiko::Context& context,
               const std::function<void(const Progress&)>& after);
 

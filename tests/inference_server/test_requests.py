@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from raw_http import Raw, chunk, request
 from server_process import Client, sentences
 
 JSON = {"Content-Type": "application/json"}
@@ -100,6 +101,35 @@ def test_too_many_texts_is_413(client):
 def test_too_large_body_is_413_and_the_connection_lives_on(client):
     assert_error(client.post("/embed", {"texts": ["a" * (5 << 20)]}), 413, "too large")
     assert len(client.embed(["still here"])) == 1
+
+
+def test_what_is_larger_than_all_memory_is_413_and_the_largest_is_taken(start):
+    """A 503 asks to come again, but such a request would never fit."""
+    capacity = 1 << 20
+    server = start("--max-memory", str(capacity))
+    client = Client(server.url)
+
+    def assert_refused(response, *parts):
+        assert_error(response, 413, *parts, str(capacity))
+        assert "Retry-After" not in response.headers
+
+    assert_refused(client.post("/embed", {"texts": ["a"] * 200}), "the answer needs 1235200 bytes", "--max-memory")
+    assert len(client.embed(["a"] * 100)) == 100
+
+    # A body that takes all memory leaves room for its answer.
+    body = b'{"texts": ["a"]}'.ljust(capacity)
+    assert post_raw(client, "/embed", body).status_code == 200
+    assert_refused(post_raw(client, "/embed", body + b" "), "the body is too large")
+    for more, status in [(b"", 200), (b" ", 413)]:
+        with Raw(server.port) as raw:
+            raw.send(request(headers=[("Transfer-Encoding", "chunked")], body=chunk(body + more) + chunk(b"")))
+            answer = raw.answer()
+            assert answer.status == status and "Retry-After" not in answer.headers, answer.content[:200]
+
+    for first in (0, 50):
+        client.index([f"{i}" + " " * 16_000 for i in range(first, first + 50)])
+    assert_refused(client.post("/search", {"query": "7", "top_k": 100}), "the answer needs 16", "--max-memory")
+    assert len(client.search("7", top_k=50)) == 50
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

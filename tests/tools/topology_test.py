@@ -17,9 +17,9 @@ PROGRAM, TOPOLOGIES = sys.argv[1], Path(sys.argv[2])
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def call(*arguments, environment=None):
+def call(*arguments, environment=None, command=()):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KUMIKO_")}
-    return subprocess.run([PROGRAM, *map(str, arguments)], env={**clean, **(environment or {})}, capture_output=True, text=True,
+    return subprocess.run([*command, PROGRAM, *map(str, arguments)], env={**clean, **(environment or {})}, capture_output=True, text=True,
                           timeout=120, check=False)
 
 
@@ -98,6 +98,49 @@ class Errors(unittest.TestCase):
                 done = call(*arguments)
                 self.assertNotEqual(done.returncode, 0)
                 self.assertIn(words, done.stderr)
+
+
+class Unwritable(unittest.TestCase):
+    """A picture that cannot be written takes nothing away that was there, and leaves nothing new."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def refused(self, picture, *command):
+        done = call("--topology", "core:4 pu:1", "--svg", picture, command=command)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"--svg: '{picture}' cannot be written", done.stderr)
+
+    def refused_on_a_full_disk(self, picture):
+        self.refused(picture, "sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh")
+
+    def test_a_folder_stays(self):
+        self.refused(self.folder)
+        self.assertTrue(self.folder.is_dir())
+
+    def test_a_link_to_a_full_device_stays(self):
+        link = self.folder / "picture.svg"
+        link.symlink_to("/dev/full")
+        self.refused(link)
+        self.assertTrue(link.is_symlink())
+
+    def test_an_older_file_stays(self):
+        file = self.folder / "picture.svg"
+        file.write_text("older")
+        self.refused_on_a_full_disk(file)
+        self.assertTrue(file.exists())
+
+    def test_a_part_of_a_new_file_does_not_stay(self):
+        self.refused_on_a_full_disk(self.folder / "picture.svg")
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_of_a_link_to_a_new_file_only_the_link_stays(self):
+        link = self.folder / "picture.svg"
+        link.symlink_to("target.svg")
+        self.refused_on_a_full_disk(link)
+        self.assertEqual(list(self.folder.iterdir()), [link])
 
 
 class Picture(unittest.TestCase):

@@ -95,5 +95,27 @@ TEST(TrainTiny, TextsThatAreTooShortAreNamed) {
   }
 }
 
+// After the last step it would be too late: the losses would be lost.
+TEST(TrainTiny, PartsThatAreTooShortAreNamedBeforeTheFirstStep) {
+  const kumiko::Context context = context_of(1);
+  const std::string text = founding_text();
+  for (const auto& [length, message] :
+       {std::pair{8192,
+                  "the held-out part of the text has 5472 bytes; expected 8193 or more, the context and "
+                  "a byte"},
+        std::pair{49203,
+                  "the training part of the text has 49203 bytes; expected 49204 or more, the context "
+                  "and a byte"}}) {
+    const Options options{
+        .size = {.layers = 1, .width = 8, .heads = 1, .context = length}, .batch = 1, .steps = 1};
+    try {
+      train(options, text, context, [](const Progress&) { ADD_FAILURE() << "a step was made"; });
+      ADD_FAILURE() << "it was trained";
+    } catch (const std::invalid_argument& problem) {
+      EXPECT_STREQ(problem.what(), message);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace train_tiny

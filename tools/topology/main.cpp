@@ -5,10 +5,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "runtime/config.h"
@@ -104,11 +105,15 @@ int run(Options options) {
   const kumiko::tools::View view(context, plan, config.executor->name);
   std::cout << kumiko::tools::text_report(view);
   if (options.svg.empty()) return 0;
+  std::error_code ignored;
+  const bool existed = std::filesystem::exists(options.svg, ignored);
   std::ofstream file(options.svg);
+  const bool is_new = file.is_open() && !existed;
   file << kumiko::tools::svg_picture(view);
   file.close();
   if (file.fail()) {
-    std::remove(options.svg.c_str());
+    // Only what this call made; a link to it was there before.
+    if (is_new) std::filesystem::remove(std::filesystem::canonical(options.svg, ignored), ignored);
     return fail("--svg: '" + options.svg + "' cannot be written; expected a file in a folder that can");
   }
   return 0;
