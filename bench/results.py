@@ -80,7 +80,8 @@ def span(values):
 
 
 def where(host, run):
-    made = f"{host} ({run['cpu']}, {run['cores']} cores), {run['date']}, commit {run['commit'][:7]}, medians of {run['passes']} passes"
+    passes = "one pass" if run["passes"] == 1 else f"medians of {run['passes']} passes"
+    made = f"{host} ({run['cpu']}, {run['cores']} cores), {run['date']}, commit {run['commit'][:7]}, {passes}"
     if run.get("others_took_cores", 0) > 0.05:
         made += f", while others took {run['others_took_cores']} cores"
     return made

@@ -77,7 +77,7 @@ struct SequenceParallelArgs {
   bool is_automatic = true;
   Algorithm algorithm = Algorithm::ring;
   /// Most keys of a sequence that travel as one block, a multiple of 512, with memory for two blocks; 0: 512,
-  /// with memory for up to 16 blocks of 64 MiB together, but for two at least.
+  /// with memory for 2 to 16 blocks, as many as fit in 64 MiB.
   std::int64_t block_keys = 0;
 };
 /// Errors: those of attention_forward(), communication; the same on all ranks. An error that is found before

@@ -24,7 +24,7 @@
 
 namespace kumiko {
 
-/// Element type of a tensor. Accumulation is always f32; results are rounded to nearest even.
+/// Element type of a tensor. Results are rounded to nearest even; Precision says what sums are kept in.
 enum class DataType : std::uint8_t {
   f32 = 0,
   bf16 = 1,     ///< The upper half of an f32.
@@ -101,14 +101,14 @@ enum class Pipeline : std::uint8_t {
   three_pass = 5,   ///< Over many blocks: scores and maxima, then exponentials, then products with V.
 };
 
-/// What the products multiply. Sums are kept in f32 in any case (docs/numerics.md).
+/// What the products multiply. Sums are f32, but for int8 scores, which sum in int32, and f16 products of
+/// `half`, which sum up to 128 terms in f16 (docs/numerics.md).
 enum class Precision : std::uint8_t {
-  automatic =
-      0,         ///< KUMIKO_PRECISION, or what the ISA does best without another promise: bf16 on avx512_bf16
-                 ///< multiplies as `half` does, all else as `standard`. softmax_pv and fused_gemm: standard.
-  standard = 1,  ///< f32, whatever the tensors' type.
-  half = 2,  ///< The tensors' 16-bit type: bf16 pairs on avx512_bf16, f16 on sve512. No kernels for the ISA,
-             ///< the type or the call: unsupported.
+  automatic = 0,  ///< KUMIKO_PRECISION if set. Otherwise attention and its gradients take `half` for bf16 on
+                  ///< avx512_bf16, attention takes `int8` for int8 queries and keys, all else is `standard`.
+  standard = 1,   ///< f32, whatever the tensors' type.
+  half = 2,       ///< The tensors' 16-bit type: bf16 pairs on avx512_bf16, f16 on sve512 and reference. No
+                  ///< kernels for the ISA, the type or the call: unsupported.
   int8 = 3,  ///< q k^T of int8 queries and keys, exact in int32, and P V in f32. What `automatic` is for such
              ///< tensors; for any other unsupported.
 };

@@ -36,8 +36,8 @@ struct BackwardArgs {
   Tensor dv;  ///< [batch, kv_heads, kv_len, v_head_dim]
   /// Optional f32 [q_heads], for a forward call with sinks: their gradient, summed over batch and queries.
   float* dsinks = nullptr;
-  /// Optional: rowsum(dout * out), for who has it, as of attention over more keys than these. `forward.out`
-  /// is then checked like ever, but not read. Strides of its own.
+  /// Optional: rowsum(dout * out) by the caller, for example of attention over more keys than these.
+  /// `forward.out` is then validated but not read. Strides of its own.
   LseView delta{};
   /// Optional, for a forward call with a bias: its gradient, [batch, q_heads, q_len, kv_len], f32, bf16 or
   /// f16. Any strides: along a dimension with a stride of 0 it is the sum over the positions, whatever the

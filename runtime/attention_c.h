@@ -49,8 +49,8 @@ enum {
 };
 
 /* Element type of a tensor (kumiko::DataType). KUMIKO_BOOLEAN is for masks only, KUMIKO_I32 for the scores of
- * softmax_pv, KUMIKO_I8 for queries and keys of attention. Accumulation is always f32; results are rounded to
- * nearest even. */
+ * softmax_pv, KUMIKO_I8 for queries and keys of attention. Results are rounded to nearest even; what sums are
+ * kept in: docs/numerics.md. */
 enum { KUMIKO_F32 = 0, KUMIKO_BF16 = 1, KUMIKO_F16 = 2, KUMIKO_BOOLEAN = 3, KUMIKO_I32 = 4, KUMIKO_I8 = 5 };
 
 /* Where the causal diagonal ends when q_len != kv_len (kumiko::CausalAlignment). */

@@ -24,7 +24,8 @@ struct CoreTuning {
   std::int64_t l2_ahead;
   std::int64_t l2_ahead_apart;   ///< The same for rows that lie apart, if it is more.
   std::int64_t values_together;  ///< Bytes of values that all passes of decode go over before the next.
-  /// Up to this many rows of a KV head, AVX2's kernels decode f32 and f16 in the place of AVX-512's.
+  /// Up to this many rows of a KV head, decode takes AVX2's kernels for scores, and for f32 values, in the
+  /// place of AVX-512's.
   std::int64_t narrow_decode_rows;
   std::int64_t append_ahead;  ///< Bytes of rows that kv_append reads and writes, fetched into L1; 0: none.
   /// Bytes of a step's keys and values from which on kv_append stores them past the caches; 0: never.

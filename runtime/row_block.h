@@ -72,8 +72,8 @@ struct RowCut {
   BlockRows operator()(std::int64_t rows) const;
 };
 
-/// The row blocks of all sequences. All heads of a sequence are cut alike, so one block stands for all of
-/// them. Blocks of a sequence are numbered from 0.
+/// The row blocks of all sequences. All heads of a sequence have the same, so one block stands for all of
+/// them; finer ones serve some heads alone. Blocks of a sequence are numbered from 0.
 class RowBlocks {
  public:
   /// Replaces them, in the same memory: their number depends on the rows alone.
