@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks of transformers in memory of O(kv_len).
 
-A mask that is causal, a window, a padding, or several of these says for each key how far from it a query may stand: an
-int32 tensor `reach` of shape [batch, 1, 2, kv_len], where a query at position p sees key j if
+A mask that is causal, a window, a padding, or several of these says for each key how far from it a query may stand: a
+complex tensor `reach` of shape [batch, 1, q_len, kv_len], the same for all queries (a stride of 0), where one at position p
+sees key j if
 
-    p - j < reach[b, 0, 0, j]  and  j - p < reach[b, 0, 1, j],
+    p - j < reach[b, 0, 0, j].real  and  j - p < reach[b, 0, 0, j].imag,
 
-so that 0 hides the key (padding), 1 in the second row is causal, and _FAR is no limit. The last query stands at the last
-key. The type tells it from other masks, and it stays right when a model cuts off keys.
+so that 0 hides the key (padding), an imaginary part of 1 is causal, and _FAR is no limit. The last query stands at the last
+key. The type, which no other mask has, tells it from them, and it stays right when a model cuts off keys or first queries.
 """
 
 from typing import Any, NamedTuple
@@ -105,9 +106,9 @@ def kumiko_mask(
     right = right if right < used - 1 or right == 0 else -1
     if seen is None and used == kv_length and left < 0 and right <= 0:
         return None
-    ones = torch.ones((1, used), dtype=torch.int32, device=device) if seen is None else seen.to(torch.int32)
-    reach = torch.stack([ones * (side + 1 if side >= 0 else _FAR) for side in (left, right)], dim=1)
-    return reach[:, None].expand(batch_size, -1, -1, -1)
+    ones = torch.ones((1, used), dtype=torch.float64, device=device) if seen is None else seen.to(torch.float64)
+    reach = torch.complex(*(ones * (side + 1 if side >= 0 else _FAR) for side in (left, right)))
+    return reach[:, None, None].expand(batch_size, -1, q_length, -1)
 
 
 def _dense(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, causal_skip,
@@ -122,7 +123,7 @@ def _dense(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, 
 
 def is_reach(mask: torch.Tensor) -> bool:
     """Whether the mask is a reach."""
-    return mask.dtype == torch.int32 and mask.dim() == 4 and mask.shape[1:3] == (1, 2)
+    return mask.is_complex()
 
 
 def dense_mask(reach: torch.Tensor, q_len: int) -> torch.Tensor:
@@ -130,7 +131,8 @@ def dense_mask(reach: torch.Tensor, q_len: int) -> torch.Tensor:
     kv_len = reach.shape[-1]
     key = torch.arange(kv_len, device=reach.device)
     ahead = (torch.arange(q_len, device=reach.device) + kv_len - q_len)[:, None] - key
-    return (ahead < reach[:, :, :1]) & (-ahead < reach[:, :, 1:])
+    first = reach[:, :, :1]
+    return (ahead < first.real) & (-ahead < first.imag)
 
 
 def is_padding(mask: torch.Tensor) -> bool:
@@ -154,10 +156,11 @@ def pattern_of(mask: torch.Tensor) -> Pattern:
 
 def _find_pattern(mask: torch.Tensor) -> Pattern:
     kv_len = mask.shape[-1]
-    seen = mask[:, 0, 0] > 0
+    seen = mask[:, 0, 0]
     left = right = -1
     if is_reach(mask):
-        left, right = (x - 1 if x < _FAR else -1 for x in mask.amax(dim=(0, 1, 3)).tolist())
+        left, right = (int(x) - 1 if x < _FAR else -1 for x in (seen.real.amax(), seen.imag.amax()))
+        seen = seen.real > 0
     count = seen.sum(-1)
     begin = torch.where(count > 0, seen.to(torch.int8).argmax(-1), 0)
     end = torch.where(count > 0, kv_len - seen.flip(-1).to(torch.int8).argmax(-1), 0)

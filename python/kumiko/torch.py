@@ -8,7 +8,7 @@
 
 Where a gradient is needed the result has one, by attention_backward, that of an additive mask included; a second
 derivative is an error. A call that Kumiko does not compute goes to PyTorch's own code, as before: one with dropout, float64,
-compiled code or torch.func that needs gradients, ... With the environment variable KUMIKO_VERBOSE=1 the reason is a
+forward-mode differentiation, torch.func, compiled code that needs gradients, ... With the environment variable KUMIKO_VERBOSE=1 the reason is a
 FallbackWarning, once for each reason. Other devices, nested and sparse tensors never come here.
 
 The operator aten::scaled_dot_product_attention gets a kernel for the dispatch key CPU. torch.compile finds the operator
@@ -25,6 +25,7 @@ import torch
 from torch._C import _len_torch_dispatch_stack
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
 
 from ._attention import scaled_dot_product_attention
 from ._core import version
@@ -63,6 +64,10 @@ def needs_gradient(*tensors: torch.Tensor | None) -> bool:
 
 def why_not(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: torch.Tensor | None) -> str | None:
     """Why Kumiko cannot take these tensors, whatever is computed of them; None if it can. `others` are masks and biases."""
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    if forward_ad._current_level >= 0:  # A tensor with a tangent does not say so: its requires_grad is False.
+        return "forward-mode differentiation is active"
     if query.dtype not in _DTYPES:
         return f"dtype is {query.dtype}, expected float32, bfloat16 or float16"
     if not query.dtype == key.dtype == value.dtype:
@@ -90,8 +95,6 @@ def why_no_gradient(*tensors: torch.Tensor | None) -> str | None:
     """Why autograd cannot record a call on these tensors; None if it can."""
     if is_traced(*tensors):
         return "a tensor requires a gradient, in compiled code or under a dispatch mode"
-    if torch._C._are_functorch_transforms_active():
-        return "a tensor requires a gradient, under a transform of torch.func"
     return None
 
 
@@ -123,8 +126,11 @@ def _why_not_sdpa(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
             return "attn_mask has fewer than 2 dimensions"
         if attn_mask.dtype not in (torch.bool, torch.float32, query.dtype):
             return f"attn_mask is of the type {attn_mask.dtype}, expected bool, float32 or the query's"
-    if min(query.dim(), key.dim(), value.dim()) < 3 and enable_gqa:
-        return "enable_gqa without heads"
+    if enable_gqa:
+        if min(query.dim(), key.dim(), value.dim()) < 3:
+            return "enable_gqa without heads"
+        if key.shape[-3] != value.shape[-3]:
+            return f"enable_gqa with {key.shape[-3]} heads of key and {value.shape[-3]} of value, expected the same"
     return None
 
 

@@ -16,7 +16,7 @@ gradients, those of a learned bias included. What has dropout is computed by PyT
 kumiko.torch.
 """
 
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -32,6 +32,8 @@ __all__ = ["kumiko_attention", "kumiko_mask", "use_paged"]
 # Continuous batching takes "sdpa", "paged|eager" and any name with "flash" in it; only for the last it makes no mask of
 # all queries x all keys.
 PAGED = "kumiko_flash"
+# What some models say to implementations beside eager and sdpa instead of in a mask: which keys a query sees, or sinks of each query's own.
+_REFUSED = ("indices", "block_indices", "sinks")
 
 
 def _ranges(q_len, kv_len, batch, pattern: Pattern):
@@ -84,13 +86,16 @@ def _has_pattern(mask):
     return mask is not None and (is_reach(mask) or is_padding(mask))
 
 
-def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
-    """[batch, heads, length, dim] each; returns [batch, q_len, q_heads, v_head_dim], as transformers wants it."""
+def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap, **packed):
+    """[batch, heads, length, dim] each; returns [batch, q_len, q_heads, v_head_dim], as transformers wants it.
+
+    `packed` are cu_seqlens_q and cu_seqlens_k where tokens are those of sequences one after another, without a mask.
+    """
     result = q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
     out = result.transpose(1, 2)
     terms = {"scale": scale, "softcap": softcap}
     if not _has_pattern(mask):
-        attention(q, k, v, out=out, causal=causal, bias=bias, mask=mask, **terms)
+        attention(q, k, v, out=out, causal=causal, bias=bias, mask=mask, **packed, **terms)
         return result
     k, v, bias = _cut(mask, k, v, bias)
     pattern = pattern_of(mask)
@@ -104,11 +109,11 @@ def _attention_cpu(q, k, v, bias, mask, causal, scale, softcap):
     return result
 
 
-def _with_gradients(q, k, v, bias, mask, causal, scale, softcap):
+def _with_gradients(q, k, v, bias, mask, causal, scale, softcap, **packed):
     """The same as autograd records it."""
     terms = {"scale": scale, "softcap": softcap}
     if not _has_pattern(mask):
-        out = recorded_attention(q, k, v, bias, causal=causal, mask=mask, **terms)
+        out = recorded_attention(q, k, v, bias, causal=causal, mask=mask, **packed, **terms)
     else:
         k, v, bias = _cut(mask, k, v, bias)
         pattern = pattern_of(mask)
@@ -168,6 +173,27 @@ def _split_mask(attention_mask, position_bias, kv_len):
     return (attention_mask if position_bias is None else position_bias + attention_mask), None
 
 
+def _starts(query, key, bias, others):
+    """cu_seqlens_q and cu_seqlens_k of what flash attention takes as packed sequences, a vision tower's images for instance."""
+    if query.shape[0] != 1:
+        raise NotImplementedError(f"cu_seq_lens_q is given with query.shape[0] {query.shape[0]}, expected 1")
+    if bias is not None:
+        raise NotImplementedError("position_bias is given with cu_seq_lens_q, expected None")
+    starts = {}
+    for side, tensor in (("q", query), ("k", key)):
+        starts[f"cu_seqlens_{side}"] = given = others[f"cu_seq_lens_{side}"].tolist()
+        if given[-1] != tensor.shape[2]:
+            raise ValueError(f"cu_seq_lens_{side}[-1] is {given[-1]}, expected {tensor.shape[2]}, the number of tokens")
+    return starts
+
+
+def _one_by_one(attend, q, k, v, cu_seqlens_q, cu_seqlens_k):
+    """attend(q, k, v) of each packed sequence, for what takes no cu_seqlens."""
+    lengths_q, lengths_k = ([end - start for start, end in pairwise(x)] for x in (cu_seqlens_q, cu_seqlens_k))
+    sequences = zip(q.split(lengths_q, 2), k.split(lengths_k, 2), v.split(lengths_k, 2), strict=True)
+    return torch.cat([attend(*tensors) for tensors in sequences], 1)
+
+
 def kumiko_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -189,18 +215,25 @@ def kumiko_attention(
                     seen, or float, added to the scores. None: all keys, or the causal ones (to the bottom right) if
                     is_causal, by default module.is_causal, says so
     position_bias   broadcasts to the same, added to the scores
+    cu_seq_lens_q, cu_seq_lens_k  where attention_mask is None: where packed sequences begin and the last one ends, as for flash attention
 
     With transformers' paged cache (continuous batching) batch is 1, tokens are those of all requests, and attention sinks
     (s_aux) count.
 
     Returns ([batch, q_len, q_heads, v_head_dim], None): there are no attention weights. Raises NotImplementedError for
-    attention sinks without a paged cache, and for gradients, dropout and other dtypes with one; errors as kumiko.attention().
+    attention sinks without a paged cache, for gradients, dropout and other dtypes with one, and for what some models give in
+    place of a mask (indices, block_indices) or as sinks of each query's own; errors as kumiko.attention().
     """
+    for name in _REFUSED:
+        if others.get(name) is not None:
+            raise NotImplementedError(f'{name} is given: attn_implementation="kumiko" does not take it, expected a model without')
     softcap = 0.0 if softcap is None else softcap
     if others.get("cache") is not None:
         reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value)
         if reason is None and needs_gradient(query, key, value):
             reason = "a tensor requires a gradient"
+        if reason is None and position_bias is not None:
+            reason = "position_bias is given, expected None"
         if reason is not None:
             raise NotImplementedError(f"a paged cache: {reason}")
         return _paged(module, query, key, value, scaling, softcap, others.pop("s_aux", None), others), None
@@ -209,16 +242,24 @@ def kumiko_attention(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
+    is_packed = attention_mask is None and others.get("cu_seq_lens_q") is not None and others.get("cu_seq_lens_k") is not None
+    packed = _starts(query, key, position_bias, others) if is_packed else {}
     bias, mask = _split_mask(attention_mask, position_bias, key.shape[2])
     reason = f"dropout is {dropout}, expected 0" if dropout else why_not(query, key, value, bias, mask)
     records = reason is None and needs_gradient(query, key, value, bias)
     if records:
         reason = why_no_gradient(query, key, value, bias, mask)
+    attend, terms = _attention_cpu, (bias, mask, causal, scaling, softcap)
     if reason is not None:
         say_fallback('attn_implementation="kumiko" is PyTorch\'s', reason)
-        return _in_pytorch(query, key, value, bias, mask, causal, scaling, softcap, dropout), None
-    attend = _with_gradients if records else _OPERATOR if is_traced(query, key, value, bias, mask) else _attention_cpu
-    return attend(query, key, value, bias, mask, causal, scaling, softcap), None
+        attend, terms = _in_pytorch, (*terms, dropout)
+    elif records:
+        attend = _with_gradients
+    elif is_traced(query, key, value, bias, mask):
+        attend = _OPERATOR
+    if packed and attend in (_in_pytorch, _OPERATOR):
+        return _one_by_one(lambda *tensors: attend(*tensors, *terms), query, key, value, **packed), None
+    return attend(query, key, value, *terms, **packed), None
 
 
 def use_paged(model: torch.nn.Module) -> None:

@@ -72,7 +72,7 @@ nb::object object_of(nb::handle given, nb::handle like, std::span<const std::int
 
 Output::Output(const char* name, nb::handle given, nb::handle like, std::span<const std::int64_t> shape,
                Type type)
-    : like_(like),
+    : like_(nb::borrow(like)),
       is_new_(given.is_none()),
       object_(object_of(given, like, shape, type)),
       tensor_(name, object_, Access::write) {}

@@ -27,7 +27,7 @@ class Output {
   nb::object result() const;
 
  private:
-  nb::handle like_;
+  nb::object like_;  // which the caller may drop before an asynchronous call has ended
   bool is_new_;
   nb::object object_;
   Imported tensor_;

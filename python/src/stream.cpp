@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <utility>
@@ -25,11 +27,8 @@ namespace {
 class PyTicket {
  public:
   PyTicket(nb::handle q, nb::handle k, nb::handle v, Layout layout, nb::handle plan)
-      : call(std::in_place_type<AttentionCall>, q, k, v, layout),
-        query_(nb::borrow(q)),
-        plan_(nb::borrow(plan)) {}
-  explicit PyTicket(const AppendInputs& given)
-      : call(std::in_place_type<AppendCall>, given), query_(nb::borrow(given.query)) {}
+      : call(std::in_place_type<AttentionCall>, q, k, v, layout), plan_(nb::borrow(plan)) {}
+  explicit PyTicket(const AppendInputs& given) : call(std::in_place_type<AppendCall>, given) {}
 
   nb::object wait() const {
     without_gil([&] { return ticket.wait(); });
@@ -44,7 +43,7 @@ class PyTicket {
   bool is_submitted = false;  ///< From here on nobody writes `ticket`.
 
  private:
-  nb::object query_, plan_;  // which the call refers to
+  nb::object plan_;  // which the call refers to
 };
 
 /// Calls the ticket's callback, on the stream's thread.
@@ -63,6 +62,8 @@ void call_back(std::shared_ptr<PyTicket> ticket) {
   }
 }
 
+using Tickets = std::deque<std::shared_ptr<PyTicket>>;
+
 class PyStream;
 /// The open streams, which end before the interpreter does: their callbacks need it. The GIL guards both.
 std::set<PyStream*> open_streams;
@@ -71,7 +72,7 @@ bool is_ending = false;
 /// A stream and the tickets whose calls may not have ended. Destroyed with the GIL, in this order.
 struct OpenStream {
   Stream stream;
-  std::deque<std::shared_ptr<PyTicket>> tickets;
+  Tickets tickets;
 
   ~OpenStream() {
     PyThreadState* const state = PyEval_SaveThread();
@@ -168,12 +169,17 @@ class PyStream {
   }
 
   /// Lets go of tickets whose calls have ended: in order from the first; cancelled ones between those that
-  /// wait only now and then, so that a submission's share of the work is small.
-  void forget_ended(std::deque<std::shared_ptr<PyTicket>>* tickets) {
+  /// wait only now and then, so that a submission's share of the work is small. They are destroyed last: that
+  /// may run finalizers of their tensors, which may submit to this stream.
+  void forget_ended(Tickets* tickets) {
     const auto has_ended = [](const auto& ticket) { return ticket->is_submitted && ticket->done(); };
-    while (!tickets->empty() && has_ended(tickets->front())) tickets->pop_front();
+    Tickets ended;
+    for (; !tickets->empty() && has_ended(tickets->front()); tickets->pop_front())
+      ended.push_back(std::move(tickets->front()));
     if (tickets->size() < look_at_) return;
-    std::erase_if(*tickets, has_ended);
+    const auto first = std::stable_partition(tickets->begin(), tickets->end(), std::not_fn(has_ended));
+    std::move(first, tickets->end(), std::back_inserter(ended));
+    tickets->erase(first, tickets->end());
     look_at_ = std::max<std::size_t>(2 * tickets->size(), 64);
   }
 

@@ -167,13 +167,21 @@ void Imported::take_dlpack(nb::handle object) {
   take_tensor(tensor);
 }
 
-/// PyTorch's table of functions would share a tensor whose result must have a gradient. There is none here.
+/// PyTorch's table of functions would share a tensor whose result must have a gradient or, in forward mode, a
+/// tangent. There are none here.
 void Imported::check_gradient(nb::handle object) const {
-  if (nb::getattr(object, "requires_grad", nb::none()).ptr() != Py_True) return;
-  const nb::dict modules = nb::borrow<nb::dict>(PyImport_GetModuleDict());
-  if (!modules.contains("torch") || !nb::cast<bool>(modules["torch"].attr("is_grad_enabled")())) return;
-  wrong_value(name, "a tensor that requires a gradient",
-              "one that does not (its detach()), or a call under torch.no_grad()");
+  const nb::object requires_grad = nb::getattr(object, "requires_grad", nb::none());
+  if (requires_grad.is_none()) return;
+  PyObject* const modules = PyImport_GetModuleDict();
+  const nb::handle torch = PyDict_GetItemString(modules, "torch");
+  if (requires_grad.ptr() == Py_True && torch && nb::cast<bool>(torch.attr("is_grad_enabled")()))
+    wrong_value(name, "a tensor that requires a gradient",
+                "one that does not (its detach()), or a call under torch.no_grad()");
+  const nb::handle forward = PyDict_GetItemString(modules, "torch.autograd.forward_ad");
+  if (!forward || nb::cast<int>(forward.attr("_current_level")) < 0) return;
+  if (!forward.attr("unpack_dual")(object).attr("tangent").is_none())
+    wrong_value(name, "a tensor with a tangent of forward-mode differentiation",
+                "one without (unpack_dual()'s primal)");
 }
 
 void Imported::take_tensor(const dlpack::Tensor& tensor) {

@@ -100,6 +100,18 @@ def test_gradients_are_refused_and_not_lost():
     assert torch.equal(kumiko.attention(torch.nn.Parameter(q.detach(), requires_grad=False), k, v), out)
 
 
+@pytest.mark.parametrize("call", [kumiko.attention, kumiko.scaled_dot_product_attention])
+def test_tangents_are_refused_and_not_lost(call):
+    q, k, v = make()
+    expected = call(q, k, v)
+    with torch.autograd.forward_ad.dual_level(), torch.no_grad():
+        dual = torch.autograd.forward_ad.make_dual(k, torch.ones_like(k))
+        with pytest.raises(ValueError, match="k.* is a tensor with a tangent of forward-mode differentiation; expected one without"):
+            call(q, dual, v)
+        assert torch.equal(call(q, torch.autograd.forward_ad.unpack_dual(dual).primal, v), expected)
+    assert torch.equal(call(q, k, v), expected)
+
+
 @pytest.mark.parametrize("change, words", [
     (lambda q: q.to("meta"), "q cannot be shared by DLPack: .*meta"), (lambda q: q.to_sparse(), "q cannot be shared by DLPack"),
     (lambda q: q.double(), "q.dtype is float64"),

@@ -257,6 +257,33 @@ def test_tensors_changed_before_the_backward_pass_are_an_error(calls):
         out.sum().backward()
 
 
+@pytest.mark.parametrize("batch, shape, is_copied", [((2,), (37, 53), False), ((2, 3), (2, 3, 1, 37, 53), False), ((2, 3), (3, 1, 37, 53), True)])
+def test_a_mask_changed_before_the_backward_pass_is_an_error(calls, batch, shape, is_copied):
+    """Where it is read in place; of a copy the gradients are those of the forward pass."""
+    tensors = leaves((*batch, 8, 37, 32), (*batch, 8, 53, 32))
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    right = gradients_in_double(tensors, torch.ones(()), attn_mask=mask)
+    out = F.scaled_dot_product_attention(*tensors, attn_mask=mask)
+    mask.logical_not_()
+    if is_copied:
+        check(torch.autograd.grad(out, tensors, torch.ones_like(out)), right, torch.float32)
+    else:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+
+
+@pytest.mark.parametrize("lengths", [(0, 53), (37, 0), (0, 0)])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("masked", ["no mask", "bool", "bias"])
+def test_no_queries_or_no_keys(calls, lengths, batch, masked):
+    tensors = leaves((*batch, 8, lengths[0], 32), (*batch, 8, lengths[1], 32))
+    mask = {"no mask": None, "bool": torch.ones(*batch, 1, *lengths, dtype=torch.bool), "bias": torch.zeros(*batch, 1, *lengths)}[masked]
+    out = F.scaled_dot_product_attention(*tensors, attn_mask=mask)
+    out.sum().backward()
+    assert len(calls) == 1 and out.shape == (*batch, 8, lengths[0], 32) and not out.any()
+    assert all(x.grad.shape == x.shape and not x.grad.any() for x in tensors)
+
+
 @pytest.mark.parametrize("transform", ["grad", "vmap"])
 def test_transforms_of_torch_func_are_pytorchs(calls, transform):
     q, k, v = leaves()

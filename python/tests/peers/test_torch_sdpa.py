@@ -263,3 +263,36 @@ def test_the_operator_refuses_gradients():
     q, k, v = tensors()
     with pytest.raises(RuntimeError, match="kumiko::scaled_dot_product_attention has no gradient"):
         torch.ops.kumiko.scaled_dot_product_attention(q.requires_grad_(), k, v)
+
+
+def test_unequal_heads_of_key_and_value_are_pytorchs(calls, fallbacks):
+    q, k, v = tensors(k=(2, 2, 53, 32), v=(2, 4, 53, 32))
+    out, said = fallbacks(lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
+    assert not calls and len(said) == 1 and "enable_gqa with 2 heads of key and 4 of value" in said[0]
+    right = expected(q, k.repeat_interleave(4, 1), v.repeat_interleave(2, 1))
+    torch.testing.assert_close(out, right.float(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["dual", "jvp", "jacfwd", "grad of another"])
+def test_tangents_and_transforms_are_pytorchs(calls, fallbacks, way):
+    """Its kernel that has forward-mode differentiation, as there is none of Kumiko's."""
+    (q, k, v), (tangent, _, _) = tensors(), tensors(seed=1)
+
+    def call(query):
+        return F.scaled_dot_product_attention(query, k, v)
+
+    def run():
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            if way == "jvp":
+                return torch.func.jvp(call, (q,), (tangent,))[1]
+            if way == "jacfwd":
+                return torch.func.jacfwd(lambda x: call(q + x * tangent))(torch.zeros(()))
+            if way == "grad of another":
+                return torch.func.grad(lambda x: (x * call(q)).sum())(tangent)
+            with torch.autograd.forward_ad.dual_level():
+                return torch.autograd.forward_ad.unpack_dual(call(torch.autograd.forward_ad.make_dual(q, tangent))).tangent
+    found, said = fallbacks(run)
+    assert not calls and len(said) == 1
+    taken.disable()
+    assert found.abs().max() > 0.1 and torch.equal(found, run())
+    taken.enable()

@@ -124,6 +124,18 @@ def test_a_prompt_in_chunks(name, calls):
     close(model(tokens, attention_mask=mask, position_ids=positions(mask)).logits[mask.bool()], chunks(model))
 
 
+def test_layers_that_share_keys_and_compute_the_last_query_alone(calls):
+    """Gemma 4 cuts its masks for them where a prompt's last logits are wanted, as in generate()."""
+    tokens, mask = prompt()
+    model = made(hf.Gemma4ForCausalLM, lambda: hf.Gemma4TextConfig(
+        **{**GROUPED, "num_hidden_layers": 4}, layer_types=LAYERS["layer_types"] * 2, sliding_window=16, global_head_dim=24, num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY))
+    for keep in (1, 3):
+        close(*both(model, lambda m: m(tokens, attention_mask=mask, position_ids=positions(mask), logits_to_keep=keep).logits, calls))
+    eager, ours = both(model, lambda m: m.generate(tokens, attention_mask=mask, do_sample=False, max_new_tokens=STEPS), calls)
+    assert eager.shape == (3, 40 + STEPS) and torch.equal(eager, ours)
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders(name, calls):
     tokens, mask = prompt()

@@ -58,7 +58,7 @@ def test_masks_hide_what_transformers_masks_hide(name, q_length, offset, spare, 
                  "mask_function": FUNCTIONS[name], "attention_mask": known, "local_size": 7 if name in ("window", "both ways") else None}
     mask = taken.kumiko_mask(**arguments, allow_is_causal_skip=causal, allow_is_bidirectional_skip=not causal)
     dense = masking_utils.sdpa_mask(**arguments, allow_is_causal_skip=False)
-    assert mask is None or is_reach(mask) and mask.shape[2:] == (2, used if causal else kv_length)
+    assert mask is None or is_reach(mask) and mask.shape[2:] == (q_length, used if causal else kv_length)
     if mask is not None:
         assert torch.equal(dense_mask(mask, q_length), dense[..., : mask.shape[-1]]) and not dense[..., mask.shape[-1]:].any()
     q, k, v = tensors(batch, q_length, kv_length)
@@ -124,6 +124,19 @@ def test_a_pattern_is_found_once():
     mask = taken.kumiko_mask(2, 9, 9, attention_mask=padding(2, 9, "left"))
     assert pattern_of(mask) is pattern_of(mask) and pattern_of(mask)[:4] == (-1, 0, [0, 5], [9, 9])
     assert pattern_of(mask[..., :7]).ends == [7, 7]  # a model may cut a mask
+
+
+@pytest.mark.parametrize("side", ["none", "left", "right"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_model_may_keep_the_last_queries_alone(name, count, side):
+    causal = name in ("causal", "window")
+    q, k, v = tensors(3, 21, 21)
+    mask = taken.kumiko_mask(3, 21, 21, mask_function=FUNCTIONS[name], attention_mask=padding(3, 21, side),
+                             allow_is_causal_skip=causal, allow_is_bidirectional_skip=not causal)
+    part = None if mask is None else mask[:, :, slice(-count, None), :]
+    whole = attend(Module(), (q, k, v), mask, name)
+    assert torch.equal(attend(Module(), (q[:, :, -count:], k, v), part, name), whole[:, -count:])
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
