@@ -26,7 +26,9 @@ class _Attention(torch.autograd.Function):
         if dout.stride(-1) != 1:  # That of a sum() has strides of 0.
             dout = dout.contiguous()
         wants_dbias = ctx.needs_input_grad[3]
-        gradients = attention_backward(dout, query, key, value, out, lse, bias=bias, mask=mask, return_dbias=wants_dbias, **ctx.options)
+        gradients = attention_backward(
+            dout, query, key, value, out, lse, bias=bias, mask=mask, return_dbias=wants_dbias, **ctx.options
+        )
         return (*gradients, None, None) if wants_dbias else (*gradients, None, None, None)
 
 

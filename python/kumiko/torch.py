@@ -6,10 +6,11 @@
     kumiko.torch.enable()         # from here on, for every thread
     with kumiko.torch.enabled():  # or for a block
 
-Where a gradient is needed the result has one, by attention_backward, that of an additive mask included; a second
-derivative is an error. A call that Kumiko does not compute goes to PyTorch's own code, as before: one with dropout, float64,
-forward-mode differentiation, torch.func, compiled code that needs gradients, ... With the environment variable KUMIKO_VERBOSE=1 the reason is a
-FallbackWarning, once for each reason. Other devices, nested and sparse tensors never come here.
+Where a gradient is needed the result has one, by attention_backward, that of an additive mask included; a second derivative
+is an error. A call that Kumiko does not compute goes to PyTorch's own code, as before: one with dropout, float64,
+forward-mode differentiation, torch.func, compiled code that needs gradients, ... With the environment variable
+KUMIKO_VERBOSE=1 the reason is a FallbackWarning, once for each reason. Other devices, nested and sparse tensors never come
+here.
 
 The operator aten::scaled_dot_product_attention gets a kernel for the dispatch key CPU. torch.compile finds the operator
 kumiko::scaled_dot_product_attention in its place, torch.export keeps PyTorch's.

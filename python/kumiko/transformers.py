@@ -32,7 +32,8 @@ __all__ = ["kumiko_attention", "kumiko_mask", "use_paged"]
 # Continuous batching takes "sdpa", "paged|eager" and any name with "flash" in it; only for the last it makes no mask of
 # all queries x all keys.
 PAGED = "kumiko_flash"
-# What some models say to implementations beside eager and sdpa instead of in a mask: which keys a query sees, or sinks of each query's own.
+# What some models give to implementations beside eager and sdpa in place of a mask: keys that a query sees. And sinks of
+# each query's own.
 _REFUSED = ("indices", "block_indices", "sinks")
 
 
@@ -215,7 +216,8 @@ def kumiko_attention(
                     seen, or float, added to the scores. None: all keys, or the causal ones (to the bottom right) if
                     is_causal, by default module.is_causal, says so
     position_bias   broadcasts to the same, added to the scores
-    cu_seq_lens_q, cu_seq_lens_k  where attention_mask is None: where packed sequences begin and the last one ends, as for flash attention
+    cu_seq_lens_q, cu_seq_lens_k  where packed sequences begin and the last one ends, as for flash attention; they count
+                    where attention_mask is None
 
     With transformers' paged cache (continuous batching) batch is 1, tokens are those of all requests, and attention sinks
     (s_aux) count.

@@ -173,8 +173,8 @@ void Imported::check_gradient(nb::handle object) const {
   const nb::object requires_grad = nb::getattr(object, "requires_grad", nb::none());
   if (requires_grad.is_none()) return;
   PyObject* const modules = PyImport_GetModuleDict();
-  const nb::handle torch = PyDict_GetItemString(modules, "torch");
-  if (requires_grad.ptr() == Py_True && torch && nb::cast<bool>(torch.attr("is_grad_enabled")()))
+  const nb::handle torch = requires_grad.ptr() == Py_True ? PyDict_GetItemString(modules, "torch") : nullptr;
+  if (torch && nb::cast<bool>(torch.attr("is_grad_enabled")()))
     wrong_value(name, "a tensor that requires a gradient",
                 "one that does not (its detach()), or a call under torch.no_grad()");
   const nb::handle forward = PyDict_GetItemString(modules, "torch.autograd.forward_ad");
