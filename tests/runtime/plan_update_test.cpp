@@ -148,7 +148,7 @@ TEST(PlanUpdate, HeadsThatAreCutFinerAreLookedAt) {
   for (const std::string& isa : swept_isas()) {
     options.isa = isa;
     const Context context = context_of(options);
-    for (std::int32_t length = 1024; length < 1536; length += kEmulated ? 256 : 16) {
+    for (std::int32_t length = 1024; length < 1536; length += kEmulated ? 512 : 16) {
       SCOPED_TRACE(::testing::Message() << options.isa << " " << length);
       Plan made;
       ASSERT_TRUE(plan(context, with_lengths(c, {length}).args(), &made).ok());

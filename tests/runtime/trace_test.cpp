@@ -191,12 +191,12 @@ TEST(Trace, IsWrittenBySeveralThreadsAtOnce) {
   const std::string file = folder.file("trace.json");
   const Context context = traced(file);
   const Problem problem(prefill());
-  for (int run = 0; run < 10; ++run) (void)problem.run(context);
+  for (int run = 0; run < 4; ++run) (void)problem.run(context);
   std::atomic<int> failed{0};
   std::vector<std::thread> writers;
   for (int t = 0; t < 4; ++t) {
     writers.emplace_back([&] {
-      for (int i = 0; i < 50; ++i) {
+      for (int i = 0; i < 20; ++i) {
         if (!context.write_trace().ok() || !Json::accept(contents(file))) ++failed;
       }
     });
@@ -286,7 +286,8 @@ TEST(Trace, PhasesLieInTheirTasksAndIdleTimeBetweenThem) {
   const auto inside = [](const Span& inner, const Span& outer) {
     return inner.begin >= outer.begin - 0.002 && inner.end <= outer.end + 0.002;
   };
-  for (const auto& [lane, list] : spans(trace, "phase")) {
+  for (const auto& [lane, found] : spans(trace, "phase")) {
+    const std::vector<Span>& list = found;  // Clang 14 captures no structured binding.
     for (std::size_t i = 1; i < list.size(); ++i) {
       const bool together = std::any_of(tasks.at(lane).begin(), tasks.at(lane).end(), [&](const Span& task) {
         return inside(list[i - 1], task) && inside(list[i], task);
