@@ -96,9 +96,13 @@ struct Sets {
     }
   }
 };
-// Made when the library is loaded: on a first call another thread might fork meanwhile, and its child would
-// wait for them for ever.
-const Sets kSets;
+const Sets& all_sets() {
+  static const Sets made;
+  return made;
+}
+// When the library is loaded, unless a static object of the program calls before: on a first call in a thread
+// another one might fork, and its child would wait for them for ever.
+[[maybe_unused]] const Sets& kMadeAtLoad = all_sets();
 
 }  // namespace
 
@@ -108,8 +112,8 @@ const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product)
   const Kind kind = types.key == Element::i8  ? int8_scores
                     : product == Element::f32 ? f32_product
                                               : own_product;
-  const KernelSet& s = kSets.set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.value)]
-                                [static_cast<std::size_t>(types.output)][kind];
+  const KernelSet& s = all_sets().set[static_cast<std::size_t>(isa)][static_cast<std::size_t>(types.value)]
+                                     [static_cast<std::size_t>(types.output)][kind];
   return s.softmax ? &s : nullptr;
 }
 

@@ -129,6 +129,13 @@ TEST_P(UserThreads, AnExceptionMayUnwindPastCallsAndContexts) {
   }
 }
 
+/// The process's other static objects, the library's among them, may be made after this one.
+const Outcome kBeforeMain = Problem(some_case(4)).run(context_of("", "serial"));
+
+TEST(BeforeMain, AStaticObjectMayCall) {
+  EXPECT_TRUE(same_bits(kBeforeMain, Problem(some_case(4)).run(context_of("", "serial"))));
+}
+
 INSTANTIATE_TEST_SUITE_P(Executors, UserThreads, testing::Values("openmp", "tbb", "serial"), StringName());
 
 class Forked : public UserThreads {};
