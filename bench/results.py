@@ -2,17 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes tables and the plot from results/HOST.json, written by `scripts/bench GROUP --record HOST`:
 
-    results.py          writes docs/results.md, docs/results.svg and the text between the markers of README.md
+    results.py          writes docs/results.md, docs/results.svg and the text between the markers of README.md and docs/serving.md
     results.py --check  names those that differ from results/*.json, and exits with 1 if one does
 
-README shows the run of the group `limits` with the most instruction sets, of several the newest; docs/results.md has every row of
-every run. The plot needs matplotlib.
+README shows the run of the group `limits` with the most instruction sets, of several the newest; docs/serving.md the runs of the
+group `serving`, a line for each kind of row; docs/results.md has every row of every run. The plot needs matplotlib.
 """
 
 import argparse
 import io
 import json
 import pathlib
+import re
+import statistics
 import sys
 import textwrap
 
@@ -27,6 +29,24 @@ SHORT = ("dense prefill, D128, 8 heads, 4096", "causal prefill, D128, 8 heads, 4
          "boolean mask, half of the 64 x 64 squares hidden, D128, 8 heads, 4096", "bf16 dense prefill, D128, 8 heads, 4096",
          "decode, D128, GQA 32/8, 16384 keys", "bf16 decode, D128, GQA 32/8, 16384 keys", "f16 decode, D128, GQA 32/8, 16384 keys",
          "embedding model: batch 8, 12 heads, 128 x 128, D32")
+# The lines of the table of the group `serving`: what a row's title holds, and the unit of its value.
+KINDS = (
+    ("decode of 64 sequences, pages of 16", r"decode of 64.*pages of 16 .*: speed over dense", "of dense"),
+    ("decode of 64 sequences, pages of 128", r"decode of 64.*pages of 128 .*: speed over dense", "of dense"),
+    ("decode of 64 sequences, keys in tiles", r"decode of 64.*in tiles: speed over the same in rows", "of rows"),
+    ("a chunk of 512 and 63 decodes in one call", r"and 63 decodes: speed over its two parts", "of the parts"),
+    ("16 sequences that share 4096 of 4608 keys", r"shared.*: speed over pages of their own", "of unshared"),
+    ("half of the 64 x 64 key blocks listed, a visible pair", r"key blocks listed", "of dense"),
+    ("window of 512 of 32768 keys in pages, a visible pair", r"window of 512", "of dense"),
+    ("tree of 64 speculative tokens over 4096 keys", r"speculative", "of FMA peak"),
+    ("the same in pairs of bf16", r"speculative", "of bf16-dot peak"),
+    ("MLA decode, 128 heads, 4096 latents", r"MLA decode, 128 heads.*dense$", "of FMA peak"),
+    ("the same in pairs of bf16", r"MLA decode, 128 heads.*dense$", "of bf16-dot peak"),
+    ("new keys, values and queries of 64 decodes, f32", r"^f32 keys, values and queries of 64 decodes", "of copy bandwidth"),
+    ("the same in bf16", r"^bf16 keys, values and queries of 64 decodes", "of copy bandwidth"),
+    ("those of a chunk of 512, f32", r"^f32 keys, values and queries of a chunk", "of copy bandwidth"),
+    ("the same in bf16", r"^bf16 keys, values and queries of a chunk", "of copy bandwidth"),
+)
 BEST_FIRST = ("avx512_bf16", "avx512", "avx2", "sve512", "neon", "reference")
 
 
@@ -131,6 +151,29 @@ def short(hosts):
         markdown(rows, ["row", "isa", "threads", "Kumiko", "best peer"], line), "", textwrap.fill(said, 118)])
 
 
+def serving(hosts):
+    """The text between the markers of docs/serving.md: for each kind of row and each host the least and the largest value."""
+    runs = {host: groups["serving"] for host, groups in hosts.items() if "serving" in groups}
+    columns = [(host, threads) for host in runs for threads in (1, 2)]
+
+    def values(host, threads, pattern, unit):
+        return [r["value"] for r in runs[host]["rows"]
+                if r["threads"] == threads and r["unit"] == unit and r["value"] is not None and re.search(pattern, r["row"])]
+
+    def times_peer(host, threads):
+        rows = [r for r in runs[host]["rows"] if r["threads"] == threads and r["value"] is not None and r["peer_value"]]
+        return [r["value"] / r["peer_value"] for r in rows]
+
+    def line(name, unit, of_column):
+        return [name, unit, *(span(found) if (found := of_column(*column)) else "-" for column in columns)]
+    lines = [line(name, unit, lambda *column, kind=(pattern, unit): values(*column, *kind)) for name, pattern, unit in KINDS]
+    lines.append(line("what vLLM's kernel can run", "times its speed", times_peer))
+    lines.append(line("geometric mean of these rows", "times its speed", lambda *column: [statistics.geometric_mean(t)] if (t := times_peer(*column)) else []))
+    head = ["work", "value", *(f"{host}, {threads}" for host, threads in columns)]
+    made = " ".join(f"{where(host, run)}." for host, run in runs.items())
+    return "\n".join([markdown(lines, head, lambda texts: texts), "", textwrap.fill(made, 150)])
+
+
 def page(hosts):
     """docs/results.md."""
     parts = ["# Results", "", "Written by bench/results.py from results/*.json: do not edit. [benchmarking.md](benchmarking.md) says how a row is made, and",
@@ -168,20 +211,28 @@ def plot(hosts):
     return out.getvalue().decode()
 
 
+def between_markers(path, made):
+    """The text of `path` with `made` between its markers, None without them."""
+    text = path.read_text() if path.exists() else ""
+    if BEGIN not in text and END not in text:
+        return None
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{path.name}: expected one line {BEGIN!r} and after it one line {END!r}")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
+
+
 def generated(root):
-    """The expected content of each file, by path. README only if it has the markers."""
+    """The expected content of each file, by path."""
     hosts = load(root / "results")
-    files = {root / "docs" / "results.md": page(hosts)}
+    docs = root / "docs"
+    files = {docs / "results.md": page(hosts)}
     if shown(hosts):
-        files[root / "docs" / "results.svg"] = plot(hosts)
-    readme = root / "README.md"
-    text = readme.read_text() if readme.exists() else ""
-    if BEGIN in text or END in text:
-        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-            raise ValueError(f"README.md: expected one line {BEGIN!r} and after it one line {END!r}")
-        head, rest = text.split(BEGIN)
-        files[readme] = f"{head}{BEGIN}\n{short(hosts)}\n{END}{rest.split(END)[1]}"
-    return files
+        files[docs / "results.svg"] = plot(hosts)
+        files[root / "README.md"] = between_markers(root / "README.md", short(hosts))
+    if any("serving" in groups for groups in hosts.values()):
+        files[docs / "serving.md"] = between_markers(docs / "serving.md", serving(hosts))
+    return {path: text for path, text in files.items() if text is not None}
 
 
 def write(root=ROOT):

@@ -4,6 +4,7 @@
 
 import json
 import pathlib
+import re
 import tempfile
 import unittest
 
@@ -26,6 +27,11 @@ class Committed(unittest.TestCase):
     def test_every_row_of_the_short_table_is_recorded(self):
         _, shown = results.shown(results.load(results.ROOT / "results"))
         self.assertEqual(set(results.SHORT) - {r["row"] for r in shown["rows"]}, set())
+
+    def test_every_kind_of_serving_has_recorded_rows(self):
+        rows = [r for groups in results.load(results.ROOT / "results").values() for r in groups.get("serving", {"rows": []})["rows"]]
+        found = [any(r["unit"] == unit and re.search(pattern, r["row"]) for r in rows) for _, pattern, unit in results.KINDS]
+        self.assertEqual(found, [True] * len(results.KINDS))
 
 
 class Made(unittest.TestCase):
@@ -68,6 +74,22 @@ class Made(unittest.TestCase):
             self.readme(text)
             with self.assertRaisesRegex(ValueError, "README.md: expected one line"):
                 results.write(self.root)
+
+    def test_the_table_of_serving_has_the_least_and_the_largest_value_of_each_kind(self):
+        (self.root / "docs").mkdir()
+        (self.root / "docs/serving.md").write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+        listed = "f32 prefill of 4096, half of the 64 x 64 key blocks listed"
+        results.record("host-1", "serving", run(
+            row(listed, value=0.912, unit="of dense"), row(listed, isa="avx2", value=0.87, unit="of dense"), row(listed, value=None, unit="of dense"),
+            row(listed, value=0.3, unit="of FMA peak"), row(listed, value=0.5, unit="of dense", threads=2)), self.root)
+        text = (self.root / "docs/serving.md").read_text()
+        self.assertEqual(results.stale(self.root), [])
+        self.assertTrue(text.startswith(f"before\n{results.BEGIN}\n| work | value | host-1, 1 | host-1, 2 |\n"))
+        self.assertTrue(text.endswith(f"\n{results.END}\nafter\n"))
+        self.assertIn("| half of the 64 x 64 key blocks listed, a visible pair | of dense | 0.87 to 0.91 | 0.50 |", text)
+        self.assertIn("| decode of 64 sequences, pages of 16 | of dense | - | - |", text)
+        self.assertIn("| what vLLM's kernel can run | times its speed | 0.60 to 1.82 | 1.00 |", text)
+        self.assertIn("| geometric mean of these rows | times its speed | 1.24 | 1.00 |", text)
 
     def test_the_newest_run_of_most_instruction_sets_is_shown(self):
         hosts = {"a": {"limits": run(row(), date="2026-01-02")}, "b": {"limits": run(row(), date="2026-02-01")}, "c": {"spine": run(row())}}
