@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which room may include which, and what only one file may touch (docs/architecture.md, "Rooms").
+"""Which module may include which, and what only one file may touch (docs/architecture.md, "Modules").
 
     check_layers.py ROOT        prints one line per violation; exit status 1 if there is any
 
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-# Room -> rooms whose headers it may include. A room that is not in the set is above or beside it.
+# Module -> modules whose headers it may include. A module that is not in the set is above or beside it.
 MAY_INCLUDE = {
     "kernels": {"kernels"},
     "scheduler": {"scheduler"},
@@ -56,10 +56,10 @@ SUFFIXES = {".h", ".hpp", ".inc", ".c", ".cpp", ".S"}
 
 
 def sources(root: Path):
-    for room in sorted(MAY_INCLUDE):
-        for path in sorted((root / room).rglob("*")):
+    for module in sorted(MAY_INCLUDE):
+        for path in sorted((root / module).rglob("*")):
             if path.suffix in SUFFIXES and path.is_file():
-                yield room, path
+                yield module, path
 
 
 def project_target(root: Path, path: Path, name: str):
@@ -75,7 +75,7 @@ def may(owners, where: str) -> bool:
     return any(where == owner or (owner.endswith("/") and where.startswith(owner)) for owner in owners)
 
 
-def check_file(root: Path, room: str, path: Path):
+def check_file(root: Path, module: str, path: Path):
     where = path.relative_to(root).as_posix()
     text = path.read_text(encoding="utf-8")
 
@@ -85,21 +85,21 @@ def check_file(root: Path, room: str, path: Path):
     for include in INCLUDE.finditer(re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m[0]), text, flags=re.DOTALL)):
         quote, name = include.groups()
         target = project_target(root, path, name) if quote == '"' else None
-        # A path that starts with a room's name counts for that room even if the file is missing or the brackets are of
+        # A path that starts with a module's name counts for that module even if the file is missing or the brackets are of
         # the wrong kind.
         first = (target or name).split("/")[0]
         if target is None and quote == "<" and not (root / name).is_file():
             first = None
-        if first in MAY_INCLUDE and first not in MAY_INCLUDE[room]:
-            yield f"{at(include)}: {room} may not include {first} ({name})"
+        if first in MAY_INCLUDE and first not in MAY_INCLUDE[module]:
+            yield f"{at(include)}: {module} may not include {first} ({name})"
         if where in PUBLIC_HEADERS and quote == '"' and target not in PUBLIC_HEADERS:
             yield f"{at(include)}: a public header may include public headers only, not {name}"
         for header, owners in HEADER_OWNERS:
             if header.fullmatch(name) and not may(owners, where):
                 yield f"{at(include)}: only {', '.join(owners)} may include {name}"
-        if room == "kernels" and KERNELS_MAY_NOT_INCLUDE.fullmatch(name):
+        if module == "kernels" and KERNELS_MAY_NOT_INCLUDE.fullmatch(name):
             yield f"{at(include)}: a kernel has no threads and no streams ({name})"
-    if room in LIBRARY:
+    if module in LIBRARY:
         code = NOT_CODE.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
         for word, meaning, owners in WORD_OWNERS:
             for match in word.finditer(code):
@@ -110,7 +110,7 @@ def check_file(root: Path, room: str, path: Path):
 def check(root: Path):
     root = root.resolve()
     found = list(sources(root))
-    violations = [line for room, path in found for line in check_file(root, room, path)]
+    violations = [line for module, path in found for line in check_file(root, module, path)]
     return len(found), violations
 
 

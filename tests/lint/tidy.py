@@ -16,24 +16,24 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIDY = "clang-tidy-14"
-# What is checked as one source: {name: rooms}.
+# What is checked as one source: {name: modules}.
 TOGETHER = {"library": ("kernels", "scheduler", "runtime"), "distributed": ("distributed",),
             "programs": ("tools/topology", "examples/inference_server", "examples/scaling", "examples/train_tiny"),
             "python/src": ("python/src",)}
-ROOMS = tuple(room for rooms in TOGETHER.values() for room in rooms)
+MODULES = tuple(module for modules in TOGETHER.values() for module in modules)
 # Files of one instruction set, which are all intrinsics; and coroutines, which Clang 14 does not find in the standard library of GCC 12.
 LEFT_OUT = ("/x86_", "/arm_", "examples/inference_server/http_connection.cpp", "examples/inference_server/http_server.cpp")
 
 
 def sources(build):
-    """{file: the flags that affect its meaning}, for the rooms' compiled files."""
+    """{file: the flags that affect its meaning}, for the modules' compiled files."""
     found = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = pathlib.Path(entry["file"])
         if path.suffix != ".cpp" or not path.is_relative_to(ROOT):
             continue
         name = path.relative_to(ROOT).as_posix()
-        if name.startswith(tuple(f"{room}/" for room in ROOMS)) and not any(part in name for part in LEFT_OUT):
+        if name.startswith(tuple(f"{module}/" for module in MODULES)) and not any(part in name for part in LEFT_OUT):
             found.setdefault(name, flags(shlex.split(entry["command"])))
     return found
 
@@ -45,8 +45,8 @@ def flags(words):
 
 def units(found):
     """[(name, files, flags)]: one entry for each run of clang-tidy."""
-    files = {unit: [name for name in sorted(found) if name.startswith(tuple(f"{room}/" for room in rooms))]
-             for unit, rooms in TOGETHER.items()}
+    files = {unit: [name for name in sorted(found) if name.startswith(tuple(f"{module}/" for module in modules))]
+             for unit, modules in TOGETHER.items()}
     return [(unit, names, list(dict.fromkeys(joined(found[name] for name in names)))) for unit, names in files.items() if names]
 
 
@@ -59,9 +59,9 @@ def joined(lists):
 
 
 def key(names, options):
-    """Of all that a result depends on, including the headers of every room."""
+    """Of all that a result depends on, including the headers of every module."""
     read = {ROOT / name for name in names} | {ROOT / ".clang-tidy", pathlib.Path(__file__)}
-    read |= {path for room in ROOMS for suffix in ("*.h", "*.inc") for path in (ROOT / room).rglob(suffix)}
+    read |= {path for module in MODULES for suffix in ("*.h", "*.inc") for path in (ROOT / module).rglob(suffix)}
     digest = hashlib.sha256(subprocess.run([TIDY, "--version"], capture_output=True, check=True).stdout + repr(options).encode())
     for path in sorted(read):
         digest.update(path.as_posix().encode() + b"\0" + path.read_bytes())

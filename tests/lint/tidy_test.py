@@ -51,7 +51,7 @@ class Tidy(unittest.TestCase):
             self.findings(FAULTY)
             self.assertEqual(calls.call_count, 3)
 
-    def test_files_of_a_group_of_rooms_are_one_unit(self):
+    def test_files_of_a_group_of_modules_are_one_unit(self):
         found = {name: ["-std=c++20"] for name in ("kernels/a.cpp", "runtime/b.cpp", "tools/topology/c.cpp")}
         self.assertEqual(tidy.units(found), [("library", ["kernels/a.cpp", "runtime/b.cpp"], ["-std=c++20"]),
                                              ("programs", ["tools/topology/c.cpp"], ["-std=c++20"])])
