@@ -246,6 +246,22 @@ kumiko_status kumiko_plan_workspace_bytes(const kumiko_plan* plan, int64_t* byte
   });
 }
 
+kumiko_status kumiko_plan_predict(const kumiko_plan* plan, const kumiko_machine_rates* rates, double* seconds,
+                                  double* attainable_seconds) {
+  return guarded([&]() -> Status {
+    if (plan == nullptr) return null_argument("plan", "a kumiko_plan");
+    if (rates == nullptr) return null_argument("rates", "a kumiko_machine_rates");
+    if (seconds == nullptr) return null_argument("seconds", "where to put the number");
+    const kumiko::Prediction said = plan->plan.predict({.core_flops = rates->core_flops,
+                                                        .core_bandwidth = rates->core_bandwidth,
+                                                        .domain_bandwidth = rates->domain_bandwidth,
+                                                        .start_seconds = rates->start_seconds});
+    *seconds = said.seconds;
+    if (attainable_seconds != nullptr) *attainable_seconds = said.attainable_seconds;
+    return {};
+  });
+}
+
 kumiko_status kumiko_attention_forward(const kumiko_context* context, const kumiko_attention_args* args) {
   return guarded([&]() -> Status {
     if (context == nullptr) return null_argument("context", "a kumiko_context");

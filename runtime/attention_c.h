@@ -247,6 +247,14 @@ typedef struct kumiko_attention_state {
   int64_t lse_stride[3];   /* elements; all 0: contiguous */
 } kumiko_attention_state;
 
+/* What the cores and domains of a machine sustain (kumiko::MachineRates). It never changes. */
+typedef struct kumiko_machine_rates {
+  double core_flops;       /* FLOP/s of one core in the pipeline's products and exponentials */
+  double core_bandwidth;   /* bytes/s that one core reads while the others are idle */
+  double domain_bandwidth; /* bytes/s that all cores of a domain read together */
+  double start_seconds;    /* to wake the threads and wait for the last one, once per run */
+} kumiko_machine_rates;
+
 /* Defaults, for C and C++: kumiko_attention_args args = KUMIKO_ATTENTION_ARGS_INIT; */
 #define KUMIKO_TENSOR_INIT               \
   {                                      \
@@ -351,6 +359,10 @@ KUMIKO_C_API kumiko_status kumiko_plan_update_pages(kumiko_plan* plan, const int
 KUMIKO_C_API kumiko_status kumiko_plan_explain(const kumiko_plan* plan, const char** text);
 /* Bytes of workspace that one run uses. */
 KUMIKO_C_API kumiko_status kumiko_plan_workspace_bytes(const kumiko_plan* plan, int64_t* bytes);
+/* The time of a run on a machine of these rates, with this context's threads and domains
+ * (kumiko::Plan::predict). attainable_seconds may be NULL. Rates that are not positive: 0 seconds. */
+KUMIKO_C_API kumiko_status kumiko_plan_predict(const kumiko_plan* plan, const kumiko_machine_rates* rates,
+                                               double* seconds, double* attainable_seconds);
 
 /* Plan and run in one. If validation fails, nothing is written. */
 KUMIKO_C_API kumiko_status kumiko_attention_forward(const kumiko_context* context,

@@ -122,6 +122,28 @@ static void test_numbers(const kumiko_context* context) {
   }
 }
 
+/* Each rate has its effect. */
+static void test_prediction(const kumiko_plan* plan) {
+  kumiko_machine_rates rates = {1, 1e30, 1e30, 0};
+  double flops = 0, core = 0, domain = 0, started = 0, attainable = 0;
+  EXPECT(kumiko_plan_predict(plan, &rates, &flops, &attainable) == KUMIKO_OK);
+  EXPECT(flops > 1 && attainable > 0 && attainable <= flops);
+  rates.start_seconds = 1000;
+  EXPECT(kumiko_plan_predict(plan, &rates, &started, NULL) == KUMIKO_OK && started == flops + 1000);
+  rates.start_seconds = 0;
+  rates.core_flops = 1e30;
+  rates.core_bandwidth = 1;
+  EXPECT(kumiko_plan_predict(plan, &rates, &core, NULL) == KUMIKO_OK && core > 1 && core != flops);
+  rates.core_bandwidth = 1e30;
+  rates.domain_bandwidth = 0.5;
+  EXPECT(kumiko_plan_predict(plan, &rates, &domain, NULL) == KUMIKO_OK && domain > core);
+  rates.core_flops = 0;
+  EXPECT(kumiko_plan_predict(plan, &rates, &core, NULL) == KUMIKO_OK && core == 0);
+  EXPECT_ERROR(kumiko_plan_predict(NULL, &rates, &core, NULL), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
+  EXPECT_ERROR(kumiko_plan_predict(plan, NULL, &core, NULL), KUMIKO_INVALID_ARGUMENT, "rates is NULL");
+  EXPECT_ERROR(kumiko_plan_predict(plan, &rates, NULL, NULL), KUMIKO_INVALID_ARGUMENT, "seconds is NULL");
+}
+
 static void test_plan(const kumiko_context* context) {
   kumiko_attention_args args = problem(NULL);
   kumiko_plan* plan = NULL;
@@ -134,6 +156,7 @@ static void test_plan(const kumiko_context* context) {
   EXPECT(kumiko_plan_explain(plan, &text) == KUMIKO_OK && text != NULL && strlen(text) > 0);
   EXPECT(kumiko_plan_explain(plan, &again) == KUMIKO_OK && again == text);
   EXPECT(kumiko_plan_workspace_bytes(plan, &bytes) == KUMIKO_OK && bytes >= 0);
+  test_prediction(plan);
 
   EXPECT_ERROR(kumiko_plan_run(plan, &args), KUMIKO_INVALID_ARGUMENT, "q");
   args = problem(out);

@@ -72,6 +72,11 @@ void check_texts(const kumiko_plan* plan, long countdown) {
   require(checked(kumiko_plan_explain(plan, &text), "plan_explain") == KUMIKO_OK, "a plan explains itself");
   require(std::strstr(text, "problem: ") && std::strstr(text, "workspace: "), "an explanation has its lines",
           text);
+  const kumiko_machine_rates rates = {1e11, 1e10, 2e10, 1e-5};
+  double seconds = -1, attainable = -1;
+  require(checked(kumiko_plan_predict(plan, &rates, &seconds, &attainable), "plan_predict") == KUMIKO_OK &&
+              seconds >= rates.start_seconds && attainable >= 0 && std::isfinite(seconds + attainable),
+          "a prediction is a time");
   require(checked(kumiko_plan_workspace_bytes(plan, &bytes), "workspace_bytes") == KUMIKO_OK && bytes >= 0,
           "the workspace has a size", std::to_string(bytes));
 }
