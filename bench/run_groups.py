@@ -247,6 +247,11 @@ def main(arguments=None):
         parser.error(f"--record is {args.record!r}, expected a name of a-z, 0-9 and -, such as zen5-2core")
     if args.passes is not None and args.passes < 1:
         parser.error(f"--passes is {args.passes}, expected 1 or more")
+    if args.json:  # Now, not after half an hour.
+        try:
+            open(args.json, "a", encoding="utf-8").close()
+        except OSError as error:
+            parser.error(f"--json is {args.json!r}, which cannot be written: {error.strerror}")
     rows = groups[args.group]["rows"]
     programs = sorted({r["program"] for r in rows})
     listed = {p: list_benchmarks(args.bin, p) for p in programs}

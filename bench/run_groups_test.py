@@ -303,6 +303,15 @@ for line in []:"""))
         self.assertEqual(peers.best({**figure, "at_most": True}), ("A", 2))
         self.assertEqual(peers.best({}), (None, None))
 
+    def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(self):
+        self.work_of_two()
+        (self.folder / "groups.toml").write_text(GROUP)
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors), self.assertRaises(SystemExit):
+            run_groups.main(["demo", "--bin", str(self.folder), "--json", str(self.folder)])
+        self.assertIn(f"--json is {str(self.folder)!r}, which cannot be written: Is a directory", errors.getvalue())
+        self.assertFalse((self.folder / "work.count").exists())
+
     def test_unknown_group_lists_the_groups(self):
         status, rows, text = self.run_group("nope")
         self.assertEqual((status, rows), (2, None))
