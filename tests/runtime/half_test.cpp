@@ -74,10 +74,23 @@ TEST_P(Half, EveryFeature) {
     if (repeat % 2 == 1) c.mask = TermLayout::full, c.mask_block = random.pick<std::int64_t>({1, 20, 64});
     if (repeat % 3 == 1) c.sinks = true;
     if (repeat % 4 == 3) draw_sequence_visibility(random, &c);
+    if (repeat % 8 >= 6) c.lists = draw_key_lists(random);
     if (repeat % 4 == 0)
       c.k_layout = Layout::padded_bshd, c.v_layout = Layout::padded, c.out_layout = Layout::bshd;
     ASSERT_NO_FATAL_FAILURE(check(c));
   }
+}
+
+// The first block has keys of both, and none of the tree, whose masks hide nothing there: the two runs are
+// one chain all the same.
+TEST_P(Half, FirstTokensAndAWindowBeforeATree) {
+  Case c = shape(6, 270, 12, 9);
+  c.window_left = 70, c.window_sink_tokens = 4, c.lists.tree = true;
+  const HalfProblem problem(c);
+  const Outcome want = problem.run(context, Pipeline::decode);
+  EXPECT_TRUE(meets_half_bound(want, problem, &worst));
+  for (const Pipeline pipeline : kPipelines)
+    EXPECT_TRUE(same_bits(problem.run(context, pipeline), want)) << static_cast<int>(pipeline);
 }
 
 TEST_P(Half, LongRowsOfAnySize) {
