@@ -191,7 +191,8 @@ void Walk::pack_values(Block& block) const {
   }
   range_->enter(Phase::pack);
   const RowsInPlace rows = rows_of(head_->v, kernels_.types.value, head_->v_head_dim, block);
-  if (takes_values_in_place() &&
+  // (To the product a step of 0 means packed ones.)
+  if (rows.stride != 0 && takes_values_in_place() &&
       kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, nullptr})) {
     block.values = static_cast<const std::byte*>(rows.first);
     block.value_stride = row;

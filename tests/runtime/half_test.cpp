@@ -93,6 +93,29 @@ TEST_P(Half, FirstTokensAndAWindowBeforeATree) {
     EXPECT_TRUE(same_bits(problem.run(context, pipeline), want)) << static_cast<int>(pipeline);
 }
 
+// Keys and values that are one row for all: values are read where they lie, a stride of 0 apart.
+TEST_P(Half, KeysAndValuesMayBeOneRowForAll) {
+  for (const std::int64_t v_dim : {26, 52}) {
+    const Case c = shape(9, 100, 12, v_dim);
+    const HalfProblem problem(c);
+    for (std::int64_t key = 1; key < c.kv_len; ++key) {
+      for (std::int64_t d = 0; d < c.head_dim; ++d)
+        problem.wide.k.at(0, 0, key, d) = problem.wide.k.at(0, 0, 0, d);
+      for (std::int64_t d = 0; d < v_dim; ++d)
+        problem.wide.v.at(0, 0, key, d) = problem.wide.v.at(0, 0, 0, d);
+    }
+    problem.refresh();
+    const Outcome want = problem.run(context);
+    for (const Pipeline pipeline : kPipelines) {
+      AttentionArgs args = problem.args(pipeline);
+      args.k.stride[2] = args.v.stride[2] = 0;
+      problem.wide.poison_outputs();
+      ASSERT_TRUE(attention_forward(context, args).ok());
+      EXPECT_TRUE(same_bits(problem.wide.outcome(), want)) << static_cast<int>(pipeline);
+    }
+  }
+}
+
 TEST_P(Half, LongRowsOfAnySize) {
   for (const auto& [keys, q_size, k_size, v_size] :
        {std::tuple{1300, 1.0f, 1.0f, 1.0f}, {600, 0.01f, 30.0f, 100.0f}, {500, 0x1p-12f, 0x1p-12f, 0.01f}}) {
