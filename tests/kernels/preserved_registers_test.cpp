@@ -18,6 +18,7 @@
 #include "kernels/int8_scores/int8_scores.h"
 #include "kernels/pack/pack.h"
 #include "kernels/score_tile/score_tile.h"
+#include "kernels/simd/fetch.h"
 #include "kernels/softmax/softmax.h"
 #include "tests/kernels/rows.h"
 
@@ -305,6 +306,48 @@ TEST_P(PreservedRegistersOfDecode, HoldWhatTheyHeld) {
     EXPECT_GT(l.front(), 1.0f);
   }
 }
+
+#if defined(__aarch64__)
+// The loops of decode that save more registers than those of vectors: around them a compiler may save the
+// same.
+extern "C" void decode_f32_sve512_scores_of_keys(const void*);
+extern "C" void decode_f16_sve512_turn_keys(const void*);
+
+TEST(PreservedRegistersOfDecodeLoops, HoldWhatTheyHeld) {
+  if (!(kernels::host_isas() & kernels::bit(kernels::Isa::sve512))) GTEST_SKIP() << "no sve512";
+  constexpr std::int64_t kKeys = 64, kDim = 16;
+  const std::vector<float> zeros(kKeys * kDim);
+  const auto* const first = reinterpret_cast<const char*>(zeros.data());
+  const kernels::RowRange ranges[] = {{first, kDim * 4, kDim * 4, kernels::kNoEnd},
+                                      {first, kDim * 4, kDim * 4, kernels::kNoEnd}};
+  kernels::RowFetcher ahead({ranges, ranges + 1}, 0, 1, 1);
+  const std::vector<const void*> rows(kKeys + 16, zeros.data());
+  std::vector<float> out(4 * kKeys, 7.0f);
+  std::vector<float> room(3 * 1024);  // 4 KiB of it that are aligned to as much
+  const auto turned = (reinterpret_cast<std::uintptr_t>(room.data()) + 4095) / 4096 * 4096;
+  const struct {  // as in decode/arm_sve512_scores.h
+    const void* group;
+    std::int64_t k_bytes;
+    const float* q;
+    std::int64_t q_bytes, turns, count;
+    float* scores;
+    std::int64_t score_bytes;
+    std::uintptr_t turned;
+    kernels::RowFetcher* ahead;
+  } scores{rows.data(), kDim * 4, zeros.data(), kDim * 4, kDim / 8, 1, out.data(), kKeys * 4, turned, &ahead};
+  call_and_check(decode_f32_sve512_scores_of_keys, scores);
+  EXPECT_EQ(out.back(), 0.0f) << "scores not run";
+  std::vector<std::uint16_t> to(kKeys * kDim, 7), most(kKeys, 7);
+  const struct {  // as in decode/arm_sve512_half_scores.h
+    const void* row;
+    std::int64_t dim, groups;
+    std::uint16_t *to, *most;
+    kernels::RowFetcher* ahead;
+  } keys{rows.data(), kDim, kKeys / 32, to.data(), most.data(), &ahead};
+  call_and_check(decode_f16_sve512_turn_keys, keys);
+  EXPECT_EQ(most.back(), 0) << "turn not run";
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Rows, PreservedRegistersOfDecode,
                          ::testing::ValuesIn(host_rows(kernels::decode_kernels())), RowName());
