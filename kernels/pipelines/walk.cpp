@@ -111,9 +111,11 @@ Walk::Keys Walk::keys_of(std::int64_t split) const {
   const std::int64_t per_step = head_->k.is_tiled ? kTileKeys : kernels_.per_step(),
                      first = head_->begin_of(range_->row_begin) / per_step * per_step;
   const std::int64_t place = SplitNumbers(*head_, range_->row_begin).place(split), begin = place * kSplitKeys,
-                     to = min_of(begin + kSplitKeys, head_->end_of(range_->row_end - 1));
+                     end = min_of(begin + kSplitKeys, head_->end_of(range_->row_end - 1));
   const bool has_first_tokens = begin < head_->first_tokens;
   const std::int64_t from = has_first_tokens ? begin : max_of(begin, first);
+  // Keys that begin after their end, as those of rows beyond all keys do, have no block: none may be packed.
+  const std::int64_t to = from < end ? end : begin;
   const std::int64_t gap = round_up(head_->first_tokens, per_step);
   Keys keys{from, to, (from >= to && !range_->partial) || !head_->own.has(place), to, to};
   if (has_first_tokens && gap < first) keys.gap_from = gap, keys.gap_to = first;
@@ -189,7 +191,8 @@ void Walk::pack_values(Block& block) const {
   }
   range_->enter(Phase::pack);
   const RowsInPlace rows = rows_of(head_->v, kernels_.types.value, head_->v_head_dim, block);
-  if (takes_values_in_place() &&
+  // (To the product a step of 0 means packed ones.)
+  if (rows.stride != 0 && takes_values_in_place() &&
       kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, nullptr})) {
     block.values = static_cast<const std::byte*>(rows.first);
     block.value_stride = row;

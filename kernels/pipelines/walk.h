@@ -2,9 +2,9 @@
 // The steps of the canonical walk (pipeline.h) for tiles of queries in vector lanes. Each tile pipeline is an
 // order of these steps; what a step computes does not depend on it, so every pipeline gives the same bits.
 //
-//   score         S^T = K Q^T, or precomputed scores; row maxima come from the registers; hidden scores
-//   become -inf exponentiate  P^T = 2^(S^T - m) in place; raises m, l; alpha = 2^(m before - m) add_values
-//   O^T = O^T * alpha + V^T P^T
+// - score: S^T = K Q^T, or precomputed scores; row maxima come from the registers; hidden scores become -inf
+// - exponentiate: P^T = 2^(S^T - m) in place; raises m and l; alpha = 2^(m before - m)
+// - add_values: O^T = O^T * alpha + V^T P^T
 //
 // A slot holds S^T, then P^T, of one tile over one block. Pipelines differ in how many slots there are and in
 // how long each waits between two steps.

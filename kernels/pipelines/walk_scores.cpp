@@ -199,8 +199,10 @@ void Walk::fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) c
 void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
                         std::int64_t last, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, first = block.first + lo * mr;
-  if (!head_->masks(first, last)) return runs.join(first, last - first, true, kernels_.has_block_chains());
-  set_masks(tile, block);
+  const bool may_hide = head_->masks(first, last);
+  // Joined with the run before, these keys are part of a masked run: the gap between the two is hidden.
+  if (may_hide || (kernels_.has_block_chains() && runs.size > 0)) set_masks(tile, block);
+  if (!may_hide) return runs.join(first, last - first, true, kernels_.has_block_chains());
   const TileMask mask = tile_mask(tile, block, first, last - first);
   fetch_mask(tile, first, last - first);
   Sees open = Sees::nothing;

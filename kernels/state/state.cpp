@@ -45,7 +45,8 @@ float log_sum_exp(float m, float l, bool is_base_2) {
 
 float row_maximum(float m, float l) {
   // Rounded like the LSE, which is therefore never below it: a sum is at least the 1 of its largest score.
-  return canonical(std::isnan(l) ? l : static_cast<float>(static_cast<double>(m) * kLn2));
+  // Adding 0 makes every zero +0: which of two zeros m is depends on the order in which keys are compared.
+  return canonical(std::isnan(l) ? l : static_cast<float>(static_cast<double>(m) * kLn2 + 0.0));
 }
 
 RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, const LseForm& form) {

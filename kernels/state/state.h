@@ -60,8 +60,8 @@ inline float inverse_sum(float l) {
 float log_sum_exp(float m, float l, bool is_base_2 = false);
 
 /// The largest scaled score of a query, natural units: the running maximum is that of all its blocks once
-/// they are merged. -inf for a query that sees no key; where the sum is NaN, which a score of NaN or +inf
-/// makes it, the canonical NaN, because the maximum of such scores depends on their order.
+/// they are merged. A zero is +0. -inf for a query that sees no key; where the sum is NaN, which a score of
+/// NaN or +inf makes it, the canonical NaN, because the maximum of such scores depends on their order.
 float row_maximum(float m, float l);
 
 /// How a row's LSE is stored.

@@ -43,6 +43,7 @@ TEST(Core, ArmByMainIdRegister) {
   EXPECT_EQ(core_of(0x461f0020), Core::generic);
   EXPECT_EQ(core_of(0x413fd0c1), Core::neoverse);  // N1
   EXPECT_EQ(core_of(0x411fd400), Core::neoverse);  // V1
+  EXPECT_EQ(core_of(0x410fd490), Core::neoverse);  // N2
   EXPECT_EQ(core_of(0x410fd4f0), Core::neoverse);  // V2
   EXPECT_EQ(core_of(0x410fd034), Core::generic);   // Cortex-A53
   EXPECT_EQ(core_of(0x610f0230), Core::apple);

@@ -74,9 +74,45 @@ TEST_P(Half, EveryFeature) {
     if (repeat % 2 == 1) c.mask = TermLayout::full, c.mask_block = random.pick<std::int64_t>({1, 20, 64});
     if (repeat % 3 == 1) c.sinks = true;
     if (repeat % 4 == 3) draw_sequence_visibility(random, &c);
+    if (repeat % 8 >= 6) c.lists = draw_key_lists(random);
     if (repeat % 4 == 0)
       c.k_layout = Layout::padded_bshd, c.v_layout = Layout::padded, c.out_layout = Layout::bshd;
     ASSERT_NO_FATAL_FAILURE(check(c));
+  }
+}
+
+// The first block has keys of both, and none of the tree, whose masks hide nothing there: the two runs are
+// one chain all the same.
+TEST_P(Half, FirstTokensAndAWindowBeforeATree) {
+  Case c = shape(6, 270, 12, 9);
+  c.window_left = 70, c.window_sink_tokens = 4, c.lists.tree = true;
+  const HalfProblem problem(c);
+  const Outcome want = problem.run(context, Pipeline::decode);
+  EXPECT_TRUE(meets_half_bound(want, problem, &worst));
+  for (const Pipeline pipeline : kPipelines)
+    EXPECT_TRUE(same_bits(problem.run(context, pipeline), want)) << static_cast<int>(pipeline);
+}
+
+// Keys and values that are one row for all: values are read where they lie, a stride of 0 apart.
+TEST_P(Half, KeysAndValuesMayBeOneRowForAll) {
+  for (const std::int64_t v_dim : {26, 52}) {
+    const Case c = shape(9, 100, 12, v_dim);
+    const HalfProblem problem(c);
+    for (std::int64_t key = 1; key < c.kv_len; ++key) {
+      for (std::int64_t d = 0; d < c.head_dim; ++d)
+        problem.wide.k.at(0, 0, key, d) = problem.wide.k.at(0, 0, 0, d);
+      for (std::int64_t d = 0; d < v_dim; ++d)
+        problem.wide.v.at(0, 0, key, d) = problem.wide.v.at(0, 0, 0, d);
+    }
+    problem.refresh();
+    const Outcome want = problem.run(context);
+    for (const Pipeline pipeline : kPipelines) {
+      AttentionArgs args = problem.args(pipeline);
+      args.k.stride[2] = args.v.stride[2] = 0;
+      problem.wide.poison_outputs();
+      ASSERT_TRUE(attention_forward(context, args).ok());
+      EXPECT_TRUE(same_bits(problem.wide.outcome(), want)) << static_cast<int>(pipeline);
+    }
   }
 }
 

@@ -260,6 +260,36 @@ TEST_P(KeyParts, SomeOfTheQueries) {
   }
 }
 
+// Blocks of rows whose windows begin after the last key have a split whose state is empty. No page is there
+// to be read: the block table ends with the keys.
+TEST_P(KeyParts, StatesOfRowsBeyondTheKeys) {
+  StepShape s;
+  s.sequences = {{400, 290}};
+  s.alignment = CausalAlignment::top_left, s.window_left = 5;
+  for (const DataType type : kTypes) {
+    s.type = type;
+    const ServerStep step(s);
+    const std::vector<Outcome> want = outcomes_of_one_call(step);
+    ASSERT_FALSE(HasFailure());
+    AttentionArgs args = step.args();
+    args.max_pages = 19;  // of 16 keys
+    const GuardedBuffer table(19 * sizeof(std::int32_t), Flush::back);
+    std::copy_n(args.block_table, 19, reinterpret_cast<std::int32_t*>(table.data()));
+    args.block_table = reinterpret_cast<const std::int32_t*>(table.data()), args.block_table_stride = 0;
+    for (const Pipeline pipeline : kPipelines) {
+      args.pipeline = pipeline;
+      std::int64_t floats = -1;
+      ASSERT_TRUE(prepare_split_states(contexts[0], args, {}, &floats).ok());
+      std::vector<float> states(static_cast<std::size_t>(floats), kNaN);
+      ASSERT_TRUE(attention_split_states(contexts[0], args, {}, states.data()).ok());
+      step.poison_outputs();
+      const float* const parts[] = {states.data()};
+      ASSERT_TRUE(merge_split_states(contexts[0], args, parts).ok());
+      EXPECT_TRUE(same_bits(step.packed_outcome(0), want[0])) << static_cast<int>(pipeline);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isas, KeyParts, ::testing::ValuesIn(swept_isas()), StringName());
 
 struct KeyPartErrors : testing::Test {

@@ -160,6 +160,24 @@ TEST_P(RowMax, IsNanWhereAScoreIsNanOrInfinite) {
   }
 }
 
+// Products that are too small for f32 round to a zero with their sign: which of two zeros is the larger one
+// would depend on the order of the keys in a tile or a vector.
+TEST_P(RowMax, IsPlusZeroWhicheverZerosTheScoresAre) {
+  for (const std::int64_t q_len : kLengths) {
+    const Problem problem(shape(q_len, 530));
+    problem.q.fill(0x1p-90f);
+    for (const std::int64_t plus : {8, 530}) {  // every so many keys
+      problem.k.fill(0.0f);
+      for (std::int64_t key = 0; key < 530; ++key)
+        problem.k.at(0, 0, key, 19) = problem.k.at(1, 1, key, 19) = key % plus == 0 ? 0x1p-90f : -0x1p-90f;
+      for (const Pipeline pipeline : pipelines()) {
+        for (const float maximum : run(problem, problem.args(), pipeline).row_max)
+          ASSERT_EQ(std::bit_cast<std::uint32_t>(maximum), 0u) << plus;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isa, RowMax, ::testing::ValuesIn(swept_isas()), StringName());
 
 }  // namespace
