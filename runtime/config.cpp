@@ -4,6 +4,7 @@
 #include <cctype>
 #include <charconv>
 #include <cstdlib>
+#include <string_view>
 
 #include "kernels/pipelines/pipeline.h"
 
@@ -84,6 +85,29 @@ Status load_omp_proc_bind(const Setting& bind, Config* config) {
   return {};
 }
 
+/// The stack of OpenMP's threads as libgomp reads it: "64M", " 512 k ", a number of KiB. It ignores a value
+/// that it cannot read, and so does this.
+std::size_t openmp_stack_bytes() {
+  std::string text;
+  for (const char* variable : {"OMP_STACKSIZE", "GOMP_STACKSIZE"}) {
+    for (const char c : find_setting("", "", variable).value)
+      if (!std::isspace(static_cast<unsigned char>(c)))
+        text += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    if (!text.empty()) break;
+  }
+  std::size_t size = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, failure] = std::from_chars(text.data(), end, size);
+  const std::string_view unit(stop, static_cast<std::size_t>(end - stop));
+  const int shift = unit == "b"                   ? 0
+                    : unit.empty() || unit == "k" ? 10
+                    : unit == "m"                 ? 20
+                    : unit == "g"                 ? 30
+                                                  : -1;
+  if (failure != std::errc() || shift < 0 || size << shift >> shift != size) return 0;
+  return size << shift;
+}
+
 Status load_scheduling(const ContextOptions& options, Config* config) {
   const Setting cpus = config->cpus_setting = find_setting("cpus", options.cpus, "KUMIKO_CPUS");
   if (cpus.is_set()) {
@@ -105,6 +129,7 @@ Status load_scheduling(const ContextOptions& options, Config* config) {
     }
   }
   if (Status s = load_omp_proc_bind(bind, config); !s.ok()) return s;
+  config->openmp_stack_bytes = openmp_stack_bytes();
   const Setting executor = find_setting("executor", options.executor, "KUMIKO_EXECUTOR");
   config->executor =
       executor.is_set() ? scheduler::find_executor(executor.value) : &scheduler::executors().front();

@@ -41,6 +41,7 @@ struct Config {
   Precision precision = Precision::automatic;
   bool verbose = false;
   std::chrono::microseconds spin = scheduler::kDefaultSpin;
+  std::size_t openmp_stack_bytes = 0;  ///< 0: the default
 };
 
 Status load_config(const ContextOptions& options, Config* config);

@@ -52,6 +52,7 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   if (Status s = choose_threads(*impl, &executor.num_threads); !s.ok()) return s;
   executor.topology = impl->topology;
   executor.spin = config.spin;
+  executor.stack_bytes = config.openmp_stack_bytes;
   // A bound thread cannot move away from another process's thread. So by default threads are bound only if
   // there are several domains.
   executor.bind = config.bind.value_or(impl->topology.domains.size() > 1 ? scheduler::Bind::close

@@ -98,7 +98,10 @@ bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, 
     std::string wrong;
     if (line.front() == '[') {
       section = line.back() == ']' ? kernels::parse_isa(line.substr(1, line.size() - 2)) : std::nullopt;
-      if (!section) wrong = "expected the name of an instruction set, such as [avx2]";
+      if (!section)
+        wrong = "expected the name of an instruction set, such as [avx2]";
+      else if (const kernels::Isa base = kernels::base_of(*section); base != *section)
+        wrong = "expected [" + std::string(kernels::name(base)) + "], which it uses";
     } else if (!section) {
       wrong = "expected [isa] before it";
     } else {

@@ -62,9 +62,9 @@ inline constexpr TuningField kTuningFields[] = {
     {"append_streams", &CoreTuning::append_streams, 0, 1 << 30},
 };
 
-/// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. Fields and ISAs that
-/// it does not name keep the table's values. On failure `why` names the line and its error, and `tuning` is
-/// unchanged.
+/// Reads a file of sections "[avx2]" with lines "name = number"; "#" begins a comment. An ISA that extends
+/// another has that one's section. Fields and ISAs that it does not name keep the table's values. On failure
+/// `why` names the line and its error, and `tuning` is unchanged.
 bool read_tuning(const std::string& file, kernels::Isa isa, CoreTuning* tuning, std::string* why);
 
 }  // namespace kumiko

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "runtime/plan.h"
+#include "runtime/traffic.h"
 #include "scheduler/list_schedule.h"
 
 namespace kumiko {
@@ -23,20 +24,16 @@ Prediction Plan::Impl::predict(const MachineRates& rates) const {
     return {};
   const std::vector<int> workers = context->executor->workers_per_domain();
   const scheduler::Assignment& assignment = partition.assignment;
-  const auto key_bytes = static_cast<double>(problem.key_bytes());
   std::vector<double> seconds_of(partition.tasks.size());
   double total = 0;
   for (std::size_t d = 0; d + 1 < assignment.domain_begin.size(); ++d) {
     const double bandwidth = std::min(rates.core_bandwidth, rates.domain_bandwidth / std::max(workers[d], 1));
     for (std::int32_t i = assignment.domain_begin[d]; i < assignment.domain_begin[d + 1]; ++i) {
       const auto number = static_cast<std::size_t>(assignment.order[static_cast<std::size_t>(i)]);
-      const PlannedTask& task = partition.tasks[number];
-      const std::int64_t used = problem.sequence(task.batch).kv_len;
-      const auto keys = static_cast<double>(std::max<std::int64_t>(
-          std::min(task.split_end * kernels::kSplitKeys, used) - task.split_begin * kernels::kSplitKeys, 0));
+      const auto bytes = static_cast<double>(bytes_read(*this, partition.tasks[number]));
       const double seconds = seconds_of[number] = std::max(
           2 * partition.cost_unit * static_cast<double>(partition.costs[number].cost) / rates.core_flops,
-          keys * key_bytes * task.heads / bandwidth);
+          bytes / bandwidth);
       total += seconds;
     }
   }

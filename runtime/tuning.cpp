@@ -90,7 +90,7 @@ Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Vis
   // 512 KiB f32 tasks of D = 128 had 96 rows where dense ones have 384 and more: a chunk of 512 beside 63
   // decodes in pages of 128 ran at 0.8 of its speed (Zen 3).
   tuned.page_keys = 0;
-  const std::int64_t budget = (l2_bytes > 0 ? l2_bytes : kDefaultL2Bytes) * 7 / 8;
+  const std::int64_t budget = (l2_bytes > 0 ? l2_bytes : kDefaultL2Bytes) / 8 * 7;
   const auto fits = [&](std::int64_t task_rows) {
     return static_cast<std::int64_t>(
                tuning.pipeline->scratch_bytes(tuned, task_rows, head_dim, v_head_dim)) <= budget;

@@ -43,6 +43,7 @@ struct ExecutorOptions {
   int num_threads = 1;
   Bind bind = Bind::close;
   std::chrono::microseconds spin = kDefaultSpin;  ///< How long a thread without work spins before it sleeps.
+  std::size_t stack_bytes = 0;  ///< Of a thread that OpenMP makes, as the program has set it; 0: the default.
 };
 
 class Executor {

@@ -5,12 +5,15 @@
 // workers although callers work too: the worker of a slot that a caller takes sleeps, and every slot has a
 // worker when no caller uses it.
 #include <omp.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "scheduler/executors.h"
 #include "scheduler/fork.h"
@@ -26,33 +29,51 @@ class OpenMpExecutor;
 // variables: ThreadSanitizer cannot see how libgomp hands those over. One team starts at a time.
 std::atomic<OpenMpExecutor*> g_starting{nullptr};
 
-// libgomp ends the process when it cannot create a thread, so pthread_create tries first.
-void require_threads(int count) {
+// What threads that are tried wait for.
+struct Gate {
   std::mutex mutex;
   std::condition_variable changed;
-  bool done = false;
-  std::vector<std::thread> probes;
-  probes.reserve(static_cast<std::size_t>(count));
-  const auto join_all = [&] {
+  bool is_open = false;
+
+  static void* wait(void* gate) {
+    auto& self = *static_cast<Gate*>(gate);
+    std::unique_lock lock(self.mutex);
+    self.changed.wait(lock, [&] { return self.is_open; });
+    return nullptr;
+  }
+  void open() {
     {
       const std::lock_guard lock(mutex);
-      done = true;
+      is_open = true;
     }
     changed.notify_all();
-    for (std::thread& probe : probes) probe.join();
-  };
-  try {
-    for (int i = 0; i < count; ++i) {
-      probes.emplace_back([&] {
-        std::unique_lock lock(mutex);
-        changed.wait(lock, [&] { return done; });
-      });
-    }
-  } catch (...) {  // system_error, or bad_alloc for a thread's state: no joinable thread may be left behind
-    join_all();
-    throw;
   }
-  join_all();
+};
+
+// libgomp ends the process when it cannot create a thread, so pthread_create tries first, with stacks of the
+// same size (0: the default). Throws std::system_error.
+void require_threads(int count, std::size_t stack_bytes) {
+  std::vector<pthread_t> probes;
+  probes.reserve(static_cast<std::size_t>(count));
+  pthread_attr_t attributes;
+  int failure = pthread_attr_init(&attributes);
+  if (failure != 0) throw std::system_error(failure, std::generic_category());
+  // Too small a stack is refused, by libgomp too: then both keep the default.
+  if (stack_bytes > 0) pthread_attr_setstacksize(&attributes, stack_bytes);
+  Gate gate;
+  for (int i = 0; i < count; ++i) {
+    pthread_t probe;
+    failure = pthread_create(&probe, &attributes, Gate::wait, &gate);
+    if (failure != 0) break;
+    probes.push_back(probe);
+  }
+  gate.open();
+  for (const pthread_t probe : probes) pthread_join(probe, nullptr);
+  pthread_attr_destroy(&attributes);
+  if (failure == 0) return;
+  const std::error_code why(failure, std::generic_category());
+  if (stack_bytes == 0) throw std::system_error(why);
+  throw std::system_error(why, "with stacks of " + std::to_string(stack_bytes) + " bytes");
 }
 
 class OpenMpExecutor final : public Executor {
@@ -62,7 +83,7 @@ class OpenMpExecutor final : public Executor {
         is_bound_(options.bind != Bind::none && options.topology.is_host),
         pool_(options, seats_) {
     if (concurrency() == 1) return;
-    require_threads(concurrency());
+    require_threads(concurrency(), options.stack_bytes);
     const std::lock_guard lock(mutex_of(ProcessLock::openmp_start));
     g_starting.store(this, std::memory_order_release);
     service_ = std::thread([this] { open_team(concurrency()); });
@@ -85,9 +106,16 @@ class OpenMpExecutor final : public Executor {
  private:
   static void open_team(int size) {
     leave_signals_to_the_program();
+    // The program's settings are for its own regions. These hold for this thread's alone.
     omp_set_dynamic(0);
-    // OMP_THREAD_LIMIT may still allow fewer threads: then the last slots have no worker, and only callers
-    // use them.
+    if (omp_get_max_active_levels() < 1) omp_set_max_active_levels(1);
+    if (omp_get_thread_limit() >= size) return open_region(size);
+#pragma omp teams num_teams(1) thread_limit(size)
+    open_region(size);
+  }
+
+  // OpenMP may still give fewer threads: then the last slots have no worker, and only callers use them.
+  static void open_region(int size) {
 #pragma omp parallel num_threads(size) default(none) shared(g_starting)
     g_starting.load(std::memory_order_acquire)->serve(omp_get_thread_num(), omp_get_num_threads());
   }

@@ -12,13 +12,26 @@ namespace kumiko::scheduler {
 Slots::Slots(const Topology& topology, const std::vector<Seat>& seats) : entries_(seats.size()) {
   for (const Domain& domain : topology.domains)
     node_of_domain_.push_back(topology.is_host ? domain.numa_node : -1);
-  for (std::size_t i = 0; i < seats.size(); ++i) {
+  std::vector<int> first_in(topology.domains.size(), -1);
+  for (std::size_t i = seats.size(); i-- > 0;) {
     entries_[i].slot.index = static_cast<int>(i);
     entries_[i].slot.domain = seats[i].domain;
-    if (!topology.is_host) continue;
-    const auto cpu = static_cast<std::size_t>(seats[i].os_cpu);
-    if (slot_of_cpu_.size() <= cpu) slot_of_cpu_.resize(cpu + 1, -1);
-    slot_of_cpu_[cpu] = static_cast<int>(i);
+    first_in[static_cast<std::size_t>(seats[i].domain)] = static_cast<int>(i);
+  }
+  if (!topology.is_host) return;
+  const auto slot_of = [this](int cpu) -> int& {
+    const auto at = static_cast<std::size_t>(cpu);
+    if (slot_of_cpu_.size() <= at) slot_of_cpu_.resize(at + 1, -1);
+    return slot_of_cpu_[at];
+  };
+  for (std::size_t i = 0; i < seats.size(); ++i) slot_of(seats[i].os_cpu) = static_cast<int>(i);
+  // A seat is on one hardware thread of a core, and there may be fewer seats than cores.
+  for (std::size_t d = 0; d < topology.domains.size(); ++d) {
+    for (const Core& core : topology.domains[d].cores) {
+      const int seat = slot_of(core.os_cpu), slot = seat < 0 ? first_in[d] : seat;
+      slot_of(core.os_cpu) = slot;
+      for (const int cpu : core.others) slot_of(cpu) = slot;
+    }
   }
 }
 

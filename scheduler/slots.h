@@ -25,7 +25,7 @@ class Slots {
   /// Ownership. All of it is sequentially consistent: a thread about to sleep announces that and then looks
   /// at the slots once more; a thread that releases a slot then looks for sleepers.
   bool try_claim(int slot) noexcept;
-  /// Claims an idle slot: the one of the CPU that the caller runs on if possible, else one in its domain,
+  /// Claims an idle slot: the one of the core that the caller runs on if possible, else one in its domain,
   /// else any. -1: none is idle.
   int try_claim_nearest() noexcept;
   bool is_idle(int slot) const noexcept { return !entries_[slot].owned.load(); }
@@ -56,7 +56,9 @@ class Slots {
 
   std::vector<Entry> entries_;
   std::vector<int> node_of_domain_;
-  std::vector<int> slot_of_cpu_;  // Empty when the topology is not the host's; -1 for CPUs without a seat.
+  // The slot of the CPU's core, else the first in its domain, else -1. Empty when the topology is not the
+  // host's.
+  std::vector<int> slot_of_cpu_;
   std::mutex reserve_mutex_;
   std::atomic<std::size_t> reserved_{0};
 };

@@ -12,6 +12,7 @@ namespace kumiko::scheduler {
 
 struct Core {
   int os_cpu = 0;  ///< Operating-system number of the first allowed hardware thread of this core.
+  std::vector<int> others = {};  ///< Its other hardware threads, allowed or not: callers may run there.
 };
 
 /// A CMG on A64FX, an L3 complex on x86.

@@ -249,7 +249,12 @@ std::vector<Domain> Machine::collect_domains(hwloc_const_bitmap_t usable) const 
       domains.emplace_back().numa_node = node;
       fill_caches(core, llc, &domains.back());
     }
-    domains[entry->second].cores.push_back({first});
+    Core& added = domains[entry->second].cores.emplace_back(Core{first});
+    int cpu = 0;
+    hwloc_bitmap_foreach_begin(cpu, core->cpuset) {
+      if (cpu != first) added.others.push_back(cpu);
+    }
+    hwloc_bitmap_foreach_end();
   }
   for (Domain& domain : domains) {
     std::sort(domain.cores.begin(), domain.cores.end(),

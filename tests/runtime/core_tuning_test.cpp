@@ -79,6 +79,7 @@ TEST(CoreTuning, AWrongLineIsNamedAndChangesNothing) {
       {"[avx2]\nkeys_ahead = 99999999999999999999", "expected 0..1048576"},
       {"[avx3]\n", "line 1 is \"[avx3]\"; expected the name of an instruction set"},
       {"[avx2\n", "line 1 is \"[avx2\"; expected the name of an instruction set"},
+      {"[avx512_bf16]\ndecode_rows = 4", "line 1 is \"[avx512_bf16]\"; expected [avx512], which it uses"},
       {"[neon]\ntask_tiles = 3", "expected 4..256"},  // of an ISA other than the requested one
   };
   for (const auto& [content, want] : rows) {

@@ -141,6 +141,25 @@ TEST(Environment, VerbosePrintsTheContextOnceToStandardError) {
   EXPECT_EQ(probe({"KUMIKO_VERBOSE=0"}).err, "");
 }
 
+// OpenMP would end the process: no address space has room for 200 TiB.
+TEST(Environment, StacksOfOpenMpThatCannotBeHadAreAnError) {
+  const std::string two = "KUMIKO_NUM_THREADS=2";
+  for (const char* size : {"OMP_STACKSIZE=204800G", "OMP_STACKSIZE= 204800 g ", "OMP_STACKSIZE=209715200m",
+                           "OMP_STACKSIZE=214748364800K", "OMP_STACKSIZE=214748364800",
+                           "OMP_STACKSIZE=219902325555200B", "GOMP_STACKSIZE=204800G"}) {
+    const ProbeResult refused = probe({kBig, two, size});
+    expect_error(refused, 2, "executor is \"openmp\"", "219902325555200 bytes");
+    EXPECT_EQ(probe({kBig, two, size, "KUMIKO_EXECUTOR=serial"}).out.find("code 0\n"), 0u) << size;
+  }
+  for (const char* size : {"OMP_STACKSIZE=8M", "OMP_STACKSIZE=1", "OMP_STACKSIZE="})
+    EXPECT_EQ(probe({kBig, two, size}).out.find("code 0\n"), 0u) << size;
+  EXPECT_EQ(probe({kBig, two, "OMP_STACKSIZE=8M", "GOMP_STACKSIZE=204800G"}).out.find("code 0\n"), 0u)
+      << "the first counts";
+  // What OpenMP cannot read, it ignores.
+  for (const char* size : {"OMP_STACKSIZE=204800T", "OMP_STACKSIZE=18014398509481984G", "OMP_STACKSIZE=-1"})
+    EXPECT_EQ(probe({kBig, two, size}).out.find("code 0\n"), 0u) << size;
+}
+
 TEST(Environment, OpenMpsBindingHoldsUnlessKumikoWasTold) {
   const std::pair<const char*, const char*> wishes[] = {{"close", "close"},
                                                         {"spread", "spread"},

@@ -396,6 +396,29 @@ TEST(Predict, ReadsKeysOfTheirTypeUpToTheUsedLength) {
   EXPECT_NEAR(made.predict({1e30, 1e9, 1e9, 0}).seconds, 140 * 128 * 2 / 1e9, 1e-12);
 }
 
+// Keys before a window are not read, nor those between it and the first tokens.
+TEST(Predict, ReadsNoKeyThatNoRowSees) {
+  ContextOptions options;
+  options.topology = "core:1 pu:1";
+  const Context context = context_of(options);
+  const auto keys_read = [&](std::int64_t queries, std::int64_t window, std::int64_t first_tokens) {
+    AttentionArgs args;
+    args.q = ConstTensor::bhsd(nullptr, 1, 1, queries, 64);
+    args.k = args.v = ConstTensor::bhsd(nullptr, 1, 1, 5000, 64);
+    args.out = Tensor::bhsd(nullptr, 1, 1, queries, 64);
+    args.is_causal = true;
+    args.window_left = window - 1;
+    args.window_sink_tokens = first_tokens;
+    Plan made;
+    EXPECT_TRUE(plan(context, args, &made).ok());
+    return made.predict({1e30, 128 * 4, 1e9, 0}).seconds;
+  };
+  EXPECT_NEAR(keys_read(1, 1, 0), 1, 1e-9);
+  EXPECT_NEAR(keys_read(1, 700, 0), 700, 1e-9);
+  EXPECT_NEAR(keys_read(1, 700, 4), 704, 1e-9);
+  EXPECT_NEAR(keys_read(3, 100, 0), 102, 1e-9);
+}
+
 // 20000 tasks of hours each, in integers that hold 100 days of picoseconds.
 TEST(Predict, TasksThatTakeYearsAddUp) {
   ContextOptions options;

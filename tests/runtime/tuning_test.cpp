@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/pipelines/walk.h"
 #include "runtime/traffic.h"
@@ -109,6 +110,15 @@ TEST_P(TuningOf, ATasksScratchFitsTheL2) {
   }
   const Tuning few = tune(core, kernels, {}, 16, core.decode_rows, 64, 64, 2 << 20, "three_pass");
   EXPECT_GT(few.staged_splits, 1) << "what 16 rows leave of the L2 goes to a longer super-block";
+}
+
+// A description of a machine may give a cache any size.
+TEST_P(TuningOf, AnL2OfAnySizeIsFilled) {
+  for (const std::int64_t l2 : {std::int64_t{1} << 61, std::numeric_limits<std::int64_t>::max()}) {
+    const Tuning tuning = tune(core, kernels, {}, 16, core.decode_rows, 64, 64, l2, "three_pass");
+    EXPECT_EQ(tuning.staged_splits, 16) << l2;
+    EXPECT_EQ(tuning.max_task_rows, core.task_tiles * kernels.max_nr) << l2;
+  }
 }
 
 // Few rows would pack the block of keys and values often, and the larger it is, the longer that takes.

@@ -247,6 +247,8 @@ TEST(Topology, CpusetLeavesCacheSharesAlone) {
 TEST(Topology, CpusChooseTheThreadOfACore) {
   const Topology t = machine("pack:1 [numa] l3:1 core:2 pu:2", {1, 2, 3});
   EXPECT_EQ(cpus_of(t), (std::vector<int>{1, 2}));
+  EXPECT_EQ(t.domains[0].cores[0].others, (std::vector<int>{0})) << "not in the list, but of the core";
+  EXPECT_EQ(t.domains[0].cores[1].others, (std::vector<int>{3}));
 }
 
 TEST(Topology, DescriptionsThatDoNotParseAreNamed) {
