@@ -164,7 +164,8 @@ std::string embed_answer(std::span<const float> vectors, std::int64_t width,
   }
   out += "],\"dim\":" + std::to_string(width) + ",\"tokens\":[";
   for (std::size_t i = 0; i < tokens.size(); ++i) out.append(i ? "," : "").append(std::to_string(tokens[i]));
-  return out + "]}";
+  out += "]}";
+  return out;
 }
 
 std::string index_answer(std::int64_t added, std::int64_t size) {

@@ -40,11 +40,20 @@ Batcher::~Batcher() {
 }
 
 void Batcher::stop() {
+  std::deque<std::shared_ptr<Request>> dropped;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
+    dropped.swap(queue_);
+    depth_ = 0;
   }
   changed_.notify_all();
+  const auto error = std::make_exception_ptr(Overloaded("the server is stopping"));
+  for (const std::shared_ptr<Request>& request : dropped) {
+    for (std::size_t i = request->taken; i < request->texts.size(); ++i) {
+      if (request->finish(i, {}, error)) request->done({}, error);
+    }
+  }
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
 }

@@ -41,7 +41,8 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  /// Gets the unit vectors [texts, hidden], or the model's exception. Called once, on a worker thread.
+  /// Gets the unit vectors [texts, hidden], or an exception: the model's, or Overloaded after stop(). Called
+  /// once, on a worker thread or the one that calls stop().
   using Done = std::function<void(std::vector<float> vectors, std::exception_ptr error)>;
 
   /// Queues the texts, at least one, with checked token ids. A batch takes one text of each request in turn,
@@ -49,7 +50,8 @@ class Batcher {
   /// queue cannot take all of them; then `done` is not called. Any number of threads may call.
   void submit(std::vector<std::vector<std::int32_t>> texts, Done done);
 
-  /// Embeds all queued texts, then joins the workers.
+  /// Ends the batches being computed, not the texts in the queue: their requests get Overloaded. Joins the
+  /// workers.
   void stop();
 
   std::int64_t depth() const;  ///< texts waiting

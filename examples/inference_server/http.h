@@ -85,8 +85,8 @@ class HttpApp {
   virtual std::optional<HttpAnswer> at_head(const HttpHead& head) = 0;
   /// On a handler thread, with the body.
   virtual void handle(HttpRequest request, Reply reply) = 0;
-  /// On the I/O thread, before an answer is sent, `seconds` after the request began; head.path is empty if
-  /// there was no valid head. May add headers.
+  /// On the I/O thread, before an answer is sent, `seconds` after the last byte of the request was read;
+  /// head.path is empty if there was no valid head. May add headers.
   virtual void before_answer(const HttpHead& head, HttpAnswer& answer, double seconds) = 0;
 };
 

@@ -91,8 +91,9 @@ HttpHead head_of(const Parser& parser) {
   return head;
 }
 
+/// HTTP/1.0 has no interim answers (RFC 9110, section 10.1.1).
 bool expects_continue(const Parser& parser) {
-  return lower(view(parser.get()[http::field::expect])) == "100-continue";
+  return parser.get().version() >= 11 && lower(view(parser.get()[http::field::expect])) == "100-continue";
 }
 
 HttpAnswer invalid(const std::string& why) {
@@ -183,13 +184,13 @@ asio::awaitable<bool> HttpConnection::wait_for_request() {
 
 asio::awaitable<bool> HttpConnection::serve_request() {
   enter(State::reading, core_.limits.header_timeout);
-  request_began_ = since_;
   Parser parser;
   parser.header_limit(static_cast<std::uint32_t>(HttpLimits::kMaxHead));
   parser.body_limit(static_cast<std::uint64_t>(core_.limits.max_body));
   error_code error;
   co_await http::async_read_header(socket_, buffer_, parser,
                                    asio::redirect_error(asio::use_awaitable, error));
+  request_read_ = Clock::now();
   const unsigned version = parser.get().version();
   HttpRequest request;
   std::optional<HttpAnswer> answer;
@@ -212,6 +213,7 @@ asio::awaitable<bool> HttpConnection::serve_request() {
     } else if (!parser.is_done()) {
       parser.get().body().keep = !answer;
       error = co_await read_body(parser);
+      request_read_ = Clock::now();
       if (error) {
         answer = refusal(error, true);
         keep_alive = false;
@@ -269,7 +271,7 @@ asio::awaitable<HttpAnswer> HttpConnection::computed_answer(HttpRequest request)
 asio::awaitable<bool> HttpConnection::write_answer(const HttpHead& head, HttpAnswer answer, bool keep_alive,
                                                    unsigned version) {
   enter(State::writing, core_.limits.write_timeout);
-  core_.app.before_answer(head, answer, std::chrono::duration<double>(since_ - request_began_).count());
+  core_.app.before_answer(head, answer, std::chrono::duration<double>(since_ - request_read_).count());
   keep_alive = keep_alive && !answer.close && !core_.draining;
   http::response<http::string_body> response;
   response.result(static_cast<unsigned>(answer.status));
@@ -307,6 +309,10 @@ std::optional<HttpAnswer> HttpConnection::refusal(const error_code& error, bool 
     const std::string limit = std::to_string(HttpLimits::kMaxHead) + " bytes";
     return has_target ? error_response(431, "the headers are too large: more than " + limit)
                       : error_response(414, "the path is too long: more than " + limit);
+  }
+  if (error == http::error::buffer_overflow) {  // a head that is too large is a header_limit
+    return invalid("a chunk's size line, or the trailer after the last chunk, is longer than " +
+                   std::to_string(HttpLimits::kMaxHead) + " bytes");
   }
   if (error == http::error::body_limit) {
     return error_response(

@@ -92,7 +92,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   const bool overflow_;
   State state_ = State::idle;
   Clock::time_point since_ = Clock::now();
-  Clock::time_point request_began_ = since_;
+  Clock::time_point request_read_ = since_;
   Clock::time_point deadline_ = Clock::time_point::max();
   Clock::time_point last_deadline_ = Clock::time_point::max();       // of a drain
   Clock::time_point last_idle_deadline_ = Clock::time_point::max();  // of a drain

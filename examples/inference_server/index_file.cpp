@@ -207,6 +207,8 @@ void IndexFile::check_header() const {
     throw IndexFileError(path_,
                          "is of the model '" + model(header) + "', this one is '" + model(header_) + "'");
   }
+  if (get<std::uint32_t>(&header[12]) == get<std::uint32_t>(&header_[12]))
+    throw IndexFileError(path_, "is damaged: its header has other bytes than were written");
   throw IndexFileError(path_, "has vectors of " + std::to_string(get<std::uint32_t>(&header[12])) +
                                   " floats, the model's have " + std::to_string(width_));
 }

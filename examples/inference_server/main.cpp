@@ -45,6 +45,7 @@ void install_stop_signals() {
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // whoever read the output may be gone: that must not end a drain
   std::signal(SIGXFSZ, SIG_IGN);  // at the limit of file sizes a write fails, and with it one request
 }
 
@@ -116,7 +117,7 @@ int serve(const std::string& model_directory, const BatcherOptions& batching, Se
   wait_for_stop_signal();
   std::cout << "inference_server: draining" << std::endl;
   service.drain();
-  batcher.stop();  // no client waits for the remaining texts, but their answers need the service
+  batcher.stop();  // before the service, which its answers need
   std::cout << "inference_server: stopped" << std::endl;
   return 0;
 }

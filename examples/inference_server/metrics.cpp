@@ -73,7 +73,8 @@ std::string Metrics::prometheus(const Gauges& gauges) const {
     out += "kumiko_http_requests_total{path=\"" + key.first + "\",code=\"" + std::to_string(key.second) +
            "\"} " + std::to_string(count) + "\n";
   }
-  head("kumiko_http_request_seconds", "histogram", "Time from a read request to its finished answer.", out);
+  head("kumiko_http_request_seconds", "histogram", "Time from the last byte of a request to its answer.",
+       out);
   for (const auto& [path, histogram] : latency_) {
     histogram.write("kumiko_http_request_seconds", "path=\"" + path + "\"", out);
   }

@@ -43,7 +43,7 @@ class Metrics {
  public:
   /// One finished HTTP request. `path` must come from a fixed set.
   void count_request(const std::string& path, int status);
-  /// Handler time of a request, seconds.
+  /// Seconds from the last byte of a request to its answer.
   void observe_latency(const std::string& path, double seconds);
   /// One batch of `texts` texts, and the wait of each of them in the queue, seconds.
   void observe_batch(const ForwardStats& stats, std::span<const double> waits);

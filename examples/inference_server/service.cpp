@@ -2,6 +2,7 @@
 #include "service.h"
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <memory>
 #include <utility>
@@ -70,6 +71,11 @@ MemoryBudget::Lease lease_of(MemoryBudget& budget, std::int64_t bytes) {
                             std::to_string(budget.capacity()) + " bytes");
   }
   return lease;
+}
+
+/// What a message calls the text `index` of a field.
+std::string name_of(const std::string& field, std::size_t index) {
+  return field == "texts" ? "'texts[" + std::to_string(index) + "]'" : "'" + field + "'";
 }
 
 /// The texts of a body, which then makes room for the answer: both might never fit together.
@@ -188,9 +194,17 @@ void Service::embed(const std::vector<std::string>& texts, const std::string& fi
   batcher_.submit(std::move(ids), [=, this](std::vector<float> values, const std::exception_ptr& error) {
     vectors->values = std::move(values);
     // The embedding thread goes on with the next batch; formatting 256 vectors takes milliseconds.
-    http_.run([=] {
+    http_.run([=, this] {
       try {
         if (error) std::rethrow_exception(error);
+        const auto bad = std::find_if_not(vectors->values.begin(), vectors->values.end(),
+                                          [](float value) { return std::isfinite(value); });
+        if (bad != vectors->values.end()) {  // JSON has no NaN
+          const auto text = (bad - vectors->values.begin()) / config_.hidden;
+          throw ApiError(500,
+                         "the vector of " + name_of(field, static_cast<std::size_t>(text)) +
+                             " has a value that is not a finite number: the model's weights are too large");
+        }
         reply(format(std::move(*vectors)));
       } catch (...) {
         reply(failure());
@@ -218,8 +232,7 @@ std::vector<std::vector<std::int32_t>> Service::tokenize(const std::vector<std::
   for (std::size_t i = 0; i < texts.size(); ++i) {
     ids.push_back(tokenizer_.encode(texts[i]));
     if (std::ssize(ids.back()) > config_.max_tokens) {
-      const std::string name = field == "texts" ? "texts[" + std::to_string(i) + "]" : field;
-      throw ApiError(413, "'" + name + "' has " + std::to_string(ids.back().size()) +
+      throw ApiError(413, name_of(field, i) + " has " + std::to_string(ids.back().size()) +
                               " word pieces with [CLS] and [SEP], the model takes at most " +
                               std::to_string(config_.max_tokens));
     }

@@ -9,8 +9,10 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <new>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "curve.h"
 #include "mpi_ranks.h"
@@ -91,13 +93,7 @@ int occupied_domains(const kumiko::Context& context) {
   return count;
 }
 
-}  // namespace
-
-int run(Mode mode, int argc, char** argv) {
-  Options options;
-  if (const int status = parse(mode, argc, argv, &options); status >= 0) return status;
-  if (options.mpi) return run_mpi_ranks(mode, options);
-  if (node_shape(options.simulate).ranks > 0) return run_nodes(mode, options);
+int run_threads(Mode mode, Options options) {
   const bool is_simulated = !options.simulate.empty();
   kumiko::Context all;
   if (const kumiko::Status s = kumiko::Context::create(context_options(options), &all); !s.ok())
@@ -163,6 +159,20 @@ int run(Mode mode, int argc, char** argv) {
     if (!file.flush()) return fail("--json: cannot write " + options.json);
   }
   return 0;
+}
+
+}  // namespace
+
+int run(Mode mode, int argc, char** argv) {
+  Options options;
+  if (const int status = parse(mode, argc, argv, &options); status >= 0) return status;
+  if (options.mpi) return run_mpi_ranks(mode, options);
+  try {
+    if (node_shape(options.simulate).ranks > 0) return run_nodes(mode, options);
+    return run_threads(mode, std::move(options));
+  } catch (const std::bad_alloc&) {
+    return fail("--tokens, --batch, heads and --head-dim make a call that does not fit in memory");
+  }
 }
 
 }  // namespace scaling

@@ -90,6 +90,8 @@ int run(int argc, char** argv) {
   if (!status.ok()) throw std::runtime_error(status.message());
   omp_set_num_threads(context.num_threads());
 
+  if (!json.empty() && !std::ofstream(json, std::ios::app))  // now, not after the last step
+    throw std::runtime_error("--json: cannot write " + json);
   const auto begin = Clock::now();
   std::vector<double> losses;
   Bar bar(options.steps, options.batch * options.size.context);
@@ -110,7 +112,7 @@ int run(int argc, char** argv) {
                            {"tokens_a_step", options.batch * options.size.context},
                            {"held_out", outcome.held_out}}
          << '\n';
-    if (!file) throw std::runtime_error("cannot write " + json);
+    if (!file.flush()) throw std::runtime_error("--json: cannot write " + json);
   }
   return 0;
 }

@@ -222,6 +222,17 @@ TEST(Memory, ALargeBodyTakesASmallMultipleOfIt) {
   }
 }
 
+TEST(Memory, AnAnswerIsInMemoryOnce) {
+  constexpr std::size_t kTexts = 100, kWidth = 384;
+  std::vector<float> vectors(kTexts * kWidth);
+  for (std::size_t i = 0; i < vectors.size(); ++i) vectors[i] = static_cast<float>(i % 997) * -1.234567e-4f;
+  const std::vector<std::int64_t> tokens(kTexts, 128);
+  std::size_t size = 0;
+  const std::size_t peak = peak_memory([&] { size = embed_answer(vectors, kWidth, tokens).size(); });
+  EXPECT_GT(size, 10 * vectors.size());
+  EXPECT_LT(peak, 16 * vectors.size());  // what the server reserves for it
+}
+
 TEST(Fuzz, AnyBytesAreTakenOrRefusedWithAStatus) {
   std::mt19937 random(3);
   const std::vector<std::string> parts = {"{",     "}",  "[",    "]",     ",",         ":",    "\"texts\"",

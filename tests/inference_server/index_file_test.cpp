@@ -114,6 +114,17 @@ TEST_F(IndexFileTest, EveryFlippedBitIsRefused) {
   EXPECT_EQ(reopened(), both());
 }
 
+TEST_F(IndexFileTest, ADamagedHeaderIsCalledDamaged) {
+  add_all(*open(), first_);
+  const std::string whole = read_bytes(path_);
+  for (const std::size_t byte : {std::size_t{16} + std::string(kModel).size() + 1, std::size_t{79}}) {
+    std::string damaged = whole;
+    damaged[byte] = 'x';
+    write_bytes(path_, damaged);
+    EXPECT_TRUE(has(refusal(), "is damaged: its header has other bytes than were written")) << refusal();
+  }
+}
+
 TEST_F(IndexFileTest, BytesAtTheEndAreRefused) {
   add_all(*open(), first_);
   for (const auto& path : {path_, commit_}) {

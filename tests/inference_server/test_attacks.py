@@ -205,6 +205,21 @@ def test_expected_continue_is_sent_or_the_refusal_instead(victim):
         assert raw.answer().status == 404
 
 
+def test_http_1_0_knows_no_interim_answer(victim):
+    """RFC 9110, section 10.1.1: its clients would take "100 Continue" for the answer."""
+    with Raw(victim.port) as raw:
+        raw.send(request(headers=[("Expect", "100-continue"), ("Content-Length", str(len(GOOD)))]).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert raw.reader.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("body", [b"10;" + b"a" * 20_000 + b"\r\n" + GOOD + b"\r\n0\r\n\r\n", chunk(GOOD) + b"0\r\nA: " + b"a" * 20_000 + b"\r\n\r\n"],
+                         ids=["extension", "trailer"])
+def test_what_a_chunked_body_has_too_much_of_is_named(victim, body):
+    with Raw(victim.port) as raw:
+        raw.send(request(headers=[("Transfer-Encoding", "chunked")], body=body))
+        assert json.loads(raw.answer().content)["error"].endswith("a chunk's size line, or the trailer after the last chunk, is longer than 16384 bytes")
+
+
 def test_pipelined_requests_are_answered_in_order(victim):
     with Raw(victim.port) as raw:
         count = 300

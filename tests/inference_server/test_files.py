@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the server keeps on disk, and what happens when its files change under it."""
 
+import json
 import os
 import shutil
+import struct
 import threading
 
 import pytest
 from server_process import Client, ServerProcess, model_directory, sentences
-from support import wait_until
+from support import Background, wait_until
 from test_load import run
 
 
@@ -89,6 +91,30 @@ def test_an_index_that_cannot_be_written_says_so_and_adds_nothing(binary, tmp_pa
         answer = client.post("/index", {"texts": sentences()[10:100]})
         assert answer.status_code == 507 and str(path) in answer.json()["error"]
         assert client.index(sentences()[:11])["size"] == 11
+
+
+def test_a_vector_that_is_not_finite_is_an_error_for_its_text_alone(binary, tmp_path, monkeypatch):
+    """Finite weights whose sums are not: the vector of one word would be NaN, which JSON cannot say."""
+    model = tmp_path / "model"
+    shutil.copytree(model_directory(), model)
+    weights = model / "model.safetensors"
+    with weights.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        table = json.loads(file.read(size))["embeddings.word_embeddings.weight"]["data_offsets"][0]
+        row = (model / "vocab.txt").read_text().split("\n").index("dog")
+        file.seek(8 + size + table + row * 384 * 4)
+        file.write(struct.pack("<384f", *[3e38] * 384))
+    monkeypatch.setattr("server_process.model_directory", lambda: model)
+    with ServerProcess(binary, ["--max-wait-us", "300000"]) as server:
+        client = Client(server.url)
+        before = client.embed(["a cat"])
+        beside = Background([lambda: Client(server.url).embed(["a cat"])])
+        answers = [client.post("/embed", {"texts": ["a cat", "a dog"]}), client.post("/index", {"texts": ["a dog"]}), client.post("/search", {"query": "a dog"})]
+        assert beside.results() == [before]
+        for answer, name in zip(answers, ("texts[1]", "texts[0]", "query"), strict=True):
+            assert answer.status_code == 500
+            assert answer.json()["error"] == f"the vector of '{name}' has a value that is not a finite number: the model's weights are too large"
+        assert client.index(["a cat"]) == {"added": 1, "size": 1}
 
 
 def test_a_model_file_cut_short_while_serving_changes_nothing(binary, tmp_path, monkeypatch):

@@ -217,6 +217,36 @@ def test_drain_does_not_wait_for_clients_that_send_or_read_nothing(start):
         raw.close()
 
 
+def test_texts_still_queued_at_the_end_of_a_drain_are_not_embedded(start):
+    server = start("--drain-timeout", "0.5", "--workers", "1", "--max-batch-tokens", "1")  # one text a batch
+    client, text = Client(server.url), "word " * 250
+    client.embed([text])
+    began = time.monotonic()
+    client.embed([text] * 8)
+    a_text = (time.monotonic() - began) / 8
+    body = json.dumps({"texts": [text] * 256}).encode()
+    waiting = [Raw(server.port) for _ in range(4)]
+    for raw in waiting:
+        raw.send(request(body=body))
+    wait_until(lambda: metric(client, "kumiko_queue_texts") > 900, "four requests in the queue")
+    began = time.monotonic()
+    server.terminate()
+    assert [raw.answer().status for raw in waiting] == [503] * 4
+    assert server.wait(timeout_s=300) == 0
+    assert time.monotonic() - began < 0.5 + 2 + 1024 * a_text / 4
+    for raw in waiting:
+        raw.close()
+
+
+def test_a_drain_goes_on_when_nobody_reads_the_output(binary):
+    process = subprocess.Popen([str(binary), "--model", str(model_directory()), "--port", "0"], stdout=subprocess.PIPE, text=True)
+    url = next(line for line in process.stdout if line.startswith("listening on ")).split()[-1]
+    process.stdout.close()
+    assert len(Client(url).embed(["still here"])) == 1
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+
+
 def run(binary, *arguments, **environment):
     command = [str(binary), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """/metrics has the format of Prometheus and the right counts."""
 
+import time
+
 from prometheus_client.parser import text_string_to_metric_families
 
+from raw_http import Raw, request
 from server_process import Client
 from support import metric
 
@@ -56,6 +59,23 @@ def test_histograms_are_cumulative(start):
             assert parts["_bucket"][-1].labels["le"] == "+Inf"
             assert counts[-1] == parts["_count"][0].value > 0
             assert parts["_sum"][0].value > 0
+
+
+def test_latency_leaves_out_how_long_a_request_takes_to_arrive(start):
+    server = start()
+    client = Client(server.url)
+    client.embed(["the first request may take longer"])
+    before = metric(client, "kumiko_http_request_seconds_sum", path="/embed")
+    for refused in (False, True):
+        data = request("/embed" if not refused else "/healthz", headers=[("Content-Length", "16")])
+        for unsent in (1, 40):  # a byte of the body; the body and some of the head
+            with Raw(server.port) as raw:
+                raw.send(data[:-unsent])
+                time.sleep(5)
+                raw.send(data[-unsent:])
+                assert raw.answer().status == (405 if refused else 200)
+    assert metric(client, "kumiko_http_request_seconds_sum", path="/embed") - before < 5
+    assert metric(client, "kumiko_http_request_seconds_sum", path="/healthz") < 5
 
 
 def test_counts_follow_the_traffic(start):

@@ -189,6 +189,12 @@ class Wrong(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("/no/such/folder/x.json", done.stderr)
 
+    def test_a_call_that_does_not_fit_in_memory(self):
+        # 16 GiB of queries in an address space of 4: nothing is touched that a machine might lack.
+        done = call("sh", "-c", 'ulimit -v 4194304 && exec "$0" --tokens 1048576 --threads 1', STRONG)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("memory", done.stderr)
+
 
 class Picture(unittest.TestCase):
     def test_svg_and_png(self):
