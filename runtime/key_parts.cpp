@@ -47,7 +47,7 @@ Status check_queries(const AttentionArgs& args, const KeyPart& part) {
 
 Status check_part(const AttentionArgs& args, const KeyPart& part) {
   if (part.key_begin < 0 || part.key_begin % kKeysPerSplit != 0 || part.key_begin > kMost32)
-    return invalid("part.key_begin", part.key_begin, "a multiple of 512 from 0 on");
+    return invalid("part.key_begin", part.key_begin, "a multiple of 512 in 0..2147483136");
   if (part.key_end != -1 && (part.key_end < part.key_begin || part.key_end % kKeysPerSplit != 0))
     return invalid("part.key_end", part.key_end,
                    "-1 (no end), or a multiple of 512 from part.key_begin on, which is " +

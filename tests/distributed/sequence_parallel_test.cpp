@@ -265,6 +265,7 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
            {"window_right", [](AttentionArgs& a) { a.window_right = 3; }},
            {"window_sink_tokens", [](AttentionArgs& a) { a.window_sink_tokens = 3; }},
            {"lse_base", [](AttentionArgs& a) { a.lse_base = LseBase::two; }},
+           {"precision", [](AttentionArgs& a) { a.precision = Precision::standard; }},
            {"row_max", [](AttentionArgs& a) { a.row_max = {}; }}})
     expect_error(
         [&, change = change](auto& a) {
@@ -323,6 +324,26 @@ TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
   const Status status = distributed::attention_forward(context, made, problem.local());
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_TRUE(problem.is_right());
+}
+
+// The fastest algorithm may not take a bias: the choice is among those that do.
+TEST_F(SequenceParallel, TheChoiceTakesABias) {
+  SequenceShape s;
+  s.sequences = {{2048, 2048}};
+  s.is_packed = false, s.is_automatic = true, s.q_heads = 16, s.kv_heads = 4, s.head_dim = 8;
+  s.distribution = Distribution::contiguous, s.bias = true;
+  SequenceProblem problem(s);
+  ASSERT_TRUE(attention_forward(context, problem.whole()).ok());
+  for (const double speed : {1e15, 1e6}) {
+    distributed::Machine machine;
+    machine.link.bandwidth = 1e6;
+    machine.flops = machine.bandwidth = speed;
+    distributed::Communicator made;
+    ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, machine, &made).ok());
+    const Status status = distributed::attention_forward(context, made, problem.local());
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_TRUE(problem.is_right());
+  }
 }
 
 // The choice and the times behind it depend on the link that the communicator was made with.
