@@ -164,6 +164,7 @@ TEST(Memory, OfACacheThatCannotBeHadIsAStatusOnAll) {
   int failures = 0;
   for (long n = 0;; ++n) {
     std::vector<float> out(q.size(), -1.0f);
+    float lse[kHeads] = {}, whole[kHeads] = {};
     AttentionArgs args;
     args.q = ConstTensor::bhsd(q.data(), 1, kHeads, 1, kDim);
     args.k = ConstTensor::bhsd(k.data(), kPages, kHeads, 512, kDim);
@@ -171,6 +172,10 @@ TEST(Memory, OfACacheThatCannotBeHadIsAStatusOnAll) {
     args.out = Tensor::bhsd(out.data(), 1, kHeads, 1, kDim);
     args.seqused_k = &length;
     args.block_table = table, args.max_pages = kPages;
+    args.lse = {whole, {}};
+    ASSERT_TRUE(attention_forward(context, args).ok());
+    out.assign(out.size(), -1.0f);
+    args.lse = {lse, {}};
     distributed::Communicator fresh;
     ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &fresh).ok());
     MPI_Barrier(MPI_COMM_WORLD);  // a failure would end what a slower rank is still in
@@ -185,6 +190,8 @@ TEST(Memory, OfACacheThatCannotBeHadIsAStatusOnAll) {
     EXPECT_TRUE(std::all_of(out.begin(), out.end(),
                             [&](float x) { return status.ok() ? x > 0.999f && x < 1.001f : x == -1.0f; }))
         << "piece " << n;
+    // Of all keys, those of a rank that failed among them.
+    EXPECT_TRUE(!status.ok() || std::equal(lse, lse + kHeads, whole)) << "piece " << n;
     failures += !status.ok();
     MPI_Allreduce(&is_over, &over, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
     if (over) break;

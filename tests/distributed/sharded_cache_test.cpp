@@ -94,7 +94,18 @@ TEST_F(ShardedCache, ErrorsAreTheSameOnAllRanks) {
         if (world_rank() == 0) a.seqused_k = other;
       },
       Code::invalid_argument, "seqused_k differs between ranks");
-  shape.is_int8 = true;
+  const std::int32_t ends[] = {0, 2, 4};
+  expect_error(
+      [&](auto& a) {
+        if (world_rank() == 0) a.cu_seqlens_q = ends;
+      },
+      Code::invalid_argument, "cu_seqlens_q differs between ranks");
+  shape.is_int8 = shape.mask = true;
+  expect_error(
+      [](auto& a) {
+        if (world_rank() == 0) a.mask = {};
+      },
+      Code::invalid_argument, "mask differs between ranks");
   expect_error(
       [](auto& a) {
         if (world_rank() == 0) a.q_scale = {};
