@@ -18,8 +18,8 @@ std::int64_t pages_in(const Problem& problem, std::int64_t splits) {
   return (splits * kSplitKeys + problem.page_keys - 1) / problem.page_keys;
 }
 
-/// Without a window: splits of which every row of the sequence sees every key, but the last one that some row sees: it stays
-/// the sequence's own, so that each sequence has a task of its own.
+/// Without a window: splits of which every row of the sequence sees every key, but the last one that some row
+/// sees: it stays the sequence's own, so that each sequence has a task of its own.
 std::int64_t whole_splits(const Problem& problem, std::int64_t b) {
   const std::int64_t rows = problem.rows_of(b);
   if (rows == 0) return 0;
