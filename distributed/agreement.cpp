@@ -44,6 +44,7 @@ void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_ro
   given("row_max", a.row_max.data);
   given("bias", a.bias.data);
   given("mask", a.mask.data);
+  given("q_scale", a.q_scale.data);
   given("k_scale", a.k_scale.data);
   given("tree_mask", a.tree_mask);
   given("bsr_indptr", a.bsr_indptr);

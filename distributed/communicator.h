@@ -19,6 +19,8 @@ struct Communicator::Impl {
 
 struct Access {
   static Communicator::Impl& of(const Communicator& communicator) { return *communicator.impl_; }
+  /// Communicator::create() where this rank may have found an error already, which becomes that of all.
+  static Status create(MPI_Comm comm, const Machine& machine, const Status& error, Communicator* made);
 };
 
 /// An error if the communicator is empty.

@@ -35,6 +35,11 @@ Link without_cost(Link link) {
   return link;
 }
 
+/// The largest work that is taken sends more bytes than a number of 63 bits counts.
+std::int64_t whole_bytes(double bytes) {
+  return std::llround(std::min(bytes, 9e18));
+}
+
 int log2_up(int ranks) {
   return std::bit_width(static_cast<unsigned>(ranks - 1));
 }
@@ -86,7 +91,7 @@ class Travel {
     const double start = on_.rank.start_seconds;
     split(on_, std::max(pipelines_[0].end(), start), pipelines_[1].end() + start, pipelines_[2].end() + start,
           made);
-    made->sent_bytes = std::llround(pipelines_[0].most_sent());
+    made->sent_bytes = whole_bytes(pipelines_[0].most_sent());
     made->blocks = blocks_;
   }
 
@@ -116,8 +121,8 @@ class Travel {
       started_.push_back(seconds_.back() + (pairs > 0 ? on_.rank.start_seconds : 0));
     }
     const Work& work = on_.work;
-    const auto bytes = static_cast<double>(keys.size() * work.kv_heads * (work.head_dim + work.v_head_dim) *
-                                           work.element_bytes);
+    const double bytes = static_cast<double>(keys.size() * work.kv_heads) *
+                         static_cast<double>((work.head_dim + work.v_head_dim) * work.element_bytes);
     pipelines_[1].add(members_, seconds_, bytes);
     pipelines_[2].add(members_, seconds_, bytes);
     pipelines_[0].add(members_, started_, bytes);
@@ -187,7 +192,7 @@ void forecast_states(const Case& on, const Link& link, Forecast* made) {
            steps_seconds(with, on.ranks) + results / with.bandwidth;
   };
   split(on, total(link), total(without_latency(link)), total(without_cost(link)), made);
-  made->sent_bytes = std::llround(sent + results);
+  made->sent_bytes = whole_bytes(sent + results);
 }
 
 void forecast_head_parallel(const Case& on, const Link& link, Forecast* made) {
@@ -195,9 +200,11 @@ void forecast_head_parallel(const Case& on, const Link& link, Forecast* made) {
   if (work.kv_heads < on.ranks) return;
   double in = 0, out = 0;
   for (const SequenceLengths& sequence : work.sequences) {
-    in += static_cast<double>(sequence.q_len * work.q_heads * work.head_dim +
-                              sequence.kv_len * work.kv_heads * (work.head_dim + work.v_head_dim));
-    out += static_cast<double>(sequence.q_len * work.q_heads * work.v_head_dim);
+    const auto queries = static_cast<double>(sequence.q_len * work.q_heads),
+               keys = static_cast<double>(sequence.kv_len * work.kv_heads);
+    in += queries * static_cast<double>(work.head_dim) +
+          keys * static_cast<double>(work.head_dim + work.v_head_dim);
+    out += queries * static_cast<double>(work.v_head_dim);
   }
   const auto heads = static_cast<double>((work.kv_heads + on.ranks - 1) / on.ranks);
   const double share = heads / static_cast<double>(work.kv_heads);
@@ -209,7 +216,7 @@ void forecast_head_parallel(const Case& on, const Link& link, Forecast* made) {
            exchange_seconds(with, on.ranks, on.ranks - 1, out * share * moved, out * moved / on.ranks);
   };
   split(on, total(link), total(without_latency(link)), total(without_cost(link)), made);
-  made->sent_bytes = std::llround(std::max(in / on.ranks + out * share, 0.0) * moved);
+  made->sent_bytes = whole_bytes(std::max(in / on.ranks + out * share, 0.0) * moved);
 }
 
 }  // namespace
@@ -248,7 +255,7 @@ const char* Forecast::bound() const {
 Status forecast(const Work& work, int ranks, const Rank& rank, const Link& link, Algorithm algorithm,
                 Forecast* forecast) {
   if (Status checked = check_model(work, ranks, rank, link, algorithm); !checked.ok()) return checked;
-  const auto pairs = static_cast<double>(all_pairs(work));
+  const double pairs = all_pairs(work);
   const Case on{work, ranks, rank, pairs > 0 ? rank.whole_seconds / pairs : 0};
   Forecast made;
   made.algorithm = algorithm;
@@ -285,9 +292,8 @@ double whole_seconds(const Work& work, double flops, double bandwidth) {
   double keys = 0;
   for (const SequenceLengths& sequence : work.sequences) keys += static_cast<double>(sequence.kv_len);
   const auto dims = static_cast<double>(work.head_dim + work.v_head_dim);
-  return std::max(
-      static_cast<double>(all_pairs(work)) * static_cast<double>(work.q_heads) * (2 * dims + 32) / flops,
-      keys * static_cast<double>(work.kv_heads * work.element_bytes) * dims / bandwidth);
+  return std::max(all_pairs(work) * static_cast<double>(work.q_heads) * (2 * dims + 32) / flops,
+                  keys * static_cast<double>(work.kv_heads * work.element_bytes) * dims / bandwidth);
 }
 
 }  // namespace kumiko::distributed

@@ -7,6 +7,7 @@
 #include "distributed/agreement.h"
 #include "distributed/communicator.h"
 #include "distributed/head_parallel.h"
+#include "distributed/local_tensors.h"
 #include "distributed/sequence_call.h"
 #include "distributed/sharded_cache.h"
 #include "distributed/travelling_blocks.h"
@@ -75,15 +76,22 @@ Communicator& Communicator::operator=(Communicator&& other) noexcept = default;
 Communicator::~Communicator() = default;
 
 Status Communicator::create(MPI_Comm comm, const Machine& machine, Communicator* made) {
+  return Access::create(comm, machine, {}, made);
+}
+
+Status Access::create(MPI_Comm comm, const Machine& machine, const Status& error, Communicator* made) {
   return guarded([&]() -> Status {
     if (!made) return {Code::invalid_argument, "made is null; expected a Communicator to fill"};
     std::unique_ptr<Transport> transport;
     if (Status s = Transport::create(comm, &transport); !s.ok()) return s;
     // As in a call, an error of one rank is that of all.
-    auto impl = std::unique_ptr<Impl>();
+    const Transport::Turn turn(*transport);
+    if (!turn.status().ok()) return turn.status();
+    std::unique_ptr<Communicator::Impl> impl;
     Digest digest;
     const Status mine = guarded([&]() -> Status {
-      impl = std::make_unique<Impl>();
+      if (!error.ok()) return error;
+      impl = std::make_unique<Communicator::Impl>();
       impl->machine = machine;
       digest.add_value("machine.link", machine.link);
       return check_machine(machine);
@@ -137,7 +145,8 @@ Status attention_forward(const Context& context, const Communicator& communicato
       if (Status s = check_context(context); !s.ok()) return s;
       const Speed own = speed_of(context, impl.machine);
       speeds.least = {own.flops, own.bandwidth};
-      return check_sequence_parallel(args, transport.size(), transport.rank());
+      if (Status s = check_sequence_parallel(args, transport.size(), transport.rank()); !s.ok()) return s;
+      return validate_tensors(args.local);
     });
     Agreement on_speed(transport, speeds, mine);
     if (Status s = on_speed.finish(); !s.ok()) return s;

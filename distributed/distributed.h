@@ -3,8 +3,8 @@
 // bits of attention_forward() on one machine, for any number of ranks, any placement and every algorithm.
 //
 // Every rank has a Context of its own, whose threads compute; MPI only carries keys, values and states. All
-// calls here but rows_of_rank() are collective: every rank of the communicator makes them, in the same order.
-// docs/distributed.md says what travels when, and what a failure means.
+// calls here but rows_of_rank() and explain() are collective: every rank of the communicator makes them, in
+// the same order. docs/distributed.md says what travels when, and what a failure means.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -28,7 +28,8 @@ struct Machine {
 
 /// A communicator of the library's own: a duplicate of the user's, so that its messages meet no others.
 /// Move-only. One call at a time: calls of other threads on the same communicator are refused, and on others
-/// they need MPI_THREAD_MULTIPLE (docs/distributed.md). Must be destroyed before MPI_Finalize.
+/// they need MPI_THREAD_MULTIPLE (docs/distributed.md). Must be destroyed before MPI_Finalize, and below that
+/// level while no thread is in a call.
 class KUMIKO_API Communicator {
  public:
   Communicator();
@@ -38,9 +39,9 @@ class KUMIKO_API Communicator {
 
   /// Collective over `comm`, which must be an intracommunicator; machine.link must be the same on all ranks.
   /// Errors: invalid_argument, communication and out_of_memory, the same on all; and before `comm` is used
-  /// invalid_argument (MPI is not initialized or is finalized, `comm` or `made` is null) and unsupported
-  /// (this thread may not call MPI), after which the other ranks wait in MPI_Comm_dup. `*made` is untouched
-  /// on error.
+  /// invalid_argument (MPI is not initialized or is finalized, `comm` or `made` is null), unsupported (this
+  /// thread may not call MPI, or not while another is in a call) and out_of_memory, after which the other
+  /// ranks wait in MPI_Comm_dup. `*made` is untouched on error.
   static Status create(MPI_Comm comm, const Machine& machine, Communicator* made);
   explicit operator bool() const { return impl_ != nullptr; }
   int rank() const;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "distributed/c_abi.h"
@@ -61,6 +62,18 @@ Status convert(const kumiko_sequence_parallel_args* from, std::vector<SequenceLe
   return {};
 }
 
+Status convert(const kumiko_machine* from, Machine* to) {
+  if (!from) return {};
+  if (Status s = check_size("machine", from->struct_size, sizeof *from); !s.ok()) return s;
+  if (from->latency_seconds != 0) to->link.latency_seconds = from->latency_seconds;
+  if (from->link_bandwidth != 0) to->link.bandwidth = from->link_bandwidth;
+  if (from->message_seconds != 0) to->link.message_seconds = from->message_seconds;
+  to->link.overlap = from->overlap;
+  to->flops = from->flops;
+  to->bandwidth = from->bandwidth;
+  return {};
+}
+
 Status check_handles(const kumiko_context* context, const kumiko_communicator* communicator) {
   if (!context) return null_argument("context", "a kumiko_context");
   if (!communicator) return null_argument("communicator", "a kumiko_communicator");
@@ -93,18 +106,16 @@ kumiko_status kumiko_communicator_create(MPI_Comm comm, const kumiko_machine* ma
   return reported([&]() -> Status {
     if (!communicator) return null_argument("communicator", "where to put the handle");
     Machine known;
-    if (machine) {
-      if (Status s = check_size("machine", machine->struct_size, sizeof *machine); !s.ok()) return s;
-      if (machine->latency_seconds != 0) known.link.latency_seconds = machine->latency_seconds;
-      if (machine->link_bandwidth != 0) known.link.bandwidth = machine->link_bandwidth;
-      if (machine->message_seconds != 0) known.link.message_seconds = machine->message_seconds;
-      known.link.overlap = machine->overlap;
-      known.flops = machine->flops;
-      known.bandwidth = machine->bandwidth;
-    }
-    auto made = std::make_unique<kumiko_communicator>();
-    if (Status s = Communicator::create(comm, known, &made->communicator); !s.ok()) return s;
-    *communicator = made.release();
+    std::unique_ptr<kumiko_communicator> handle;
+    // The other ranks are told of this one's error.
+    const Status mine = guarded([&]() -> Status {
+      handle = std::make_unique<kumiko_communicator>();
+      return convert(machine, &known);
+    });
+    Communicator made;
+    if (Status s = Access::create(comm, known, mine, &made); !s.ok()) return s;
+    handle->communicator = std::move(made);
+    *communicator = handle.release();
     return {};
   });
 }
@@ -116,7 +127,7 @@ void kumiko_communicator_destroy(kumiko_communicator* communicator) {
 int64_t kumiko_rows_of_rank(int32_t distribution, int64_t length, int ranks, int rank, int64_t capacity,
                             int64_t* intervals, int64_t* rows) {
   int64_t count = 0, all = 0;
-  const kumiko_status status = reported([&]() -> Status {
+  const Status status = kumiko::distributed::guarded([&]() -> Status {
     if (distribution < KUMIKO_ROWS_CONTIGUOUS || distribution > KUMIKO_ROWS_CYCLIC)
       return kumiko::c_abi::bad_value("distribution", distribution, "a KUMIKO_ROWS_ value, 0 to 2");
     for (const Rows& part : rows_of_rank(static_cast<Distribution>(distribution), length, ranks, rank)) {
@@ -128,7 +139,9 @@ int64_t kumiko_rows_of_rank(int32_t distribution, int64_t length, int ranks, int
     return {};
   });
   if (rows) *rows = all;
-  return status == KUMIKO_OK ? count : 0;
+  if (status.ok()) return count;
+  kumiko::c_abi::report(status.code(), status.message().c_str());
+  return 0;
 }
 
 kumiko_status kumiko_sequence_parallel_forward(const kumiko_context* context,

@@ -38,7 +38,8 @@ typedef struct kumiko_machine {
 #define KUMIKO_MACHINE_INIT \
   { sizeof(kumiko_machine), 0, 0, 0, 0, 0, 1 }
 
-/* Collective over `comm`. `machine` may be NULL. `*communicator` is untouched on error. */
+/* Collective over `comm`. `machine` may be NULL. `*communicator` is untouched on error. On a rank where
+ * `communicator` is NULL the others wait, as kumiko::distributed::Communicator::create() says. */
 KUMIKO_C_API kumiko_status kumiko_communicator_create(MPI_Comm comm, const kumiko_machine* machine,
                                                       kumiko_communicator** communicator);
 /* NULL: nothing. Before MPI_Finalize. */
@@ -61,7 +62,8 @@ typedef struct kumiko_sequence_parallel_args {
   }
 
 /* How many rows of a sequence of `length` a rank has, and which: at most `capacity` intervals [begin, end) go
- * into `intervals`, [capacity][2]. Returns the number of intervals. Not collective; `rows` may be NULL. */
+ * into `intervals`, [capacity][2]. Returns the number of intervals; 0 for a `distribution` that is none, and
+ * then kumiko_last_error() says so. Not collective; `intervals` and `rows` may be NULL. */
 KUMIKO_C_API int64_t kumiko_rows_of_rank(int32_t distribution, int64_t length, int ranks, int rank,
                                          int64_t capacity, int64_t* intervals, int64_t* rows);
 

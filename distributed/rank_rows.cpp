@@ -67,10 +67,10 @@ std::int64_t seeing_rows(const Work& work, const SequenceLengths& sequence, Inte
   return std::max<std::int64_t>(std::min(end, sequence.q_len) - std::max<std::int64_t>(first, 0), 0);
 }
 
-std::int64_t all_pairs(const Work& work) {
-  std::int64_t pairs = 0;
+double all_pairs(const Work& work) {
+  double pairs = 0;  // of one sequence up to 2^62
   for (const SequenceLengths& sequence : work.sequences)
-    pairs += visible_pairs(work, sequence, {0, sequence.q_len}, {0, sequence.kv_len});
+    pairs += static_cast<double>(visible_pairs(work, sequence, {0, sequence.q_len}, {0, sequence.kv_len}));
   return pairs;
 }
 

@@ -26,6 +26,6 @@ std::int64_t visible_pairs(const Work& work, const SequenceLengths& sequence, In
 /// Query rows that see one of the keys.
 std::int64_t seeing_rows(const Work& work, const SequenceLengths& sequence, Interval keys);
 /// Visible pairs of all sequences.
-std::int64_t all_pairs(const Work& work);
+double all_pairs(const Work& work);
 
 }  // namespace kumiko::distributed

@@ -7,6 +7,13 @@
 namespace kumiko::distributed {
 namespace {
 
+constexpr std::int64_t kLongest = (std::int64_t{1} << 31) - 512;
+
+/// A window that is as good as one of so many keys, as no sequence is longer.
+std::int64_t window_of(std::int64_t keys) {
+  return std::min(keys, kLongest);
+}
+
 const std::byte* element_of(const ConstTensor& tensor, std::int64_t b, std::int64_t h, std::int64_t row) {
   return static_cast<const std::byte*>(tensor.data) +
          (b * tensor.stride[0] + h * tensor.stride[1] + row * tensor.stride[2]) * bytes_of(tensor.dtype);
@@ -77,8 +84,8 @@ Reach reach_of(const AttentionArgs& a) {
   Reach reach;
   reach.is_causal = a.is_causal;
   reach.is_top_left = a.causal_alignment == CausalAlignment::top_left;
-  reach.window_left = a.window_left;
-  reach.window_right = a.window_right;
+  reach.window_left = window_of(a.window_left);
+  reach.window_right = window_of(a.window_right);
   reach.is_any = a.prefix_lens || a.causal_sequences || (a.window_left >= 0 && a.window_sink_tokens > 0) ||
                  (a.window_right >= 0 && a.window_sink_tokens > 0);
   return reach;
@@ -94,8 +101,8 @@ Work work_of(const SequenceParallelArgs& args) {
   work.v_head_dim = a.v.shape[3];
   work.element_bytes = bytes_of(a.v.dtype);
   work.is_causal = a.is_causal;
-  work.window_left = a.window_left;
-  work.window_right = a.window_right;
+  work.window_left = window_of(a.window_left);
+  work.window_right = window_of(a.window_right);
   work.distribution = args.distribution;
   work.block_keys = args.block_keys;
   if (work.block_keys == 0) choose_blocks(&work);
@@ -103,7 +110,6 @@ Work work_of(const SequenceParallelArgs& args) {
 }
 
 Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int rank) {
-  constexpr std::int64_t kLongest = (std::int64_t{1} << 31) - 512;
   const AttentionArgs& a = args.local;
   for (std::size_t b = 0; b < args.sequences.size(); ++b) {
     const std::string which = "sequences[" + std::to_string(b) + "].";
@@ -113,7 +119,7 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
     if (b > 0 && !is_packed(args) && (q_len != args.sequences[0].q_len || kv_len != args.sequences[0].kv_len))
       return invalid(which + "q_len", q_len, "the lengths of the others, as local.q is not packed");
   }
-  if (args.distribution > Distribution::cyclic)
+  if (args.distribution < Distribution::contiguous || args.distribution > Distribution::cyclic)
     return invalid("distribution", static_cast<int>(args.distribution), "contiguous, zigzag or cyclic");
   if (args.block_keys < 0 || args.block_keys % kKeysPerSplit != 0 || args.block_keys > kLongest)
     return invalid("block_keys", args.block_keys, "0, or a multiple of 512");

@@ -101,9 +101,11 @@ Status ShardedCache::count_rows() {
   const int ranks = transport_.size(), me = transport_.rank();
   const std::int64_t row_bytes = args_.out.shape[3] * bytes_of(args_.out.dtype) + (args_.lse.data ? 4 : 0) +
                                  (args_.row_max.data ? 4 : 0);
+  // MPI has the places of what ranks send each other in int, too.
+  std::int64_t all_sent = 0, all_received = 0, all_results = 0;
   bool fits = true;
-  const auto push = [&](std::vector<int>& counts, std::int64_t count) {
-    fits = fits && count <= kMostCount;
+  const auto push = [&](std::vector<int>& counts, std::int64_t count, std::int64_t* all) {
+    fits = fits && (*all += count) <= kMostCount;
     counts.push_back(fits ? static_cast<int>(count) : 0);
   };
   for (int rank = 0; rank < ranks; ++rank) {
@@ -115,13 +117,13 @@ Status ShardedCache::count_rows() {
     }
     for (std::int64_t unit = first_unit(me); unit < first_unit(me + 1); ++unit)
       received += own_splits(unit / kv_heads_, rank) * rows_of(unit / kv_heads_);
-    push(sent_, sent);
-    push(received_, received);
-    push(result_bytes_, static_cast<std::int64_t>(sizeof(std::int32_t)) + rows * row_bytes);
+    push(sent_, sent, &all_sent);
+    push(received_, received, &all_received);
+    push(result_bytes_, static_cast<std::int64_t>(sizeof(std::int32_t)) + rows * row_bytes, &all_results);
   }
   if (fits) return {};
   return {Code::unsupported,
-          "q.shape gives a rank more than 2^31 - 1 states or bytes of results; expected fewer "
+          "q.shape makes more than 2^31 - 1 states of a rank or bytes of results; expected fewer "
           "rows, or sequence-parallel queries"};
 }
 

@@ -15,6 +15,19 @@ constexpr int kNoticeTag = 32767;  // the largest that every MPI has
 // Calls in progress of threads that must not call MPI side by side.
 std::atomic<bool> g_process_is_busy{false};
 
+/// Takes the right to call MPI beside no other thread, where the level asks for that.
+bool take_process(int level) {
+  return level == MPI_THREAD_MULTIPLE || !g_process_is_busy.exchange(true);
+}
+void give_process(int level) {
+  if (level != MPI_THREAD_MULTIPLE) g_process_is_busy.store(false);
+}
+Status process_is_busy() {
+  return {Code::unsupported,
+          "another thread is in a call on another communicator; expected MPI to be initialized with "
+          "MPI_THREAD_MULTIPLE for that"};
+}
+
 bool is_running() {
   int started = 0, ended = 0;
   MPI_Initialized(&started);
@@ -49,6 +62,11 @@ Status Transport::create(MPI_Comm comm, std::unique_ptr<Transport>* made) {
   std::unique_ptr<Transport> transport(new Transport);
   MPI_Query_thread(&transport->level_);
   if (Status s = check_thread(transport->level_); !s.ok()) return s;
+  if (!take_process(transport->level_)) return process_is_busy();
+  const struct Process {
+    int level;
+    ~Process() { give_process(level); }
+  } process{transport->level_};
   MPI_Comm own = MPI_COMM_NULL;
   if (!transport->check(MPI_Comm_dup(comm, &own), "MPI_Comm_dup")) return transport->status();
   transport->comm_ = own;
@@ -60,6 +78,7 @@ Status Transport::create(MPI_Comm comm, std::unique_ptr<Transport>* made) {
     mine = {Code::out_of_memory, "out of memory"};
   }
   transport->has_failed_ = false;
+  if (transport->is_inter_) return mine;  // found by all alike, who could not reduce anything together
   std::uint64_t somewhere = mine.ok() ? 0 : 1;
   if (!transport->reduce_max({&somewhere, 1})) return transport->status();
   if (!mine.ok()) return mine;
@@ -73,12 +92,14 @@ Status Transport::create(MPI_Comm comm, std::unique_ptr<Transport>* made) {
 Status Transport::set_up() {
   int is_inter = 0;
   if (!check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler") ||
-      !check(MPI_Comm_test_inter(comm_, &is_inter), "MPI_Comm_test_inter") ||
-      !check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank") ||
+      !check(MPI_Comm_test_inter(comm_, &is_inter), "MPI_Comm_test_inter"))
+    return status();
+  is_inter_ = is_inter != 0;
+  if (is_inter_)
+    return {Code::invalid_argument, "comm is an intercommunicator; expected an intracommunicator"};
+  if (!check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank") ||
       !check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size"))
     return status();
-  if (is_inter)
-    return {Code::invalid_argument, "comm is an intercommunicator; expected an intracommunicator"};
   telling_.assign(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
   pinned_->kept.reserve(kMostKept);
   return {};
@@ -93,11 +114,6 @@ Transport::~Transport() {
 }
 
 Transport::Turn::Turn(Transport& transport) : transport_(transport) {
-  if (transport.failed()) {
-    status_ = {Code::communication, std::string("the communicator has failed before; expected a new one: ") +
-                                        transport.pinned_->notice.text};
-    return;
-  }
   if (!is_running()) {
     status_ = {Code::invalid_argument, "MPI is finalized; expected a call before MPI_Finalize"};
     return;
@@ -109,16 +125,18 @@ Transport::Turn::Turn(Transport& transport) : transport_(transport) {
                "the communicator is in use by another thread; expected one call at a time, or another one"};
     return;
   }
-  if (transport.level_ == MPI_THREAD_MULTIPLE) return;
-  has_process_ = !g_process_is_busy.exchange(true);
-  if (!has_process_)
-    status_ = {Code::unsupported,
-               "another thread is in a call on another communicator; expected MPI to be initialized with "
-               "MPI_THREAD_MULTIPLE for that"};
+  // Only now, as a call of another thread may be about to fail.
+  if (transport.failed()) {
+    status_ = {Code::communication, std::string("the communicator has failed before; expected a new one: ") +
+                                        transport.pinned_->notice.text};
+    return;
+  }
+  has_process_ = take_process(transport.level_);
+  if (!has_process_) status_ = process_is_busy();
 }
 
 Transport::Turn::~Turn() {
-  if (has_process_) g_process_is_busy.store(false);
+  if (has_process_) give_process(transport_.level_);
   if (!has_communicator_) return;
   if (!transport_.failed()) transport_.pinned_->kept.clear();
   transport_.busy_.store(false);

@@ -107,7 +107,7 @@ class Transport {
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1, level_ = MPI_THREAD_SINGLE;
-  bool has_failed_ = false;
+  bool is_inter_ = false, has_failed_ = false;
   std::atomic<bool> busy_{false};
   std::unique_ptr<Pinned> pinned_ = std::make_unique<Pinned>();
   std::vector<MPI_Request> telling_;  ///< [ranks]

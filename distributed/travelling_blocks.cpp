@@ -310,13 +310,15 @@ Status TravellingBlocks::run() {
     }
     start_what_fits();
     send_next();
-    bool is_idle = started_ == steps;
+    const bool has_sent = leaving() == 0;  // of blocks before done_, too
     const std::size_t moved_before = pieces_moved_;
+    bool are_here = started_ == steps;
     for (std::size_t i = done_; i < started_; ++i) {
       Lane& lane = lane_of(i);
       if (!lane.is_here) progress(lane);
-      is_idle = is_sent(lane) && lane.is_here && is_idle;
+      are_here = are_here && lane.is_here;
     }
+    const bool is_idle = has_sent && outbox_.empty() && are_here;
     pause = pieces_moved_ > moved_before ? std::max(pause / 4, kShortestPause)
                                          : std::min(2 * pause, kLongestPause);
     if (worker_->is_busy()) is_idle ? worker_->wait() : worker_->wait(pause);

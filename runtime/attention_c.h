@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Kumiko's C ABI: exact attention on CPUs, for C99 and for every language that can call C.
  *
  *   out[b, h, i, :] = sum_j softmax_j(scale * <q[b, h, i, :], k[b, h / group, j, :]>) * v[b, h / group, j, :]

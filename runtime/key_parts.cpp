@@ -47,7 +47,7 @@ Status check_queries(const AttentionArgs& args, const KeyPart& part) {
 
 Status check_part(const AttentionArgs& args, const KeyPart& part) {
   if (part.key_begin < 0 || part.key_begin % kKeysPerSplit != 0 || part.key_begin > kMost32)
-    return invalid("part.key_begin", part.key_begin, "a multiple of 512 from 0 on");
+    return invalid("part.key_begin", part.key_begin, "a multiple of 512 in 0..2147483136");
   if (part.key_end != -1 && (part.key_end < part.key_begin || part.key_end % kKeysPerSplit != 0))
     return invalid("part.key_end", part.key_end,
                    "-1 (no end), or a multiple of 512 from part.key_begin on, which is " +
@@ -103,31 +103,9 @@ Status check_states(const AttentionArgs& args, std::int64_t floats, const float*
   const std::int64_t stride = 1;
   const Span span = span_of(states, &floats, &stride, 1, DataType::f32);
   if (Status s = check_pointer("states", states, span, DataType::f32); !s.ok()) return s;
-  const auto optional = [](const ConstTensor& view) { return view.data ? span_of(view) : Span{}; };
-  const auto scale_span = [](const ScaleView& view, const ConstTensor& rows) {
-    return view.data ? span_of(view.data, rows.shape.data(), view.stride.data(), 3, DataType::f32) : Span{};
-  };
-  const std::int64_t heads = args.q.shape[1],
-                     slopes = (number_of_sequences(args) - 1) * args.alibi_batch_stride + heads;
-  const auto lse_span = [&](const LseView& view) {
-    const auto strides = lse_strides(view.stride, args.q.shape);
-    return view.data ? span_of(view.data, args.q.shape.data(), strides.data(), 3, DataType::f32) : Span{};
-  };
-  const std::pair<const char*, Span> tensors[] = {{"q", span_of(args.q)},
-                                                  {"k", span_of(keys_in_memory(args.k, args.key_layout))},
-                                                  {"v", span_of(args.v)},
-                                                  {"out", span_of(args.out)},
-                                                  {"lse", lse_span(args.lse)},
-                                                  {"row_max", lse_span(args.row_max)},
-                                                  {"bias", optional(args.bias)},
-                                                  {"mask", optional(args.mask)},
-                                                  {"q_scale", scale_span(args.q_scale, args.q)},
-                                                  {"k_scale", scale_span(args.k_scale, args.k)},
-                                                  {"alibi_slopes", span_of_floats(args.alibi_slopes, slopes)},
-                                                  {"sinks", span_of_floats(args.sinks, heads)}};
-  for (const auto& [name, tensor] : tensors) {
-    if (overlap(span, tensor))
-      return invalid("states", hex(states), std::string("memory apart from ") + name);
+  for (const TensorMemory& tensor : tensors_of(args)) {
+    if (overlap(span, tensor.span))
+      return invalid("states", hex(states), std::string("memory apart from ") + tensor.name);
   }
   return {};
 }

@@ -18,13 +18,12 @@ std::int64_t pages_in(const Problem& problem, std::int64_t splits) {
   return (splits * kSplitKeys + problem.page_keys - 1) / problem.page_keys;
 }
 
-/// Splits of which every row of the sequence sees every key, but the last one that some row sees: it stays
-/// the sequence's own, so that each sequence has a task of its own.
+/// Without a window: splits of which every row of the sequence sees every key, but the last one that some row
+/// sees: it stays the sequence's own, so that each sequence has a task of its own.
 std::int64_t whole_splits(const Problem& problem, std::int64_t b) {
   const std::int64_t rows = problem.rows_of(b);
   if (rows == 0) return 0;
   const kernels::HeadProblem head = problem.keys_seen(b);
-  if (head.begin_of(rows - 1) > 0) return 0;
   const std::int64_t seen = (head.end_of(rows - 1) + kSplitKeys - 1) / kSplitKeys;
   return std::max<std::int64_t>(min_of(head.end_of(0) / kSplitKeys, seen - 1), 0);
 }

@@ -63,13 +63,6 @@ Status check_scales(const AttentionArgs& a) {
   return check_scale_of("k_scale", a.k_scale, a.k);
 }
 
-/// The memory of the scales; empty if there are none.
-Status check_scale_pointer(const char* name, const ScaleView& view, const ConstTensor& rows, Span* span) {
-  if (!view.data) return {};
-  *span = span_of(view.data, rows.shape.data(), view.stride.data(), 3, DataType::f32);
-  return check_pointer(name, view.data, *span, DataType::f32);
-}
-
 Status check_key_layout_of(const AttentionArgs& a) {
   if (Status s = check_key_layout_value(a.key_layout); !s.ok()) return s;
   if (a.key_layout != KeyLayout::rows && !a.block_table)
@@ -78,12 +71,15 @@ Status check_key_layout_of(const AttentionArgs& a) {
   return check_key_layout("k", a.k, a.key_layout);
 }
 
-Status check_shapes(const AttentionArgs& a) {
+Status check_head_dims(const AttentionArgs& a) {
   for (auto [name, dim] : {std::pair{"q", a.q.shape[3]}, std::pair{"v", a.v.shape[3]}}) {
     if (dim < 1 || dim > kMaxHeadDim) return invalid(element(name, "shape", 3), dim, "1..576");
   }
-  if (Status s = check_sequences(a); !s.ok()) return s;
-  if (Status s = check_key_layout_of(a); !s.ok()) return s;
+  return {};
+}
+
+/// Sizes that tensors have in common.
+Status check_same_sizes(const AttentionArgs& a) {
   if (Status s = check_equal("k", 3, a.k.shape[3], "q.shape[3]", a.q.shape[3]); !s.ok()) return s;
   if (Status s = check_equal("v", 0, a.v.shape[0], "k.shape[0]", a.k.shape[0]); !s.ok()) return s;
   if (Status s = check_equal("v", 1, a.v.shape[1], "k.shape[1]", a.k.shape[1]); !s.ok()) return s;
@@ -100,6 +96,13 @@ Status check_shapes(const AttentionArgs& a) {
   return {};
 }
 
+Status check_shapes(const AttentionArgs& a) {
+  if (Status s = check_head_dims(a); !s.ok()) return s;
+  if (Status s = check_sequences(a); !s.ok()) return s;
+  if (Status s = check_key_layout_of(a); !s.ok()) return s;
+  return check_same_sizes(a);
+}
+
 /// The strides of lse or row_max.
 Status check_lse_of(const char* name, const LseView& view, const AttentionArgs& a) {
   const auto stride = lse_strides(view.stride, a.q.shape);
@@ -109,12 +112,23 @@ Status check_lse_of(const char* name, const LseView& view, const AttentionArgs& 
   return check_apart(name, a.q.shape.data(), stride.data(), 3);
 }
 
-/// The memory of lse or row_max; empty if it is not wanted.
-Status check_lse_pointer(const char* name, const LseView& view, const AttentionArgs& a, Span* span) {
-  if (!view.data) return {};
-  const auto stride = lse_strides(view.stride, a.q.shape);
-  *span = span_of(view.data, a.q.shape.data(), stride.data(), 3, DataType::f32);
-  return check_pointer(name, view.data, *span, DataType::f32);
+/// Each tensor as such, and their types together.
+Status check_views(const AttentionArgs& a) {
+  if (Status s = check_view_or_int8("q", a.q); !s.ok()) return s;
+  if (Status s = check_view_or_int8("k", a.k); !s.ok()) return s;
+  if (Status s = check_view("v", a.v); !s.ok()) return s;
+  if (Status s = check_view("out", a.out); !s.ok()) return s;
+  return check_types(a);
+}
+
+/// No output overlaps itself.
+Status check_outputs(const AttentionArgs& a) {
+  std::int64_t count = 0;
+  if (count_of(a.out.shape.data(), 4, &count) && count > 0) {
+    if (Status s = check_apart("out", a.out.shape.data(), a.out.stride.data(), 4); !s.ok()) return s;
+  }
+  if (Status s = check_lse_of("lse", a.lse, a); !s.ok()) return s;
+  return check_lse_of("row_max", a.row_max, a);
 }
 
 Status check_score_views(const AttentionArgs& a) {
@@ -126,10 +140,7 @@ Status check_score_views(const AttentionArgs& a) {
   return check_score_view("mask", a.mask, a);
 }
 
-Status check_terms(const AttentionArgs& a) {
-  if (!std::isfinite(a.softcap) || a.softcap < 0.0f)
-    return invalid("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
-  if (Status s = check_score_views(a); !s.ok()) return s;
+Status check_slopes(const AttentionArgs& a) {
   if (a.alibi_batch_stride != 0 && a.alibi_batch_stride < a.q.shape[1]) {
     return invalid("alibi_batch_stride", a.alibi_batch_stride,
                    "0, or at least q.shape[1] (q_heads), which is " + std::to_string(a.q.shape[1]));
@@ -140,6 +151,13 @@ Status check_terms(const AttentionArgs& a) {
     return invalid("alibi_batch_stride", a.alibi_batch_stride, "slopes that fit in the address space");
   }
   return {};
+}
+
+Status check_terms(const AttentionArgs& a) {
+  if (!std::isfinite(a.softcap) || a.softcap < 0.0f)
+    return invalid("softcap", std::to_string(a.softcap), "a finite cap above 0, or 0 for none");
+  if (Status s = check_score_views(a); !s.ok()) return s;
+  return check_slopes(a);
 }
 
 Status check_options(const AttentionArgs& a) {
@@ -206,6 +224,27 @@ Span table_span(const AttentionArgs& a, std::int64_t sequences, const PageTable&
   return span_of(table.block_table, shape, stride, 2, DataType::i32);
 }
 
+Status check_tensor_pointers(const TensorsInMemory& tensors) {
+  for (const TensorMemory& tensor : tensors) {
+    if (Status s = check_pointer(tensor.name, tensor.data, tensor.span, tensor.type); !s.ok()) return s;
+  }
+  return {};
+}
+
+/// Outputs lie apart from `others`: where these are the tensors, from all before them.
+Status check_outputs_apart(const TensorsInMemory& tensors, std::span<const TensorMemory> others) {
+  for (const TensorMemory& output : tensors) {
+    if (!output.is_output) continue;
+    for (const TensorMemory& other : others) {
+      if (&other == &output) break;
+      if (overlap(output.span, other.span))
+        return invalid(std::string(output.name) + ".data", hex(output.data),
+                       std::string("memory apart from ") + other.name);
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_precision(Precision precision) {
@@ -234,18 +273,9 @@ std::array<std::int64_t, 3> lse_strides(const std::array<std::int64_t, 3>& strid
 }
 
 Status validate_problem(const AttentionArgs& a) {
-  if (Status s = check_view_or_int8("q", a.q); !s.ok()) return s;
-  if (Status s = check_view_or_int8("k", a.k); !s.ok()) return s;
-  if (Status s = check_view("v", a.v); !s.ok()) return s;
-  if (Status s = check_view("out", a.out); !s.ok()) return s;
-  if (Status s = check_types(a); !s.ok()) return s;
+  if (Status s = check_views(a); !s.ok()) return s;
   if (Status s = check_shapes(a); !s.ok()) return s;
-  std::int64_t count = 0;
-  if (count_of(a.out.shape.data(), 4, &count) && count > 0) {
-    if (Status s = check_apart("out", a.out.shape.data(), a.out.stride.data(), 4); !s.ok()) return s;
-  }
-  if (Status s = check_lse_of("lse", a.lse, a); !s.ok()) return s;
-  if (Status s = check_lse_of("row_max", a.row_max, a); !s.ok()) return s;
+  if (Status s = check_outputs(a); !s.ok()) return s;
   if (Status s = check_scales(a); !s.ok()) return s;
   if (Status s = check_terms(a); !s.ok()) return s;
   return check_options(a);
@@ -261,75 +291,61 @@ Status check_page_table(const AttentionArgs& a, std::int64_t sequences, const Pa
   return check_pointer("block_table", table.block_table, table_span(a, sequences, table), DataType::i32);
 }
 
-Status validate_pointers(const AttentionArgs& a) {
-  const Span q = span_of(a.q), k = span_of(keys_in_memory(a.k, a.key_layout)), v = span_of(a.v),
-             out = span_of(a.out);
-  const bool idle = out.empty();  // nothing to compute, so nothing is read
-  if (idle) return {};
-  if (Status s = check_pointer("q", a.q.data, q, a.q.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
-  const Span bias = is_present(a.bias) ? span_of(a.bias) : Span{},
-             mask = is_present(a.mask) ? span_of(a.mask) : Span{};
-  if (is_present(a.bias)) {
-    if (Status s = check_pointer("bias", a.bias.data, bias, a.bias.dtype); !s.ok()) return s;
-  }
-  if (is_present(a.mask)) {
-    if (Status s = check_pointer("mask", a.mask.data, mask, a.mask.dtype); !s.ok()) return s;
-  }
-  const std::int64_t sequences = number_of_sequences(a);
-  const std::int64_t slopes_shape[2] = {sequences, a.q.shape[1]},
+TensorsInMemory tensors_of(const AttentionArgs& a) {
+  const auto tensor = [](const char* name, const auto& view, bool is_output = false) -> TensorMemory {
+    return {name, view.data, span_of(view), view.dtype, is_output};
+  };
+  const auto floats = [](const char* name, const float* data, const std::int64_t* shape,
+                         const std::int64_t* stride, int dims, bool is_output = false) -> TensorMemory {
+    return {name, data, data ? span_of(data, shape, stride, dims, DataType::f32) : Span{}, DataType::f32,
+            is_output};
+  };
+  const auto lse = [&](const char* name, const LseView& view) {
+    return floats(name, view.data, a.q.shape.data(), lse_strides(view.stride, a.q.shape).data(), 3, true);
+  };
+  const std::int64_t slopes[2] = {number_of_sequences(a), a.q.shape[1]},
                      slopes_stride[2] = {a.alibi_batch_stride, 1};
-  const Span slopes =
-      a.alibi_slopes ? span_of(a.alibi_slopes, slopes_shape, slopes_stride, 2, DataType::f32) : Span{};
-  if (a.alibi_slopes) {
-    if (Status s = check_pointer("alibi_slopes", a.alibi_slopes, slopes, DataType::f32); !s.ok()) return s;
-  }
-  const std::int64_t sinks_stride = 1;
-  const Span sinks = a.sinks ? span_of(a.sinks, &a.q.shape[1], &sinks_stride, 1, DataType::f32) : Span{};
-  if (a.sinks) {
-    if (Status s = check_pointer("sinks", a.sinks, sinks, DataType::f32); !s.ok()) return s;
-  }
+  return {{tensor("q", a.q), tensor("k", keys_in_memory(a.k, a.key_layout)), tensor("v", a.v),
+           tensor("bias", a.bias), tensor("mask", a.mask),
+           floats("alibi_slopes", a.alibi_slopes, slopes, slopes_stride, 2),
+           floats("sinks", a.sinks, &slopes[1], &slopes_stride[1], 1),
+           floats("q_scale", a.q_scale.data, a.q.shape.data(), a.q_scale.stride.data(), 3),
+           floats("k_scale", a.k_scale.data, a.k.shape.data(), a.k_scale.stride.data(), 3),
+           tensor("out", a.out, true), lse("lse", a.lse), lse("row_max", a.row_max)}};
+}
+
+Status validate_pointers(const AttentionArgs& a) {
+  if (span_of(a.out).empty()) return {};  // nothing to compute, so nothing is read
+  const TensorsInMemory tensors = tensors_of(a);
+  if (Status s = check_tensor_pointers(tensors); !s.ok()) return s;
+  const std::int64_t sequences = number_of_sequences(a);
   const PageTable pages{a.block_table, a.kv_indptr};
   if (Status s = check_page_table(a, sequences, pages); !s.ok()) return s;
-  const Span table = table_span(a, sequences, pages),
-             indptr = a.kv_indptr ? list_span(a.kv_indptr, sequences + 1) : Span{};
   KeyListSpans lists;
   if (Status s = check_key_list_pointers(a, &lists); !s.ok()) return s;
-  Span lse, row_max, q_scale, k_scale;
-  if (Status s = check_scale_pointer("q_scale", a.q_scale, a.q, &q_scale); !s.ok()) return s;
-  if (Status s = check_scale_pointer("k_scale", a.k_scale, a.k, &k_scale); !s.ok()) return s;
-  if (Status s = check_lse_pointer("lse", a.lse, a, &lse); !s.ok()) return s;
-  if (Status s = check_lse_pointer("row_max", a.row_max, a, &row_max); !s.ok()) return s;
-  struct Named {
-    const char* name;
-    const Span& span;
-  };
-  const struct {
-    const char* name;
-    const void* data;
-    const Span& span;
-    Status refused(const char* other) const {
-      return invalid(std::string(name) + ".data", hex(data), std::string("memory apart from ") + other);
-    }
-  } outputs[] = {{"out", a.out.data, out}, {"lse", a.lse.data, lse}, {"row_max", a.row_max.data, row_max}};
-  for (const Named& input :
-       {Named{"q", q}, Named{"k", k}, Named{"v", v}, Named{"mask", mask}, Named{"bias", bias},
-        Named{"alibi_slopes", slopes}, Named{"block_table", table}, Named{"kv_indptr", indptr},
-        Named{"sinks", sinks}, Named{"q_scale", q_scale}, Named{"k_scale", k_scale},
-        Named{"tree_mask", lists.tree_mask}, Named{"bsr_indptr", lists.bsr_indptr},
-        Named{"bsr_indices", lists.bsr_indices}}) {
-    for (const auto& output : outputs) {
-      if (overlap(output.span, input.span)) return output.refused(input.name);
-    }
+  const Span indptr = a.kv_indptr ? list_span(a.kv_indptr, sequences + 1) : Span{};
+  const TensorMemory tables[] = {{"block_table", a.block_table, table_span(a, sequences, pages)},
+                                 {"kv_indptr", a.kv_indptr, indptr},
+                                 {"tree_mask", a.tree_mask, lists.tree_mask},
+                                 {"bsr_indptr", a.bsr_indptr, lists.bsr_indptr},
+                                 {"bsr_indices", a.bsr_indices, lists.bsr_indices}};
+  if (Status s = check_outputs_apart(tensors, tensors); !s.ok()) return s;
+  return check_outputs_apart(tensors, tables);
+}
+
+Status validate_tensors(const AttentionArgs& a) {
+  if (Status s = check_views(a); !s.ok()) return s;
+  if (Status s = check_head_dims(a); !s.ok()) return s;
+  if (Status s = check_same_sizes(a); !s.ok()) return s;
+  if (Status s = check_outputs(a); !s.ok()) return s;
+  if (Status s = check_scales(a); !s.ok()) return s;
+  if (Status s = check_slopes(a); !s.ok()) return s;
+  for (const auto& [name, view] : {std::pair{"bias", &a.bias}, std::pair{"mask", &a.mask}}) {
+    if (Status s = check_extent(name, *view); !s.ok()) return s;
   }
-  for (const auto& output : outputs) {
-    for (const auto* before = outputs; before != &output; ++before) {
-      if (overlap(output.span, before->span)) return output.refused(before->name);
-    }
-  }
-  return {};
+  const TensorsInMemory tensors = tensors_of(a);
+  if (Status s = check_tensor_pointers(tensors); !s.ok()) return s;
+  return check_outputs_apart(tensors, tensors);
 }
 
 Status check_same_view(const char* name, const ConstTensor& given, const ConstTensor& planned) {

@@ -22,6 +22,11 @@ Status validate_problem(const AttentionArgs& args);
 /// Checks the pointers of a valid problem: present, aligned, output apart from the inputs.
 Status validate_pointers(const AttentionArgs& args);
 
+/// Checks the tensors of a call whose keys the library gets in other memory, as those of libkumiko_mpi
+/// (distributed/local_tensors.h): all that validate_problem() and validate_pointers() check of them, whether
+/// or not there is a query.
+KUMIKO_API Status validate_tensors(const AttentionArgs& args);
+
 /// Whether `args` is the problem `planned` except for pointers, with the lengths and presences of `problem`.
 /// Compares the fields that a plan keeps (attention_fields.inc).
 Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& planned, const Problem& problem);

@@ -142,6 +142,18 @@ Span span_of(const View& view) {
 bool overlap(const Span& a, const Span& b);
 Status check_pointer(const char* name, const void* data, const Span& span, DataType type);
 
+/// A tensor of a call in memory; no span where it is not given.
+struct TensorMemory {
+  const char* name;
+  const void* data;
+  Span span;
+  DataType type = DataType::i32;
+  bool is_output = false;
+};
+/// Inputs, then outputs.
+using TensorsInMemory = std::array<TensorMemory, 12>;
+TensorsInMemory tensors_of(const AttentionArgs& args);
+
 /// Checks the addresses of a tree mask and of lists of key blocks, and what the lists hold. Part of
 /// validate_pointers().
 struct KeyListSpans {

@@ -233,6 +233,28 @@ TEST(CostModel, TimeWithoutAPlanIsArithmeticOrReading) {
   EXPECT_DOUBLE_EQ(whole_seconds(work, 10, 1e9), 7 * 2 * (16 + 32) / 10.0);
 }
 
+// Every field at the most that is taken: no product or sum wraps.
+TEST(CostModel, TheLargestWorkHasAForecast) {
+  constexpr std::int64_t kMost = 65536, kKeys = std::int64_t{1} << 31;
+  Work work;
+  work.sequences.assign(4, {kKeys, kKeys});
+  work.q_heads = work.kv_heads = work.head_dim = work.v_head_dim = work.element_bytes = kMost;
+  work.block_keys = kKeys;
+  Work one = work;
+  one.sequences.resize(1);
+  EXPECT_DOUBLE_EQ(whole_seconds(work, 1e12, 1e12), 4 * whole_seconds(one, 1e12, 1e12));
+  for (const Algorithm algorithm : kAlgorithms) {
+    const Forecast made =
+        forecast_of(work, 2, {1e6, 1}, {.latency_seconds = 1, .bandwidth = 1e18}, algorithm);
+    EXPECT_TRUE(made.is_possible) << name(algorithm);
+    EXPECT_GT(made.link_seconds, 0) << name(algorithm);
+    EXPECT_GT(made.sent_bytes, 0) << name(algorithm);
+    EXPECT_DOUBLE_EQ(made.compute_seconds, 5e5 + 1);
+    EXPECT_GE(made.seconds, made.compute_seconds);
+    EXPECT_TRUE(std::isfinite(made.seconds));
+  }
+}
+
 TEST(CostModel, FaultsAreNamed) {
   const auto refused = [](const char* field, auto&& spoil) {
     Work work = one_head(64, 64);

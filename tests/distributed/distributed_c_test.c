@@ -80,6 +80,12 @@ static void test_sequences(const kumiko_context* context, kumiko_communicator* c
   EXPECT(strstr(kumiko_last_error(), "args->struct_size is 7"));
   EXPECT(kumiko_sequence_parallel_forward(context, NULL, &args) == KUMIKO_INVALID_ARGUMENT);
   EXPECT(strstr(kumiko_last_error(), "communicator is NULL"));
+  /* A call without a status leaves the last error alone, unless it has one. */
+  EXPECT(kumiko_rows_of_rank(KUMIKO_ROWS_ZIGZAG, kKeys, ranks, 0, 0, NULL, NULL) > 0);
+  EXPECT(strstr(kumiko_last_error(), "communicator is NULL"));
+  rows = 7;
+  EXPECT(kumiko_rows_of_rank(3, kKeys, ranks, 0, 0, NULL, &rows) == 0 && rows == 0);
+  EXPECT(strstr(kumiko_last_error(), "distribution is 3, expected a KUMIKO_ROWS_ value, 0 to 2"));
   free(q), free(v), free(out);
 }
 
@@ -121,7 +127,16 @@ int main(int argc, char** argv) {
   machine.overlap = 1.5;
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);
   EXPECT(strstr(kumiko_last_error(), "overlap is 1.5"));
+  /* A struct that one rank alone has wrong is an error of all. */
   machine.overlap = 0.5;
+  int rank, ranks;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+  if (rank == ranks - 1) machine.struct_size = 5;
+  EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "machine->struct_size is 5, expected "));
+  machine.struct_size = sizeof machine;
+  EXPECT(!communicator);
   machine.message_seconds = 1e-6;
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_OK);
   if (failures == 0) {

@@ -269,6 +269,21 @@ TEST(MpiFaults, OfMakingACommunicator) {
   }
 }
 
+// Two groups of ranks cannot agree as one does: each rank finds the error for itself.
+TEST(MpiFaults, OfACommunicatorBetweenGroups) {
+  if (world_size() == 1) GTEST_SKIP() << "one group";
+  MPI_Comm group = MPI_COMM_NULL, between = MPI_COMM_NULL;
+  ASSERT_EQ(MPI_Comm_split(MPI_COMM_WORLD, world_rank() % 2, 0, &group), MPI_SUCCESS);
+  ASSERT_EQ(MPI_Intercomm_create(group, 0, MPI_COMM_WORLD, 1 - world_rank() % 2, 5, &between), MPI_SUCCESS);
+  distributed::Communicator made;
+  const Status status = distributed::Communicator::create(between, {}, &made);
+  EXPECT_EQ(status.code(), Code::invalid_argument);
+  EXPECT_EQ(status.message(), "comm is an intercommunicator; expected an intracommunicator");
+  EXPECT_FALSE(made);
+  MPI_Comm_free(&between);
+  MPI_Comm_free(&group);
+}
+
 // The arguments of one rank.
 TEST(MpiFaults, OfAMachineThatDiffers) {
   distributed::Machine machine;

@@ -152,6 +152,53 @@ TEST(Memory, ThatCannotBeHadAtAnyTimeIsAStatusOnAll) {
   }
 }
 
+// The same over a cache, whose outputs are written where all ranks have succeeded, and nowhere else.
+TEST(Memory, OfACacheThatCannotBeHadIsAStatusOnAll) {
+  constexpr std::int64_t kPages = 6, kHeads = 2, kDim = 8;
+  const std::vector<float> q(kHeads * kDim, 0.5f), k(kPages * 512 * kHeads * kDim, 0.5f), v(k.size(), 1.0f);
+  const std::int32_t length = 3000, table[kPages] = {0, 1, 2, 3, 4, 5};
+  ContextOptions options;
+  options.num_threads = 1;
+  Context context;
+  ASSERT_TRUE(Context::create(options, &context).ok());
+  int failures = 0;
+  for (long n = 0;; ++n) {
+    std::vector<float> out(q.size(), -1.0f);
+    float lse[kHeads] = {}, whole[kHeads] = {};
+    AttentionArgs args;
+    args.q = ConstTensor::bhsd(q.data(), 1, kHeads, 1, kDim);
+    args.k = ConstTensor::bhsd(k.data(), kPages, kHeads, 512, kDim);
+    args.v = ConstTensor::bhsd(v.data(), kPages, kHeads, 512, kDim);
+    args.out = Tensor::bhsd(out.data(), 1, kHeads, 1, kDim);
+    args.seqused_k = &length;
+    args.block_table = table, args.max_pages = kPages;
+    args.lse = {whole, {}};
+    ASSERT_TRUE(attention_forward(context, args).ok());
+    out.assign(out.size(), -1.0f);
+    args.lse = {lse, {}};
+    distributed::Communicator fresh;
+    ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &fresh).ok());
+    MPI_Barrier(MPI_COMM_WORLD);  // a failure would end what a slower rank is still in
+    if (world_rank() == world_size() - 1) g_left = n;
+    const Status status = distributed::attention_forward(context, fresh, args);
+    int is_over = world_rank() == world_size() - 1 && g_left >= 0 && status.ok(), over = 0;
+    g_left = -1;
+    int codes[2] = {static_cast<int>(status.code()), -static_cast<int>(status.code())}, all[2] = {0, 0};
+    MPI_Allreduce(codes, all, 2, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    EXPECT_EQ(all[0], -all[1]) << "piece " << n << ": " << status.message();
+    EXPECT_TRUE(status.ok() || status.code() == Code::out_of_memory) << status.message();
+    EXPECT_TRUE(std::all_of(out.begin(), out.end(),
+                            [&](float x) { return status.ok() ? x > 0.999f && x < 1.001f : x == -1.0f; }))
+        << "piece " << n;
+    // Of all keys, those of a rank that failed among them.
+    EXPECT_TRUE(!status.ok() || std::equal(lse, lse + kHeads, whole)) << "piece " << n;
+    failures += !status.ok();
+    MPI_Allreduce(&is_over, &over, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    if (over) break;
+  }
+  EXPECT_GT(failures, 10);
+}
+
 TEST(Memory, ThatOneRankHasNotIsAStatusOnAll) {
   for (const Algorithm algorithm : {Algorithm::ring, Algorithm::head_parallel}) {
     if (algorithm == Algorithm::head_parallel && world_size() > Sequence::kHeads) continue;

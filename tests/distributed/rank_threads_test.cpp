@@ -69,7 +69,8 @@ TEST(Threads, OfTheirOwnCommunicators) {
 }
 
 /// The status of a call that another thread makes while this one's is in progress: rank 0 comes late.
-Status call_beside(const distributed::Communicator& mine, const distributed::Communicator& other) {
+template <class Call>
+Status beside_a_call(const distributed::Communicator& mine, Call call) {
   Status beside;
   std::thread thread;
   if (world_rank() == 0) {
@@ -77,7 +78,7 @@ Status call_beside(const distributed::Communicator& mine, const distributed::Com
   } else {
     thread = std::thread([&] {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
-      beside = Decode().run(other);
+      beside = call();
     });
   }
   Decode decode;
@@ -85,6 +86,10 @@ Status call_beside(const distributed::Communicator& mine, const distributed::Com
   EXPECT_TRUE(status.ok() && decode.is_right()) << status.message();
   if (thread.joinable()) thread.join();
   return beside;
+}
+
+Status call_beside(const distributed::Communicator& mine, const distributed::Communicator& other) {
+  return beside_a_call(mine, [&] { return Decode().run(other); });
 }
 
 TEST(Threads, OnOneCommunicatorAreRefused) {
@@ -107,6 +112,23 @@ TEST(Threads, SideBySideAreRefusedBelowMultiple) {
   EXPECT_EQ(beside.message(),
             "another thread is in a call on another communicator; expected MPI to be initialized with "
             "MPI_THREAD_MULTIPLE for that");
+}
+
+// A communicator that another thread makes meanwhile calls MPI, too: its own of one rank, which waits for no
+// other.
+TEST(Threads, ThatMakeACommunicatorAreRefusedBelowMultiple) {
+  if (level() < MPI_THREAD_SERIALIZED || world_size() == 1)
+    GTEST_SKIP() << "needs threads and a rank to wait for";
+  distributed::Communicator made;
+  const Status beside =
+      beside_a_call(world(), [&] { return distributed::Communicator::create(MPI_COMM_SELF, {}, &made); });
+  if (world_rank() == 0) return;
+  EXPECT_EQ(beside.code(), level() == MPI_THREAD_MULTIPLE ? Code::ok : Code::unsupported);
+  EXPECT_EQ(static_cast<bool>(made), beside.ok());
+  if (!beside.ok()) {
+    EXPECT_EQ(beside.message().find("another thread is in a call on another communicator"), 0u)
+        << beside.message();
+  }
 }
 
 TEST(Threads, ThatMayNotCallMpiAreRefused) {

@@ -3,6 +3,7 @@
 // distribution and algorithm.
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -103,6 +104,20 @@ TEST_F(SequenceParallel, BlocksOfSeveralPieces) {
   }
 }
 
+// Windows that reach past every key, as far as a number goes.
+TEST_F(SequenceParallel, WindowsWithoutAnEnd) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  for (const bool is_automatic : {false, true}) {
+    for (const SequenceLengths& lengths : {SequenceLengths{1100, 1100}, {1600, 700}}) {
+      SequenceShape s;
+      s.sequences = {lengths};
+      s.is_packed = s.is_causal = false, s.is_automatic = is_automatic;
+      s.window_left = s.window_right = kMost;
+      ASSERT_NO_FATAL_FAILURE(expect_bits_of_one_machine(context, s));
+    }
+  }
+}
+
 // Each error is the same on all ranks, whoever found it, and leaves outputs untouched.
 struct SequenceParallelErrors : SequenceParallel {
   SequenceShape shape = [] {
@@ -153,6 +168,75 @@ TEST_F(SequenceParallelErrors, OfAnyRankReachAll) {
   EXPECT_EQ(empty.message(), "communicator is empty; expected one made by Communicator::create()");
 }
 
+// What a rank's own tensors must be, of which the calls that compute see copies.
+TEST_F(SequenceParallelErrors, OfTensors) {
+  shape.q_heads = shape.kv_heads = std::max(2, world_size());
+  const std::int64_t heads = shape.kv_heads;
+  const std::string zero = "on rank 0: ", apart = "; expected memory apart from ";
+  for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast, Algorithm::head_parallel}) {
+    shape.algorithm = algorithm;
+    const auto expect_refused = [&](void (*change)(AttentionArgs&), const std::string& text) {
+      expect_error(
+          [&](auto& args) {
+            if (world_rank() == 0) change(args.local);
+          },
+          Code::invalid_argument, text);
+    };
+    const std::string few = std::to_string(heads - 1), all = std::to_string(heads);
+    expect_refused([](auto& a) { a.q.data = nullptr; }, zero + "q.data is null; expected a tensor");
+    expect_refused([](auto& a) { a.k.data = nullptr; }, zero + "k.data is null; expected a tensor");
+    expect_refused([](auto& a) { a.v.data = nullptr; }, zero + "v.data is null; expected a tensor");
+    expect_refused([](auto& a) { a.out.data = nullptr; }, zero + "out.data is null; expected a tensor");
+    expect_refused([](auto& a) { a.k.stride[3] = 2; }, zero + "k.stride[3] (head_dim) is 2; expected 1");
+    expect_refused([](auto& a) { a.v.stride[1] = -8; }, zero + "v.stride[1] (heads) is -8; expected 0 or");
+    expect_refused([](auto& a) { a.v.shape[1] -= 1; },
+                   zero + "v.shape[1] (heads) is " + few + "; expected " + all + ", as in k.shape[1]");
+    expect_refused([](auto& a) { a.out.shape[1] -= 1; },
+                   zero + "out.shape[1] (heads) is " + few + "; expected " + all + ", as in q.shape");
+    expect_refused([](auto& a) { a.q.shape[1] = a.out.shape[1] += 1; },
+                   zero + "k.shape[1] (heads) is " + all + "; expected a divisor of q.shape[1]");
+    expect_refused([](auto& a) { a.out.stride[1] = 0; }, zero + "out.stride[1] (heads) is 0; expected a str");
+    expect_refused([](auto& a) { a.lse.stride = {-1, 1, 1}; }, zero + "lse.stride[0] (batch) is -1; expec");
+    expect_refused([](auto& a) { a.k.data = a.out.data; }, apart + "k");
+    expect_refused([](auto& a) { a.v.data = a.row_max.data, a.v.stride = {0, 0, 0, 1}; }, apart + "v");
+    expect_refused(
+        [](auto& a) {
+          a.alibi_slopes = static_cast<const float*>(a.q.data);
+          a.alibi_batch_stride = -1;
+        },
+        zero + "alibi_batch_stride is -1; expected 0, or at least q.shape[1]");
+  }
+}
+
+// A rank may have keys and no query.
+TEST_F(SequenceParallelErrors, OfKeysBesideNoQuery) {
+  shape.sequences = {{1, 5000}};
+  shape.distribution = Distribution::cyclic;
+  expect_error(
+      [](auto& args) {
+        if (world_rank() == world_size() - 1) args.local.k.data = nullptr;
+      },
+      Code::invalid_argument, "on rank " + std::to_string(world_size() - 1) + ": k.data is null");
+}
+
+TEST_F(SequenceParallelErrors, OfADistributionWithoutAName) {
+  expect_error([](auto& args) { args.distribution = static_cast<Distribution>(-1); }, Code::invalid_argument,
+               "distribution is -1; expected contiguous, zigzag or cyclic");
+}
+
+// Scales of queries travel to the ranks that compute their heads, which know how many there are from their
+// own.
+TEST_F(SequenceParallelErrors, OfScalesThatOneRankHas) {
+  if (world_size() == 1) GTEST_SKIP() << "nothing can differ";
+  shape.q_heads = shape.kv_heads = world_size();
+  shape.is_int8 = true, shape.algorithm = Algorithm::head_parallel;
+  expect_error(
+      [](auto& args) {
+        if (world_rank() == 0) args.local.q_scale = {};
+      },
+      Code::invalid_argument, "q_scale differs between ranks; expected the same on all");
+}
+
 TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
   if (world_size() == 1) GTEST_SKIP() << "nothing can differ";
   const auto on_first = [](auto change) {
@@ -181,6 +265,7 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
            {"window_right", [](AttentionArgs& a) { a.window_right = 3; }},
            {"window_sink_tokens", [](AttentionArgs& a) { a.window_sink_tokens = 3; }},
            {"lse_base", [](AttentionArgs& a) { a.lse_base = LseBase::two; }},
+           {"precision", [](AttentionArgs& a) { a.precision = Precision::standard; }},
            {"row_max", [](AttentionArgs& a) { a.row_max = {}; }}})
     expect_error(
         [&, change = change](auto& a) {
@@ -239,6 +324,26 @@ TEST_F(SequenceParallel, RanksOfDifferentSpeedChooseAlike) {
   const Status status = distributed::attention_forward(context, made, problem.local());
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_TRUE(problem.is_right());
+}
+
+// The fastest algorithm may not take a bias: the choice is among those that do.
+TEST_F(SequenceParallel, TheChoiceTakesABias) {
+  SequenceShape s;
+  s.sequences = {{2048, 2048}};
+  s.is_packed = false, s.is_automatic = true, s.q_heads = 16, s.kv_heads = 4, s.head_dim = 8;
+  s.distribution = Distribution::contiguous, s.bias = true;
+  SequenceProblem problem(s);
+  ASSERT_TRUE(attention_forward(context, problem.whole()).ok());
+  for (const double speed : {1e15, 1e6}) {
+    distributed::Machine machine;
+    machine.link.bandwidth = 1e6;
+    machine.flops = machine.bandwidth = speed;
+    distributed::Communicator made;
+    ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, machine, &made).ok());
+    const Status status = distributed::attention_forward(context, made, problem.local());
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_TRUE(problem.is_right());
+  }
 }
 
 // The choice and the times behind it depend on the link that the communicator was made with.

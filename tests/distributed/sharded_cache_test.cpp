@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cache spread over ranks by splits: all ranks get the outputs of one machine, bit for bit.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <fstream>
 #include <string>
 
 #include "tests/distributed/ranks.h"
@@ -89,6 +94,54 @@ TEST_F(ShardedCache, ErrorsAreTheSameOnAllRanks) {
         if (world_rank() == 0) a.seqused_k = other;
       },
       Code::invalid_argument, "seqused_k differs between ranks");
+  const std::int32_t ends[] = {0, 2, 4};
+  expect_error(
+      [&](auto& a) {
+        if (world_rank() == 0) a.cu_seqlens_q = ends;
+      },
+      Code::invalid_argument, "cu_seqlens_q differs between ranks");
+  shape.is_int8 = shape.mask = true;
+  expect_error(
+      [](auto& a) {
+        if (world_rank() == 0) a.mask = {};
+      },
+      Code::invalid_argument, "mask differs between ranks");
+  expect_error(
+      [](auto& a) {
+        if (world_rank() == 0) a.q_scale = {};
+      },
+      Code::invalid_argument, "q_scale differs between ranks");
+}
+
+// MPI counts in int, and places as well: each rank's part fits here, and all together do not. Without the
+// check ranks would take 5 GB each; with the limit they cannot.
+TEST_F(ShardedCache, ResultsThatMpiCannotPlace) {
+  constexpr std::int64_t kRows = (std::int64_t{1} << 31) / (2 * 64 * 4) + 1;  // of two heads of 64 floats
+  alignas(64) float data[64] = {};
+  const std::int32_t length = 0, table[] = {0};
+  AttentionArgs a;
+  a.q = {data, {1, 2, kRows, 8}, {0, 0, 0, 1}, DataType::f32};
+  a.k = {data, {1, 2, 512, 8}, {0, 0, 0, 1}, DataType::f32};
+  a.v = {data, {1, 2, 512, 64}, {0, 0, 0, 1}, DataType::f32};
+  // Never written: an address of its own, far from all others.
+  a.out = Tensor::bhsd(reinterpret_cast<float*>(std::uintptr_t{1} << 50), 1, 2, kRows, 64);
+  a.seqused_k = &length;
+  a.block_table = table, a.max_pages = 1;
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  std::ifstream sizes("/proc/self/statm");
+  rlim_t pages = 0;
+  ASSERT_TRUE(sizes >> pages);
+  rlimit narrow = before;
+  narrow.rlim_cur = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + (rlim_t{1} << 30);
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &narrow), 0);
+  const Status status = distributed::attention_forward(context, world(), a);
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_EQ(status.code(), Code::unsupported) << status.message();
+  EXPECT_NE(status.message().find("q.shape makes more than 2^31 - 1 states of a rank or bytes of results"),
+            std::string::npos)
+      << status.message();
+  EXPECT_TRUE(same_on_all_ranks(status));
 }
 
 }  // namespace

@@ -237,6 +237,24 @@ TEST_F(BackwardErrors, NameTheArgument) {
   expect(Code::invalid_argument, "dsinks is given; expected null");
 }
 
+TEST_F(BackwardErrors, GradientsLieApartFromEveryInput) {
+  const auto expect_apart = [&](const char* name, const void* data) {
+    args.dq.data = const_cast<void*>(data);
+    expect(Code::invalid_argument, std::string("memory apart from ") + name);
+  };
+  expect_apart("dout", args.dout.data);
+  expect_apart("forward.k", args.forward.k.data);
+  expect_apart("forward.v", args.forward.v.data);
+  expect_apart("forward.out", args.forward.out.data);
+  expect_apart("forward.lse", args.forward.lse.data);
+  args.dlse.data = static_cast<float*>(args.dq.data);
+  expect(Code::invalid_argument, "memory apart from dlse");
+  args.delta.data = static_cast<float*>(args.dq.data);
+  expect(Code::invalid_argument, "memory apart from delta");
+  args.delta.data = reinterpret_cast<float*>(static_cast<char*>(args.dq.data) + 1);
+  expect(Code::invalid_argument, "delta.data is ");
+}
+
 TEST_F(BackwardErrors, SayWhatIsNotSupported) {
   args.forward.window_left = 2, args.forward.window_sink_tokens = 1;
   expect(Code::unsupported, "forward.window_sink_tokens");

@@ -332,8 +332,12 @@ TEST_F(KeyPartErrors, NameTheField) {
     EXPECT_EQ(prepare_running_states(context, problem.args(), part, &floats).message(), message);
     EXPECT_EQ(floats, -1);
   };
-  with([](auto& p) { p.key_begin = 511; }, "part.key_begin is 511; expected a multiple of 512 from 0 on");
-  with([](auto& p) { p.key_begin = -512; }, "part.key_begin is -512; expected a multiple of 512 from 0 on");
+  with([](auto& p) { p.key_begin = 511; },
+       "part.key_begin is 511; expected a multiple of 512 in 0..2147483136");
+  with([](auto& p) { p.key_begin = -512; },
+       "part.key_begin is -512; expected a multiple of 512 in 0..2147483136");
+  with([](auto& p) { p.key_begin = std::int64_t{1} << 31; },
+       "part.key_begin is 2147483648; expected a multiple of 512 in 0..2147483136");
   with([](auto& p) { p.key_end = 700; },
        "part.key_end is 700; expected -1 (no end), or a multiple of 512 from part.key_begin on, which is 0");
   with([](auto& p) { p.key_begin = 1024, p.key_end = 512; },
@@ -341,6 +345,7 @@ TEST_F(KeyPartErrors, NameTheField) {
        "1024");
   with([](auto& p) { p.parts = 0; }, "part.parts is 0; expected 1 or more");
   with([](auto& p) { p.parts = 2, p.part = 2; }, "part.part is 2; expected 0..1 (part.parts - 1)");
+  with([](auto& p) { p.part = -1; }, "part.part is -1; expected 0..0 (part.parts - 1)");
   with([](auto& p) { p.kv_head_begin = 2; }, "part.kv_head_begin is 2; expected 0..1 (k.shape[1])");
   with([](auto& p) { p.kv_head_begin = -1; }, "part.kv_head_begin is -1; expected 0..1 (k.shape[1])");
   with([](auto& p) { p.kv_head_begin = 1, p.kv_head_end = 0; },
@@ -369,6 +374,31 @@ TEST_F(KeyPartErrors, NameTheField) {
         p.query_begin = {lists + 2, 1}, p.query_total = {lists + 3, 1};
       },
       "part.query_begin[0] is 2; expected 0..1 (query_total - q_len)");
+  const std::int64_t before = -1;
+  with(
+      [&](auto& p) {
+        p.query_begin = {&before, 1}, p.query_total = {lists + 3, 1};
+      },
+      "part.query_begin[0] is -1; expected 0..1 (query_total - q_len)");
+}
+
+TEST_F(KeyPartErrors, ScoresAndTreesThatDoNotFitThePart) {
+  float* const to = states.data();
+  KeyPart part;
+  AttentionArgs args = problem.args();
+  const std::int32_t used = 600;
+  const float zero = 0.0f;
+  args.seqused_k = &used;
+  args.bias = {&zero, {args.q.shape[0], args.q.shape[1], 3, 700}, {0, 0, 0, 0}, DataType::f32};
+  part.score_columns = 650;
+  expect_error(part, "bias.shape[3] (head_dim) is 700; expected part.score_columns, which is 650", args, to);
+  part = {};
+  args = problem.args();
+  const std::uint8_t bits[3] = {7, 7, 7};
+  const std::int64_t begin = 1, total = 4;
+  args.tree_mask = bits;
+  part.query_begin = {&begin, 1}, part.query_total = {&total, 1};
+  expect_error(part, "tree_mask is given; expected null, as part.query_begin is given", args, to);
 }
 
 TEST_F(KeyPartErrors, StatesAreMemoryOfTheirOwn) {
@@ -419,6 +449,8 @@ TEST_F(KeyPartErrors, Merges) {
   EXPECT_EQ(merge_split_states(context, problem.args(), from, 2).message(), "unit_begin is 2; expected 0..1");
   EXPECT_EQ(merge_split_states(context, problem.args(), from, 0, 2).message(),
             "unit_end is 2; expected -1, or 0..1");
+  EXPECT_EQ(merge_split_states(context, problem.args(), from, 1, 0).message(),
+            "unit_end is 0; expected -1, or 1..1");
   EXPECT_TRUE(problem.outputs_untouched());
 }
 
@@ -444,7 +476,7 @@ TEST_F(KeyPartErrors, MergesOfStatesComputedAhead) {
   KeyPart part;
   part.key_begin = 3;
   EXPECT_EQ(merge(states.data(), {ahead.data()}, part),
-            "part.key_begin is 3; expected a multiple of 512 from 0 on");
+            "part.key_begin is 3; expected a multiple of 512 in 0..2147483136");
   EXPECT_TRUE(problem.outputs_untouched());
   EXPECT_TRUE(std::all_of(states.begin(), states.end(), [](float x) { return x != x; }));
 }

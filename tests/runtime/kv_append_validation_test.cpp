@@ -218,6 +218,7 @@ TEST_F(KvAppendErrors, MemoryThatOverlaps) {
   // Numbers that are valid where they lie: the poison would be refused first.
   const auto zeros = [](void* p) { return std::fill_n(static_cast<std::int64_t*>(p), 6, 0); };
   input("positions", [&](auto& a, void* p) { zeros(p), a.positions = static_cast<std::int64_t*>(p); });
+  input("page_domains", [&](auto& a, void* p) { zeros(p), a.page_domains = static_cast<std::int32_t*>(p); });
   input("slot_mapping", [](auto& a, void* p) {
     std::fill_n(static_cast<std::int64_t*>(p), 6, -1), a.slot_mapping = static_cast<std::int64_t*>(p);
   });
