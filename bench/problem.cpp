@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "bench/machine_peak.h"
-
 namespace kumiko::bench {
 namespace {
 
