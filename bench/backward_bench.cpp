@@ -45,7 +45,7 @@ class Call {
   }
   void verify() {
     problem_.poison();
-    run();
+    if (error.empty()) run();
     if (error.empty()) error = problem_.check(has_pairs_);
   }
   std::string error;
@@ -69,6 +69,8 @@ void backward(benchmark::State& state, const GradientShape& shape, const FmaRow&
   report_compute(state, measure_rounds(
                             state, problem.flops(), [&] { return call.seconds_per_run(clock_of(threads)); },
                             [&] { return fma_flops(row, cores, kFmaWindow, clock_of(threads)); }));
+  call.verify();
+  if (!call.error.empty()) state.SkipWithError(call.error.c_str());
 }
 
 void speedup(benchmark::State& state, const GradientShape& shape, const FmaRow& row, int threads) {
@@ -81,6 +83,10 @@ void speedup(benchmark::State& state, const GradientShape& shape, const FmaRow& 
   measure_speedup(
       state, row, threads, [&] { return one.seconds_per_run(Clock::wall); },
       [&] { return many.seconds_per_run(Clock::wall); });
+  for (Call* call : {&one, &many}) {
+    call->verify();
+    if (!call->error.empty()) return state.SkipWithError(call->error.c_str());
+  }
 }
 
 void register_all() {

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "bench/machine_peak.h"
-
 namespace kumiko::bench {
 namespace {
 
@@ -269,12 +267,7 @@ double Problem::memory_bytes(const Shape& s, std::size_t cache_bytes) {
   const double rows = queries * real(s.q_heads);
   const double sets = std::max(1.0, std::ceil(static_cast<double>(cache_bytes) / (keys * dims * bytes)));
   const double mask = s.mask_block > 0 ? real(s.q_len) * real(s.kv_len) : 0;
-  // The check widens a KV head's values in each of its threads.
-  const double check =
-      4 * real(s.kv_len) * real(s.v_head_dim) *
-      std::min(static_cast<double>(allowed_cores().size()), real(s.batch) * real(s.kv_heads));
-  return sets * keys * (dims * bytes + 1) + rows * (real(s.head_dim) + real(s.v_head_dim)) * bytes + mask +
-         check;
+  return sets * keys * (dims * bytes + 1) + rows * (real(s.head_dim) + real(s.v_head_dim)) * bytes + mask;
 }
 
 std::int64_t Problem::row_at(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t dim) const {

@@ -281,11 +281,14 @@ void append(benchmark::State& state, DataType type, std::int64_t tokens, const s
   const ScopedAffinity affinity(cores);
   std::string error;
   const auto run = [&] {
-    if (const Status s = kv_append(context, step.next()); !s.ok()) error = s.message();
+    if (const Status s = kv_append(context, step.next()); !s.ok() && error.empty()) error = s.message();
   };
-  step.poison();
-  for (std::int64_t i = 0; i < step.steps(); ++i) run();
-  if (error.empty()) error = step.check();
+  const auto verify = [&] {
+    step.poison();
+    for (std::int64_t i = 0; i < step.steps(); ++i) run();
+    if (error.empty()) error = step.check();
+  };
+  verify();
   if (!error.empty()) return state.SkipWithError(error.c_str());
   const Rounds rounds = measure_rounds(
       state, step.bytes(),
@@ -294,6 +297,8 @@ void append(benchmark::State& state, DataType type, std::int64_t tokens, const s
             kWorkWindow, [threads] { return seconds_on(clock_of(threads)); }, run);
       },
       [&] { return step.copy_ceiling(cores, clock_of(threads)); });
+  verify();
+  if (!error.empty()) return state.SkipWithError(error.c_str());
   state.counters["gbps"] = rounds.rate * 1e-9;
   state.counters["copy_gbps"] = rounds.ceiling * 1e-9;
   state.counters["copy_fraction"] = rounds.fraction;

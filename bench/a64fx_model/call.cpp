@@ -161,7 +161,7 @@ struct Call {
     for (std::int64_t d = 0; d < o.dim; ++d) {
       const double off =
           std::abs(want[static_cast<std::size_t>(d)] / by - out.at((head * o.q_len + row) * o.dim + d));
-      worst = off <= worst ? worst : off;  // a NaN is kept
+      if (!std::isnan(worst) && !(off <= worst)) worst = off;  // a NaN is kept
     }
     return worst * by / total;
   }

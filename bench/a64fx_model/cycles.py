@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 import slots
-from loops import ROOT, tool
+from loops import ROOT, stored, tool
 
 TURNS = 500
 LONGEST = 180  # instructions that OSACA is given: its search for chains takes minutes for hundreds
@@ -94,8 +94,8 @@ def version():
 def analyse_all(found, store=ROOT / ".cache" / "a64fx_model.json"):
     """Results for every loop by name, stored between runs under the loop's text and the tools."""
     salt = version()
-    stored = json.loads(store.read_text()) if store.exists() else {}
-    kept = stored.get("results", {}) if stored.get("salt") == salt else {}
+    before = stored(store) or {}
+    kept = before.get("results", {}) if before.get("salt") == salt else {}
     keys = {name: hashlib.sha256(repr((loop.instructions, loop.count)).encode()).hexdigest() for name, loop in found.items()}
     missing = {key: found[name] for name, key in keys.items() if key not in kept}
     if missing:

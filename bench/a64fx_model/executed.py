@@ -17,7 +17,7 @@ import re
 import subprocess
 import tempfile
 
-from loops import ROOT, ToolMissing, clean, tool
+from loops import ROOT, ToolMissing, clean, stored, tool
 
 PROGRAM = ROOT / "build-aarch64" / "bench" / "a64fx_call"
 STORE = ROOT / ".cache" / "a64fx_executed"
@@ -121,14 +121,15 @@ def disassemble(words):
 
 
 def run(arguments, program, begins, ends):
-    with tempfile.TemporaryDirectory() as folder:
-        fifo = os.path.join(folder, "log")
-        os.mkfifo(fifo)
-        process = subprocess.Popen([tool(EMULATOR[0]), *EMULATOR[1:], "-d", "exec,nochain,in_asm", "-D", fifo, program, *arguments], text=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        with open(fifo, "rb", buffering=1 << 20) as stream:
-            blocks, steps, words = read(stream, begins, ends)
-        _, errors = process.communicate()
+    reading, writing = os.pipe()  # Unlike a named pipe it also ends if the emulator never opens its log.
+    with open(reading, "rb", buffering=1 << 20) as stream:
+        try:
+            process = subprocess.Popen([tool(EMULATOR[0]), *EMULATOR[1:], "-d", "exec,nochain,in_asm", "-D", f"/dev/fd/{writing}", program, *arguments],
+                                       text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[writing])
+        finally:
+            os.close(writing)
+        blocks, steps, words = read(stream, begins, ends)
+    _, errors = process.communicate()
     if process.returncode:
         raise CallFailed(f"a64fx_call {' '.join(arguments)}: {errors.strip() or process.returncode}")
     return Counts(blocks, steps, disassemble(words))
@@ -141,12 +142,13 @@ def count(arguments, program=PROGRAM, store=STORE):
     arguments = [str(a) for a in arguments]
     key = hashlib.sha256(program.read_bytes() + repr((EMULATOR, arguments)).encode()).hexdigest()
     kept = pathlib.Path(store) / f"{key}.json"
-    if not kept.exists():
+    if (found := stored(kept)) is None:
         names = Names(program)
         c = run(arguments, program, *map(names.address, MARKS))
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps([[[a, b, n] for (a, b), n in c.steps.items()], list(c.code.items())]))
-    steps, code = json.loads(kept.read_text())
+        found = stored(kept)
+    steps, code = found
     blocks = collections.Counter()
     for _, at, n in steps:
         blocks[at] += n

@@ -7,6 +7,7 @@ tile (code outside any loop); the count is how many a turn has.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -46,6 +47,14 @@ def tool(*names):
         if shutil.which(name):
             return name
     raise ToolMissing(f"none of {', '.join(names)} is installed: scripts/packages-arm64.txt")
+
+
+def stored(path):
+    """What an earlier run left in a file of JSON; None where there is none, or where that run ended while it wrote."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def disassemble(source, folder):

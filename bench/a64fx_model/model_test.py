@@ -8,6 +8,7 @@ import re
 import tempfile
 import tomllib
 import unittest
+from unittest import mock
 
 import calls
 import cycles
@@ -93,6 +94,8 @@ class Cycles(unittest.TestCase):
             store = pathlib.Path(folder) / "results.json"
             first = cycles.analyse_all(found, store)
             self.assertEqual(cycles.analyse_all(found, store), first)  # from the store
+            store.write_text(store.read_text()[:99])  # as a run leaves it that ended while it wrote
+            self.assertEqual(cycles.analyse_all(found, store), first)
         for name, by_model in first.items():
             for model, figure in by_model.items():
                 with self.subTest(name, model=model):
@@ -156,6 +159,38 @@ class Executed(unittest.TestCase):
     def test_names_are_short(self):
         self.assertEqual(executed.short("kumiko::kernels::(anonymous namespace)::store_tile<A<B>, float>(kumiko::kernels::X const&)"), "store_tile")
         self.assertEqual(executed.short("gemm_f32_8x48_sve512_init.loop.k4"), "gemm_f32_8x48_init.loop.k4")
+
+
+class Emulator(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def emulator(self, text):
+        """A script in the place of the emulator: after -D, $5, comes the log."""
+        program = self.folder / "emulator"
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+        return mock.patch.object(executed, "EMULATOR", (str(program), "-cpu", "a64fx"))
+
+    def test_one_that_ends_before_it_opens_its_log(self):
+        with self.emulator("echo no such item >&2; exit 1"), self.assertRaisesRegex(executed.CallFailed, "attention: no such item"):
+            executed.run(["attention"], "program", 0x10, 0x20)
+
+    def test_the_log_is_read(self):
+        (self.folder / "log").write_bytes(LOG)
+        with self.emulator(f'[ "$5" = -D ] && exec cat "{self.folder}/log" >"$6"'), mock.patch.object(executed, "disassemble", dict):
+            self.assertEqual(executed.run(["attention"], "program", 0x10, 0x20).blocks, {0xf8: 3, 0x100: 27, 0x108: 3})
+
+    def test_a_stored_count_that_is_not_whole_is_made_again(self):
+        program, counts = self.folder / "program", executed.Counts({2: 7}, {(1, 2): 7}, {2: ["nop"]})
+        program.write_bytes(b"program")
+        with mock.patch.object(executed, "Names"), mock.patch.object(executed, "run", lambda *_: counts):
+            self.assertEqual(executed.count(["x"], program, self.folder / "store"), counts)
+            kept, = (self.folder / "store").iterdir()
+            kept.write_text(kept.read_text()[:5])
+            self.assertEqual(executed.count(["x"], program, self.folder / "store"), counts)
 
 
 class Bounds(unittest.TestCase):

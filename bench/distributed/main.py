@@ -53,6 +53,14 @@ class Link:
         self.agent = None
 
     def __enter__(self):
+        try:
+            self.make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def make(self):
         a, b = self.names
         for name in self.names:
             run(["ip", "netns", "add", name])
@@ -72,7 +80,6 @@ class Link:
         options = ["--host", "10.77.0.1:1,10.77.0.2:1", "--mca", "plm_rsh_agent", self.agent, "--mca", "btl", "tcp,self",
                    "--mca", "btl_tcp_if_include", net, "--mca", "oob_tcp_if_include", net]
         self.place = {"before": ["ip", "netns", "exec", a], "options": options}
-        return self
 
     def slow_down(self, name):
         add = ["tc", "-n", name, "qdisc", "add", "dev", "kumiko0", "root"]

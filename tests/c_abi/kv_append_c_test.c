@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "expect.h"
+#include "naive_attention.h"
 
 enum { TOKENS = 5, Q_HEADS = 4, KV_HEADS = 2, DIM = 12, ROTARY = 8, PAGES = 3, PAGE = 4 };
 
@@ -65,7 +66,7 @@ int main(void) {
   for (int64_t t = 0; t < TOKENS; ++t) {
     for (int64_t h = 0; h < Q_HEADS; ++h) {
       for (int64_t d = 0; d < DIM; ++d)
-        worst_query = fmax(worst_query, fabs(q_out[t][h][d] - rotated(q[t][h], d, positions[t])));
+        worst_query = naive_worst(worst_query, fabs(q_out[t][h][d] - rotated(q[t][h], d, positions[t])));
     }
     if (slots[t] < 0) continue;
     written[slots[t]] = 1;
@@ -73,8 +74,8 @@ int main(void) {
       for (int64_t d = 0; d < DIM; ++d) {
         const float key = of_bf16(k_cache[slots[t] / PAGE][slots[t] % PAGE][h][d]),
                     value = of_bf16(v_cache[slots[t] / PAGE][slots[t] % PAGE][h][d]);
-        worst = fmax(worst, fabs(key - rotated(k[t][h], d, positions[t])));
-        worst = fmax(worst, fabs((double)value - v[t][h][d]));
+        worst = naive_worst(worst, fabs(key - rotated(k[t][h], d, positions[t])));
+        worst = naive_worst(worst, fabs((double)value - v[t][h][d]));
       }
     }
   }

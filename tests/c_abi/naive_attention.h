@@ -40,7 +40,7 @@ static inline double naive_worst(double worst, double distance) {
 }
 
 /* Repeatable values in [-1, 1): Numerical Recipes' linear congruential generator. */
-static void naive_fill(float* data, int64_t count, uint32_t seed) {
+static inline void naive_fill(float* data, int64_t count, uint32_t seed) {
   uint32_t state = seed;
   for (int64_t i = 0; i < count; ++i) {
     state = state * 1664525u + 1013904223u;

@@ -57,6 +57,17 @@ class Install(unittest.TestCase):
         output = package.run([package.cmake_program(HERE / "consumer_mpi", "consumer_mpi")])
         self.assertIn("rank 0 of 1: right\nranks: 1, rows zigzag\n", output)
 
+    def test_mpi_in_a_project_of_cpp_alone(self):
+        if not has_mpi():
+            self.skipTest("built without MPI")
+        source = package.work / "only_cpp"
+        source.mkdir(exist_ok=True)
+        text = (HERE / "consumer_mpi" / "CMakeLists.txt").read_text()
+        self.assertIn("LANGUAGES C CXX", text)
+        (source / "CMakeLists.txt").write_text(text.replace("LANGUAGES C CXX", "LANGUAGES CXX"))
+        (source / "main.cpp").write_text((HERE / "consumer_mpi" / "main.cpp").read_text())
+        self.assertIn("rank 0 of 1: right\n", package.run([package.cmake_program(source, "only_cpp_build")]))
+
     def test_mpi_is_a_component_that_need_not_be_there(self):
         targets = package.run([package.cmake_program(HERE / "consumer_cpp", "consumer_without_mpi")])
         self.assertIn("largest error", targets)

@@ -3,6 +3,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -60,7 +61,7 @@ class Package:
 
     def pkg_config(self, *arguments):
         static = ["--static"] if self.variant == "static" else []
-        return self.run(["pkg-config", *static, *arguments, "kumiko"]).split()
+        return shlex.split(self.run(["pkg-config", *static, *arguments, "kumiko"]))
 
     def pkg_config_program(self, source: Path, name: str):
         """Builds one C99 file with the flags of kumiko.pc."""

@@ -13,6 +13,7 @@
 #include "kernels/softmax/softmax.h"
 #include "tests/kernels/exp2_model.h"
 #include "tests/kernels/rows.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
 namespace kumiko::test {
@@ -60,7 +61,7 @@ struct Sweep {
       row.exp2(x.data(), y.data(), kChunk);
       for (std::uint32_t i = 0; i < kChunk; ++i) {
         const double error = ulp_error(y[i], std::exp2(static_cast<double>(x[i])));
-        if (!(error <= worst)) worst = error, witness = x[i];
+        if (is_worse(error, worst)) worst = error, witness = x[i];
       }
     }
   }

@@ -2,6 +2,7 @@
 """scripts/phases.sh: what its phases print into a log, and what a failure leaves."""
 
 import pathlib
+import shlex
 import subprocess
 import tempfile
 import unittest
@@ -17,7 +18,7 @@ class Phases(unittest.TestCase):
 
     def run_script(self, script: str) -> subprocess.CompletedProcess:
         """`script` with phases.sh, in an empty folder, without a terminal."""
-        sources = f"set -euo pipefail\nsource {ROOT}/scripts/lib.sh\nsource {ROOT}/scripts/phases.sh\n"
+        sources = "set -euo pipefail\n" + "".join(f"source {shlex.quote(str(ROOT / 'scripts' / name))}\n" for name in ("lib.sh", "phases.sh"))
         return subprocess.run(["bash", "-c", sources + script], cwd=self.folder, capture_output=True, text=True, timeout=60)
 
     def detail(self, log: str) -> str:

@@ -2,6 +2,7 @@
 // Names that many tests need.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -11,6 +12,10 @@ namespace kumiko::test {
 inline constexpr float kInf = std::numeric_limits<float>::infinity();
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+/// Whether an error is worse than the worst so far. NaN is worse than every number, and stays the worst.
+inline bool is_worse(double error, double worst) {
+  return !std::isnan(worst) && !(error <= worst);
+}
 inline std::size_t sz(std::int64_t n) {
   return static_cast<std::size_t>(n);
 }

@@ -13,6 +13,7 @@
 #include "tests/support/bochs.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/host.h"
+#include "tests/support/numbers.h"
 #include "tests/support/random.h"
 #include "tests/support/tensor.h"
 
@@ -86,6 +87,14 @@ TEST(Bits, SignOfZeroAndPayloadOfNanCount) {
   EXPECT_TRUE(same_bits(a, a));
   EXPECT_FALSE(same_bits(a, b));
   EXPECT_FALSE(same_bits(a, c));
+}
+
+TEST(Numbers, ANanIsTheWorstErrorAndStaysIt) {
+  EXPECT_TRUE(is_worse(2, 1));
+  EXPECT_FALSE(is_worse(1, 1));
+  EXPECT_TRUE(is_worse(kNan, 1));
+  EXPECT_FALSE(is_worse(1, kNan));
+  EXPECT_FALSE(is_worse(kNan, kNan));
 }
 
 TEST(AllocationCount, SeesNewAndOnlyWhileAlive) {

@@ -226,6 +226,10 @@ TEST(Problem, MemoryIsKnownBeforehand) {
   const double bytes = bench::Problem::memory_bytes(shape, most);
   EXPECT_GE(bytes, static_cast<double>(problem.cache().size()));
   EXPECT_LT(bytes, 1.5 * static_cast<double>(problem.cache().size()));
+  // Of a single copy, too, in which nothing is as large as keys and values.
+  shape.kv_len = 100'000;
+  EXPECT_LT(bench::Problem::memory_bytes(shape, 0),
+            1.1 * static_cast<double>(bench::Problem(shape, 0).cache().size()));
   shape.batch = shape.q_heads = shape.kv_heads = shape.q_len = shape.kv_len = std::int64_t{1} << 32;
   EXPECT_GT(bench::Problem::memory_bytes(shape, most), 0x1p96);
   EXPECT_TRUE(std::isfinite(bench::Problem::memory_bytes(shape, most)));

@@ -204,6 +204,16 @@ class Figures(unittest.TestCase):
         found = measure(*SHAPE, "--passes", 1, "--cpus", last, "--executor", "serial")[1]
         self.assertEqual((found["cpus"], found["executor"]), ([last], "serial"))
 
+    def test_a_variable_that_is_no_utf8(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "result.json"
+            trace = os.fsencode(folder) + b"/caf\xe9"
+            done = subprocess.run([PROGRAM, *map(str, SMALL), "--json", file], env={**os.environb, b"KUMIKO_TRACE": trace}, capture_output=True,
+                                  timeout=250, check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assertIn(b"variable: KUMIKO_TRACE=" + trace, done.stdout)
+            self.assertIn(f"KUMIKO_TRACE={folder}/caf\N{REPLACEMENT CHARACTER}", json.loads(file.read_text())["variables"])
+
     def test_variables_choose_and_are_told(self):
         said, found = measure(*SMALL, environment={"KUMIKO_PIPELINE": "three_pass", "KUMIKO_ISA": "reference"})
         self.assertEqual([(row["isa"], row["pipeline"], row["default"]) for row in found["rows"]], [("reference", "three_pass", False)])

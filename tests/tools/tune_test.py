@@ -7,6 +7,7 @@
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,19 @@ class Tune(unittest.TestCase):
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(words, done.stderr)
             self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_folder_for_temporary_files_that_is_not_there(self):
+        done = self.run_program(TUNE, "--quick", "--megabytes", "1", TMPDIR="/nowhere")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("expected TMPDIR", done.stderr)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_more_memory_than_there_is(self):
+        most = 2 << 30
+        done = subprocess.run([TUNE, "--quick", "--megabytes", "4096"], cwd=self.folder, capture_output=True, text=True,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most)))
+        self.assertEqual((done.returncode, done.stderr), (1, "kumiko-tune: out of memory; --megabytes takes less\n"))
+        self.assertEqual(list(self.folder.iterdir()), [])
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ std::string too_large(const Options& options, double workspaces) {
   if (memory == 0 || needed <= memory) return "";
   std::string text = "this shape takes " + gigabytes(needed) + " of memory (q, out, " +
                      (options.is_cold() ? "copies of K and V that no cache holds" : "K and V") +
-                     ", the check, plans and workspaces); expected at most the " + gigabytes(memory) +
+                     ", plans and workspaces); expected at most the " + gigabytes(memory) +
                      " that are available";
   const double warm = bench::Problem::memory_bytes(options.shape, 0) + rest;
   if (options.is_cold() && warm <= memory) text += "; with --warm it takes " + gigabytes(warm);

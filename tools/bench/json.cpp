@@ -73,7 +73,8 @@ std::string json_report(const Report& report) {
   json["left_out"] = Json::array();
   for (const LeftOut& left : report.ways.left_out)
     json["left_out"].push_back({{"isa", left.isa}, {"pipeline", left.pipeline}, {"reason", left.reason}});
-  return json.dump(2) + "\n";
+  // A variable may hold bytes that are no UTF-8, such as those of a file's name.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace kumiko::tools

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <fstream>
 #include <iostream>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -135,5 +136,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--quick", options.is_quick, "One call a measurement: shows that it works, and little else");
   CLI11_PARSE(app, argc, argv);
-  return run(options);
+  try {
+    return run(options);
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory; --megabytes takes less");
+  }
 }

@@ -96,17 +96,23 @@ std::string lines_of(kernels::Isa isa, const CoreTuning& tuning) {
 
 /// A context of one thread with one tuning, passed as a user passes it: by a file.
 Status make_context(kernels::Isa isa, const CoreTuning& tuning, Context* context) {
-  const std::filesystem::path file =
-      std::filesystem::temp_directory_path() / ("kumiko-tune-" + std::to_string(getpid()));
-  std::ofstream(file) << lines_of(isa, tuning);
+  std::error_code none;
+  const std::filesystem::path folder = std::filesystem::temp_directory_path(none),
+                              file = folder / ("kumiko-tune-" + std::to_string(getpid()));
+  std::ofstream out;
+  if (!none) out.open(file);
+  out << lines_of(isa, tuning);
+  out.close();
+  if (out.fail())
+    return {Code::internal,
+            "no temporary file can be written; expected TMPDIR, or without it /tmp, to be a folder for them"};
   ContextOptions options;
   options.executor = "serial";
   options.num_threads = 1;
   options.isa = name(isa);
   options.tuning = file;
   Status status = Context::create(options, context);
-  std::error_code ignored;
-  std::filesystem::remove(file, ignored);
+  std::filesystem::remove(file, none);
   return status;
 }
 

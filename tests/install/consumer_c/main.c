@@ -33,8 +33,8 @@ int main(void) {
         sum += exp(score / sqrt((double)DIM));
         expected += exp(score / sqrt((double)DIM)) * (double)v[key * DIM + d];
       }
-      if (!(fabs((double)out[row * DIM + d] - expected / sum) <= worst))
-        worst = fabs((double)out[row * DIM + d] - expected / sum);
+      const double error = fabs((double)out[row * DIM + d] - expected / sum);
+      if (!isnan(worst) && !(error <= worst)) worst = error; /* a NaN stays */
     }
   }
   printf("kumiko %s from C: largest error %.2e\n", kumiko_version(), worst);
