@@ -38,7 +38,7 @@ Status check_types(const AttentionArgs& a) {
   }
   if (is_int8 && a.key_layout == KeyLayout::tiles_of_16) {
     return {Code::unsupported,
-            "key_layout is tiles_of_16 (1); expected rows (0), as keys of i8 lie in rows alone"};
+            "key_layout is tiles_of_16 (1); expected rows (0), as k is i8, for which there are no tiles"};
   }
   return {};
 }
@@ -67,7 +67,7 @@ Status check_scales(const AttentionArgs& a) {
 Status check_scale_pointer(const char* name, const ScaleView& view, const ConstTensor& rows, Span* span) {
   if (!view.data) return {};
   *span = span_of(view.data, rows.shape.data(), view.stride.data(), 3, DataType::f32);
-  return check_pointer(name, view.data, *span, DataType::f32);
+  return check_data(name, view.data, *span, DataType::f32);
 }
 
 Status check_key_layout_of(const AttentionArgs& a) {
@@ -114,14 +114,13 @@ Status check_lse_pointer(const char* name, const LseView& view, const AttentionA
   if (!view.data) return {};
   const auto stride = lse_strides(view.stride, a.q.shape);
   *span = span_of(view.data, a.q.shape.data(), stride.data(), 3, DataType::f32);
-  return check_pointer(name, view.data, *span, DataType::f32);
+  return check_data(name, view.data, *span, DataType::f32);
 }
 
 Status check_score_views(const AttentionArgs& a) {
-  if (is_present(a.bias) && a.bias.dtype > DataType::f16)
-    return invalid("bias.dtype", static_cast<int>(a.bias.dtype), "f32 (0), bf16 (1) or f16 (2)");
+  if (Status s = is_present(a.bias) ? check_float("bias", a.bias.dtype) : Status(); !s.ok()) return s;
   if (is_present(a.mask) && a.mask.dtype != DataType::boolean)
-    return invalid("mask.dtype", static_cast<int>(a.mask.dtype), "boolean (3)");
+    return invalid("mask.dtype", name_of(a.mask.dtype), "boolean");
   if (Status s = check_score_view("bias", a.bias, a); !s.ok()) return s;
   return check_score_view("mask", a.mask, a);
 }
@@ -266,17 +265,17 @@ Status validate_pointers(const AttentionArgs& a) {
              out = span_of(a.out);
   const bool idle = out.empty();  // nothing to compute, so nothing is read
   if (idle) return {};
-  if (Status s = check_pointer("q", a.q.data, q, a.q.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
+  if (Status s = check_data("q", a.q.data, q, a.q.dtype); !s.ok()) return s;
+  if (Status s = check_data("k", a.k.data, k, a.k.dtype); !s.ok()) return s;
+  if (Status s = check_data("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
+  if (Status s = check_data("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
   const Span bias = is_present(a.bias) ? span_of(a.bias) : Span{},
              mask = is_present(a.mask) ? span_of(a.mask) : Span{};
   if (is_present(a.bias)) {
-    if (Status s = check_pointer("bias", a.bias.data, bias, a.bias.dtype); !s.ok()) return s;
+    if (Status s = check_data("bias", a.bias.data, bias, a.bias.dtype); !s.ok()) return s;
   }
   if (is_present(a.mask)) {
-    if (Status s = check_pointer("mask", a.mask.data, mask, a.mask.dtype); !s.ok()) return s;
+    if (Status s = check_data("mask", a.mask.data, mask, a.mask.dtype); !s.ok()) return s;
   }
   const std::int64_t sequences = number_of_sequences(a);
   const std::int64_t slopes_shape[2] = {sequences, a.q.shape[1]},
