@@ -205,7 +205,7 @@ Status attention_forward(const Context& context, const Communicator& communicato
 Status refuse(const Communicator& communicator, const Status& error) {
   return guarded([&]() -> Status {
     if (Status s = check_communicator(communicator); !s.ok()) return s;
-    if (error.ok()) return {Code::invalid_argument, "error is ok; expected one"};
+    if (error.ok()) return {Code::invalid_argument, "error is ok; expected an error"};
     Transport& transport = *Access::of(communicator).transport;
     const Transport::Turn turn(transport);
     if (!turn.status().ok()) return turn.status();

@@ -35,18 +35,19 @@ std::byte* HeadParallel::take(std::int64_t bytes) {
 Status HeadParallel::prepare() {
   const AttentionArgs& a = args_.local;
   if (a.k.shape[1] < transport_.size())
-    return {Code::unsupported, "algorithm is head_parallel and local.k.shape[1] (kv_heads) is " +
-                                   std::to_string(a.k.shape[1]) + "; expected at least one for each of " +
-                                   std::to_string(transport_.size()) + " ranks"};
+    return {Code::unsupported, "local.k.shape[1] (kv_heads) is " + std::to_string(a.k.shape[1]) +
+                                   "; expected at least " + std::to_string(transport_.size()) +
+                                   ", the ranks, as algorithm is head_parallel"};
   if (a.bias.data || a.mask.data)
-    return {Code::unsupported,
-            "algorithm is head_parallel; expected no bias and no mask, or ring or broadcast"};
+    return {Code::unsupported, std::string("algorithm is head_parallel; expected ring or broadcast, as ") +
+                                   (a.bias.data ? "local.bias" : "local.mask") + " is given"};
   std::int64_t queries = 0, keys = 0;
   for (const SequenceLengths& lengths : args_.sequences) {
     queries += lengths.q_len, keys += lengths.kv_len;
     if (std::max(queries, keys) > std::numeric_limits<std::int32_t>::max())
       return {Code::unsupported,
-              "sequences have more than 2^31 - 1 tokens together; expected ring or broadcast"};
+              "algorithm is head_parallel; expected ring or broadcast, as `sequences` have more than 2^31 - "
+              "1 tokens"};
     cu_seqlens_q_.push_back(static_cast<std::int32_t>(queries));
     cu_seqlens_k_.push_back(static_cast<std::int32_t>(keys));
   }

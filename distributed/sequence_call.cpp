@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 namespace kumiko::distributed {
 namespace {
@@ -58,7 +59,7 @@ Status check_unset(const AttentionArgs& a) {
   }
   if (a.key_layout != KeyLayout::rows)
     return {Code::unsupported, "local.key_layout is " + std::to_string(static_cast<int>(a.key_layout)) +
-                                   "; expected rows (0), as tiles lie in pages alone"};
+                                   "; expected rows (0), as only pages have tiles"};
   for (const auto& [name, is_set] :
        {std::pair{"tree_mask", a.tree_mask != nullptr}, std::pair{"bsr_indptr", a.bsr_indptr != nullptr}}) {
     if (is_set)
@@ -116,8 +117,14 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
     const auto& [q_len, kv_len] = args.sequences[b];
     if (q_len < 0 || q_len > kLongest) return invalid(which + "q_len", q_len, "0..2147483136");
     if (kv_len < 0 || kv_len > kLongest) return invalid(which + "kv_len", kv_len, "0..2147483136");
-    if (b > 0 && !is_packed(args) && (q_len != args.sequences[0].q_len || kv_len != args.sequences[0].kv_len))
-      return invalid(which + "q_len", q_len, "the lengths of the others, as local.q is not packed");
+    if (is_packed(args)) continue;
+    const auto& first = args.sequences[0];
+    for (const auto& [field, value, others] :
+         {std::tuple{"q_len", q_len, first.q_len}, std::tuple{"kv_len", kv_len, first.kv_len}}) {
+      if (value != others)
+        return invalid(which + field, value,
+                       std::to_string(others) + ", as in sequences[0], for local.q is not packed");
+    }
   }
   if (args.distribution < Distribution::contiguous || args.distribution > Distribution::cyclic)
     return invalid("distribution", static_cast<int>(args.distribution), "contiguous, zigzag or cyclic");
@@ -128,13 +135,17 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
     return {Code::invalid_argument, std::string("algorithm is ") + name(args.algorithm) +
                                         "; expected ring, broadcast or head_parallel"};
   if (Status s = check_unset(a); !s.ok()) return s;
-  for (const ConstTensor* tensor : {&a.q, &a.k, &a.v}) {
-    if (tensor->dtype > DataType::i8) return {Code::invalid_argument, "local.q, k or v has no type"};
-    for (const std::int64_t size : tensor->shape) {
-      if (size < 0 || size > kLongest) return invalid("a size of local.q, k or v", size, "0..2147483136");
+  for (const auto& [name, tensor] :
+       {std::pair{"local.q", &a.q}, std::pair{"local.k", &a.k}, std::pair{"local.v", &a.v}}) {
+    const std::string of(name), shape = of + ".shape[";
+    if (tensor->dtype > DataType::i8)
+      return invalid(of + ".dtype", static_cast<int>(tensor->dtype), "f32, bf16, f16 or i8");
+    for (std::size_t i = 0; i < 4; ++i) {
+      if (tensor->shape[i] < 0 || tensor->shape[i] > kLongest)
+        return invalid(shape + std::to_string(i) + "]", tensor->shape[i], "0..2147483136");
     }
     if (tensor->shape[1] * tensor->shape[3] > kLongest)
-      return invalid("heads * dim of local.q, k or v", tensor->shape[1] * tensor->shape[3], "0..2147483136");
+      return invalid(shape + "1] * " + shape + "3]", tensor->shape[1] * tensor->shape[3], "0..2147483136");
   }
   const Work work = work_of(args);
   std::int64_t q_rows = 0, k_rows = 0;

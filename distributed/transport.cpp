@@ -43,7 +43,7 @@ Status check_thread(int level) {
   return {Code::unsupported,
           std::string("MPI was initialized with ") +
               (level == MPI_THREAD_FUNNELED ? "MPI_THREAD_FUNNELED" : "MPI_THREAD_SINGLE") +
-              ", which lets its own thread alone call; expected MPI_THREAD_SERIALIZED or _MULTIPLE"};
+              ", which lets only the main thread call; expected MPI_THREAD_SERIALIZED or _MULTIPLE"};
 }
 
 /// Copies as much of a text as fits.
@@ -56,7 +56,8 @@ void copy_text(char (&to)[kBytes], const char* from) {
 
 Status Transport::create(MPI_Comm comm, std::unique_ptr<Transport>* made) {
   if (!is_running())
-    return {Code::invalid_argument, "MPI is not initialized, or is finalized; expected MPI_Init before"};
+    return {Code::invalid_argument,
+            "MPI is not initialized, or is finalized; expected a call between MPI_Init and MPI_Finalize"};
   if (comm == MPI_COMM_NULL)
     return {Code::invalid_argument, "comm is MPI_COMM_NULL; expected a communicator of this rank"};
   std::unique_ptr<Transport> transport(new Transport);
@@ -121,8 +122,9 @@ Transport::Turn::Turn(Transport& transport) : transport_(transport) {
   if (status_ = check_thread(transport.level_); !status_.ok()) return;
   has_communicator_ = !transport.busy_.exchange(true);
   if (!has_communicator_) {
-    status_ = {Code::unsupported,
-               "the communicator is in use by another thread; expected one call at a time, or another one"};
+    status_ = {
+        Code::unsupported,
+        "the communicator is in use by another thread; expected one call at a time, or another communicator"};
     return;
   }
   // Only now, as a call of another thread may be about to fail.

@@ -187,8 +187,9 @@ void run_task(void* context, std::int32_t number, const scheduler::Slot& slot) n
 /// Checks the lengths given to Plan::update.
 Status validate_lengths(const Problem& problem, std::span<const std::int32_t> lengths) {
   if (!problem.has_seqused_k) {
-    return {Code::invalid_argument,
-            "plan was made without seqused_k; expected one made with lengths, to have others"};
+    return {
+        Code::invalid_argument,
+        "plan was made without seqused_k; expected one that was made with lengths, which update() changes"};
   }
   if (static_cast<std::int64_t>(lengths.size()) != problem.batch) {
     return invalid("seqused_k.size()", static_cast<std::int64_t>(lengths.size()),
@@ -204,11 +205,11 @@ Status validate_lengths(const Problem& problem, std::span<const std::int32_t> le
 /// Checks which pointers Plan::update is given.
 Status check_presence_of_pages(const Problem& problem, const PageTable& table) {
   if (table.block_table && !problem.has_block_table)
-    return invalid("block_table", "given", "null, as the plan was made without");
+    return invalid("block_table", "given", "null, as the plan was made without it");
   if (table.kv_indptr && !table.block_table)
     return invalid("kv_indptr", "given", "null, as block_table is null");
   if (table.kv_indptr && !problem.has_kv_indptr)
-    return invalid("kv_indptr", "given", "null, as the plan was made without");
+    return invalid("kv_indptr", "given", "null, as the plan was made without it");
   if (table.block_table && !table.kv_indptr && problem.has_kv_indptr)
     return invalid("kv_indptr", "null", "given with block_table, as the plan was made with it");
   return {};

@@ -10,6 +10,7 @@
 #include "runtime/backward_run.h"
 #include "runtime/plan.h"
 #include "runtime/validate.h"
+#include "runtime/validate_parts.h"
 
 namespace kumiko {
 
@@ -49,10 +50,10 @@ Status choose_product(const Context::Impl& context, const Problem& problem, Data
   if (precision <= Precision::standard || (precision == Precision::half && has_pairs)) return {};
   return {Code::unsupported,
           std::string(is_callers ? "forward.precision" : "KUMIKO_PRECISION") + " is \"" +
-              precision_name(precision) + "\"; isa " + kernels::name(context.isa) +
-              " has no kernels that multiply " + kernels::element_name(problem.types.value) +
-              " without widening it in attention_backward, expected standard, or half for q, k, v and dout "
-              "of bf16 on avx512_bf16"};
+              precision_name(precision) +
+              "\"; expected standard, or q, k, v and dout of bf16 on isa avx512_bf16; q is " +
+              kernels::element_name(problem.types.value) + ", dout is " + name_of(dout) + " and isa is " +
+              kernels::name(context.isa)};
 }
 
 void add_sinks(const BackwardRun& run) {

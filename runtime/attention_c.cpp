@@ -2,10 +2,8 @@
 // The C ABI: takes sized structs and returns kumiko::Status as a number and a message. It only converts.
 #include "attention_c.h"
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <iterator>
 #include <memory>
@@ -21,10 +19,6 @@ namespace {
 using kumiko::Code;
 using kumiko::Status;
 using namespace kumiko::c_abi;
-
-/// A fixed size, so that reporting "out of memory" needs no memory; the library's longest message is much
-/// shorter.
-thread_local std::array<char, 1024> last_error{};
 
 /// Contiguous strides for the order of dimensions in memory. Unsigned, so that wrapping is defined;
 /// validation refuses such shapes.
@@ -82,19 +76,10 @@ const kumiko::Context& kumiko::c_abi::context_of(const kumiko_context& handle) {
   return handle.context;
 }
 
-kumiko_status kumiko::c_abi::report(Code code, const char* message) noexcept {
-  std::snprintf(last_error.data(), last_error.size(), "%s", message);
-  return static_cast<kumiko_status>(code);
-}
-
 extern "C" {
 
 const char* kumiko_version(void) {
   return KUMIKO_VERSION;
-}
-
-const char* kumiko_last_error(void) {
-  return last_error.data();
 }
 
 const char* kumiko_status_name(kumiko_status status) {

@@ -71,14 +71,13 @@ Status load_omp_proc_bind(const Setting& bind, Config* config) {
   if (value == "close" || value == "true") wanted = scheduler::Bind::close;
   if (value == "spread") wanted = scheduler::Bind::spread;
   if (!wanted) {
-    return omp.error(
-        "false | true | close | spread, or the binding by ContextOptions::bind, which goes before it");
+    return omp.error("false | true | close | spread; ContextOptions::bind takes precedence over it");
   }
   // "true" asks for binding but not for a particular one.
   const bool agrees = !config->bind || *config->bind == *wanted ||
                       (value == "true" && *config->bind != scheduler::Bind::none);
   if (!agrees) {
-    return bind.error(std::string(bind_name(*wanted)) + " or nothing, for OMP_PROC_BIND is \"" + omp.value +
+    return bind.error(std::string(bind_name(*wanted)) + " or nothing, as OMP_PROC_BIND is \"" + omp.value +
                       "\"");
   }
   if (!config->bind) config->bind = wanted;

@@ -113,10 +113,9 @@ Context::Impl::~Impl() {
 }
 
 Status forked_error() {
-  return {
-      Code::unsupported,
-      "context was made before this process was forked; expected one made in this process, for threads do "
-      "not survive fork()"};
+  return {Code::unsupported,
+          "context was made before this process was forked; expected one made in this process, as threads do "
+          "not survive fork()"};
 }
 
 Status check_context(const Context& context) {

@@ -250,19 +250,21 @@ static Status convert_fields(const From& from, To* to) {
   return {};
 }
 
-/// `name`: the argument that it is.
-static Status convert_attention(const kumiko_attention_args* given, const char* name, AttentionArgs* to) {
+/// `name`: the argument that it is. `of`: what its fields are named with.
+static Status convert_attention(const kumiko_attention_args* given, const char* name, const char* of,
+                                AttentionArgs* to) {
   if (given == nullptr) return null_argument(name, "a kumiko_attention_args");
   kumiko_attention_args from = KUMIKO_ATTENTION_ARGS_INIT;
   if (Status s =
           read_sized(given, name, "kumiko_attention_args", offsetof(kumiko_attention_args, lse), &from);
       !s.ok())
     return s;
-  return convert_fields(from, to);
+  if (Status s = convert_fields(from, to); !s.ok()) return {s.code(), of + s.message()};
+  return {};
 }
 
 Status convert_args(const kumiko_attention_args* given, AttentionArgs* to) {
-  return convert_attention(given, "args", to);
+  return convert_attention(given, "args", "", to);
 }
 
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to) {
@@ -301,7 +303,7 @@ Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to) {
 }
 
 static Status convert(const kumiko_attention_args* from, const char* name, AttentionArgs* to) {
-  return convert_attention(from, name, to);
+  return convert_attention(from, name, "forward.", to);
 }
 
 Status convert_args(const kumiko_backward_args* given, BackwardArgs* to) {

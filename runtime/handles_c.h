@@ -34,7 +34,7 @@ namespace kumiko::c_abi {
 /// For libkumiko_mpi, as those with KUMIKO_API in convert_c.h.
 KUMIKO_API const Context& context_of(const kumiko_context& handle);
 
-/// Makes `message` this thread's last error.
+/// Makes `message`, with the names that fields have in C, this thread's last error.
 KUMIKO_API kumiko_status report(Code code, const char* message) noexcept;
 
 /// Runs `body` (-> Status); its status or exception becomes the result and this thread's last error.

@@ -72,8 +72,8 @@ Status check_sides(const Side& from, const Side& to) {
   const Tensor whole = to.whole();
   if (Status s = check_apart(to.name, whole.shape.data(), whole.stride.data(), 4); !s.ok()) return s;
   const Span read = span_of(from.whole()), written = span_of(whole);
-  if (Status s = check_pointer(from.name, from.view.data, read, from.view.dtype); !s.ok()) return s;
-  if (Status s = check_pointer(to.name, to.view.data, written, to.view.dtype); !s.ok()) return s;
+  if (Status s = check_data(from.name, from.view.data, read, from.view.dtype); !s.ok()) return s;
+  if (Status s = check_data(to.name, to.view.data, written, to.view.dtype); !s.ok()) return s;
   if (!overlap(read, written)) return {};
   return invalid(std::string(to.name) + ".data", hex(to.view.data),
                  std::string("memory apart from ") + from.name);

@@ -58,22 +58,21 @@ Status no_kernels(const Context::Impl& context, const Problem& problem, Precisio
                     type = kernels::element_name(problem.types.value);
   const bool is_int8 = problem.types.key == Element::i8;
   if (is_int8 && problem.computation != Computation::attention)
-    return {Code::unsupported, "q.dtype is i8; " + what + " has no int8 operands, expected f32, bf16 or f16"};
+    return {Code::unsupported, "q.dtype is i8; expected f32, bf16 or f16, as " + what + " takes no i8"};
   if (is_int8 && (precision == Precision::automatic || precision == Precision::int8))
-    return {Code::unsupported, "q.dtype is i8; " + isa + " has no kernels for int8 queries and keys, " +
-                                   "expected f32, bf16 or f16, or another isa"};
+    return {Code::unsupported,
+            "q.dtype is i8; expected f32, bf16 or f16, as " + isa + " has no kernels for i8"};
   const std::string asked =
       std::string(problem.precision != Precision::automatic ? "precision" : "KUMIKO_PRECISION") + " is \"" +
-      precision_name(precision) + "\"; ";
-  if (is_int8)
-    return {Code::unsupported,
-            asked + "queries and keys of i8 have no other products, expected int8 or automatic"};
+      precision_name(precision) + "\"; expected ";
+  if (is_int8) return {Code::unsupported, asked + "int8 or automatic, as q and k are i8"};
   if (precision == Precision::int8)
-    return {Code::unsupported, asked + what + " of " + type +
-                                   " has no int8 operands, expected q and k of i8 in attention, or another"};
-  return {Code::unsupported,
-          asked + isa + " has no kernels that multiply " + type + " without widening it in " + what +
-              ", expected standard, or f16 on sve512, or for attention bf16 on avx512_bf16"};
+    return {Code::unsupported, asked + "another precision, as " +
+                                   (problem.computation == Computation::attention ? "q and k are " + type
+                                                                                  : what + " takes no i8")};
+  return {Code::unsupported, asked + "standard, as " + isa + " has no half-precision products of " + type +
+                                 " in " + what +
+                                 " (sve512 has those of f16, avx512_bf16 those of bf16 in attention)"};
 }
 
 }  // namespace
@@ -91,7 +90,7 @@ Status choose_kernels(Plan::Impl& plan) {
   if (!kernels) return no_kernels(context, problem, precision);
   if (kernels->product == kernels::Element::f16 && problem.has_key_tiles)
     return {Code::unsupported,
-            "key_layout is tiles_of_16 (1); expected rows (0), as products of f16 take keys in rows alone"};
+            "key_layout is tiles_of_16 (1); expected rows (0), as products of f16 take keys only in rows"};
   plan.kernels = *kernels;
   const Visibility visibility = visibility_of(problem);
   fit_kernels(context.core, visibility, &plan.kernels);

@@ -33,9 +33,10 @@ Status softmax_pv(const Context& context, const SoftmaxPvArgs& args) {
     if (Status s = check_context(context); !s.ok()) return s;
     if (Status s = validate_softmax_pv(args); !s.ok()) return s;
     if (args.pipeline == Pipeline::automatic && impl_of(context)->config.pipeline == Pipeline::decode) {
-      return {Code::unsupported,
-              "KUMIKO_PIPELINE is \"decode\", which makes its scores itself; expected automatic or another "
-              "pipeline for softmax_pv"};
+      return {
+          Code::unsupported,
+          "KUMIKO_PIPELINE is \"decode\"; expected automatic or another pipeline for softmax_pv, as decode "
+          "takes no scores"};
     }
     return run_once(context, args);
   });

@@ -33,9 +33,9 @@ Status validate(const ConstTensor& x, const Tensor& out, const LseView& scale) {
   if (Status s = check_apart("scale", x.shape.data(), stride.data(), 3); !s.ok()) return s;
   const Span from = span_of(x), to = span_of(out),
              scales = span_of(scale.data, x.shape.data(), stride.data(), 3, DataType::f32);
-  if (Status s = check_pointer("x", x.data, from, x.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("out", out.data, to, DataType::i8); !s.ok()) return s;
-  if (Status s = check_pointer("scale", scale.data, scales, DataType::f32); !s.ok()) return s;
+  if (Status s = check_data("x", x.data, from, x.dtype); !s.ok()) return s;
+  if (Status s = check_data("out", out.data, to, DataType::i8); !s.ok()) return s;
+  if (Status s = check_data("scale", scale.data, scales, DataType::f32); !s.ok()) return s;
   if (overlap(to, from)) return invalid("out.data", hex(out.data), "memory apart from x");
   if (overlap(scales, from)) return invalid("scale.data", hex(scale.data), "memory apart from x");
   if (overlap(scales, to)) return invalid("scale.data", hex(scale.data), "memory apart from out");

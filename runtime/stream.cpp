@@ -57,7 +57,7 @@ Status Stream::submit(const Plan& plan, const AttentionArgs& args, Ticket* ticke
     const std::shared_ptr<Plan::Impl>& planned = impl_of(plan);
     if (!planned) return {Code::invalid_argument, "plan is empty; expected one made by plan()"};
     if (planned->context != impl_of(stream->context))
-      return {Code::invalid_argument, "plan is of another context; expected one of the stream's"};
+      return {Code::invalid_argument, "plan is of another context; expected a plan of the stream's context"};
     if (Status s = check_run(*planned, args); !s.ok()) return s;
     return stream->submit(PlannedRun{SubmittedPlan(plan), args}, ticket, std::move(callback));
   });

@@ -53,7 +53,7 @@ Status Stream::Impl::start() {
     thread_ = std::thread([stream = shared_from_this()] { stream->serve(); });
   } catch (const std::system_error& error) {
     return {Code::unsupported,
-            "stream has no thread; expected that the system grants one (" + std::string(error.what()) + ")"};
+            "stream has no thread; expected the system to start one (" + std::string(error.what()) + ")"};
   }
   return {};
 }
@@ -63,7 +63,7 @@ Status Stream::Impl::submit(SubmittedCall call, Ticket* ticket, StreamCallback c
   if (ticket) state = std::make_shared<Ticket::State>(weak_from_this());
   {
     const std::lock_guard lock(mutex_);
-    if (is_closing_) return {Code::cancelled, "stream is being destroyed; expected one that goes on"};
+    if (is_closing_) return {Code::cancelled, "stream is being destroyed; expected an open one"};
     if (free_.empty())
       return {Code::queue_full,
               "stream has " + std::to_string(capacity_) + " open calls; expected fewer than its capacity"};

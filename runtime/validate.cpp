@@ -38,7 +38,7 @@ Status check_types(const AttentionArgs& a) {
   }
   if (is_int8 && a.key_layout == KeyLayout::tiles_of_16) {
     return {Code::unsupported,
-            "key_layout is tiles_of_16 (1); expected rows (0), as keys of i8 lie in rows alone"};
+            "key_layout is tiles_of_16 (1); expected rows (0), as k is i8, for which there are no tiles"};
   }
   return {};
 }
@@ -132,10 +132,9 @@ Status check_outputs(const AttentionArgs& a) {
 }
 
 Status check_score_views(const AttentionArgs& a) {
-  if (is_present(a.bias) && a.bias.dtype > DataType::f16)
-    return invalid("bias.dtype", static_cast<int>(a.bias.dtype), "f32 (0), bf16 (1) or f16 (2)");
+  if (Status s = is_present(a.bias) ? check_float("bias", a.bias.dtype) : Status(); !s.ok()) return s;
   if (is_present(a.mask) && a.mask.dtype != DataType::boolean)
-    return invalid("mask.dtype", static_cast<int>(a.mask.dtype), "boolean (3)");
+    return invalid("mask.dtype", name_of(a.mask.dtype), "boolean");
   if (Status s = check_score_view("bias", a.bias, a); !s.ok()) return s;
   return check_score_view("mask", a.mask, a);
 }
@@ -226,7 +225,8 @@ Span table_span(const AttentionArgs& a, std::int64_t sequences, const PageTable&
 
 Status check_tensor_pointers(const TensorsInMemory& tensors) {
   for (const TensorMemory& tensor : tensors) {
-    if (Status s = check_pointer(tensor.name, tensor.data, tensor.span, tensor.type); !s.ok()) return s;
+    if (Status s = check_pointer(tensor.name, tensor.data, tensor.span, tensor.type, tensor.field); !s.ok())
+      return s;
   }
   return {};
 }
@@ -238,7 +238,7 @@ Status check_outputs_apart(const TensorsInMemory& tensors, std::span<const Tenso
     for (const TensorMemory& other : others) {
       if (&other == &output) break;
       if (overlap(output.span, other.span))
-        return invalid(std::string(output.name) + ".data", hex(output.data),
+        return invalid(std::string(output.name) + output.field, hex(output.data),
                        std::string("memory apart from ") + other.name);
     }
   }
@@ -293,15 +293,20 @@ Status check_page_table(const AttentionArgs& a, std::int64_t sequences, const Pa
 
 TensorsInMemory tensors_of(const AttentionArgs& a) {
   const auto tensor = [](const char* name, const auto& view, bool is_output = false) -> TensorMemory {
-    return {name, view.data, span_of(view), view.dtype, is_output};
+    return {name, view.data, span_of(view), view.dtype, ".data", is_output};
   };
   const auto floats = [](const char* name, const float* data, const std::int64_t* shape,
-                         const std::int64_t* stride, int dims, bool is_output = false) -> TensorMemory {
-    return {name, data, data ? span_of(data, shape, stride, dims, DataType::f32) : Span{}, DataType::f32,
-            is_output};
+                         const std::int64_t* stride, int dims) -> TensorMemory {
+    return {name, data, data ? span_of(data, shape, stride, dims, DataType::f32) : Span{}, DataType::f32};
   };
-  const auto lse = [&](const char* name, const LseView& view) {
-    return floats(name, view.data, a.q.shape.data(), lse_strides(view.stride, a.q.shape).data(), 3, true);
+  const auto view = [&](const char* name, const auto& of, const ConstTensor& rows,
+                        const std::array<std::int64_t, 3>& stride, bool is_output = false) {
+    TensorMemory made = floats(name, of.data, rows.shape.data(), stride.data(), 3);
+    made.field = ".data", made.is_output = is_output;
+    return made;
+  };
+  const auto lse = [&](const char* name, const LseView& of) {
+    return view(name, of, a.q, lse_strides(of.stride, a.q.shape), true);
   };
   const std::int64_t slopes[2] = {number_of_sequences(a), a.q.shape[1]},
                      slopes_stride[2] = {a.alibi_batch_stride, 1};
@@ -309,9 +314,9 @@ TensorsInMemory tensors_of(const AttentionArgs& a) {
            tensor("bias", a.bias), tensor("mask", a.mask),
            floats("alibi_slopes", a.alibi_slopes, slopes, slopes_stride, 2),
            floats("sinks", a.sinks, &slopes[1], &slopes_stride[1], 1),
-           floats("q_scale", a.q_scale.data, a.q.shape.data(), a.q_scale.stride.data(), 3),
-           floats("k_scale", a.k_scale.data, a.k.shape.data(), a.k_scale.stride.data(), 3),
-           tensor("out", a.out, true), lse("lse", a.lse), lse("row_max", a.row_max)}};
+           view("q_scale", a.q_scale, a.q, a.q_scale.stride),
+           view("k_scale", a.k_scale, a.k, a.k_scale.stride), tensor("out", a.out, true), lse("lse", a.lse),
+           lse("row_max", a.row_max)}};
 }
 
 Status validate_pointers(const AttentionArgs& a) {

@@ -12,6 +12,9 @@ namespace kumiko {
 namespace {
 
 Status check_supported(const AttentionArgs& a) {
+  const auto unsupported = [](const std::string& what) -> Status {
+    return {Code::unsupported, "forward." + what + ", as attention_backward does not support it yet"};
+  };
   const struct {
     bool is_used;
     const char* what;
@@ -19,16 +22,21 @@ Status check_supported(const AttentionArgs& a) {
       {a.block_table != nullptr, "block_table is given; expected null"},
       {a.tree_mask != nullptr, "tree_mask is given; expected null"},
       {a.bsr_indptr != nullptr, "bsr_indptr is given; expected null"},
-      {a.window_sink_tokens != 0, "window_sink_tokens is not 0; expected 0"},
       {a.row_max.data != nullptr, "row_max is given; expected null"},
       {a.precision == Precision::int8, "precision is int8 (3); expected automatic, standard or half"},
       {a.q.dtype == DataType::i8, "q.dtype is i8; expected f32, bf16 or f16"}};
   for (const auto& field : fields) {
-    if (field.is_used)
-      return {Code::unsupported,
-              std::string("forward.") + field.what + ", as attention_backward has it not yet"};
+    if (field.is_used) return unsupported(field.what);
   }
+  if (a.window_sink_tokens != 0)
+    return unsupported("window_sink_tokens is " + std::to_string(a.window_sink_tokens) + "; expected 0");
   return {};
+}
+
+/// An error of a field of the forward call under the name that it has here.
+Status of_forward(const Status& status) {
+  if (status.ok()) return {};
+  return {status.code(), "forward." + status.message()};
 }
 
 ConstTensor as_input(const Tensor& tensor) {
@@ -54,9 +62,8 @@ Status check_gradient(const char* name, const Tensor& view, const char* other, c
 /// Like a bias, but no two of its elements share memory, except along whole dimensions.
 Status check_bias_gradient(const Tensor& dbias, const ConstTensor& bias) {
   if (!is_present(as_input(dbias))) return {};
-  if (!is_present(bias)) return invalid("dbias", "given", "absent, as forward.bias is absent");
-  if (dbias.dtype > DataType::f16)
-    return invalid("dbias.dtype", static_cast<int>(dbias.dtype), "f32 (0), bf16 (1) or f16 (2)");
+  if (!is_present(bias)) return invalid("dbias", "given", "none, as forward.bias is not given");
+  if (Status s = check_float("dbias", dbias.dtype); !s.ok()) return s;
   if (Status s = check_extent("dbias", dbias); !s.ok()) return s;
   std::array<std::int64_t, 4> own = dbias.shape;
   for (int i = 0; i < 4; ++i) {
@@ -91,11 +98,12 @@ struct Memory {
   const void* data;
   Span span;
   DataType type;
+  const char* field = "";  ///< ".data" of a view
 };
 
 template <class View>
 Memory memory_of(const char* name, const View& view) {
-  return {name, view.data, span_of(view), view.dtype};
+  return {name, view.data, span_of(view), view.dtype, ".data"};
 }
 Memory memory_of(const char* name, const float* data, const std::int64_t* shape, const std::int64_t* stride,
                  int dims) {
@@ -103,7 +111,9 @@ Memory memory_of(const char* name, const float* data, const std::int64_t* shape,
 }
 Memory memory_of(const char* name, const LseView& view, const AttentionArgs& a) {
   const auto stride = lse_strides(view.stride, a.q.shape);
-  return memory_of(name, view.data, a.q.shape.data(), stride.data(), 3);
+  Memory memory = memory_of(name, view.data, a.q.shape.data(), stride.data(), 3);
+  memory.field = ".data";
+  return memory;
 }
 
 Status check_memory(const BackwardArgs& b) {
@@ -125,15 +135,17 @@ Status check_memory(const BackwardArgs& b) {
                             memory_of("dbias", b.dbias),
                             memory_of("dalibi_slopes", b.dalibi_slopes, slopes_shape, slopes_stride, 2)};
   for (const Memory& input : {inputs[0], inputs[1], inputs[2]}) {
-    if (Status s = check_pointer(input.name, input.data, input.span, input.type); !s.ok()) return s;
+    if (Status s = check_pointer(input.name, input.data, input.span, input.type, input.field); !s.ok())
+      return s;
   }
   const auto apart = [](const Memory& output, const Memory& other) {
     if (!overlap(output.span, other.span)) return Status{};
-    return invalid(std::string(output.name) + ".data", hex(output.data),
+    return invalid(std::string(output.name) + output.field, hex(output.data),
                    std::string("memory apart from ") + other.name);
   };
   for (const Memory& output : outputs) {
-    if (Status s = check_pointer(output.name, output.data, output.span, output.type); !s.ok()) return s;
+    if (Status s = check_pointer(output.name, output.data, output.span, output.type, output.field); !s.ok())
+      return s;
     for (const Memory& input : inputs) {
       if (Status s = apart(output, input); !s.ok()) return s;
     }
@@ -147,7 +159,7 @@ Status check_memory(const BackwardArgs& b) {
 }  // namespace
 
 Status validate_backward_problem(const BackwardArgs& args) {
-  if (Status s = validate_problem(args.forward); !s.ok()) return s;
+  if (Status s = of_forward(validate_problem(args.forward)); !s.ok()) return s;
   if (Status s = check_supported(args.forward); !s.ok()) return s;
   return check_tensors(args);
 }
@@ -155,13 +167,13 @@ Status validate_backward_problem(const BackwardArgs& args) {
 Status validate_backward_pointers(const BackwardArgs& args) {
   if (!args.forward.lse.data && !empty(args.forward.q.shape))
     return invalid("forward.lse.data", "null", "what the forward call wrote");
-  if (Status s = validate_pointers(args.forward); !s.ok()) return s;
+  if (Status s = of_forward(validate_pointers(args.forward)); !s.ok()) return s;
   return check_memory(args);
 }
 
 Status validate_same_backward(const BackwardArgs& args, const BackwardArgs& planned, bool has_dsinks,
                               bool has_dalibi_slopes, const Problem& problem) {
-  if (Status s = validate_same_problem(args.forward, planned.forward, problem); !s.ok()) return s;
+  if (Status s = of_forward(validate_same_problem(args.forward, planned.forward, problem)); !s.ok()) return s;
   // What a forward plan leaves to each run, and this call does not take.
   if (Status s = check_supported(args.forward); !s.ok()) return s;
   const struct {

@@ -67,14 +67,15 @@ Status check_tree_mask(const AttentionArgs& a) {
   if (a.tree_mask_stride != 0 && a.tree_mask_stride < bytes)
     return invalid(
         "tree_mask_stride", a.tree_mask_stride,
-        "0, or at least " + std::to_string(bytes) + " bytes, for a bit of each query of a sequence");
+        "0, or at least " + std::to_string(bytes) + " bytes, with a bit for each query of a sequence");
   return check_table_extent("tree_mask_stride", a.tree_mask_stride, tree_table(a));
 }
 
 Status check_bsr(const AttentionArgs& a) {
   if ((a.bsr_indptr == nullptr) != (a.bsr_indices == nullptr))
-    return invalid("bsr_indices", a.bsr_indices ? "given" : "null",
-                   a.bsr_indptr ? "the lists that bsr_indptr is given for" : "null, as bsr_indptr is null");
+    return invalid(
+        "bsr_indices", a.bsr_indices ? "given" : "null",
+        a.bsr_indptr ? "lists of key blocks, as bsr_indptr is given" : "null, as bsr_indptr is null");
   for (const auto& [name, value] : {std::pair{"bsr_rows", a.bsr_rows}, std::pair{"bsr_keys", a.bsr_keys}}) {
     if (!a.bsr_indptr && value != 0) return invalid(name, value, "0, as bsr_indptr is null");
     if (a.bsr_indptr && (value < 1 || value > kMost32))
@@ -86,8 +87,9 @@ Status check_bsr(const AttentionArgs& a) {
   }
   const std::int64_t blocks = query_blocks(a);
   if (a.bsr_head_stride != 0 && a.bsr_head_stride <= blocks)
-    return invalid("bsr_head_stride", a.bsr_head_stride,
-                   "0, or at least " + std::to_string(blocks + 1) + ", one more than there are query blocks");
+    return invalid(
+        "bsr_head_stride", a.bsr_head_stride,
+        "0, or at least " + std::to_string(blocks + 1) + ", one more than the number of query blocks");
   return check_table_extent("bsr_head_stride", a.bsr_head_stride, indptr_table(a));
 }
 
@@ -106,11 +108,13 @@ Status check_indptr(const std::int32_t* list, std::int64_t head, std::int64_t bl
 }
 
 /// Entries [begin, end) of bsr_indices: blocks of keys in rising order.
-Status check_list(const AttentionArgs& a, std::int64_t begin, std::int64_t end, std::int64_t key_blocks) {
+Status check_list(const AttentionArgs& a, std::int64_t begin, std::int64_t end, std::int64_t capacity) {
+  const std::int64_t key_blocks = capacity / a.bsr_keys + (capacity % a.bsr_keys != 0);
   for (std::int64_t n = begin; n < end; ++n) {
     if (a.bsr_indices[n] < 0 || a.bsr_indices[n] >= key_blocks)
       return invalid(entry("bsr_indices", n), a.bsr_indices[n],
-                     "0.." + std::to_string(key_blocks - 1) + ", the blocks of kv_len");
+                     key_blocks > 0 ? "0.." + std::to_string(key_blocks - 1) + ", the blocks of kv_len"
+                                    : "no entry, as kv_len is 0");
     if (n > begin && a.bsr_indices[n] <= a.bsr_indices[n - 1])
       return invalid(
           entry("bsr_indices", n), a.bsr_indices[n],
@@ -121,8 +125,7 @@ Status check_list(const AttentionArgs& a, std::int64_t begin, std::int64_t end, 
 
 /// The lists' span; what they hold is checked, too.
 Status check_lists(const AttentionArgs& a, const Table& table, Span* span) {
-  const std::int64_t blocks = table.shape[1] - 1, capacity = longest_capacity(a),
-                     key_blocks = capacity / a.bsr_keys + (capacity % a.bsr_keys != 0);
+  const std::int64_t blocks = table.shape[1] - 1, capacity = longest_capacity(a);
   std::int64_t entries = 0;
   for (std::int64_t h = 0; h < table.shape[0]; ++h) {
     if (Status s = check_indptr(a.bsr_indptr + h * a.bsr_head_stride, h, blocks, &entries); !s.ok()) return s;
@@ -133,7 +136,7 @@ Status check_lists(const AttentionArgs& a, const Table& table, Span* span) {
   for (std::int64_t h = 0; h < table.shape[0]; ++h) {
     const std::int32_t* list = a.bsr_indptr + h * a.bsr_head_stride;
     for (std::int64_t i = 0; i < blocks; ++i) {
-      if (Status s = check_list(a, list[i], list[i + 1], key_blocks); !s.ok()) return s;
+      if (Status s = check_list(a, list[i], list[i + 1], capacity); !s.ok()) return s;
     }
   }
   return {};

@@ -126,7 +126,8 @@ Status check_rotation(const KvAppendArgs& a) {
   if (Status s = check_angles(a); !s.ok()) return s;
   const std::int64_t tokens = tokens_of(a), last = a.rope_cos ? a.rope_positions - 1 : kMost32;
   if (tokens > 0 && !a.positions)
-    return invalid("positions", "null", "those of the tokens, as rotary_dim is given");
+    return invalid("positions", "null",
+                   "one for each token, as rotary_dim is " + std::to_string(a.rotary_dim));
   for (std::int64_t t = 0; t < tokens; ++t) {
     if (a.positions[t] < 0 || a.positions[t] > last)
       return invalid(entry("positions", t), a.positions[t],
@@ -193,7 +194,7 @@ Status check_memory(const KvAppendArgs& a) {
   for (const auto& tensors : {outputs, inputs}) {
     for (int i = 0; i < 3; ++i) {
       const Named& t = tensors[i];
-      if (Status s = check_pointer(t.name, t.data, t.span, t.dtype); !s.ok()) return s;
+      if (Status s = check_data(t.name, t.data, t.span, t.dtype); !s.ok()) return s;
     }
   }
   const std::int64_t tokens = tokens_of(a), dim = a.key.shape[3];

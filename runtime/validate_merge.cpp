@@ -22,9 +22,9 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
   const Span out_span = span_of(out),
              lse_span =
                  lse.data ? span_of(lse.data, out.shape.data(), dense_lse.data(), 3, DataType::f32) : Span{};
-  if (Status s = check_pointer("out", out.data, out_span, out.dtype); !s.ok()) return s;
+  if (Status s = check_data("out", out.data, out_span, out.dtype); !s.ok()) return s;
   if (lse.data) {
-    if (Status s = check_pointer("lse", lse.data, lse_span, DataType::f32); !s.ok()) return s;
+    if (Status s = check_data("lse", lse.data, lse_span, DataType::f32); !s.ok()) return s;
   }
   for (std::size_t n = 0; n < states.size(); ++n) {
     const std::string name = "states[" + std::to_string(n) + "]", out_name = name + ".out",
@@ -36,12 +36,13 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
         return s;
     }
     if (state.out.dtype != states[0].out.dtype)
-      return invalid(out_name + ".dtype", name_of(state.out.dtype), "that of states[0].out");
+      return invalid(out_name + ".dtype", name_of(state.out.dtype),
+                     name_of(states[0].out.dtype) + ", as in states[0].out");
     const auto stride = lse_strides(state.lse_stride, out.shape);
-    if (Status s = check_lse(lse_name.c_str(), stride, out.shape.data()); !s.ok()) return s;
+    if (Status s = check_lse(name.c_str(), stride, out.shape.data(), "lse_stride"); !s.ok()) return s;
     const Span data = span_of(state.out),
                sums = span_of(state.lse, out.shape.data(), stride.data(), 3, DataType::f32);
-    if (Status s = check_pointer(out_name.c_str(), state.out.data, data, state.out.dtype); !s.ok()) return s;
+    if (Status s = check_data(out_name.c_str(), state.out.data, data, state.out.dtype); !s.ok()) return s;
     if (Status s = check_pointer(lse_name.c_str(), state.lse, sums, DataType::f32); !s.ok()) return s;
     // In place is safe only for the same view: each element is then read before it is written.
     const bool same_out =
@@ -58,7 +59,7 @@ Status validate_merge(std::span<const AttentionState> states, const Tensor& out,
   }
   if (out.dtype != states[0].out.dtype && out.dtype != DataType::f32)
     return invalid("out.dtype", name_of(out.dtype),
-                   name_of(states[0].out.dtype) + ", as in the states, or f32");
+                   name_of(states[0].out.dtype) + ", as in states[0].out, or f32");
   if (overlap(out_span, lse_span)) return invalid("lse.data", hex(lse.data), "memory apart from out");
   return {};
 }

@@ -149,20 +149,26 @@ bool empty(const std::array<std::int64_t, 4>& shape) {
   return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0;
 }
 
+Status check_float(const char* name, DataType type) {
+  if (type <= DataType::f16) return {};
+  return invalid(std::string(name) + ".dtype", name_of(type), "f32, bf16 or f16");
+}
+
 Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims) {
   const int i = overlapping_dim(shape, stride, dims);
   if (i < 0) return {};
   return invalid(element(name, "stride", i), stride[i], "a stride that keeps the output's elements apart");
 }
 
-Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape) {
+Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape,
+                 const char* field) {
   std::int64_t count = 0, extent = 0;
   if (!count_of(shape, 3, &count) || count == 0) return {};
   for (int i = 0; i < 3; ++i) {
-    if (stride[i] < 0) return invalid(element(name, "stride", i), stride[i], "0 or more");
+    if (stride[i] < 0) return invalid(element(name, field, i), stride[i], "0 or more");
   }
   if (!extent_of(shape, stride.data(), 3, &extent)) {
-    return invalid(std::string(name) + ".stride", "an extent beyond 2^63 bytes",
+    return invalid(std::string(name) + "." + field, "an extent beyond 2^63 bytes",
                    "a tensor that fits in the address space");
   }
   return {};
@@ -218,15 +224,15 @@ std::string hex(const void* p) {
   return text;
 }
 
-Status check_pointer(const char* name, const void* data, const Span& span, DataType type) {
+Status check_pointer(const char* name, const void* data, const Span& span, DataType type, const char* field) {
   if (span.empty()) return {};
-  if (!data) return invalid(std::string(name) + ".data", "null", "a tensor");
+  if (!data) return invalid(std::string(name) + field, "null", "a tensor");
   const std::int64_t bytes = bytes_of(type);
   if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) != 0)
-    return invalid(std::string(name) + ".data", hex(data),
+    return invalid(std::string(name) + field, hex(data),
                    "an address aligned to " + std::to_string(bytes) + " bytes");
   if (span.end < span.begin)
-    return invalid(std::string(name) + ".data", hex(data), "an address from which the tensor fits in memory");
+    return invalid(std::string(name) + field, hex(data), "an address from which the tensor fits in memory");
   return {};
 }
 

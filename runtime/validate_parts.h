@@ -41,10 +41,15 @@ bool count_of(const std::int64_t* shape, int dims, std::int64_t* count);
 Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected);
 /// No two elements of an output share memory.
 Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims);
-Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape);
+/// `field`: of `name` that has the strides.
+Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape,
+                 const char* field = "stride");
 Status check_scale(float scale, const char* expected);
 
 bool empty(const std::array<std::int64_t, 4>& shape);
+
+/// Refuses a type that is none of the floating-point ones.
+Status check_float(const char* name, DataType type);
 
 template <class View>
 Status check_extent(const char* name, const View& view) {
@@ -78,16 +83,16 @@ Status check_rows(const char* name, const View& view) {
 }
 template <class View>
 Status check_view(const char* name, const View& view) {
-  if (view.dtype > DataType::f16)
-    return invalid(std::string(name) + ".dtype", static_cast<int>(view.dtype),
-                   "f32 (0), bf16 (1) or f16 (2)");
+  if (Status s = check_float(name, view.dtype); !s.ok()) return s;
   return check_rows(name, view);
 }
 
 /// The same for queries and keys of attention.
 template <class View>
 Status check_view_or_int8(const char* name, const View& view) {
-  return view.dtype == DataType::i8 ? check_rows(name, view) : check_view(name, view);
+  if (view.dtype > DataType::f16 && view.dtype != DataType::i8)
+    return invalid(std::string(name) + ".dtype", name_of(view.dtype), "f32, bf16, f16 or i8");
+  return check_rows(name, view);
 }
 
 /// Keys as they lie in memory: tiles have whole lines, of an odd number of 16-bit dims one more.
@@ -140,7 +145,12 @@ Span span_of(const View& view) {
 /// Dense spans overlap if they intersect. A strided view may lie in the gaps of another (a fused QKV buffer),
 /// so for these only equal starts count as overlap.
 bool overlap(const Span& a, const Span& b);
-Status check_pointer(const char* name, const void* data, const Span& span, DataType type);
+/// `name` is that of the pointer, or with `field` ".data" that of the view whose data it is.
+Status check_pointer(const char* name, const void* data, const Span& span, DataType type,
+                     const char* field = "");
+inline Status check_data(const char* name, const void* data, const Span& span, DataType type) {
+  return check_pointer(name, data, span, type, ".data");
+}
 
 /// A tensor of a call in memory; no span where it is not given.
 struct TensorMemory {
@@ -148,6 +158,7 @@ struct TensorMemory {
   const void* data;
   Span span;
   DataType type = DataType::i32;
+  const char* field = "";  ///< ".data" of a view
   bool is_output = false;
 };
 /// Inputs, then outputs.

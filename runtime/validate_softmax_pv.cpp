@@ -27,21 +27,21 @@ Status check_shapes(const SoftmaxPvArgs& a) {
 
 Status check_types(const SoftmaxPvArgs& a) {
   if (a.scores.dtype != DataType::f32 && a.scores.dtype != DataType::i32)
-    return invalid("scores.dtype", static_cast<int>(a.scores.dtype), "f32 (0) or i32 (4)");
+    return invalid("scores.dtype", name_of(a.scores.dtype), "f32 or i32");
   if (a.out.dtype != a.v.dtype && a.out.dtype != DataType::f32)
-    return invalid("out.dtype", name_of(a.out.dtype), std::string(name_of(a.v.dtype)) + ", as in v, or f32");
+    return invalid("out.dtype", name_of(a.out.dtype), name_of(a.v.dtype) + ", as in v, or f32");
   return {};
 }
 
 Status check_memory(const SoftmaxPvArgs& a, const std::array<std::int64_t, 3>& lse_stride) {
   const Span out = span_of(a.out), scores = span_of(a.scores), v = span_of(a.v);
   if (out.empty()) return {};  // nothing to compute, so nothing is read
-  if (Status s = check_pointer("scores", a.scores.data, scores, a.scores.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
-  if (Status s = check_pointer("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
+  if (Status s = check_data("scores", a.scores.data, scores, a.scores.dtype); !s.ok()) return s;
+  if (Status s = check_data("v", a.v.data, v, a.v.dtype); !s.ok()) return s;
+  if (Status s = check_data("out", a.out.data, out, a.out.dtype); !s.ok()) return s;
   const Span lse =
       a.lse.data ? span_of(a.lse.data, a.out.shape.data(), lse_stride.data(), 3, DataType::f32) : Span{};
-  if (Status s = check_pointer("lse", a.lse.data, lse, DataType::f32); !s.ok()) return s;
+  if (Status s = check_data("lse", a.lse.data, lse, DataType::f32); !s.ok()) return s;
   if (overlap(out, scores)) return invalid("out.data", hex(a.out.data), "memory apart from scores");
   if (overlap(out, v)) return invalid("out.data", hex(a.out.data), "memory apart from v");
   if (overlap(lse, scores)) return invalid("lse.data", hex(a.lse.data), "memory apart from scores");
@@ -69,9 +69,8 @@ Status validate_softmax_pv(const SoftmaxPvArgs& a) {
   if (Status s = check_precision(a.precision); !s.ok()) return s;
   if (Status s = check_pipeline(a.pipeline); !s.ok()) return s;
   if (a.pipeline == Pipeline::decode) {
-    return {
-        Code::unsupported,
-        "pipeline is decode (2), which makes its scores itself; expected automatic (0) or another pipeline"};
+    return {Code::unsupported,
+            "pipeline is decode (2); expected automatic (0) or another pipeline, as decode takes no scores"};
   }
   return check_memory(a, lse);
 }

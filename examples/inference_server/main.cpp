@@ -158,14 +158,14 @@ int main_checked(int argc, char** argv) {
   add_count("--max-wait-us", max_wait_us, 0, 10 * kMost,
             "Longest wait of a batch for more texts, microseconds");
   add_count("--queue", batching.queue, 1, kMost, "Texts waiting before requests get 503");
-  add_count("--max-texts", options.max_texts, 1, kMost, "Texts per request");
+  add_count("--max-texts", options.max_texts, 1, kMost, "Texts per request, at most --queue");
   app.add_option(
       "--index", indexing.file,
       "File that keeps the index over a restart; without it the index is in memory only and empty at first");
   add_count("--max-index", indexing.max_texts, 1, 100 * kMost, "Texts the index holds");
   add_count("--max-index-bytes", indexing.max_text_bytes, 1, std::int64_t{1} << 40,
             "Bytes of all texts of the index");
-  add_count("--max-body", http.max_body, 1, 1 << 30, "Bytes per request body");
+  add_count("--max-body", http.max_body, 1, 1 << 30, "Bytes per request body, at most --max-memory");
   add_count("--max-memory", http.max_memory, 1 << 20, std::int64_t{1} << 40,
             "Bytes of all bodies and answers that wait, before requests get 503; one larger alone gets 413");
   add_count(
@@ -186,11 +186,21 @@ int main_checked(int argc, char** argv) {
                  "Origin of a web page elsewhere that may ask, as https://example.org; may be given again");
   app.add_flag("--tokenize", tokenize,
                "Do not serve: read JSON strings from stdin, one a line, write their token ids");
+  const auto expect_at_most = [&app](const char* smaller, std::int64_t value, const char* larger,
+                                     std::int64_t most) {
+    if (app.count(smaller) > 0 && value > most)
+      throw CLI::ValidationError(smaller, "is " + std::to_string(value) + "; expected at most " + larger +
+                                              ", which is " + std::to_string(most));
+  };
+  app.parse_complete_callback([&] {
+    expect_at_most("--max-texts", options.max_texts, "--queue", batching.queue);
+    expect_at_most("--max-body", http.max_body, "--max-memory", http.max_memory);
+  });
   CLI11_PARSE(app, argc, argv);
   if (tokenize) return tokenize_lines(model);
   batching.max_wait = std::chrono::microseconds(max_wait_us);
-  // A request that cannot fit even into an empty queue or memory would be refused for ever: answer 413, not
-  // 503.
+  // What was not given: a request that cannot fit even into an empty queue or memory would be refused for
+  // ever, so answer 413, not 503.
   options.max_texts = std::min(options.max_texts, batching.queue);
   http.max_body = std::min(http.max_body, http.max_memory);
   return serve(model, batching, options, indexing);

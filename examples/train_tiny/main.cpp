@@ -7,10 +7,13 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "examples/train_tiny/training.h"
@@ -23,6 +26,14 @@ std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error("cannot read " + path);
   return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// Before the minutes of training. Leaves no new file behind.
+void check_writable(const std::string& path) {
+  std::error_code ignored;
+  const bool existed = std::filesystem::exists(path, ignored);
+  if (!std::ofstream(path, std::ios::app)) throw std::runtime_error("cannot write " + path);
+  if (!existed) std::filesystem::remove(path, ignored);
 }
 
 double seconds_since(Clock::time_point begin) {
@@ -79,6 +90,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--json", json, "file for the losses, for plot.py");
   CLI11_PARSE(app, argc, argv);
+  if (!json.empty()) check_writable(json);
   if (options.size.width % options.size.heads != 0)
     throw std::invalid_argument("--width is " + std::to_string(options.size.width) +
                                 ", expected a multiple of --heads, " + std::to_string(options.size.heads));
@@ -90,8 +102,6 @@ int run(int argc, char** argv) {
   if (!status.ok()) throw std::runtime_error(status.message());
   omp_set_num_threads(context.num_threads());
 
-  if (!json.empty() && !std::ofstream(json, std::ios::app))  // now, not after the last step
-    throw std::runtime_error("--json: cannot write " + json);
   const auto begin = Clock::now();
   std::vector<double> losses;
   Bar bar(options.steps, options.batch * options.size.context);
@@ -112,7 +122,8 @@ int run(int argc, char** argv) {
                            {"tokens_a_step", options.batch * options.size.context},
                            {"held_out", outcome.held_out}}
          << '\n';
-    if (!file.flush()) throw std::runtime_error("--json: cannot write " + json);
+    file.close();
+    if (!file) throw std::runtime_error("cannot write " + json);
   }
   return 0;
 }

@@ -87,18 +87,8 @@ def arguments_of(
     key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved, cos_sin, rope_theta,
     rope_scale, key_norm, query_norm, norm_eps, layout, key_layout, page_domains,
 ):  # fmt: skip
-    """The arguments of kv_append as _core takes them: cosines and sines apart, and a width of what is rotated."""
-    cos = sin = None
-    if isinstance(cos_sin, (tuple, list)):
-        cos, sin = cos_sin
-        width = 2 * cos.shape[-1]
-    elif cos_sin is not None:
-        width = cos_sin.shape[-1]
-        cos, sin = cos_sin[:, : width // 2], cos_sin[:, width // 2 :]
-    else:
-        width = key.shape[-1] if positions is not None else 0
+    """The arguments of kv_append in the order in which _core takes them."""
     return (
-        key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, width if rotary_dim is None else rotary_dim,
-        interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
-        page_domains,
+        key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim, interleaved, cos_sin, rope_theta,
+        rope_scale, key_norm, query_norm, norm_eps, layout, key_layout, page_domains,
     )  # fmt: skip

@@ -3,17 +3,42 @@
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
+from operator import index
 from typing import Any, NamedTuple
 
 from ._append import kv_append
 from ._attention import Tensor
 from ._core import Context
 
+ERRORS = (TypeError, ValueError, NotImplementedError)
 # What kv_append calls the arguments.
 _NAMES = {
     "key_cache": "k_cache", "value_cache": "v_cache", "key": "k", "value": "v", "query": "q",
-    "cos": "rotary_cos", "sin": "rotary_sin",
+    "cos_sin[0]": "rotary_cos", "cos_sin[1]": "rotary_sin",
 }  # fmt: skip
+
+
+def is_one(cache_seqlens: Tensor | Sequence[int] | int | None) -> bool:
+    """Whether it is one number for all sequences."""
+    return isinstance(cache_seqlens, Integral) or getattr(cache_seqlens, "ndim", None) == 0
+
+
+def integers_of(name: str, numbers: Tensor | Sequence[int]) -> list[int]:
+    """The numbers of a list or of a tensor with one dimension."""
+    integers = []
+    for i, number in enumerate(list_of(numbers)):
+        try:
+            integers.append(index(number))
+        except TypeError:
+            raise TypeError(f"{name}[{i}] is {number} ({type(number).__name__}); expected an integer") from None
+    return integers
+
+
+def renamed(error: Exception, table: dict[str, str]) -> Exception:
+    """The error of a call with the names that `table` gives to its arguments."""
+    known = "|".join(re.escape(name) for name in sorted(table, key=len, reverse=True))
+    return type(error)(re.sub(rf"(?<![\w.\"'])(?:{known})(?!\w)", lambda name: table[name[0]], str(error)))
 
 
 class Rotary(NamedTuple):
@@ -27,9 +52,9 @@ class Rotary(NamedTuple):
 
 def lengths_of(cache_seqlens: Tensor | Sequence[int] | int, batch: int) -> list[int]:
     """[batch] numbers of keys in use."""
-    if isinstance(cache_seqlens, int):
-        return [cache_seqlens] * batch
-    lengths = [int(length) for length in _list_of(cache_seqlens)]
+    if is_one(cache_seqlens):
+        return integers_of("cache_seqlens", [cache_seqlens]) * batch
+    lengths = integers_of("cache_seqlens", cache_seqlens)
     if len(lengths) != batch:
         raise ValueError(f"cache_seqlens is {len(lengths)} integers; expected {batch}, one for each sequence")
     return lengths
@@ -73,7 +98,7 @@ def append(
     return _kv_append(rows, rows, none, none, [-1] * len(places), query=q, positions=places, **options), after
 
 
-def _list_of(numbers: Tensor | Sequence[int]) -> Sequence[Any]:
+def list_of(numbers: Tensor | Sequence[int]) -> Sequence[Any]:
     return numbers.tolist() if hasattr(numbers, "tolist") else numbers
 
 
@@ -81,9 +106,8 @@ def _kv_append(*arguments: Any, **options: Any) -> Any:
     """kv_append, with errors that have this call's names."""
     try:
         return kv_append(*arguments, **options)
-    except (TypeError, ValueError) as error:
-        text = re.sub(r"^\w+|(?<= as in )\w+|(?<= of )\w+$", lambda name: _NAMES.get(name[0], name[0]), str(error))
-        raise type(error)(text) from None
+    except ERRORS as error:
+        raise renamed(error, _NAMES) from error.__cause__
 
 
 def _check_tables(rotary: Rotary, positions: int) -> None:
@@ -118,7 +142,7 @@ def _slots(used: list[int], new: int, k_cache: Tensor, block_table: Tensor | Non
             continue
         first = begin // rows if new else 0
         last = -(-(begin + new) // rows) if new else 0
-        for i, page in enumerate(_list_of(block_table[b, first:last]), first):
+        for i, page in enumerate(list_of(block_table[b, first:last]), first):
             name = f"block_table[{b}, {i}]"
             if not 0 <= page < k_cache.shape[0]:
                 why = f"as keys of sequence {b} are written to this page"

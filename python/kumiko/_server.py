@@ -6,7 +6,10 @@ from typing import Any
 
 from ._attention import Tensor, attention
 from ._core import Context
-from ._kvcache import Rotary, append, lengths_of
+from ._kvcache import ERRORS, Rotary, append, integers_of, is_one, lengths_of, renamed
+
+_NAMES = {"scale": "softmax_scale", "window": "window_size"}  # what attention calls the arguments
+_OF_CACHE = {**_NAMES, "k": "k_cache", "v": "v_cache", "seqused_k": "cache_seqlens"}
 
 
 def varlen_attention(
@@ -53,17 +56,25 @@ def varlen_attention(
     Returns out [total_q, q_heads, v_head_dim], or (out, lse [q_heads, total_q]). Errors: see the package.
     """
     _refuse(dropout_p=dropout_p, return_attn_probs=return_attn_probs)
-    used = None
-    if block_table is not None:
-        starts = [int(start) for start in cu_seqlens_k]
-        used = [end - start for start, end in zip(starts, starts[1:], strict=False)]
     paged = block_table is not None
-    result, lse = attention(
-        q[None], k if paged else k[None], v if paged else v[None], causal=causal, window=window_size, scale=softmax_scale,
-        softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks, seqused_k=used, cu_seqlens_q=cu_seqlens_q,
-        cu_seqlens_k=None if paged else cu_seqlens_k, block_table=block_table, return_lse=True, layout="bshd",
-        out=None if out is None else out[None], context=context,
-    )  # fmt: skip
+    used = None
+    if paged:
+        starts = integers_of("cu_seqlens_k", cu_seqlens_k)
+        used = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    for name, tensor, dims in (("q", q, 3), ("k", k, 3 + paged), ("v", v, 3 + paged), ("out", out, 3)):
+        if tensor is not None and len(tensor.shape) != dims:
+            expected = "four dimensions: pages, page_size, kv_heads, dim" if dims == 4 else "three dimensions: tokens, heads, dim"
+            raise ValueError(f"{name}.shape is {tuple(tensor.shape)}; expected {expected}")
+    try:
+        result, lse = attention(
+            q[None], k if paged else k[None], v if paged else v[None], causal=causal, window=window_size, scale=softmax_scale,
+            softcap=softcap, alibi_slopes=alibi_slopes, sinks=sinks, seqused_k=used, cu_seqlens_q=cu_seqlens_q,
+            cu_seqlens_k=None if paged else cu_seqlens_k, block_table=block_table, return_lse=True, layout="bshd",
+            out=None if out is None else out[None], context=context,
+        )  # fmt: skip
+    except ERRORS as error:
+        lengths = {f"seqused_k[{b}]": f"cu_seqlens_k[{b + 1}] - cu_seqlens_k[{b}]" for b in range(len(used or ()))}
+        raise renamed(error, {**_NAMES, **lengths}) from error.__cause__
     result = result[0] if out is None else out
     return (result, lse[0]) if return_lse else result
 
@@ -127,12 +138,15 @@ def attention_with_kvcache(
         for name, value in (("v", v), ("rotary_cos", rotary_cos), ("rotary_sin", rotary_sin)):
             if value is not None:
                 raise ValueError(f"{name} is given; expected None, as k is None")
-        used = lengths_of(cache_seqlens, q.shape[0]) if isinstance(cache_seqlens, int) else cache_seqlens
-    return attention(
-        q, k_cache, v_cache, causal=causal, window=window_size, scale=softmax_scale, softcap=softcap,
-        alibi_slopes=alibi_slopes, sinks=sinks, seqused_k=used, block_table=block_table, return_lse=return_softmax_lse,
-        layout="bshd", out=out, context=context,
-    )  # fmt: skip
+        used = lengths_of(cache_seqlens, q.shape[0]) if is_one(cache_seqlens) else cache_seqlens
+    try:
+        return attention(
+            q, k_cache, v_cache, causal=causal, window=window_size, scale=softmax_scale, softcap=softcap,
+            alibi_slopes=alibi_slopes, sinks=sinks, seqused_k=used, block_table=block_table, return_lse=return_softmax_lse,
+            layout="bshd", out=out, context=context,
+        )  # fmt: skip
+    except ERRORS as error:
+        raise renamed(error, _OF_CACHE) from error.__cause__
 
 
 def _refuse(**options: Any) -> None:

@@ -36,12 +36,24 @@ const float* weights_of(const Imported& tensor, std::int64_t head_dim) {
   return reinterpret_cast<const float*>(tensor.data);
 }
 
-/// Rows of `width` floats, one for each position.
-void expect_table(const Imported& tensor, std::int64_t width) {
+/// The columns of a table with a row for each position.
+std::int64_t width_of(const Imported& tensor) {
   expect_float32(tensor);
-  if (tensor.ndim != 2 || tensor.shape[1] != width || (tensor.stride[1] != 1 && width > 1))
+  if (tensor.ndim != 2)
     wrong_value(std::string(tensor.name) + ".shape", tensor.shape_text(),
+                "two dimensions: positions and numbers");
+  return tensor.shape[1];
+}
+
+void expect_table(const Imported& tensor, std::int64_t width) {
+  const std::string name = tensor.name;
+  if (width_of(tensor) != width || (tensor.stride[1] != 1 && width > 1))
+    wrong_value(name + ".shape", tensor.shape_text(),
                 "(positions, " + std::to_string(width) + "), its rows contiguous");
+  // To the library a stride of 0 means rows without a gap.
+  if (tensor.shape[0] > 1 && tensor.stride[0] < width)
+    wrong_value(name + ".stride[0]", std::to_string(tensor.stride[0]),
+                "at least " + std::to_string(width) + ", the length of a row");
 }
 
 void expect_count(const char* name, std::int64_t count, std::int64_t tokens) {
@@ -119,21 +131,43 @@ void AppendCall::set_query(const AppendInputs& given, Layout layout) {
 }
 
 void AppendCall::set_rotation(const AppendInputs& given, std::int64_t tokens) {
-  args.rotary_dim = integer_of("rotary_dim", given.rotary_dim);
+  const bool is_pair = PyTuple_Check(given.cos_sin.ptr()) || PyList_Check(given.cos_sin.ptr());
+  if (is_pair) {
+    if (nb::len(given.cos_sin) != 2)
+      wrong_value("cos_sin", "of length " + std::to_string(nb::len(given.cos_sin)),
+                  "a table, or a pair (cos, sin)");
+    cos_.emplace("cos_sin[0]", given.cos_sin[0]);
+    sin_.emplace("cos_sin[1]", given.cos_sin[1]);
+  } else if (!given.cos_sin.is_none()) {
+    cos_.emplace("cos_sin", given.cos_sin);
+    if (width_of(*cos_) % 2 != 0)
+      wrong_value("cos_sin.shape[1]", std::to_string(width_of(*cos_)),
+                  "an even number: cosines, and as many sines");
+  }
+  if (!given.rotary_dim.is_none()) {
+    args.rotary_dim = integer_of("rotary_dim", given.rotary_dim);
+  } else if (cos_) {
+    args.rotary_dim = is_pair ? 2 * width_of(*cos_) : width_of(*cos_);
+  } else if (!given.positions.is_none()) {
+    args.rotary_dim = args.key.shape[3];
+  }
   args.rope_style = flag_of("interleaved", given.interleaved) ? RopeStyle::interleaved : RopeStyle::neox;
   args.rope_theta = number_of("rope_theta", given.rope_theta);
   args.rope_scale = number_of("rope_scale", given.rope_scale);
   if (!given.positions.is_none())
     args.positions = positions_.emplace("positions", given.positions, tokens).data();
-  if (given.cos.is_none()) return;
-  cos_.emplace("cos", given.cos);
-  sin_.emplace("sin", given.sin);
-  expect_table(*cos_, args.rotary_dim / 2);
-  expect_table(*sin_, args.rotary_dim / 2);
-  if (cos_->shape[0] != sin_->shape[0] || cos_->stride[0] != sin_->stride[0])
-    wrong_value("sin.shape", sin_->shape_text(), "the shape and strides of cos");
+  if (!cos_) return;
+  const std::int64_t half = args.rotary_dim / 2;
+  expect_table(*cos_, is_pair ? half : 2 * half);
   args.rope_cos = reinterpret_cast<const float*>(cos_->data);
-  args.rope_sin = reinterpret_cast<const float*>(sin_->data);
+  if (is_pair) {
+    expect_table(*sin_, half);
+    if (cos_->shape[0] != sin_->shape[0] || cos_->stride[0] != sin_->stride[0])
+      wrong_value("cos_sin[1].shape", sin_->shape_text(), "the shape and strides of cos_sin[0]");
+    args.rope_sin = reinterpret_cast<const float*>(sin_->data);
+  } else {
+    args.rope_sin = args.rope_cos + half;
+  }
   args.rope_positions = cos_->shape[0];
   args.rope_stride = cos_->stride[0];
 }
@@ -142,14 +176,13 @@ namespace {
 
 nb::object kv_append_call(nb::handle key, nb::handle value, nb::handle key_cache, nb::handle value_cache,
                           nb::handle slot_mapping, nb::handle query, nb::handle query_out,
-                          nb::handle positions, nb::handle rotary_dim, nb::handle interleaved, nb::handle cos,
-                          nb::handle sin, nb::handle rope_theta, nb::handle rope_scale, nb::handle key_norm,
-                          nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
+                          nb::handle positions, nb::handle rotary_dim, nb::handle interleaved,
+                          nb::handle cos_sin, nb::handle rope_theta, nb::handle rope_scale,
+                          nb::handle key_norm, nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
                           nb::handle key_layout, nb::handle page_domains, nb::handle context) {
-  const AppendCall call({key,        value,     key_cache,  value_cache, slot_mapping,
-                         query,      query_out, positions,  rotary_dim,  interleaved,
-                         cos,        sin,       rope_theta, rope_scale,  key_norm,
-                         query_norm, norm_eps,  layout,     key_layout,  page_domains});
+  const AppendCall call({key, value, key_cache, value_cache, slot_mapping, query, query_out, positions,
+                         rotary_dim, interleaved, cos_sin, rope_theta, rope_scale, key_norm, query_norm,
+                         norm_eps, layout, key_layout, page_domains});
   const Context chosen = context_of(context);
   without_gil([&] { return kv_append(chosen, call.args); });
   return call.result();
@@ -173,7 +206,7 @@ void bind_append(nb::module_& module) {
   module.def("kv_append", &kv_append_call, arg("key").none(), arg("value").none(), arg("key_cache").none(),
              arg("value_cache").none(), arg("slot_mapping").none(), arg("query").none(),
              arg("query_out").none(), arg("positions").none(), arg("rotary_dim").none(),
-             arg("interleaved").none(), arg("cos").none(), arg("sin").none(), arg("rope_theta").none(),
+             arg("interleaved").none(), arg("cos_sin").none(), arg("rope_theta").none(),
              arg("rope_scale").none(), arg("key_norm").none(), arg("query_norm").none(),
              arg("norm_eps").none(), arg("layout").none(), arg("key_layout").none(),
              arg("page_domains").none(), arg("context").none());

@@ -29,7 +29,7 @@ class TokenNumbers {
 /// The arguments of kv_append; the optional ones may be None.
 struct AppendInputs {
   nb::handle key, value, key_cache, value_cache, slot_mapping, query, query_out, positions, rotary_dim,
-      interleaved, cos, sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
+      interleaved, cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps, layout, key_layout,
       page_domains;
 };
 

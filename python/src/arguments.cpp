@@ -132,7 +132,8 @@ bool flag_of(const char* name, nb::handle value) {
 std::int64_t integer_of(const char* name, nb::handle value) {
   const nb::object number = nb::steal(PyNumber_Index(value.ptr()));
   if (!number.is_valid()) {
-    PyErr_Clear();
+    nb::python_error error;
+    rethrow_unless_exception(error);
     wrong_type(name, value, "an integer");
   }
   const long long integer = PyLong_AsLongLong(number.ptr());
@@ -144,7 +145,9 @@ std::int64_t integer_of(const char* name, nb::handle value) {
 double number_of(const char* name, nb::handle value) {
   const double number = PyFloat_AsDouble(value.ptr());
   if (number == -1.0 && PyErr_Occurred()) {
-    PyErr_Clear();
+    nb::python_error error;
+    rethrow_unless_exception(error);
+    if (error.matches(PyExc_OverflowError)) wrong_value(name, "too large for a float", "a smaller number");
     wrong_type(name, value, "a number");
   }
   return number;

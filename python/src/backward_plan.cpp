@@ -18,7 +18,7 @@ class PyBackwardPlan {
       : planned_(call.args.forward),
         wanted_{call.args.dbias.shape != decltype(Tensor::shape){}, call.args.dalibi_slopes != nullptr},
         layout_(layout) {
-    check(renamed_backward(plan_backward(context, call.args, &plan_)));
+    without_gil([&] { return renamed_backward(plan_backward(context, call.args, &plan_)); });
     numbers_ = std::move(call.numbers());  // which leaves them where `planned_` points
   }
 

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <pthread.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -14,8 +15,8 @@
 namespace kumiko::python {
 namespace {
 
-/// The shared context. The GIL guards it. It is never destroyed: at the end of the process other threads may
-/// still be calling. A forked child, which lacks the parent's threads, makes its own.
+/// The shared context. The GIL guards it. The last one is never destroyed: at the end of the process other
+/// threads may still be calling. A forked child, which lacks the parent's threads, makes its own.
 const Context* shared = nullptr;
 int fork_count = 0;
 
@@ -34,7 +35,11 @@ const Context& shared_context() {
 }
 
 void set_shared_context(const Context& context) {
-  shared = new Context(context);
+  std::unique_ptr<const Context> before(std::exchange(shared, new Context(context)));
+  without_gil([&] {
+    before.reset();  // which may wait for its threads
+    return Status();
+  });
 }
 
 std::string text_of(const char* name, nb::handle value) {
@@ -78,8 +83,9 @@ DomainMemory allocate(const Context& context, nb::handle domain, nb::handle nbyt
   if (number < kEachDomain || number >= context.num_domains())
     wrong_value("domain", std::to_string(number),
                 "0.." + std::to_string(context.num_domains() - 1) + ", or -1 for a part on each");
+  if (bytes < 1) wrong_value("nbytes", std::to_string(bytes), "1 or more");
   DomainMemory memory;
-  check(context.allocate(static_cast<int>(number), bytes, &memory));
+  without_gil([&] { return context.allocate(static_cast<int>(number), bytes, &memory); });
   return memory;
 }
 

@@ -12,7 +12,7 @@ namespace kumiko::python {
 
 namespace nb = nanobind;
 
-/// Throws the exception of a status that is not ok, with its message.
+/// Throws the exception of a status that is not ok, with its message in Python's names.
 void check(const Status& status);
 
 /// "q is 3 (int); expected a tensor": a TypeError.
@@ -21,6 +21,9 @@ void check(const Status& status);
 [[noreturn]] void wrong_value(const std::string& what, const std::string& value, const std::string& expected);
 /// A ValueError, caused by the Python exception that is now set.
 [[noreturn]] void wrong_value_from_error(const std::string& message);
+
+/// Rethrows KeyboardInterrupt and its like, which no error of an argument may replace.
+void rethrow_unless_exception(nb::python_error& error);
 
 /// Takes the GIL back that PyEval_SaveThread() gave up. If the interpreter is ending, Python up to 3.13 ends
 /// a daemon thread here by unwinding its stack, where code of nanobind and ours ends the process. The thread

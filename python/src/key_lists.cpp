@@ -61,7 +61,7 @@ void tree_mask_of(const Imported& tensor, AttentionArgs* args) {
                 "at least " + std::to_string(positions) + ", a row for each query");
   if (tensor.size(-1) < bytes)
     wrong_value("tree_mask.shape[1]", std::to_string(tensor.size(-1)),
-                "at least " + std::to_string(bytes) + " bytes, for a bit of each query of a sequence");
+                "at least " + std::to_string(bytes) + " bytes, with a bit for each query of a sequence");
   expect_rows(tensor);
   args->tree_mask = address_of<std::uint8_t>(tensor);
   args->tree_mask_stride = tensor.size(-2) > 1 ? tensor.step(-2) : 0;

@@ -12,7 +12,7 @@
 namespace kumiko::python {
 
 PyPlan::PyPlan(const Context& context, AttentionCall& call, Layout layout) : layout_(layout) {
-  check(plan(context, call.args, &plan_));
+  without_gil([&] { return plan(context, call.args, &plan_); });
   planned_ = call.args;
   sequences_ = call.sequences();
   numbers_ = std::move(call.numbers);  // which leaves them where `planned_` points

@@ -130,14 +130,14 @@ class PyStream {
   std::shared_ptr<PyTicket> append(nb::handle key, nb::handle value, nb::handle key_cache,
                                    nb::handle value_cache, nb::handle slot_mapping, nb::handle query,
                                    nb::handle query_out, nb::handle positions, nb::handle rotary_dim,
-                                   nb::handle interleaved, nb::handle cos, nb::handle sin,
-                                   nb::handle rope_theta, nb::handle rope_scale, nb::handle key_norm,
-                                   nb::handle query_norm, nb::handle norm_eps, nb::handle layout,
-                                   nb::handle key_layout, nb::handle page_domains, nb::handle callback) {
+                                   nb::handle interleaved, nb::handle cos_sin, nb::handle rope_theta,
+                                   nb::handle rope_scale, nb::handle key_norm, nb::handle query_norm,
+                                   nb::handle norm_eps, nb::handle layout, nb::handle key_layout,
+                                   nb::handle page_domains, nb::handle callback) {
     auto ticket = std::make_shared<PyTicket>(
-        AppendInputs{key,       value,      key_cache,   value_cache, slot_mapping, query,       query_out,
-                     positions, rotary_dim, interleaved, cos,         sin,          rope_theta,  rope_scale,
-                     key_norm,  query_norm, norm_eps,    layout,      key_layout,   page_domains});
+        AppendInputs{key, value, key_cache, value_cache, slot_mapping, query, query_out, positions,
+                     rotary_dim, interleaved, cos_sin, rope_theta, rope_scale, key_norm, query_norm, norm_eps,
+                     layout, key_layout, page_domains});
     submit(ticket, callback, [&](const Stream& stream, StreamCallback on_end) {
       return stream.submit(std::get<AppendCall>(ticket->call).args, &ticket->ticket, std::move(on_end));
     });
@@ -224,7 +224,7 @@ void bind_stream(nb::module_& module) {
       .def("kv_append", &PyStream::append, arg("key").none(), arg("value").none(), arg("key_cache").none(),
            arg("value_cache").none(), arg("slot_mapping").none(), arg("query").none(),
            arg("query_out").none(), arg("positions").none(), arg("rotary_dim").none(),
-           arg("interleaved").none(), arg("cos").none(), arg("sin").none(), arg("rope_theta").none(),
+           arg("interleaved").none(), arg("cos_sin").none(), arg("rope_theta").none(),
            arg("rope_scale").none(), arg("key_norm").none(), arg("query_norm").none(), arg("norm_eps").none(),
            arg("layout").none(), arg("key_layout").none(), arg("page_domains").none(),
            arg("callback").none());

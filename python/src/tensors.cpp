@@ -35,16 +35,11 @@ bool is_known_bfloat16(nb::handle object) {
 }
 
 /// Whether it is a numpy array of ml_dtypes.bfloat16, which numpy offers neither as a buffer nor by DLPack.
+/// There may be several type objects of it: with metadata, or the other byte order.
 bool is_numpy_bfloat16(nb::handle object) {
   const nb::object type = nb::getattr(object, "dtype", nb::none());
-  if (!nb::hasattr(object, "__array_interface__") ||
-      !nb::getattr(type, "name", nb::none()).equal(nb::str("bfloat16")))
-    return false;
-  if (known_bfloat16 == nullptr) {
-    known_uint16 = nb::object(nb::module_::import_("numpy").attr("uint16")).release().ptr();
-    known_bfloat16 = nb::object(type).release().ptr();
-  }
-  return true;
+  return nb::hasattr(object, "__array_interface__") &&
+         nb::getattr(type, "name", nb::none()).equal(nb::str("bfloat16"));
 }
 
 nb::object call_dlpack(nb::handle object) {
@@ -77,16 +72,35 @@ Imported::~Imported() {
 
 bool Imported::take_buffer_of(nb::handle object) {
   if (!PyObject_CheckBuffer(object.ptr())) return false;
-  nb::object bits;
-  if (is_known_bfloat16(object)) bits = object.attr("view")(nb::handle(known_uint16));
-  if (PyObject_GetBuffer(bits.is_valid() ? bits.ptr() : object.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
+  if (is_known_bfloat16(object)) return take_bits_of(object), true;
+  if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
     buffer_.obj = nullptr;
     PyErr_Clear();
-    return is_numpy_bfloat16(object) && !bits.is_valid() && take_buffer_of(object);
+    if (!is_numpy_bfloat16(object)) return false;
+    const nb::object type = object.attr("dtype");
+    if (!nb::cast<bool>(type.attr("isnative")))
+      wrong_value(std::string(name) + ".dtype", "bfloat16 in the other byte order",
+                  "a number type in this machine's byte order");
+    if (known_bfloat16 == nullptr) {
+      known_uint16 = nb::object(nb::module_::import_("numpy").attr("uint16")).release().ptr();
+      known_bfloat16 = nb::object(type).release().ptr();
+    }
+    take_bits_of(object);
+    return true;
   }
   take_buffer();
-  if (bits.is_valid()) dtype = {dlpack::kBfloat, 16, 1};
   return true;
+}
+
+/// Of a numpy array of bfloat16.
+void Imported::take_bits_of(nb::handle object) {
+  const nb::object bits = object.attr("view")(nb::handle(known_uint16));
+  if (PyObject_GetBuffer(bits.ptr(), &buffer_, PyBUF_RECORDS_RO) != 0) {
+    buffer_.obj = nullptr;
+    throw nb::python_error();
+  }
+  take_buffer();
+  dtype = {dlpack::kBfloat, 16, 1};
 }
 
 void Imported::take_buffer() {
@@ -128,14 +142,20 @@ bool Imported::take_exchange(nb::handle object) {
 /// By the method __dlpack__.
 void Imported::take_capsule(nb::handle object) {
   if (nb::hasattr(object, "__dlpack_device__")) {
-    const auto device = nb::cast<nb::tuple>(object.attr("__dlpack_device__")());
-    check_device(object, nb::cast<int>(device[0]), nb::cast<int>(device[1]));
+    const nb::object device = object.attr("__dlpack_device__")();
+    int type = 0, id = 0;
+    if (!nb::isinstance<nb::tuple>(device) || nb::len(device) != 2 || !nb::try_cast(device[0], type) ||
+        !nb::try_cast(device[1], id))
+      wrong_type(name, device, "a pair of integers from its __dlpack_device__()");
+    check_device(object, type, id);
   }
   const nb::object capsule = call_dlpack(object);
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     versioned_ =
         static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
+    if (versioned_->version.major != 1)  // of which nothing but the deleter may be used
+      wrong_value(name, "a tensor of DLPack " + std::to_string(versioned_->version.major), "version 1");
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
     managed_ = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor");
@@ -152,6 +172,7 @@ void Imported::take_dlpack(nb::handle object) {
     if (!take_exchange(object)) take_capsule(object);
   } catch (nb::python_error& error) {
     if (error.matches(PyExc_MemoryError)) throw;
+    rethrow_unless_exception(error);
     const std::string why = nb::str(error.value()).c_str();
     error.restore();
     if (why.starts_with(std::string(name) + " is ")) throw nb::python_error();

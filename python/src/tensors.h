@@ -45,6 +45,7 @@ class Imported {
 
  private:
   bool take_buffer_of(nb::handle object);
+  void take_bits_of(nb::handle object);
   void take_buffer();
   void take_dlpack(nb::handle object);
   bool take_exchange(nb::handle object);

@@ -124,6 +124,17 @@ def test_domains_of_pages_change_no_byte(step):
     assert same(keys, stored(keys, key)) and same(values, stored(values, value))
 
 
+def test_a_table_may_be_a_memoryview(step):
+    _, key, value, keys, values = step
+    wanted = keys.copy(), values.copy()
+    kumiko.kv_append(key, value, *wanted, SLOTS, positions=POSITIONS, cos_sin=cos_sin(8))
+    kumiko.kv_append(key, value, keys, values, SLOTS, positions=POSITIONS, cos_sin=memoryview(cos_sin(8)))
+    assert same(keys, wanted[0]) and same(values, wanted[1])
+
+
+TABLE = np.zeros((901, 4), np.float32)
+
+
 @pytest.mark.parametrize("change, error, message", [
     ({"slot_mapping": [9, 2, -1, 9, 0, 11, 4]}, ValueError, r"slot_mapping\[3\] is 9"),
     ({"slot_mapping": [12, 2, -1, 3, 0, 11, 4]}, ValueError, r"slot_mapping\[0\] is 12"),
@@ -132,10 +143,20 @@ def test_domains_of_pages_change_no_byte(step):
     ({"slot_mapping": np.zeros((TOKENS, 1), np.int64)}, ValueError, r"slot_mapping.shape is \(7, 1\)"),
     ({"positions": [0, 1, 2, 3, 4, 5, -6]}, ValueError, r"positions\[6\] is -6"),
     ({"positions": POSITIONS, "cos_sin": np.zeros((900, DIM), np.float32)}, ValueError, r"positions\[4\] is 900; expected 0..899"),
-    ({"positions": POSITIONS, "cos_sin": np.zeros((901, DIM))}, ValueError, "cos.dtype is float64"),
-    ({"positions": POSITIONS, "cos_sin": np.zeros((901, 6), np.float32), "rotary_dim": 8}, ValueError, "cos.shape"),
+    ({"positions": POSITIONS, "cos_sin": np.zeros((901, DIM))}, ValueError, "^cos_sin.dtype is float64"),
+    ({"positions": POSITIONS, "cos_sin": np.zeros((901, 6), np.float32), "rotary_dim": 8}, ValueError, "^cos_sin.shape"),
+    ({"positions": POSITIONS, "cos_sin": np.zeros((901, 7), np.float32)}, ValueError, r"^cos_sin.shape\[1\] is 7; expected an even number"),
+    ({"positions": POSITIONS, "cos_sin": np.zeros(901, np.float32)}, ValueError, r"^cos_sin.shape is \(901,\); expected two dimensions"),
+    ({"positions": POSITIONS, "cos_sin": (TABLE, None)}, TypeError, r"^cos_sin\[1\] is None; expected a tensor"),
+    ({"positions": POSITIONS, "cos_sin": (TABLE, TABLE, TABLE)}, ValueError, r"^cos_sin is of length 3; expected a table, or a pair"),
+    ({"positions": POSITIONS, "cos_sin": (TABLE, TABLE[:900])}, ValueError, r"^cos_sin\[1\].shape is \(900, 4\); expected the shape and"),
+    # One row for all positions, of which the library would read a table without gaps.
+    ({"positions": POSITIONS, "cos_sin": np.broadcast_to(TABLE[0], (901, 4))}, ValueError, r"^cos_sin.stride\[0\] is 0; expected at least 4"),
+    ({"positions": POSITIONS, "cos_sin": (TABLE, np.broadcast_to(TABLE[0], (901, 4)))}, ValueError, r"^cos_sin\[1\].stride\[0\] is 0"),
+    ({"positions": POSITIONS, "cos_sin": TABLE[::-1]}, ValueError, r"^cos_sin.stride\[0\] is -4; expected at least 4"),
+    ({"cos_sin": TABLE}, ValueError, "^positions is None; expected one for each token, as rotary_dim is 4"),
     ({"positions": POSITIONS, "rotary_dim": 7}, ValueError, "rotary_dim is 7"),
-    ({"positions": POSITIONS, "rotary_dim": 0}, ValueError, "positions is given; expected null, as rotary_dim is 0"),
+    ({"positions": POSITIONS, "rotary_dim": 0}, ValueError, "positions is given; expected None, as rotary_dim is 0"),
     ({"page_domains": [0]}, ValueError, "page_domains is 1 integers; expected 3, one for each page"),
     ({"page_domains": [10**6] * 3}, ValueError, r"page_domains\[[0-2]\] is 1000000; expected -1 or a domain below"),
     ({"key_norm": np.ones(DIM)}, ValueError, "key_norm.dtype is float64"),

@@ -104,6 +104,18 @@ def test_the_shared_context():
     assert script(text) == "True 1"
 
 
+def test_a_shared_context_that_is_replaced_ends():
+    text = """if True:
+        import kumiko, os
+        threads = lambda: len(os.listdir("/proc/self/task"))
+        counts = []
+        for _ in range(4):
+            kumiko.set_default_context(kumiko.Context(num_threads=2))
+            counts.append(threads())
+        print(len(set(counts[1:])))"""
+    assert script(text, KUMIKO_EXECUTOR="tbb") == script(text) == "1"
+
+
 def test_import_starts_no_thread_and_reads_no_variable():
     text = """if True:
         import pathlib, kumiko

@@ -61,10 +61,10 @@ def test_scales_broadcast(random):
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"precision": "standard"}, NotImplementedError, "queries and keys of i8 have no other products"),
+        ({"precision": "standard"}, NotImplementedError, "expected int8 or automatic, as q and k are int8"),
         ({"q_scale": np.zeros((1, 2, 4), np.float32)}, ValueError, r"q_scale.shape is \(1, 2, 4\); expected a shape that broadcasts"),
         ({"q_scale": np.zeros((1, 2, 3))}, ValueError, "q_scale.dtype is float64; expected float32"),
-        ({"q": np.zeros((1, 2, 3, 8), np.float32)}, ValueError, "k.dtype is i8; expected f32, as in q"),
+        ({"q": np.zeros((1, 2, 3, 8), np.float32)}, ValueError, "k.dtype is int8; expected float32, as in q"),
         ({"q": np.zeros((1, 2, 3, 8), np.int16)}, ValueError, "q.dtype is int16; expected float32, float16 or bfloat16"),
         ({"v": np.zeros((1, 2, 5, 8), np.int8)}, ValueError, "v.dtype is int8; expected float32, float16 or bfloat16"),
     ],

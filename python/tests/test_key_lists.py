@@ -62,7 +62,7 @@ def test_lists(random, tensors, heads):
     plan = kumiko.Plan(q, k, v, bsr_indptr=indptr, bsr_indices=indices, **sizes)
     assert "lists of key blocks of 8 x 16" in plan.explain()
     assert np.array_equal(plan.run(q, k, v, bsr_indptr=indptr, bsr_indices=indices), wanted)
-    with pytest.raises(ValueError, match="bsr_indptr is null; expected given, as planned"):
+    with pytest.raises(ValueError, match="bsr_indptr is None; expected given, as planned"):
         plan.run(q, k, v)
 
 
@@ -76,7 +76,7 @@ def test_lists(random, tensors, heads):
         ({"tree_mask": np.zeros((26, 4), np.uint8)[:, ::2]}, r"tree_mask.stride\[1\] is 2; expected 1"),
         ({"tree_mask": np.broadcast_to(np.zeros(2, np.uint8), (26, 2))}, r"tree_mask.stride\[0\] is 0; expected at least 2"),
         ({"bsr_indptr": np.zeros(5, np.int32)}, "bsr_indices is None; expected given, as the other is"),
-        ({"bsr_rows": 8}, "bsr_rows is 8; expected 0, as bsr_indptr is null"),
+        ({"bsr_rows": 8}, "bsr_rows is 8; expected 0, as bsr_indptr is None"),
         ({"bsr_indptr": np.zeros(5, np.int64), "bsr_indices": np.zeros(1, np.int32)}, "bsr_indptr.dtype is int64; expected int32"),
         ({"bsr_indptr": np.zeros(5, np.int32), "bsr_indices": np.zeros(1, np.uint32)}, "bsr_indices.dtype is uint32; expected int32"),
         ({"bsr_indptr": np.zeros(5, np.int32), "bsr_indices": np.zeros(1, np.int32)}, "bsr_rows is 0; expected 1 or more"),

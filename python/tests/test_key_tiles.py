@@ -79,7 +79,7 @@ def test_what_is_refused(rows):
     query = rows[:2, :, :1]
     with pytest.raises(ValueError, match=r"^key_layout is \"columns\"; expected \"rows\", \"tiles_of_16\""):
         kumiko.attention(query, tiles, rows, key_layout="columns")
-    with pytest.raises(ValueError, match=r"^key_layout is tiles_of_16 \(1\); expected rows \(0\), as block_table is null"):
+    with pytest.raises(ValueError, match=r"^key_layout is tiles_of_16 \(1\); expected rows \(0\), as block_table is None"):
         kumiko.attention(query, tiles[:2], rows[:2], key_layout="tiles_of_16")
     with pytest.raises(ValueError, match=r"^tiles.shape\[2\] \(seq\) is 24; expected a multiple of 16"):
         kumiko.pack_key_pages(rows[:, :, :24], tiles[:, :, :24], layout="bhsd")

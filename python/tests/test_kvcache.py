@@ -118,6 +118,16 @@ def test_one_length_for_all_and_no_rotation(make):
     assert np.array_equal(out, kumiko.attention(q, k_cache, v_cache, layout="bshd", seqused_k=[9] * 3, out=np.zeros_like(out)))
 
 
+@pytest.mark.parametrize("length", [np.int64(7), np.array(7, np.int32)])
+def test_one_length_of_numpy(make, length):
+    q, k, v, k_cache, v_cache, _, _ = make(1, 2, False)
+    k_cache[:], v_cache[:] = 1, 1
+    wanted = kumiko.attention_with_kvcache(q, k_cache, v_cache, cache_seqlens=7)
+    assert np.array_equal(kumiko.attention_with_kvcache(q, k_cache, v_cache, cache_seqlens=length), wanted)
+    kumiko.attention_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens=length)
+    assert np.array_equal(k_cache[:, 7:9], k)
+
+
 COS, SIN = tables()
 Q, K, CACHE = np.zeros((2, 3, 4, 16), np.float32), np.zeros((2, 3, 2, 16), np.float32), np.zeros((2, 24, 2, 16), np.float32)
 PAGES, TABLE = np.zeros((6, 8, 2, 16), np.float32), np.arange(6, dtype=np.int32).reshape(2, 3)
@@ -131,6 +141,8 @@ PAGES, TABLE = np.zeros((6, 8, 2, 16), np.float32), np.arange(6, dtype=np.int32)
     ({"cache_seqlens": None}, ValueError, "cache_seqlens is None; expected the keys of each sequence before the new ones"),
     ({"cache_seqlens": [1]}, ValueError, "cache_seqlens is 1 integers; expected 2, one for each sequence"),
     ({"cache_seqlens": [1, 22]}, ValueError, r"cache_seqlens\[1\] is 22; expected 0..21, as the cache has room for 24 keys and 3 are new"),
+    ({"cache_seqlens": [1.5, 2]}, TypeError, r"^cache_seqlens\[0\] is 1.5 \(float\); expected an integer"),
+    ({"cache_seqlens": np.array([1, 2.5])}, TypeError, r"^cache_seqlens\[0\] is 1.0 \(float\); expected an integer"),
     ({"cache_seqlens": [-1, 2]}, ValueError, r"cache_seqlens\[0\] is -1; expected 0..21"),
     ({"k": K[:1]}, ValueError, r"k.shape is \(1, 3, 2, 16\); expected four dimensions: batch, which is 2 in q"),
     ({"k": K[0]}, ValueError, r"k.shape is \(3, 2, 16\); expected four dimensions"),
@@ -159,6 +171,20 @@ def test_errors_name_the_argument(change, error, words, is_paged):
     assert not keys.any() and not values.any()
     kumiko.attention_with_kvcache(**given)
     assert keys.any() and values.any()
+
+
+@pytest.mark.parametrize("change, error, words", [
+    ({"k_cache": CACHE.astype(np.float16)}, ValueError, "^k_cache.dtype is float16; expected float32, as in q$"),
+    ({"k_cache": CACHE[..., :8]}, ValueError, r"^k_cache.shape\[3\] \(head_dim\) is 8; expected 16, as in q.shape\[3\]$"),
+    ({"v_cache": CACHE[:, :4]}, ValueError, r"^v_cache.shape\[2\] \(seq\) is 4; expected 24, as in k_cache.shape\[2\]$"),
+    ({"cache_seqlens": [1, 25]}, ValueError, r"^cache_seqlens\[1\] is 25; expected 0..24 \(kv_len\)$"),
+    ({"cache_seqlens": [1]}, ValueError, "^cache_seqlens is 1 integers; expected 2, one for each sequence"),
+    ({"softmax_scale": "1"}, TypeError, "^softmax_scale is '1'"),
+    ({"window_size": (-5, 0)}, ValueError, r"^window_size\[0\] \(left\) is -5"),
+])  # fmt: skip
+def test_errors_of_the_attention_name_the_argument(change, error, words):
+    with pytest.raises(error, match=words):
+        kumiko.attention_with_kvcache(**{"q": Q, "k_cache": CACHE, "v_cache": CACHE, **change})
 
 
 @pytest.mark.parametrize("table, words", [

@@ -68,17 +68,17 @@ def test_a_plan_whose_lists_grow(step):
         for again in (False, True):
             plan.update(used, *([indices, indptr] if again else []))
             assert np.array_equal(plan.run(q, k, v, block_table=indices, kv_indptr=indptr), wanted)
-    for run, words in (({}, "block_table is null"), ({"block_table": table}, "kv_indptr is None; expected given with block_table, as the plan was made with it"),
-                       ({"kv_indptr": indptr}, "block_table is null; expected given, as planned")):
+    for run, words in (({}, "block_table is None"), ({"block_table": table}, "kv_indptr is None; expected given with block_table, as the plan was made with it"),
+                       ({"kv_indptr": indptr}, "block_table is None; expected given, as planned")):
         with pytest.raises(ValueError, match=words):
             plan.run(q, k, v, **run)
-    for update, words in (([indices], "kv_indptr is None; expected given with block_table"), ([None, indptr], "kv_indptr is given; expected null"),
+    for update, words in (([indices], "kv_indptr is None; expected given with block_table"), ([None, indptr], "kv_indptr is given; expected None"),
                           ([indices, indptr[:-1]], "kv_indptr is 4 integers; expected 5, one more than sequences"),
                           ([indices[:-1], indptr], r"kv_indptr\[4\] is 20; expected at most 19, the length of block_table")):
         with pytest.raises(ValueError, match=words):
             plan.update(used, *update)
     of_rows = kumiko.Plan(q, k, v, block_table=table, seqused_k=LENGTHS)
-    with pytest.raises(ValueError, match="kv_indptr is given; expected null, as the plan was made without"):
+    with pytest.raises(ValueError, match="kv_indptr is given; expected None, as the plan was made without it"):
         of_rows.update(used, indices, indptr)
 
 
@@ -100,7 +100,7 @@ def test_no_pages_at_all(step):
     ({"max_pages": 4, "seqused_k": [20, 0, 16, 60]}, r"kv_indptr\[4\] - kv_indptr\[3\] is 5; expected at most max_pages, which is 4"),
     ({"max_pages": 2**62}, "max_pages is 4611686018427387904; expected pages whose keys can be counted"),
     ({"max_pages": -1}, "max_pages is -1; expected 0.."),
-    ({"block_table": None}, "kv_indptr is given; expected null, as block_table is null"),
+    ({"block_table": None}, "kv_indptr is given; expected None, as block_table is None"),
     ({"block_table": np.zeros((4, 5), np.int32)}, r"block_table.shape is \(4, 5\); expected one dimension, as kv_indptr is given"),
     ({"block_table": np.zeros(8, np.int64)}, "block_table.dtype is int64; expected int32"),
     ({"block_table": np.zeros(16, np.int32)[::2]}, r"block_table.stride\[0\] is 2; expected 1"),

@@ -27,7 +27,7 @@ def test_terms_come_with_each_run(tensors, random):
     plan = kumiko.Plan(q, k, v, mask=np.ones_like(mask), bias=np.zeros_like(bias), alibi_slopes=np.zeros_like(slopes))
     terms = {"mask": mask, "bias": bias, "alibi_slopes": slopes}
     assert np.array_equal(plan.run(q, k, v, **terms), kumiko.attention(q, k, v, **terms))
-    with pytest.raises(ValueError, match="alibi_slopes is null; expected given"):
+    with pytest.raises(ValueError, match="alibi_slopes is None; expected given"):
         plan.run(q, k, v, mask=mask, bias=bias)
     with pytest.raises(ValueError, match=r"mask.*expected the planned"):
         plan.run(q, k, v, bias=bias, alibi_slopes=slopes)
@@ -50,7 +50,7 @@ def test_sinks_come_with_each_run(tensors):
                              kumiko.attention(q, k, v, sinks=sinks, return_lse=True, **options)):
         assert np.array_equal(got, expected)
     assert ", sinks" in plan.explain()
-    with pytest.raises(ValueError, match="sinks is null; expected given, as planned"):
+    with pytest.raises(ValueError, match="sinks is None; expected given, as planned"):
         plan.run(q, k, v)
 
 
@@ -69,7 +69,7 @@ def test_a_planned_out_of_its_own(tensors):
     assert np.all(out == 0)
     plan.run(q, k, v, out=out)
     assert np.array_equal(out.astype(np.float16), kumiko.attention(q, k, v))
-    with pytest.raises(ValueError, match="out.dtype is f16; expected the planned f32"):
+    with pytest.raises(ValueError, match="out.dtype is float16; expected the planned float32"):
         plan.run(q, k, v)
 
 
@@ -114,7 +114,7 @@ def test_sequences_share_pages_as_the_tables_of_plan_and_update_say(random):
         with pytest.raises(ValueError, match=words):
             plan.update(lengths, wrong)
     dense = kumiko.Plan(q, k[:3], v[:3], seqused_k=[60, 60, 60])
-    with pytest.raises(ValueError, match="block_table is given; expected null"):
+    with pytest.raises(ValueError, match="block_table is given; expected None"):
         dense.update([1, 2, 3], apart)
 
 
@@ -129,7 +129,7 @@ def test_another_problem_is_refused(tensors):
         plan.run(*tensors((1, 4, 9, 32)))
     with pytest.raises(ValueError, match=r"k.stride\[0\] \(batch\) is 2432; expected the planned 2368"):
         plan.run(*tensors(kv_len=38))
-    with pytest.raises(ValueError, match="q.dtype is f16; expected the planned f32"):
+    with pytest.raises(ValueError, match="q.dtype is float16; expected the planned float32"):
         plan.run(*tensors(dtype=np.float16))
     with pytest.raises(ValueError, match="out.data is .*; expected memory apart from q"):
         q, k, v = tensors()

@@ -111,5 +111,16 @@ def test_what_is_refused(random):
         kumiko.varlen_attention(q, q, q, [0, 4], [0, 4], return_attn_probs=True)
     with pytest.raises(ValueError, match=r"cu_seqlens_q\[1\] is 5; expected at most q.shape\[2\], which is 4"):
         kumiko.varlen_attention(q, q, q, [0, 5], [0, 4])
-    with pytest.raises(ValueError, match=r"seqused_k is null; expected the keys of each sequence"):
+    with pytest.raises(ValueError, match=r"^window_size\[1\] \(right\) is -3"):
+        kumiko.varlen_attention(q, q, q, [0, 4], [0, 4], window_size=(0, -3))
+    with pytest.raises(ValueError, match=r"^q.shape is \(1, 4, 2, 8\); expected three dimensions: tokens, heads, dim"):
+        kumiko.varlen_attention(q[None], q, q, [0, 4], [0, 4])
+    pages, table = np.zeros((1, 4, 2, 8), np.float32), np.zeros((1, 1), np.int32)
+    with pytest.raises(ValueError, match=r"^k.shape is \(4, 2, 8\); expected four dimensions: pages"):
+        kumiko.varlen_attention(q, q, pages, [0, 4], [0, 4], block_table=table)
+    with pytest.raises(ValueError, match=r"^cu_seqlens_k\[1\] - cu_seqlens_k\[0\] is 5; expected 0..4"):
+        kumiko.varlen_attention(q, pages, pages, [0, 4], [0, 5], block_table=table)
+    with pytest.raises(TypeError, match=r"^cu_seqlens_k\[1\] is 3.5 \(float\); expected an integer"):
+        kumiko.varlen_attention(q, pages, pages, [0, 4], [0, 3.5], block_table=table)
+    with pytest.raises(ValueError, match=r"cache_seqlens is None; expected the keys of each sequence"):
         kumiko.attention_with_kvcache(q[None], q[None], q[None], block_table=np.zeros((1, 1), np.int32))

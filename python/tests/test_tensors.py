@@ -2,6 +2,7 @@
 """What goes in and comes out, and what is refused by name. tests/peers has PyTorch's and JAX's tensors."""
 
 import array
+import ctypes
 import sys
 import weakref
 
@@ -46,6 +47,29 @@ class Immutable(Exporter):
 
     def __array_namespace__(self):
         return self.Namespace
+
+
+class AsVersion2(Exporter):
+    """A tensor of a later DLPack, of which its consumer may call the deleter and nothing else."""
+
+    def __dlpack__(self, **options):
+        capsule = self.tensor.__dlpack__(max_version=(1, 0))
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        ctypes.c_uint32.from_address(pointer(capsule, b"dltensor_versioned")).value = 2
+        return capsule
+
+
+class Interrupted(Exporter):
+    def __dlpack__(self, **options):
+        raise KeyboardInterrupt
+
+
+class NoNumber:
+    def __index__(self):
+        raise KeyboardInterrupt
+
+    __float__ = __index__
 
 
 @pytest.fixture
@@ -99,6 +123,25 @@ def test_dimensions_of_one_may_have_any_stride(random):
     assert np.array_equal(kumiko.attention(*narrow), kumiko.attention(*(x.copy() for x in narrow)))
 
 
+def test_bfloat16_of_any_type_object():
+    """numpy has one type object of it, and others with metadata or of another byte order."""
+    known = np.ones((1, 1, 2, 8), ml_dtypes.bfloat16)
+    expected = kumiko.attention(known, known, known)
+    other = known.view(np.dtype(known.dtype, metadata={"unit": "m"}))
+    assert other.dtype is not known.dtype
+    assert kumiko.attention(other, other, other).tobytes() == expected.tobytes()
+    swapped = known.view(known.dtype.newbyteorder())
+    with pytest.raises(ValueError, match="^k.dtype is bfloat16 in the other byte order; expected a number type in this machine's"):
+        kumiko.attention(known, swapped, known)
+
+
+@pytest.mark.parametrize("options", [{"window": (NoNumber(), 0)}, {"scale": NoNumber()}, {"bias": Interrupted(np.ones((2, 2), np.float32))}])
+def test_an_interrupt_is_no_error_of_an_argument(options):
+    x = np.ones((1, 1, 2, 8), np.float32)
+    with pytest.raises(KeyboardInterrupt):
+        kumiko.attention(x, x, x, **options)
+
+
 def test_subclasses_of_arrays(qkv, tmp_path):
     mapped = np.memmap(tmp_path / "q", np.float32, "w+", shape=qkv[0].shape)
     mapped[:] = qkv[0]
@@ -136,6 +179,11 @@ READ_ONLY.flags.writeable = False
 
 
 @pytest.mark.parametrize("change, error, words", [
+    ({"q": Exporter(ZEROS, device=[1, 0])}, TypeError, r"^q is \[1, 0\] \(list\); expected a pair of integers from its __dlpack_device__"),
+    ({"q": Exporter(ZEROS, device=(1, "0"))}, TypeError, r"^q is \(1, '0'\) \(tuple\); expected a pair of integers"),
+    ({"q": AsVersion2(ZEROS)}, ValueError, "^q is a tensor of DLPack 2; expected version 1"),
+    ({"scale": 10**400}, ValueError, "^scale is too large for a float; expected a smaller number"),
+    ({"alibi_slopes": np.ones((2, 4), np.float32)[::-1]}, ValueError, r"^alibi_slopes.stride\[0\] is -4; expected 0, or at least"),
     ({"q": None}, TypeError, "q is None; expected a tensor"),
     ({"k": 3}, TypeError, r"k is 3 \(int\); expected a tensor"),
     ({"v": [[1.0]]}, TypeError, r"v is \[\[1.0\]\] \(list\); expected a tensor"),
@@ -147,7 +195,7 @@ READ_ONLY.flags.writeable = False
     ({"q": np.zeros((1,) * 9, np.float32)}, ValueError, "q is a tensor of 9 dimensions; expected at most 8"),
     ({"q": ZEROS.astype(np.float64)}, ValueError, "q.dtype is float64; expected float32, float16 or bfloat16"),
     ({"k": ZEROS.astype(np.int32)}, ValueError, "k.dtype is int32"),
-    ({"k": ZEROS.astype(np.float16)}, ValueError, "k.dtype is f16; expected f32, as in q"),
+    ({"k": ZEROS.astype(np.float16)}, ValueError, "k.dtype is float16; expected float32, as in q"),
     ({"q": ZEROS.astype(">f4")}, ValueError, 'q.dtype is ">f"'),
     ({"q": ZEROS.astype(ml_dtypes.float8_e4m3fn)}, (TypeError, ValueError), "^q "),
     ({"q": ZEROS.astype("M8[s]")}, (TypeError, ValueError), "^q "),
@@ -164,7 +212,7 @@ READ_ONLY.flags.writeable = False
     ({"out": Exporter(READ_ONLY)}, ValueError, "out is read-only|out cannot be shared"),
     ({"lse": READ_ONLY[..., 0]}, ValueError, "lse is read-only"),
     ({"out": np.zeros((2, 4, 5, 9), np.float32)}, ValueError, r"out.shape\[3\] \(head_dim\) is 9; expected 8, as in v"),
-    ({"out": ZEROS.astype(np.float16)}, ValueError, "out.dtype is f16; expected f32"),
+    ({"out": ZEROS.astype(np.float16)}, ValueError, "out.dtype is float16; expected float32"),
     ({"out": 3}, TypeError, r"out is 3 \(int\)"),
     ({"lse": np.zeros((2, 4, 6), np.float32)}, ValueError, r"lse.shape\[2\] is 6; expected 5, as in q"),
     ({"lse": np.zeros((2, 4, 5))}, ValueError, "lse.dtype is float64; expected float32"),
@@ -189,7 +237,7 @@ READ_ONLY.flags.writeable = False
     ({"causal_alignment": "left"}, ValueError, 'causal_alignment is "left"; expected "bottom_right", "top_left"'),
     ({"window": 3}, TypeError, r"window is 3 \(int\); expected a pair"),
     ({"window": (1, 2, 3)}, ValueError, "window is of length 3"),
-    ({"window": (-2, 0)}, ValueError, "window_left is -2; expected -1"),
+    ({"window": (-2, 0)}, ValueError, r"^window\[0\] \(left\) is -2; expected -1"),
     ({"window": (0, 1.5)}, TypeError, r"window\[1\] \(right\) is 1.5 \(float\); expected an integer"),
     ({"window": (0, 2**70)}, ValueError, r"window\[1\] \(right\) does not fit in 64 bits"),
     ({"scale": "x"}, TypeError, r"scale is 'x' \(str\); expected a number"),

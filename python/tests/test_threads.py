@@ -2,7 +2,9 @@
 """Calls from many threads of Python, and in forked children."""
 
 import multiprocessing
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -72,6 +74,38 @@ def test_other_threads_run_during_a_call(random):
     thread.join()
     assert not np.isnan(out).any()
     assert seen - {0, 64}, "no state between none and all heads was seen"
+
+
+@pytest.mark.parametrize("make", [
+    lambda x, out: kumiko.Plan(x, x, x, out=out), lambda x, out: kumiko.BackwardPlan(out, x, x, x, out, dq=out, dk=out, dv=out),
+], ids=["Plan", "BackwardPlan"])  # fmt: skip
+def test_other_threads_run_while_a_plan_is_made(make):
+    """Who waits for the GIL has it before a plan of many tasks is ready, though Python itself takes it from nobody."""
+    x = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (60000, 8, 1, 8), (0, 0, 0, 4))
+    out = np.empty(x.shape, np.float32)
+    kumiko.default_context()
+    ready, go, seen = threading.Event(), threading.Lock(), []
+
+    def watch():
+        ready.set()
+        with go:
+            seen.append(1)
+
+    thread = threading.Thread(target=watch)
+    interval = sys.getswitchinterval()
+    go.acquire()
+    thread.start()
+    ready.wait()
+    time.sleep(0.05)
+    sys.setswitchinterval(1000)
+    try:
+        go.release()
+        make(x, out)
+        has_seen = len(seen)
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join()
+    assert has_seen == 1
 
 
 def test_the_process_may_end_during_calls_of_daemon_threads():

@@ -194,7 +194,7 @@ static void test_plan_update(const kumiko_context* context) {
   EXPECT_ERROR(kumiko_plan_update(NULL, lengths, BATCH), KUMIKO_INVALID_ARGUMENT, "plan is NULL");
   EXPECT_ERROR(kumiko_plan_update(plan, NULL, BATCH), KUMIKO_INVALID_ARGUMENT, "seqused_k is NULL");
   EXPECT_ERROR(kumiko_plan_update(plan, lengths, -1), KUMIKO_INVALID_ARGUMENT, "count is -1");
-  EXPECT_ERROR(kumiko_plan_update(plan, lengths, 1), KUMIKO_INVALID_ARGUMENT, "size() is 1");
+  EXPECT_ERROR(kumiko_plan_update(plan, lengths, 1), KUMIKO_INVALID_ARGUMENT, "count is 1");
   EXPECT_ERROR(kumiko_plan_run(plan, &args), KUMIKO_INVALID_ARGUMENT, "seqused_k[0]");
   EXPECT(kumiko_plan_update(plan, lengths, BATCH) == KUMIKO_OK);
   EXPECT(kumiko_plan_explain(plan, &text) == KUMIKO_OK && text != NULL);

@@ -85,6 +85,21 @@ int main(void) {
   const char* text = NULL;
   EXPECT(kumiko_backward_plan_explain(plan, &text) == KUMIKO_OK && strstr(text, "workspace: ") != NULL);
   kumiko_backward_plan_destroy(plan);
+  forward.window_left = -2;
+  EXPECT_ERROR(kumiko_attention_backward(context, &args), KUMIKO_INVALID_ARGUMENT,
+               "forward->window_left is -2");
+  forward.window_left = -1;
+  forward.lse_base = 9;
+  EXPECT_ERROR(kumiko_attention_backward(context, &args), KUMIKO_INVALID_ARGUMENT, "forward->lse_base is 9");
+  forward.lse_base = KUMIKO_LSE_NATURAL;
+  forward.lse = NULL;
+  EXPECT_ERROR(kumiko_attention_backward(context, &args), KUMIKO_INVALID_ARGUMENT, "forward->lse is null");
+  forward.lse = lse;
+  args.dlse = lse;
+  args.dlse_stride[1] = -1;
+  EXPECT_ERROR(kumiko_attention_backward(context, &args), KUMIKO_INVALID_ARGUMENT, "dlse_stride[1] ");
+  args.dlse = NULL;
+  args.dlse_stride[1] = 0;
   args.forward = NULL;
   EXPECT(kumiko_attention_backward(context, &args) == KUMIKO_INVALID_ARGUMENT);
   kumiko_context_destroy(context);

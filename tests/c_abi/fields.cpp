@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/c_abi/fields.h"
 
+#include "runtime/handles_c.h"
+
 namespace kumiko::test {
 
 Memory::Memory() {
@@ -34,8 +36,9 @@ Seen with_outputs(int code, std::string message) {
 
 }  // namespace
 
-Seen seen_of(const Status& status) {
-  return with_outputs(static_cast<int>(status.code()), status.message());
+Seen seen_of(const Status& status) {  // its message with the names that fields have in C
+  c_abi::report(status.code(), status.message().c_str());
+  return with_outputs(static_cast<int>(status.code()), kumiko_last_error());
 }
 Seen seen_of(kumiko_status status) {
   return with_outputs(status, kumiko_last_error());

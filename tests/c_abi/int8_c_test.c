@@ -82,10 +82,18 @@ int main(void) {
   args.precision = 4;
   EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "0 to 3");
   args.precision = KUMIKO_PRECISION_AUTOMATIC;
+  args.lse = (float*)q_scale; /* Fields are named as in C, of which some are views in C++. */
+  EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "lse is ");
+  EXPECT(strstr(kumiko_last_error(), "expected memory apart from q_scale") != NULL);
+  args.lse = NULL;
+  args.q.data = args.k.data = NULL;
+  EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "q.data is null");
+  args.q.data = q8;
+  args.k.data = k8;
   args.k_scale_stride[1] = -1;
-  EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "k_scale.stride[1]");
+  EXPECT_ERROR(kumiko_attention_forward(context, &args), KUMIKO_INVALID_ARGUMENT, "k_scale_stride[1] ");
   EXPECT_ERROR(quantize(NULL, q, Q_LEN, q8, q_scale, NULL), KUMIKO_INVALID_ARGUMENT, "context is NULL");
-  EXPECT_ERROR(quantize(context, q, Q_LEN, q8, NULL, NULL), KUMIKO_INVALID_ARGUMENT, "scale.data is null");
+  EXPECT_ERROR(quantize(context, q, Q_LEN, q8, NULL, NULL), KUMIKO_INVALID_ARGUMENT, "scale is null");
   EXPECT_ERROR(kumiko_quantize_rows(context, NULL, NULL, q_scale, NULL), KUMIKO_INVALID_ARGUMENT,
                "x is NULL");
   EXPECT_ERROR(kumiko_quantize_rows(context, &args.v, NULL, q_scale, NULL), KUMIKO_INVALID_ARGUMENT,

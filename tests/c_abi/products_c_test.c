@@ -100,7 +100,7 @@ static void test_errors(const kumiko_context* context) {
   EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_UNSUPPORTED, "pipeline is decode");
   pv = softmax_pv();
   pv.scores.dtype = KUMIKO_F16;
-  EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "scores.dtype is 2");
+  EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "scores.dtype is f16");
   pv = softmax_pv();
   pv.is_causal = 2;
   EXPECT_ERROR(kumiko_softmax_pv(context, &pv), KUMIKO_INVALID_ARGUMENT, "is_causal is 2");

@@ -98,8 +98,9 @@ TEST(Threads, OnOneCommunicatorAreRefused) {
   const Status beside = call_beside(world(), world());
   if (world_rank() == 0) return;
   EXPECT_EQ(beside.code(), Code::unsupported);
-  EXPECT_EQ(beside.message(),
-            "the communicator is in use by another thread; expected one call at a time, or another one");
+  EXPECT_EQ(
+      beside.message(),
+      "the communicator is in use by another thread; expected one call at a time, or another communicator");
 }
 
 TEST(Threads, SideBySideAreRefusedBelowMultiple) {
@@ -139,7 +140,7 @@ TEST(Threads, ThatMayNotCallMpiAreRefused) {
   EXPECT_EQ(status.message(),
             std::string("MPI was initialized with ") +
                 (level() == MPI_THREAD_FUNNELED ? "MPI_THREAD_FUNNELED" : "MPI_THREAD_SINGLE") +
-                ", which lets its own thread alone call; expected MPI_THREAD_SERIALIZED or _MULTIPLE");
+                ", which lets only the main thread call; expected MPI_THREAD_SERIALIZED or _MULTIPLE");
   Decode decode;
   EXPECT_TRUE(decode.run(world()).ok() && decode.is_right());
 }

@@ -158,6 +158,13 @@ TEST_F(SequenceParallelErrors, OfAnyRankReachAll) {
                where + "local.max_pages is given; expected none");
   expect_error(on_last([](auto& args) { args.local.key_layout = KeyLayout::tiles_of_16; }), Code::unsupported,
                where + "local.key_layout is 1; expected rows (0)");
+  expect_error(on_last([](auto& args) { args.local.k.dtype = static_cast<DataType>(9); }),
+               Code::invalid_argument, where + "local.k.dtype is 9; expected f32, bf16, f16 or i8");
+  expect_error(on_last([](auto& args) { args.local.v.shape[3] = -1; }), Code::invalid_argument,
+               where + "local.v.shape[3] is -1; expected 0..");
+  expect_error(on_last([](auto& args) { args.local.q.shape[1] = args.local.q.shape[3] = 1 << 20; }),
+               Code::invalid_argument,
+               where + "local.q.shape[1] * local.q.shape[3] is 1099511627776; expected 0..");
   expect_error(on_last([](auto& args) { args.local.softcap = -1; }), Code::invalid_argument,
                where + "softcap is -1");
   expect_error(on_last([](auto& args) { args.block_keys = 100; }), Code::invalid_argument,
@@ -235,6 +242,15 @@ TEST_F(SequenceParallelErrors, OfScalesThatOneRankHas) {
         if (world_rank() == 0) args.local.q_scale = {};
       },
       Code::invalid_argument, "q_scale differs between ranks; expected the same on all");
+}
+
+TEST_F(SequenceParallelErrors, NameTheLengthThatIsNotThatOfTheOthers) {
+  shape.sequences = {{900, 900}, {900, 900}};
+  const std::vector<SequenceLengths> keys{{900, 900}, {900, 800}}, queries{{900, 900}, {700, 900}};
+  expect_error([&](auto& args) { args.sequences = keys; }, Code::invalid_argument,
+               "sequences[1].kv_len is 800; expected 900, as in sequences[0]");
+  expect_error([&](auto& args) { args.sequences = queries; }, Code::invalid_argument,
+               "sequences[1].q_len is 700; expected 900, as in sequences[0]");
 }
 
 TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {

@@ -313,6 +313,16 @@ def test_wrong_options_are_refused(binary, option):
     assert option[0] in output
 
 
+@pytest.mark.parametrize("option, words", [
+    (["--max-body", "2000001", "--max-memory", "2000000"], "--max-body: is 2000001; expected at most --max-memory, which is 2000000"),
+    (["--max-body", str(1 << 30)], "--max-body: is 1073741824; expected at most --max-memory, which is 67108864"),
+    (["--queue", "7", "--max-texts", "8"], "--max-texts: is 8; expected at most --queue, which is 7"),
+])  # fmt: skip
+def test_a_limit_beyond_the_one_for_all_requests_is_refused(binary, option, words):
+    code, output = run(binary, "--model", str(model_directory()), *option)
+    assert code != 0 and words in output
+
+
 def test_forced_isa_that_cannot_be_had_is_an_error(binary):
     code, output = run(binary, "--model", str(model_directory()), "--port", "0", KUMIKO_ISA="pentium")
     assert code == 1

@@ -200,10 +200,14 @@ TEST_P(BackwardPrecision, HalfWithoutKernelsIsAnErrorThatNamesPrecisionTypeAndIs
   BackwardArgs args = problem.args(Precision::half);
   args.dout = problem.wide.args().dout;
   expect_error(context, problem.wide, args, Code::unsupported,
-               "forward.precision is \"half\"; isa " + GetParam() + " has no kernels that multiply bf16");
+               "forward.precision is \"half\"; expected standard, or q, k, v and dout of bf16 on isa "
+               "avx512_bf16; q is "
+               "bf16, dout is f32 and isa is " +
+                   GetParam());
   args = problem.wide.args();
   args.forward.precision = Precision::half;
-  expect_error(context, problem.wide, args, Code::unsupported, "multiply f32 without widening it");
+  expect_error(context, problem.wide, args, Code::unsupported,
+               "q is f32, dout is f32 and isa is " + GetParam());
   BackwardPlan plan;
   EXPECT_EQ(plan_backward(context, args, &plan).code(), Code::unsupported);
   EXPECT_FALSE(plan);

@@ -335,7 +335,7 @@ TEST(BackwardTermsErrors, NameTheArgument) {
   args.dbias.data = problem.dq.data();
   expect("memory apart from dq");
   args.forward.bias = {};
-  expect("dbias is given; expected absent");
+  expect("dbias is given; expected none, as forward.bias is not given");
   args.forward.alibi_slopes = nullptr;
   expect("dalibi_slopes is given; expected null");
   args.dalibi_slopes = const_cast<float*>(args.forward.alibi_slopes);

@@ -255,6 +255,27 @@ TEST_F(BackwardErrors, GradientsLieApartFromEveryInput) {
   expect(Code::invalid_argument, "delta.data is ");
 }
 
+TEST_F(BackwardErrors, NameFieldsOfTheForwardCallWithIt) {
+  const auto begins = [&](const std::string& start) {
+    const std::string message = attention_backward(context, args).message();
+    EXPECT_EQ(message.rfind(start, 0), 0u) << message;
+    args = problem.args();
+  };
+  args.forward.q.shape[3] = 0;
+  begins("forward.q.shape[3] (head_dim) is 0");
+  args.forward.k.data = nullptr;
+  begins("forward.k.data is null");
+  const float sinks[8] = {}, *const odd =
+                                 reinterpret_cast<const float*>(reinterpret_cast<const char*>(sinks) + 1);
+  args.forward.sinks = odd;
+  begins("forward.sinks is 0x");
+  args.forward.sinks = sinks;
+  args.dsinks = const_cast<float*>(odd);
+  begins("dsinks is 0x");
+  args.forward.window_sink_tokens = 3;
+  begins("forward.window_sink_tokens is 3; expected 0");
+}
+
 TEST_F(BackwardErrors, SayWhatIsNotSupported) {
   args.forward.window_left = 2, args.forward.window_sink_tokens = 1;
   expect(Code::unsupported, "forward.window_sink_tokens");

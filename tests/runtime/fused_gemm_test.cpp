@@ -172,7 +172,7 @@ TEST_P(FusedGemm, ARowsBitsDoNotDependOnItsNeighbours) {
 
 TEST(FusedGemmErrors, NameTheArgumentAndWriteNothing) {
   const Fault<FusedGemmArgs> faults[] = {{"q", "577", [](auto& a) { a.q.shape[3] = a.k.shape[3] = 577; }},
-                                         {"q", "4", [](auto& a) { a.q.dtype = DataType::i32; }},
+                                         {"q", "i32", [](auto& a) { a.q.dtype = DataType::i32; }},
                                          {"k", "7", [](auto& a) { a.k.shape[3] = 7; }},
                                          {"v", "null", [](auto& a) { a.v.data = nullptr; }},
                                          {"out", "2", [](auto& a) { a.out.shape[1] = 2; }},

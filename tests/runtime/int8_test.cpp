@@ -336,11 +336,11 @@ TEST_P(Int8, WhatIsNotThereIsUnsupported) {
   for (const Precision precision : {Precision::standard, Precision::half}) {
     AttentionArgs args = problem.args();
     args.precision = precision;
-    expect(args, Code::unsupported, "queries and keys of i8 have no other products");
+    expect(args, Code::unsupported, "expected int8 or automatic, as q and k are i8");
   }
   AttentionArgs floats = problem.wide.args();
   floats.precision = Precision::int8;
-  expect(floats, Code::unsupported, "attention of f32 has no int8 operands");
+  expect(floats, Code::unsupported, "expected another precision, as q and k are f32");
   floats = problem.wide.args();
   floats.k_scale = problem.k.scale();
   expect(floats, Code::invalid_argument, "k_scale.data is given; expected null, as q and k are not i8");
@@ -349,7 +349,7 @@ TEST_P(Int8, WhatIsNotThereIsUnsupported) {
   expect(args, Code::invalid_argument, "k.dtype is i8; expected f32, as in q");
   args = problem.args();
   args.v.dtype = DataType::i8;
-  expect(args, Code::invalid_argument, "v.dtype is 5; expected f32 (0), bf16 (1) or f16 (2)");
+  expect(args, Code::invalid_argument, "v.dtype is i8; expected f32, bf16 or f16");
   args = problem.args();
   args.out.dtype = DataType::f16;
   expect(args, Code::invalid_argument, "out.dtype is f16; expected f32, as in v, or f32");
@@ -367,7 +367,7 @@ TEST_P(Int8, WhatIsNotThereIsUnsupported) {
   gemm.out = problem.wide.out.output();
   const Status status = fused_gemm(context, gemm);
   EXPECT_EQ(status.code(), Code::unsupported);
-  EXPECT_EQ(status.message(), "q.dtype is i8; fused_gemm has no int8 operands, expected f32, bf16 or f16");
+  EXPECT_EQ(status.message(), "q.dtype is i8; expected f32, bf16 or f16, as fused_gemm takes no i8");
 }
 
 TEST_P(Int8, KeysInTilesAreUnsupported) {
@@ -380,7 +380,7 @@ TEST_P(Int8, KeysInTilesAreUnsupported) {
   const Status status = attention_forward(context, args);
   EXPECT_EQ(status.code(), Code::unsupported);
   EXPECT_EQ(status.message(),
-            "key_layout is tiles_of_16 (1); expected rows (0), as keys of i8 lie in rows alone");
+            "key_layout is tiles_of_16 (1); expected rows (0), as k is i8, for which there are no tiles");
   EXPECT_TRUE(problem.wide.outputs_untouched());
 }
 

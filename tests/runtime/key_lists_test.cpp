@@ -215,12 +215,12 @@ TEST_F(KeyListErrors, OfShapesOfLists) {
   args.bsr_rows = 8, args.bsr_keys = std::int64_t{1} << 31;
   expect_error("bsr_keys is 2147483648; expected 1..2147483647");
   args.bsr_keys = 16, args.bsr_head_stride = 6;
-  expect_error("bsr_head_stride is 6; expected 0, or at least 7, one more than there are query blocks");
+  expect_error("bsr_head_stride is 6; expected 0, or at least 7, one more than the number of query blocks");
   args.bsr_head_stride = std::numeric_limits<std::int64_t>::max();
   expect_error("bsr_head_stride is 9223372036854775807; expected a table that fits in the address space");
   args = problem.args();
   args.bsr_indices = nullptr;
-  expect_error("bsr_indices is null; expected the lists that bsr_indptr is given for");
+  expect_error("bsr_indices is null; expected lists of key blocks, as bsr_indptr is given");
   args = problem.args();
   args.bsr_indptr = nullptr;
   expect_error("bsr_indices is given; expected null, as bsr_indptr is null");
@@ -253,11 +253,11 @@ TEST_F(KeyListErrors, OfWhatListsHold) {
 
 TEST_F(KeyListErrors, OfMemory) {
   args.bsr_indptr = reinterpret_cast<const std::int32_t*>(reinterpret_cast<const char*>(args.bsr_indptr) + 1);
-  expect_error("bsr_indptr.data is ");
+  expect_error("bsr_indptr is ");
   args = problem.args();
   args.bsr_indices =
       reinterpret_cast<const std::int32_t*>(reinterpret_cast<const char*>(args.bsr_indices) + 2);
-  expect_error("bsr_indices.data is ");
+  expect_error("bsr_indices is ");
   args = problem.args();
   args.lse = {};
   args.tree_mask = static_cast<const std::uint8_t*>(args.out.data);

@@ -402,7 +402,7 @@ TEST_F(KeyPartErrors, ScoresAndTreesThatDoNotFitThePart) {
 }
 
 TEST_F(KeyPartErrors, StatesAreMemoryOfTheirOwn) {
-  expect_error({}, "states.data is null; expected a tensor", problem.args(), nullptr);
+  expect_error({}, "states is null; expected a tensor", problem.args(), nullptr);
   AttentionArgs windows = problem.args();
   windows.window_left = 5, windows.window_sink_tokens = 3;
   KeyPart part;
@@ -469,7 +469,7 @@ TEST_F(KeyPartErrors, MergesOfStatesComputedAhead) {
     return merge_running_states(context, problem.args(), part, to, next, false, false).message();
   };
   problem.poison_outputs();
-  EXPECT_EQ(merge(nullptr, {ahead.data()}), "states.data is null; expected a tensor");
+  EXPECT_EQ(merge(nullptr, {ahead.data()}), "states is null; expected a tensor");
   EXPECT_EQ(merge(states.data(), {ahead.data(), nullptr}), "next[1] is null; expected states computed ahead");
   EXPECT_EQ(merge(states.data(), {states.data()}), "next[0] is states; expected states computed ahead");
   EXPECT_EQ(merge(states.data(), {states.data() + 1}), "next[0] is states; expected states computed ahead");

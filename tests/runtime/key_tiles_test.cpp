@@ -181,7 +181,7 @@ TEST_P(KeysInTiles, PrecisionsHaveTheirOwnPanels) {
     const Status status = attention_forward(contexts[0], args);
     EXPECT_EQ(status.code(), Code::unsupported);
     EXPECT_EQ(status.message(),
-              "key_layout is tiles_of_16 (1); expected rows (0), as products of f16 take keys in rows alone");
+              "key_layout is tiles_of_16 (1); expected rows (0), as products of f16 take keys only in rows");
     EXPECT_TRUE(step.outputs_untouched());
   }
 }

@@ -67,12 +67,16 @@ TEST_F(KvAppendErrors, Shapes) {
 }
 
 TEST_F(KvAppendErrors, TypesAndStrides) {
-  refused([](auto& a) { a.key.dtype = DataType::i32; }, "key.dtype is 4");
-  refused([](auto& a) { a.value.dtype = DataType::boolean; }, "value.dtype is 3");
-  refused([](auto& a) { a.key_cache.dtype = DataType::i32; }, "key_cache.dtype is 4");
-  refused([](auto& a) { a.value_cache.dtype = DataType::i32; }, "value_cache.dtype is 4");
-  refused([](auto& a) { a.query.dtype = DataType::i32; }, "query.dtype is 4");
-  refused([](auto& a) { a.query_out.dtype = DataType::i32; }, "query_out.dtype is 4");
+  refused([](auto& a) { a.key.dtype = DataType::i32; }, "key.dtype is i32; expected f32, bf16 or f16");
+  refused([](auto& a) { a.value.dtype = DataType::boolean; },
+          "value.dtype is boolean; expected f32, bf16 or f16");
+  refused([](auto& a) { a.key_cache.dtype = DataType::i32; },
+          "key_cache.dtype is i32; expected f32, bf16 or f16");
+  refused([](auto& a) { a.value_cache.dtype = DataType::i32; },
+          "value_cache.dtype is i32; expected f32, bf16 or f16");
+  refused([](auto& a) { a.query.dtype = DataType::i32; }, "query.dtype is i32; expected f32, bf16 or f16");
+  refused([](auto& a) { a.query_out.dtype = DataType::i32; },
+          "query_out.dtype is i32; expected f32, bf16 or f16");
   refused([](auto& a) { a.key.stride[3] = 2; }, "key.stride[3] (head_dim) is 2; expected 1");
   refused([](auto& a) { a.key.stride[2] = -1; }, "key.stride[2] (seq) is -1");
   refused([](auto& a) { a.key_cache.stride[2] = 0; },

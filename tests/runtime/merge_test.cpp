@@ -163,7 +163,8 @@ TEST_P(Merge, BadArgumentsAreNamed) {
     EXPECT_NE(status.message().find(argument), std::string::npos) << status.message();
   };
   EXPECT_EQ(merge_states(context, {}, out, {}).code(), Code::invalid_argument);
-  refused({good, nullptr}, out, "states[0].lse");
+  refused({good, nullptr}, out, "states[0].lse is null");
+  refused({good, lse.data(), {8, -4, 1}}, out, "states[0].lse_stride[1] (heads) is -4");
   ConstTensor bad = good;
   bad.data = nullptr;
   refused({bad, lse.data()}, out, "states[0].out");
@@ -185,7 +186,8 @@ TEST_P(Merge, BadArgumentsAreNamed) {
   const AttentionState mixed[] = {{good, lse.data()}, {other, lse.data()}};
   const Status status = merge_states(context, mixed, out, {});
   EXPECT_EQ(status.code(), Code::invalid_argument);
-  EXPECT_NE(status.message().find("states[1].out.dtype"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("states[1].out.dtype is f16; expected f32"), std::string::npos)
+      << status.message();
   EXPECT_EQ(merge_states(Context(), {}, out, {}).code(), Code::invalid_argument);
 }
 

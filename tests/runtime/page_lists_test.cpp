@@ -246,7 +246,7 @@ TEST_F(PageListErrors, ArgumentsThatDoNotFitTogether) {
        "kv_indptr is given; expected null, as block_table is null");
   const void* const odd = reinterpret_cast<const std::byte*>(step.args().kv_indptr) + 2;
   with([&](auto& a) { a.kv_indptr = static_cast<const std::int32_t*>(odd); },
-       "kv_indptr.data is " + address_of(odd) + "; expected an address aligned to 4 bytes");
+       "kv_indptr is " + address_of(odd) + "; expected an address aligned to 4 bytes");
   const std::string out = "out.data is " + address_of(step.args().out.data) + "; expected memory apart from ";
   with([](auto& a) { a.block_table = static_cast<const std::int32_t*>(a.out.data); }, out + "block_table");
   std::vector<std::int32_t> numbers(step.kv_indptr());
@@ -272,7 +272,7 @@ TEST_F(PageListErrors, WhatAnUpdateIsGiven) {
   ServerStep rows(s);
   ASSERT_TRUE(plan(context, rows.args(), &of_rows).ok());
   EXPECT_EQ(of_rows.update(rows.lengths(), rows.args().block_table, indptr).message(),
-            "kv_indptr is given; expected null, as the plan was made without");
+            "kv_indptr is given; expected null, as the plan was made without it");
 }
 
 // The sums of these numbers are beyond 2^31, the addresses beyond memory.
@@ -287,7 +287,7 @@ TEST_F(PageListErrors, ListsInNoMemory) {
   std::memcpy(&args.block_table, &last, sizeof last);
   step.poison_outputs();
   EXPECT_EQ(attention_forward(context, args).message(),
-            "block_table.data is " + address_of(args.block_table) +
+            "block_table is " + address_of(args.block_table) +
                 "; expected an address from which the tensor fits in memory");
   EXPECT_TRUE(step.outputs_untouched());
 }

@@ -206,7 +206,7 @@ TEST(SoftmaxPvErrors, NameTheArgumentAndWriteNothing) {
       {"scores", "2", [](auto& a) { a.scores.stride[3] = 2; }},
       {"scores", "null", [](auto& a) { a.scores.data = nullptr; }},
       {"scores", "0x", [](auto& a) { a.scores.data = static_cast<const char*>(a.scores.data) + 2; }},
-      {"v", "4", [](auto& a) { a.v.dtype = DataType::i32; }},
+      {"v", "i32", [](auto& a) { a.v.dtype = DataType::i32; }},
       {"v", "3", [](auto& a) { a.v.shape[1] = 3; }},
       {"v", "6", [](auto& a) { a.v.shape[2] = 6; }},
       {"v", "577", [](auto& a) { a.v.shape[3] = a.out.shape[3] = 577; }},

@@ -323,7 +323,7 @@ TEST_F(ServingErrors, ArgumentsThatDoNotFitTogether) {
        "out.data is " + address(step.args().out.data) + "; expected memory apart from block_table");
   const void* const odd = reinterpret_cast<const std::byte*>(step.args().block_table) + 2;
   with([&](auto& a) { a.block_table = static_cast<const std::int32_t*>(odd); },
-       "block_table.data is " + address(odd) + "; expected an address aligned to 4 bytes");
+       "block_table is " + address(odd) + "; expected an address aligned to 4 bytes");
   std::vector<std::int32_t> lengths{40, 49, 7};
   with([&](auto& a) { a.seqused_k = lengths.data(); }, "seqused_k[1] is 49; expected 0..48 (kv_len)");
   StepShape large = s;

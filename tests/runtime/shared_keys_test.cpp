@@ -387,7 +387,7 @@ TEST(SharedKeysErrors, TablesOfAnUpdate) {
       reinterpret_cast<const std::int32_t*>(reinterpret_cast<const std::byte*>(&step.table(0, 0)) + 2);
   const Status misaligned = made.update(step.lengths(), odd);
   EXPECT_EQ(misaligned.code(), Code::invalid_argument);
-  EXPECT_NE(misaligned.message().find("block_table.data is "), std::string::npos) << misaligned.message();
+  EXPECT_NE(misaligned.message().find("block_table is "), std::string::npos) << misaligned.message();
   AttentionArgs args = step.args();
   args.block_table = odd;
   Plan none;
@@ -396,7 +396,7 @@ TEST(SharedKeysErrors, TablesOfAnUpdate) {
   alone.seqused_k = step.lengths().data();
   Plan dense = planned(context, alone);
   EXPECT_EQ(dense.update({step.lengths().data(), 1}, &step.table(0, 0)).message(),
-            "block_table is given; expected null, as the plan was made without");
+            "block_table is given; expected null, as the plan was made without it");
 }
 
 }  // namespace

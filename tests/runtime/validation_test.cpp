@@ -90,7 +90,7 @@ std::vector<Fault> faults() {
       {"SoftcapInf", "softcap", "inf", [](AttentionArgs& a) { a.softcap = INFINITY; }},
       {"SoftcapNegative", "softcap", "-2", [](AttentionArgs& a) { a.softcap = -2.0f; }},
       {"BiasOfBooleans", "bias", "3", [](AttentionArgs& a) { a.bias = scores(a, DataType::boolean); }},
-      {"MaskOfFloats", "mask", "0", [](AttentionArgs& a) { a.mask = scores(a, DataType::f32); }},
+      {"MaskOfFloats", "mask", "f32", [](AttentionArgs& a) { a.mask = scores(a, DataType::f32); }},
       {"BiasLength", "bias", "4",
        [](AttentionArgs& a) {
          a.bias = scores(a, DataType::f32);
@@ -263,6 +263,32 @@ TEST(ValidationBase, TheUnspoiltArgumentsAreAccepted) {
   const Outcome got = problem.run(context_of(ContextOptions{}));
   EXPECT_TRUE(meets_error_promise(got.out, got.lse, attention_fp64(problem.args()),
                                   attention_naive_f32(problem.args())));
+}
+
+TEST(ValidationBase, PointersAndTypesHaveTheNamesOfTheirFields) {
+  const Problem problem(base());
+  const auto begins = [&](const std::string& start, auto commit) {
+    AttentionArgs args = problem.args();
+    commit(args);
+    const std::string message = attention_forward(context_of(ContextOptions{}), args).message();
+    EXPECT_EQ(message.rfind(start, 0), 0u) << message;
+  };
+  static const float numbers[64] = {};
+  const auto* const odd = reinterpret_cast<const float*>(reinterpret_cast<const char*>(numbers) + 1);
+  begins("alibi_slopes is 0x", [&](auto& a) { a.alibi_slopes = odd; });
+  begins("sinks is 0x", [&](auto& a) { a.sinks = odd; });
+  begins("lse.data is 0x", [&](auto& a) { a.lse.data = const_cast<float*>(odd); });
+  for (const auto& [type, name] : {std::pair{DataType::boolean, "boolean"}, std::pair{DataType::i32, "i32"},
+                                   std::pair{static_cast<DataType>(9), "9"}}) {
+    const std::string is = std::string(".dtype is ") + name + "; expected f32, bf16";
+    begins("q" + is + ", f16 or i8", [&](auto& a) { a.q.dtype = type; });
+    begins("k" + is + ", f16 or i8", [&](auto& a) { a.k.dtype = type; });
+    begins("v" + is + " or f16", [&](auto& a) { a.v.dtype = type; });
+    begins("out" + is + " or f16", [&](auto& a) { a.out.dtype = type; });
+  }
+  begins("mask.dtype is f32; expected boolean", [&](auto& a) { a.mask = a.q; });
+  begins("bias.dtype is boolean; expected f32, bf16 or f16",
+         [&](auto& a) { a.bias = a.q, a.bias.dtype = DataType::boolean; });
 }
 
 TEST(ValidationBase, ProductsOfSizesThatOverflowAreRefused) {

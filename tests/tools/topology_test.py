@@ -130,7 +130,24 @@ class Unwritable(unittest.TestCase):
         file = self.folder / "picture.svg"
         file.write_text("older")
         self.refused_on_a_full_disk(file)
-        self.assertTrue(file.exists())
+        self.assertEqual(file.read_text(), "older")
+        self.assertEqual(list(self.folder.iterdir()), [file])
+
+    def test_a_link_and_a_mode_stay(self):
+        file, link = self.folder / "target.svg", self.folder / "picture.svg"
+        file.write_text("older")
+        file.chmod(0o640)
+        link.symlink_to("target.svg")
+        self.assertEqual(call("--topology", "core:4 pu:1", "--svg", link).returncode, 0)
+        self.assertTrue(link.is_symlink())
+        self.assertIn("<svg", file.read_text())
+        self.assertEqual(file.stat().st_mode & 0o777, 0o640)
+        self.assertEqual(sorted(self.folder.iterdir()), [link, file])
+
+    def test_a_report_that_cannot_be_written_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([PROGRAM, "--topology", "core:4 pu:1"], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual((done.returncode, done.stderr), (1, "kumiko-topology: the standard output cannot be written\n"))
 
     def test_a_part_of_a_new_file_does_not_stay(self):
         self.refused_on_a_full_disk(self.folder / "picture.svg")

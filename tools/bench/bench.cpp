@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/bench/bench.h"
 
-#include <filesystem>
-#include <fstream>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -11,6 +9,7 @@
 #include "tools/bench/measure.h"
 #include "tools/bench/report.h"
 #include "tools/bench/ways.h"
+#include "tools/write_file.h"
 
 namespace kumiko::tools {
 namespace {
@@ -31,13 +30,11 @@ class Progress {
   bool is_shown_;
 };
 
-// "" or why the file cannot be written. Leaves no new file behind.
+// "" or why the file cannot be written.
 std::string unwritable(const std::string& path) {
-  std::error_code ignored;
-  const bool existed = std::filesystem::exists(path, ignored);
-  const bool opens = std::ofstream(path, std::ios::app).is_open();
-  if (opens && !existed) std::filesystem::remove(path, ignored);
-  return opens ? "" : "--json: \"" + path + "\" cannot be written; expected a file in a folder that can";
+  return is_writable(path)
+             ? ""
+             : "--json: \"" + path + "\" cannot be written; expected a file in a folder that can";
 }
 
 // The least memory of a plan while it is made (kMaxTasks of runtime/plan.h): a task for each KV head.
@@ -137,12 +134,10 @@ int run_bench(const Options& options, const Call& call, std::ostream& out, std::
     }
   }
   if (!error.empty()) return fail(kWrong, error);
-  out << text_report(report);
-  if (options.json.empty()) return kOk;
-  std::ofstream file(options.json);
-  file << json_report(report);
-  file.close();
-  return file.fail() ? fail(kCannot, "--json: \"" + options.json + "\" could not be written") : kOk;
+  out << text_report(report) << std::flush;
+  if (!options.json.empty() && !write_file(options.json, json_report(report)))
+    return fail(kCannot, "--json: \"" + options.json + "\" could not be written");
+  return out ? kOk : fail(kCannot, "the standard output could not be written");
 }
 
 }  // namespace kumiko::tools

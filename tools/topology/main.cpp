@@ -5,15 +5,13 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "runtime/config.h"
 #include "tools/topology/report.h"
+#include "tools/write_file.h"
 
 namespace {
 
@@ -103,20 +101,11 @@ int run(Options options) {
   if (const kumiko::Status s = kumiko::plan(context, arguments(options), &plan); !s.ok())
     return fail(s.message());
   const kumiko::tools::View view(context, plan, config.executor->name);
-  std::cout << kumiko::tools::text_report(view);
-  if (options.svg.empty()) return 0;
-  std::error_code ignored;
-  const bool existed = std::filesystem::exists(options.svg, ignored);
-  std::ofstream file(options.svg);
-  const bool is_new = file.is_open() && !existed;
-  file << kumiko::tools::svg_picture(view);
-  file.close();
-  if (file.fail()) {
-    // Only what this call made; a link to it was there before.
-    if (is_new) std::filesystem::remove(std::filesystem::canonical(options.svg, ignored), ignored);
-    return fail("--svg: '" + options.svg + "' cannot be written; expected a file in a folder that can");
-  }
-  return 0;
+  std::cout << kumiko::tools::text_report(view) << std::flush;
+  if (!std::cout) return fail("the standard output cannot be written");
+  if (options.svg.empty() || kumiko::tools::write_file(options.svg, kumiko::tools::svg_picture(view)))
+    return 0;
+  return fail("--svg: '" + options.svg + "' cannot be written; expected a file in a folder that can");
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "kernels/core.h"
 #include "kernels/softmax/softmax.h"
 #include "tools/tune/search.h"
+#include "tools/write_file.h"
 
 namespace {
 
@@ -64,17 +65,6 @@ std::string today() {
   return text;
 }
 
-/// Writes a temporary file beside `file` first, then renames it: `file` is always complete.
-bool write_file(const std::string& file, const std::string& text) {
-  const std::string part = file + ".part";
-  std::ofstream out(part);
-  out << text;
-  out.close();
-  if (!out.fail() && std::rename(part.c_str(), file.c_str()) == 0) return true;
-  std::remove(part.c_str());
-  return false;
-}
-
 void show_progress(const std::string& what, double done) {
   if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K%3.0f %%  %s", 100 * done, what.c_str());
 }
@@ -89,9 +79,8 @@ int run(const Options& options) {
     chosen.push_back(*isa);
   }
   if (chosen.empty()) chosen = here;
-  if (std::ofstream probe(options.file + ".part"); !probe)
+  if (!kumiko::tools::is_writable(options.file))
     return fail("--output is \"" + options.file + "\"; expected a file in a folder that can be written");
-  std::remove((options.file + ".part").c_str());
   kumiko::tune::Effort effort;
   effort.rounds = options.rounds;
   effort.cache_bytes = static_cast<std::size_t>(options.megabytes) << 20;
@@ -110,9 +99,11 @@ int run(const Options& options) {
     text += "\n" + section(chosen[i], result);
   }
   if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K");
-  if (!write_file(options.file, text)) return fail("'" + options.file + "' cannot be written");
-  std::cout << text << "\nwritten to " << options.file << "; KUMIKO_TUNING=" << options.file << " uses it\n";
-  return 0;
+  std::cout << text << std::flush;  // first: it took minutes
+  if (!kumiko::tools::write_file(options.file, text)) return fail("'" + options.file + "' cannot be written");
+  std::cout << "\nwritten to " << options.file << "; KUMIKO_TUNING=" << options.file << " uses it\n"
+            << std::flush;
+  return std::cout ? 0 : fail("the standard output cannot be written");
 }
 
 }  // namespace
