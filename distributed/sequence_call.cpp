@@ -8,11 +8,11 @@
 namespace kumiko::distributed {
 namespace {
 
-constexpr std::int64_t kLongest = (std::int64_t{1} << 31) - 512;
+constexpr std::int64_t kLongestSequence = (std::int64_t{1} << 31) - 512;
 
 /// A window that is as good as one of so many keys, as no sequence is longer.
 std::int64_t window_of(std::int64_t keys) {
-  return std::min(keys, kLongest);
+  return std::min(keys, kLongestSequence);
 }
 
 const std::byte* element_of(const ConstTensor& tensor, std::int64_t b, std::int64_t h, std::int64_t row) {
@@ -115,8 +115,8 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
   for (std::size_t b = 0; b < args.sequences.size(); ++b) {
     const std::string which = "sequences[" + std::to_string(b) + "].";
     const auto& [q_len, kv_len] = args.sequences[b];
-    if (q_len < 0 || q_len > kLongest) return invalid(which + "q_len", q_len, "0..2147483136");
-    if (kv_len < 0 || kv_len > kLongest) return invalid(which + "kv_len", kv_len, "0..2147483136");
+    if (q_len < 0 || q_len > kLongestSequence) return invalid(which + "q_len", q_len, "0..2147483136");
+    if (kv_len < 0 || kv_len > kLongestSequence) return invalid(which + "kv_len", kv_len, "0..2147483136");
     if (is_packed(args)) continue;
     const auto& first = args.sequences[0];
     for (const auto& [field, value, others] :
@@ -128,7 +128,7 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
   }
   if (args.distribution < Distribution::contiguous || args.distribution > Distribution::cyclic)
     return invalid("distribution", static_cast<int>(args.distribution), "contiguous, zigzag or cyclic");
-  if (args.block_keys < 0 || args.block_keys % kKeysPerSplit != 0 || args.block_keys > kLongest)
+  if (args.block_keys < 0 || args.block_keys % kKeysPerSplit != 0 || args.block_keys > kLongestSequence)
     return invalid("block_keys", args.block_keys, "0, or a multiple of 512");
   if (!args.is_automatic && args.algorithm != Algorithm::ring && args.algorithm != Algorithm::broadcast &&
       args.algorithm != Algorithm::head_parallel)
@@ -141,10 +141,10 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
     if (tensor->dtype > DataType::i8)
       return invalid(of + ".dtype", static_cast<int>(tensor->dtype), "f32, bf16, f16 or i8");
     for (std::size_t i = 0; i < 4; ++i) {
-      if (tensor->shape[i] < 0 || tensor->shape[i] > kLongest)
+      if (tensor->shape[i] < 0 || tensor->shape[i] > kLongestSequence)
         return invalid(shape + std::to_string(i) + "]", tensor->shape[i], "0..2147483136");
     }
-    if (tensor->shape[1] * tensor->shape[3] > kLongest)
+    if (tensor->shape[1] * tensor->shape[3] > kLongestSequence)
       return invalid(shape + "1] * " + shape + "3]", tensor->shape[1] * tensor->shape[3], "0..2147483136");
   }
   const Work work = work_of(args);

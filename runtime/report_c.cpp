@@ -25,10 +25,6 @@ constexpr Renamed kNames[] = {{"lse.data", "lse"},           {"lse.stride", "lse
                               {"delta.data", "delta"},       {"delta.stride", "delta_stride"},
                               {"seqused_k.size()", "count"}, {"forward.", "forward->"}};
 
-bool is_of_a_word(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-}
-
 /// The name that `text` begins with, or nullptr.
 const Renamed* name_at(std::string_view text) {
   for (const Renamed& name : kNames) {
@@ -46,13 +42,13 @@ kumiko_status kumiko::c_abi::report(Code code, const char* message) noexcept {
     text.copy(last_error.data() + length, text.size());
     length += text.size();
   };
-  char before = ' ';
+  // Names follow a blank or another name, as in "forward.lse.data"; paths of files do not.
+  bool may_begin = true;
   for (std::string_view rest = message; !rest.empty();) {
-    const Renamed* const name = is_of_a_word(before) ? nullptr : name_at(rest);
-    const std::size_t taken = name ? name->from.size() : 1;
+    const Renamed* const name = may_begin ? name_at(rest) : nullptr;
     append(name ? name->to : rest.substr(0, 1));
-    before = rest[taken - 1];
-    rest.remove_prefix(taken);
+    may_begin = name != nullptr || rest[0] == ' ';
+    rest.remove_prefix(name ? name->from.size() : 1);
   }
   last_error[length] = '\0';
   return static_cast<kumiko_status>(code);

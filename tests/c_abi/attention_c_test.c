@@ -267,6 +267,9 @@ static void test_context(void) {
   const char* text = NULL;
   int32_t threads = 0;
   kumiko_attention_args args = problem(out);
+  options.tuning = "/no/forward.lse.data"; /* a path is no name of a field, which C has others for */
+  EXPECT_ERROR(kumiko_context_create(&options, &context), KUMIKO_INVALID_ARGUMENT, "/no/forward.lse.data");
+  options.tuning = NULL;
   options.num_threads = 1;
   options.executor = "serial";
   options.isa = "reference";
