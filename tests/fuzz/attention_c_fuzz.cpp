@@ -26,6 +26,7 @@
 #include "tests/fuzz/failing_new.h"
 #include "tests/fuzz/merge_problem.h"
 #include "tests/fuzz/products_problem.h"
+#include "tests/fuzz/rows_fuzz.h"
 #include "tests/fuzz/stream_fuzz.h"
 
 namespace kumiko::fuzz {
@@ -34,8 +35,9 @@ namespace {
 // The reference instruction set computes element by element, so only small problems are repeated on it.
 constexpr Wide kMostReferenceWork = 1 << 13;
 
-// Inputs that begin with these bytes or larger ones are gradients, streams and calls of kv_append.
-constexpr std::uint8_t kFirstBackward = 224, kFirstStream = 232, kFirstAppend = 240;
+// Inputs that begin with these bytes or larger ones are gradients, streams, calls of kv_append and
+// conversions of rows.
+constexpr std::uint8_t kFirstBackward = 224, kFirstStream = 232, kFirstAppend = 240, kFirstRows = 252;
 
 class Plan {
  public:
@@ -349,7 +351,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   } else {
     const std::size_t own = what % std::size(contexts);
     kumiko_context* const other = own == 2 ? nullptr : contexts[own == 0 ? 1 : 0];
-    if (what >= kFirstAppend)
+    if (what >= kFirstRows)
+      fuzz_rows(input, contexts[own], other, contexts[2]);
+    else if (what >= kFirstAppend)
       fuzz_append(input, contexts[own], other, contexts[2]);
     else if (what >= kFirstStream)
       fuzz_stream(input, contexts[own]);

@@ -34,7 +34,7 @@ bool names_an_argument(const std::string& message) {
   const auto find_first = [&](const char* name, std::size_t) {
     const std::size_t length = std::strlen(name);
     is_found = is_found ||
-               (message.starts_with(name) && message.size() > length && std::strchr(" .[", message[length]));
+               (message.starts_with(name) && message.size() > length && std::strchr(" .[-", message[length]));
   };
   for_each_field<kumiko_attention_args>(find_first);
   for_each_field<kumiko_softmax_pv_args>(find_first);
@@ -44,6 +44,7 @@ bool names_an_argument(const std::string& message) {
 #define KUMIKO_BACKWARD_FIELD(name) find_first(#name, sizeof(kumiko_backward_args::name));
 #include "runtime/attention_backward_fields.inc"
 #undef KUMIKO_BACKWARD_FIELD
+  for (const char* name : {"dlse_stride", "delta_stride", "x", "scale", "rows", "tiles"}) find_first(name, 0);
   static constexpr const char* kWords[] = {"states",      "count is", "args",    "plan is", "context",
                                            "text",        "bytes",    "options", "domain",  "num_threads",
                                            "num_domains", "data is",  "cpus",    "bind",    "executor",
