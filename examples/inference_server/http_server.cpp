@@ -143,8 +143,8 @@ class HttpServer::Impl {
   }
 
   asio::awaitable<void> keep_deadlines() {
-    error_code cancelled;
-    while (!cancelled) {
+    while (!is_drained_) {
+      error_code cancelled;
       timer_.expires_after(kSweep);
       co_await timer_.async_wait(asio::redirect_error(asio::use_awaitable, cancelled));
       const Clock::time_point now = Clock::now();
@@ -180,11 +180,14 @@ class HttpServer::Impl {
       if (!connection->is_busy()) connection->drain(last_deadline_, last_deadline_);
     }
     while (!core.connections.empty()) co_await pause(milliseconds(5));
+    // The timer may have run out, and its handler be still to come: then cancel() has no effect.
+    is_drained_ = true;
     timer_.cancel();
   }
 
   tcp::acceptor acceptor_;
   asio::steady_timer timer_;
+  bool is_drained_ = false;
   Clock::time_point last_deadline_ = Clock::time_point::max();
   std::thread thread_;
 };

@@ -131,6 +131,19 @@ def test_drain_answers_what_is_in_flight_refuses_the_rest_and_exits_0(start, sto
         Client(server.url).get("/healthz")
 
 
+def test_a_drain_ends_when_the_process_was_not_run_for_a_while(start):
+    """Two timers of the server have run out when it goes on: that of the drain, most often first, and that of the connections' deadlines."""
+    servers = [start() for _ in range(4)]
+    for server in servers:
+        server.terminate()
+        wait_until(lambda server=server: server.lines[-1] == "inference_server: draining", "the drain")
+        server.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.6)  # longer than the port stays open
+    for server in servers:
+        server.process.send_signal(signal.SIGCONT)
+    assert [server.wait() for server in servers] == [0] * 4
+
+
 # Longer than a client of these tests may need to send its next request on a busy machine: 400 of them share a processor with the server.
 GRACE = ("--drain-grace", "25")
 
