@@ -48,7 +48,7 @@ Status check_scale(float scale, const char* expected);
 
 bool empty(const std::array<std::int64_t, 4>& shape);
 
-/// Refuses a type that is none of the floating-point ones.
+/// Refuses a type that is not a floating-point one.
 Status check_float(const char* name, DataType type);
 
 template <class View>
