@@ -146,7 +146,7 @@ def short(hosts):
         peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
         return [title(r), r["isa"], str(r["threads"]), f"{number(r['value'])} {r['unit']}", peer]
     said = (f"`scripts/bench {GROUP}` on {where(host, run)}. A figure is a fraction of the peak of multiply-adds or of the read bandwidth, "
-            f"whichever bounds the row, measured beside it. {claims(run['rows'])} {run.get('note', '')}").strip()
+            f"whichever bounds the row, measured beside it. {claims(run['rows'])} [What stops the others](docs/limits.md). {run.get('note', '')}").strip()
     return "\n".join([
         "![Kumiko and the best other library, as fractions of what the machine can do](docs/results.svg)", "",
         markdown(rows, ["row", "isa", "threads", "Kumiko", "best peer"], line), "", textwrap.fill(said, 118)])
