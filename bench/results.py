@@ -145,7 +145,8 @@ def short(hosts):
     def line(r):
         peer = "-" if r["peer"] is None else f"{number(r['peer_value'])} {r['peer']}"
         return [title(r), r["isa"], str(r["threads"]), f"{number(r['value'])} {r['unit']}", peer]
-    said = f"{where(host, run)}. {claims(run['rows'])} {run.get('note', '')}".strip()
+    said = (f"`scripts/bench {GROUP}` on {where(host, run)}. A figure is a fraction of the peak of multiply-adds or of the read bandwidth, "
+            f"whichever bounds the row, measured beside it. {claims(run['rows'])} [What stops the others](docs/limits.md). {run.get('note', '')}").strip()
     return "\n".join([
         "![Kumiko and the best other library, as fractions of what the machine can do](docs/results.svg)", "",
         markdown(rows, ["row", "isa", "threads", "Kumiko", "best peer"], line), "", textwrap.fill(said, 118)])
@@ -177,7 +178,10 @@ def serving(hosts):
 def page(hosts):
     """docs/results.md."""
     parts = ["# Results", "", "Written by bench/results.py from results/*.json: do not edit. [benchmarking.md](benchmarking.md) says how a row is made, and",
-             "`scripts/bench GROUP --record HOST` makes all of them anew.", "", "![Kumiko and the best other library](results.svg)"]
+             "`scripts/bench GROUP --record HOST` makes all of them anew. A value of FMA peak, bf16-dot peak (multiply-adds of bf16 pairs) or read",
+             "bandwidth is a fraction of what the host does in that, measured beside the row. [limits.md](limits.md) says what stops rows below their target.", "",
+             *(f"- [{host}: `scripts/bench {group}`](#{host}-scriptsbench-{group})" for host, groups in hosts.items() for group in groups), "",
+             "![Kumiko and the best other library](results.svg)"]
     for host, groups in hosts.items():
         for group, run in groups.items():
             parts += ["", f"## {host}: `scripts/bench {group}`", "", f"{where(host, run)}.", claims(run["rows"])]

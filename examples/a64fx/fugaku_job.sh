@@ -25,4 +25,4 @@ if (($# > 0)); then
   exec "$@"
 fi
 "$build/tests/isa_report/isa_report"
-"$build/bench/attention_bench" --benchmark_filter=prefill
+"$build/bench/attention_bench" --benchmark_filter='^(dense|causal|decode)_.*/sve512/'

@@ -52,7 +52,6 @@ def kv_append(
     query_norm    the same for queries
     layout        "bshd" as above, or "bhsd": caches are [pages, kv_heads, page_size, dim]. key, value and query may have
                   four dimensions in this order, batch and length in place of tokens; numbers per token are then flat
-
     key_layout    "rows", or "tiles_of_16": key_cache has pages of tiles, as attention() takes them
     page_domains  [pages] integers: domain whose memory holds a page (Context.allocate), -1 for any; tokens go to its cores
 

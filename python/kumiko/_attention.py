@@ -126,7 +126,7 @@ def attention(
     kv_indptr     [num_sequences + 1] integers, never falling, from 0 or more on: block_table is one list, int32 [pages of all
                   sequences] as FlashInfer's kv_indices, and page i of sequence b is block_table[kv_indptr[b] + i]. seqused_k
                   is (pages - 1) * page_size + FlashInfer's kv_last_page_len, 0 without pages
-    max_pages     with kv_indptr: the most pages that a sequence may have; None: has in kv_indptr
+    max_pages     with kv_indptr: the most pages that a sequence may have; None: the most that one has in kv_indptr
     q_scale, k_scale  of int8 q and k: float32 that broadcasts to [batch, q_heads, q_len] and [batch, kv_heads, kv_len]
                   (with pages [pages, kv_heads, page_size]) whatever the layout, an element being its integer times its
                   row's scale (quantize_rows); None: 1

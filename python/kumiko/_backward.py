@@ -53,7 +53,7 @@ def attention_backward(
     out, lse    what the forward call returned
     dlse        float32 [batch, q_heads, q_len]: the gradient of lse, where the loss depends on it as well
     dq, dk, dv  to write to: shaped as q, k and v, apart from every input; None: new tensors of their types
-    delta       float32 [batch, q_heads, q_len]: the sums of dout * out over v_head_dim, for who has them; out is then not read
+    delta       float32 [batch, q_heads, q_len]: the sums of dout * out over v_head_dim, where the caller has them; out is then not read
     return_dbias, return_dalibi_slopes  whether the gradients of bias and alibi_slopes are wanted, which take as long as two more of
                 the five products
     dbias       to write that of bias to: shaped as it, of float32, float16 or bfloat16; None: a new tensor of its type

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other calls on the same kernels, each in one call."""
+"""The library's other operations on the same kernels, each in one call."""
 
 from collections.abc import Sequence
 from typing import Any

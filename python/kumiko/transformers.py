@@ -12,8 +12,8 @@ For continuous batching (model.generate_batch), which takes attentions by name:
 The import registers it in transformers' registries of attentions and of masks. Grouped queries, caches (dynamic, static,
 sliding), windows, softcap and additive biases are computed as they are; causality, windows and padding need no mask of
 q_len x kv_len (kumiko._masks). Where the model itself makes such a mask, it is used. Training has attention_backward's
-gradients, those of a learned bias included. What has dropout is computed by PyTorch, and said under KUMIKO_VERBOSE=1 as in
-kumiko.torch.
+gradients, those of a learned bias included. A call with dropout is computed by PyTorch, with a FallbackWarning under
+KUMIKO_VERBOSE=1 as in kumiko.torch.
 """
 
 from itertools import groupby, pairwise
@@ -216,11 +216,11 @@ def kumiko_attention(
                     seen, or float, added to the scores. None: all keys, or the causal ones (to the bottom right) if
                     is_causal, by default module.is_causal, says so
     position_bias   broadcasts to the same, added to the scores
-    cu_seq_lens_q, cu_seq_lens_k  where packed sequences begin and the last one ends, as for flash attention; they count
+    cu_seq_lens_q, cu_seq_lens_k  where packed sequences begin and the last one ends, as for flash attention; used
                     where attention_mask is None
 
     With transformers' paged cache (continuous batching) batch is 1, tokens are those of all requests, and attention sinks
-    (s_aux) count.
+    (s_aux) are supported.
 
     Returns ([batch, q_len, q_heads, v_head_dim], None): there are no attention weights. Raises NotImplementedError for
     attention sinks without a paged cache, for gradients, dropout and other dtypes with one, and for what some models give in

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// softmax_pv, fused_gemm and merge_states.
+// softmax_pv, fused_gemm, merge_states and quantize_rows.
 #include <algorithm>
 #include <deque>
 #include <optional>

@@ -3,7 +3,7 @@
 """Tries one-line changes of the library and says for each which test noticed:
 
     tests/mutations/run.py                   all of tests/mutations/*.toml, in a copy of the sources under --folder
-    tests/mutations/run.py 'pool_.*' convert-drops-scale
+    tests/mutations/run.py 'pool_.*' convert-drops-lse
     tests/mutations/run.py --sanitizer thread            those of memory orders, which ThreadSanitizer alone sees
     tests/mutations/run.py --emulated                    those of AVX-512's kernels, under bochs (docs/emulation.md)
 
