@@ -287,7 +287,7 @@ TEST(Topology, FilesWithoutNodesAreRefusedInSilence) {
   std::remove(file.c_str());
 }
 
-// hwloc compares each object with all beside it: 16384 cores on one level take it a quarter of an hour.
+// hwloc compares each object with all beside it: 16384 cores on one level take it minutes.
 TEST(Topology, TooManyObjectsBesideOneAnotherAreRefused) {
   for (const std::string large : {"core:16384 pu:1", "16384", "pack:1 [numa] l3:1(size=1) core:0x4000 pu:1",
                                   "core:4000000000 pu:4000000000", "group:2 core:8192 pu:1"}) {
