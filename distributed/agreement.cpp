@@ -21,11 +21,12 @@ std::uint64_t hash(const void* data, std::size_t bytes, std::uint64_t from = kBa
 
 void Digest::add(const char* name, const void* data, std::size_t bytes) {
   if (count_ == kMostEntries) throw std::length_error("digest is full");
-  names_[count_] = name;
+  names_[count_] = {of_, name};
   hashes_[count_++] = data ? hash(data, bytes) : 0;
 }
 
-void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_rows) {
+void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_rows, const char* of) {
+  of_ = of;
   const auto count = static_cast<std::size_t>(sequences), heads = static_cast<std::size_t>(a.q.shape[1]);
   const auto shape = [&](const char* name, const auto& view, bool rows) {
     std::array<std::int64_t, 5> kept{static_cast<std::int64_t>(view.dtype), view.shape[1], view.shape[3]};
@@ -59,7 +60,7 @@ void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_ro
   add_value("lse_with_sink", a.lse_with_sink);
   add_value("lse_base", a.lse_base);
   add_value("precision", a.precision);
-  add_value("num_sequences", sequences);
+  if (has_all_rows) add_value("num_sequences", sequences);
   add_value("bsr_rows", a.bsr_rows);
   add_value("bsr_keys", a.bsr_keys);
   list("sinks", a.sinks, heads);
@@ -71,6 +72,7 @@ void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_ro
   list("causal_sequences", a.causal_sequences, count);
   list("prefix_lens", a.prefix_lens, count);
   list("cu_seqlens_q", a.cu_seqlens_q, count + 1);
+  of_ = "";
 }
 
 Agreement::Agreement(Transport& transport, const Digest& digest, const Status& mine)
@@ -103,9 +105,10 @@ Status Agreement::finish() {
     return {static_cast<Code>(verdict.code), "on rank " + std::to_string(root) + ": " + verdict.text};
   }
   for (std::size_t i = 0; i < digest_.count_; ++i) {
+    const auto& [of, name] = digest_.names_[i];
     if (words_[2 * i] != ~words_[2 * i + 1])
       return {Code::invalid_argument,
-              std::string(digest_.names_[i]) + " differs between ranks; expected the same on all"};
+              std::string(of) + name + " differs between ranks; expected the same on all"};
   }
   return {};
 }

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "distributed/transport.h"
 
@@ -17,7 +18,8 @@ namespace kumiko::distributed {
 class Digest {
  public:
   /// The fields of a valid call of so many sequences. `has_all_rows`: all rows of q and out are on each rank.
-  void add(const AttentionArgs& args, std::int64_t sequences, bool has_all_rows);
+  /// `of`: what their names begin with.
+  void add(const AttentionArgs& args, std::int64_t sequences, bool has_all_rows, const char* of = "");
   void add(const char* name, const void* data, std::size_t bytes);
   template <class T>
   void add_value(const char* name, const T& value) {
@@ -31,7 +33,8 @@ class Digest {
   friend class Agreement;
   static constexpr std::size_t kMostEntries = 56;
   std::size_t count_ = 0;
-  std::array<const char*, kMostEntries> names_{};
+  const char* of_ = "";
+  std::array<std::pair<const char*, const char*>, kMostEntries> names_{};  ///< In two parts.
   std::array<std::uint64_t, kMostEntries> hashes_{};
 };
 

@@ -14,7 +14,7 @@ constexpr std::int64_t kLongest = std::int64_t{1} << 31;
 Status bad(const std::string& what, double value, const std::string& expected) {
   std::string text = std::to_string(value);
   if (value == std::floor(value) && std::abs(value) < 1e15) text = std::to_string(std::llround(value));
-  return {Code::invalid_argument, what + " is " + text + ", expected " + expected};
+  return {Code::invalid_argument, what + " is " + text + "; expected " + expected};
 }
 
 Status check_sequences(const Work& work) {

@@ -61,9 +61,9 @@ Status check_context(const Context& context) {
 }
 
 void add_sequences(const SequenceParallelArgs& args, Digest* digest) {
-  digest->add(args.local, std::ssize(args.sequences), false);
-  digest->add("sequences", args.sequences.data(), args.sequences.size_bytes());
   digest->add_value("sequences.size()", args.sequences.size());
+  digest->add("sequences", args.sequences.data(), args.sequences.size_bytes());
+  digest->add(args.local, std::ssize(args.sequences), false, "local.");
   digest->add_value("distribution", args.distribution);
   digest->add_value("block_keys", args.block_keys);
 }
@@ -146,7 +146,7 @@ Status attention_forward(const Context& context, const Communicator& communicato
       const Speed own = speed_of(context, impl.machine);
       speeds.least = {own.flops, own.bandwidth};
       if (Status s = check_sequence_parallel(args, transport.size(), transport.rank()); !s.ok()) return s;
-      return validate_tensors(args.local);
+      return of_local(validate_tensors(args.local));
     });
     Agreement on_speed(transport, speeds, mine);
     if (Status s = on_speed.finish(); !s.ok()) return s;

@@ -31,7 +31,7 @@ static_assert(KUMIKO_DISTRIBUTED_HEAD_PARALLEL == static_cast<int>(Algorithm::he
 Status check_size(const char* name, std::size_t given, std::size_t expected) {
   if (given == expected) return {};
   return {Code::invalid_argument, std::string(name) + "->struct_size is " + std::to_string(given) +
-                                      ", expected " + std::to_string(expected) +
+                                      "; expected " + std::to_string(expected) +
                                       "; start from the _INIT macro"};
 }
 
@@ -40,8 +40,8 @@ Status convert(const kumiko_sequence_parallel_args* from, std::vector<SequenceLe
                SequenceParallelArgs* to) {
   if (!from) return null_argument("args", "a kumiko_sequence_parallel_args");
   if (Status s = check_size("args", from->struct_size, sizeof *from); !s.ok()) return s;
-  if (!from->local) return null_argument("args->local", "a kumiko_attention_args");
-  if (Status s = c_abi::convert_args(from->local, &to->local); !s.ok()) return s;
+  if (Status s = c_abi::convert_attention(from->local, "args->local", "local.", &to->local); !s.ok())
+    return s;
   if (from->num_sequences < 0 || from->num_sequences > INT32_MAX)
     return c_abi::bad_value("args->num_sequences", from->num_sequences, "0..2147483647");
   if (from->num_sequences > 0 && !from->lengths)

@@ -92,7 +92,7 @@ Status HeadParallel::prepare() {
   if (whole_.sinks) whole_.sinks += first * group;
   if (args_.sequences.empty()) return {};
   std::int64_t floats = 0;
-  return prepare_running_states(context_, whole_, {}, &floats);
+  return of_local(prepare_running_states(context_, whole_, {}, &floats));
 }
 
 void HeadParallel::add_field(const ConstTensor& tensor, bool is_query, std::byte* whole,

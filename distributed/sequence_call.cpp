@@ -69,7 +69,50 @@ Status check_unset(const AttentionArgs& a) {
   return {};
 }
 
+/// What is read sequence by sequence, though each call sees only its own.
+Status check_lists(const SequenceParallelArgs& args) {
+  const AttentionArgs& a = args.local;
+  for (std::size_t b = 0; b < args.sequences.size(); ++b) {
+    const std::string at = "[" + std::to_string(b) + "]";
+    if (a.causal_sequences && a.causal_sequences[b] > 1)
+      return invalid("local.causal_sequences" + at, a.causal_sequences[b], "0 or 1");
+    if (a.prefix_lens && a.prefix_lens[b] < 0)
+      return invalid("local.prefix_lens" + at, a.prefix_lens[b], "0 or more");
+  }
+  return {};
+}
+
+/// The shapes of bias and mask, which have a column for each key of the longest sequence, or more.
+Status check_score_views(const SequenceParallelArgs& args) {
+  const AttentionArgs& a = args.local;
+  std::int64_t longest = 0;
+  for (const SequenceLengths& lengths : args.sequences) longest = std::max(longest, lengths.kv_len);
+  for (const auto& [name, view] : {std::pair{"bias", &a.bias}, std::pair{"mask", &a.mask}}) {
+    if (!view->data) continue;
+    const std::string of = std::string("local.") + name + ".shape[";
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (view->shape[i] != a.q.shape[i])
+        return invalid(of + std::to_string(i) + "]", view->shape[i],
+                       std::to_string(a.q.shape[i]) + ", as in local.q");
+    }
+    if (view->shape[3] < longest)
+      return invalid(of + "3]", view->shape[3],
+                     "at least " + std::to_string(longest) + ", the keys of the longest sequence");
+  }
+  if (a.bias.data && a.mask.data && a.mask.shape[3] != a.bias.shape[3])
+    return invalid("local.mask.shape[3]", a.mask.shape[3],
+                   std::to_string(a.bias.shape[3]) + ", as in local.bias");
+  return {};
+}
+
 }  // namespace
+
+Status of_local(const Status& status) {
+  const bool is_of_arguments = status.code() == Code::invalid_argument || status.code() == Code::unsupported;
+  const std::string& text = status.message();
+  if (!is_of_arguments || text.starts_with("KUMIKO_") || text.starts_with("context ")) return status;
+  return {status.code(), "local." + text};
+}
 
 std::int64_t bytes_of(DataType type) {
   return type == DataType::f32 || type == DataType::i32      ? 4
@@ -158,7 +201,9 @@ Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int 
   if (Status s = check_rows("q", a.q.shape, batch, q_rows, rank); !s.ok()) return s;
   if (Status s = check_rows("out", a.out.shape, batch, q_rows, rank); !s.ok()) return s;
   if (Status s = check_rows("k", a.k.shape, batch, k_rows, rank); !s.ok()) return s;
-  return check_rows("v", a.v.shape, batch, k_rows, rank);
+  if (Status s = check_rows("v", a.v.shape, batch, k_rows, rank); !s.ok()) return s;
+  if (Status s = check_score_views(args); !s.ok()) return s;
+  return check_lists(args);
 }
 
 PageLayout::PageLayout(const AttentionArgs& a)
@@ -264,7 +309,8 @@ Status SequenceCall::prepare(const Context& context, const std::byte* buffer, st
   for (Call& call : calls_) {
     set_keys(&call);
     std::int64_t floats = 0;
-    if (Status s = prepare_running_states(context, call.args, part_of(call, {}, {}), &floats); !s.ok())
+    if (Status s = of_local(prepare_running_states(context, call.args, part_of(call, {}, {}), &floats));
+        !s.ok())
       return s;
     call.states_begin = state_floats_;
     state_floats_ += floats;

@@ -87,6 +87,8 @@ class SequenceCall {
   std::int64_t lanes_ = 1, max_pages_ = 0, state_floats_ = 0;
 };
 
+/// An error of a field of `local` under the name that it has here. Others name the context or a variable.
+Status of_local(const Status& status);
 /// What can be checked without any other rank.
 Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int rank);
 Work work_of(const SequenceParallelArgs& args);

@@ -472,7 +472,7 @@ KUMIKO_API Status fused_gemm(const Context& context, const FusedGemmArgs& args);
 /// section 3; Milakov & Gimelshein, 2018). A state whose LSE is -inf saw no key and is skipped, whatever its
 /// output. All outputs have the same shape; the states' outputs have the same type, and `out` that type or
 /// f32. `out` and `lse` may be those of a state; otherwise they must not overlap an input. Errors:
-/// invalid_argument, out_of_memory.
+/// invalid_argument, unsupported (more rows than 2^32), out_of_memory.
 KUMIKO_API Status merge_states(const Context& context, std::span<const AttentionState> states,
                                const Tensor& out, const LseView& lse = {});
 
@@ -480,7 +480,7 @@ KUMIKO_API Status merge_states(const Context& context, std::span<const Attention
 /// row's largest magnitude / 127, out = x / scale rounded to nearest even, -127..127 (docs/numerics.md). What
 /// a row becomes depends on that row alone. `x`: [batch, heads, seq, dim], f32, bf16 or f16; `out`: i8, of
 /// the same shape; `scale`: f32, [batch, heads, seq], must be given. Neither may overlap x or the other.
-/// Errors: invalid_argument, out_of_memory.
+/// Errors: invalid_argument, unsupported (more rows than 2^34), out_of_memory.
 KUMIKO_API Status quantize_rows(const Context& context, const ConstTensor& x, const Tensor& out,
                                 const LseView& scale);
 

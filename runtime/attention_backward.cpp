@@ -122,6 +122,7 @@ Status BackwardPlan::Impl::prepare() {
         std::max(pair_bytes, kernels::gradient_scratch_bytes(*of, problem.head_dim, problem.v_head_dim));
   // Without queries and keys there may be any number of heads.
   if (problem.q_len != 0 || args.dk.shape[2] != 0) units = problem.batch * problem.kv_heads;
+  if (Status s = check_tasks("forward.q.shape", units); !s.ok()) return s;
   const std::int64_t threads = context->executor->concurrency();
   BackwardState none;
   const BackwardRun planned{*this, args, {}, none};
@@ -155,6 +156,7 @@ Status BackwardPlan::Impl::prepare() {
     most_units = std::max(most_units, next - first);
     most_tasks = std::max(most_tasks, blocks);
   }
+  if (Status s = check_tasks("forward.q.shape", most_tasks); !s.ok()) return s;
   if (sum_bytes > kMostBytes || count_term_regions(*this) > kMostBytes)
     return {Code::out_of_memory, "out of memory"};
   scratch_bytes = pair_bytes + (alone > 0 ? static_cast<std::size_t>(own_bytes) : 0);

@@ -74,7 +74,7 @@ struct [[gnu::visibility("hidden")]] BackwardPlan::Impl {
   double sum_bytes = 0;                           ///< Of the largest group.
   std::int64_t most_units = 0, most_tasks = 0;    ///< Of a group, and of one job.
 
-  /// Chooses what is computed together, and takes the memory of a run. Errors: out_of_memory.
+  /// Chooses what is computed together, and takes the memory of a run. Errors: unsupported, out_of_memory.
   Status prepare();
   /// The operands must be valid and of the planned problem.
   Status execute(const BackwardArgs& run_args);

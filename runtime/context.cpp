@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "runtime/partition.h"
 #include "runtime/validate_parts.h"
 #include "scheduler/memory.h"
 
@@ -257,8 +258,15 @@ Status run_tasks(const Context::Impl& runtime, std::span<const scheduler::Task> 
           "scratch of " + std::to_string(scratch_bytes) + " bytes a core could not be allocated"};
 }
 
-Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
-                       void* context, std::size_t scratch_bytes) {
+Status check_tasks(const char* of, std::int64_t count) {
+  if (count <= kMaxTasks) return {};
+  return {Code::unsupported, std::string(of) + " makes " + std::to_string(count) +
+                                 " tasks; expected at most " + std::to_string(kMaxTasks)};
+}
+
+Status run_equal_tasks(const Context::Impl& runtime, const char* of, std::int64_t count,
+                       decltype(scheduler::Job::body) body, void* context, std::size_t scratch_bytes) {
+  if (Status s = check_tasks(of, count); !s.ok()) return s;
   const std::vector<scheduler::Task> tasks(static_cast<std::size_t>(count), scheduler::Task{1, 0});
   return run_tasks(runtime, tasks, *scheduler::find_policy("flat"), body, context, scratch_bytes);
 }

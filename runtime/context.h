@@ -61,9 +61,12 @@ Status check_context(const Context& context);
 Status run_tasks(const Context::Impl& runtime, std::span<const scheduler::Task> tasks,
                  const scheduler::PolicyRow& policy, decltype(scheduler::Job::body) body, void* context,
                  std::size_t scratch_bytes);
-/// `count` tasks of one cost, which may run anywhere.
-Status run_equal_tasks(const Context::Impl& runtime, std::int64_t count, decltype(scheduler::Job::body) body,
-                       void* context, std::size_t scratch_bytes);
+/// `count` tasks of one cost, which may run anywhere. `of`: the argument that makes so many. Errors:
+/// unsupported (more than kMaxTasks), out_of_memory.
+Status run_equal_tasks(const Context::Impl& runtime, const char* of, std::int64_t count,
+                       decltype(scheduler::Job::body) body, void* context, std::size_t scratch_bytes);
+/// An error if `of` makes more than kMaxTasks.
+Status check_tasks(const char* of, std::int64_t count);
 
 /// Wraps every public call. Runs `body` in the default floating-point state and then restores the caller's,
 /// whose rounding mode must not change a plan's scale and whose unmasked traps must not fire in our

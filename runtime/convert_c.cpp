@@ -100,11 +100,11 @@ static_assert(KUMIKO_ROPE_NEOX == static_cast<int>(RopeStyle::neox));
 static_assert(KUMIKO_ROPE_INTERLEAVED == static_cast<int>(RopeStyle::interleaved));
 
 Status null_argument(const char* name, const char* expected) {
-  return {Code::invalid_argument, std::string(name) + " is NULL, expected " + expected};
+  return {Code::invalid_argument, std::string(name) + " is NULL; expected " + expected};
 }
 
 Status bad_value(const std::string& name, std::int64_t value, const char* expected) {
-  return {Code::invalid_argument, name + " is " + std::to_string(value) + ", expected " + expected};
+  return {Code::invalid_argument, name + " is " + std::to_string(value) + "; expected " + expected};
 }
 
 namespace {
@@ -120,7 +120,7 @@ Status read_sized(const Struct* given, const std::string& name, const char* type
   std::size_t size = 0;
   std::memcpy(&size, given, sizeof(size));
   if (size < smallest || size > largest || size % alignof(Struct) != 0) {
-    return {Code::invalid_argument, name + "->struct_size is " + std::to_string(size) + ", expected sizeof(" +
+    return {Code::invalid_argument, name + "->struct_size is " + std::to_string(size) + "; expected sizeof(" +
                                         type + "), " + std::to_string(sizeof(Struct)) +
                                         " in this release; start from the _INIT macro"};
   }
@@ -250,9 +250,8 @@ static Status convert_fields(const From& from, To* to) {
   return {};
 }
 
-/// `name`: the argument that it is. `of`: what its fields are named with.
-static Status convert_attention(const kumiko_attention_args* given, const char* name, const char* of,
-                                AttentionArgs* to) {
+Status convert_attention(const kumiko_attention_args* given, const char* name, const char* of,
+                         AttentionArgs* to) {
   if (given == nullptr) return null_argument(name, "a kumiko_attention_args");
   kumiko_attention_args from = KUMIKO_ATTENTION_ARGS_INIT;
   if (Status s =

@@ -26,6 +26,9 @@ Status convert(const kumiko_const_tensor& from, const std::string& name, ConstTe
 Status convert(const kumiko_tensor& from, const std::string& name, Tensor* to);
 /// `given` may be of an older or a newer release: see struct_size in attention_c.h.
 KUMIKO_API Status convert_args(const kumiko_attention_args* given, AttentionArgs* to);
+/// The same of the argument or field `name`, whose fields are named with `of`.
+KUMIKO_API Status convert_attention(const kumiko_attention_args* given, const char* name, const char* of,
+                                    AttentionArgs* to);
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to);
 Status convert_args(const kumiko_fused_gemm_args* given, FusedGemmArgs* to);
 Status convert_args(const kumiko_kv_append_args* given, KvAppendArgs* to);

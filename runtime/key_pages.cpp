@@ -93,7 +93,8 @@ Status convert_key_pages(const Context& context, const Side& from, const Side& t
                        most_tasks = kMostTasksPerThread * runtime.executor->concurrency(),
                        task_tiles = std::max(kLeastTaskTiles, (count + most_tasks - 1) / most_tasks);
     KeyPages pages{rows.view, tiles.view, from.tiled ? kernel.to_rows : kernel.from_rows, count, task_tiles};
-    return run_equal_tasks(runtime, (count + task_tiles - 1) / task_tiles, convert_tiles_of_task, &pages, 0);
+    return run_equal_tasks(runtime, from.name, (count + task_tiles - 1) / task_tiles, convert_tiles_of_task,
+                           &pages, 0);
   });
 }
 

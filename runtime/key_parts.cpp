@@ -354,8 +354,8 @@ Status merge_running_states(const Context& context, const AttentionArgs& args, c
           merge.pieces.push_back({b * problem.kv_heads + h, row, std::min(row + kMergedRows, rows)});
       }
     }
-    return run_equal_tasks(*made.plan.context, std::ssize(merge.pieces), merge_piece<RunningMerge>, &merge,
-                           static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
+    return run_equal_tasks(*made.plan.context, "q.shape", std::ssize(merge.pieces), merge_piece<RunningMerge>,
+                           &merge, static_cast<std::size_t>(problem.v_head_dim) * sizeof(float));
   });
 }
 
@@ -395,8 +395,8 @@ Status merge_split_states(const Context& context, const AttentionArgs& args,
     for (std::int64_t p = 0; p < std::min(merge.most_splits, std::ssize(states)); ++p) {
       if (!states[static_cast<std::size_t>(p)]) return invalid(entry("states", p), "null", "states");
     }
-    return run_equal_tasks(*plan.context, std::ssize(merge.pieces), merge_piece<SplitMerge>, &merge,
-                           static_cast<std::size_t>(plan.problem.v_head_dim) * sizeof(float));
+    return run_equal_tasks(*plan.context, "q.shape", std::ssize(merge.pieces), merge_piece<SplitMerge>,
+                           &merge, static_cast<std::size_t>(plan.problem.v_head_dim) * sizeof(float));
   });
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/key_tiles/key_tiles.h"
 #include "runtime/append_tasks.h"
 #include "runtime/context.h"
+#include "runtime/partition.h"
 #include "runtime/problem.h"
 #include "runtime/validate.h"
 
@@ -343,8 +344,9 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
     append.past_caches = least > 0 && count * static_cast<double>(append.cache_bytes()) >= least;
     const std::int64_t threads = runtime.executor->concurrency(),
                        fair = tokens / (threads == 1 ? 1 : kTasksPerThread * threads);
+    // More tokens than tasks may be are cut without regard to domains, which might make a task of each.
     append.work = cut_tokens(args, is_small ? tokens : std::clamp<std::int64_t>(fair, 1, kTaskTokens),
-                             args.page_domains && !is_small);
+                             args.page_domains && !is_small && tokens <= kMaxTasks);
     Tracer* const tracer = append.tracer = runtime.tracer.get();
     const std::int64_t begin = tracer ? tracer->now() : 0;
     if (tracer) append.run = tracer->next_run();

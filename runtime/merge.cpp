@@ -95,7 +95,8 @@ Status merge_states(const Context& context, std::span<const AttentionState> stat
                 out.shape[3]};
     for (const AttentionState& s : states) merge.lse_strides.push_back(lse_strides(s.lse_stride, out.shape));
 
-    return run_equal_tasks(runtime, (rows + kMergeTaskRows - 1) / kMergeTaskRows, merge_rows_of_task, &merge,
+    return run_equal_tasks(runtime, "out.shape", (rows + kMergeTaskRows - 1) / kMergeTaskRows,
+                           merge_rows_of_task, &merge,
                            static_cast<std::size_t>(2 * kernels::round_up(merge.dim, 16)) * sizeof(float));
   });
 }

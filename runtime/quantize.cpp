@@ -78,7 +78,7 @@ Status quantize_rows(const Context& context, const ConstTensor& x, const Tensor&
     Rows rows{
         x,          out, scale.data, lse_strides(scale.stride, x.shape), x.shape[0] * x.shape[1] * x.shape[2],
         runtime.isa};
-    return run_equal_tasks(runtime, (rows.count + kQuantizeTaskRows - 1) / kQuantizeTaskRows,
+    return run_equal_tasks(runtime, "x.shape", (rows.count + kQuantizeTaskRows - 1) / kQuantizeTaskRows,
                            quantize_rows_of_task, &rows, 0);
   });
 }

@@ -23,7 +23,8 @@ constexpr Renamed kNames[] = {{"lse.data", "lse"},           {"lse.stride", "lse
                               {"scale.data", "scale"},       {"scale.stride", "scale_stride"},
                               {"dlse.data", "dlse"},         {"dlse.stride", "dlse_stride"},
                               {"delta.data", "delta"},       {"delta.stride", "delta_stride"},
-                              {"seqused_k.size()", "count"}, {"forward.", "forward->"}};
+                              {"seqused_k.size()", "count"}, {"forward.", "forward->"},
+                              {"local.", "local->"}};
 
 /// The name that `text` begins with, or nullptr.
 const Renamed* name_at(std::string_view text) {

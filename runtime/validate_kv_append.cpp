@@ -155,7 +155,8 @@ Status check_slots(const KvAppendArgs& a, int domains) {
     if (slot == -1) continue;
     if (slot < 0 || slot >= slots)
       return invalid(entry("slot_mapping", t), slot,
-                     "-1 or 0.." + std::to_string(slots - 1) + " (pages * page_size - 1)");
+                     slots > 0 ? "-1 or 0.." + std::to_string(slots - 1) + " (pages * page_size - 1)"
+                               : "-1, as key_cache has no slots");
     const std::int64_t page = slot / a.key_cache.shape[2];
     if (a.page_domains && (a.page_domains[page] < -1 || a.page_domains[page] >= domains))
       return invalid(entry("page_domains", page), a.page_domains[page],

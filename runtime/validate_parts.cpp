@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <string_view>
 
 #include "runtime/config.h"
 
@@ -10,6 +12,8 @@ namespace kumiko {
 namespace {
 
 constexpr const char* kDims[4] = {"batch", "heads", "seq", "head_dim"};
+/// Tensors of scores, whose last dim is kv_len.
+constexpr std::string_view kScores[] = {"scores", "bias", "mask", "dbias"};
 
 constexpr std::int64_t bytes_of(DataType type) {
   switch (type) {
@@ -56,7 +60,10 @@ Status invalid(const std::string& what, std::int64_t value, const std::string& e
 }
 
 std::string element(const char* name, const char* field, int i) {
-  return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" + kDims[i] + ")";
+  const bool is_of_keys =
+      i == 3 && std::find(std::begin(kScores), std::end(kScores), name) != std::end(kScores);
+  return std::string(name) + "." + field + "[" + std::to_string(i) + "]" + " (" +
+         (is_of_keys ? "kv_len" : kDims[i]) + ")";
 }
 
 std::string entry(const char* name, std::int64_t i) {

@@ -94,6 +94,7 @@ Status check_pages_of(const Problem& problem, const PageTable& table, std::int64
     return invalid(entry("kv_indptr", b + 1) + " - " + entry("kv_indptr", b), given,
                    "at least " + std::to_string(end) + " pages of " + std::to_string(problem.page_keys) +
                        " keys" + seen());
+  if (problem.pages == 0) return invalid("k.shape[0]", 0, "at least one page" + seen());
   const std::int32_t* const row = problem.pages_of(table, b);
   for (std::int64_t i = first / problem.page_keys; i < end; ++i) {
     if (row[i] >= 0 && row[i] < problem.pages) continue;

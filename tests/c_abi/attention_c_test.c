@@ -408,7 +408,7 @@ static void test_sized_structs(const kumiko_context* context) {
                "options sets a field");
   caller_options.options.struct_size = 1;
   EXPECT_ERROR(kumiko_context_create(&caller_options.options, &made), KUMIKO_INVALID_ARGUMENT,
-               "options->struct_size is 1,");
+               "options->struct_size is 1;");
   EXPECT(made == NULL);
 }
 

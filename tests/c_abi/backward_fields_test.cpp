@@ -154,11 +154,11 @@ TEST_F(BackwardFieldsTest, EachCountsAndAllTogether) {
 TEST_F(BackwardFieldsTest, Nulls) {
   kumiko_backward_args c = KUMIKO_BACKWARD_ARGS_INIT;
   EXPECT_EQ(kumiko_attention_backward(nullptr, &c), KUMIKO_INVALID_ARGUMENT);
-  EXPECT_STREQ(kumiko_last_error(), "context is NULL, expected a kumiko_context");
+  EXPECT_STREQ(kumiko_last_error(), "context is NULL; expected a kumiko_context");
   EXPECT_EQ(kumiko_attention_backward(c_context, nullptr), KUMIKO_INVALID_ARGUMENT);
-  EXPECT_STREQ(kumiko_last_error(), "args is NULL, expected a kumiko_backward_args");
+  EXPECT_STREQ(kumiko_last_error(), "args is NULL; expected a kumiko_backward_args");
   EXPECT_EQ(kumiko_attention_backward(c_context, &c), KUMIKO_INVALID_ARGUMENT);
-  EXPECT_STREQ(kumiko_last_error(), "forward is NULL, expected a kumiko_attention_args");
+  EXPECT_STREQ(kumiko_last_error(), "forward is NULL; expected a kumiko_attention_args");
 }
 
 TEST_F(BackwardFieldsTest, Plans) {
@@ -187,7 +187,7 @@ TEST_F(BackwardFieldsTest, Plans) {
   EXPECT_EQ(kumiko_backward_plan_create(nullptr, &c, &plan), KUMIKO_INVALID_ARGUMENT);
   EXPECT_EQ(kumiko_backward_plan_create(c_context, &c, nullptr), KUMIKO_INVALID_ARGUMENT);
   EXPECT_EQ(kumiko_backward_plan_run(nullptr, &c), KUMIKO_INVALID_ARGUMENT);
-  EXPECT_STREQ(kumiko_last_error(), "plan is NULL, expected a kumiko_backward_plan");
+  EXPECT_STREQ(kumiko_last_error(), "plan is NULL; expected a kumiko_backward_plan");
   EXPECT_EQ(kumiko_backward_plan_run(plan, nullptr), KUMIKO_INVALID_ARGUMENT);
   EXPECT_EQ(kumiko_backward_plan_explain(nullptr, &text), KUMIKO_INVALID_ARGUMENT);
   EXPECT_EQ(kumiko_backward_plan_explain(plan, nullptr), KUMIKO_INVALID_ARGUMENT);

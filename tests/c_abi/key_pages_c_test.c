@@ -51,13 +51,13 @@ int main(void) {
   args.key_layout = 2;
   EXPECT(kumiko_attention_forward(context, &args) == KUMIKO_INVALID_ARGUMENT);
   EXPECT(strcmp(kumiko_last_error(),
-                "key_layout is 2, expected KUMIKO_KEY_ROWS (0) or KUMIKO_KEY_TILES_OF_16 (1)") == 0);
+                "key_layout is 2; expected KUMIKO_KEY_ROWS (0) or KUMIKO_KEY_TILES_OF_16 (1)") == 0);
   EXPECT(kumiko_pack_key_pages(NULL, &in_rows, &to_tiles) == KUMIKO_INVALID_ARGUMENT);
-  EXPECT(strcmp(kumiko_last_error(), "context is NULL, expected a kumiko_context") == 0);
+  EXPECT(strcmp(kumiko_last_error(), "context is NULL; expected a kumiko_context") == 0);
   EXPECT(kumiko_pack_key_pages(context, NULL, &to_tiles) == KUMIKO_INVALID_ARGUMENT);
-  EXPECT(strcmp(kumiko_last_error(), "rows is NULL, expected a kumiko_const_tensor") == 0);
+  EXPECT(strcmp(kumiko_last_error(), "rows is NULL; expected a kumiko_const_tensor") == 0);
   EXPECT(kumiko_unpack_key_pages(context, &in_tiles, NULL) == KUMIKO_INVALID_ARGUMENT);
-  EXPECT(strcmp(kumiko_last_error(), "rows is NULL, expected a kumiko_tensor") == 0);
+  EXPECT(strcmp(kumiko_last_error(), "rows is NULL; expected a kumiko_tensor") == 0);
   to_tiles.shape[2] = 8;
   EXPECT(kumiko_pack_key_pages(context, &in_rows, &to_tiles) == KUMIKO_INVALID_ARGUMENT);
   kumiko_context_destroy(context);

@@ -124,15 +124,15 @@ TEST_F(KvAppendFieldsTest, NullsAndNumbersThatNoEnumeratorHas) {
   kumiko_kv_append_args c = KUMIKO_KV_APPEND_ARGS_INIT;
   place_append(c);
   EXPECT_EQ(kumiko_kv_append(nullptr, &c), KUMIKO_INVALID_ARGUMENT);
-  EXPECT_STREQ(kumiko_last_error(), "context is NULL, expected a kumiko_context");
+  EXPECT_STREQ(kumiko_last_error(), "context is NULL; expected a kumiko_context");
   EXPECT_EQ(kumiko_kv_append(c_context, nullptr), KUMIKO_INVALID_ARGUMENT);
-  EXPECT_STREQ(kumiko_last_error(), "args is NULL, expected a kumiko_kv_append_args");
+  EXPECT_STREQ(kumiko_last_error(), "args is NULL; expected a kumiko_kv_append_args");
   for (const std::int32_t style : {-1, 2}) {
     c.rope_style = style;
     EXPECT_EQ(kumiko_kv_append(c_context, &c), KUMIKO_INVALID_ARGUMENT);
     EXPECT_EQ(std::string(kumiko_last_error()),
               "rope_style is " + std::to_string(style) +
-                  ", expected KUMIKO_ROPE_NEOX (0) or KUMIKO_ROPE_INTERLEAVED (1)");
+                  "; expected KUMIKO_ROPE_NEOX (0) or KUMIKO_ROPE_INTERLEAVED (1)");
   }
 }
 

@@ -202,7 +202,7 @@ TEST_F(ProductFields, CountsOfStatesThatCannotBe) {
     const Seen before = seen_of(KUMIKO_INVALID_ARGUMENT);
     const Seen seen = seen_of(kumiko_merge_states(c_context, c.states, count, &c.out, c.lse, c.lse_stride));
     EXPECT_EQ(seen.code, KUMIKO_INVALID_ARGUMENT);
-    EXPECT_EQ(seen.message, "count is " + std::to_string(count) + ", expected 1 to 65536");
+    EXPECT_EQ(seen.message, "count is " + std::to_string(count) + "; expected 1 to 65536");
     EXPECT_EQ(seen.out, before.out);
   }
   // The largest number of states: the same value and weight each time, so that each sum is rounded 65536

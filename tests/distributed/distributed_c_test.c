@@ -71,8 +71,23 @@ static void test_sequences(const kumiko_context* context, kumiko_communicator* c
   /* An error of one rank's own conversion is that of all. */
   if (rank == ranks - 1) args.distribution = 9;
   EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
-  EXPECT(strstr(kumiko_last_error(), "args->distribution is 9, expected a KUMIKO_ROWS_ value, 0 to 2"));
+  EXPECT(strstr(kumiko_last_error(), "args->distribution is 9; expected a KUMIKO_ROWS_ value, 0 to 2"));
   args.distribution = KUMIKO_ROWS_ZIGZAG;
+  /* Its fields of `local` are named as those. */
+  float lse = 0;
+  local.softcap = -1;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "on rank 0: local->softcap is -1"));
+  local.softcap = 0, local.lse = &lse, local.lse_stride[0] = -1;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "on rank 0: local->lse_stride[0] (batch) is -1"));
+  local.lse = NULL, local.lse_stride[0] = 0, local.is_causal = 2;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "on rank 0: local->is_causal is 2; expected 0 or 1"));
+  local.is_causal = 1, local.struct_size = 3;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "on rank 0: args->local->struct_size is 3; expected sizeof("));
+  local.struct_size = sizeof local;
   args.algorithm = 2; /* states */
   EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
   args.struct_size = 7;
@@ -85,7 +100,7 @@ static void test_sequences(const kumiko_context* context, kumiko_communicator* c
   EXPECT(strstr(kumiko_last_error(), "communicator is NULL"));
   rows = 7;
   EXPECT(kumiko_rows_of_rank(3, kKeys, ranks, 0, 0, NULL, &rows) == 0 && rows == 0);
-  EXPECT(strstr(kumiko_last_error(), "distribution is 3, expected a KUMIKO_ROWS_ value, 0 to 2"));
+  EXPECT(strstr(kumiko_last_error(), "distribution is 3; expected a KUMIKO_ROWS_ value, 0 to 2"));
   free(q), free(v), free(out);
 }
 
@@ -134,7 +149,7 @@ int main(int argc, char** argv) {
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
   if (rank == ranks - 1) machine.struct_size = 5;
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);
-  EXPECT(strstr(kumiko_last_error(), "machine->struct_size is 5, expected "));
+  EXPECT(strstr(kumiko_last_error(), "machine->struct_size is 5; expected "));
   machine.struct_size = sizeof machine;
   EXPECT(!communicator);
   machine.message_seconds = 1e-6;

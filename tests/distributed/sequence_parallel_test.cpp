@@ -166,7 +166,7 @@ TEST_F(SequenceParallelErrors, OfAnyRankReachAll) {
                Code::invalid_argument,
                where + "local.q.shape[1] * local.q.shape[3] is 1099511627776; expected 0..");
   expect_error(on_last([](auto& args) { args.local.softcap = -1; }), Code::invalid_argument,
-               where + "softcap is -1");
+               where + "local.softcap is -1");
   expect_error(on_last([](auto& args) { args.block_keys = 100; }), Code::invalid_argument,
                where + "block_keys is 100; expected 0, or a multiple of 512");
   expect_error([](auto& args) { args.algorithm = Algorithm::states; }, Code::invalid_argument,
@@ -179,7 +179,7 @@ TEST_F(SequenceParallelErrors, OfAnyRankReachAll) {
 TEST_F(SequenceParallelErrors, OfTensors) {
   shape.q_heads = shape.kv_heads = std::max(2, world_size());
   const std::int64_t heads = shape.kv_heads;
-  const std::string zero = "on rank 0: ", apart = "; expected memory apart from ";
+  const std::string zero = "on rank 0: local.", apart = "; expected memory apart from ";
   for (const Algorithm algorithm : {Algorithm::ring, Algorithm::broadcast, Algorithm::head_parallel}) {
     shape.algorithm = algorithm;
     const auto expect_refused = [&](void (*change)(AttentionArgs&), const std::string& text) {
@@ -215,6 +215,37 @@ TEST_F(SequenceParallelErrors, OfTensors) {
   }
 }
 
+// Each call sees a bias of its own sequences and lists of its own pieces of them; errors name the whole.
+TEST_F(SequenceParallelErrors, OfWhatEachCallSeesInPart) {
+  shape.sequences = {{900, 900}, {900, 900}};
+  const float zero = 0.0f;
+  const bool seen = true;
+  const auto with_bias = [&](int dim, std::int64_t size, const std::string& text) {
+    expect_error(
+        [&](auto& args) {
+          args.local.bias = {&zero, args.local.q.shape, {0, 0, 0, 0}, DataType::f32};
+          args.local.bias.shape[3] = 900;
+          args.local.bias.shape[static_cast<std::size_t>(dim)] = size;
+        },
+        Code::invalid_argument, text);
+  };
+  with_bias(0, 1, "on rank 0: local.bias.shape[0] is 1; expected 2, as in local.q");
+  with_bias(3, 899, "on rank 0: local.bias.shape[3] is 899; expected at least 900, the keys of the longest");
+  expect_error(
+      [&](auto& args) {
+        args.local.bias = {&zero, args.local.q.shape, {0, 0, 0, 0}, DataType::f32};
+        args.local.mask = {&seen, args.local.q.shape, {0, 0, 0, 0}, DataType::boolean};
+        args.local.bias.shape[3] = 900, args.local.mask.shape[3] = 901;
+      },
+      Code::invalid_argument, "on rank 0: local.mask.shape[3] is 901; expected 900, as in local.bias");
+  const std::uint8_t causal[2] = {1, 2};
+  const std::int32_t prefixes[2] = {3, -1};
+  expect_error([&](auto& args) { args.local.causal_sequences = causal; }, Code::invalid_argument,
+               "on rank 0: local.causal_sequences[1] is 2; expected 0 or 1");
+  expect_error([&](auto& args) { args.local.prefix_lens = prefixes; }, Code::invalid_argument,
+               "on rank 0: local.prefix_lens[1] is -1; expected 0 or more");
+}
+
 // A rank may have keys and no query.
 TEST_F(SequenceParallelErrors, OfKeysBesideNoQuery) {
   shape.sequences = {{1, 5000}};
@@ -223,7 +254,7 @@ TEST_F(SequenceParallelErrors, OfKeysBesideNoQuery) {
       [](auto& args) {
         if (world_rank() == world_size() - 1) args.local.k.data = nullptr;
       },
-      Code::invalid_argument, "on rank " + std::to_string(world_size() - 1) + ": k.data is null");
+      Code::invalid_argument, "on rank " + std::to_string(world_size() - 1) + ": local.k.data is null");
 }
 
 TEST_F(SequenceParallelErrors, OfADistributionWithoutAName) {
@@ -241,7 +272,7 @@ TEST_F(SequenceParallelErrors, OfScalesThatOneRankHas) {
       [](auto& args) {
         if (world_rank() == 0) args.local.q_scale = {};
       },
-      Code::invalid_argument, "q_scale differs between ranks; expected the same on all");
+      Code::invalid_argument, "local.q_scale differs between ranks; expected the same on all");
 }
 
 TEST_F(SequenceParallelErrors, NameTheLengthThatIsNotThatOfTheOthers) {
@@ -261,20 +292,20 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
     };
   };
   const std::string text = " differs between ranks; expected the same on all";
-  expect_error(on_first([](auto& a) { a.local.scale = 0.5f; }), Code::invalid_argument, "scale" + text);
+  expect_error(on_first([](auto& a) { a.local.scale = 0.5f; }), Code::invalid_argument, "local.scale" + text);
   // Whoever misses this one sends the same blocks all the same; after others ranks would wait for ever.
   if (HasFailure()) return;
   expect_error(on_first([](auto& a) { a.local.is_causal = false; }), Code::invalid_argument,
-               "is_causal" + text);
+               "local.is_causal" + text);
   expect_error(on_first([](auto& a) { a.local.window_left = 7; }), Code::invalid_argument,
-               "window_left" + text);
-  expect_error(on_first([](auto& a) { a.local.lse = {}; }), Code::invalid_argument, "lse" + text);
+               "local.window_left" + text);
+  expect_error(on_first([](auto& a) { a.local.lse = {}; }), Code::invalid_argument, "local.lse" + text);
   expect_error(on_first([](auto& a) { a.block_keys = 512; }), Code::invalid_argument, "block_keys" + text);
   expect_error(on_first([](auto& a) { a.algorithm = Algorithm::broadcast; }), Code::invalid_argument,
                "algorithm" + text);
   const std::vector<float> sinks(4, 0.5f), others(4, 0.25f);
   expect_error([&](auto& a) { a.local.sinks = world_rank() == 0 ? others.data() : sinks.data(); },
-               Code::invalid_argument, "sinks" + text);
+               Code::invalid_argument, "local.sinks" + text);
   for (const auto& [name, change] : std::vector<std::pair<std::string, void (*)(AttentionArgs&)>>{
            {"softcap", [](AttentionArgs& a) { a.softcap = 2; }},
            {"causal_alignment", [](AttentionArgs& a) { a.causal_alignment = CausalAlignment::top_left; }},
@@ -287,7 +318,7 @@ TEST_F(SequenceParallelErrors, OfProblemsThatDiffer) {
         [&, change = change](auto& a) {
           if (world_rank() == 0) change(a.local);
         },
-        Code::invalid_argument, name + text);
+        Code::invalid_argument, "local." + name + text);
   expect_error(on_first([](auto& a) { a.sequences = {}; }), Code::invalid_argument,
                "on rank 0: local.q.shape[2] is ");
 }
@@ -301,13 +332,12 @@ TEST_F(SequenceParallelErrors, OfListsThatDiffer) {
   const std::int32_t here = world_rank() == 0 ? 1 : 2, prefixes[2] = {3, here};
   const std::uint8_t causal[2] = {1, world_rank() == 0};
   const std::vector<float> slopes{1, 1, 1, 1, 1, 1, 1, static_cast<float>(here)};
-  const std::vector<SequenceLengths> sequences{{900, 900}, {40, 699 + here}};
   expect_error([&](auto& a) { a.local.prefix_lens = prefixes; }, Code::invalid_argument,
-               "prefix_lens" + text);
+               "local.prefix_lens" + text);
   expect_error([&](auto& a) { a.local.causal_sequences = causal; }, Code::invalid_argument,
-               "causal_sequences" + text);
+               "local.causal_sequences" + text);
   expect_error([&](auto& a) { a.local.alibi_slopes = slopes.data(), a.local.alibi_batch_stride = 4; },
-               Code::invalid_argument, "alibi_slopes" + text);
+               Code::invalid_argument, "local.alibi_slopes" + text);
 }
 
 // Ranks of different speed: all choose by the slowest. Over so slow a link a fast machine sends few bytes,

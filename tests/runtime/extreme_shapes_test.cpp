@@ -6,8 +6,10 @@
 #include <array>
 #include <cstdio>
 #include <limits>
+#include <string>
 #include <vector>
 
+#include "runtime/attention_backward.h"
 #include "runtime/key_parts.h"
 #include "runtime/plan.h"
 #include "runtime/validate.h"
@@ -151,6 +153,42 @@ TEST(ExtremeShapes, MoreTasksThanAPlanHoldsAreUnsupported) {
   args = problem(power(12), power(27), power(27), 1, 1, 1);
   args.seqused_k = lengths.data();
   expect_refused(args, Code::unsupported, "q.shape");
+}
+
+// The same of the calls that have no plan of attention. Nothing is read or written at these addresses.
+TEST(ExtremeShapes, MoreTasksOfOtherCallsAreUnsupported) {
+  alignas(64) static float memory[1 << 20];
+  const std::array<std::int64_t, 4> shape{power(20), power(20), power(20), 1}, one{0, 0, 0, 1};
+  void* const low = reinterpret_cast<void*>(power(61));
+  const Tensor out = Tensor::bhsd(low, shape[0], shape[1], shape[2], 1);
+  const ConstTensor in{memory, shape, one};
+  const AttentionState state{in, memory, {0, 0, 1}};
+  const Status merged = merge_states(machine(1), {&state, 1}, out);
+  EXPECT_EQ(merged.code(), Code::unsupported);
+  EXPECT_EQ(merged.message(), "out.shape makes 18014398509481984 tasks; expected at most 67108864");
+  Tensor rounded = out;
+  rounded.dtype = DataType::i8;
+  const Status quantized = quantize_rows(machine(1), in, rounded, {reinterpret_cast<float*>(power(62)), {}});
+  EXPECT_EQ(quantized.code(), Code::unsupported);
+  EXPECT_EQ(quantized.message(), "x.shape makes 4503599627370496 tasks; expected at most 67108864");
+}
+
+TEST(ExtremeShapes, MoreTasksOfGradientsAreUnsupported) {
+  const auto refused = [](const AttentionArgs& forward, const std::string& count) {
+    const auto& q = forward.q.shape;
+    const auto& k = forward.k.shape;
+    BackwardArgs args;
+    args.forward = forward;
+    args.dq = Tensor::bhsd(nullptr, q[0], q[1], q[2], q[3]);
+    args.dk = args.dv = Tensor::bhsd(nullptr, k[0], k[1], k[2], k[3]);
+    args.dout = {nullptr, q, args.dq.stride};
+    BackwardPlan made;
+    const Status status = plan_backward(machine(1), args, &made);
+    EXPECT_EQ(status.code(), Code::unsupported) << status.message();
+    EXPECT_EQ(status.message(), "forward.q.shape makes " + count + " tasks; expected at most 67108864");
+  };
+  refused(problem(2, kLongest, kLongest, 1, 1, 1), "4294967294");   // a task for each head
+  refused(problem(power(10), 1, 1, kLongest, 0, 8), "3817749504");  // one for each block of queries
 }
 
 // Each of these tasks costs about 2^50, all of them 2^64. The plan must still be balanced.

@@ -391,7 +391,7 @@ TEST_F(KeyPartErrors, ScoresAndTreesThatDoNotFitThePart) {
   args.seqused_k = &used;
   args.bias = {&zero, {args.q.shape[0], args.q.shape[1], 3, 700}, {0, 0, 0, 0}, DataType::f32};
   part.score_columns = 650;
-  expect_error(part, "bias.shape[3] (head_dim) is 700; expected part.score_columns, which is 650", args, to);
+  expect_error(part, "bias.shape[3] (kv_len) is 700; expected part.score_columns, which is 650", args, to);
   part = {};
   args = problem.args();
   const std::uint8_t bits[3] = {7, 7, 7};

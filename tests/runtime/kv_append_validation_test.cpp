@@ -102,6 +102,12 @@ TEST_F(KvAppendErrors, Slots) {
   with(4, 5, "slot_mapping[4] is 5; expected a slot of its own; slot_mapping[0] is the same");
   with(5, 17, "slot_mapping[5] is 17; expected a slot of its own; slot_mapping[4] is the same");
   refused([](auto& a) { a.slot_mapping = nullptr; }, "slot_mapping is null");
+  AppendCase none(some_shape());
+  KvAppendArgs args = none.args();
+  const std::int64_t slots[] = {-1, -1, 3, -1, -1, -1};
+  args.slot_mapping = slots;
+  args.key_cache.shape[0] = args.value_cache.shape[0] = 0;
+  expect(none, args, "slot_mapping[2] is 3; expected -1, as key_cache has no slots");
 }
 
 // Entries of pages that no token goes to are not read.

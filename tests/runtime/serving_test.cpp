@@ -262,6 +262,14 @@ TEST_F(ServingErrors, EntriesOfTheBlockTable) {
   }
 }
 
+TEST_F(ServingErrors, NoPageForKeysThatAreSeen) {
+  const ServerStep step(s);
+  AttentionArgs args = step.args();
+  args.k.shape[0] = args.v.shape[0] = 0;
+  expect_error(step, args,
+               "k.shape[0] is 0; expected at least one page, as queries see keys 0..39 of sequence 0");
+}
+
 TEST_F(ServingErrors, PagesOfFirstTokens) {
   s.sequences = {{1, 70}};
   s.window_left = 20, s.window_sink_tokens = 20;

@@ -262,6 +262,45 @@ TEST(Topology, DescriptionsThatDoNotParseAreNamed) {
   std::remove(file.c_str());
 }
 
+// hwloc itself would print it.
+TEST(Topology, FilesWithoutNodesAreRefusedInSilence) {
+  std::ifstream recorded(KUMIKO_TEST_DATA "/topologies/one_core_container.xml");
+  std::string text(std::istreambuf_iterator<char>(recorded), {});
+  const std::size_t begin = text.find("<object type=\"NUMANode\""), end = text.find("</object>", begin);
+  ASSERT_NE(end, std::string::npos);
+  text.erase(begin, end + sizeof "</object>" - 1 - begin);
+  const std::string file = testing::TempDir() + "/kumiko_without_nodes.xml";
+  std::ofstream(file) << text;
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(refusal(file), "topology: the file '" + file +
+                               "' has no NUMANode; expected at least one, as its objects have nodesets");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  // Files of hwloc 1 need not speak of nodes at all.
+  for (std::size_t at = 0; (at = text.find("nodeset=", at)) != std::string::npos;)
+    text.replace(at, text.find('"', at + 9) + 1 - at, "");
+  for (const std::string prefix : {"complete_", "allowed_"})
+    for (std::size_t at = 0; (at = text.find(prefix + " ", at)) != std::string::npos;)
+      text.erase(at, prefix.size());
+  text.replace(text.find(" version=\"2.0\""), sizeof " version=\"2.0\"" - 1, "");
+  std::ofstream(file) << text;
+  EXPECT_EQ(machine(file).num_cores(), 1);
+  std::remove(file.c_str());
+}
+
+// hwloc compares each object with all beside it: 16384 cores on one level take it minutes.
+TEST(Topology, TooManyObjectsBesideOneAnotherAreRefused) {
+  for (const std::string large : {"core:16384 pu:1", "16384", "pack:1 [numa] l3:1(size=1) core:0x4000 pu:1",
+                                  "core:4000000000 pu:4000000000", "group:2 core:8192 pu:1"}) {
+    EXPECT_EQ(refusal(large),
+              "topology: '" + large +
+                  "' has too many objects beside one another; expected groups of fewer, such as "
+                  "'group:64 core:64 pu:1'");
+  }
+  const Topology t = machine("pack:1 [numa] l3:1(size=33554432) group:64 core:64 pu:1(indexes=1*64:64*64)");
+  EXPECT_EQ(t.num_cores(), 4096);
+  EXPECT_EQ(t.domains.size(), 1u);
+}
+
 TEST(Topology, HostIsWhatTheAffinityMaskAllows) {
   const std::vector<int> allowed = allowed_here();
   const Topology t = machine("");
