@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
 #include "kernels/decode/x86_values.h"
 #include "kernels/simd/avx2.h"

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/int8_scores/int8_scores.h"
 

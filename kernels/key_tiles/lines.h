@@ -2,7 +2,6 @@
 // The lines of key_tiles.h in vectors of kernels/simd.
 #pragma once
 
-#include <cstdint>
 #include <type_traits>
 
 #include "kernels/element.h"
