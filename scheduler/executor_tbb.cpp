@@ -344,8 +344,8 @@ std::unique_ptr<Executor> create_tbb_executor(const ExecutorOptions& options, st
   std::int64_t used = -1;
   if (!first_use.compare_exchange_strong(used, generation) && used != generation) {
     error =
-        "oneTBB was in use when this process was forked, and its threads are not here; expected openmp or "
-        "serial";
+        "oneTBB was in use when this process was forked, and the child has none of its threads; expected "
+        "openmp or serial";
     return nullptr;
   }
   return std::make_unique<TbbExecutor>(options);
