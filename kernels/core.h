@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 namespace kumiko::kernels {
 
@@ -28,11 +27,11 @@ inline constexpr Core kCores[] = {Core::generic, Core::zen2,      Core::zen3,   
 const char* name(Core core);
 
 enum class Vendor : std::uint8_t { other, amd, intel };
-/// By family and model as displayed (AMD APM volume 3, CPUID Fn0000_0001_EAX; Intel SDM volume 2A, CPUID).
+/// From the displayed family and model (AMD APM volume 3, CPUID Fn0000_0001_EAX; Intel SDM volume 2A, CPUID).
 Core core_of(Vendor vendor, unsigned family, unsigned model);
-/// By the main ID register (Arm ARM, MIDR_EL1: implementer in bits 24-31, part in bits 4-15).
+/// From the main ID register (Arm ARM, MIDR_EL1: implementer in bits 24-31, part in bits 4-15).
 Core core_of(std::uint64_t midr);
-/// The kind of the processor this runs on.
+/// The kind of core this process runs on.
 Core host_core();
 
 }  // namespace kumiko::kernels

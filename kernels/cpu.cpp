@@ -62,7 +62,7 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1u) != 0;
 }
 
-// Nor "avxvnni", as g++ 12 does not. Bit 4 of EAX, leaf 7, subleaf 1.
+// Clang 14 and g++ 12 do not know the name "avxvnni". Bit 4 of EAX, leaf 7, subleaf 1.
 bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
@@ -125,9 +125,9 @@ IsaSet host_isas() {
 
 Isa best_isa(IsaSet available, Core core) {
   for (Isa isa : kIsas) {
-    // VDPBF16PS has half the rate of f32 multiply-adds there, where it has twice on Zen 4 and 5. Emerald
-    // Rapids, one thread, bf16, D = 128, time with f32 products over that with it: prefill 0.53 and 0.55
-    // (1024, 4096), decode of 16384 keys 0.96 (GQA 32/8) and 0.7 to 0.83 (MHA).
+    // On these cores VDPBF16PS has half the rate of f32 multiply-adds; on Zen 4 and 5 it has twice the rate.
+    // Time with f32 products over time with VDPBF16PS (Emerald Rapids, one thread, bf16, D = 128): prefill
+    // 0.53 and 0.55 (1024, 4096), decode of 16384 keys 0.96 (GQA 32/8) and 0.7 to 0.83 (MHA).
     if (isa == Isa::avx512_bf16 && core == Core::sapphire_rapids) continue;
     if (available & bit(isa)) return isa;
   }

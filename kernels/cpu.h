@@ -18,14 +18,14 @@ inline constexpr Isa kIsas[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2,
                                 Isa::sve512,      Isa::neon,   Isa::reference};
 /// One more than the largest value: the size of an array indexed by ISA.
 inline constexpr std::size_t kIsaValues = 6;
-/// The ISA whose rows serve where a table has none for `isa` itself: an extension has rows only where it is
-/// faster.
+/// The ISA whose rows are used where a table has none for `isa` itself: an extension has rows only where it
+/// is faster.
 constexpr Isa base_of(Isa isa) {
   return isa == Isa::avx512_bf16 ? Isa::avx512 : isa;
 }
 
-/// Integer dot products, which extend an ISA on some machines. They change no bit of a result, so that a row
-/// is chosen by what the machine has, and nobody chooses them.
+/// Integer dot products, which extend an ISA on some machines. They change no bit of a result, so the library
+/// takes the first row that the machine can run; there is no option for it.
 enum class Extension : std::uint8_t { none, avx_vnni, avx512_vnni, neon_dot };
 bool host_has(Extension extension);
 

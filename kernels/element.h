@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Element types of tensors in memory. Arithmetic is always f32: 16-bit elements are widened as they are
-// loaded (exact) and results are rounded to nearest even as they are stored.
+// Element types of tensors in memory. In products of f32, 16-bit elements are widened as they are loaded
+// (exact) and results are rounded to nearest even as they are stored.
 #pragma once
 
 #include <bit>
@@ -8,9 +8,9 @@
 
 namespace kumiko::kernels {
 
-/// i8: of queries and keys with scales (int8_scores.h) alone.
+/// i8 is for queries and keys with scales only (int8_scores.h).
 enum class Element : std::uint8_t { f32 = 0, bf16 = 1, f16 = 2, i8 = 3 };
-/// Those that f32 holds, and rows are widened from.
+/// The floating-point types, which widen to f32 exactly.
 inline constexpr Element kElements[] = {Element::f32, Element::bf16, Element::f16};
 
 /// Storage of the upper half of an f32.
@@ -65,7 +65,7 @@ inline float to_float(Bool8 x) {
 
 /// The only NaN in results: quiet, positive, no payload. It is the same NaN after conversion to bf16 or f16.
 inline constexpr std::uint32_t kCanonicalNan = 0x7fc00000u;
-/// x, or the canonical NaN for any NaN: which NaN arithmetic gives depends on the order of its operands.
+/// x, or the canonical NaN for any NaN: which NaN an operation gives depends on the order of its operands.
 inline float canonical(float x) {
   return x == x ? x : std::bit_cast<float>(kCanonicalNan);
 }

@@ -16,8 +16,8 @@ FloatState::~FloatState() {
   _mm_setcsr(static_cast<unsigned>(saved_));
 }
 #elif defined(__aarch64__)
-// FPCR has the bits of MXCSR's upper half (RMode, FZ, trap enables; also DN), FPSR the sticky flags. Both fit
-// in 32 bits: FPCR is reserved above bit 31. 0 is the default state.
+// FPCR has MXCSR's control bits (RMode, FZ, trap enables; also DN), FPSR its sticky flags. Both fit in 32
+// bits: FPCR is reserved above bit 31. 0 is the default state.
 constexpr std::uint64_t kFlushF32 = 1u << 24, kFlushF16 = 1u << 19;
 FloatState::FloatState(Isa isa) noexcept {
   std::uint64_t control, status;

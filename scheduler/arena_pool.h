@@ -14,7 +14,7 @@ class ArenaPool {
  public:
   explicit ArenaPool(int numa_node);
 
-  /// At least `bytes`, contents as its last user left them. Empty when memory is short.
+  /// An arena of at least `bytes`, with the contents that its last user left. Empty when memory is short.
   Arena take(std::size_t bytes) noexcept;
   /// Keeps the arena for the next run, or frees it when enough are kept.
   void give(Arena arena) noexcept;

@@ -34,8 +34,8 @@ struct Job {
   std::size_t scratch_bytes = 0;
 };
 
-/// Longer than the gap between the attention calls of two layers with little between them, and about what a
-/// futex wake-up costs on a busy machine: spinning never loses more than sleeping would have.
+/// Longer than the gap between the attention calls of two layers with little work between them, and about the
+/// cost of a futex wake-up on a busy machine: spinning never loses more than sleeping would have.
 inline constexpr std::chrono::microseconds kDefaultSpin{25};
 
 struct ExecutorOptions {
@@ -43,7 +43,7 @@ struct ExecutorOptions {
   int num_threads = 1;
   Bind bind = Bind::close;
   std::chrono::microseconds spin = kDefaultSpin;  ///< How long a thread without work spins before it sleeps.
-  std::size_t stack_bytes = 0;  ///< Of a thread that OpenMP makes, as the program has set it; 0: the default.
+  std::size_t stack_bytes = 0;  ///< Stack of an OpenMP thread, as the program has set it; 0: the default.
 };
 
 class Executor {
@@ -62,7 +62,7 @@ class Executor {
   /// Runs every task of the job once and returns when all are done. Tasks of one domain start in the
   /// assignment's order. Does not allocate once reserve(job.scratch_bytes) has succeeded (oneTBB itself
   /// allocates a few bytes per invitation). The calling thread's affinity and floating-point state are
-  /// unchanged on return. false: nothing was reserved, memory is short, and no task has run.
+  /// unchanged on return. false: too little was reserved, memory is short, and no task has run.
   virtual bool run(const Job& job) = 0;
 
  protected:
@@ -75,7 +75,7 @@ class Executor {
 
 struct ExecutorRow {
   const char* name;
-  /// nullptr and a sentence in `error` when threads cannot be had or num_threads is below 1. Throws
+  /// nullptr and a sentence in `error` when threads cannot be created or num_threads is below 1. Throws
   /// bad_alloc.
   std::unique_ptr<Executor> (*create)(const ExecutorOptions&, std::string& error);
 };

@@ -29,7 +29,7 @@ class OpenMpExecutor;
 // variables: ThreadSanitizer cannot see how libgomp hands those over. One team starts at a time.
 std::atomic<OpenMpExecutor*> g_starting{nullptr};
 
-// What threads that are tried wait for.
+// What the probe threads of require_threads() wait for.
 struct Gate {
   std::mutex mutex;
   std::condition_variable changed;
@@ -50,8 +50,8 @@ struct Gate {
   }
 };
 
-// libgomp ends the process when it cannot create a thread, so pthread_create tries first, with stacks of the
-// same size (0: the default). Throws std::system_error.
+// libgomp ends the process when it cannot create a thread, so pthread_create tries it first, with stacks of
+// the same size (0: the default). Throws std::system_error.
 void require_threads(int count, std::size_t stack_bytes) {
   std::vector<pthread_t> probes;
   probes.reserve(static_cast<std::size_t>(count));
@@ -106,7 +106,7 @@ class OpenMpExecutor final : public Executor {
  private:
   static void open_team(int size) {
     leave_signals_to_the_program();
-    // The program's settings are for its own regions. These hold for this thread's alone.
+    // The program's settings are for its own regions. These hold for this thread only.
     omp_set_dynamic(0);
     if (omp_get_max_active_levels() < 1) omp_set_max_active_levels(1);
     if (omp_get_thread_limit() >= size) return open_region(size);

@@ -2,9 +2,9 @@
 // oneTBB's threads, which the executor shares with everything else in the process that uses oneTBB. Each
 // domain has an arena with a place for each worker that may sit there. A caller takes a seat in its own
 // domain, posts its job to the pool, and sends an invitation into every arena that has none under way. The
-// thread that takes it sits down in its arena's domain, takes tasks of all posted jobs, and invites two more.
-// An invitation belongs to no job, so no caller waits for one that no thread has taken up: where oneTBB has
-// no thread to spare, the caller finishes its job alone.
+// thread that takes it up takes a seat in its arena's domain, takes tasks of all posted jobs, and invites two
+// more threads. An invitation belongs to no job, so no caller waits for one that no thread has taken up:
+// where oneTBB has no thread to spare, the caller finishes its job alone.
 //
 // Callers do not enter an arena. Once its places are taken, oneTBB hands a caller's part to a thread of the
 // arena and leaves the caller to oneTBB's scheduler, which may have it take up invitations for as long as
@@ -89,10 +89,10 @@ class WorkerArena final : public tbb::task_scheduler_observer {
   }
 
   struct Place {
-    std::atomic<pid_t> thread{0};  // The thread bound from here; 0: none.
-    cpu_set_t mask;                // The thread's own.
-    int bound_to = -1;             // Seat.
-    int last_seat = -1;  // Of the last worker here: one that keeps its seat need not be bound again.
+    std::atomic<pid_t> thread{0};  // The thread that was bound here; 0: none.
+    cpu_set_t mask;                // The thread's own mask.
+    int bound_to = -1;             // A seat; -1: none.
+    int last_seat = -1;  // The last one taken here: a worker that keeps its seat need not be bound again.
   };
   Place& place() {
     return places_[static_cast<std::size_t>(tbb::this_task_arena::current_thread_index()) % places_.size()];
@@ -225,10 +225,11 @@ class ForeignWorkerPool final : public WorkerPool {
     alignas(kLineBytes) std::atomic<int> invited{0};  // Under way or arrived.
   };
 
-  // Two other domains, those with no invitation first, then two seats at home: each domain wakes its own
-  // workers, and none waits for another to be awake. A domain that has workers already gets one more, who
-  // invites the rest: the others may be busy with an older job for long. If parallelism has been limited to
-  // one thread meanwhile, that holds for invitations too, which oneTBB would otherwise exempt.
+  // Invites a thread into each of two other domains, those with no invitation first, then two threads at
+  // home: each domain wakes its own workers, and none waits for another to be awake. A domain that has
+  // workers already gets one more, which invites the rest, because the others may be busy with an older job
+  // for long. If parallelism has been limited to one thread meanwhile, nobody is invited: oneTBB does not
+  // apply the limit to enqueued tasks.
   void wake_some(int near_seat) noexcept override {
     if (may_come_ && allowed_parallelism() > 1)
       invite_some(static_cast<std::size_t>(seats_[static_cast<std::size_t>(near_seat)].domain));
@@ -236,10 +237,10 @@ class ForeignWorkerPool final : public WorkerPool {
 
   void invite_some(std::size_t home) noexcept {
     int elsewhere = 0;
-    for (const bool to_silent : {true, false}) {
+    for (const bool to_uninvited : {true, false}) {
       for (std::size_t i = 1; i < domain_arenas_.size() && elsewhere < 2; ++i) {
         const std::size_t d = (home + i) % domain_arenas_.size();
-        if ((domain_arenas_[d].invited.load() == 0) == to_silent) elsewhere += invite(d);
+        if ((domain_arenas_[d].invited.load() == 0) == to_uninvited) elsewhere += invite(d);
       }
     }
     for (int i = 0; i < 2 && invite(home); ++i) {
@@ -278,7 +279,8 @@ class ForeignWorkerPool final : public WorkerPool {
         invite_some(domain);
         serve(seat);
       }
-      // Who posted a job and saw this domain fully invited left it to the worker that now looks again.
+      // A caller that posted its job and found this domain fully invited has left the job to this worker,
+      // which therefore looks again.
       home_arena.invited.fetch_sub(1);
     } while (has_work() && has_idle_seat(home_arena) && count_in(home_arena));
   }
@@ -342,8 +344,8 @@ std::unique_ptr<Executor> create_tbb_executor(const ExecutorOptions& options, st
   std::int64_t used = -1;
   if (!first_use.compare_exchange_strong(used, generation) && used != generation) {
     error =
-        "oneTBB was in use when this process was forked, and its threads are not here; expected openmp or "
-        "serial";
+        "oneTBB was in use when this process was forked, and the child has none of its threads; expected "
+        "openmp or serial";
     return nullptr;
   }
   return std::make_unique<TbbExecutor>(options);

@@ -27,7 +27,7 @@ std::unique_ptr<Executor> checked(const ExecutorOptions& options, std::string& e
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& failure) {
-    error = std::to_string(options.num_threads) + " threads cannot be had (" + failure.what() +
+    error = std::to_string(options.num_threads) + " threads cannot be created (" + failure.what() +
             "); expected no more than the system grants";
     return nullptr;
   }

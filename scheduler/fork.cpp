@@ -22,8 +22,8 @@ void in_child() {
   g_generation.fetch_add(1, std::memory_order_relaxed);
 }
 
-// When the library is loaded: on a first call another thread might fork meanwhile. It fails only when memory
-// is short; then forks go unnoticed.
+// Registered when the library is loaded: during a first call another thread might fork. This fails only when
+// memory is short; then forks go unnoticed.
 [[maybe_unused]] const int registered = pthread_atfork(before_fork, after_fork, in_child);
 
 }  // namespace

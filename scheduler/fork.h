@@ -11,8 +11,8 @@ namespace kumiko::scheduler {
 /// fork(), not the bare system call and not vfork().
 unsigned fork_generation() noexcept;
 
-/// Locks of the process that a forked child takes, too: fork() waits until no other thread has one. In the
-/// order in which a thread may take several.
+/// Locks of the process that a forked child uses, too: fork() waits until no other thread holds one. A thread
+/// that takes several takes them in this order.
 enum class ProcessLock { default_context, openmp_start, traces };
 std::mutex& mutex_of(ProcessLock lock) noexcept;
 

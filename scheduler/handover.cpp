@@ -9,8 +9,8 @@
 namespace kumiko::scheduler {
 namespace {
 
-// One for the process: ThreadSanitizer would have to see how one on the heap or a stack is itself handed
-// over.
+// One for the process: if it were on the heap or a stack, ThreadSanitizer would have to see how it is itself
+// handed over.
 alignas(kLineBytes) std::atomic<std::uint32_t> g_turnstile{0};
 
 }  // namespace

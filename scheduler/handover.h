@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A foreign library orders its threads' memory accesses by itself, but ThreadSanitizer cannot see how. So the
-// thread that gives the library work hands over first, and the thread that does the work takes over; the same
-// on the way back. Each is one atomic addition.
+// thread that gives the library work calls hand_over() first, and the thread that does the work calls
+// take_over(); the same on the way back. Each is one atomic operation.
 #pragma once
 
 namespace kumiko::scheduler {

@@ -33,8 +33,8 @@ std::span<CostItem> CostItems::of(std::size_t count) {
   return {items_.get(), count};
 }
 
-// LSD radix sort of many over the bits in which the costs differ, 22 for a batch of decodes. A comparison
-// sort of 512 tasks takes about 4600 badly predicted branches.
+// LSD radix sort, if there are many, over the bits in which the costs differ: 22 for a batch of decodes. A
+// comparison sort of 512 tasks takes about 4600 badly predicted branches.
 std::span<const CostItem> CostItems::sort(std::size_t count) {
   const std::span<CostItem> items(items_.get(), count);
   if (count <= kFewItems) return insert_costliest_first(items), items;
@@ -46,7 +46,7 @@ std::span<const CostItem> CostItems::sort(std::size_t count) {
   }
   if (sorted) return items;
   const int low = std::countr_zero(differ);
-  const int bits = count > 512 ? 11 : 8;  // a pass: its 2^bits places are added up
+  const int bits = count > 512 ? 11 : 8;  // of a pass, which sums up 2^bits counts
   const std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
   CostItem *from = items_.get(), *to = from + count_;
   for (int shift = low; shift < 64 && differ >> shift != 0; shift += bits) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared by the policies: a linear-time sort by cost, and the clockless simulation of an assignment. A policy
-// does not simulate: for decode that would double the time of planning (docs/planning.md).
-// What takes a PolicySpace allocates nothing once that and the result have been as large before.
+// does not simulate: for decode that would double the time of planning (docs/planning.md). Functions that
+// take a PolicySpace allocate nothing once it and the result have been as large before.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ inline std::int64_t cost_of(const Task& task) {
   return task.cost > 0 ? task.cost : 0;
 }
 
-/// The costs of tasks.
+/// Total and largest cost of some tasks.
 struct Work {
   std::int64_t total = 0, costliest = 0;
 
@@ -35,20 +35,21 @@ struct Work {
 struct CostItem {
   std::int64_t cost;
   std::int32_t index;
-  std::int32_t number;  ///< What its user keeps with it.
+  std::int32_t number;  ///< For the user of the item.
 };
 
 /// Items in memory that only grows.
 class CostItems {
  public:
   void reserve(std::size_t count);
-  /// So many items, of any values.
+  /// `count` items with unspecified values.
   std::span<CostItem> of(std::size_t count);
-  /// The first of them by descending cost, equals in their order; until the next call of any of these.
+  /// Sorts the first `count` items by descending cost, equals in their order. The result is valid until the
+  /// next call of any of these functions.
   std::span<const CostItem> sort(std::size_t count);
 
  private:
-  std::unique_ptr<CostItem[]> items_;  // [2 * count_], and half of it for sorting
+  std::unique_ptr<CostItem[]> items_;  // [2 * count_], half of it for sorting
   std::size_t count_ = 0;
 };
 
@@ -85,9 +86,9 @@ struct SimulatedWorker {
 /// costs in equal places.
 struct GroupRun {
   std::int32_t first_group, groups;
-  std::int32_t first_task, tasks;  ///< of the first group; of each
-  std::int32_t next = -1;          ///< run that is alike; -1: none
-  bool is_first = true;            ///< of those that are alike
+  std::int32_t first_task, tasks;  ///< first task of the first group; tasks of each group
+  std::int32_t next = -1;          ///< the next run that is alike; -1: none
+  bool is_first = true;            ///< of the runs that are alike
 
   std::int32_t task(std::int32_t group) const { return first_task + group * tasks; }
 };
@@ -97,17 +98,17 @@ struct PolicySpace {
   std::vector<DomainLoad> domains;
   std::vector<std::int32_t> domain_of_task;
   CostItems items, pieces;
-  std::vector<std::int32_t> place;  // [domains + 1] the next of each list
+  std::vector<std::int32_t> place;  // [domains + 1] the next place in each list
   bool any_home = false;            // heads_first: some task has one
-  std::vector<Task> by_group;       // tasks in order of their groups, if they do not lie so
+  std::vector<Task> by_group;       // tasks in order of their groups, if they were not
   std::vector<std::int32_t> numbers, in_group;
   std::vector<GroupRun> runs;
   std::vector<std::int32_t> domain_of_group;
   std::vector<DomainShare> shares;       // [domains]
   std::vector<SimulatedWorker> workers;  // a heap
 
-  /// For so many tasks, as many in a group, in so many groups, numbered densely. in_any_order: the tasks of a
-  /// group may lie apart.
+  /// For `tasks` tasks in `groups` groups, numbered densely, with at most `in_a_group` in one. in_any_order:
+  /// the tasks of a group may be apart.
   void reserve(std::size_t tasks, std::size_t in_a_group, std::size_t groups, bool in_any_order,
                std::span<const int> workers_per_domain);
 };
@@ -117,7 +118,8 @@ void set_loads(std::span<const int> workers_per_domain, PolicySpace& space);
 /// The domain that would finish first with `cost` more; the first of equals.
 DomainLoad& least_loaded(std::span<DomainLoad> domains, double cost);
 
-/// Sets where the result's lists begin, and space.place to that, from the numbers of tasks in space.domains.
+/// Sets where the result's lists begin, from the numbers of tasks in space.domains, and space.place to the
+/// same.
 void begin_lists(std::span<const int> workers_per_domain, PolicySpace& space, Assignment& result);
 
 /// max(ceil(total / workers), costliest task).

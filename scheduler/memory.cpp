@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cerrno>
 #include <climits>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -63,7 +64,7 @@ bool prefer_node(void* data, std::size_t bytes, int node) {
   return mbind(data, bytes, MPOL_PREFERRED, mask.data(), kMaxNodes + 1, 0) == 0;
 }
 
-// `align` > page: maps that much more and unmaps both ends.
+// If `align` is more than a page, maps that much more and unmaps both ends.
 std::byte* map_aligned(std::size_t bytes, std::size_t align) {
   const std::size_t extra = align > page_bytes() ? align : 0;
   void* raw = mmap(nullptr, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 
@@ -23,8 +22,8 @@ class Arena {
   /// with another arena. numa_node < 0: no placement. An empty arena (data() == nullptr) when memory is
   /// short.
   static Arena allocate(std::size_t bytes, int numa_node) noexcept;
-  /// One mapping in as many equal parts as there are nodes, each on its own; `bytes` divides into whole pages
-  /// for each. placed(): all parts are.
+  /// One mapping in as many equal parts as there are nodes, one part on each node. There is at least one
+  /// node; of several, each part must be whole pages. placed(): whether all parts are.
   static Arena allocate_on_each(std::size_t bytes, std::span<const int> numa_nodes) noexcept;
   /// `bytes` (0 counts as 1) rounded up to whole pages, and if it fills a huge page, to whole huge pages. 0:
   /// more than any address space holds.

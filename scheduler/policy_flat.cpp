@@ -2,8 +2,6 @@
 // Balance alone: the costliest task left goes to the domain that would finish it first (LPT; Graham, 1969).
 // Groups are ignored, which is right where all domains read from the same memory, and shows what keeping
 // heads together gains.
-#include <algorithm>
-
 #include "scheduler/list_schedule.h"
 #include "scheduler/policies.h"
 

@@ -55,8 +55,8 @@ bool are_alike(std::span<const Task> tasks, const GroupRun& a, const GroupRun& b
                     [](const Task& x, const Task& y) { return x.cost == y.cost; });
 }
 
-// Adds a run to its kind: that of the run before the last, or a new one. The heads of a sequence are of two
-// kinds in turn if some have fine pieces (runtime/partitioner.h).
+// Adds a run and links it to the run before the last if the two are alike. The heads of a sequence alternate
+// between two kinds if some have fine pieces (runtime/partitioner.h).
 void add_run(std::span<const Task> tasks, const GroupRun& run, PolicySpace& space) {
   std::vector<GroupRun>& runs = space.runs;
   const auto number = static_cast<std::int32_t>(runs.size());
@@ -67,7 +67,7 @@ void add_run(std::span<const Task> tasks, const GroupRun& run, PolicySpace& spac
 }
 
 // Sets space.runs and adds up their work. Returns how many of space.items it has set, runs `index` to `index
-// + number` - 1 with the cost of each of their groups; or 0 if the tasks do not lie group after group.
+// + number` - 1 with the cost of each of their groups; or 0 if the tasks do not come group after group.
 std::size_t collect_runs(std::span<const Task> tasks, PolicySpace& space, Work* work) {
   std::vector<GroupRun>& runs = space.runs;
   runs.clear();
@@ -194,7 +194,7 @@ void assign_heads_first(std::span<const Task> tasks, std::span<const int> worker
                         PolicySpace& space, Assignment& result) {
   space.numbers.clear();
   Work work;
-  // The runtime's tasks lie group after group, apart from those of shared keys.
+  // The runtime's tasks come group after group, apart from those of shared keys.
   std::size_t count = collect_runs(tasks, space, &work);
   if (count == 0 && !tasks.empty()) {
     tasks = order_by_group(tasks, space);

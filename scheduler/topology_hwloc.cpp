@@ -47,15 +47,15 @@ constexpr double kMostWordsCompared = 4e9;  // 6300 cores side by side, 7 to 17 
 constexpr long kFujitsu = 0x46;
 constexpr long kA64fx = 0x001;
 
-// By the processor's register as the kernel shows it (implementer in bits 24 to 31, part in bits 4 to 15): on
-// AArch64 hwloc 2.9 of Debian 12 does not read a processor's name.
+// From the processor's main ID register as the kernel shows it (implementer in bits 24 to 31, part in bits 4
+// to 15): on AArch64 hwloc 2.9 of Debian 12 does not read a processor's name.
 bool is_host_a64fx() {
   std::ifstream file("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1");
   long midr = 0;
   return file >> std::hex >> midr && (midr >> 24 & 0xff) == kFujitsu && (midr >> 4 & 0xfff) == kA64fx;
 }
 
-// By implementer and part in the topology, which recorded machines have too.
+// From implementer and part in the topology, which recorded machines have too.
 bool is_a64fx(hwloc_topology_t topology) {
   const auto matches = [](hwloc_obj_t object) {
     const char* implementer = hwloc_obj_get_info_by_name(object, "CPUImplementer");

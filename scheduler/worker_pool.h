@@ -37,8 +37,8 @@ class WorkerPool {
   /// Executor::run.
   bool run(const Job& job) noexcept;
 
-  /// The life of the worker of slot `seat`, until stop(); no thread calls run() after stop(). At most one
-  /// thread per seat.
+  /// Runs the worker of slot `seat` until stop(). No thread may call run() after stop(). At most one thread
+  /// per seat.
   void work(int seat) noexcept;
   void stop() noexcept;
 
@@ -100,8 +100,8 @@ class WorkerPool {
   alignas(kLineBytes) std::atomic<std::uint64_t> free_job_slots_{~std::uint64_t{0}};
   std::atomic<std::uint64_t> next_ticket_{0};
   alignas(kLineBytes) std::atomic<int> sleepers_{0};
-  std::atomic<int> workers_present_{0};  // From their start on; no call comes after stop().
-  std::atomic<int> foreign_workers_{0};  // Those that hold a seat.
+  std::atomic<int> workers_present_{0};  // Counted from their start on; no call comes after stop().
+  std::atomic<int> foreign_workers_{0};  // Foreign workers that hold a seat.
   std::atomic<bool> stopping_{false};
 };
 

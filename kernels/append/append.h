@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rows of a new token on their way into a cache: RMSNorm (Zhang & Sennrich, 2019), rotary position
-// embedding (Su et al., RoFormer, 2021), and one rounding to the cache's type.
+// Writes the rows of a new token into a cache: RMSNorm (Zhang & Sennrich, 2019), rotary position embedding
+// (Su et al., RoFormer, 2021), and one rounding to the cache's type.
 //
 // The order of arithmetic, in f32, the same on every ISA, with subnormals kept:
 //   norm      s_i = the chain of fma(x[d], x[d], s_i) over d = i, i + 16, ..., for i < 16, from 0; then
@@ -39,19 +39,21 @@ struct AppendArgs {
   float eps;
   RotaryPairs pairs;
   std::int64_t rotary_dim;  ///< Even, at most dim; later elements are not rotated.
-  /// halves: [rotary_dim / 2], of each pair. adjacent: [rotary_dim], those of a pair twice, and the first of
-  /// its two sines negated, so that x' = round(x * cos) + round(partner * sin) for both.
+  /// halves: [rotary_dim / 2], one for each pair. adjacent: [rotary_dim], each twice, the first of a pair's
+  /// two sines negated, so that x' = round(x * cos) + round(partner * sin) for both.
   const float *cos, *sin;
   /// What is read and written from these rows on, in order: kernels may fetch it `ahead` bytes of rows before
-  /// its use. `next` is the last range and has kNoEnd rows. No `begin`, or 0: nothing is fetched.
+  /// its use. `next` is the last range and has kNoEnd rows. Nothing is fetched if `begin` is nullptr or
+  /// `ahead` is 0.
   RowList reads{}, writes{};
   std::int64_t ahead = 0;
-  /// Rows of `out` that are whole lines of the caches may be stored past them. Then finish_streams() comes
-  /// before others read them.
+  /// Rows of `out` that are whole cache lines may be written by non-temporal stores. Then finish_streams()
+  /// must be called before other threads read them.
   bool past_caches = false;
 };
 
-/// The order that ordinary stores have anyway: what was stored before it is seen before what comes after.
+/// A fence for non-temporal stores: other threads see what was stored before it before what is stored after
+/// it, as with ordinary stores.
 void finish_streams() noexcept;
 
 struct AppendKernel {

@@ -17,8 +17,8 @@ inline constexpr bool kHasStreams = requires(float* p, typename V::Reg x) {
 };
 
 /// One row, its elements widened and, with a norm, normalised as they are loaded. Whole vectors and the rest
-/// of a row have code of their own: a masked load or store of all lanes is slow on AVX2. past_caches: whole
-/// vectors are stored past them.
+/// of a row have separate code: a masked load or store of all lanes is slow on AVX2. past_caches: whole
+/// vectors are written by non-temporal stores.
 template <class V, class From, class To, bool has_norm, bool past_caches>
 class AppendRow {
  public:
@@ -107,7 +107,7 @@ void rotate_halves(const AppendArgs& args, const Row& row) {
     a = first;
   };
   std::int64_t d = 0;
-  if constexpr (Row::kStoresTwo) {  // Others would gain nothing: f32 rows 6 % slower (AVX-512, Zen 5).
+  if constexpr (Row::kStoresTwo) {  // Other types would gain nothing: f32 rows 6 % slower (AVX-512, Zen 5).
     for (; d + 2 * V::kLanes <= half; d += 2 * V::kLanes) {
       typename V::Reg a[2], b[2], cos[2], sin[2];
       row.load_two(d, a), row.load_two(d + half, b);
@@ -155,13 +155,13 @@ void append_row(const AppendArgs& args, const From* in, To* out) {
   if (const std::int64_t n = args.dim - d; n > 0) row.store_first(d, n, row.load_first(d, n));
 }
 
-/// Fetches the rows of a list, some ahead of those at work; of no list, nothing.
+/// Fetches the rows of a list ahead of their use; without a list, nothing.
 class RowsAhead {
  public:
   RowsAhead(const RowList& list, std::int64_t width, std::int64_t bytes)
       : lines_(list.begin && bytes > 0 ? lines_of_row(width) : 0),
         ahead_(list.begin ? list : RowList{&kNone, &kNone}, bytes, 1, 1) {}
-  /// As many lines as a row has.
+  /// Fetches as many lines as a row has.
   void fetch() {
     for (std::int64_t i = 0; i < lines_; ++i) ahead_.fetch_line();
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of bf16, rounded by the instruction for it. That one takes subnormal numbers for 0, which the order of
-// append.h keeps: vectors with one, or with a NaN, are rounded as on avx512.
+// Rows of bf16, rounded by the conversion instruction. It takes subnormal numbers as 0, which append.h keeps:
+// vectors with one, or with a NaN, are rounded as on avx512.
 #include "kernels/append/vector.h"
 #include "kernels/simd/avx512.h"
 

@@ -12,7 +12,8 @@ namespace {
 using V = Sve512;
 using H = Sve512Half;
 
-/// Values of one block: rows that see some of it, and keys that one of them sees.
+/// P V of one block: for the rows that see some of it, over the keys from the first to the last that one of
+/// them sees.
 struct HalfValues {
   static constexpr std::int64_t kDims = 4 * H::kLanes;
   static constexpr std::uint16_t kLimit = 0x5c00;  ///< the magnitude of kHalfValueLimit
@@ -39,7 +40,8 @@ struct HalfValues {
   }
   const F16* p(std::int64_t r) const { return reinterpret_cast<const F16*>(args.p + r * args.p_stride); }
 
-  /// Whether a value of keys [j, end) is beyond the limit. They are read here first, unless ahead is nullptr.
+  /// Whether a value of keys [j, end) is beyond the limit. They are read here for the first time, with lines
+  /// fetched ahead, unless ahead is nullptr.
   bool is_large(std::int64_t j, std::int64_t end, RowFetcher* ahead) const {
     const std::int64_t lines = lines_of_row(args.v_dim * 2), whole = args.v_dim / kDims * kDims;
     H::Bits of[4] = {svdup_u16(0), svdup_u16(0), svdup_u16(0), svdup_u16(0)};
@@ -61,7 +63,7 @@ struct HalfValues {
                                             svmax_u16_x(H::all(), of[2], of[3]))) > kLimit;
   }
 
-  /// Which chain of a pair: one alone, the first, or the second after it.
+  /// Which chain of a pair: the only one, the first of two, or the second of two.
   enum class Chain { alone, first, second };
 
   /// One chain of R rows and N vectors of dims: keys [j, end).
@@ -151,7 +153,8 @@ struct HalfValues {
   }
 
   /// add_chain() that looks for large values while it multiplies: a sum of squares is an infinity or a NaN if
-  /// one is beyond the limit. If it is one, of many values or of one at the limit, they are looked at again.
+  /// a value is beyond the limit. Many smaller values, or one at the limit, can make it one, too: then
+  /// is_large() looks again.
   void add_checked_chain(std::int64_t j, std::int64_t end, Chain which, RowFetcher& ahead) {
     for (std::int64_t d = 0; d < args.v_dim; d += kDims) {
       alignas(64) F16 chain[4][kDims], squares[4][H::kLanes];
@@ -182,7 +185,7 @@ struct HalfValues {
   static void clear(F16* to, int vectors) {
     for (int i = 0; i < vectors; ++i) H::store(to + i * H::kLanes, H::zero());
   }
-  /// Four neighbouring rows from `of` on and kDims dims.
+  /// Multiplies four consecutive rows, from of[0] on, by kDims dims.
   void multiply_four(void (*values)(const ValueKeys*), const std::int64_t* of, std::int64_t d, std::int64_t j,
                      std::int64_t end, F16 (*chain)[kDims], F16 (*squares)[H::kLanes], std::int64_t lines,
                      RowFetcher& ahead) const {
@@ -200,7 +203,7 @@ struct HalfValues {
     end_chain<4, 4>(sums, of, d, which);
   }
 
-  /// Values that the chains left out.
+  /// Adds the values that the chains left out.
   void add_large_values() const {
     if (!is_any_large) return;
     for (std::int64_t i = 0; i < rows; ++i) {
@@ -230,12 +233,12 @@ void half_row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row, RowFetche
   V::Reg found = V::zero();
   for (std::int64_t j = 0; j < args.kv; j += V::kLanes) {
     const V::Reg x = V::load(s + j), of = half_exponential(V::sub(x, large), shift);
-    asm volatile("" ::: "memory");  // P of the first keys overwrites their own S.
+    asm volatile("" ::: "memory");  // At j = 0 P overwrites these scores: load them first.
     svst1h_u32(svptrue_b32(), p + j, svreinterpret_u32_f16(svcvt_f16_f32_x(svptrue_b32(), of)));
     found = V::fma(of, of, found);
     sum = add_half_exponential(sum, of);
   }
-  // Scores are there for a whole number of vectors.
+  // All lanes of the last vector are in `sum`, also those past kv.
   const std::int64_t keys = (args.kv + V::kLanes - 1) / V::kLanes * V::kLanes;
   const HalfSum total = half_sum(svdup_u32(static_cast<std::uint32_t>(svaddv_u32(svptrue_b32(), sum))), keys);
   const HalfReference of(b, total, V::set1(args.m[row]), V::set1(args.l[row]));
@@ -253,7 +256,7 @@ void half_row_softmax(const DecodeSoftmaxArgs& args, std::int64_t row, RowFetche
 }  // namespace
 
 void decode_f16_sve512_half_scores(const DecodeScoresArgs& args) noexcept {
-  // A turn touches 32 rows.
+  // 32 rows are transposed at a time: fetches have to be that far ahead at least.
   const std::int64_t span = H::kLanes * args.dim * 2 + 4096, at_once = HalfKeys::at_once(args.dim);
   RowFetcher ahead(args.rows_ahead, span > args.fetch.keys ? span : args.fetch.keys, 1, 1);
   HalfKeys keys(args.dim);

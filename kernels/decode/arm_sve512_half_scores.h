@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of decode.h's product f16. Keys are turned from rows to lanes, 32 at a time, and their largest
-// magnitudes found in these lanes; then they are multiplied, 64 or 128 at a time: with fewer than 16 sums
-// their latency of nine cycles would be the bound.
+// Scores of decode.h's product f16. Keys are transposed from rows to lanes, 32 keys and 16 dims in a turn,
+// which also finds the largest magnitude of each key. Then they are multiplied, 64 or 128 at a time: with
+// fewer than 16 sums the latency of nine cycles would be the bound.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,14 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Groups of 32 keys. The assembly knows the places.
+/// Groups of 32 keys. The assembly knows the offsets.
 struct TurnedKeys {
-  const F16* const* row;  ///< of each key, and of kRowsAhead more that may be read
+  const F16* const* row;  ///< of each key, and kRowsAhead more, which may be read
   std::int64_t dim;
   std::int64_t groups;
-  F16* to;              ///< [group][dim, a whole number of kTurnDims][32]
+  F16* to;              ///< [group][dim rounded up to kTurnDims][32]
   std::uint16_t* most;  ///< out: [group][32] the largest magnitudes
-  RowFetcher* ahead;    ///< of kTurnLines with kTurnDims dims of a group
+  RowFetcher* ahead;    ///< fetches kTurnLines lines with kTurnDims dims of a group
 };
 static_assert(offsetof(TurnedKeys, ahead) == 40);
 constexpr std::int64_t kTurnDims = 16, kTurnLines = 4, kRowsAhead = 16;
@@ -34,19 +34,20 @@ extern "C" void decode_f16_sve512_turn_keys(const TurnedKeys*) noexcept;
 
 namespace {
 
-/// Up to kMost keys, in lanes.
+/// Up to kMost keys, transposed.
 class HalfKeys {
  public:
   using H = Sve512Half;
   static constexpr std::int64_t kMost = 128;
-  /// Dims of which kMost keys leave L1 room for their rows; with more, kMost / 2 keys are turned at a time.
+  /// With up to kFewDims dims, kMost keys leave L1 room for their rows; with more dims, kMost / 2 keys are
+  /// transposed at a time.
   static constexpr std::int64_t kFewDims = 128;
   static constexpr std::int64_t at_once(std::int64_t dim) { return dim <= kFewDims ? kMost : kMost / 2; }
 
   explicit HalfKeys(std::int64_t dim)
       : dim_(dim), group_size_((dim + kTurnDims - 1) / kTurnDims * kTurnDims * H::kLanes) {}
 
-  /// Keys [first, first + count) of the block; the lanes past them hold the last one.
+  /// Transposes keys [first, first + count) of the block; the lanes past them repeat the last one.
   void turn(const RowGroups& rows, std::int64_t first, std::int64_t count, RowFetcher& ahead) {
     groups_ = (count + 2 * H::kLanes - 1) / (2 * H::kLanes) * 2;
     const F16* row[kMost + kRowsAhead];
@@ -71,7 +72,7 @@ class HalfKeys {
   const float* range() const { return range_; }
   const F16* dims(std::int64_t group) const { return tile_ + group * group_size_; }
   std::int64_t group_size() const { return group_size_; }
-  /// -e of pack.h, by lanes.
+  /// -e of pack.h for each key.
   H::ShiftBits shift(std::int64_t group) const {
     return svld1_s16(svptrue_b16(), shift_ + group * H::kLanes);
   }
@@ -102,7 +103,7 @@ class HalfKeys {
   static_assert(kMost * kFewDims <= kMost / 2 * kMaxHeadDim);
 };
 
-/// Scores of R rows and N vectors of keys, from a group of the keys on.
+/// Scores of R rows and N vectors of keys, which begin with a group of the transposed keys.
 template <int R, int N>
 class HalfScores {
  public:
@@ -119,7 +120,7 @@ class HalfScores {
     unrolled<N>([&](auto n) __attribute__((always_inline)) { shift_[n] = keys.shift(group + n); });
   }
 
-  /// To the scores of the block's keys from `first` on.
+  /// Writes the scores of the block's keys from `first` on.
   void make(std::int64_t first) {
     for (std::int64_t d = 0; d < args_.dim; d += kHalfPair) {
       Chains chain;
@@ -157,7 +158,7 @@ class HalfScores {
       });
     }
   }
-  /// The sums of a pair's first chain.
+  /// Stores the sums of a pair's first chain.
   [[gnu::always_inline]] void keep(const Chains& chain) {
     unrolled<R * N>([&](auto i) __attribute__((always_inline)) {
       H::store(kept_ + i * H::kLanes, chain.of[i / N][i % N]);
@@ -169,7 +170,8 @@ class HalfScores {
       x = H::add(x, H::load(kept_ + i * H::kLanes));
     });
   }
-  /// Adds the sums of the pair of chains from dim d on; the last ones are the scores.
+  /// Adds the sums of the pair of chains that begins at dim d to the scores; after the last pair, applies the
+  /// ranges.
   [[gnu::always_inline]] void end(const Chains& chain, std::int64_t d, std::int64_t first) const {
     const bool is_last = d + kHalfPair >= args_.dim;
     unrolled<R>([&](auto r) __attribute__((always_inline)) {
@@ -195,7 +197,7 @@ class HalfScores {
   alignas(64) F16 kept_[R * N * H::kLanes];
 };
 
-/// Scores of the turned keys, which are the block's from `first` on.
+/// Scores of the transposed keys, which are the block's from `first` on.
 template <int R>
 void make_half_scores(const DecodeScoresArgs& args, std::int64_t row, const HalfKeys& keys,
                       std::int64_t first) {

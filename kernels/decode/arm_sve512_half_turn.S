@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys of decode's product f16 for SVE at 512 bits (A64FX), from rows to lanes, and the largest magnitude of each:
+// Transposes keys of decode's product f16 from rows to lanes, for SVE at 512 bits (A64FX), and finds the largest magnitude of each:
 //
 //   void decode_f16_sve512_turn_keys(const TurnedKeys*)
 //
-// A turn takes 16 dims of 32 keys. Four rounds of UZP, each of which brings one bit of a register's number into its lanes, all in registers; what
-// would be the fifth is done by loads: of two keys, one's 16 dims come into the lower lanes and the other's, from 32 bytes before
-// them, into the upper ones, and no lane is active that lies outside a row's dims. Bound: 80 cycles for 32 keys by 16 dims, by shuffles and
-// stores, which take one pipe alone; joining the halves and magnitudes take the other for 48. Instructions come in twos, the one that either
-// pipe has second, so that the decoder gives it the other one.
+// A turn transposes 16 dims of 32 keys. It has four rounds of UZP in registers, each of which moves one bit of a register's number into its
+// lanes. The fifth round is done by the loads: of two keys, one's 16 dims are loaded into the lower lanes, and the other's, from an address
+// 32 bytes lower, into the upper lanes; lanes outside a row's dims are inactive. Bound: 80 cycles for 32 keys by 16 dims, by shuffles and
+// stores, which only one pipe executes; joining the halves and the magnitudes take the other for 48. Instructions come in pairs, second the
+// one that either pipe can execute, so that the decoder gives it the other pipe.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/decode/arm_sve512_fetch.inc"
 #include "kernels/decode/arm_sve512_turn.inc"
@@ -17,11 +17,13 @@
 
 define_next_range
 
-// x1, x2: two rows; x5: where their addresses are; x6, x7: dims of the rows to load, less 16; x8: where dims are stored, + 8 vectors; x10 to
-// x17: arm_sve512_fetch.inc; x19: dims; x20: groups of 32 keys left; x21: where their magnitudes go.
-// z0 to z16: the turn, register n in z(at_n), and one to spare. z17 to z24: registers 0 to 7 of the next turn before its first round; z25 to z28:
-// upper halves; z29: largest magnitudes; z30: all bits but the sign; z31: a magnitude. p1, p2: lanes of x6 and x7; p3: lower lanes.
-// Register n: rows 2 n and 2 n + 1. Those of the second half come while the first one is shuffled, those of the next turn's first half after it.
+// x1, x2: two rows; x5: points to the rows' addresses; x6, x7: dims of the rows to load, less 16; x8: where dims are stored, + 8 vectors;
+// x10 to x17: arm_sve512_fetch.inc; x19: dims; x20: groups of 32 keys left; x21: where their magnitudes go.
+// z0 to z16: the 16 registers of the turn, register n in z(at_n), and a spare one. z17 to z24: registers 0 to 7 of the next turn before its
+// first round; z25 to z28: upper halves; z29: largest magnitudes; z30: all bits but the sign; z31: a magnitude. p1, p2: lanes of x6 and x7;
+// p3: lower lanes.
+// Register n holds rows 2 n and 2 n + 1. The second half of the rows is loaded while the first half is shuffled, and the next turn's first
+// half after that.
 .macro set_halves n
   .set upper, 25 + \n - \n / 4 * 4
   .if \n < 8
@@ -49,7 +51,7 @@ define_next_range
 .macro unzip which, to, a, b
   uzp\which z\to\().h, z\a\().h, z\b\().h
 .endm
-// The first half's first round.
+// The first round of the first half.
 .macro unzip_loaded n
   unzip 1, %(2 * \n), %(17 + 2 * \n), %(18 + 2 * \n)
   unzip 2, %(2 * \n + 1), %(17 + 2 * \n), %(18 + 2 * \n)
@@ -57,7 +59,7 @@ define_next_range
 .macro set_place n
   .set at_\n, \n
 .endm
-// The last round, whose registers are dims.
+// The last round, after which registers hold dims.
 .macro finish a, b
   emit_finish %at_\a, %at_\b, %spare, %(\a - 8), %(\b - 8)
 .endm
@@ -77,7 +79,7 @@ define_next_range
 .macro raise to, by
   umax z\to\().h, p0/m, z\to\().h, z\by\().h
 .endm
-// Lanes of dims x6 and after.
+// Sets p1 and p2 to the lanes of the row's dims from x6 on.
 .macro lanes_of_dims
   whilelt p1.h, x6, x19
   whilelt p2.h, x7, x19

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shuffles and products of SVE vectors in the order in which they are written, for loops that give work to
-// both pipes. They are volatile: g++ would put all shuffles before all products. It would also overwrite a
-// product's factor, and then move the sum back.
+// both pipes. They are volatile because g++ would put all shuffles before all products. It would also
+// overwrite a product's factor, and then move the sum back.
 #pragma once
 
 #include <utility>
@@ -11,7 +11,8 @@
 namespace kumiko::kernels {
 namespace {
 
-/// f(0), ..., f(kCount - 1), each with a constant: arrays of vectors that a loop indexes would be in memory.
+/// body(0), ..., body(kCount - 1), each with a constant: arrays of vectors that a loop indexes would be in
+/// memory.
 template <int kCount, class Body>
 [[gnu::always_inline]] inline void unrolled(Body body) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
@@ -42,8 +43,8 @@ using Vector16 = Sve512Half::Reg;
   asm volatile("zip2 %0.s, %1.s, %2.s" : "=w"(x) : "w"(a), "w"(b));
   return x;
 }
-/// Two of the four shuffles that transpose 16 rows of 16 elements: those of rows g, g + 4, g + 8 and g + 12,
-/// or, after them for every g, of the vectors number g of each group.
+/// Two of the four rounds of shuffles that transpose 16 rows of 16 elements. The first two are done with rows
+/// g, g + 4, g + 8 and g + 12, for every g; the other two with the vectors of one index of all four results.
 [[gnu::always_inline]] inline void shuffle_rows(Vector32 (&x)[4]) {
   const Vector32 a = low_pairs(x[0], x[2]), b = high_pairs(x[0], x[2]), c = low_pairs(x[1], x[3]),
                  d = high_pairs(x[1], x[3]);

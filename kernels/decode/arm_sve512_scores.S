@@ -3,12 +3,13 @@
 //
 //   void decode_f32_sve512_scores_of_keys(const ScoreKeys*)
 //
-// A step turns eight dims of 16 keys from rows to lanes and stores them, and multiplies two dims of 64 keys that were turned before. The turn is
-// three rounds of UZP, each of which brings one bit of a register's number into its lanes, all in registers; what would be the fourth is
-// done by loads: of two keys, one's eight dims come into the lower lanes and the other's, from 32 bytes before them, into the upper
-// ones, which are the only ones active. Turns go on from 64 keys to the next, and only their sums are stored between. Of the two
-// pipes, shuffles and stores take one for 32 cycles a key of 128 dims, multiply-adds and what joins halves the other for 40: 36 each if it were even.
-// Instructions come in twos, the multiply-add second, so that the decoder gives it the other pipe.
+// A step transposes eight dims of 16 keys from rows to lanes and stores them, and multiplies two dims of 64 keys that were transposed
+// before. The transposition has three rounds of UZP in registers, each of which moves one bit of a register's number into its lanes. The
+// fourth round is done by the loads: of two keys, one's eight dims are loaded into the lower lanes, and the other's, from an address 32
+// bytes lower, into the upper lanes, the only ones that are active. Four steps are a turn: eight dims of 64 keys. Turns run on from 64 keys
+// to the next 64; only the sums are stored in between. Of the two pipes, shuffles and stores take one for 32 cycles a key of 128 dims,
+// multiply-adds and the joining of halves the other for 40: 36 each if the work were even. Instructions come in pairs, the multiply-add
+// second, so that the decoder gives it the other pipe.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/decode/arm_sve512_fetch.inc"
 #include "kernels/decode/arm_sve512_turn.inc"
@@ -18,11 +19,13 @@
 
 define_next_range
 
-// x0: dims to multiply, + 4 vectors; x1, x2: rows 0 and 1 of the keys to load, the latter - 32 bytes; x24, x25: the same, eight rows on; x3 to x5:
-// elements to 2, 4 and 6 rows on; x6: bytes from row to row; x7, x8: where dims are stored, + 8 and + 24 vectors; x10 to x17: arm_sve512_fetch.inc.
-// x19 to x22: queries; x23: bytes to the dims to load; x26: turns left of 64 keys; x27: their groups; x28: how often 64 keys are left; x29: scores.
-// z0 to z15: sums, 4 * row + group; z16 to z24: the turn, register n in z(at_n), and one to spare; z25 to z28: a dim of the groups; z29, z30: a
-// query's dim; z31: upper halves. p1, p2: lower and upper lanes.
+// x0: dims to multiply, + 4 vectors; x1, x2: rows 0 and 1 of the keys to load, the latter - 32 bytes; x24, x25: the same, eight rows on; x3
+// to x5: elements to 2, 4 and 6 rows on; x6: bytes from row to row; x7, x8: where dims are stored, + 8 and + 24 vectors; x10 to x17:
+// arm_sve512_fetch.inc.
+// x19 to x22: queries; x23: bytes to the dims to load; x26: turns left of these 64 keys; x27: their groups; x28: how many times 64 keys are
+// left; x29: scores.
+// z0 to z15: sums, 4 * row + group; z16 to z24: the eight registers that are transposed, register n in z(at_n), and a spare one; z25 to
+// z28: a dim of the groups; z29, z30: a query's dim; z31: upper halves. p1, p2: lower and upper lanes.
 .macro mac
   .if tile_multiplies
     .set mac_group, mac_number - mac_number / 4 * 4
@@ -76,7 +79,7 @@ define_next_range
 .macro emit_store_dim reg, to, at
   st1w {z\reg\().s}, p0, [x\to, \at, mul vl]
 .endm
-// The last round, whose registers are dims. Then z(next) is to spare, and the other two registers have no use.
+// The last round, after which registers hold dims. Then z(next) is the spare one, and the other two registers are free.
 .macro finish a, b, next
   emit_finish %at_\a, %at_\b, %spare, \a, \b
   .set spare, \next
@@ -133,7 +136,7 @@ define_next_range
 .macro set_place n
   .set at_\n, 16 + \n
 .endm
-// Group `number` of the keys, whose rows were loaded in the step before.
+// A step with group `number` of the keys, whose rows the step before has loaded.
 .macro step number
   .set step_number, \number
   .set mac_number, 0

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// BlockProducts of scores.h for f32 keys on A64FX. Its core looks 128 instructions ahead, of which 20 wait
-// for each of its two pipes, and shuffles go to one of these alone. So four shuffles and the products of a
-// vector of keys take turns, and the four shuffles of a block are two and two, each for four groups of rows:
-// both pipes have work, and 32 registers are enough. Bound: 80 cycles for 16 keys by 16 dims, by shuffles and
-// stores, which take the same pipe; the products of four rows take the other one for 64.
+// BlockProducts of scores.h for f32 keys on A64FX. The core has a window of 128 instructions, of which 20
+// wait for each of its two pipes, and only one pipe executes shuffles. So four shuffles alternate with the
+// products of a vector of keys, and the four rounds of shuffles of a block are done two and two, each for
+// four groups of rows: both pipes have work, and 32 registers are enough. Bound: 80 cycles for 16 keys by 16
+// dims, by shuffles and stores, which take the same pipe; the products of four rows take the other one for
+// 64.
 #pragma once
 
 #include <cstddef>
@@ -14,17 +15,17 @@
 namespace kumiko::kernels {
 namespace {
 
-/// 64 keys at a time, in groups of 16; the assembly knows the places.
+/// 64 keys at a time, in groups of 16. The assembly knows the offsets.
 struct ScoreKeys {
-  const float* const* group;  ///< four of each 64 keys, and five more that may be read
+  const float* const* group;  ///< four for every 64 keys, and five more, which may be read
   std::int64_t k_bytes;       ///< from one key to the next
   const float* q;
   std::int64_t q_bytes;  ///< from one row to the next
-  std::int64_t turns;    ///< of kTurnDims dims
-  std::int64_t count;    ///< how often 64 keys
+  std::int64_t turns;    ///< of kTurnDims dims each
+  std::int64_t count;    ///< how many times 64 keys
   float* scores;
   std::int64_t score_bytes;  ///< from one row to the next
-  float* turned;             ///< 4 KiB, aligned to as much
+  float* turned;             ///< room for transposed keys, 4 KiB, aligned to that
   RowFetcher* ahead;
 };
 constexpr std::int64_t kTurnDims = 8;
@@ -43,9 +44,9 @@ template <>
 struct BlockProducts<Sve512, float> : TransposedBlock<Sve512, float> {
   using Reg = Sve512::Reg;
   static constexpr int kLanes = Sve512::kLanes, kGroup = 4;
-  static constexpr int kTurns = 4;  ///< of shuffles: two of the next block's rows, two of this block's dims
+  static constexpr int kTurns = 4;  ///< rounds of shuffles: two of the next block, two of this one
 
-  /// Vectors of keys: with fewer than eight chains their latency of nine cycles would be the bound.
+  /// Vectors of keys: with fewer than eight chains the latency of nine cycles would be the bound.
   template <int R>
   static constexpr int kPartsOf = R <= 4 ? 2 : 1;
   template <int R>
@@ -60,7 +61,7 @@ struct BlockProducts<Sve512, float> : TransposedBlock<Sve512, float> {
     Reg key[kParts][kGroup];  ///< four dims of all keys
   };
 
-  /// Products of the vector of keys number i of those in `key`: a dim of one part.
+  /// Products of vector i of those in `key`: one dim of one part.
   template <int i, int R, int kParts>
   [[gnu::always_inline]] static void multiply(State<R, kParts>& state) {
     constexpr int kDim = i / kParts, kPart = i % kParts;
@@ -70,13 +71,13 @@ struct BlockProducts<Sve512, float> : TransposedBlock<Sve512, float> {
     });
   }
 
-  /// Where a block's rows are between their shuffles: of dims 4 c to 4 c + 3 the first vectors of each group
-  /// of rows, by parts, then the second ones, ... .
+  /// A block between its two pairs of rounds: for dims 4 c to 4 c + 3, the first vector of each group of
+  /// rows, part by part, then the second vectors, and so on. kStep is from c to c + 1.
   template <int kParts>
   static constexpr int kStep = kGroup* kParts* kLanes;
 
-  /// Reads group c of the rows of a block to `read` + c * kParts * kLanes (kRead) and makes four dims from
-  /// `half` (kMake), while those made before are multiplied (kMultiply).
+  /// Reads a group of a block's rows into `read` (kRead) and makes four dims from `half` (kMake), while those
+  /// made before are multiplied (kMultiply).
   template <bool kRead, bool kMake, bool kMultiply, int R, int kParts>
   [[gnu::always_inline]] static void step(State<R, kParts>& state, float* read, const float* half,
                                           RowFetcher& ahead) {
@@ -170,7 +171,7 @@ struct BlockProducts<Sve512, float> : TransposedBlock<Sve512, float> {
   }
 };
 
-/// Four rows of whole turns of dims, whole 64 keys.
+/// Four rows, where `dim` is a multiple of kTurnDims; keys in multiples of 64.
 template <>
 struct FirstScores<Sve512, float, 4> {
   static constexpr std::int64_t kKeys = 64;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values of decode for SVE at 512 bits (A64FX), four rows by four vectors, some keys that lie in step:
+// Values of decode for SVE at 512 bits (A64FX), four rows by four vectors, some keys at a constant stride:
 //
 //   void decode_f32_sve512_values(const ValueKeys*)          sum += weight * value
 //   void decode_f32_sve512_values_and_sums(const ValueKeys*) the same, and more[row] += weight in every lane
 //   void decode_f16_sve512_values(const ValueKeys*)          the first in f16
 //   void decode_f16_sve512_values_and_squares(const ValueKeys*)  the same, and more[vector] += value * value
 //
-// g++ makes 45 to 49 instructions of a key, of which the core decodes four a cycle; here it is 26, and some for the lines that are fetched.
-// Multiply-adds stand in twos, so that its decoder gives both pipes as many. Bound: 9 cycles a key, the latency of 16 chains; 10 with
-// sums or squares. A key's weights, and each of its vectors after its last use, are loaded while the key before is multiplied.
+// g++ generates 45 to 49 instructions a key, and the core decodes four a cycle; here there are 26, and some for the lines that are fetched.
+// Multiply-adds come in pairs, so that the decoder gives both pipes the same number. Bound: 9 cycles a key, the latency of 16 chains; 10
+// with sums or squares. A key's weights, and each of its vectors after its last use, are loaded while the key before is multiplied.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/decode/arm_sve512_fetch.inc"
 #include "kernels/gemm/arm_sve512_tile.inc"  // begin_function, save_registers, restore_registers
@@ -49,7 +49,7 @@ define_next_range
 .macro store_sum reg, n
   st1w {z\reg\().s}, p0, [x9, \n, mul vl]
 .endm
-// load_sum or store_sum of all sums.
+// load_sum or store_sum for all sums.
 .macro all_sums what
   ldr x9, [x0, 48]
   ldr x2, [x0, 56]
@@ -75,8 +75,8 @@ define_next_range
   .endif
 .endm
 
-// A key, whose weights are z(w) to z(w + 3), by vectors. next: which of the keys after x3 to x6 the next one is, whose weights go to z(to)
-// on; 0: none.
+// Multiplies a key, vector by vector; its weights are in z(w) to z(w + 3). next: the index of the next key, counted from x3 to x6; its
+// weights are loaded into z(to) to z(to + 3). 0: there is none.
 .macro multiply_key w, to, next
   .if \next
     add x1, x1, x2
@@ -143,7 +143,7 @@ begin_function \name
   add x5, x4, x9
   add x6, x5, x9
   begin_fetching
-  // The last key is not one of four: what follows it may not be read.
+  // The last key is never one of a turn of four: what follows it must not be read.
   subs x7, x7, 5
   b.lt 3f
   load_key 24

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops of arm_sve512_values.S, and WholeValues of values.h by them.
+// The loops of arm_sve512_values.S, and WholeValues of values.h, which uses them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// One or more keys that lie in step, four rows and four vectors. The assembly knows the places.
+/// One or more keys at a constant stride, four rows and four vectors. The assembly knows the offsets.
 struct ValueKeys {
   const void* v;
   std::int64_t v_bytes;  ///< from one key to the next
@@ -25,7 +25,7 @@ struct ValueKeys {
 };
 static_assert(offsetof(ValueKeys, ahead) == 72);
 
-/// Those of the fetcher that arm_sve512_fetch.inc knows.
+/// The offsets in the fetcher that arm_sve512_fetch.inc knows.
 struct RowFetcherLayout {
   static_assert(offsetof(RowFetcher, line_) == 16 && offsetof(RowFetcher, row_end_) == 24 &&
                 offsetof(RowFetcher, at_) == 32 && offsetof(RowFetcher, next_) == 72);
@@ -45,7 +45,7 @@ void decode_f16_sve512_values_and_squares(const ValueKeys*) noexcept;
 
 namespace {
 
-/// Calls `add` for keys [first, end) of the block, as many at a time as lie in step.
+/// Calls `add` for keys [first, end) of the block, as many at a time as are at a constant stride.
 template <class T, class Add>
 void add_keys_in_step(const RowGroups& values, std::int64_t first, std::int64_t end, Add add) {
   for (std::int64_t j = first, stop; j < end; j = stop) {

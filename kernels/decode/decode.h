@@ -10,8 +10,8 @@
 //
 // Together they give the bits of the tile pipeline (gemm.h + softmax.h) for the same block.
 //
-// Where the ISA multiplies this element in pairs (gemm.h: product bf16), q holds pairs of dims, keys count
-// from an even one of the sequence, scores are scaled and P is rounded as in softmax.h.
+// Where the ISA multiplies this element in pairs (gemm.h: product bf16), q holds pairs of dims, the block
+// begins with an even key of the sequence, and scores are scaled and P is rounded as in softmax.h.
 //
 // Product f16: queries are pack.h's panel, keys get their ranges as they are read, and P is f16 as in
 // softmax.h. Chains over the keys end where those of tiles do, at multiples of kHalfChain keys of the
@@ -28,7 +28,7 @@
 
 namespace kumiko::kernels {
 
-/// Most rows of a task.
+/// The most rows that a task has.
 inline constexpr std::int64_t kMaxDecodeRows = 64;
 /// Largest head_dim and v_head_dim: DeepSeek's latent attention, 512 + 64.
 inline constexpr std::int64_t kMaxHeadDim = 576;
@@ -39,8 +39,8 @@ struct FetchDistances {
   std::int64_t keys = 12288;    ///< into L1
   std::int64_t values = 12288;  ///< into L1; at least that of keys
   std::int64_t l2 = 0;          ///< beyond either, into L2 (RowRange::l2_ahead); 0: not at all
-  std::int64_t l2_apart = 0;    ///< the same where rows lie apart, if it is more (pipelines/read_order.cpp)
-  std::int64_t values_together = 16384;  ///< of values that all passes go over before the next (values.h)
+  std::int64_t l2_apart = 0;    ///< l2 where rows are not adjacent, if more (pipelines/read_order.cpp)
+  std::int64_t values_together = 16384;  ///< values that all passes read before they go on (values.h)
 };
 
 struct DecodeScoresArgs {
@@ -59,7 +59,7 @@ struct DecodeScoresArgs {
 
 /// Rows that see no key are left as they are.
 struct DecodeSoftmaxArgs {
-  float* scores;  ///< [rows][score_stride]; out: P, f32, or for other products the first bytes of a row
+  float* scores;  ///< [rows][score_stride]; out: P, f32, or 16 bits in the first half of a row
   std::int64_t score_stride;
   std::int64_t rows;
   std::int64_t kv;
@@ -70,7 +70,7 @@ struct DecodeSoftmaxArgs {
   float* o;  ///< [rows][o_stride], o_stride >= v_dim rounded up to the lanes
   std::int64_t o_stride;
   std::int64_t v_dim;
-  float scale = 1.0f;  ///< of scores; product bf16 only
+  float scale = 1.0f;  ///< factor of scores; product bf16 only
   RowList rows_ahead;  ///< the values of the same keys
   FetchDistances fetch;
 };
@@ -79,13 +79,13 @@ struct DecodeSoftmaxArgs {
 struct KeyRun {
   std::int32_t begin, end;
 };
-/// What a row sees of a block: runs in order, a hidden key or more between two.
+/// What a row sees of a block: runs in order, with at least one hidden key between two.
 struct KeyRuns {
   const KeyRun* run;
   std::int64_t count;
 };
 
-/// Values of a key that a row does not see do not touch that row: 0 * NaN would.
+/// Values of a key that a row does not see must not affect that row: 0 * NaN is NaN.
 struct DecodeValuesArgs {
   const float* p;  ///< [rows][p_stride]: what softmax left in scores. Products bf16, f16: 0 for hidden keys
   std::int64_t p_stride;
@@ -99,7 +99,7 @@ struct DecodeValuesArgs {
   std::int64_t o_stride;
   RowList rows_ahead;  ///< the values, then the keys of the next block
   FetchDistances fetch;
-  std::int64_t first_key = 0;  ///< of the sequence; product f16 only
+  std::int64_t first_key = 0;  ///< the block's first key in the sequence; product f16 only
 };
 
 struct DecodeKernel {

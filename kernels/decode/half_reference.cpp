@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of decode.h's product f16 in plain C++.
 #include <cmath>
-#include <cstring>
 
 #include "kernels/decode/decode.h"
 #include "kernels/decode/rows.h"

@@ -15,9 +15,9 @@ template <class V, class Block, int R, int kParts, int kFirst, int kLast>
 [[gnu::always_inline]] inline void multiply_keys(typename V::Reg (&sum)[R][kParts],
                                                  const typename Block::Tile* tile, const float* q,
                                                  std::int64_t q_stride) {
-  // From q and q_stride alone g++ 12 makes an offset of each element, keeps them on the stack and loads one
-  // for every factor. With a pointer a row, from memory, 16 bits: AVX2 (Zen 3) 4 rows 0.93 to 0.98 of the
-  // time, 8 rows 0.85 to 0.90; AVX-512 has a third less of the stack in these loops.
+  // From q and q_stride alone g++ 12 computes an offset for each element, keeps the offsets on the stack and
+  // loads one for every factor. A pointer for each row takes less time (16-bit keys from memory, AVX2, Zen
+  // 3): 4 rows 0.93 to 0.98, 8 rows 0.85 to 0.90; AVX-512 has a third fewer stack accesses in these loops.
   const float* row[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -43,8 +43,8 @@ template <class V, class T>
 inline constexpr int kPieceLines = static_cast<int>(V::kLanes* Transpose<V, T>::kDims * sizeof(T)) /
                                    (kLine * Transpose<V, T>::kPieces);
 
-/// Transposes the blocks at `keys` from dim d on, kParts of them, into `next` (kTurn), and multiplies those
-/// in `now` (kMultiply), a piece of the one and a slice of the other at a time.
+/// Transposes kParts blocks at `keys`, from dim d on, into `next` (kTurn) and multiplies those in `now`
+/// (kMultiply): a piece of the transposition, then a slice of the products, and so on.
 template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 [[gnu::always_inline]] inline void turn_and_multiply(const T* const (&keys)[kParts], std::int64_t d,
                                                      std::int64_t stride,
@@ -75,11 +75,11 @@ template <class V, class T, int R, int kParts, bool kTurn, bool kMultiply>
 
 /// Vectors of keys side by side: as many chains of FMAs as the registers hold, so that one's latency is spent
 /// on the others; but no more than 8 KiB of keys (D = 128), because all their rows are read at once, and must
-/// have been fetched before (FetchDistances). With 16 KiB the chains of f32 and of bf16 pairs are no longer
-/// too few (AVX-512, 4 rows, in L2: f32 2.7 us for 256 keys, then 2.2), but from memory decode takes 1.23
-/// to 1.36 of the time (Zen 5). Of up to 8 rows pairs have two vectors: 8 loaded factors then meet 16
-/// products instead of 8 (Zen 4, 8 rows, 256 keys, in L2: 4.3 us, so 3.4; bf16 with f32 products no faster,
-/// f16 1.2 of the time).
+/// have been fetched before (FetchDistances). With 16 KiB there would be enough chains of f32 and of bf16
+/// pairs (AVX-512, 4 rows, in L2: f32 2.2 us for 256 keys instead of 2.7), but from memory decode takes 1.23
+/// to 1.36 of the time (Zen 5). With up to 8 rows, bf16 pairs have two vectors: 8 loaded factors are then
+/// used in 16 products instead of 8 (Zen 4, 8 rows, 256 keys, in L2: 3.4 us instead of 4.3; bf16 with f32
+/// products no faster, f16 1.2 of the time).
 template <class V, class T, int R>
 constexpr int key_vectors() {
   const int by_span = static_cast<int>(8192 / (128 * sizeof(T)) / V::kLanes);
@@ -88,7 +88,7 @@ constexpr int key_vectors() {
   return parts < 1 ? 1 : parts;
 }
 
-/// Queries as they lie.
+/// Queries as rows in memory.
 struct QueryRows {
   const float* q;
   std::int64_t stride;
@@ -96,7 +96,7 @@ struct QueryRows {
       : q(args.q + row * args.q_stride), stride(args.q_stride) {}
 };
 
-/// Shape of a block of V::kLanes keys that Transpose moves.
+/// Shape of a block of V::kLanes keys that Transpose transposes.
 template <class V, class T>
 struct TransposedBlock {
   static constexpr std::int64_t kDims = Transpose<V, T>::kDims;
@@ -191,8 +191,8 @@ void score_keys(const DecodeScoresArgs& args, std::int64_t row, const Queries& q
   fetcher = ahead;
 }
 
-/// Scores of as many keys as it takes from the first on; how many. Specialised where an ISA has a better way
-/// for some of them: arm_sve512_scores.h.
+/// Computes the scores of some keys, from the first on, and returns of how many. Specialised where an ISA has
+/// a better way for some of them: arm_sve512_scores.h.
 template <class V, class T, int R>
 struct FirstScores {
   static constexpr std::int64_t kKeys = 0;  ///< made together

@@ -8,11 +8,11 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Whether the product is of bf16 pairs: scores come without their scale, and P is bf16.
+/// Whether the product is of bf16 pairs: scores are not scaled yet, and P is bf16.
 template <class V>
 inline constexpr bool kPairs = elements_per_lane<V>() > 1;
 
-/// Fetches during the softmax, when memory would be idle: as many rows as values are fetched further ahead
+/// Fetches during the softmax, when memory would be idle: the rows by which values are fetched further ahead
 /// than keys.
 template <class V>
 RowFetcher fetcher_between(const DecodeSoftmaxArgs& args) {

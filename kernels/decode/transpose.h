@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys from rows to lanes: a block of V::kLanes keys by kDims elements is transposed into a tile in L1, in
-// pieces, so that scores.h can put each piece between products of the block before. These processors look a
-// few hundred instructions ahead, and a block alone has that many: transposed at once and then multiplied,
-// shuffles and products took turns (Zen 5, AVX-512, f32, 4 rows, in L2: 2.5 us for 256 keys, in pieces 1.9).
+// pieces, so that scores.h can put each piece between products of the block before. These processors have
+// windows of a few hundred instructions, as many as one block has: when a block is transposed as a whole and
+// then multiplied, shuffles and products do not overlap (Zen 5, AVX-512, f32, 4 rows, in L2: 2.5 us for 256
+// keys, in pieces 1.9).
 //
 // Specialised where an ISA has a better way than the one below: x86_avx2_transpose.h, x86_avx512_transpose.h.
 #pragma once
@@ -28,8 +29,8 @@ struct StepTile {
 };
 
 /// Tiles whose rows are pairs of bf16: step 2 i is the lower halves of row i, step 2 i + 1 the upper ones.
-/// Widened when they are multiplied, not when they are stored: half the stores, and half the loads (Zen 4,
-/// 256 keys, 4 rows, in L2: AVX-512 3.85 us, so 3.50; AVX2 3.51, 3.30).
+/// They are widened when they are multiplied, not when they are stored: half the stores, and half the loads
+/// (Zen 4, 256 keys, 4 rows, in L2: AVX-512 3.50 us instead of 3.85, AVX2 3.30 instead of 3.51).
 template <class V>
 struct PairTile {
   using Tile = float;
@@ -57,7 +58,7 @@ struct Transpose : StepTile<V> {
   static constexpr int kPieces = 1;
   static constexpr std::int64_t kDims = kElements<V>;
   static constexpr int kSteps = V::kLanes;  ///< vectors of keys in a block: kDims, or its pairs
-  static constexpr int kRows = kSteps;      ///< of a block in a tile
+  static constexpr int kRows = kSteps;      ///< rows of a tile that a block has
 
   /// Row i goes to tile[i * step].
   template <int kPiece>

@@ -20,14 +20,14 @@ struct ValuePart {
   }
 };
 
-/// Whether pairs of vectors are summed as the even and the odd ones of their elements.
+/// Whether two vectors of sums are kept as those of even and those of odd elements.
 template <class V, class T>
 constexpr bool kEvenOdd = std::is_same_v<T, Bf16>&& requires(typename V::Reg& x) {
   V::to_even_odd(x, x);
 };
 
-/// N vectors of a row's sums, in memory in order; kSplit: in registers as the even and the odd ones of every
-/// two.
+/// N vectors of a row's sums. In memory they are in order; with kSplit every two of them are, in registers,
+/// one vector of even and one of odd elements.
 template <class V, int N, bool kSplit>
 [[gnu::always_inline]] inline void load_sums(const float* o, typename V::Reg (&sum)[N]) {
 #pragma GCC unroll 16
@@ -62,17 +62,16 @@ template <class V, class T, int N, bool kSplit, bool kPartial>
   }
 }
 
-/// What add_values() below does, all vectors whole. Specialised where an ISA has a better way:
-/// arm_sve512_values.h.
+/// add_values() below for whole vectors. Specialised where an ISA has a better way: arm_sve512_values.h.
 template <class V, class T, int R, int N>
 struct WholeValues {
   static constexpr bool kIsBetter = false;
 };
 
 /// For R rows that see all keys of the part: N vectors, the last of them partial or not. kLast: they are the
-/// last ones of v_dim, and l += P is done with them. (Unroll pragmas: without them g++ 12 keeps the sums in
-/// memory, 2.4x slower. The lines of four keys fetched together: AVX-512 f32 0.91 to 1.03 of the time in ten
-/// runs, in L2 1.2; 16 bits 0.99 to 1.05; AVX2 1.00 to 1.05.)
+/// last ones of v_dim, and l += P is done with them. (Without the unroll pragmas g++ 12 keeps the sums in
+/// memory, 2.4x slower. Fetching the lines of four keys together was no better, as time over that of this
+/// code: AVX-512 f32 0.91 to 1.03 in ten runs, in L2 1.2; 16-bit elements 0.99 to 1.05; AVX2 1.00 to 1.05.)
 template <class V, class T, int R, int N, bool kPartial, bool kLast>
 void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart& part, RowFetcher& fetcher) {
   if constexpr (WholeValues<V, T, R, N>::kIsBetter && !kPartial)
@@ -142,7 +141,7 @@ void add_values(const DecodeValuesArgs& args, std::int64_t row, const ValuePart&
   pick(std::make_integer_sequence<int, kMost>{});
 }
 
-/// Whether one of a row's runs has keys [first, last).
+/// Whether one of a row's runs has all keys [first, last).
 inline bool sees_all(const KeyRuns& runs, std::int64_t first, std::int64_t last) {
   for (std::int64_t i = 0; i < runs.count; ++i) {
     if (runs.run[i].begin <= first && runs.run[i].end >= last) return true;
@@ -176,13 +175,13 @@ void add_visible_values(const DecodeValuesArgs& args, std::int64_t row, const Va
   }
 }
 
-/// Keys that all passes go over before the next ones: their values are read from memory by the first pass,
-/// and should be in L1 for the others, beside what has been fetched ahead. 64 of 16 bits save 4 to 5 % of the
-/// arithmetic, but the first pass then needs all of them from memory at once (AVX-512, f16, 4096 keys: 0.72
-/// of the read loop, 0.68).
+/// How many keys all passes read before they go on to the next keys: the first pass reads their values from
+/// memory, and for the others they should be in L1, beside what has been fetched ahead. 64 keys of 16-bit
+/// elements save 4 to 5 % of the arithmetic, but the first pass then needs all of them from memory at once
+/// (AVX-512, f16, 4096 keys: 0.68 of the read loop instead of 0.72).
 #ifdef __ARM_FEATURE_SVE
-// With an L1 of 64 KiB and 32 registers of 64 bytes (A64FX), what passes take to begin and end is worth
-// halving.
+// With an L1 of 64 KiB and 32 registers of 64 bytes (A64FX), it pays to halve the time in which passes begin
+// and end.
 constexpr std::int64_t kLeastTogether = 32, kMostTogether = 64;
 #else
 constexpr std::int64_t kLeastTogether = 8, kMostTogether = 32;
@@ -193,13 +192,14 @@ std::int64_t keys_together(const DecodeValuesArgs& args) {
   constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
   std::int64_t keys = args.fetch.values_together / (args.v_dim * kBytes) / 4 * 4;
   if (keys < kLeastTogether) keys = kLeastTogether;
-  // With more than one multiply-add a byte arithmetic is the bound, and what passes take to begin and end is
-  // a part of it. (On A64FX the least is so many anyway.)
+  // With more than one multiply-add a byte, arithmetic is the bound, and the time in which passes begin and
+  // end is a part of it. (On A64FX the minimum is that large anyway.)
   if (kLeastTogether < 32 && args.rows > kBytes) keys *= 2;
   return keys < kMostTogether ? keys : kMostTogether;
 }
 
-/// floor(i * total / parts) for i = 1, 2, ...: divisions took 6 cycles a key of 104 (A64FX, 4 rows, D = 128).
+/// floor(i * total / parts) for i = 1, 2, ... without divisions, which took 6 of 104 cycles a key (A64FX, 4
+/// rows, D = 128).
 class EvenCuts {
  public:
   EvenCuts(std::int64_t total, std::int64_t parts)
@@ -215,7 +215,7 @@ class EvenCuts {
   std::int64_t parts_, step_, rest_, at_ = 0, over_ = 0;
 };
 
-/// kGroup rows by kMost vectors a pass, or fewer, so that all passes have about as many vectors.
+/// kGroup rows by kMost vectors a pass, or fewer, so that all passes have about the same number of vectors.
 template <class V, class T, int kGroup, int kMost>
 void add_values_in_passes(const DecodeValuesArgs& args) {
   const std::int64_t vectors = (args.v_dim + V::kLanes - 1) / V::kLanes,
@@ -243,8 +243,8 @@ void add_values_in_passes(const DecodeValuesArgs& args) {
   }
 }
 
-/// All of decode_add_values() for kLeastRows rows or more, if they see every key and v_dim is of whole
-/// vectors. Specialised where an ISA has a better way: x86_values.h.
+/// All of decode_add_values() for kLeastRows rows or more, if they see every key and v_dim is a whole number
+/// of vectors. Specialised where an ISA has a better way: x86_values.h.
 template <class V, class T>
 struct BlockValues {
   static constexpr bool kIsBetter = false;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // BlockProducts of scores.h for f32 keys on AVX2, with rows in the lanes. With keys in the lanes, keys have
-// to be transposed through L1 first. Here an element of a key goes to all lanes, by a shuffle within halves
-// or, of more than four rows, by the load itself, and meets that dim of all rows: 16 keys by 4 rows, two keys
-// a vector, or 8 keys by 8 rows. Each score is the same chain of multiply-adds.
+// to be transposed through L1 first. Here an element of a key is broadcast, by a shuffle within halves or,
+// for more than four rows, by the load itself, and multiplied by that dim of all rows: 16 keys by 4 rows, two
+// keys a vector, or 8 keys by 8 rows. Each score is the same chain of multiply-adds.
 //
-// Zen 3, 256 keys, D = 128, in L2: 4 rows 5.4 us with keys in the lanes, 5.0 here; 8 rows 12.2, 8.8; 1
-// row 3.7, 4.9. From memory, where nothing is stored between two reads, one row has 0.8 of the read loop here
-// and 0.6 with keys in the lanes. Elements of 16 bits have to be widened beside the shuffles: bf16, 4
-// rows 4.6, 5.7.
+// Zen 3, 256 keys, D = 128, in L2: 4 rows 5.4 us with keys in the lanes, 5.0 here; 8 rows 12.2 and 8.8; 1 row
+// 3.7 and 4.9. From memory, where nothing is stored between two reads, one row has 0.8 of the read loop here
+// and 0.6 with keys in the lanes. Elements of 16 bits have to be widened beside the shuffles: bf16, 4 rows
+// 4.6 and 5.7.
 #pragma once
 
 #include "kernels/decode/scores.h"
@@ -34,7 +34,7 @@ class QueryLanes {
   const float* lanes() const { return lanes_; }
 
  private:
-  /// Of 8 dims.
+  /// Transposes 8 dims of the rows.
   void set_lanes(const float* const (&q)[kRows], std::int64_t d) {
     float* const to = lanes_ + d * kRows;
     __m256 x[kRows];
@@ -61,22 +61,23 @@ template <>
 struct BlockProducts<Avx2, float> {
   static constexpr std::int64_t kDims = 8;
   static constexpr int kSteps = 8;
-  static constexpr int kLines = 4;  ///< of 8 keys by 8 dims
+  static constexpr int kLines = 4;  ///< cache lines of 8 keys by 8 dims
 
   template <int R>
   using Queries = QueryLanes<R>;
   template <int R>
   static constexpr int kPartsOf = R > 4 ? 1 : 2;
 
-  /// Vectors of sums: number 4 part + i is of keys 8 part + i and 8 part + i + 4, or number i of key i.
+  /// Vectors of sums: 4 rows: vector 4 part + i is of keys 8 part + i and 8 part + i + 4; 8 rows: vector i is
+  /// of key i.
   template <int R, int kParts>
   [[gnu::always_inline]] static void add(const float* const (&keys)[kParts], std::int64_t stride,
                                          std::int64_t dims, const QueryLanes<R>& queries,
                                          __m256 (&sum)[R][kParts], RowFetcher& ahead) {
     constexpr int kRows = QueryLanes<R>::kRows;
-    // A line is read in four steps, between which lines of all other keys are. At this distance they meet in
-    // a set of an L1 of 8 ways: better read once, in order (Zen 4, rows 4 KiB apart: 0.39 of the limit, so
-    // 0.53).
+    // A line is read in four steps, and lines of all other keys are read between them. At this stride they
+    // all fall into the same set of an 8-way L1: it is better to copy each row first (Zen 4, rows 4 KiB
+    // apart: 0.53 of the limit instead of 0.39).
     constexpr std::int64_t kMeet = 2048 / sizeof(float), kMostDims = 256;
     alignas(64) float copies[kParts * 8 * kMostDims];
     const float* first[kParts];
@@ -111,7 +112,7 @@ struct BlockProducts<Avx2, float> {
  private:
   static constexpr int kSums = 8;
 
-  /// Eight rows, one after the other.
+  /// Copies eight rows, to one after the other.
   static const float* copy_rows(const float* from, std::int64_t stride, std::int64_t dims, float* to) {
     for (int i = 0; i < 8; ++i) {
       for (std::int64_t d = 0; d < dims; d += 8)
@@ -143,14 +144,14 @@ struct BlockProducts<Avx2, float> {
   }
 
   /// Two keys a vector of sums. Four sums get one dim, then the next: the other way round, two sums with four
-  /// dims each, products wait for each other (Zen 3, 256 keys, in L2: 5.4 us, so 5.0).
+  /// dims each, products wait for each other (Zen 3, 256 keys, in L2: 5.4 us instead of 5.0).
   template <int R>
   [[gnu::always_inline]] static void add_four_rows(const float* const (&keys)[2], std::int64_t stride,
                                                    std::int64_t dims, const QueryLanes<R>& queries,
                                                    __m256 (&sum)[kSums], RowFetcher& ahead) {
     EightKeys first(keys[0], stride), second(keys[1], stride);
     const float* q = queries.lanes();
-    asm volatile("" ::: "memory");  // What is in `keys` has been written.
+    asm volatile("" ::: "memory");  // The compiler does not see that low() and high() read the copies.
     for (const float* const end = q + 4 * dims; q != end; q += 16) {
       first.add_dims(q, stride * 4, stride * 12, ahead);
       second.add_dims(q, stride * 4, stride * 12, ahead);
@@ -198,8 +199,8 @@ struct BlockProducts<Avx2, float> {
     __m256 a_ = _mm256_setzero_ps(), b_ = a_, c_ = a_, d_ = a_;
   };
 
-  /// Four dims of the key that lies kScale times `step` bytes after `from`; in both halves. (From pointers
-  /// and strides g++ 12 makes a pointer for each key, and keeps them on the stack.)
+  /// Four dims of the key that is kScale times `step` bytes after `from`; high() has them in both halves.
+  /// (From pointers and strides g++ 12 makes a pointer for each key, and keeps them on the stack.)
   template <int kScale>
   [[gnu::always_inline]] static __m128 low(const float* from, std::int64_t step) {
     __m128 x;

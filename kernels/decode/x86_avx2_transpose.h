@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // transpose.h for 16-bit elements on AVX2, in two pieces: the halves of each row. A half is put beside that
-// of the row four below by a broadcast and a blend, which every port can do; a shuffle across halves has few
-// ports and competes with the products.
+// of the row four below by a broadcast and a blend, which every port can do; a shuffle across halves can use
+// few ports and competes with the products.
 #pragma once
 
 #include "kernels/decode/transpose.h"

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // BlockValues of values.h on AVX2: four rows by three vectors of v_dim, 12 sums where values.h has 8, and all
-// passes over some keys in one function. Zen 3, 256 keys, D = 128, in L2, the least of 9 runs in turns with
-// values.h alone: 4 rows f32 4.8 us, so 4.0, bf16 5.0, 3.9, f16 4.2, 3.6; 8 rows bf16 9.7, 8.0. From memory
-// two rows and one are no faster than there.
+// passes over some keys in one function. Zen 3, 256 keys, D = 128, in L2, the least of 9 runs, alternating
+// with values.h alone: 4 rows f32 4.8 us there and 4.0 here, bf16 5.0 and 3.9, f16 4.2 and 3.6; 8 rows bf16
+// 9.7 and 8.0. From memory one and two rows are no faster here.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
 #include "kernels/decode/x86_values.h"
 #include "kernels/simd/avx2.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decode in products of bf16 pairs: two dims of a key, two keys of a value. This is half the work a key that
-// x86_avx512.cpp has, which widens every element.
+// Decode in products of bf16 pairs: two dims of a key, two keys of a value. This is half the work a key of
+// x86_avx512.cpp, which widens every element.
 #include <type_traits>
 
 #include "kernels/decode/vector.h"
@@ -19,7 +19,8 @@ void interleave(V::Reg a, V::Reg b, V::Reg& low, V::Reg& high) {
   low = _mm512_castsi512_ps(_mm512_unpacklo_epi16(V::bits(a), V::bits(b)));
   high = _mm512_castsi512_ps(_mm512_unpackhi_epi16(V::bits(a), V::bits(b)));
 }
-/// 32 sums in that order, from and to memory in the order of dims. Both vectors are there, or the first.
+/// 32 sums in that order, from and to memory in the order of dims. both: there are two vectors, else only the
+/// first.
 void load_split(bool both, const float* o, V::Reg& low, V::Reg& high) {
   const auto a = V::load(o), b = both ? V::load(o + V::kLanes) : V::zero();
   low = _mm512_shuffle_f32x4(a, b, 0x88);
@@ -42,7 +43,8 @@ struct SomeKeys {
   }
 };
 
-/// Values of two keys in kVectors of dims. kPartial: v_dim ends within the last load, after `left` dims.
+/// Values of two keys, kVectors vectors of dims. kPartial: v_dim ends within the last load, after `left`
+/// dims.
 template <int kVectors, bool kPartial>
 struct ValuePair {
   static constexpr int kLoads = (kVectors + 1) / 2;
@@ -72,7 +74,7 @@ struct ValuePair {
   }
 };
 
-/// O of R rows in kVectors of dims, as interleave() has them, and l.
+/// O of R rows, kVectors vectors of dims in the order of interleave(), and l.
 template <int R, int kVectors>
 struct PairSums {
   static constexpr int kLoads = (kVectors + 1) / 2;
@@ -119,12 +121,13 @@ struct PairSums {
   }
 };
 
-/// Keys [first, last), both even, or the last one more than there are.
+/// Keys [first, last), both even. `last` may be one more than there are keys.
 struct PairRange {
   std::int64_t first, last;
 };
 
-/// O += P V over pairs of keys for R rows, dims [d, ...) in kVectors of sums, and with the last dims l += P.
+/// O += P V over pairs of keys for R rows, dims [d, ...) in kVectors vectors of sums, and with the last dims
+/// l += P.
 template <int R, int kVectors, bool kPartial, bool kLast, class Sees>
 void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, std::int64_t d,
                RowFetcher& ahead, Sees sees) {
@@ -173,7 +176,7 @@ void add_pairs(const DecodeValuesArgs& args, std::int64_t row, PairRange keys, R
   }
 }
 
-/// Keys [j0, j1), j0 even. A pair's key that a row does not see must not touch it: 0 * NaN would.
+/// Keys [j0, j1), j0 even. A pair's key that a row does not see must not affect the row: 0 * NaN is NaN.
 template <int R>
 void add_visible_pairs(const DecodeValuesArgs& args, std::int64_t row, std::int64_t j0, std::int64_t j1,
                        RowFetcher& ahead) {

@@ -23,13 +23,13 @@ namespace {
 }
 #endif
 
-/// Whether sums are kept as the even and the odd ones of two vectors. With AVX2 elements in order take no
-/// more operations.
+/// Whether two vectors of sums are kept as those of even and those of odd elements. With AVX2, elements in
+/// order take no more operations.
 template <class V, class T, int N>
 constexpr bool kSplitSums = kEvenOdd<V, T>&& N % 2 == 0 && V::kLanes == 16;
 
-/// Sums of R rows by N vectors. A key at a time is added: its weights are at p, p + step, ... and, of the
-/// last row, at `last`. kWeighs: the weights are summed as well.
+/// Sums of R rows by N vectors. add() adds one key: its weights are at p, p + step, ... and, for the last
+/// row, at `last`. kWeighs: the weights are summed as well.
 template <class V, class T, int R, int N>
 struct ValueSums {
   typename V::Reg sum[R][N];
@@ -87,11 +87,12 @@ struct ValuesByBlocks {
   }
 
  private:
-  static constexpr std::int64_t kRows = 4;  ///< of a pass at most
-  static constexpr int kStep = 4;           ///< keys between which lines are fetched
+  static constexpr std::int64_t kRows = 4;  ///< most rows of a pass
+  static constexpr int kStep = 4;           ///< keys whose lines are fetched together
   static constexpr std::int64_t kMostRuns = kMostTogether / kLeastGroup + 1;
 
-  /// Which of the passes of all groups of rows over the same values fetches with a step of keys: in turn.
+  /// The groups of rows read the same values and share the fetches: each fetches in one of `every` steps of
+  /// keys, from step `first` on.
   struct Share {
     std::int64_t first, every;
   };
@@ -113,14 +114,14 @@ struct ValuesByBlocks {
     }
   };
 
-  /// Vectors of the next pass. No pass of a single one: its sums would wait for each other.
+  /// Vectors of the next pass. A pass of a single vector, whose sums would wait for each other, is avoided.
   static int columns_of(std::int64_t left) {
     if (left >= kColumns && left != kColumns + 1) return kColumns;
     return left >= 3 && kColumns > 3 ? 3 : left >= 2 ? 2 : 1;
   }
 
-  /// Where a pass keeps even and odd sums: from the order of v_dim to that, and back (kBack). Once a call and
-  /// not in each pass over 32 keys (Zen 4, bf16, 4 rows, 256 keys, in L2: 2.75 us, so 2.68).
+  /// Where passes keep even and odd sums: sorts O into that order, or back into that of v_dim (kBack). Once a
+  /// call and not in each pass over 32 keys (Zen 4, bf16, 4 rows, 256 keys, in L2: 2.68 us instead of 2.75).
   template <bool kBack>
   static void sort_sums(const DecodeValuesArgs& args) {
     if constexpr (kSplitSums<V, T, 2>) {
@@ -141,7 +142,7 @@ struct ValuesByBlocks {
     }
   }
 
-  /// Adds all values of a turn to R rows, and its weights. Returns how many lines it fetched.
+  /// Adds all values of a turn to R rows, and the weights to their l. Returns how many lines it fetched.
   template <int R>
   [[gnu::noinline]] static std::int64_t add_rows(const DecodeValuesArgs& args, const Turn& turn,
                                                  std::int64_t row, const Share& share, RowFetcher& fetcher) {

@@ -3,12 +3,11 @@
 //
 // The 8x12 tile: 24 accumulators v0-7 and v16-31 (row i, vector j: number i * NV + j; numbers from 8 on are 8 registers higher), A in v8-9
 // and v10-11 in turn, B in v12-14. A step of k is 24 FMAs by element (12 cycles on two pipes) and 5 loads. Each B vector is loaded for the
-// next step as soon as its 8 FMAs are issued, 16 FMAs before its use; A a whole step before. The lower halves of v8-15 belong to the
-// caller, so this tile saves them; the narrower ones have their operands in v24-30.
+// next step as soon as its 8 FMAs are issued, 16 FMAs before its use; A a whole step before. The lower halves of v8-15 are callee-saved, so
+// this tile saves them; the narrower ones have their operands in v24-30.
 #if defined(__aarch64__) && defined(__ELF__)
 .altmacro
 
-// The register of an accumulator: those below 8 and those above 15.
 .macro zero_one n
   movi v\n\().4s, 0
 .endm
@@ -31,7 +30,7 @@
 .macro fma_one acc, b, a, lane
   fmla v\acc\().4s, v\b\().4s, v\a\().s[\lane]
 .endm
-// The larger number, or the number where the other is a quiet NaN. (FMAXNM takes +0 for larger than -0, which no score or sum shows.)
+// The larger number, or the number where the other is a quiet NaN. (FMAXNM takes +0 as larger than -0, which changes no score or sum.)
 .macro max_one n, acc
   fmaxnm v\n\().4s, v\acc\().4s, v\n\().4s
 .endm

@@ -3,7 +3,7 @@
 //
 // The 8x48 tile: 24 accumulators, 3 vectors of B, 5 registers that take the 8 rows of A in turn. A step of k is 24 FMLAs (12 cycles on two
 // pipes) and 11 loads (5.5 cycles). The narrow tiles are for the last queries of a block: 8x16 has 8 chains where two pipes with a latency
-// of 9 cycles need 18, so it cannot exceed 0.44 of the peak.
+// of 9 cycles need 18, so it cannot exceed 0.44 of peak.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve
@@ -34,7 +34,7 @@
 .macro store_column_one n, index
   st1w {z\n\().s}, p0, [x9, \index, mul vl]
 .endm
-// The larger number, or the number where the other is a quiet NaN. (FMAXNM takes +0 for larger than -0, which no score or sum shows.)
+// The larger number, or the number where the other is a quiet NaN. (FMAXNM takes +0 as larger than -0, which changes no score or sum.)
 .macro max_one n, acc
   fmaxnm z\n\().s, p0/m, z\n\().s, z\acc\().s
 .endm

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The product f16 of gemm.h for SVE at 512 bits (A64FX): a 13x2 tile with 26 accumulators, and what belongs to the whole tile, the
-// factors and the maxima, done on its sums before they are stored. As passes over C of 12 rows they took 565 of 2100 cycles at k = 128, so 220
-// (bench/a64fx_model). Of 256 keys, or 64, 128 or 256 dims, panels of 13 are 260, 65, 130 and 260 rows; of 12, 264, 72, 132 and 264. Where
-// 9 to 12 rows of the last panel are wanted, a tile of so many computes them alone, from a panel of 13: 18 accumulators are as many as
-// the two pipes need to wait for none.
+// The product f16 of gemm.h for SVE at 512 bits (A64FX): a tile of 13 rows x 2 vectors, 26 accumulators. The factors and the maxima are
+// applied to the sums in registers, before they are stored: 220 cycles. As separate passes over C, with 12 rows, they took 565 of 2100
+// cycles at k = 128 (bench/a64fx_model). Panels of 13 round 256 keys, or 64, 128 or 256 dims, up to 260, 65, 130 and 260 rows; panels of 12
+// to 264, 72, 132 and 264. Where only 9 to 12 rows of the last panel are asked for, a tile of that height computes them from the panel of
+// 13. 9 rows are 18 accumulators, the fewest with which neither pipe waits.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve+fp16
@@ -12,8 +12,8 @@
 .macro mac acc, b, a
   fmla z\acc\().h, p0/m, z\b\().h, z\a\().h
 .endm
-// Rows of a step lie side by side, steps x12 bytes apart. Values that lie where they are have a line of their own for each step, in which
-// nothing is ahead of the loads: lines of four steps on, 52 cycles, are fetched from L2.
+// The rows of a step are contiguous; steps are x12 bytes apart. Where values are read in place, each step has cache lines of its own, which
+// no earlier load brings in: those of four steps ahead (52 cycles) are prefetched from L2.
 .macro broadcast reg, row
   .set steps_on, (\row) / tile_mr
   .if steps_on > a_steps_on
@@ -74,7 +74,7 @@
 
 // Accumulator N, in row N / 2, becomes vectors `column` and `column` + 1 of C's row at x15: its lower half in another register, its upper
 // half in its own. Beside the accumulators there are z26 .. z29, which hold c_scale, z30 and z31; registers are used again at once, because
-// the core renames them. Pipe A alone has UUNPK and stores, and the decoder gives it the first and third of four instructions.
+// the core renames them. Only pipe A executes UUNPK and stores, and the decoder gives it the first and third of four instructions.
 .macro place_of n
   .set row, \n / 2
   .set column, 2 * (\n - row * 2)
@@ -122,8 +122,8 @@
   store_f32 \n, x15, %(column + 1)
   next_row \n
 .endm
-// C = sum * c_scale * row_scale; added: (C + sum) * c_scale * row_scale. The second row's results become the maxima, z0, z2, z1, z3: in the
-// first no register is free for them.
+// C = sum * c_scale * row_scale; added: (C + sum) * c_scale * row_scale. The second row's results stay in z0, z2, z1, z3 as the first
+// maxima: at the first row no register is free for them.
 .macro promote_scaled n, max, added
   place_of \n
   .if (\n == 2) || (\n == 3)
@@ -170,7 +170,7 @@
 .macro promote_scaled_more n, max
   promote_scaled \n, \max, 1
 .endm
-// The sums of the first of two chains, on the stack: added to those of the second in f16, before they are widened.
+// The sums of a pair's first chain wait on the stack. They are added to those of the second in f16, and then widened.
 #define KEPT_BYTES 1728         // 26 vectors, aligned
 .macro kept_base
   add x16, sp, 512 + 63
@@ -199,8 +199,8 @@
     .set accumulator, accumulator + 1
   .endr
 .endm
-// Loads without a lane are 0. After stores, which take pipe A as DUP does, 34 cycles instead of 52 with what is around them; where sums are
-// widened before, 185 instead of 172, because they hold registers for longer.
+// Zeroes by loads with no active lane. Stores use pipe A, as DUP does: after them this takes 34 cycles, with the code around it, and
+// tile_zero 52. After sums are widened it would take 185 where tile_zero takes 172, because loads hold registers for longer.
 .macro zero_loaded
   pfalse p1.b
   .set accumulator, 0
@@ -239,7 +239,7 @@
   .endr
 .endm
 
-// c_max, by the maxima of all rows but the first, and by the first row of C.
+// Raises c_max to the maxima of all rows but the first, which are in registers, and to the first row, read from C.
 .macro raise_maxima
   four load_f32, 4, x2
   four load_f32, 8, x9
@@ -253,13 +253,12 @@
   four store_f32, 4, x9
 .endm
 
-// mode 0: init, 1: init_max, 2: accumulate
-// A panel's rows of the tile; x2 C, x10 the panel.
+// Computes one panel, x1, into its rows of C, x2. mode 0: init, 1: init_max, 2: accumulate
 .macro half_panel name, mode
   mov x10, x1
   ldr x11, [x0, 16]           // B
   ldr x13, [x0, 32]           // steps left
-  ldr x17, [x0, 80]           // of the chain
+  ldr x17, [x0, 80]           // steps of the first chain
   mov x7, 0                   // chains done
 10:
   tile_zero
@@ -320,7 +319,7 @@
   cbnz x13, 10b
 15:
 .endm
-// The last panel, with fewer rows.
+// The last panel, of which only `rows` rows are computed.
 .macro half_rest label, rows, suffix, mode
 \label\():
   half_shape \rows
@@ -373,7 +372,7 @@ begin_function gemm_f16_13x64_sve512_\suffix
   restore_registers
   ret
 21:
-  ldr x16, [x0, 72]           // its rows that are wanted; 0: all
+  ldr x16, [x0, 72]           // rows of the last panel to compute; 0: all
   cmp x16, 9
   b.eq 39f
   cmp x16, 10

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The spec of gemm.h's product f16 in plain C++: chains of f16 steps from +0, added in pairs in f16, and
-// those in f32.
+// The spec of gemm.h's product f16 in plain C++: chains of f16 steps from +0, whose sums are added in pairs
+// in f16; the sums of pairs are added in f32.
 #include <algorithm>
 
 #include "kernels/gemm/gemm.h"

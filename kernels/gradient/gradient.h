@@ -10,9 +10,9 @@
 // has an lse of NaN. Scores and lse are in log2 units; ds is the gradient of the score in natural units,
 // before the softcap.
 //
-// Product bf16 (gemm.h: pairs): p and ds are what the next products take, rounded to bf16, and scores have
-// not seen the scale yet:
-//   p   = 2^fma(s', scale, -lse)       of relative error 1.1e-4, then rounded; ds is made of the unrounded p
+// Product bf16 (gemm.h: pairs): p and ds are what the next products take, rounded to bf16, and scores are not
+// scaled yet:
+//   p   = 2^fma(s', scale, -lse)       relative error 1.1e-4, then rounded; ds is made of the unrounded p
 // A pair is one lane of two rows, 2i and 2i + 1, the first in its lower half; a missing second row is 0.
 #pragma once
 
@@ -36,7 +36,7 @@ struct GradientArgs {
   const float* capped;        ///< [rows][nr] scores after the softcap and before other terms; nullptr: no cap
   float inverse_cap;
   float scale = 1.0f;                ///< product bf16
-  std::uint16_t* ds_rows = nullptr;  ///< product bf16: [rows][nr], ds once more, each row by itself
+  std::uint16_t* ds_rows = nullptr;  ///< product bf16: [rows][nr], ds once more, row by row
 };
 
 struct GradientKernel {

@@ -9,7 +9,7 @@ namespace {
 
 template <class V, bool kCapped>
 void gradient_of_scores(const GradientArgs& args) {
-  // Below this there is -inf alone; a NaN is not below.
+  // Only -inf is less than this; a NaN is not.
   const auto least = V::set1(-__FLT_MAX__), zero = V::zero(), one = V::set1(1.0f);
   const auto cap = V::set1(args.inverse_cap), minus_cap = V::set1(-args.inverse_cap);
   for (std::int64_t i = 0; i < args.rows; ++i) {

@@ -17,7 +17,7 @@ V::Reg minus_lse_of(const GradientArgs& args, std::int64_t row) {
 
 template <bool kCapped>
 void gradient_pairs(const GradientArgs& args) {
-  // A score below this is -inf once it is scaled; a NaN is not below.
+  // A score less than this is -inf once it is scaled; a NaN is not less.
   const auto least = V::set1(-__FLT_MAX__ / (args.scale > 1.0f ? args.scale : 1.0f)), zero = V::zero(),
              one = V::set1(1.0f), scale = V::set1(args.scale);
   const auto cap = V::set1(args.inverse_cap), minus_cap = V::set1(-args.inverse_cap);
@@ -40,7 +40,7 @@ void gradient_pairs(const GradientArgs& args) {
         return Gradients{V::select_less(x, least, zero, p), V::select_less(x, least, zero, ds)};
       };
       const Gradients first = element(0), second = has_second ? element(1) : Gradients{zero, zero};
-      // Over rows that have been read: pair i / 2 lies in row i / 2.
+      // Overwrites rows that have been read: pair i / 2 is in row i / 2.
       V::store(args.s + i / 2 * args.nr + n, V::pair(first.p, second.p));
       const V::Int ds = V::round_both(first.ds, second.ds);
       V::store(args.dp + i / 2 * args.nr + n, V::interleave(ds));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Advanced SIMD without dot products: SMLAL of int16, as many products an instruction as an f32 multiply-add
-// has.
+// Advanced SIMD without dot products: SMLAL of int16, which has as many products an instruction as an f32
+// multiply-add.
 #include "kernels/int8_scores/neon.h"
 
 namespace kumiko::kernels {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // int8 tiles for SVE at 512 bits (A64FX): SDOT, four products in each lane. MR = 8 x NR = 16, 32 or 48, the shapes of gemm/arm_sve512.S, so
-// that scores lie as its P does; a step of four dims takes the 12 cycles that a step of one does there.
+// that scores have the layout of its P; a step of four dims takes the 12 cycles that a step of one does there.
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"
 .arch armv8.2-a+sve
@@ -21,7 +21,7 @@
 .macro store_column_one n, index
   st1w {z\n\().s}, p0, [x9, \index, mul vl]
 .endm
-// The larger one, the old one of two zeros: an integer of 0 times a negative factor is -0, which FMAXNM would tell from +0.
+// The larger one; of two zeros the old one, as on every ISA. A sum of 0 times a negative factor is -0, which FMAXNM would order below +0.
 .macro max_one n, acc
   fcmgt p1.s, p0/z, z\acc\().s, z\n\().s
   mov z\n\().s, p1/m, z\acc\().s
@@ -66,7 +66,7 @@ begin_function \name
     add x2, x2, 64 * tile_nv
     .set i, i + 1
   .endr
-  ldr x9, [x0, 56]        // maxima, if wanted
+  ldr x9, [x0, 56]        // c_max, or null
   cbz x9, 6f
   .set j, 0
   .rept tile_nv

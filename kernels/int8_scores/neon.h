@@ -12,7 +12,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// sums[m][j] of a panel; Step::add(sums, a, b) adds the products of a step.
+/// A tile of 8 rows; Step::add(sums, a, b) adds the products of a step to sums[m][j].
 template <class Step, int kVectors>
 void int8_tile(const GemmArgs& args) {
   constexpr int kMr = 8, kNr = 4 * kVectors;
@@ -38,7 +38,7 @@ void int8_tile(const GemmArgs& args) {
         const float32x4_t factor = vmulq_n_f32(vld1q_f32(query + 4 * j), key[m]),
                           score = vmulq_f32(vcvtq_f32_s32(sums[m][j]), factor);
         vst1q_f32(c + m * kNr + 4 * j, score);
-        most[j] = vbslq_f32(vcgtq_f32(score, most[j]), score, most[j]);  // which keeps a zero's sign
+        most[j] = vbslq_f32(vcgtq_f32(score, most[j]), score, most[j]);  // of two zeros the old one
       }
     }
     if (!args.c_max) continue;
@@ -47,7 +47,7 @@ void int8_tile(const GemmArgs& args) {
   }
 }
 
-/// add_row(row of A) for each of 8 rows, whose numbers lanes of instructions need as constants.
+/// add_row(m) for each of 8 rows of A. m is a constant: instructions have their lane as an immediate.
 template <class AddRow>
 [[gnu::always_inline]] inline void for_8_rows(AddRow add_row) {
   [&]<int... m>(std::integer_sequence<int, m...>) __attribute__((always_inline)) {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of int8_scores.h for any shape of tile. A form says what a step of 4 bytes holds: it reads a vector
-// of steps, or one.
+// Packs the panels of int8_scores.h for any shape of tile. A Form says what a step of 4 bytes holds: step()
+// makes one step, and load(), if there is one, a vector of steps.
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/int8_scores/int8_scores.h"
 
@@ -31,13 +30,13 @@ struct ScalarPairs {
     return high << 16 | (low & 0xffffu);
   }
 };
-/// Those with whole vectors: V, load() of lanes * kPerStep dims.
+/// A Form with vectors: V, and load() of lanes * kPerStep dims.
 template <class Form>
 concept VectorForm = requires(const std::int8_t* row) {
   Form::load(row);
 };
 
-/// The steps of dims [0, dim) of a row, `to_next` bytes apart.
+/// Writes the steps of dims [0, dim) of a row, `to_next` bytes apart.
 template <class Form>
 inline void write_steps(const std::int8_t* src, std::int64_t dim, std::byte* dst, std::int64_t to_next) {
   for (std::int64_t d = 0; d < dim; d += Form::kPerStep, dst += to_next) {
@@ -49,8 +48,8 @@ inline void write_steps(const std::int8_t* src, std::int64_t dim, std::byte* dst
   }
 }
 
-/// Whole vectors of steps of `lanes` rows, transposed: store(step, vector) for each step. Returns the dims
-/// that this took.
+/// Reads whole vectors of steps of `lanes` rows and transposes them: store(step, vector) for each step.
+/// Returns how many dims are done.
 template <class Form, class RowAt, class Store>
 inline std::int64_t transpose_rows(std::int64_t dim, RowAt row_at, Store store) {
   using V = typename Form::V;
@@ -118,7 +117,7 @@ void pack_int8_keys(const Int8KeyArgs& args) {
   std::int64_t j = 0;
   if constexpr (VectorForm<Form>) {
     using V = typename Form::V;
-    static_assert(V::kLanes == 2 * kMr || kMr % V::kLanes == 0);  // two panels, or a part of one
+    static_assert(V::kLanes == 2 * kMr || kMr % V::kLanes == 0);  // two panels, or part of one
     for (; j + V::kLanes <= args.rows; j += V::kLanes) {
       const std::int64_t done = transpose_rows<Form>(
           args.dim, [&](int i) { return row(j + i); },
@@ -138,7 +137,7 @@ void pack_int8_keys(const Int8KeyArgs& args) {
 }  // namespace
 }  // namespace kumiko::kernels
 
-/// A row's functions beside its tiles.
+/// Defines the packing functions of a row of kernels.inc.
 #define KUMIKO_INT8_PANELS(name, query_form, key_form, mr, has_starts) \
   void name##_query(const Int8QueryArgs& args) noexcept {              \
     pack_int8_queries<query_form>(args);                               \

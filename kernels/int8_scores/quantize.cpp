@@ -9,8 +9,8 @@ namespace {
 
 constexpr float kMost = 127.0f;
 
-/// The largest magnitude, as its bits, which are ordered as magnitudes are: above those of infinity if the
-/// row has a NaN.
+/// The bits of the largest magnitude. Bits are ordered as magnitudes are, with those of NaN above those of
+/// infinity.
 template <class T>
 std::uint32_t largest_bits(const T* x, std::int64_t dim) {
   std::uint32_t most = 0;
@@ -33,7 +33,7 @@ void quantize(const T* x, std::int64_t dim, std::int8_t* out, float* scale) {
   }
   *scale = most / kMost;
   const float inverse = kMost / most;
-  // The sum of a number below 2^22 and 1.5 * 2^23 has units in its last place.
+  // The last place of a sum of 1.5 * 2^23 and a number below 2^22 is 1: the addition rounds to an integer.
   constexpr float kRound = 0x1.8p23f;
   for (std::int64_t d = 0; d < dim; ++d) {
     const float rounded = to_float(x[d]) * inverse + kRound;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // int8 tiles for AVX2: MR = 4 broadcasts x NR = 8, 16 or 24 lanes, as gemm/x86_avx2.S has them. With AVX-VNNI a step of four dims is 12
-// VPDPBUSD; without, a step of two dims is 12 VPMADDWD and 12 VPADDD, with B in memory: the sums leave four registers. (VPMADDUBSW would
-// take four dims, but saturates its sums of two.)
+// VPDPBUSD; without, a step of two dims is 12 VPMADDWD and 12 VPADDD, with B as a memory operand: the sums leave only four registers.
+// (VPMADDUBSW would take four dims, but saturates its sums of two.)
 #if defined(__x86_64__) && defined(__ELF__)
 .intel_syntax noprefix
 .altmacro
@@ -141,7 +141,7 @@
     .endr
     .set i, i + 1
   .endr
-  mov r11, [rdi + 56]     // maxima, if wanted
+  mov r11, [rdi + 56]     // c_max, or null
   test r11, r11
   jz 6f
   .set j, 0

@@ -3,8 +3,8 @@
 // tile is ceil(dim / n) lines of 64 bytes; line i has dims [i n, i n + n) of its 16 keys, key after key:
 //
 //   f32   [dim][16], n = 1
-//   16 bits   [ceil(dim / 2)][16][2], n = 2: neighbouring dims of a key side by side. Of an odd dim the last
-//             neighbour is written as 0 and never read.
+//   16 bits   [ceil(dim / 2)][16][2], n = 2: neighbouring dims of a key side by side. If dim is odd, the
+//             last neighbour is written as 0 and never used.
 //
 // The layout is the same for every ISA.
 #pragma once
@@ -21,7 +21,7 @@ namespace kumiko::kernels {
 inline constexpr std::int64_t kTileKeys = 16;
 static_assert(kTileKeys == kLeastGroup);
 
-/// Lines of a tile, and its elements divided by its keys: dim, or the next even number.
+/// Lines of a tile, and its elements a key: dim, or the next even number.
 constexpr std::int64_t tile_lines(Element element, std::int64_t dim) {
   return element == Element::f32 ? dim : (dim + 1) / 2;
 }
@@ -55,7 +55,7 @@ struct KeyTilesKernel {
   /// decode.h's scores, to the bit; the groups of k are tiles one after the other, and stride is tile_dim().
   void (*scores)(const DecodeScoresArgs&) noexcept;
   void (*panels)(const TilePanelsArgs&) noexcept;
-  void (*from_rows)(const TileRowsArgs&) noexcept;  ///< writes the tile's columns, and nothing beside them
+  void (*from_rows)(const TileRowsArgs&) noexcept;  ///< writes the tile's columns and nothing else
   void (*to_rows)(const TileRowsArgs&) noexcept;    ///< writes the rows
 };
 

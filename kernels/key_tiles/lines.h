@@ -2,7 +2,6 @@
 // The lines of key_tiles.h in vectors of kernels/simd.
 #pragma once
 
-#include <cstdint>
 #include <type_traits>
 
 #include "kernels/element.h"
@@ -24,7 +23,7 @@ inline constexpr int kTileVectors = kTileKeys / V::kLanes;
 template <class V, class T>
 inline constexpr int kLineSteps = kLineDims<T> / elements_per_lane<V>();
 
-/// A vector of keys, step by step.
+/// Loads a vector of keys, one register for each step.
 template <class V, class T>
 [[gnu::always_inline]] inline void load_line(const T* line, typename V::Reg (&x)[kLineSteps<V, T>]) {
   if constexpr (kLineSteps<V, T> == 1) {
@@ -33,7 +32,7 @@ template <class V, class T>
     V::load_pairs(line, x[0], x[1]);
   }
 }
-/// The first dim of each key alone.
+/// Loads only the first dim of each key.
 template <class V, class T>
 [[gnu::always_inline]] inline typename V::Reg load_half_line(const T* line) {
   if constexpr (kLineDims<T> == 1) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of key_tiles.h in plain C++.
 #include <cmath>
-#include <cstring>
 
 #include "kernels/decode/rows.h"
 #include "kernels/key_tiles/key_tiles.h"

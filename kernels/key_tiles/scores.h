@@ -19,10 +19,10 @@ constexpr int tiles_at_once() {
 /// Rows at once: 8 sums of 16 registers, or 8 to 16 of 32.
 template <class V>
 inline constexpr int kTileRowGroup = V::kLanes >= 16 ? 8 : 4;
-/// Keys that all rows go over before the next: 16 KiB of f32 (D = 128) stay in L1.
+/// Keys that all rows read before they go on: 16 KiB of f32 (D = 128) stay in L1.
 constexpr std::int64_t kTileRun = 2 * kTileKeys;
 
-/// Adds the products of lines [first, last) of kTiles tiles to the sums of R rows.
+/// Adds the products of the first `lines` lines of kTiles tiles to the sums of R rows.
 template <class V, class T, int R, int kTiles, bool kFetch>
 [[gnu::always_inline]] inline void multiply_lines(const T* const (&tiles)[kTiles], const float* q,
                                                   std::int64_t q_stride, std::int64_t lines,
@@ -66,7 +66,7 @@ void score_tiles(const DecodeScoresArgs& args, std::int64_t row, std::int64_t j,
   const float* q = args.q + row * args.q_stride;
   const std::int64_t whole = args.dim / kLineDims<T>;
   multiply_lines<V, T, R, kTiles, kFetch>(tiles, q, args.q_stride, whole, ahead, sum);
-  if (args.dim % kLineDims<T> != 0) {  // The second dim of the last line is not read.
+  if (args.dim % kLineDims<T> != 0) {  // The second dim of the last line is not used.
     if constexpr (kFetch) ahead.template fetch_lines<kTiles>();
 #pragma GCC unroll 16
     for (int p = 0; p < kTiles * kVectors; ++p) {

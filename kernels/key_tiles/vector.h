@@ -10,7 +10,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// One vector of a step's keys, from key c of a tile on, into the panels of that tile.
+/// Stores one vector of a step's keys, from key c of a tile on, into the panels of that tile.
 template <class V>
 [[gnu::always_inline]] inline void store_in_panels(float* panels, std::int64_t panel, std::int64_t c,
                                                    std::int64_t step, typename V::Reg x) {
@@ -57,7 +57,7 @@ void panels_of_tiles(const TilePanelsArgs& args) {
   }
 }
 
-/// Keys and units of 4 bytes (one dim, or two), each as rows and as a tile.
+/// Keys in units of 4 bytes (one dim, or two), as rows and as a tile.
 struct TileUnits {
   char* tile;
   char* rows;
@@ -72,7 +72,7 @@ TileUnits units_of(const TileRowsArgs& args) {
           args.dim * kBytes};
 }
 
-/// Units [begin, ...) of keys [first, last), one by one.
+/// Copies units [begin, ...) of keys [first, last) one by one, to the tile (scatter) or to the rows (gather).
 [[maybe_unused]] void scatter_units(const TileUnits& x, std::int64_t first, std::int64_t last,
                                     std::int64_t begin) {
   for (std::int64_t unit = begin; unit * 4 < x.size; ++unit) {
@@ -138,7 +138,7 @@ void tile_to_rows(const TileRowsArgs& args) {
   gather_units(x, j, args.count, 0);
 }
 
-/// V: of the products; Moved: of the same ISA, with one element in a lane.
+/// V: the vectors of the products; Moved: those of the same ISA with one element in a lane.
 #define KUMIKO_KEY_TILES_KERNELS(name, V, Moved, T)           \
   void name##_scores(const DecodeScoresArgs& args) noexcept { \
     decode_tile_scores<V, T>(args);                           \

@@ -31,7 +31,7 @@ namespace {
 
 constexpr std::int64_t kLanes = Sve512::kLanes;
 
-/// 16-bit elements.
+/// Keys of 16-bit elements, two panels at a time.
 void pack_key_panels(const PackKeyArgs& args, void (*turn)(const TransposeArgs*) noexcept) {
   const auto* src = static_cast<const std::uint16_t*>(args.src);
   for (std::int64_t j = 0; j < args.rows; j += kLanes) {

@@ -12,7 +12,7 @@ using V = Sve512;
 using H = Sve512Half;
 constexpr std::int64_t kHalfMr = 13, kTurned = H::kTurned;
 
-/// pack.h's order: 16 chains, then halves.
+/// The sum of magnitudes, in pack.h's order: 16 chains, then halves.
 float magnitudes(const F16* row, std::int64_t dim) {
   V::Reg sum = V::zero();
   for (std::int64_t d = 0; d < dim; d += V::kLanes) {
@@ -30,8 +30,8 @@ float magnitudes(const F16* row, std::int64_t dim) {
 constexpr std::uint16_t kLimitBits = 0x5c00;  // kHalfValueLimit
 static_assert(kHalfValueLimit == 256.0f);
 
-/// Whether squares of `columns` dims add up to what f16 has: no value is then 256 or more. Chains of 16
-/// vectors are as many as the multiply-adds need to wait for none.
+/// Whether the sums of squares of `columns` dims are finite in f16: no value is then 256 or more. With 16
+/// chains no multiply-add waits for another.
 template <int kVectors>
 bool has_finite_squares(const F16* rows, std::int64_t count, std::int64_t stride, std::int64_t columns) {
   constexpr int kRows = 16 / kVectors;
@@ -53,7 +53,7 @@ bool has_finite_squares(const F16* rows, std::int64_t count, std::int64_t stride
   }
   H::Reg most = sum[0];
 #pragma GCC unroll 16
-  for (int i = 1; i < 16; ++i) most = svmax_f16_x(H::all(), most, sum[i]);  // NaN if one is
+  for (int i = 1; i < 16; ++i) most = svmax_f16_x(H::all(), most, sum[i]);  // NaN if one is NaN
   constexpr std::uint16_t kInfinityBits = 0x7c00;
   return !svptest_any(H::all(), svcmpge_n_u16(H::all(), svreinterpret_u16_f16(most), kInfinityBits));
 }
@@ -137,8 +137,8 @@ bool pack_f16_sve512_half_value(const PackValueArgs& args) noexcept {
       m = svmax_u16_x(H::all(), m, H::magnitude(x));
       svst1_u16(lanes, to, x);
     };
-    // Two rows a store, for which it takes both load pipes: the second row is loaded into the lanes after the
-    // first one's.
+    // Two rows a store, because a store takes both load pipes: the second row is loaded into the lanes after
+    // the first one's.
     const std::uint16_t *first = &src[d].bits, *second = first + stride - kHalfMr;
     std::uint16_t* to = &panel->bits;
     std::int64_t j = 0;

@@ -22,8 +22,8 @@ inline float half_key_range(int exponent) {
   return __builtin_bit_cast(float, static_cast<std::uint32_t>(exponent + 127) << 23);
 }
 
-/// Up to 32 dims of up to 16 keys times 2^-exponent: to[d][key], columns `pitch` apart, of which min(pitch,
-/// 16) elements are written; keys past `rows` are 0.
+/// Transposes up to 32 dims of up to 16 keys, times 2^-exponent: to[d][key], columns `pitch` apart, of which
+/// min(pitch, 16) elements are written; keys past `rows` are 0.
 inline void turn_keys(const F16* keys, std::int64_t stride, std::int64_t rows, const int* exponent,
                       std::int64_t dims, F16* to, std::int64_t pitch) {
   using H = Sve512Half;

@@ -22,7 +22,7 @@
   uzp1 z\even\().s, z\a\().s, z\b\().s
   uzp2 z\odd\().s, z\a\().s, z\b\().s
 .endm
-// Columns 4q .. 4q + 3 into z(2q), z(2q + 1) by the registers from t on. Rows at x8 .. x15, columns counted by x1 + q.
+// Columns 4q .. 4q + 3 into z(2q), z(2q + 1), with the registers from t on as scratch. Rows at x8 .. x15, columns counted by x1 + q.
 .macro four_columns q, t, mask
   .set row, 0
   .rept 8

@@ -2,9 +2,9 @@
 // Query panels, key panels of 16-bit elements, and tiles of scores with their maxima, for SVE at 512 bits (A64FX): 16 rows transposed.
 // Contract: arm_sve512_transpose.h.
 //
-// A turn takes 16 rows of 4 elements of 32 bits: f32, or pairs of 16-bit ones. Each row's 4 are loaded into all four quarters of a
-// register; selections, which can run on either pipe, merge 4 rows into one register, and 8 UZP transpose 4 x 4 x 4: 12 selections and 8
-// UZP for 64 elements, where ZIPs of whole rows would be 64 for 256, on one pipe alone. One turn is finished while the next is loaded and
+// A turn transposes 16 rows of 4 elements of 32 bits: f32, or pairs of 16-bit ones. Each row's 4 elements are loaded into all four quarters
+// of a register; selections, which can run on either pipe, merge 4 rows into one register, and 8 UZP transpose 4 x 4 x 4: 12 selections and
+// 8 UZP for 64 elements, where ZIPs of whole rows would be 64 for 256, on one pipe alone. One turn is finished while the next is loaded and
 // merged.
 //
 // The limit is how far a turn overlaps with its neighbours: the core can rename 96 registers. So stores use offsets from one base, and one
@@ -94,7 +94,7 @@
   .endif
 .endm
 
-// A column of scores: the maxima are z29, raised once a turn, so that no chain of them is as long as a turn.
+// A column of scores. The maxima in z29 are raised once a turn, so that a turn does not wait for a chain of four.
 .macro higher a, b
   fmaxnm z\a\().s, p0/m, z\a\().s, z\b\().s
 .endm
@@ -182,8 +182,8 @@
   join_rows 20
 .endm
 
-// width: elements of a row that a turn takes, 4 or 8; bits: their letter. whole: 2, or 1 with missing rows. x17 counts up to 0, where the
-// last whole turn begins: one register, where an index and a count would take two of those that limit how far turns overlap.
+// width: elements of a row that a turn takes, 4 or 8; bits: the letter of their size. whole: 2, or 1 with missing rows. x17 counts up to 0,
+// where the last whole turn begins: one register, where an index and a count would take two of those that limit how far turns overlap.
 .macro turn_loop label, end, type, width, bits, finish, whole
   cmp x17, 0
   b.gt 2f

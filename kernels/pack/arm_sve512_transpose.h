@@ -27,7 +27,7 @@ static_assert(offsetof(TransposeArgs, used) == 8 && offsetof(TransposeArgs, dim)
 
 namespace {  // one copy per file, as in kernels/simd
 
-/// A panel of queries, or with `max` ([nr], else nullptr) a tile of scores.
+/// Makes a panel of queries or, with `max` ([nr], else nullptr), a tile of scores.
 void turn_panel(const PackQueryArgs& args, float* max, void (*turn)(const TransposeArgs*) noexcept) {
   constexpr std::int64_t kRows = 16;
   for (std::int64_t n = 0; n < args.nr; n += kRows) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // V panels for SVE at 512 bits (A64FX): 8 dims of a key are half a vector, so that two keys fill one. Contract: PackValueArgs in pack.h.
 //
-// Each panel takes two loads, of keys j and j + 1, one of them 8 lanes early or late. The other lanes are masked off, so nothing is read
-// there. A selection joins the halves, and a whole vector is stored: for 32 elements 2 stores, where halves would take 4, all of them on
-// one pipe.
+// Each panel takes two loads, of keys j and j + 1, one of them at an address 8 elements lower or higher. The other lanes are masked off, so
+// nothing is read there. A selection joins the halves, and a whole vector is stored: for 32 elements 2 stores, where halves would take 4,
+// all of them on one pipe.
 //
 // x * 0 is NaN for an infinity or a NaN and stays NaN in the sum: sums in z24 to z31, eight of them because a multiply-add takes 9 cycles.
 #if defined(__aarch64__) && defined(__ELF__)
@@ -52,7 +52,7 @@
   dup z\i\().s, 0
 .endm
 
-// shift: of an element's bytes; half, whole: bytes of 8 and 16 elements
+// shift: log2 of an element's bytes; half, whole: bytes of 8 and 16 elements
 .macro pack_value name, load, shift, half, whole
   .global \name
   .hidden \name

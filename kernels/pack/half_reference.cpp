@@ -10,7 +10,7 @@ HalfRange half_query_range(float sum_of_magnitudes, float scale) {
   const float total = sum_of_magnitudes * std::fabs(scale);
   int exponent = 14;
   if (total > 0.0f && std::isfinite(total)) std::frexp(total, &exponent);
-  // The factor has an exponent of its own beyond f32's only where no score is finite, or none differs from 0.
+  // The factor is out of f32's range only where no score is finite, or all are 0.
   return {std::ldexp(scale, 14 - exponent), std::ldexp(1.0f, exponent - 14)};
 }
 

@@ -7,14 +7,13 @@
 //
 // Product f16: steps are of one f16 element, 2 bytes. So that no score can overflow, whatever the elements,
 // and few become subnormal, rows get ranges, powers of two that the product's factors undo (gemm.h):
-//   a query n   t = |scale| * sum of |q_d| over its finite elements (16 chains over d mod 16, added in
-//   halves);
-//               t = f * 2^e, f in [1/2, 1); 14 for e if t is 0 or not finite.
-//               dst = f16(round(q_d * (scale * 2^(14 - e)))), range[n] = 2^(e - 14); absent: 0 and 1
-//   a key j     2^e is the largest power of two up to its largest finite |k_d|; 0 for e if there is none that
-//               is normal. dst = k_d * 2^-e, rounded to f16, range[j] = 2^e; absent: 0 and 1
-// Then the magnitudes in a query add up to at most 2^14 and those in a key are below 2. Values are as they
-// are.
+//   a query n   t = |scale| * sum of |q_d| over its finite elements (16 chains, d mod 16, added in halves);
+//               t = f * 2^e, f in [1/2, 1); e = 14 if t is 0 or not finite.
+//               dst = f16(round(q_d * (scale * 2^(14 - e)))), range[n] = 2^(e - 14); missing rows: 0, 1
+//   a key j     2^e is the power of two at or below its largest finite |k_d|; e = 0 if that is not normal.
+//               dst = k_d * 2^-e, rounded to f16, range[j] = 2^e; missing rows: 0, 1
+// Then the magnitudes in a query add up to at most 2^14 and those in a key are below 2. Values are not
+// changed.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +54,7 @@ struct PackValueArgs {
   std::int64_t stride;
   std::int64_t rows;
   std::int64_t dim;
-  void* dst;  ///< [ceil(dim / mr)][rows][mr]; product f16, nullptr: values are only looked at
+  void* dst;  ///< [ceil(dim / mr)][rows][mr]; product f16, nullptr: values are only checked
 };
 
 struct PackKernel {
@@ -77,7 +76,7 @@ const PackKernel* find_pack(Isa isa, Element element);
 /// nullptr if the ISA and its base have none.
 const PackKernel* find_pack(Isa isa, Element element, Element product);
 
-/// The range of a query of product f16: what its elements are multiplied by, and what its scores are.
+/// The range of a query of product f16: the factor of its elements, and the factor of its scores.
 struct HalfRange {
   float element, score;
 };

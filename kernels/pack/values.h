@@ -58,20 +58,19 @@ void pack_value_rest(const T* src, std::int64_t stride, std::int64_t rows, std::
 // - a vector holds two rows of one panel (four of pairs), so that panels are written by whole vectors;
 // - strips of panels: those being written often lie a multiple of 4 KiB apart, and must fit into one set of
 //   the L1;
-// - runs of rows, so that all strips read neighbouring memory, and one of them prefetches in the order of
-//   memory.
-// 256 rows of D = 128 from the L3 of Zen 5, us: one row's part of two panels at a time, dims outside, AVX-512
-// 5.9, AVX2 8.4, and 10.2 and 13.7 with rows 4 KiB apart (8 heads side by side), all in one set; this way
-// 3.8, 3.7, 3.8 and 4.4. AVX2 on a Zen 3 (an L1 of 8 ways), time over that of strips of 8 panels and runs of
-// 16 rows, in L2: 4 panels f32 0.94, bf16 0.97, with 32 rows 0.90 and 0.95; 64 rows 1.07 and 1.04 of that, 24
-// KiB ahead 1.11 and 1.07.
+// - runs of rows, so that all strips read neighbouring memory, which is prefetched in memory order.
+// Times in us for 256 rows of D = 128 from the L3 of Zen 5. One row's part of two panels at a time, with dims
+// in the outer loop: AVX-512 5.9, AVX2 8.4; with rows 4 KiB apart (8 heads side by side), all in one set,
+// 10.2 and 13.7. This way: 3.8, 3.7, 3.8 and 4.4. AVX2 on a Zen 3 (an L1 of 8 ways), time over that of strips
+// of 8 panels and runs of 16 rows, in L2: 4 panels f32 0.94, bf16 0.97; with 32 rows 0.90 and 0.95. Over the
+// time of the last: 64 rows 1.07 and 1.04, fetches 24 KiB ahead 1.11 and 1.07.
 template <class V, class T>
 bool pack_value_two_panels(const PackValueArgs& args) {
   constexpr std::int64_t kMr = V::kMr, kStrip = kMr == 4 ? 4 * kMr : 8 * kMr, kRun = kMr == 4 ? 32 : 16,
                          kAhead = 12288;
   constexpr std::int64_t kVectorRows = kElements<V> / kMr;
-  constexpr std::int64_t kRows = 64 / (kMr * 4) * elements_per_lane<V>();  // of a panel in a cache line
-  const std::int64_t height = lanes_of<V>(args.rows) * kMr;                // of a panel, in lanes
+  constexpr std::int64_t kRows = 64 / (kMr * 4) * elements_per_lane<V>();  // rows of a panel in a cache line
+  const std::int64_t height = lanes_of<V>(args.rows) * kMr;                // lanes of a panel
   const T* const values = static_cast<const T*>(args.src);
   float* const dst = static_cast<float*>(args.dst);
   const std::int64_t whole_rows = args.rows / kRows * kRows, whole_dims = args.dim / kMr * kMr;
@@ -108,7 +107,7 @@ bool pack_value_two_panels(const PackValueArgs& args) {
   return finite.all();
 }
 
-/// Where a panel is one or more whole vectors high: dims outside, keys inside.
+/// Where a panel is one or more whole vectors high: dims in the outer loop, keys in the inner one.
 template <class V, class T>
 bool pack_value_whole_vectors(const PackValueArgs& args) {
   constexpr int kStep = kPanelVectors<V> * V::kLanes;

@@ -10,7 +10,8 @@
 namespace kumiko::kernels {
 namespace {
 
-/// The first position of [begin, end) for which `is_past` holds, which holds for all after it.
+/// The first position of [begin, end) for which is_past() holds, or `end`. It must hold for all positions
+/// after that one.
 template <class IsPast>
 std::int64_t first_of(std::int64_t begin, std::int64_t end, IsPast is_past) {
   while (begin < end) {
@@ -23,18 +24,20 @@ std::int64_t first_of(std::int64_t begin, std::int64_t end, IsPast is_past) {
   return begin;
 }
 
-/// Queries of `queries` that see a key of [first, last): both ends of what a query sees grow with it.
-Positions seers_of(const HeadProblem& head, const Positions& queries, std::int64_t first, std::int64_t last) {
+/// The queries of `queries` that see a key of [first, last): an interval, because both ends of what a query
+/// sees grow with its position.
+Positions queries_seeing(const HeadProblem& head, const Positions& queries, std::int64_t first,
+                         std::int64_t last) {
   const std::int64_t group = head.group;
-  Positions seers{};
-  seers.begin =
+  Positions seeing{};
+  seeing.begin =
       first_of(queries.begin, queries.end, [&](std::int64_t i) { return head.end_of(i * group) > first; });
-  seers.end =
-      first_of(seers.begin, queries.end, [&](std::int64_t i) { return head.begin_of(i * group) >= last; });
-  return seers;
+  seeing.end =
+      first_of(seeing.begin, queries.end, [&](std::int64_t i) { return head.begin_of(i * group) >= last; });
+  return seeing;
 }
 
-/// Fetches into L2.
+/// Prefetches into L2.
 void fetch(const float* from, std::int64_t floats) {
   constexpr std::int64_t kStep = 16;
   for (std::int64_t i = 0; i < floats; i += kStep) __builtin_prefetch(from + i, 0, 2);
@@ -68,7 +71,7 @@ class Pair {
     }
   }
 
-  /// Of a piece of queries and one of keys.
+  /// Adds the gradients of terms of a piece of queries and a piece of keys to `sums`.
   void run_terms(const GradientProblem& problem, std::int64_t g, const Positions& queries,
                  const Positions& keys, const float* lse, const float* delta, const TermSums& sums) {
     begin(problem, g);
@@ -77,7 +80,7 @@ class Pair {
     operands_.pack_panels_of_queries(queries);
     const float *b = operands_.keys[0], *b_values = operands_.values[0];
     for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
-      const auto [lo, hi] = whole_steps(seers_of(*head_, queries, first, first + used), queries);
+      const auto [lo, hi] = whole_steps(queries_seeing(*head_, queries, first, first + used), queries);
       if (lo < hi) {
         first_product(operands_.q, b, dim_, nr, lo, hi, p_);
         first_product(operands_.dout, b_values, v_dim_, nr, lo, hi, ds_);
@@ -191,8 +194,8 @@ class Pair {
     return to_float(reinterpret_cast<const Bf16*>(weights)[(k / 2 * nr + n) * 2 + k % 2]);
   }
 
-  /// Adds what the panels of values leave out: elements of row_of(k), times weight k of each lane that it
-  /// goes with.
+  /// Adds the elements that the panels of values leave out, those that are not finite: elements of row_of(k)
+  /// times weight k of each lane n for which goes_with(k, n) holds.
   template <class RowOf, class GoesWith>
   void add_poison(Element element, std::int64_t dim, RowOf row_of, GoesWith goes_with, const float* weights,
                   std::int64_t nr, std::int64_t used, std::int64_t lo, std::int64_t hi, float* sum) const {
@@ -207,7 +210,8 @@ class Pair {
   }
 
   /// P and dS of rows [lo, hi) of the piece that begins with query `first_row`, whose lse and delta are
-  /// given, and keys [first, first + used). dS is the gradient of the score before the softcap, or after it.
+  /// given, and keys [first, first + used). dS is the gradient of the score before the softcap
+  /// (is_before_cap) or after it.
   void scores_to_gradients(std::int64_t first_row, std::int64_t first, std::int64_t used, std::int64_t nr,
                            std::int64_t lo, std::int64_t hi, const float* lse, const float* delta,
                            bool is_before_cap) {
@@ -252,8 +256,8 @@ class Pair {
                      terms.has_alibi ? head_->position_of(r, first) : 0, scale});
   }
 
-  /// `seen` counted from the first position of `piece`, from the first step that it reaches on: of a pair's
-  /// other position P and dS are 0.
+  /// `seen` counted from the first position of `piece`, with its begin rounded down to a whole step: P and dS
+  /// of the position that this adds are 0.
   Positions whole_steps(const Positions& seen, const Positions& piece) const {
     const std::int64_t lo = seen.begin - piece.begin, hi = seen.end - piece.begin;
     return lo < hi ? Positions{lo / set_.per_step() * set_.per_step(), hi} : Positions{lo, lo};
@@ -265,8 +269,8 @@ class Pair {
             min_of(keys.end, head_->end_of(row(tile + used - 1)))};
   }
 
-  /// dS of rows [lo, hi) and keys [first, first + used), with queries in lanes; 0 for queries outside these
-  /// rows.
+  /// Transposes dS of rows [lo, hi) and keys [first, first + used), to queries in the lanes; 0 for queries
+  /// outside these rows.
   void transpose(const Positions& queries, const Positions& keys, std::int64_t first, std::int64_t used,
                  std::int64_t nr, std::int64_t lo, std::int64_t hi) const {
     alignas(64) static constexpr float kZeros[kMaxLanes] = {};
@@ -289,11 +293,11 @@ class Pair {
         });
   }
 
-  /// What a piece of queries and a piece of keys, number k of its block, give to the sums.
+  /// Adds what a piece of queries and a piece of keys, number k of its block, contribute to the sums.
   void add(const Positions& queries, const Positions& keys, std::int64_t k) {
     const float *b = operands_.keys[k], *b_values = operands_.values[k];
     for_each_tile(set_, keys.begin, keys.end, [&](std::int64_t first, std::int64_t used, std::int64_t nr) {
-      const auto [lo, hi] = whole_steps(seers_of(*head_, queries, first, first + used), queries);
+      const auto [lo, hi] = whole_steps(queries_seeing(*head_, queries, first, first + used), queries);
       if (lo < hi) add_keys(queries, first, used, nr, b, b_values, lo, hi);
       transpose(queries, keys, first, used, nr, lo, hi);
       b += nr * set_.steps(dim_);
@@ -308,7 +312,7 @@ class Pair {
                                                                                 problem_->dk_sum +
                                                                                 first *
                                                                                     round_up(dim_, set_.mr);
-    // Not dQ's as well: 1.00 at 1024, 0.98 to 1.00 at 4096, pairs of bf16.
+    // The sums of dQ are not fetched: no gain (1.00 at 1024, 0.98 to 1.00 at 4096, pairs of bf16).
     fetch(dv, nr * round_up(v_dim_, set_.mr));
     fetch(dk, nr * round_up(dim_, set_.mr));
     first_product(operands_.q, keys, dim_, nr, lo, hi, p_);
@@ -316,7 +320,7 @@ class Pair {
     const std::int64_t from = g_ * head_->q_len + queries.begin;
     scores_to_gradients(queries.begin, first, used, nr, lo, hi, problem_->lse + from, problem_->delta + from,
                         true);
-    // The steps of row `lo` lie where the row was.
+    // The steps were written from row `lo` on, and last_product() counts them from the first row.
     const std::int64_t before = (lo - lo / set_.per_step()) * nr;
     const float *const p = p_ + before, *const ds = ds_ + before;
     last_product(operands_.dout_values, queries.count(), v_dim_, p, nr, lo, hi, dv);
@@ -335,7 +339,8 @@ class Pair {
           goes_with, ds, nr, used, lo, hi, dk);
   }
 
-  /// dS of rows [lo, hi) of a piece of queries and of a tile of keys, the first in column `column`.
+  /// Adds dS of rows [lo, hi) of a piece of queries and of a tile of keys to `to`. The first key is column
+  /// `column`.
   void add_to_terms(const Positions& queries, const Positions& keys, std::int64_t column, std::int64_t nr,
                     std::int64_t lo, std::int64_t hi, const TermSums& to) const {
     for (std::int64_t i = lo; i < hi; ++i) {
@@ -386,7 +391,7 @@ class Pair {
 }  // namespace
 
 bool sees_any(const HeadProblem& head, const Positions& queries, const Positions& keys) {
-  return seers_of(head, queries, keys.begin, keys.end).count() > 0;
+  return queries_seeing(head, queries, keys.begin, keys.end).count() > 0;
 }
 
 std::size_t gradient_scratch_bytes(const GradientKernels& kernels, std::int64_t head_dim,

@@ -51,8 +51,8 @@ void GradientOperands::pack_queries(const Positions& piece) {
               &dout_values);
 }
 
-/// 0 * NaN would reach pairs that do not see each other: such elements are 0 here, and added one by one
-/// afterwards.
+/// Elements that are not finite become 0 here and are added one by one afterwards: 0 * NaN would reach pairs
+/// that do not see each other.
 void GradientOperands::pack_values(const PackKernel& pack, const void* rows, std::int64_t stride,
                                    std::int64_t count, std::int64_t dim, GradientPanels* panels) const {
   panels->is_finite = pack.value({rows, stride, count, dim, panels->data});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What pieces of queries and keys are packed to for the products of their gradients (backward.cpp).
+// Pieces of queries and keys, packed as operands of the gradients' products (backward.cpp).
 #pragma once
 
 #include "kernels/pipelines/backward.h"
@@ -22,7 +22,7 @@ void for_each_piece(const Positions& block, Body body) {
     body(Positions{at, min_of(at + kGradientPiece, block.end)});
 }
 
-/// Panels of a product's A operand, and whether all elements are finite as they came.
+/// Panels of a product's A operand, and whether all elements were finite before they were packed.
 struct GradientPanels {
   float* data;
   bool is_finite;
@@ -53,11 +53,11 @@ class GradientOperands {
 
   /// Piece p of the block of keys, as operands B of the first two products.
   void pack_tiles_of_keys(const Positions& piece, std::int64_t p);
-  /// The same, and A of dQ's.
+  /// The same, and as operand A of dQ's product.
   void pack_keys(const Positions& piece, std::int64_t p);
-  /// As operands A of the first two products.
+  /// A piece of queries and of dO, as operands A of the first two products.
   void pack_panels_of_queries(const Positions& piece);
-  /// The same, and of the last ones.
+  /// The same, and as operands A of the products of dV and dK.
   void pack_queries(const Positions& piece);
 
   // By piece of the block: B panels of keys (scaled) and values, A panels of keys.

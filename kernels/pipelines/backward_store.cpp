@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// From tiles of sums to the rows of gradients.
+// Stores tiles of sums as rows of gradients.
 #include "kernels/pipelines/backward_operands.h"
 
 namespace kumiko::kernels {
 namespace {
 
-/// Rows of `rows` from tiles of sums.
+/// Stores the tiles of sums of `positions` to rows of `rows`.
 void store_rows(const KernelSet& set, const StoreKernel& store, const GradientRows& rows, std::int64_t head,
                 const Positions& positions, std::int64_t dim, const float* sum, float factor) {
   alignas(64) float factors[kMaxLanes];

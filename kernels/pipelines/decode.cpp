@@ -47,12 +47,12 @@ class HeadsInTurn {
     for_each_part(block, [&](std::int64_t part, const KeyRange& keys, std::size_t i) {
       heads_[i]->score(keys, order_.from_keys(part, i));
     });
-    for (std::size_t i = 0; i < heads_.size(); ++i) heads_[i]->soften(order_.from_values(0, i));
+    for (std::size_t i = 0; i < heads_.size(); ++i) heads_[i]->apply_softmax(order_.from_values(0, i));
     for_each_part(block, [&](std::int64_t part, const KeyRange& keys, std::size_t i) {
       heads_[i]->add_values(keys, order_.from_values(part, i));
     });
   }
-  /// A part of one head after that of the other.
+  /// Visits each part for all heads before the next part.
   template <class Visit>
   void for_each_part(const KeyRange& block, Visit visit) const {
     const std::int64_t count = block.last - block.first;

@@ -14,8 +14,8 @@
 namespace kumiko::kernels {
 namespace {  // for decode.cpp
 
-/// One query row in steps. Inlined into the loop over rows, g++ 12 does not vectorise it: 1300 cycles for
-/// four rows of 128 bf16.
+/// Writes one query row in steps of the product. When it is inlined into the loop over rows, g++ 12 does not
+/// vectorise it: 1300 cycles for four rows of 128 bf16.
 [[gnu::noinline]] void set_query(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
                                  float* to) {
   const void* q = head.q_row(kernels.types.query, row);
@@ -48,7 +48,7 @@ class DecodeHead {
   const DecodeRows& rows() const { return s_.kv; }
   const TaskRange& task() const { return task_; }
 
-  /// The order has begun with this head's rows().
+  /// `order` must have begun with this head's rows().
   void begin(const ReadOrder& order) {
     task_.enter(Phase::queries);
     set_queries();
@@ -65,7 +65,7 @@ class DecodeHead {
     for (std::int64_t r = 0; r < rows_; ++r) end_merged_row(kernels_, head_, task_.row_begin + r, total(r));
   }
 
-  /// The split's keys that some row may see; nothing if it has no state.
+  /// The split's keys that some row may see; none if the split has no state.
   std::optional<KeyRange> keys_of_split(std::int64_t split) const {
     const std::int64_t place = SplitNumbers(head_, task_.row_begin).place(split), begin = place * kSplitKeys;
     if (!head_.own.has(place)) return {};
@@ -75,15 +75,15 @@ class DecodeHead {
     if (keys.empty() && !task_.partial) return {};
     return keys;
   }
-  /// Keys of a block from its first that some row sees to its last; `last` is that of its split.
+  /// The keys of a block from the first to the last that some row sees. `last`: end of the split's keys.
   KeyRange seen_of_block(std::int64_t block, std::int64_t last) const {
     const KeyRange window{max_of(block, seen_.first), min_of(min_of(block + kBlockKeys, last), seen_.last)};
     if (block >= first_end_) return window;
     return {block, window.empty() ? min_of(block + kBlockKeys, first_end_)
                                   : max_of(window.last, min_of(block + kBlockKeys, first_end_))};
   }
-  /// Those of the next block. Past the end of a dense tensor a prefetch does no harm; a block table has no
-  /// entries there.
+  /// The keys of the block after `block`. Past the end of a dense tensor a prefetch does no harm; a block
+  /// table has no entries there.
   KeyRange after(const KeyRange& block) const {
     const std::int64_t last = block.last + kBlockKeys;
     return {block.last, head_.k.pages ? min_of(last, seen_.last) : last};
@@ -118,7 +118,7 @@ class DecodeHead {
     if (kernels_.int8) return score_int8(part);
     (head_.k.is_tiled ? kernels_.key_tiles->scores : decode_scores_.scores)(scores_);
   }
-  void soften(const RowList& ahead) {
+  void apply_softmax(const RowList& ahead) {
     if (!sees_any_) return;
     for (std::int64_t r = 0; r < rows_ && head_.terms.any(); ++r) add_terms(r);
     for (std::int64_t r = 0; r < rows_ && block_.first < head_.first_tokens; ++r) hide_gap(r);
@@ -130,7 +130,7 @@ class DecodeHead {
     if (!sees_any_) return;
     values_.v = part_of(block_rows_.v, part.first);
     values_.kv = part.last - part.first;
-    values_.p = s_.scores + part.first / kernels_.per_step();  // bf16 of pairs
+    values_.p = s_.scores + part.first / kernels_.per_step();  // P of pairs is bf16
     values_.runs = part.first == 0 && part.last == block_.last - block_.first ? s_.runs : runs_of(part);
     values_.first_key = block_.first + part.first;
     values_.rows_ahead = ahead;
@@ -144,12 +144,12 @@ class DecodeHead {
     for (std::int64_t r = 0; r < rows_; ++r)
       set_query(kernels_, head_, task_.row_begin + r, s_.q + r * s_.q_stride);
   }
-  /// Queries in the place of a tile's keys: keys are in the lanes here.
+  /// Packs queries as a tile's keys are packed: here keys are in the lanes.
   void set_int8_queries() const {
     const Int8ScoresKernel& int8 = *kernels_.int8;
     auto* to = reinterpret_cast<std::byte*>(s_.q);
     for (std::int64_t r = 0; r < rows_; ++r) {
-      // Rows that lie anywhere are gathered first: a panel's lie in step.
+      // Panels are packed from rows at a constant stride, so the rows are copied together first.
       std::memcpy(s_.q_rows + r * head_.head_dim, head_.q_row(kernels_.types.query, task_.row_begin + r),
                   static_cast<std::size_t>(head_.head_dim));
       s_.q_range[r] = head_.q_factor(task_.row_begin + r);
@@ -157,7 +157,7 @@ class DecodeHead {
     std::fill(s_.q_range + rows_, s_.q_range + round_up(rows_, int8.mr), 0.0f);
     int8.key({s_.q_rows, head_.head_dim, rows_, head_.head_dim, to});
   }
-  /// The queries as tiles have them, side by side.
+  /// Packs the queries into one panel, as for tiles.
   void set_panels_of_queries() const {
     const void* rows[kMaxDecodeRows];
     for (std::int64_t r = 0; r < rows_; ++r) rows[r] = head_.q_row(kernels_.types.query, task_.row_begin + r);
@@ -165,7 +165,7 @@ class DecodeHead {
         {rows, rows_, s_.q_stride, head_.head_dim, kernels_.query_scale(head_.q_scale), s_.q, s_.q_range});
   }
 
-  /// Those that some row sees, from the first of a step on, and in pages from that of a group.
+  /// The keys that some row sees, with the first rounded down to a whole step, or in pages to a whole group.
   KeyRange visible_keys() const {
     std::int64_t first = head_.kv_len, last = 0;
     for (std::int64_t row = task_.row_begin; row < task_.row_end; ++row) {
@@ -177,7 +177,7 @@ class DecodeHead {
     return {first / unit * unit, last};
   }
 
-  /// What is the same for all blocks.
+  /// Sets what is the same for all blocks.
   void set_operands(const FetchDistances& fetch) {
     scores_.q = s_.q;
     scores_.q_stride = s_.q_stride;
@@ -197,7 +197,7 @@ class DecodeHead {
     softmax_.o = s_.o;
     softmax_.o_stride = s_.o_stride;
     softmax_.v_dim = head_.v_head_dim;
-    // Terms have the scale in them already.
+    // With terms, scores have been scaled already.
     softmax_.scale = head_.terms.any() ? 1.0f : kernels_.score_scale(head_.q_scale);
     softmax_.fetch = fetch;
 
@@ -210,7 +210,7 @@ class DecodeHead {
     values_.fetch = fetch;
   }
 
-  /// Scores of a part's keys, a tile's lanes at a time.
+  /// Computes the scores of a part's keys, a tile's lanes at a time.
   void score_int8(const KeyRange& part) const {
     const Int8ScoresKernel& int8 = *kernels_.int8;
     head_.k_factors(block_.first + part.first, block_.first + part.last, s_.k_range);
@@ -250,10 +250,10 @@ class DecodeHead {
     const std::int64_t row = task_.row_begin + r, begin = head_.begin_of(row) - block_.first,
                        end = max_of(min_of(head_.end_of(row), block_.last) - block_.first, 0),
                        first_end = min_of(end, head_.first_tokens - block_.first);
-    if (begin <= first_end) return {{0, end}, {end, end}};  // Two runs would share a step of a pair of keys.
+    if (begin <= first_end) return {{0, end}, {end, end}};  // Two runs might share a pair of keys.
     return {{0, first_end}, {begin, end}};
   }
-  /// set_visible() of a block that first tokens lie in: the interval has hidden keys between its runs.
+  /// set_visible() for a block with first tokens: the interval has hidden keys between its runs.
   void set_visible_with_first_tokens(std::int64_t r) const {
     const auto [first, window] = first_and_window(r);
     s_.begin[r] = 0;
@@ -273,7 +273,7 @@ class DecodeHead {
     for (std::int64_t j = first.last; j < min_of(window.first, s_.end[r]); ++j) scores[j] = -__builtin_inff();
   }
 
-  /// Interval and runs of what row r sees of the block, counted from its first key.
+  /// Sets the interval and the runs of keys that row r sees in the block, counted from its first key.
   void set_visible(std::int64_t r) const {
     if (block_.first < head_.first_tokens) return set_visible_with_first_tokens(r);
     const std::int64_t row = task_.row_begin + r, begin = max_of(head_.begin_of(row), block_.first),

@@ -24,7 +24,7 @@ DecodeBlock DecodeRows::block(const KeyRange& block, std::int64_t part_keys) con
   return made;
 }
 
-/// The block's rows of K or V, where they lie or in `copy`.
+/// The block's rows of K or V, in place or in `copy`.
 RowGroups DecodeRows::groups(const KeyRows& rows, Element element, std::int64_t dim, const KeyRange& block,
                              std::int64_t part_keys, std::byte* copy, const void** group) const {
   const auto shift_of = [](std::int64_t keys) { return std::countr_zero(static_cast<std::uint64_t>(keys)); };
@@ -33,7 +33,7 @@ RowGroups DecodeRows::groups(const KeyRows& rows, Element element, std::int64_t 
     *group = copy;
     return {group, dim, shift_of(kBlockKeys)};
   }
-  // The largest groups that begin with the block and with each page.
+  // The largest groups that begin with the block, each page and each part.
   const int shift = shift_of(rows.pages ? rows.page_keys | block.first | part_keys : part_keys);
   const void** at = group;
   for (std::int64_t key = block.first; key < block.last; key += std::int64_t{1} << shift)
@@ -41,7 +41,7 @@ RowGroups DecodeRows::groups(const KeyRows& rows, Element element, std::int64_t 
   return {group, rows.stride, shift};
 }
 
-/// Values in the keys' rows: where scores() has just read them.
+/// Values that are part of the keys' rows, which scores() has just read.
 RowGroups DecodeRows::groups_in_keys(const RowGroups& keys, const KeyRange& block) const {
   const std::int64_t count = ((block.last - block.first - 1) >> keys.shift) + 1;
   for (std::int64_t i = 0; i < count; ++i)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the rows of keys and values lie that a head's block of decode reads.
+// Where the rows of keys and values are that decode reads for one block of a head.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ inline bool copies_rows(const KernelSet& kernels) {
   return kernels.page_keys % kLeastGroup != 0;
 }
 
-/// Most groups of a block, or pieces of memory that its rows lie in.
+/// The most groups of a block, and the most contiguous pieces that its rows are in.
 inline constexpr std::int64_t kMostGroups = kBlockKeys / kLeastGroup + 1;
 
 /// The rows of one block.
@@ -36,7 +36,7 @@ class DecodeRows {
 
   /// part_keys: a power of two, the most keys of a group. The result holds until the next call.
   DecodeBlock block(const KeyRange& block, std::int64_t part_keys) const;
-  /// Only of rows that are copied together: where the last block's lie.
+  /// Only where rows are copied together: the copies of the last block.
   const std::byte* copied_keys() const { return k_; }
   const void* copied_values() const { return v_group_[0]; }
 
@@ -48,10 +48,10 @@ class DecodeRows {
   const KernelSet& kernels_;
   const HeadProblem* head_ = nullptr;
   const void **k_group_, **v_group_;
-  std::byte *k_, *v_;  // rows copied together; only for pages whose size is no multiple of a group
+  std::byte *k_, *v_;  // rows copied together; only for pages whose size is not a multiple of a group
 };
 
-/// The same from key `first` of the block on, a multiple of a group's keys.
+/// The rows from key `first` of the block on, a multiple of a group's keys.
 inline RowGroups part_of(const RowGroups& rows, std::int64_t first) {
   return {rows.group + (first >> rows.shift), rows.stride, rows.shift};
 }

@@ -17,7 +17,7 @@ struct DecodeScratch {
   std::int32_t *begin, *end;
   KeyRuns* runs;
   KeyRun* run;                // [rows][kRowRuns]
-  KeyRuns* part_runs;         // the same of a part of a block
+  KeyRuns* part_runs;         // the same for a part of a block
   KeyRun* part_run;           // [rows][turn_keys() / 2]
   std::uint8_t* masks;        // [rows][kBlockKeys], made from lists; only where there are any
   const std::uint8_t** mask;  // of each row from the block's first key on, or nullptr

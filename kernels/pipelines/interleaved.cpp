@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// interleaved: two passes in turns. A producer makes probabilities `pipe_ahead` (tile, block) steps before
-// the consumer multiplies them with V; between the two they wait in a ring of pipe_ahead + 1 slots.
+// interleaved: two passes that alternate. A producer computes probabilities `pipe_ahead` (tile, block) steps
+// before the consumer multiplies them with V; in between they wait in a ring of pipe_ahead + 1 slots.
 //
 // The producer packs the keys of a block when it enters it, the consumer the values: one buffer of each is
-// enough, though the two may stand in different blocks. The ring is emptied at the end of a split, because
-// the next one uses the same sums.
+// enough, though the two may be in different blocks. The ring is emptied at the end of a split, because the
+// next one uses the same sums.
 #include "kernels/pipelines/walk.h"
 
 namespace kumiko::kernels {

@@ -7,7 +7,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// Keys [first, first + count) with a bit of 0 become 0.
+/// Sets `to` to 0 for those of keys [first, first + count) whose bit is 0.
 void hide_in_tree(const std::uint8_t* bits, std::int64_t tree_first, std::int64_t tree_keys,
                   std::int64_t first, std::int64_t count, std::uint8_t* to) {
   const std::int64_t begin = std::max<std::int64_t>(first - tree_first, 0),
@@ -17,7 +17,7 @@ void hide_in_tree(const std::uint8_t* bits, std::int64_t tree_first, std::int64_
   }
 }
 
-/// Keys [first, first + count) outside of the listed blocks become 0.
+/// Sets `to` to 0 for those of keys [first, first + count) that are outside the listed blocks.
 void hide_outside(const std::int32_t* begin, const std::int32_t* end, std::int64_t block_keys,
                   std::int64_t first, std::int64_t count, std::uint8_t* to) {
   std::int64_t at = first;

@@ -11,7 +11,8 @@
 
 namespace kumiko::kernels {
 
-/// Keys [first, first + count), whole pages: they may have no page, and that of key `instead` stands for it.
+/// Keys [first, first + count), whole pages of keys that no row sees. They may have no page: the page of key
+/// `instead` is read in its place.
 struct HiddenKeys {
   std::int64_t first = 0, count = 0, instead = 0;
 };
@@ -34,7 +35,7 @@ struct KeyRows {
     const std::int32_t page = pages[(is_hidden ? hidden.instead : key) / page_keys];
     return element_at(element, data, page * page_stride + key % page_keys * stride);
   }
-  /// The first key after `key` that is not `stride` after the one before.
+  /// The first key after `key` whose row is not `stride` after the row before.
   std::int64_t piece_end(std::int64_t key) const {
     return pages ? (key / page_keys + 1) * page_keys : kNoEnd;
   }
@@ -64,7 +65,7 @@ struct KeyRows {
   }
 
  private:
-  /// Whole tiles, in rows of whole lines: as many as are read.
+  /// Lists whole tiles as rows of whole cache lines, exactly those that are read.
   RowRange* list_tiles(Element element, std::int64_t first, std::int64_t last, std::int64_t most,
                        RowRange* to) const {
     constexpr std::int64_t kLineBytes = 64, kRowLines = 8;

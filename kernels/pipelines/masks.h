@@ -10,9 +10,9 @@
 
 namespace kumiko::kernels {
 
-inline constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // most runs that a row has in a block
+inline constexpr std::int64_t kRowRuns = kBlockKeys / 2;  // the most runs that a row has in a block
 
-/// Runs of the keys within [begin, end) that a row of a mask shows; nullptr: all. Returns how many.
+/// Runs of the keys within [begin, end) that a row of a mask shows; nullptr: all. Returns how many runs.
 inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, std::int32_t begin,
                                 std::int32_t end, KeyRun* runs) {
   if (begin >= end) return 0;
@@ -30,8 +30,8 @@ inline std::int64_t runs_of_row(const std::uint8_t* row, std::int64_t stride, st
   return count;
 }
 
-/// The mask of a row from key `first` on, for `count` keys that are terms.mask_stride apart. Made in `room`
-/// where there are lists; their terms' stride is 1.
+/// The mask of a row from key `first` on, for `count` keys that are terms.mask_stride apart. With lists it is
+/// made in `room`; terms.mask_stride is then 1.
 inline const std::uint8_t* mask_of_row(const HeadProblem& head, std::int64_t row, std::int64_t first,
                                        std::int64_t count, std::uint8_t* room) {
   const std::uint8_t* given = head.mask ? head.mask_row(row, first) : nullptr;
@@ -41,7 +41,8 @@ inline const std::uint8_t* mask_of_row(const HeadProblem& head, std::int64_t row
   return room;
 }
 
-/// Whether a tile's queries see some keys: no query sees any, or every query sees all, or neither.
+/// What a tile's queries see of some keys: no query sees any (nothing), every query sees all (all), or
+/// neither (some).
 enum class Sees { nothing, some, all };
 
 /// The masks of a tile's queries, put together key by key.
@@ -50,7 +51,7 @@ class TileMask {
   explicit TileMask(std::int64_t keys) : keys_(keys) { std::memset(by_all_, 255, sizeof by_all_); }
 
   static constexpr int kRows = 4;
-  /// So many rows at a time, each of whose pages must be waited for.
+  /// Adds several rows at a time, so that the waits for their pages overlap.
   void add(const std::uint8_t* const (&rows)[kRows], std::int64_t stride) {
     const std::int64_t keys =
         keys_;  // A copy: for the compiler, a byte written below may belong to a member.
@@ -69,10 +70,10 @@ class TileMask {
     }
   }
 
-  /// Of keys [first, last), as far as there are any.
+  /// What is seen of keys [first, last); those past the last key do not count.
   Sees seen(std::int64_t first, std::int64_t last) const {
-    // Eight keys at a time, less only at the end: a byte of the word is 0 if a borrow reaches its own top
-    // bit. A copy of so many bytes as a panel has would be a loop or a call.
+    // Eight keys at a time, fewer only at the end. Some byte of the word is 0 if subtracting 1 from each sets
+    // a top bit that was not set. Copying exactly a panel's bytes would be a loop or a call.
     constexpr std::uint64_t kOnes = 0x0101010101010101u, kTops = 0x8080808080808080u;
     std::uint64_t something = 0, missing = 0;
     std::int64_t j = first;

@@ -14,8 +14,9 @@ class NextRows {
     Element element;
     std::int64_t dim;
   };
-  /// Rows of keys [first, last) of both. `steps` calls of fetch() cover them, or fewer: with a line in each
-  /// of many calls a window's tiles, of which not all see every block, do not come to the end.
+  /// Rows of keys [first, last) of both. At most `steps` calls of fetch() cover them. A call fetches
+  /// kLeastStep lines or more: with one line a call, a window's tiles, not all of which see every block,
+  /// would not reach the end.
   void begin(const Operand& keys, const Operand& values, std::int64_t first, std::int64_t last,
              std::int64_t line_bytes, std::int64_t steps) {
     operand_[0] = keys, operand_[1] = values;
@@ -63,7 +64,7 @@ class NextRows {
 
   Operand operand_[kOperands];
   std::int64_t first_, last_, line_, step_;
-  int at_ = kOperands;  // the operand at hand
+  int at_ = kOperands;  // the current operand
   std::int64_t key_, piece_end_;
   const char *row_, *row_end_, *next_;
 };

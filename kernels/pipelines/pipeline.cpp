@@ -30,9 +30,9 @@ const PipelineRow* find_pipeline(const char* name) {
 
 std::int64_t tile_cost(const TaskSize& task) {
   const std::int64_t dims = task.head_dim + task.v_head_dim;
-  // A pair costs dims FMAs and about 16 more for its exponential; a row in and out about 32. Packing an
-  // element counts as 20; traces of one thread on Zen 5 (8 heads of 1024, D = 128) have 29 to 36 with
-  // AVX-512, 27 with AVX2.
+  // A query-key pair costs `dims` FMAs and about 16 more for its exponential; loading and storing an element
+  // of a row about 32. Packing an element counts as 20; traces of one thread on Zen 5 (8 heads of 1024, D =
+  // 128) have 29 to 36 with AVX-512, 27 with AVX2.
   return task.visible * (dims + 16) + task.keys * dims * 20 + task.rows * dims * 32;
 }
 
@@ -100,8 +100,9 @@ const Sets& all_sets() {
   static const Sets made;
   return made;
 }
-// When the library is loaded, unless a static object of the program calls before: on a first call in a thread
-// another one might fork, and its child would wait for them for ever.
+// Made when the library is loaded, or before, if a static object of the program calls it. If a first call
+// made them, another thread might fork meanwhile, and its child would wait for ever for the static to be
+// ready.
 [[maybe_unused]] const Sets& kMadeAtLoad = all_sets();
 
 }  // namespace

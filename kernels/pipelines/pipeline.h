@@ -34,10 +34,10 @@ namespace kumiko::kernels {
 inline constexpr std::int64_t kBlockKeys = 256;
 inline constexpr std::int64_t kSplitKeys = 512;
 /// Floats between the slots of a ring or a staging buffer: blocks are multiples of 4 KiB and, at 64 queries,
-/// of 16 KiB, the reach of an L1 way of x86 and of A64FX, where slots without a gap would meet in the same
-/// sets. Five of A64FX's 256-byte lines. Zen 5 does not care: three_pass of four tiles over 4096 keys at D =
-/// 256 ran at 0.83 of peak without, at 0.85 and 0.88 with the gap, over 32768 keys at 0.82 against 0.81 and
-/// 0.85.
+/// of 16 KiB, the sizes of an L1 way on x86 and on A64FX, so that slots without a gap would fall into the
+/// same sets. Five of A64FX's 256-byte lines. It makes no difference on Zen 5: three_pass of four tiles over
+/// 4096 keys at D = 256 ran at 0.83 of peak without, at 0.85 and 0.88 with the gap, over 32768 keys at 0.82
+/// against 0.81 and 0.85.
 inline constexpr std::int64_t kSlotPadding = 320;
 
 /// Element types of a problem's tensors, by role.
@@ -53,27 +53,27 @@ struct KernelSet {
   std::int64_t mr;
   std::int64_t lanes;
   std::int64_t max_nr;  ///< widest query tile
-  std::int64_t strip;   ///< rows of a task, from its first, whose borders no tile crosses
+  std::int64_t strip;   ///< no tile crosses a multiple of so many rows of its task
   const ScoreKernel* score;
   const SoftmaxKernel* softmax;
   const PackKernel* pack;
   const StateKernel* state;
   const StoreKernel* store;          ///< output rows
   const StoreKernel* store_partial;  ///< f32 states
-  const PackKernel* load_state;      ///< the way back, from rows to lanes
+  const PackKernel* load_state;      ///< loads f32 states again, from rows to lanes
   const DecodeKernel* decode;
-  /// Of vectors half as wide, with the same bits: scores, and f32 values, for up to so many query rows
-  /// (fit_kernels() sets it) where keys or values are adjacent in memory; nullptr where the ISA has no
-  /// narrower one below it.
+  /// Kernels with vectors half as wide, which give the same bits. They are used for scores, and for f32
+  /// values, of up to narrow_decode_rows query rows (fit_kernels() sets it) where keys or values are adjacent
+  /// in memory. nullptr where there are none.
   const DecodeKernel* narrow_decode;
   std::int64_t narrow_decode_rows = 0;
   const KeyTilesKernel* key_tiles;
-  const GemmKernel* gemm[3];                       ///< by vectors of queries - 1; absent widths are nullptr
-  const TransposedGemmKernel* transposed_gemm[3];  ///< the same; an ISA may have none
+  const GemmKernel* gemm[3];                       ///< [n - 1]: n vectors of queries; nullptr: none
+  const TransposedGemmKernel* transposed_gemm[3];  ///< the same
   const ScoreTileKernel* score_tile;
   const Int8ScoresKernel* int8 =
-      nullptr;                     ///< of int8 queries and keys, whose products with V are f32; else nullptr
-  std::int64_t pipe_ahead = 1;     ///< interleaved: steps that the producer is before the consumer
+      nullptr;                     ///< for int8 queries and keys (P V is a product of f32); else nullptr
+  std::int64_t pipe_ahead = 1;     ///< interleaved: steps from the consumer to the producer
   std::int64_t staged_splits = 1;  ///< three_pass: splits in a super-block
   std::int64_t page_keys = 0;  ///< KeyRows::page_keys of the problem: room for rows that are copied together
   bool has_key_lists = false;  ///< the problem has KeyLists: room for masks that are made from them
@@ -85,7 +85,7 @@ struct KernelSet {
   const DecodeKernel& decode_values_of(std::int64_t rows, bool is_adjacent) const {
     return types.value == Element::f32 ? decode_scores_of(rows, is_adjacent) : *decode;
   }
-  /// Elements and bytes that a product takes a step; steps that n elements make.
+  /// Elements and bytes in a step of the product; steps of n elements.
   std::int64_t per_step() const { return is_in_pairs() ? 2 : 1; }
   std::int64_t step_bytes() const { return product == Element::f16 ? 2 : 4; }
   std::int64_t steps(std::int64_t n) const { return (n + per_step() - 1) / per_step(); }
@@ -109,16 +109,17 @@ struct KernelSet {
   float score_scale(float scale) const {
     return !is_in_pairs() || scale == 0.0f ? 1.0f : scale > 0.0f ? scale : -scale;
   }
-  /// Whether a tile's product with a block's values must be one: its chains of f16 end in a sum of their own.
-  /// Else all are one chain anyway, or each rounding is one product's.
+  /// Whether a tile's product with a block's values must be one call: chains of f16 end in sums of their own,
+  /// and a call that ended earlier would add a rounding. Other products round once a step, wherever calls
+  /// end.
   bool has_block_chains() const { return product == Element::f16; }
   /// Largest magnitude of a value that the product takes.
   float value_limit() const {
     return product == Element::f16 ? kHalfValueLimit : std::numeric_limits<float>::max();
   }
 };
-/// The ISA's own choice of a product. nullptr for an ISA that this build lacks, or types that no kernels take
-/// together: queries, keys and values have one type, or queries and keys are int8.
+/// The set with the ISA's own choice of a product. nullptr for an ISA that this build lacks, or types that no
+/// kernels take together: queries, keys and values have one type, or queries and keys are int8.
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types);
 /// The same with that product; nullptr if the ISA has no kernels for it either.
 const KernelSet* kernel_set(Isa isa, const ElementTypes& types, Element product);
@@ -145,12 +146,12 @@ struct RunningStates {
 };
 
 /// One KV head of one sequence. Rows are (query position, head of the group), position-major: row r is query
-/// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements. What
-/// has no value here must be given one.
+/// r / group of head r % group, so that neighbouring rows see almost the same keys. Strides in elements.
+/// Fields without a default must be set.
 struct HeadProblem {
   const void* q;
   KeyRows k, v;
-  /// Scales of int8 queries and keys; nullptr: 1. Those of keys lie as keys do, rows of one f32.
+  /// Scales of int8 queries and keys; nullptr: 1. Those of keys are laid out as keys are, in rows of one f32.
   const float* q_scales = nullptr;
   std::int64_t q_scales_head_stride = 0, q_scales_seq_stride = 0;
   KeyRows k_scales{};
@@ -159,15 +160,16 @@ struct HeadProblem {
   std::int64_t q_head_stride, q_seq_stride;
   std::int64_t out_head_stride, out_seq_stride;
   std::int64_t lse_head_stride, lse_seq_stride;
-  /// Elements from q to each query position, for rows that lie nowhere in step; else q_seq_stride says where.
+  /// Elements from q to each query position, for rows without a constant stride; nullptr: q_seq_stride says
+  /// where.
   const std::int64_t* q_offsets = nullptr;
   std::int64_t group;
   std::int64_t q_len, kv_len;
   std::int64_t head_dim, v_head_dim;
   float q_scale;            ///< folded into q: softmax scale * log2(e), or scale / softcap
   bool has_softmax = true;  ///< false: out = (scores) V, and hidden scores are 0
-  /// Scores that were computed before, instead of q, k and head_dim; times q_scale they are in log2 units.
-  /// Precomputed scores, and problems without a softmax, need f32 products.
+  /// Precomputed scores, instead of q, k and head_dim; times q_scale they are in log2 units. Precomputed
+  /// scores, and problems without a softmax, need f32 products.
   const void* scores = nullptr;
   bool integer_scores = false;  ///< int32, else f32
   std::int64_t scores_head_stride = 0, scores_seq_stride = 0;
@@ -184,12 +186,12 @@ struct HeadProblem {
   LseForm lse_form;
   std::int64_t bias_head_stride, bias_seq_stride;
   std::int64_t mask_head_stride, mask_seq_stride, mask_key_stride;
-  /// Query i sees keys [max(0, i + begin_offset), max(prefix, min(kv_len, i + end_offset))) and, of those
+  /// Query i sees keys [max(0, i + begin_offset), max(prefix, min(kv_len, i + end_offset))) and, of the keys
   /// before that end, the first `first_tokens`.
   std::int64_t begin_offset, end_offset;
   std::int64_t first_tokens = 0;  ///< at most kv_len
   std::int64_t prefix = 0;        ///< at most kv_len
-  /// Where a key's value lies in its own row of k, in elements; -1: elsewhere.
+  /// Where a key's value begins in the key's own row, in elements; -1: values are elsewhere.
   std::int64_t value_in_key = -1;
   float* row_max = nullptr;  ///< nullptr: not wanted
   std::int64_t row_max_head_stride = 0, row_max_seq_stride = 0;
@@ -248,7 +250,7 @@ struct HeadProblem {
     return row_max[row % group * row_max_head_stride + row / group * row_max_seq_stride];
   }
 
-  /// Whether the end of a row is the inverse of its sum, and nothing else.
+  /// Whether ending a row takes the inverse of its sum and nothing else.
   bool ends_with_sum() const { return has_softmax && !lse && !row_max && !sinks; }
   std::int64_t begin_of(std::int64_t row) const {
     const std::int64_t at = row / group + begin_offset;
@@ -260,10 +262,10 @@ struct HeadProblem {
   }
 };
 
-/// Splits of the keys that rows from some row on see. Between the first tokens and a window many splits may
-/// be hidden; they have no numbers: those of the first tokens stand right before the window's.
+/// Numbers of the splits that rows from some row on see. Between the first tokens and a window many splits
+/// may be hidden. These have no numbers: those of the first tokens are numbered right before the window's.
 struct SplitNumbers {
-  std::int64_t hidden;  ///< splits without a number, and the number of the first tokens' first split
+  std::int64_t hidden;  ///< how many splits have no number; also the number of the first tokens' first split
   std::int64_t first;   ///< splits of the first tokens
 
   SplitNumbers(const HeadProblem& head, std::int64_t row) : hidden(0), first(0) {
@@ -295,7 +297,7 @@ struct TaskRange {
   float* partial;
   std::int64_t partial_split, partial_row, partial_rows;
   PhaseWatch* watch = nullptr;
-  std::int64_t partial_step = 1;  ///< from a split with a state to the next
+  std::int64_t partial_step = 1;  ///< from one split with a state to the next
   bool partial_merged = false;  ///< tiles only: one state of all the task's splits, in the place of the first
 
   bool keeps_each_split() const { return partial && !partial_merged; }
@@ -324,7 +326,7 @@ std::int64_t in_place_cost(const TaskSize& task);
 
 /// What a plan must know of how a pipeline uses its operands and scratch.
 struct PipelineTraits {
-  /// K and V are read where they lie, row by row, and the pipeline makes its own scores.
+  /// K and V are read in place, row by row, and scores cannot be precomputed.
   bool in_place = false;
   /// No tile leaves probabilities behind: only the packed block must stay in the L2.
   bool streams_tiles = false;
@@ -349,15 +351,15 @@ float end_row(const KernelSet&, const HeadProblem&, std::int64_t row, float m, f
 std::span<const PipelineRow> pipeline_rows();
 const PipelineRow* find_pipeline(const char* name);
 
-/// One row of RunningStates.
+/// The state of one row.
 struct RowState {
   float *m, *l, *o;  ///< o: [v_head_dim]
 };
 void load_running(const HeadProblem& head, std::int64_t row, const RowState& to) noexcept;
-/// A stored state, partial_size(dim) floats.
+/// Merges a stored state, partial_size(dim) floats, into a row's.
 void merge_state(const KernelSet& kernels, const float* state, std::int64_t dim,
                  const RowState& into) noexcept;
-/// To where the row ends: running states, or out and lse.
+/// Writes a row's last state to where the row ends: running states, or out and lse.
 void end_merged_row(const KernelSet& kernels, const HeadProblem& head, std::int64_t row,
                     const RowState& state) noexcept;
 
@@ -369,7 +371,7 @@ class RowMerge {
   /// The states of splits [split_begin, split_end) that tasks of `range` stored for its row `row`.
   void add(const TaskRange& range, std::int64_t row, std::int64_t split_begin,
            std::int64_t split_end) noexcept;
-  /// One state.
+  /// Adds one state.
   void add(const float* state) noexcept;
   void end() noexcept;
 

@@ -4,10 +4,11 @@
 namespace kumiko::kernels {
 namespace {
 
-// Rows with those of other heads between them: the hardware fetches past each row's end, and its L1 sets
-// meet those of rows a few further on. Read loop over such rows, Zen 5: 0.58 of what it has where they are
-// adjacent; decode 0.41 without the L2, 0.53 with it (f32, 8 KV heads of D = 128). At the end of a page the
-// hardware has nothing to go on. (A Zen 3 drops prefetches when it has many: there it is better off without.)
+// Where rows of other heads are between these rows, the hardware prefetches past each row's end, and these
+// lines share L1 sets with rows a few further on. A read loop over such rows has 0.58 of its bandwidth over
+// adjacent rows, decode 0.41 without fetches into L2 and 0.53 with them (Zen 5, f32, 8 KV heads of D = 128).
+// At the end of a page the hardware cannot know what follows. (Zen 3 drops prefetches when there are many,
+// and is faster without these.)
 FetchDistances fetch_distances(const KernelSet& kernels, const HeadProblem& head) {
   FetchDistances fetch = kernels.fetch;
   const bool apart =
@@ -28,10 +29,10 @@ void ReadOrder::begin(const KernelSet& kernels, std::span<const DecodeRows* cons
   fetch_ = fetch_distances(kernels, head);
   const bool in_turn = heads.size() > 1;
   part_keys_ = in_turn ? turn_keys(kernels) : kBlockKeys;
-  if (in_turn) fetch_.values = fetch_.keys;  // The softmax of one head is no time to fetch for all.
+  if (in_turn) fetch_.values = fetch_.keys;  // One head's softmax is too short to fetch for all heads.
   if ((!head.k.pages && !in_turn) || copies_rows(kernels)) return;
-  // Of heads in turn at least those of two parts, which lie close by: AVX-512, D = 128, 64 rows ahead 0.56 of
-  // the limit (bf16 pairs) and 0.61 (f32), 128 rows 0.70 and 0.66 (Zen 4).
+  // With heads in turn at least the rows of two parts, which are close together: AVX-512, D = 128, 64 rows
+  // ahead 0.56 of the limit (bf16 pairs) and 0.61 (f32), 128 rows 0.70 and 0.66 (Zen 4).
   const std::int64_t rows = max_of(fetch_.l2 / (head.head_dim * bytes_of(kernels.types.key)),
                                    in_turn ? 2 * kTurnKeys : 0),
                      piece = head.k.pages ? head.k.page_keys : kNoEnd,
@@ -55,7 +56,7 @@ void ReadOrder::set(const KeyRange& block, const KeyRange& next) {
   first_value_ = at;
   list_block(false, values_);
   first_next_ = at;
-  // What is fetched ahead of this block lies in one part of the next.
+  // Fetches from this block on do not go beyond the first part of the next block.
   const KeyRange part{next.first, min_of(next.last, next.first + part_keys_)};
   for (std::size_t i = 0; i < heads_.size() && !part.empty(); ++i) at = list(true, part, i, at);
   if (at == first_next_) *at = at[-1], ++at;
@@ -63,7 +64,7 @@ void ReadOrder::set(const KeyRange& block, const KeyRange& next) {
   at[-1].rows = kNoEnd;
 }
 
-/// Those lie in the caches.
+/// Copies are in the caches already.
 void ReadOrder::set_of_copies(const KeyRange& block) {
   const HeadProblem& head = heads_[0]->head();
   const std::int64_t k_width = head.head_dim * bytes_of(kernels_->types.key),
@@ -87,7 +88,8 @@ RowRange* ReadOrder::list(bool is_keys, const KeyRange& keys, std::size_t i, Row
              : head.v.list(kernels_->types.value, head.v_head_dim, keys.first, keys.last, range_rows_, to);
 }
 
-/// With each row the one FetchDistances::l2 further on: in the same range, or some ranges further on.
+/// Along with each row, the row that is FetchDistances::l2 further on is fetched into L2: in the same range,
+/// or l2_ranges_ ranges further on.
 void ReadOrder::set_l2_ahead(RowRange* begin, RowRange* end) const {
   if (fetch_.l2 == 0) return;
   for (RowRange* range = begin; range < end; ++range) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order in which a block of decode reads its rows, so that they can be fetched ahead in that order: the
-// keys, the values, and the keys of the next block. Several heads have their parts of a block in turn.
+// keys, the values, and the keys of the next block. Several heads read a part of a block each, in turn.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace kumiko::kernels {
 /// keys 0.62; f32 0.66, 0.66, 0.66, AVX2 0.57, 0.59, 0.59.
 inline constexpr std::int64_t kTurnKeys = 64;
 
-/// The same of these kernels. Chains of f16 products end with blocks.
+/// The same for these kernels. Products of f16 take a whole block, with which their chains end.
 inline std::int64_t turn_keys(const KernelSet& kernels) {
   return kernels.has_block_chains() ? kBlockKeys : kTurnKeys;
 }
@@ -35,9 +35,9 @@ class ReadOrder {
   std::int64_t part_keys() const { return part_keys_; }
   const FetchDistances& fetch() const { return fetch_; }
 
-  /// Rows of `block`, and then of `next`. The rows of the block must have been made (DecodeRows::block).
+  /// Lists the rows of `block`, and then of `next`. DecodeRows::block() must have been called for `block`.
   void set(const KeyRange& block, const KeyRange& next);
-  /// What is read from a part of a head's keys or values on.
+  /// What is read from this part of a head's keys or values on.
   RowList from_keys(std::int64_t part, std::size_t head) const { return {keys_[part][head], first_value_}; }
   RowList from_values(std::int64_t part, std::size_t head) const {
     return {values_[part][head], first_next_};
@@ -52,7 +52,7 @@ class ReadOrder {
   std::span<const DecodeRows* const> heads_;
   FetchDistances fetch_;
   std::int64_t part_keys_ = kBlockKeys;
-  std::int64_t range_rows_ = kNoEnd;  // of a range at most
+  std::int64_t range_rows_ = kNoEnd;  // the most rows of a range
   std::int64_t l2_ranges_ = 0;        // from a range to the one that is fetched into L2 with it
   RowRange* ranges_;
   const RowRange *keys_[kMostParts][kMaxDecodeHeads], *values_[kMostParts][kMaxDecodeHeads];

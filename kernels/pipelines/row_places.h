@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a tile's rows lie, from row to row without a division. One for each row was 1.5 % of softmax_pv in
-// f16 on A64FX by its model. With two for each row, a call for its end and more set to 0, 16 queries and keys
-// of 32 dims took 1.15 of what they took before pages, now 0.96 (Zen 3, docs/limits.md).
+// Where a tile's rows are, computed from row to row without divisions. One division a row was 1.5 % of
+// softmax_pv in f16 on A64FX by its model. With two a row, a call to end each row and more memory set to 0,
+// 16 queries and keys of 32 dims took 1.15 of the time that they took before there were pages; now it is 0.96
+// (Zen 3, docs/limits.md).
 #pragma once
 
 #include "kernels/pipelines/pipeline.h"
@@ -15,7 +16,7 @@ struct RowStrides {
 /// Calls place(n, at) for n in [0, count): row `row` + n of the KV head lies at element `at`.
 template <class Place>
 void for_rows(const HeadProblem& head, std::int64_t row, std::int64_t count, RowStrides stride, Place place) {
-  // Unsigned: what follows the last row may lie outside.
+  // Unsigned, so that it may wrap: the place after the last row may be out of range.
   const auto to_head = static_cast<std::uint64_t>(stride.head),
              to_position = static_cast<std::uint64_t>(stride.seq) -
                            static_cast<std::uint64_t>(head.group - 1) * to_head;

@@ -17,8 +17,8 @@ struct SuperBlock {
   const Walk& walk;
   std::int64_t begin, end;  // splits
 
-  /// step(tile, block, slot, stage) for every tile and block, keys outside. `enter(block)` before the tiles
-  /// of a block, `open(stage)` and `close(stage)` around those of a split.
+  /// step(tile, block, slot, stage) for every tile and block, with blocks in the outer loop. `enter(block)`
+  /// before the tiles of a block, `open(stage)` and `close(stage)` around the blocks of a split.
   template <class Open, class Enter, class Step, class Close>
   void visit(Open open, Enter enter, Step step, Close close) const {
     for (std::int64_t split = begin; split < end; ++split) {

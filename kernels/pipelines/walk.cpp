@@ -4,15 +4,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "kernels/pipelines/row_places.h"
 
 namespace kumiko::kernels {
 namespace {
 
-/// Packing turns rows into lanes, a few elements of all rows at a time, which prefetchers do not follow. Of
-/// calls over 512 keys of 4096 rows (attention_continue(), Zen 5, D = 128) 0.8 % of the time.
+/// Packing transposes rows into lanes, a few elements of all rows at a time, which hardware prefetchers do
+/// not follow. This saves 0.8 % of the time of calls over 512 keys of 4096 rows (attention_continue(), Zen 5,
+/// D = 128).
 void fetch_row(const void* row, std::int64_t bytes) {
   constexpr std::int64_t kStep = 64;
   for (std::int64_t i = 0; i < bytes; i += kStep)
@@ -107,7 +107,8 @@ void Walk::query_rows(const Tile& tile, const void** rows) const {
 }
 
 Walk::Keys Walk::keys_of(std::int64_t split) const {
-  // The two keys of a step are always the same two, wherever the first visible key lies; so are a tile's.
+  // The two keys of a step are always the same two, wherever the first visible key is; so are the keys of a
+  // tile.
   const std::int64_t per_step = head_->k.is_tiled ? kTileKeys : kernels_.per_step(),
                      first = head_->begin_of(range_->row_begin) / per_step * per_step;
   const std::int64_t place = SplitNumbers(*head_, range_->row_begin).place(split), begin = place * kSplitKeys,
@@ -129,8 +130,8 @@ Block Walk::block_at(std::int64_t at, const Keys& keys) const {
   return {first, last, nullptr, 0, 0, true};
 }
 
-/// The block's rows of K or V where they lie; those of several pages are copied together first, which costs a
-/// few per cent of packing them.
+/// The block's rows of K or V, in place; those of several pages are copied together first, which costs a few
+/// per cent of packing them.
 Walk::RowsInPlace Walk::rows_of(const KeyRows& rows, Element element, std::int64_t dim,
                                 const Block& block) const {
   if (rows.piece_end(block.first) >= block.last) return {rows.row(element, block.first), rows.stride};
@@ -160,7 +161,7 @@ void Walk::pack_keys(const Block& block) const {
   };
   if (keys.pages && (keys.page_keys % kernels_.mr != 0 || block.first % kernels_.mr != 0))
     return pack(rows_of(keys, element, head_->head_dim, block), block.first, block.last);
-  // Pages of whole panels are packed where they lie.
+  // Pages of whole panels are packed in place.
   for (std::int64_t first = block.first; first < block.last;) {
     const std::int64_t last = min_of(keys.piece_end(first), block.last);
     pack({keys.row(element, first), keys.stride}, first, last);
@@ -191,7 +192,7 @@ void Walk::pack_values(Block& block) const {
   }
   range_->enter(Phase::pack);
   const RowsInPlace rows = rows_of(head_->v, kernels_.types.value, head_->v_head_dim, block);
-  // (To the product a step of 0 means packed ones.)
+  // (To the product a step of 0 bytes means packed values.)
   if (rows.stride != 0 && takes_values_in_place() &&
       kernels_.pack->value({rows.first, rows.stride, keys, head_->v_head_dim, nullptr})) {
     block.values = static_cast<const std::byte*>(rows.first);
@@ -213,8 +214,8 @@ void Walk::pack_values(Block& block) const {
   }
 }
 
-/// Whether values are read where they lie: of a single tile, panels are read once, and so are better not
-/// made. They have no rows past the last dim that a product could read.
+/// Whether values are read in place: a single tile would read panels only once, so it is better not to make
+/// them. In place there is no padding past the last dim for the product to read.
 bool Walk::takes_values_in_place() const {
   const std::int64_t dim = head_->v_head_dim;
   return kernels_.product == Element::f16 && tile_count_ == 1 &&
@@ -222,7 +223,7 @@ bool Walk::takes_values_in_place() const {
 }
 
 /// Whether the packed keys can be the operand of the output product as well. Where some row does not see some
-/// key, values must be finite (pack_values()), which nobody has looked at; those are few blocks.
+/// key, values must be finite (pack_values()), which has not been checked; such blocks are few.
 bool Walk::finds_values_in_keys(const Block& block) const {
   return head_->value_in_key >= 0 && !head_->scores && kernels_.transposed_gemm[0] &&
          head_->value_in_key + o_rows_ <= head_->head_dim &&
@@ -230,8 +231,8 @@ bool Walk::finds_values_in_keys(const Block& block) const {
          head_->end_of(range_->row_begin) >= block.last && !head_->masks(block.first, block.last);
 }
 
-/// 128 rows of 576 and 512 elements, f32, one thread of an Emerald Rapids, over values packed on their
-/// own: 1.09 with AVX-512, 1.02 with AVX2. Also tried there: the next block's keys fetched into L2 between
+/// Speed over packing the values separately, 128 rows of 576 and 512 elements, f32, one thread of an Emerald
+/// Rapids: 1.09 with AVX-512, 1.02 with AVX2. Also tried there: the next block's keys fetched into L2 between
 /// the products, after every 2 panels of keys and 4 of values, or of keys alone: 0.97.
 void Walk::set_values(Block& block) const {
   if (!finds_values_in_keys(block)) return pack_values(block);
@@ -245,7 +246,7 @@ bool Walk::is_ordinary(float value) const {
 }
 
 void Walk::begin_sums(std::int64_t stage) const {
-  // Without a softmax every maximum is 0: merging such states adds them up. In product f16 it is an exponent.
+  // Without a softmax every maximum is 0: merging such states adds them up. In product f16 m is an exponent.
   const float m = head_->has_softmax || kernels_.product == Element::f16 ? kMinusInfinity : 0.0f;
   for (std::int64_t t = 0; t < tile_count_; ++t) {
     const Tile& tile = tiles_[t];
@@ -305,19 +306,20 @@ void Walk::add_values(Tile& tile, const Block& block, Slot& slot) const {
   for (std::int64_t r = 0; r < slot.runs.size; ++r) add_poison(tile, slot, slot.runs.run[r]);
 }
 
-/// P of row j of P^T and query n; with pairs, the two keys of a step lie side by side.
+/// P of row j of P^T and query n; with pairs, the two keys of a step are adjacent.
 float Walk::probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const {
   const std::int64_t per = kernels_.per_step();
   return load_element(kernels_.product, slot.scores, (j / per * tile.nr + n) * per + j % per);
 }
 
-/// Factor of the scores that exponentiate() applies. Terms and precomputed scores have it in them already.
+/// Factor of the scores that exponentiate() applies. With terms, and where scores are precomputed, it has
+/// been applied already.
 float Walk::score_scale() const {
   return head_->terms.any() || head_->scores ? 1.0f : kernels_.score_scale(head_->q_scale);
 }
 
-/// Queries of the tile that see each key of a run: bit n is query n.
-void Walk::seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const {
+/// The queries of the tile that see each key of a run: bit n is query n.
+void Walk::find_queries_seeing(const Tile& tile, const Run& run, std::uint64_t* of_key) const {
   static_assert(kMaxLanes <= 64);
   std::int32_t begin[kMaxLanes], end[kMaxLanes];
   lane_intervals(tile, run.first, run.count, begin, end);
@@ -341,7 +343,7 @@ void Walk::seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const 
 
 void Walk::add_poison(const Tile& tile, const Slot& slot, const Run& run) const {
   std::uint64_t of_key[kBlockKeys];
-  seers(tile, run, of_key);
+  find_queries_seeing(tile, run, of_key);
   for (std::int64_t j = 0; j < run.count; ++j) {
     const void* value = head_->v.row(kernels_.types.value, run.first + j);
     for (std::int64_t d = 0; d < head_->v_head_dim; ++d) {

@@ -19,31 +19,31 @@
 
 namespace kumiko::kernels {
 
-inline constexpr std::int64_t kMaxLanes = 64;  // of any query tile
+inline constexpr std::int64_t kMaxLanes = 64;  // the widest query tile of all ISAs
 
-/// Rows of the tile that begins at row `from` of a task. A rest of a single vector is slow (Zen 5: 0.8 of
-/// peak with AVX-512, 0.54 with AVX2), so 3 + 1 vectors become 2 + 2.
+/// Rows of the tile that begins at row `from` of a task. A remainder of a single vector is slow (Zen 5: 0.8
+/// of peak with AVX-512, 0.54 with AVX2), so 3 + 1 vectors become 2 + 2.
 std::int64_t rows_of_tile(const KernelSet& kernels, std::int64_t from, std::int64_t rows);
 
 struct Tile {
   std::int64_t from;        // first row, counted from the task's
-  std::int64_t row = 0;     // the same of the KV head's
+  std::int64_t row = 0;     // the same row, counted from the KV head's first
   std::int64_t used;        // rows in it
   std::int64_t nr;          // lanes computed
   std::byte* q;             // [head_dim][nr], in steps of the product
   float* q_range;           // [nr], product f16 (pack.h), or factors of int8 queries
-  TileState split;          // state of the splits at hand: m, l [staged_splits][nr], o of one of them
+  TileState split;          // state of the current splits: m, l [staged_splits][nr], o of one of them
   TileState total;          // state of the splits before them
   bool split_empty = true;  // o holds nothing
   bool total_empty = true;
-  bool total_waits = false;  // in memory: running states that no split has been merged with yet
+  bool total_waits = false;  // total is still in memory: running states, not loaded yet
 };
 
 /// Keys [first, last), panels counted from `first`.
 struct Block {
   std::int64_t first, last;
   const std::byte* values;    // A panels of the output product, in steps of the product (pack.h)
-  std::int64_t value_stride;  // bytes from one to the next
+  std::int64_t value_stride;  // bytes from one panel to the next
   std::int64_t value_step;    // bytes from one step to the next
   bool ordinary_values;       // finite, and none beyond KernelSet::value_limit()
   bool values_in_keys =
@@ -63,9 +63,9 @@ struct Runs {
     run[size++] = {first, keys, count, unmasked};
     count += keys;
   }
-  /// The same where a block's keys must be one run (KernelSet::has_block_chains): the run before, if any,
-  /// goes on to the end of these. What another tile would skip in between is then hidden one by one, so that
-  /// no row's chain is taken apart where its neighbours see nothing.
+  /// add(), or, if is_one (a block's keys must be one run: KernelSet::has_block_chains), extends the run
+  /// before, if any, to the end of these keys. Keys in between are then hidden one by one, so that no row's
+  /// chain is cut where its neighbours see nothing.
   void join(std::int64_t first, std::int64_t keys, bool unmasked, bool is_one) {
     if (size == 0 || !is_one) return add(first, keys, unmasked);
     Run& last = run[size - 1];
@@ -96,14 +96,15 @@ class Walk {
 
   /// Packs the queries; the task's steps may follow.
   void begin(const HeadProblem& head, const TaskRange& range);
-  /// Writes out and lse, running states or one state of all splits, unless the task stores that of each.
+  /// Writes out and lse, running states or one state of all splits, unless the task stores the state of each
+  /// split.
   void finish() const;
 
   std::int64_t tile_count() const { return tile_count_; }
   Tile& tile(std::int64_t t) const { return tiles_[t]; }
   Slot& slot(std::int64_t s) const { return slots_[s]; }
 
-  /// Keys [from, to) of a split that some row of the task sees, but for [gap_from, gap_to) between first
+  /// Keys [from, to) of a split that some row of the task sees, except [gap_from, gap_to) between first
   /// tokens and a window. `skip`: there are none, and nothing need be stored.
   struct Keys {
     std::int64_t from, to;
@@ -125,7 +126,7 @@ class Walk {
   /// are used where they are, so that a latent (MLA) is read and packed once for both products.
   void set_values(Block& block) const;
 
-  /// The products of the block at `at` are to fetch the rows of the one after it, in this split or the next.
+  /// Makes the products of the block at `at` fetch the rows of the block after it, in this split or the next.
   void look_ahead(std::int64_t split, std::int64_t at, const Keys& keys) const;
 
   /// `stage`: which of the staged splits the (m, l) belong to.
@@ -175,7 +176,7 @@ class Walk {
   bool is_ordinary(float value) const;
   float probability(const Tile& tile, const Slot& slot, std::int64_t j, std::int64_t n) const;
   float score_scale() const;
-  void seers(const Tile& tile, const Run& run, std::uint64_t* of_key) const;
+  void find_queries_seeing(const Tile& tile, const Run& run, std::uint64_t* of_key) const;
   void add_poison(const Tile& tile, const Slot& slot, const Run& run) const;
   void store_partial(const Tile& tile, std::int64_t split, std::int64_t stage) const;
   void store_merged(const Tile& tile) const;

@@ -4,10 +4,10 @@
 
 namespace kumiko::kernels {
 
-/// From pages, whose order no hardware follows, and only where that was measured: f32 and pairs, in which
-/// packing is the largest part of what is not a product. 64 rows over pages of 16, one thread of a Zen 5:
-/// pairs 0.89 of the time, f32 0.93; a window of 512 over pages of 128 0.99 and 1.00. Latents 1.00. Dense
-/// rows are packed in the order of memory, which the hardware follows.
+/// Only from pages, whose order no hardware prefetcher follows, and only for f32 and bf16 pairs, where it was
+/// measured: there packing takes the largest part of the time outside products. Time with it over time
+/// without, one thread of a Zen 5: 64 rows over pages of 16, pairs 0.89, f32 0.93; a window of 512 over pages
+/// of 128 0.99 and 1.00; latents 1.00. Dense rows are packed in memory order, which the hardware follows.
 void Walk::look_ahead(std::int64_t split, std::int64_t at, const Keys& keys) const {
   next_.stop();
   if (!head_->k.pages || head_->k.is_tiled || head_->value_in_key >= 0 || kernels_.int8 ||
@@ -28,8 +28,8 @@ void Walk::look_ahead(std::int64_t split, std::int64_t at, const Keys& keys) con
               kernels_.isa == Isa::sve512 ? 256 : 64, tile_count_ * ((kBlockKeys + o_rows_) / kernels_.mr));
 }
 
-/// A product, panel by panel as long as there is something to fetch: then there are no bursts for which the
-/// miss buffers are too few.
+/// Runs a product, panel by panel as long as there is something to fetch, so that there are no bursts of
+/// fetches, for which miss buffers are too few.
 void Walk::run_product(GemmFunction gemm, const GemmArgs& args, std::int64_t nr,
                        std::int64_t panel_stride) const {
   if (!next_.any()) return gemm(&args);

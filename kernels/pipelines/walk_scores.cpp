@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The score step of the walk: a product of panels or precomputed scores, the terms, and what is hidden.
+// The score step of the walk: a product of panels or precomputed scores, the terms, and hidden scores.
 #include <algorithm>
 #include <limits>
 
@@ -13,13 +13,13 @@ constexpr std::int64_t kLineBytes = 64;
 
 }  // namespace
 
-/// What the last of the panels of `rows` rows has of them, if the product can leave out the others; else 0.
+/// How many of `rows` rows the last panel has, if the product can leave out the rest of that panel; else 0.
 std::int64_t Walk::last_rows(const Tile& tile, std::int64_t rows) const {
   const std::int64_t rest = rows % kernels_.mr;
   return kernels_.gemm[tile.nr / kernels_.lanes - 1]->takes_last_rows(rest) ? rest : 0;
 }
 
-/// Scores of panels [from, to) of the block into S^T from row `at` on.
+/// Computes the scores of panels [from, to) of the block, into S^T from row `at` on.
 void Walk::product(const Tile& tile, const Block& block, const Slot& slot, std::int64_t at, std::int64_t from,
                    std::int64_t to, float* block_max) const {
   if (from >= to) return;
@@ -40,11 +40,13 @@ void Walk::product(const Tile& tile, const Block& block, const Slot& slot, std::
   run_product(block_max ? gemm.init_max : gemm.init, args, tile.nr, panel);
 }
 
-/// Visible keys of each lane, counted from `origin`. Lanes without a query see everything: they cost no mask.
+/// Visible keys of each lane, counted from `origin`. Lanes without a query see everything, so that they need
+/// no mask.
 void Walk::lane_intervals(const Tile& tile, std::int64_t origin, std::int64_t count, std::int32_t* begin,
                           std::int32_t* end) const {
-  // A block that is no whole number of panels ends with keys that all rows see, in every tile. Asking each
-  // row, with a division by the group, is 1.7 % of f16 attention on A64FX by its model.
+  // The last keys of a block that is not a whole number of panels come here in every tile, though all rows
+  // see them. Asking each row, with a division by the group, would be 1.7 % of f16 attention on A64FX by its
+  // model.
   if (head_->begin_of(tile.row + tile.used - 1) <= origin && head_->end_of(tile.row) >= origin + count) {
     std::fill_n(begin, tile.nr, 0);
     std::fill_n(end, tile.nr, static_cast<std::int32_t>(count));
@@ -87,7 +89,7 @@ void Walk::hide(const Tile& tile, const Slot& slot, const Run& run, std::int64_t
   hide_rows(first_end, to, begin);
 }
 
-/// Precomputed scores of the slot's only run.
+/// Loads the precomputed scores of the slot's only run.
 void Walk::load_scores(const Tile& tile, Slot& slot, bool all_visible) const {
   const Run& run = slot.runs.run[0];
   const void* rows[kMaxLanes];
@@ -106,7 +108,7 @@ void Walk::load_scores(const Tile& tile, Slot& slot, bool all_visible) const {
   if (!all_visible) hide(tile, slot, run, 0, run.count, slot.block_max);
 }
 
-/// Scores of one run of panels with what `terms` has of softcap, bias, ALiBi and mask.
+/// Computes the scores of one run of panels, with the softcap, bias, ALiBi and mask of `terms`.
 void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                              Slot& slot) const {
   const std::int64_t mr = kernels_.mr, from = (run.first - block.first) / mr;
@@ -131,9 +133,9 @@ void Walk::scores_with_terms(const Tile& tile, const Block& block, const Run& ru
   hide(tile, slot, run, 0, run.count, slot.block_max);
 }
 
-/// Scores of whole panels that every query sees, times the factor that the product leaves: rounding keeps
-/// their order, so the largest is found before it. With a pass of its own for the maxima half of 64 x 64
-/// blocks took 1.03 of the time (pairs, D = 128, Zen 5).
+/// Computes the scores of whole panels that every query sees, times the factor that the product does not
+/// apply. Rounding keeps their order, so maxima are found before it. With a separate pass for maxima,
+/// attention to half of the 64 x 64 blocks took 1.03 of the time (pairs, D = 128, Zen 5).
 void Walk::scaled_scores(const Tile& tile, const Block& block, const Run& run, const ScoreTerms& terms,
                          const Slot& slot, float* block_max) const {
   alignas(64) float largest[kMaxLanes];
@@ -146,9 +148,9 @@ void Walk::scaled_scores(const Tile& tile, const Block& block, const Run& run, c
   for (std::int64_t n = 0; n < tile.nr; ++n) block_max[n] = std::max(block_max[n], largest[n] * scale);
 }
 
-/// The rows of the mask for a tile's queries. Those made from lists are shared by all rows that have the
-/// lists: asking each row, with divisions, took 5 % of block-sparse attention (pairs, tiles of 32 rows, Zen
-/// 5).
+/// Sets masks_ to the mask's rows for a tile's queries. Rows made from lists are shared by all queries with
+/// the same lists: asking for each row, with divisions, took 5 % of block-sparse attention (pairs, tiles of
+/// 32 rows, Zen 5).
 void Walk::set_masks(const Tile& tile, const Block& block) const {
   const KeyLists& lists = head_->lists;
   const std::int64_t group = head_->group;
@@ -180,22 +182,22 @@ TileMask Walk::tile_mask(const Tile& tile, const Block& block, std::int64_t firs
 }
 
 /// Fetches what tile_mask() reads for the next tile: rows of a mask are a page or more apart, so that no
-/// hardware does. Without it tile_mask() is 7.5 % of a dense prefill, half of whose 64 x 64 squares are
-/// hidden; with it the call takes 0.97 to 1.00 of the time, 0.95 to 0.99 with the mask in huge pages (Zen 5,
-/// AVX-512, D = 128). Joining 64 keys of all rows in registers instead of row after row: 1.02 to 1.04, since
-/// each page is then met four times.
+/// hardware prefetcher does. Without it tile_mask() is 7.5 % of a dense prefill, half of whose 64 x 64
+/// squares are hidden; with it the call takes 0.97 to 1.00 of the time, 0.95 to 0.99 with the mask in huge
+/// pages (Zen 5, AVX-512, D = 128). Joining 64 keys of all rows in registers instead of row after row: 1.02
+/// to 1.04, since each page is then visited four times.
 void Walk::fetch_mask(const Tile& tile, std::int64_t first, std::int64_t keys) const {
   if (head_->terms.mask_stride != 1 || head_->lists.any()) return;
   const std::int64_t next = tile.row + tile.used, end = min_of(next + tile.used, range_->row_end);
   for (std::int64_t row = next; row < end; ++row) {
     const std::uint8_t* mask = head_->mask_row(row, first);
     for (std::int64_t j = 0; j < keys; j += kLineBytes) __builtin_prefetch(mask + j, 0, 2);
-    __builtin_prefetch(mask + keys - 1, 0, 2);  // Rows need not begin with a line.
+    __builtin_prefetch(mask + keys - 1, 0, 2);  // Rows need not begin at a cache line.
   }
 }
 
-/// Runs of panels within [lo, hi) of which the mask shows a key to a query of the tile. `last`: end of the
-/// keys.
+/// Adds the runs of panels within [lo, hi) in which the mask shows a key to a query of the tile. `last`: end
+/// of the keys.
 void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, std::int64_t hi,
                         std::int64_t last, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, first = block.first + lo * mr;
@@ -218,7 +220,7 @@ void Walk::visible_runs(const Tile& tile, const Block& block, std::int64_t lo, s
   }
 }
 
-/// Runs of panels, in a block that first tokens lie in, with a key that the tile may see.
+/// Adds the runs of panels with a key that the tile may see, in a block with first tokens.
 void Walk::first_runs(const Tile& tile, const Block& block, Runs& runs) const {
   const std::int64_t mr = kernels_.mr, hi = min_of(block.last, head_->end_of(tile.row + tile.used - 1)),
                      lo = max_of(block.first, head_->begin_of(tile.row));
@@ -285,7 +287,7 @@ void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
       ScoreTerms terms = head_->terms;
       terms.has_mask = terms.has_mask && !run.unmasked;
       const std::int64_t from = (run.first - block.first) / mr;
-      // Where no term changes the scores afterwards, the product's own maxima are theirs.
+      // Where no term changes the scores afterwards, the product's maxima are final.
       const bool plain =
           !terms.any() && run.count % mr == 0 && run.first >= all_lo && run.first + run.count <= all_hi;
       if (plain && kernels_.score_scale(head_->q_scale) == 1.0f)
@@ -300,7 +302,7 @@ void Walk::score(const Tile& tile, const Block& block, Slot& slot) const {
   // Only panels of which some row does not see every key are masked.
   std::int64_t full_lo = (all_lo - block.first + mr - 1) / mr,
                full_hi = all_hi > block.first ? (all_hi - block.first) / mr : 0;
-  // A last panel of which the product leaves out what is no key.
+  // A last panel whose missing keys the product leaves out is as good as full.
   if (all_hi == block.last && last_rows(tile, block.last - block.first) != 0) full_hi = panel_hi;
   if (full_lo >= full_hi) full_lo = full_hi = panel_hi;  // no panel is seen by all: one masked stretch
   float* block_max = head_->has_softmax ? slot.block_max : nullptr;

@@ -8,7 +8,7 @@
 namespace kumiko::kernels {
 namespace {
 
-/// A state as a row of partial_size(dim) floats, but for its O; `used`: whether it has one.
+/// Begins a stored state, a row of partial_size(dim) floats: m and l, and O = 0 if it has no O (!used).
 float* begin_row(float* row, std::int64_t dim, bool used, float m, float l) {
   if (!used) std::memset(row, 0, static_cast<std::size_t>(dim) * sizeof(float));
   row[dim] = used ? m : kMinusInfinity;
@@ -16,7 +16,7 @@ float* begin_row(float* row, std::int64_t dim, bool used, float m, float l) {
   return row;
 }
 
-/// Rows from `state` on, of the tile's lanes.
+/// Stores the states of a tile's lanes as rows from `state` on.
 void store_states(const KernelSet& kernels, const Tile& tile, const TileState& from, bool used,
                   std::int64_t dim, float* state) {
   void* rows[kMaxLanes];
@@ -48,8 +48,9 @@ void Walk::store_running(const Tile& tile) const {
                head_->running.rows + tile.row * partial_size(dim));
 }
 
-/// Into L2, while the first split is computed. With load_running() before it, calls over 512 keys took 9 %
-/// more time than one call over all keys, so 7 % (4096 rows, D = 128, Zen 5).
+/// Fetches running states into L2, while the first split is computed. Calls over 512 keys take 7 % more time
+/// than one call over all keys; with load_running() before the first split it was 9 % (4096 rows, D = 128,
+/// Zen 5).
 void Walk::fetch_running(const Tile& tile) const {
   constexpr std::int64_t kStep = 64 / sizeof(float);
   const std::int64_t size = partial_size(head_->v_head_dim);

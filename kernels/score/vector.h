@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // score.h for any vector type of kernels/simd. Included once by each ISA's file.
 //
-// One pass over the tile per term: it lies in L1, and each pass costs a load and a store a vector.
+// One pass over the tile per term: the tile is in L1, and a pass costs a load and a store a vector.
 #pragma once
 
 #include "kernels/pack/vector.h"

@@ -4,8 +4,8 @@
 #include "kernels/simd/sve512.h"
 
 namespace kumiko::kernels {
-/// Scores become a tile as queries become a panel, with their maxima. Blocks to come are fetched into L2:
-/// rows whose length is a power of two fall into one set of each cache, and L1 has 4 ways.
+/// Scores are transposed into a tile, as queries into a panel, and their maxima are found. The next block is
+/// fetched into L2: rows whose length is a power of two fall into one set of each cache, and L1 has 4 ways.
 void score_tile_f32_sve512_load_f32(const LoadScoresArgs& args) noexcept {
   constexpr std::int64_t kLine = 64;  // floats
   for (std::int64_t n = 0; n < args.rows_used; ++n) {

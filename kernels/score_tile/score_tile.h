@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Score tiles without the product or without the softmax: precomputed scores turned into S^T with the queries
-// in lanes, and hidden scores set to 0 where no softmax follows.
+// Score tiles without the product or without the softmax: precomputed scores transposed into S^T, with the
+// queries in lanes, and hidden scores set to 0 where no softmax follows.
 //
 //   rows [nr pointers]           S^T [kv][nr]
 //   query 0 |s0 s1 s2 ...|       key 0 |q0 q1 ... |

@@ -32,9 +32,10 @@ void load_block(typename V::Reg (&x)[V::kLanes], const std::int32_t* const* rows
   V::transpose(x);
 }
 
-// Queries outside, keys inside, `lanes` rows at a time: rows whose length is a power of two fall into one set
-// of each cache, and no cache has 48 ways. For the same reason lines are prefetched only kAhead scores ahead;
-// past the end of a row, from the next group of rows or, after the last group, from the next block.
+// Queries in the outer loop, `lanes` rows at a time, and keys in the inner one: rows whose length is a power
+// of two fall into one set of each cache, and no cache has 48 ways. For the same reason lines are prefetched
+// only kAhead scores ahead; past the end of a row, from the next group of rows or, after the last group, from
+// the next block.
 template <class V, class T>
 void load_scores(const LoadScoresArgs& args) {
   constexpr int kTops = 4;  // chains of maxima: a single one is slower than the transposes

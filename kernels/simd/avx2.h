@@ -28,19 +28,20 @@ struct Avx2 {
   static void store_first(float* p, std::int64_t n, Reg x) { _mm256_maskstore_ps(p, first(n), x); }
   static Reg load(const Bf16* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Reg load_first(const Bf16* p, std::int64_t n) { return widen_bf16(load_first_16(p, n)); }
-  /// The even and the odd ones of 16 elements: one load and no shuffle, where two of load() take two of each.
+  /// The elements of even and of odd index among 16: one load and no shuffle, where two calls of load() take
+  /// two of each.
   static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
     const Reg pairs = _mm256_loadu_ps(reinterpret_cast<const float*>(p));
     first = low_halves(pairs), second = high_halves(pairs);
   }
-  /// The lower and the upper ones of pairs of bf16.
+  /// The lower or the upper elements of 8 pairs of bf16, as f32.
   static Reg low_halves(Reg pairs) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16));
   }
   static Reg high_halves(Reg pairs) {
     return _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
-  /// 16 floats in two vectors, from their order in memory to even and odd ones, and back.
+  /// 16 floats in two vectors: from memory order to those of even and those of odd index, and back.
   static void to_even_odd(Reg& a, Reg& b) {
     const __m256 even = _mm256_shuffle_ps(a, b, 0x88), odd = _mm256_shuffle_ps(a, b, 0xdd);
     a = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8));
@@ -53,7 +54,7 @@ struct Avx2 {
   }
   static void store(Bf16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
   /// 16 elements in the order that store_two() packs without a shuffle across halves: 0-3 and 8-11, 4-7 and
-  /// 12-15. To widen bf16 like this takes a shuffle a vector, and no shift.
+  /// 12-15. Widening bf16 this way takes one shuffle a vector and no shift.
   static void load_two(const float* p, Reg& a, Reg& b) {
     a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 8), 1);
     b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)), _mm_loadu_ps(p + 12), 1);
@@ -78,8 +79,8 @@ struct Avx2 {
   }
   static Reg load_first(const F16* p, std::int64_t n) { return _mm256_cvtph_ps(load_first_16(p, n)); }
   static void store(F16* p, Reg x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
-  /// Past the caches: as store() and store_two(), to addresses that are aligned to what is stored. Others see
-  /// it after finish_streams() (append.h).
+  /// Non-temporal forms of store() and store_two(). Addresses must be aligned to the size of the store. Other
+  /// threads see the data after finish_streams() (append.h).
   static void stream(float* p, Reg x) { _mm256_stream_ps(p, x); }
   static void stream(Bf16* p, Reg x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(x)); }
   static void stream(F16* p, Reg x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow_f16(x)); }
@@ -87,7 +88,7 @@ struct Avx2 {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_two(a, b));
   }
   static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
-  /// The first and the second ones of 8 pairs.
+  /// The first elements of 8 pairs, and the second elements.
   static void load_pairs(const F16* p, Reg& first, Reg& second) {
     first = load(p), second = load(p + kLanes);
     to_even_odd(first, second);
@@ -123,7 +124,7 @@ struct Avx2 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
   }
-  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
+  /// canonical() of element.h in every lane. (Avx512 has canonical_plus_zero(), too.)
   static Reg canonical(Reg x) {
     return _mm256_blendv_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(kCanonicalNan)),
                             _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
@@ -249,7 +250,7 @@ struct Avx2 {
   }
 
  private:
-  /// 4 elements of 16 bits each.
+  /// 4 elements of 16 bits from each of two rows.
   static __m128i two_rows(const void* low, const void* high) {
     const __m128 first = _mm_castsi128_ps(_mm_loadl_epi64(static_cast<const __m128i*>(low)));
     return _mm_castps_si128(_mm_loadh_pi(first, static_cast<const __m64*>(high)));
@@ -265,7 +266,7 @@ struct Avx2 {
     const Int result = round_bf16(x);
     return _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
   }
-  /// In the lower halves.
+  /// The rounded bf16 is the lower half of each lane.
   static Int round_bf16(Reg x) {
     const Int bits = _mm256_castps_si256(x),
               odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

@@ -50,7 +50,7 @@ struct Avx512 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
   }
   static void store(F16* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16(x)); }
-  /// Both side by side in bf16, rounded to nearest even.
+  /// a, then b, in bf16, rounded to nearest even.
   static Int narrow_two(Reg a, Reg b) {
     if (__builtin_expect(_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0, 0)) a = canonical(a), b = canonical(b);
     alignas(64) static constexpr std::uint16_t kUpper[] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
@@ -58,8 +58,8 @@ struct Avx512 {
                                                            45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     return _mm512_permutex2var_epi16(round_bf16(a), _mm512_load_si512(kUpper), round_bf16(b));
   }
-  /// Past the caches: as store() and store_two(), to addresses that are aligned to what is stored. Others see
-  /// it after finish_streams() (append.h).
+  /// Non-temporal forms of store() and store_two(). Addresses must be aligned to the size of the store. Other
+  /// threads see the data after finish_streams() (append.h).
   static void stream(float* p, Reg x) { _mm512_stream_ps(p, x); }
   static void stream(Bf16* p, Reg x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(x)); }
   static void stream(F16* p, Reg x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow_f16(x)); }
@@ -69,7 +69,7 @@ struct Avx512 {
   static void store_first(F16* p, std::int64_t n, Reg x) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_f16(x));
   }
-  /// The first and the second ones of 16 pairs.
+  /// The first elements of 16 pairs, and the second elements.
   [[gnu::always_inline]] static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
     const Reg pairs = _mm512_loadu_ps(reinterpret_cast<const float*>(p));
     first = low_halves(pairs), second = high_halves(pairs);
@@ -78,14 +78,14 @@ struct Avx512 {
     first = load(p), second = load(p + kLanes);
     to_even_odd(first, second);
   }
-  /// The lower and the upper ones of 16 pairs of bf16.
+  /// The lower or the upper elements of 16 pairs of bf16, as f32.
   [[gnu::always_inline]] static Reg low_halves(Reg pairs) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
   }
   [[gnu::always_inline]] static Reg high_halves(Reg pairs) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi32(-65536)));
   }
-  /// 32 floats in two vectors, from their order in memory to even and odd ones, and back.
+  /// 32 floats in two vectors: from memory order to those of even and those of odd index, and back.
   [[gnu::always_inline]] static void to_even_odd(Reg& a, Reg& b) {
     const Int even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
               odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
@@ -100,7 +100,7 @@ struct Avx512 {
     a = _mm512_permutex2var_ps(even, low, b);
     b = _mm512_permutex2var_ps(even, high, b);
   }
-  /// Where kMr is half the lanes: stores the first kMr lanes and the others apart.
+  /// Where kMr is half the lanes: stores the first kMr lanes at `low` and the others at `high`.
   static void store_halves(float* low, float* high, Reg x) {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
@@ -255,7 +255,7 @@ struct Avx512 {
   }
 
  protected:
-  /// 8 elements of 16 bits each.
+  /// 8 elements of 16 bits from each of two rows.
   static __m256i two_rows(const void* low, const void* high) {
     return _mm256_mask_broadcast_i32x4(
         _mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(low))), 0xf0,
@@ -275,7 +275,7 @@ struct Avx512 {
   static __m256i narrow_bf16(Reg x) {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bf16(x), 16));
   }
-  /// In the upper halves.
+  /// The rounded bf16 is the upper half of each lane.
   static Int round_bf16(Reg x) {
     const Int bits = _mm512_castps_si512(x),
               odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

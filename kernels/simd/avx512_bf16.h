@@ -43,22 +43,22 @@ struct Avx512Bf16 : Avx512 {
   }
 
   static Int bits(Reg x) { return _mm512_castps_si512(x); }
-  /// c + a b of both elements, in the order of gemm.h.
+  /// c plus the products of both elements of a and b, in the order of gemm.h.
   static Reg product(Reg a, Reg b, Reg c) {
     return _mm512_dpbf16_ps(c, (__m512bh)bits(a), (__m512bh)bits(b));
   }
   static Reg pair_of_ones() { return _mm512_castsi512_ps(_mm512_set1_epi32(0x3f803f80)); }
-  /// Each lane's low and high, rounded to nearest even.
+  /// A pair in each lane, low and high rounded to nearest even.
   static Reg pair(Reg low, Reg high) { return interleave(round_both(low, high)); }
   /// All of low, then all of high, rounded to nearest even.
   static Int round_both(Reg low, Reg high) { return (Int)_mm512_cvtne2ps_pbh(high, low); }
-  /// The pairs of those.
+  /// Makes pairs of what round_both() gives.
   static Reg interleave(Int both) {
     const Int order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
                                        22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both));
   }
-  /// Low (0) or high (1) of those.
+  /// Stores low (half 0) or high (half 1) of what round_both() gives.
   static void store_half(std::uint16_t* p, Int both, int half) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         half == 0 ? _mm512_castsi512_si256(both) : _mm512_extracti64x4_epi64(both, 1));

@@ -8,11 +8,12 @@
 // NaN. Bound: 1.01 ULP over [-126, 0], worst seen in tests/kernels (every float of the range).
 //
 // With FEXPA: n = x rounded to nearest even at 1/64, by adding kFexpaShift: the last place of the sum is
-// 1/64, and its low bits hold the exponent's bias. FEXPA makes 2^n, correctly rounded, from these bits. r = x
-// - n (exact, |r| <= 1/128), 2^x = 2^n + 2^n * (r * (c1 + r * c2)). 7 operations a vector where the
-// polynomial takes 11. FEXPA uses 14 bits and wraps beyond: x is first raised to -127, where 2^n is 0.
-// Between -127 and -126, 2^n or the result is subnormal, and becomes +0 because kernels of this ISA run with
-// subnormals flushed (float_state.h). Bound: 1.09 ULP over [-126, 0] (every float; relative error 1.19e-7).
+// 1/64, and its low bits hold the exponent's bias. FEXPA makes 2^n, correctly rounded, from these bits. With
+// r = x - n (exact, |r| <= 1/128), 2^x = 2^n + 2^n * (r * (c1 + r * c2)). This takes 8 operations a vector
+// where the polynomial takes 11. FEXPA uses 14 bits and wraps beyond: x is first raised to -127, where 2^n is
+// 0. Between -127 and -126, 2^n or the result is subnormal, and becomes +0 because kernels of this ISA run
+// with subnormals flushed (float_state.h). Bound: 1.09 ULP over [-126, 0] (every float; relative error
+// 1.19e-7).
 #pragma once
 
 namespace kumiko::kernels {

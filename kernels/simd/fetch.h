@@ -27,24 +27,24 @@ inline RowRange endless_rows(const T* first, std::int64_t stride, std::int64_t w
   return {reinterpret_cast<const char*>(first), stride * kBytes, width * kBytes, kNoEnd};
 }
 
-/// Prefetches the rows of a list in the order of memory. Without it the shuffles and FMA chains between the
+/// Prefetches the rows of a list in memory order. Without prefetch the shuffles and FMA chains between the
 /// loads fill the schedulers, and few loads are in flight at a time. Fractions of the read loop's bandwidth
 /// in decode (Zen 5, one thread, f32, D = 128, groups of 4 heads, other things equal): no prefetch 0.45; each
-/// of 16 rows prefetched in step with its use 0.63 to 0.73, in the order of memory 0.74 to 0.80; into L2 only
-/// 0.65. A few lines at a time, evenly: 16 in one place 0.78, 2 or 4 in eight and four 0.83. The caller sets
-/// the distance.
+/// of 16 rows prefetched in step with its use 0.63 to 0.73, in memory order 0.74 to 0.80; into L2 only 0.65.
+/// It is better to spread the lines evenly over the loop: 16 lines in one place 0.78, 2 in eight places or 4
+/// in four 0.83. The caller sets the distance.
 ///
-/// Also tried there, time over that of this (groups of 4, f32 and 16 bits): without a place in L2
-/// (prefetchnta) 0.97 to 1.02, and a branch per line that chooses it 0.99 to 1.08; a load instead 1.6 to 2.0;
-/// the first lines of the next page into L2 as well 0.88 to 1.06; two or more lines of a piece of keys by one
-/// check, in L2 1.03.
+/// Also tried there, as time relative to this code (groups of 4, f32 and 16-bit elements): prefetchnta, which
+/// does not fill L2, 0.97 to 1.02, and a branch per line that chooses it 0.99 to 1.08; a load instead of the
+/// prefetch 1.6 to 2.0; the first lines of the next page into L2 as well 0.88 to 1.06; one check of the row's
+/// end for two or more lines, with the keys in L2, 1.03.
 ///
 /// With RowRange::l2_ahead, each line also prefetches the one that many bytes further on, into L2: where L1's
 /// few miss buffers are the limit, L2's take over (docs/limits.md).
 class RowFetcher {
  public:
-  /// Begins `bytes` after the operand's begin, or with what is read after it. `steps` calls of fetch() cover
-  /// `rows` rows.
+  /// Starts `bytes` of row data after the operand's first row, or at the rows that are read after the operand
+  /// if it is shorter. `steps` calls of fetch() cover `rows` rows.
   RowFetcher(const RowList& list, std::int64_t bytes, std::int64_t rows, std::int64_t steps)
       : rate_((lines_of_row(list.begin->width) * rows << kFractionBits) / steps), next_(list.begin) {
     std::int64_t ahead = bytes / list.begin->width;
@@ -66,7 +66,7 @@ class RowFetcher {
     line_ += kLine;
     if (__builtin_expect(line_ >= row_end_, 0)) end_row();
   }
-  /// A constant number of lines: its branches are predicted, and it counts nothing.
+  /// A constant number of lines: the branches are predicted, and no counter is needed.
   template <int kLines>
   [[gnu::always_inline]] void fetch_lines() {
 #pragma GCC unroll 16
@@ -87,7 +87,7 @@ class RowFetcher {
     start_row();
   }
   // The state for a line fits in five registers; the ranges are read once per row.
-  std::int64_t rate_, due_ = 0;  // in lines
+  std::int64_t rate_, due_ = 0;  // in lines, fixed point
   const char *line_, *row_end_;
   RowRange at_;
   const RowRange* next_;  // after at_

@@ -23,7 +23,7 @@ struct Neon {
   static Int load(const std::int32_t* p) { return vld1q_s32(p); }
   static Reg to_float(Int x) { return vcvtq_f32_s32(x); }
   static void store(float* p, Reg x) { vst1q_f32(p, x); }
-  // There are no masked loads: up to three lanes are loaded as a pair and a single one.
+  // There are no masked loads: up to three lanes are loaded as a pair and a single lane.
   static Reg load_first(const float* p, std::int64_t n) {
     if (n >= 4) return vld1q_f32(p);
     if (n == 3) return vld1q_lane_f32(p + 2, vcombine_f32(vld1_f32(p), vdup_n_f32(0.0f)), 2);
@@ -47,7 +47,7 @@ struct Neon {
   static Reg load_first(const F16* p, std::int64_t n) { return widen_f16(load_first_16(p, n)); }
   static void store(F16* p, Reg x) { vst1_u16(&p->bits, narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) { store_first_16(p, n, narrow_f16(x)); }
-  /// The first and the second ones of 4 pairs.
+  /// The first elements of 4 pairs, and the second elements.
   static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
     const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(&p->bits));
     first = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
@@ -75,7 +75,7 @@ struct Neon {
   // x86.
   static Reg max(Reg a, Reg b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
   static float reduce_max(Reg a) { return vmaxnmvq_f32(a); }
-  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
+  /// canonical() of element.h in every lane. (Avx512 has canonical_plus_zero(), too.)
   static Reg canonical(Reg x) {
     return vbslq_f32(vceqq_f32(x, x), x, vreinterpretq_f32_u32(vdupq_n_u32(kCanonicalNan)));
   }

@@ -33,7 +33,7 @@ struct Sve512 {
   static Reg load_first(const F16* p, std::int64_t n) { return widen_f16(svld1uh_u32(first(n), &p->bits)); }
   static void store(F16* p, Reg x) { svst1h_u32(all(), &p->bits, narrow_f16(x)); }
   static void store_first(F16* p, std::int64_t n, Reg x) { svst1h_u32(first(n), &p->bits, narrow_f16(x)); }
-  /// The first and the second ones of 16 pairs.
+  /// The first elements of 16 pairs, and the second elements.
   static void load_pairs(const Bf16* p, Reg& first, Reg& second) {
     const svuint32_t both = load_both(&p->bits);
     first = widen_bf16(both);
@@ -63,7 +63,7 @@ struct Sve512 {
   // x86.
   static Reg max(Reg a, Reg b) { return svsel_f32(svcmpgt_f32(all(), a, b), a, b); }
   static float reduce_max(Reg a) { return svmaxnmv_f32(all(), a); }
-  /// canonical() of element.h in every lane. (Avx512: canonical_plus_zero().)
+  /// canonical() of element.h in every lane. (Avx512 has canonical_plus_zero(), too.)
   static Reg canonical(Reg x) {
     return svsel_f32(svcmpuo_f32(all(), x, x), svreinterpret_f32_u32(svdup_u32(kCanonicalNan)), x);
   }

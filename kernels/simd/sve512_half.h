@@ -20,7 +20,6 @@ struct Sve512Half {
   static svbool_t first(std::int64_t n) { return svwhilelt_b16_s64(0, n); }
   static Bits load_bits(const F16* p) { return svld1_u16(all(), &p->bits); }
   static Bits load_bits(const F16* p, std::int64_t n) { return svld1_u16(first(n), &p->bits); }
-  static void store_bits(F16* p, std::int64_t n, Bits x) { svst1_u16(first(n), &p->bits, x); }
   static Reg load(const F16* p, std::int64_t n) { return svreinterpret_f16_u16(load_bits(p, n)); }
   static Reg load(const F16* p) { return svreinterpret_f16_u16(svld1_u16(all(), &p->bits)); }
   static void store(F16* p, Reg x) { svst1_u16(all(), &p->bits, svreinterpret_u16_f16(x)); }

@@ -8,7 +8,7 @@ extern "C" void softmax_f32_3_sve512_exponentiate(float* s, std::int64_t keys, c
 namespace kumiko::kernels {
 namespace {
 
-/// Tiles of three vectors, most of a call's, in the order of arm_sve512_tile.S.
+/// Tiles of three vectors, as most tiles of a call are: the loop of arm_sve512_tile.S.
 void probabilities_of_three(const SoftmaxArgs& args) {
   Sve512::Reg shift[3], sum[3];
   raise_maxima<Sve512, 3>(args, shift, sum);

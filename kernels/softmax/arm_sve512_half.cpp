@@ -20,7 +20,7 @@ using V = Sve512;
 using H = Sve512Half;
 constexpr int kVectors = 4;  // of a tile's 64 queries
 constexpr int kNr = kVectors * V::kLanes;
-constexpr int kFlushExponent = 112;  // makes 2^-14 the least f32 that is not subnormal
+constexpr int kFlushExponent = 112;  // scaled down by 2^112, 2^-14 is the smallest normal f32
 
 struct Largest {
   V::Reg of[kVectors];
@@ -42,8 +42,8 @@ Largest largest_finite(const SoftmaxArgs& args) {
   return most;
 }
 
-/// The same, of bits as whole numbers where all are finite: 4 operations less a key and vector, of which one
-/// is a comparison, on pipe A alone.
+/// The same. Where all scores are finite their bits are compared as integers: 4 operations fewer per key and
+/// vector, one of them a comparison, which only pipe A executes.
 Largest largest_magnitudes(const SoftmaxArgs& args) {
   const svbool_t all = svptrue_b32();
   constexpr int kChains = 2;
@@ -74,7 +74,7 @@ Largest largest_magnitudes(const SoftmaxArgs& args) {
   return svptest_any(all, beyond) ? largest_finite(args) : found;
 }
 
-/// References that are too large for HalfShift are subtracted from their queries' scores.
+/// Subtracts references that are too large for HalfShift from the scores of their queries.
 void subtract_large(const SoftmaxArgs& args, V::Reg (&b)[kVectors]) {
   V::Reg large[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -88,8 +88,9 @@ void subtract_large(const SoftmaxArgs& args, V::Reg (&b)[kVectors]) {
   }
 }
 
-/// Exponentials in f16 times their powers of two; l becomes NaN where one of them is. Multiply-adds find
-/// those of two keys at a time: what is not negative adds up to no NaN.
+/// Multiplies the exponentials in f16 by their powers of two; l becomes NaN where one of them is NaN.
+/// Multiply-adds find the NaNs of two keys at a time: products of numbers that are not negative cannot add up
+/// to NaN.
 void apply_reference(const SoftmaxArgs& args, const H::ShiftBits (&places)[2]) {
   constexpr std::int64_t kKeys = 4;
   auto* p = reinterpret_cast<F16*>(args.s);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steps of softmax.h's product f16 for tiles and for decode.
 //
-// An exponential 2^(s - b): s is raised to b - 29, z = s + (kHalfFexpaShift - b) is rounded to 64ths as it is
-// made, r = s - (z - (kHalfFexpaShift - b)) is exact, and the result 2^15 * 2^n + 2^15 * 2^n * (r ln 2). b
-// has no bits below 1, so that its sum with the shift is exact up to kHalfLargestReference; beyond, it is
-// first subtracted from the scores, which are then as coarse as it is. What is 29 below b is 2^-14 and
-// becomes 0 with the reference, which takes at least 8 off: no conversion to f16 has a subnormal result,
-// whose time on the core FZ16 does not save.
+// An exponential 2^(s - b): s is raised to at least b - 29, the addition z = s + (kHalfFexpaShift - b) rounds
+// to 64ths, r = s - (z - (kHalfFexpaShift - b)) is exact, and the result is 2^15 * 2^n + 2^15 * 2^n * (r ln
+// 2). b is a whole number, so its sum with the shift is exact up to kHalfLargestReference. A larger b is
+// first subtracted from the scores, which are then as coarse as b is. A score 29 or more below b gives 2^-14,
+// which becomes 0 when it is multiplied by 2^places, at most 2^-8. So no conversion to f16 has a subnormal
+// result: these are slow on this core even with FZ16.
 #pragma once
 
 #include "kernels/simd/sve512_half.h"
@@ -21,12 +21,13 @@ using HalfPlaces = svint32_t __attribute__((arm_sve_vector_bits(512)));
 inline constexpr float kHalfFexpaShift = kFexpaShift + kHalfExponent, kHalfLargestReference = 0x1p22f;
 inline constexpr float kHalfLowest = -29.0f;  // where an exponential is kHalfLeastWeight
 
-/// A block's largest score as its reference: a whole number.
+/// A block's reference b: its largest score, rounded up to a whole number.
 inline Sve512::Reg half_reference(Sve512::Reg top) {
   return svrintp_f32_x(svptrue_b32(), top);
 }
 
-/// Of a reference, or of 0 where it is to be subtracted first.
+/// The constants of half_exponential() for a reference b; b is 0 where the reference is subtracted from the
+/// scores first.
 struct HalfShift {
   Sve512::Reg least, sum;
   explicit HalfShift(Sve512::Reg b)
@@ -39,7 +40,7 @@ inline svbool_t large_half_references(Sve512::Reg b) {
 inline bool is_any_large_half_reference(Sve512::Reg b) {
   return svptest_any(svptrue_b32(), large_half_references(b));
 }
-/// What is subtracted from scores first: b, or 0.
+/// What is subtracted from the scores first: b if it is too large, else 0.
 inline Sve512::Reg large_half_reference(Sve512::Reg b) {
   return svsel_f32(large_half_references(b), b, Sve512::zero());
 }
@@ -69,7 +70,8 @@ inline Sve512::Reg half_headroom(HalfSum sum) {
   return svcvt_f32_s32_x(all, svsubr_n_s32_x(all, known, 6));
 }
 
-/// What a block's sum and reference b make of m, l and alpha, and of its exponentials.
+/// The m, l and alpha after a block, from its sum and reference b, and the powers of two that make P of its
+/// exponentials.
 struct HalfReference {
   Sve512::Reg m, alpha, l;
   HalfPlaces places;  ///< P = f16(exponential) * 2^places

@@ -11,9 +11,9 @@
 //   void softmax_f16_4_sve512_round(float* s, int64_t keys, const int32_t* exponent)
 //        s * 2^exponent, 0 where it is below 2^-14, rounded to f16 in the place of the first scores
 //
-// An exponential is a chain of 105 cycles on 13 slots of the two pipes (6.5 cycles), for f16 of 95 on 11: 16 of them have to be in flight,
-// and the core's 128 instructions are 9. So the loops are software pipelines. In the compiler's order they take 1.7 times as long, in its
-// order of any tuning (bench/a64fx_model, a key of 3 vectors: 31 cycles, here 17).
+// An exponential is a chain of 105 cycles that takes 13 slots of the two pipes (6.5 cycles); for f16, 95 cycles and 11 slots. So 16 of them
+// must be in flight, and the core's window of 128 instructions holds 9. Therefore the loops are software-pipelined. In the compiler's
+// order, with any tuning option, they take 1.7 times as long (bench/a64fx_model, a key of 3 vectors: 31 cycles, here 17).
 #if defined(__aarch64__) && defined(__ELF__)
 #include "kernels/gemm/arm_sve512_tile.inc"  // begin_function, save_registers, restore_registers
 .arch armv8.2-a+sve+fp16
@@ -26,9 +26,9 @@
 .endm
 
 // pipeline what, K, AT: stage K of vector 0 is in turn AT, of vector i 4 turns after that of vector i - 1. All vectors of a group begin in
-// 4 * tile_group turns. parts 1: stages before the next group begins, 2: those after, beside which are the first of the next group in 3.
-// x8 is at the next group's scores, x9 at its results, less tile_bias vectors: immediates reach vectors -8 to 7.
-// Vectors a group are a whole number of keys. Places of stages were found by trying, with the models.
+// 4 * tile_group turns. parts 1: the stages before the next group begins; 2: the stages after that; 3: those of both, the last stages of a
+// group beside the first of the next. x8 is at the next group's scores, x9 at its results, less tile_bias vectors: immediates reach vectors
+// -8 to 7. A group is a whole number of keys. The turns of the stages were found by trial, with the model.
 .macro pipeline what, k, at
   .set phase, turn + 4 * tile_group - \at
   .set phase, phase - phase / (4 * tile_group) * (4 * tile_group)
@@ -43,8 +43,8 @@
   .endif
 .endm
 
-// Vector I: scores in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n), the polynomial in z(tile_t ..). A register is used
-// again after so many turns: scores and results 4 * tile_group, n 4, the polynomial 4 * tile_between.
+// Vector I: scores in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n), the polynomial in z(tile_t ..). A register is reused
+// after 4 * tile_group turns (scores and results), 4 (n) or 4 * tile_between (the polynomial).
 .macro exponential k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
   .set result, tile_group + \i
@@ -76,8 +76,8 @@
   .endif
 .endm
 
-// The same for f16: the score in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n). The reference is in the sum that rounds to
-// 64ths, and of the polynomial only the first degree, which is off by 2^-16, where f16 is by 2^-12.
+// The same for f16: the score in z(I), 2^n and the result in z(tile_group + I), n in z(tile_n). The addition that rounds to 64ths also
+// subtracts the reference, and the polynomial has the first degree only: it is off by 2^-16, and rounding to f16 by 2^-12.
 .macro half_exponential k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
   .set result, tile_group + \i
@@ -108,7 +108,7 @@
   .endif
 .endm
 
-// A weight in z(I). What is below 2^-14 becomes 0 as a subnormal f32.
+// A weight in z(I). Multiplied by 2^-112, a weight below 2^-14 is a subnormal f32, which counts as 0.
 .macro weight k, i, place
   .set vector, \i - \i / tile_nv * tile_nv
   .if \k == 0
@@ -178,7 +178,7 @@
   .endr
 .endm
 
-// A key alone: the last ones that make no group.
+// One key by itself: the last keys, which do not fill a group.
 .macro one_key what, stages
   .set alone, 0
   .rept tile_nv
@@ -194,7 +194,7 @@
 .macro begin_loop name, elements
 \name\().loop.e\elements\():
 .endm
-// tile_keys name, keys, what, stages, turns, bytes: the function, of `keys` keys a group; `bytes` of a vector stored.
+// tile_keys name, keys, what, stages, turns, bytes: a function's loop over groups of `keys` keys; a result vector has `bytes` bytes.
 .macro tile_keys name, keys, what, stages, turns, bytes
   operands load_operand, x2, tile_operand
   .if tile_shift
@@ -282,7 +282,7 @@
   .endr
 .endm
 tile 3, 9, 3
-.set tile_bias, 5               // all its results are stored in part 2
+.set tile_bias, 5               // all results of a group are stored in part 2
 begin_function softmax_f32_3_sve512_exponentiate
   save_registers
   ptrue p0.s
@@ -320,7 +320,7 @@ begin_function softmax_f16_4_sve512_exponentiate
   constant 18, 0x47000000                     // kHalfSumShift, 2^15
   tile_keys softmax_f16_4_sve512_exponentiate, 2, half_exponential, 12, turns_of_f16, 32
 
-// Bound by stores and loads. The compiler copies what it scales: 19 cycles a turn.
+// Bound by loads and stores. The compiler's code, which copies vectors before it scales them, takes 19 cycles a turn.
 .macro eight what, from
   .set vector, 0
   .rept 8

@@ -9,10 +9,11 @@
 
 namespace kumiko::kernels {
 
-inline constexpr float kHalfLeastWeight = 0x1p-14f;  ///< Smaller ones would be subnormal in f16.
+inline constexpr float kHalfLeastWeight = 0x1p-14f;  ///< Smaller weights would be subnormal in f16.
 /// Exponentials are 2^15 times as large until their reference is known: f16 then has 29 binades below 1.
 inline constexpr int kHalfExponent = 15;
-/// A sum with an exponential has its whole multiples of 2^-23 in its last bits.
+/// The sum of this and an exponential has, in its last bits, the exponential without the factor 2^15 as a
+/// whole number of 2^-23.
 inline constexpr float kHalfSumShift = 0x1p15f;
 inline constexpr std::uint32_t kHalfSumBits = std::bit_cast<std::uint32_t>(kHalfSumShift);
 inline constexpr int kHalfSumPlaces = 23;
@@ -21,13 +22,14 @@ inline constexpr float kHalfLeastExponent = -64.0f;
 
 namespace {  // as in the vector types' headers: one copy per ISA file
 
-/// What is between a block's reference and the reference for all keys that it asks for.
+/// How far below its b a block puts m: 6 - e of softmax.h.
 inline float half_headroom(std::uint32_t sum) {
   const int exponent = sum == 0 ? 0 : 31 - __builtin_clz(sum) - kHalfSumPlaces;
   return static_cast<float>(6 - exponent);
 }
 
-/// P as f16 has it, in f32. A zero keeps its sign.
+/// P as an f32 with the value that f16 gives it: rounded, and 0 below kHalfLeastWeight. A zero keeps its
+/// sign.
 inline float half_weight(float p) {
   if (p > -kHalfLeastWeight && p < kHalfLeastWeight) return __builtin_copysignf(0.0f, p);
   F16 rounded;

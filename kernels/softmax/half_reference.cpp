@@ -12,8 +12,8 @@
 namespace kumiko::kernels {
 namespace {
 
-/// P, which is f16 already, from f32 to its own place. In order of memory, which is also that of narrower
-/// rows.
+/// Stores P, whose f32 values are f16 numbers, as f16 over the first rows of S^T. From low to high addresses:
+/// no element is overwritten before it is read.
 void narrow_weights(const SoftmaxArgs& args) {
   for (std::int64_t i = 0; i < args.kv * args.nr; ++i) {
     F16 p;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of softmax.h in plain C++.
-#include <cmath>
-
 #include "kernels/simd/scalar.h"
 #include "kernels/simd/scalar_fma.h"
 #include "kernels/softmax/softmax.h"

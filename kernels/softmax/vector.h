@@ -28,7 +28,7 @@ void mask_scores(const MaskArgs& args) {
   for (int v = 0; v < NV; ++v) V::store(args.block_max + v * V::kLanes, top[v]);
 }
 
-/// Raises m by the block's maxima; what to subtract from its scores, and l times alpha.
+/// Raises m to the block's maxima. Gives what to subtract from the scores (`shift`) and l * alpha (`sum`).
 template <class V, int NV>
 void raise_maxima(const SoftmaxArgs& args, typename V::Reg (&shift)[NV], typename V::Reg (&sum)[NV]) {
   for (int v = 0; v < NV; ++v) {

@@ -7,8 +7,8 @@ namespace {
 
 using V = Sve512;
 
-/// A row's vectors one after the other, as they lie: column by column a vector takes 10 instructions, 3.3
-/// cycles, where its loads and its store take 2.
+/// Goes through a row's vectors in memory order. Column by column a vector takes 10 instructions, 3.3 cycles,
+/// where its loads and its store take 2 cycles.
 template <int kVectors>
 void merge_rows(const MergeTileArgs& args) {
   V::Reg a[kVectors], b[kVectors];

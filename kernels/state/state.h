@@ -70,14 +70,14 @@ struct LseForm {
   bool is_base_2 = false;
 };
 
-/// What a query's last state means for what is stored.
+/// What is stored from a query's last state.
 struct RowEnd {
   float factor;  ///< out = factor * O
   float lse;
 };
-/// The end of a row with a sink, in natural units: a state (sink * log2(e), 1, 0) is merged with (m, l, O),
-/// and O's factor of that merge goes into `factor`. Without an effect at -inf, and on the output of a query
-/// that sees no key.
+/// Ends a row with a sink, which is in natural units: the state (sink * log2(e), 1, 0) is merged with (m, l,
+/// O), and `factor` includes O's factor in that merge. A sink of -inf has no effect, and no sink changes the
+/// output of a query that sees no key.
 RowEnd end_with_sink(const StateKernel& kernel, float m, float l, float sink, const LseForm& form);
 
 }  // namespace kumiko::kernels

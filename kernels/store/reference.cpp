@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The spec of store.h in plain C++.
-#include <cmath>
-
 #include "kernels/store/store.h"
 
 namespace kumiko::kernels {

@@ -4,7 +4,7 @@
 // FMA would round a negative product below the smallest number, which is not zero before rounding, to -0.
 //
 // Every NaN is written as the canonical one of the rows' type, positive and quiet with no payload: 0x7fc00000
-// as f32, 0x7fc0 as bf16, 0x7e00 as f16. Which NaN arithmetic gives depends on the order of operands.
+// as f32, 0x7fc0 as bf16, 0x7e00 as f16. Which NaN an operation gives depends on the order of its operands.
 #pragma once
 
 #include <cstdint>

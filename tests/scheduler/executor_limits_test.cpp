@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Executors where the process or its user is in the way: threads that cannot be had, callers inside OpenMP
-// regions and TBB tasks of their own.
+// Executors where the process or its user is in the way: threads that cannot be created, callers inside
+// OpenMP regions and TBB tasks of their own.
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <omp.h>
@@ -94,7 +94,7 @@ TEST(ThreadsDenied, OpenMpIsRefusedWithASentenceAndSerialGoesOn) {
     if (!test::deny_syscalls({SYS_clone, SYS_clone3}, EAGAIN)) return 2;
     std::string error;
     if (find_executor("openmp")->create({topology, 4, Bind::none}, error) != nullptr) return 3;
-    if (error.find("4 threads cannot be had") == std::string::npos) return 4;
+    if (error.find("4 threads cannot be created") == std::string::npos) return 4;
     Count alone;
     const auto one = find_executor("openmp")->create({topology, 1, Bind::none}, error);
     if (one == nullptr || !one->run(alone.job()) || alone.ran != 16) return 5;
@@ -118,7 +118,7 @@ TEST(ThreadsDenied, OpenMpIsRefusedForTheLastThreadAsForTheFirst) {
       std::string error;
       auto executor = find_executor("openmp")->create({topology, 4, Bind::none}, error);
       if ((executor != nullptr) != (most == 4)) return 2;
-      if (executor == nullptr && error.find("4 threads cannot be had") == std::string::npos) return 3;
+      if (executor == nullptr && error.find("4 threads cannot be created") == std::string::npos) return 3;
       if (executor == nullptr && g_threads != 0) return 4;
       // What is left suffices for a smaller one.
       if (most == 3) executor = find_executor("openmp")->create({topology, 3, Bind::none}, error);
