@@ -77,7 +77,8 @@ def why_not(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}, expected the CPU"
-        if tensor.is_neg():  # The imaginary part of a conjugate: its memory holds other numbers.
+        # The imaginary part of a conjugate: its memory holds other numbers. Compiled code resolves it before an operator.
+        if not torch.compiler.is_compiling() and tensor.is_neg():
             return "a tensor has the negative bit, expected resolve_neg() of it"
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not 1 <= tensor.shape[-1] <= _MAX_DIM:
