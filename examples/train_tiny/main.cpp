@@ -68,8 +68,6 @@ struct Settings {
   int threads = 0;
 };
 
-constexpr int kFailed = 1, kWrongOptions = 2;
-
 /// CLI11's own checks of numbers take nan, and -1 where none is below 0.
 template <class Number>
 CLI::Validator number(Number least, Number most, const std::string& expected) {
@@ -121,7 +119,7 @@ int parse(int argc, char** argv, Settings* settings) {
                                                 "; expected a multiple of --heads, which is " +
                                                 std::to_string(options.size.heads));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kWrongOptions;
+    return app.exit(error) == 0 ? 0 : 2;
   }
   return -1;
 }
@@ -175,5 +173,5 @@ int main(int argc, char** argv) {
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "train_tiny: %s\n", problem.what());
   }
-  return kFailed;
+  return 1;
 }
