@@ -4,6 +4,7 @@
     files_test.py PROGRAM
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -79,6 +80,20 @@ class File(unittest.TestCase):
             done = train(file, "--learning-rate", "1e6", steps=50)
             self.assertEqual((done.returncode, file.exists()), (1, False))
             self.assertRegex(done.stderr, "\ntrain_tiny: the loss .* is -?(nan|inf); expected a finite number, as a learning rate below 1e[+]06 may give\n$")
+
+
+class Picture(unittest.TestCase):
+    def test_a_last_group_of_fewer_steps_is_drawn_at_its_middle(self):
+        spec = importlib.util.spec_from_file_location("plot", Path(__file__).parents[2] / "examples/train_tiny/plot.py")
+        plot = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(plot)
+        self.assertEqual(plot.means([2.0] * 20 + [1.0, 3.0]), [(10, 2), (21, 2)])
+        self.assertEqual(plot.means([5.0]), [(0.5, 5)])
+        with tempfile.TemporaryDirectory() as folder:
+            for name, steps in (("a.svg", 1), ("b.png", 41)):
+                picture = Path(folder) / name
+                plot.draw({"losses": [1.0] * steps, "held_out": 2.0, "tokens_a_step": 16}, picture)
+                self.assertGreater(picture.stat().st_size, 1000)
 
 
 class Wrong(unittest.TestCase):
