@@ -42,6 +42,7 @@ struct BackwardArgs {
   /// Optional, for a forward call with a bias: its gradient, [batch, q_heads, q_len, kv_len], f32, bf16 or
   /// f16. Any strides: along a dimension with a stride of 0 it is the sum over the positions, whatever the
   /// bias's strides are. Sums are of f64, in a fixed order, and rounded once. Keys past a sequence's have 0.
+  /// Without queries or keys it has no elements, whatever its strides: nothing is written.
   /// It costs two products a visible pair beside the five, of f32 whatever the precision. Null data and a
   /// shape of all 0: not wanted.
   Tensor dbias{};

@@ -33,6 +33,8 @@ inline bool is_writable(const std::string& path) {
   std::error_code error;
   const std::filesystem::path target = behind_links(path);
   const bool existed = std::filesystem::exists(target, error);
+  // A pipe is not opened: that waits for a reader, who would take the close for the end of the text.
+  if (std::filesystem::is_fifo(target, error)) return access(target.c_str(), W_OK) == 0;
   const bool opens = std::ofstream(target, std::ios::app).is_open();
   if (opens && !existed) std::filesystem::remove(target, error);
   return opens;

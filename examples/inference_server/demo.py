@@ -155,11 +155,19 @@ def relative(path: pathlib.Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+def count(text: str) -> int:
+    """Without a request or a client nothing would be checked."""
+    value = int(text)
+    if not 1 <= value <= 999:
+        raise argparse.ArgumentTypeError(f"{value}, expected 1 to 999")
+    return value
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", type=pathlib.Path, required=True, help="the built inference_server")
-    parser.add_argument("--clients", type=int, default=8, help="connections that send at the same time")
-    parser.add_argument("--rounds", type=int, default=4, help="how often every sentence is sent")
+    parser.add_argument("--clients", type=count, default=8, help="connections that send at the same time")
+    parser.add_argument("--rounds", type=count, default=4, help="how often every sentence is sent")
     options = parser.parse_args()
     texts = sentences()
     failures = []

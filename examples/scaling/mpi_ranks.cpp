@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <iostream>
+#include <new>
 #include <set>
+#include <sstream>
 #include <stdexcept>
 
 #include "curve.h"
+#include "results.h"
 #include "workload.h"
 
 namespace scaling {
@@ -184,19 +186,22 @@ int run_mpi_ranks(Mode mode, const Options& options) {
   int provided = 0, rank = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  if (rank == 0 && check_results(options) != 0) MPI_Abort(MPI_COMM_WORLD, 1);
   std::vector<double> work;
-  std::vector<Point> points = measure_all(mode, options, &work);
+  std::vector<Point> points;
+  try {
+    points = measure_all(mode, options, &work);
+  } catch (const std::bad_alloc&) {
+    end_job(kNoMemory);
+  }
   int status = 0;
   if (rank == 0) {
     relate(points, work);
-    std::cout << (mode == Mode::strong ? "strong" : "weak") << " scaling of " << options.workload
-              << " over MPI ranks (the column domains)\n"
-              << table(points);
-    if (!options.json.empty()) {
-      std::ofstream file(options.json);
-      file << json(points, options, mode, "MPI ranks");
-      if (!file.flush()) status = 1, std::cerr << "--json: cannot write " << options.json << "\n";
-    }
+    std::ostringstream text;
+    text << (mode == Mode::strong ? "strong" : "weak") << " scaling of " << options.workload
+         << " over MPI ranks (the column domains)\n"
+         << table(points);
+    status = write_results(options, text.str(), json(points, options, mode, "MPI ranks"));
   }
   MPI_Finalize();
   return status;

@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "results.h"
 #include "workload.h"
 
 namespace scaling {
@@ -83,7 +84,7 @@ kumiko::Status predict_one(const Options& options, const NodeShape& shape, doubl
       "numa:" + std::to_string(shape.domains) + " core:" + std::to_string(shape.cores) + " pu:1";
   kumiko::Context context;
   if (kumiko::Status status = kumiko::Context::create(wanted, &context); !status.ok()) return status;
-  const Workload workload(options, Mode::strong, 1, context, false);
+  const Workload workload(options, Mode::strong, 1, context, 0);
   if (!workload.error().empty()) return {kumiko::Code::invalid_argument, workload.error()};
   *seconds = workload
                  .predict({options.core_gflops * 1e9, options.core_gbps * 1e9, options.domain_gbps * 1e9,
@@ -199,19 +200,15 @@ int run_nodes(Mode mode, const Options& options) {
     points.push_back(std::move(point));
   }
   const std::string machine = options.simulate + " over " + options.link + ", simulated";
-  std::cout << (mode == Mode::strong ? "strong" : "weak") << " scaling of " << options.workload << ", "
-            << machine << "\na core: " << options.core_gflops << " GFLOP/s and " << options.core_gbps
-            << " GB/s; a domain: " << options.domain_gbps << " GB/s; a call: " << options.start_us
-            << " us; a link: " << options.link_gbps << " GB/s, " << options.link_us << " us, "
-            << options.message_us << " us for a message, overlap " << options.overlap << "; rows "
-            << options.distribution << "\n"
-            << table(points);
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << json(points, mode, options, machine);
-    if (!file.flush()) return refuse("--json: cannot write " + options.json);
-  }
-  return 0;
+  std::ostringstream text;
+  text << (mode == Mode::strong ? "strong" : "weak") << " scaling of " << options.workload << ", " << machine
+       << "\na core: " << options.core_gflops << " GFLOP/s and " << options.core_gbps
+       << " GB/s; a domain: " << options.domain_gbps << " GB/s; a call: " << options.start_us
+       << " us; a link: " << options.link_gbps << " GB/s, " << options.link_us << " us, "
+       << options.message_us << " us for a message, overlap " << options.overlap << "; rows "
+       << options.distribution << "\n"
+       << table(points);
+  return write_results(options, text.str(), json(points, mode, options, machine));
 }
 
 }  // namespace scaling

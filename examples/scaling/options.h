@@ -10,6 +10,9 @@ namespace scaling {
 
 enum class Mode { strong, weak };
 
+inline constexpr char kNoMemory[] =
+    "--tokens, --batch, --q-heads, --kv-heads and --head-dim make a call that does not fit in memory";
+
 struct Options {
   std::string workload = "prefill";  // prefill | decode | mixed
   std::vector<int> threads;          // empty: 1, 2, 4, ... and every whole number of domains

@@ -20,15 +20,23 @@ from matplotlib import pyplot  # noqa: E402
 
 def series(results):
     """(label, points) for every executor and binding of every file."""
+    modes = {result["mode"] for result in results}
     for result in results:
         found = {}
         for point in result["points"]:
             found.setdefault((point["executor"], point["bind"]), []).append(point)
         for (executor, bind), points in found.items():
             label = f"{result['workload']}, {executor}, {bind}"
+            if len(modes) > 1:
+                label = f"{result['mode']}, {label}"
             if len({r["machine"] for r in results}) > 1:
                 label += f" ({result['machine']})"
             yield label, sorted(points, key=lambda p: p["threads"])
+
+
+def efficiency_axis(results):
+    """Where the axis ends: no point lies above it, not even where more threads are more than proportionally faster."""
+    return max(1.1, *(1.05 * p["efficiency"] for r in results for p in r["points"]))
 
 
 def draw(results, picture):
@@ -40,9 +48,9 @@ def draw(results, picture):
         above.plot(threads, [p["speedup"] for p in points], marker="o", label=label)
         below.plot(threads, [p["efficiency"] for p in points], marker="o")
     below.axhline(1, color="grey", linestyle="--")
-    below.set(xlabel="threads", ylabel="parallel efficiency", ylim=(0, 1.1))
+    below.set(xlabel="threads", ylabel="parallel efficiency", ylim=(0, efficiency_axis(results)))
     modes = " and ".join(sorted({r["mode"] for r in results}))
-    above.set(ylabel="speedup" if modes == "strong" else "scaled speedup",
+    above.set(ylabel="scaled speedup" if modes == "weak" else "speedup",
               title=f"{modes} scaling: {', '.join(sorted({r['machine'] for r in results}))}")
     above.legend()
     for axes in (above, below):
@@ -64,7 +72,7 @@ def draw_ranks(results, picture):
         shares = [[p["parts"][part] / p["seconds"] for p in result["points"]] for part in PARTS]
         axes.stackplot(ranks, shares, colors=PARTS.values(), labels=PARTS)
         axes.set(title=label, ylabel="part of the time", ylim=(0, 1))
-    above.set(ylabel="parallel efficiency", ylim=(0, 1.1), title=", ".join(sorted({r["machine"].split("x", 1)[1].split(" ")[0] + " cores a rank, simulated" for r in results})))
+    above.set(ylabel="parallel efficiency", ylim=(0, efficiency_axis(results)), title=", ".join(sorted({r["machine"].split("x", 1)[1].split(" ")[0] + " cores a rank, simulated" for r in results})))
     above.set_xscale("log", base=2)
     above.legend()
     above.grid(alpha=0.3)

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <new>
 #include <set>
@@ -17,6 +16,7 @@
 #include "curve.h"
 #include "mpi_ranks.h"
 #include "nodes.h"
+#include "results.h"
 #include "workload.h"
 
 namespace scaling {
@@ -43,6 +43,11 @@ std::vector<int> default_threads(int cores, int domains) {
   for (int n = 1; n < cores; n *= 2) counts.insert(n);
   for (int d = 1; d <= domains; ++d) counts.insert(std::max(cores * d / domains, 1));
   return {counts.begin(), counts.end()};
+}
+
+/// The executor serial computes on its caller alone, however many seats it has.
+std::vector<int> counts_of(const std::string& executor, const Options& options) {
+  return executor == "serial" && options.simulate.empty() ? std::vector<int>{1} : options.threads;
 }
 
 // The fastest of many runs: the machine's speed while nothing else uses it.
@@ -84,13 +89,63 @@ int fail(const std::string& what) {
   return 1;
 }
 
-/// Domains with at least one worker: describe() has a line for each, "domain 0: ..., 12 workers on CPUs ...".
+/// Domains with at least one worker, which are the first ones: describe() has a line for each, "domain 0:
+/// ..., 12 workers on CPUs ...".
 int occupied_domains(const kumiko::Context& context) {
   std::istringstream lines(context.describe());
   int count = 0;
   for (std::string line; std::getline(lines, line);)
     count += line.starts_with("domain ") && line.find(" 0 workers") == std::string::npos;
   return count;
+}
+
+struct Curve {
+  std::vector<Point> points;
+  std::vector<double> work;  ///< of each point
+};
+
+/// The message of what failed, or nothing. Progress is gone from the terminal when this returns.
+std::string measure_all(Mode mode, const Options& options, Curve* curve) {
+  const bool is_simulated = !options.simulate.empty();
+  const kumiko::MachineRates rates{options.core_gflops * 1e9, options.core_gbps * 1e9,
+                                   options.domain_gbps * 1e9, options.start_us * 1e-6};
+  std::size_t total = 0;
+  for (const std::string& executor : options.executors)
+    total += options.binds.size() * counts_of(executor, options).size();
+  Progress progress(total);
+  for (const std::string& executor : options.executors) {
+    for (const std::string& bind : options.binds) {
+      for (const int threads : counts_of(executor, options)) {
+        kumiko::ContextOptions wanted = context_options(options);
+        wanted.num_threads = threads;
+        wanted.executor = executor;
+        wanted.bind = bind;
+        progress.step(executor + ", " + bind + ", " + std::to_string(threads) + " threads");
+        kumiko::Context context;
+        if (const kumiko::Status s = kumiko::Context::create(wanted, &context); !s.ok()) return s.message();
+        Point point;
+        point.executor = is_simulated ? "model" : executor;
+        point.bind = bind;
+        point.threads = threads;
+        point.domains = occupied_domains(context);
+        Workload workload(options, mode, threads, context, is_simulated ? 0 : point.domains);
+        if (!workload.error().empty()) return workload.error();
+        if (is_simulated) {
+          const kumiko::Prediction prediction = workload.predict(rates);
+          point.seconds = prediction.seconds;
+          point.balance = prediction.attainable_seconds / prediction.seconds;
+        } else {
+          point.seconds = measure(workload, options.seconds);
+          if (!workload.error().empty()) return workload.error();
+        }
+        point.gflops = workload.flops() / point.seconds * 1e-9;
+        point.gbps = workload.kv_bytes() / point.seconds * 1e-9;
+        curve->points.push_back(point);
+        curve->work.push_back(mode == Mode::strong ? 1.0 : threads);
+      }
+    }
+  }
+  return {};
 }
 
 int run_threads(Mode mode, Options options) {
@@ -103,62 +158,19 @@ int run_threads(Mode mode, Options options) {
     options.binds.resize(std::min<std::size_t>(options.binds.size(), 1));  // the same seats
   if (is_simulated) options.executors.resize(1);  // the model does not depend on the executor
 
-  const kumiko::MachineRates rates{options.core_gflops * 1e9, options.core_gbps * 1e9,
-                                   options.domain_gbps * 1e9, options.start_us * 1e-6};
-  std::vector<Point> points;
-  std::vector<double> work;
-  {
-    Progress progress(options.executors.size() * options.binds.size() * options.threads.size());
-    for (const std::string& executor : options.executors) {
-      for (const std::string& bind : options.binds) {
-        for (const int threads : options.threads) {
-          kumiko::ContextOptions wanted = context_options(options);
-          wanted.num_threads = threads;
-          wanted.executor = executor;
-          wanted.bind = bind;
-          progress.step(executor + ", " + bind + ", " + std::to_string(threads) + " threads");
-          kumiko::Context context;
-          if (const kumiko::Status s = kumiko::Context::create(wanted, &context); !s.ok())
-            return fail(s.message());
-          Workload workload(options, mode, threads, context, !is_simulated);
-          Point point;
-          point.executor = is_simulated ? "model" : executor;
-          point.bind = bind;
-          point.threads = threads;
-          point.domains = occupied_domains(context);
-          if (!workload.error().empty()) return fail(workload.error());
-          if (is_simulated) {
-            const kumiko::Prediction prediction = workload.predict(rates);
-            point.seconds = prediction.seconds;
-            point.balance = prediction.attainable_seconds / prediction.seconds;
-          } else {
-            point.seconds = measure(workload, options.seconds);
-            if (!workload.error().empty()) return fail(workload.error());
-          }
-          point.gflops = workload.flops() / point.seconds * 1e-9;
-          point.gbps = workload.kv_bytes() / point.seconds * 1e-9;
-          points.push_back(point);
-          work.push_back(mode == Mode::strong ? 1.0 : threads);
-        }
-      }
-    }
-  }
-  relate(points, work);
+  Curve curve;
+  if (const std::string error = measure_all(mode, options, &curve); !error.empty()) return fail(error);
+  relate(curve.points, curve.work);
   const std::string machine = is_simulated ? options.simulate + ", simulated" : all.isa() + " host";
-  std::cout << (mode == Mode::strong ? "strong" : "weak") << " scaling of " << options.workload << ", "
-            << machine << "\n";
+  std::ostringstream text;
+  text << (mode == Mode::strong ? "strong" : "weak") << " scaling of " << options.workload << ", " << machine
+       << "\n";
   if (is_simulated) {
-    std::cout << "a core: " << options.core_gflops << " GFLOP/s and " << options.core_gbps
-              << " GB/s; a domain: " << options.domain_gbps << " GB/s; a call: " << options.start_us
-              << " us\n";
+    text << "a core: " << options.core_gflops << " GFLOP/s and " << options.core_gbps
+         << " GB/s; a domain: " << options.domain_gbps << " GB/s; a call: " << options.start_us << " us\n";
   }
-  std::cout << table(points);
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << json(points, options, mode, machine);
-    if (!file.flush()) return fail("--json: cannot write " + options.json);
-  }
-  return 0;
+  text << table(curve.points);
+  return write_results(options, text.str(), json(curve.points, options, mode, machine));
 }
 
 }  // namespace
@@ -167,11 +179,12 @@ int run(Mode mode, int argc, char** argv) {
   Options options;
   if (const int status = parse(mode, argc, argv, &options); status >= 0) return status;
   if (options.mpi) return run_mpi_ranks(mode, options);
+  if (const int status = check_results(options); status != 0) return status;
   try {
     if (node_shape(options.simulate).ranks > 0) return run_nodes(mode, options);
     return run_threads(mode, std::move(options));
   } catch (const std::bad_alloc&) {
-    return fail("--tokens, --batch, heads and --head-dim make a call that does not fit in memory");
+    return fail(kNoMemory);
   }
 }
 

@@ -6,7 +6,7 @@
 
 namespace scaling {
 
-/// Exit status 0; 1 if a call fails; 2 for bad options.
+/// Exit status 0; 1 if a call fails or a file cannot be written; 2 for wrong options.
 int run(Mode mode, int argc, char** argv);
 
 }  // namespace scaling

@@ -17,8 +17,10 @@ std::vector<float> noise(std::int64_t size, std::uint32_t seed);
 
 class Workload {
  public:
-  /// `share`: how many threads' worth of work, 1 in strong scaling. error() returns the fault, if any.
-  Workload(const Options& options, Mode mode, int share, const kumiko::Context& context, bool with_memory);
+  /// `share`: how many threads' worth of work, 1 in strong scaling. `domains`: how many of the context's, the
+  /// first ones, have workers; keys and values lie there in equal parts. 0: no memory is taken, for predict()
+  /// alone. error() returns the fault, if any.
+  Workload(const Options& options, Mode mode, int share, const kumiko::Context& context, int domains);
 
   const std::string& error() const { return error_; }
   void run();
@@ -29,12 +31,16 @@ class Workload {
  private:
   struct Call {
     std::vector<float> q, k, v, out;
-    std::vector<std::int32_t> lengths;
+    kumiko::DomainMemory k_placed, v_placed;  ///< in place of k and v where there are several domains
+    std::vector<std::int32_t> lengths, kv_domains;
     kumiko::AttentionArgs args;
     kumiko::Plan plan;
   };
   void add(const kumiko::Context& context, const Options& options, std::int64_t batch, std::int64_t q_heads,
-           std::int64_t kv_heads, std::int64_t q_len, std::int64_t kv_len, bool ragged, bool with_memory);
+           std::int64_t kv_heads, std::int64_t q_len, std::int64_t kv_len, bool ragged, int domains);
+  float* keys_or_values(const kumiko::Context& context, int domains, std::int64_t heads,
+                        std::int64_t floats_of_head, std::uint32_t seed, std::vector<float>* plain,
+                        kumiko::DomainMemory* placed, std::vector<std::int32_t>* kv_domains);
 
   std::vector<std::unique_ptr<Call>> calls_;
   double flops_ = 0, kv_bytes_ = 0;

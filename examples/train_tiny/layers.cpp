@@ -5,17 +5,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <stdexcept>
 
 namespace train_tiny {
 namespace {
 
-/// body(first, last) for pieces of at most `piece`, on OpenMP's threads.
+/// body(first, last) for pieces of at most `piece`, on OpenMP's threads. An exception must not leave a
+/// thread: one of them is thrown again here.
 template <class Body>
 void in_pieces(std::int64_t count, std::int64_t piece, Body body) {
   const std::int64_t pieces = (count + piece - 1) / piece;
+  std::exception_ptr problem;
 #pragma omp parallel for schedule(static)
-  for (std::int64_t i = 0; i < pieces; ++i) body(i * piece, std::min(count, (i + 1) * piece));
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    try {
+      body(i * piece, std::min(count, (i + 1) * piece));
+    } catch (...) {
+#pragma omp critical
+      problem = std::current_exception();
+    }
+  }
+  if (problem) std::rethrow_exception(problem);
 }
 
 /// C [m][n] = op(A) op(B), row-major. Inside a piece, so that oneDNN takes no threads of its own.

@@ -20,13 +20,15 @@ SMOOTHED = 20  # steps of a mean
 
 
 def means(losses):
-    return [sum(part) / len(part) for i in range(0, len(losses), SMOOTHED) if (part := losses[i:i + SMOOTHED])]
+    """(step, mean) of each group of steps, at its middle; the last group may be shorter."""
+    groups = [(i, losses[i:i + SMOOTHED]) for i in range(0, len(losses), SMOOTHED)]
+    return [(i + len(group) / 2, sum(group) / len(group)) for i, group in groups]
 
 
 def draw(result, picture):
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    losses = means(result["losses"])
-    axes.plot([(i + 0.5) * SMOOTHED for i in range(len(losses))], losses, label=f"loss of the batches, mean of {SMOOTHED}")
+    points = means(result["losses"])
+    axes.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else None, label=f"loss of the batches, mean of {SMOOTHED}")
     axes.axhline(result["held_out"], color="grey", linestyle="--", label=f"text not trained on, at the end: {result['held_out']:.2f}")
     axes.set(xlabel=f"steps of {result['tokens_a_step']} bytes", ylabel="nats a byte", ylim=(0, None))
     axes.legend()

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdio>
 #include <numbers>
 #include <stdexcept>
 
@@ -30,6 +31,14 @@ void expect_a_sequence(const std::string& name, const std::string& text, std::in
   if (std::ssize(text) < context + 1)
     throw std::invalid_argument(name + " has " + std::to_string(text.size()) + " bytes; expected " +
                                 std::to_string(context + 1) + " or more, the context and a byte");
+}
+
+void expect_finite(const std::string& name, double loss, float learning_rate) {
+  if (std::isfinite(loss)) return;
+  char text[96];
+  std::snprintf(text, sizeof text, " is %f; expected a finite number, as a learning rate below %g may give",
+                loss, static_cast<double>(learning_rate));
+  throw std::runtime_error(name + text);
 }
 
 }  // namespace
@@ -81,12 +90,14 @@ Outcome train(const Options& options, const std::string& text, const kumiko::Con
   for (std::int64_t step = 1; step <= options.steps; ++step) {
     const Batch batch = draw_batch(trained, options.batch, options.size.context, random);
     const double loss = model.forward(batch);
+    expect_finite("the loss of step " + std::to_string(step), loss, options.learning_rate);
     model.backward(batch);
     adam_step(model.parameters(), step, learning_rate_at(options, step));
     if (step > options.steps - last) outcome.loss += loss / static_cast<double>(last);
     after({step, loss});
   }
   outcome.held_out = model.forward(draw_batch(held_out, options.batch, options.size.context, random));
+  expect_finite("the loss on text not trained on", outcome.held_out, options.learning_rate);
   outcome.bits = bits_of(model.parameters());
   return outcome;
 }

@@ -32,12 +32,13 @@ struct Progress {
 
 struct Outcome {
   double loss = 0;         ///< mean over the last tenth of the steps
-  double held_out = 0;     ///< of text that was not trained on: its last tenth
+  double held_out = 0;     ///< of a batch from the last tenth of the text, which was not trained on
   std::uint64_t bits = 0;  ///< FNV-1a of every parameter's bits
 };
 
 /// Trains a new model on the first nine tenths of the text and calls `after` after each step. Throws
-/// std::invalid_argument before the first one if that part or the rest is shorter than a sequence.
+/// std::invalid_argument before the first one if that part or the rest is shorter than a sequence, and
+/// std::runtime_error at the first step whose loss is no finite number.
 Outcome train(const Options& options, const std::string& text, const kumiko::Context& context,
               const std::function<void(const Progress&)>& after);
 

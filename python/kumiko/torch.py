@@ -77,6 +77,9 @@ def why_not(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}, expected the CPU"
+        # The imaginary part of a conjugate: its memory holds other numbers. Compiled code resolves it before an operator.
+        if not torch.compiler.is_compiling() and tensor.is_neg():
+            return "a tensor has the negative bit, expected resolve_neg() of it"
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not 1 <= tensor.shape[-1] <= _MAX_DIM:
             return f"{name}'s head_dim is {tensor.shape[-1]}, expected 1 to {_MAX_DIM}"
@@ -127,12 +130,27 @@ def _why_not_sdpa(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
             return "attn_mask has fewer than 2 dimensions"
         if attn_mask.dtype not in (torch.bool, torch.float32, query.dtype):
             return f"attn_mask is of the type {attn_mask.dtype}, expected bool, float32 or the query's"
+        if not _broadcasts(attn_mask.shape, query.shape, key.shape, value.shape, enable_gqa):
+            return f"attn_mask is of the shape {tuple(attn_mask.shape)}, expected one that broadcasts to the scores'"
     if enable_gqa:
         if min(query.dim(), key.dim(), value.dim()) < 3:
             return "enable_gqa without heads"
         if key.shape[-3] != value.shape[-3]:
             return f"enable_gqa with {key.shape[-3]} heads of key and {value.shape[-3]} of value, expected the same"
     return None
+
+
+def _broadcasts(mask, query, key, value, enable_gqa):
+    """Whether a mask's shape broadcasts to that of the scores: PyTorch computes some that do not, a batch of masks for instance."""
+    if len(mask) > max(len(query), len(key), len(value)):
+        return False
+    if mask[-1] not in (1, key[-2]) or mask[-2] not in (1, query[-2]):
+        return False
+    for i in range(3, len(mask) + 1):
+        sizes = [shape[-i] for shape in ((query,) if i == 3 and enable_gqa else (query, key, value)) if i <= len(shape)]
+        if mask[-i] != 1 and mask[-i] not in sizes:
+            return False
+    return True
 
 
 def _sdpa_fake(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):

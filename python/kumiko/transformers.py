@@ -163,8 +163,14 @@ def _in_pytorch(q, k, v, bias, mask, causal, scale, softcap, dropout):
     return (weights @ v).transpose(1, 2).contiguous()
 
 
+def _of_four_dimensions(tensor):
+    """[batch, q_heads, q_len, kv_len] of what broadcasts to it."""
+    return tensor if tensor is None or tensor.dim() >= 4 else tensor[(None,) * (4 - tensor.dim())]
+
+
 def _split_mask(attention_mask, position_bias, kv_len):
     """(bias, mask): a floating-point mask is a bias. Some models make them longer than the keys."""
+    attention_mask, position_bias = _of_four_dimensions(attention_mask), _of_four_dimensions(position_bias)
     if attention_mask is None:
         return position_bias, None
     if attention_mask.shape[-1] > kv_len:

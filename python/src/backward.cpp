@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <string>
 
@@ -152,7 +153,26 @@ void BackwardCall::set_dalibi_slopes(nb::handle slopes) {
   args.dalibi_slopes = floats_of(tensor, like);
 }
 
+/// For the library a dbias over no queries or no keys has no elements; here it is shaped as its bias, and
+/// what it is broadcast to nothing is a sum of nothing.
+void BackwardCall::clear_dbias_of_nothing() const {
+  const auto& scores = args.dbias.shape;
+  if (!dbias_ || std::find(scores.begin(), scores.end(), 0) == scores.end()) return;
+  const Imported& tensor = dbias_->tensor();
+  std::int64_t count = 1;
+  for (int i = -tensor.ndim; i < 0; ++i) count *= tensor.size(i);
+  for (std::int64_t n = 0; n < count; ++n) {
+    std::int64_t left = n, at = 0;
+    for (int i = -1; i >= -tensor.ndim; --i) {
+      at += left % tensor.size(i) * tensor.step(i);
+      left /= tensor.size(i);
+    }
+    std::memset(tensor.data + at * tensor.item_bytes(), 0, static_cast<std::size_t>(tensor.item_bytes()));
+  }
+}
+
 nb::tuple BackwardCall::result() const {
+  clear_dbias_of_nothing();
   nb::list all;
   for (const auto* output : {&dq_, &dk_, &dv_, &dsinks_, &dbias_, &dalibi_slopes_}) {
     if (*output) all.append((*output)->result());

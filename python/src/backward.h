@@ -51,6 +51,7 @@ class BackwardCall {
                   std::optional<Output>* output) const;
   void set_dsinks(nb::handle sinks);
   void set_dbias(nb::handle bias);
+  void clear_dbias_of_nothing() const;
   void set_dalibi_slopes(nb::handle slopes);
 
   AttentionCall forward_;

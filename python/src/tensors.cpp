@@ -186,6 +186,19 @@ void Imported::take_dlpack(nb::handle object) {
   const dlpack::Tensor& tensor = versioned_ ? versioned_->tensor : managed_->tensor;
   check_device(object, tensor.device.type, tensor.device.id);
   take_tensor(tensor);
+  check_negative(object);
+}
+
+/// PyTorch shares the imaginary part of a conjugate as that of the number itself. Every second element of a
+/// complex tensor: only where no elements are neighbours does it take the time to ask.
+void Imported::check_negative(nb::handle object) const {
+  for (int i = 0; i < ndim; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    if (shape[at] > 1 && stride[at] == 1) return;
+  }
+  const nb::object is_neg = nb::getattr(object, "is_neg", nb::none());
+  if (!is_neg.is_none() && nb::cast<bool>(is_neg()))
+    wrong_value(name, "a tensor with PyTorch's negative bit", "its resolve_neg()");
 }
 
 /// PyTorch's table of functions would share a tensor whose result must have a gradient or, in forward mode, a

@@ -51,6 +51,7 @@ class Imported {
   bool take_exchange(nb::handle object);
   void take_capsule(nb::handle object);
   void check_gradient(nb::handle object) const;
+  void check_negative(nb::handle object) const;
   void take_tensor(const dlpack::Tensor& tensor);
   void check_device(nb::handle object, std::int32_t type, std::int32_t id) const;
   /// Strides in elements: those of dimensions of size 1, which are arbitrary, as in contiguous memory.

@@ -122,6 +122,27 @@ def test_a_bias_has_a_gradient(call, random, shape):
         np.testing.assert_array_equal(gradient, same)
 
 
+@pytest.mark.parametrize("batch, q_len, kv_len, shape", [
+    (2, 0, 6, (2, 2, 1, 6)), (2, 0, 6, (1, 6)), (2, 0, 6, (1, 1, 1, 1)), (2, 4, 0, (4, 1)), (2, 4, 0, (2, 1, 1)), (0, 4, 6, (4, 6)), (2, 0, 6, (2, 0, 6)),
+])
+def test_the_gradient_of_a_bias_of_nothing_is_zero(tensors, random, batch, q_len, kv_len, shape):
+    """What it is broadcast to is nothing, but it has elements of its own: none of them may keep what was in their memory."""
+    q, k, v = tensors((batch, 2, q_len, 5), 2, kv_len, 3)
+    bias = random.standard_normal(shape).astype(np.float32)
+    out, lse = kumiko.attention(q, k, v, bias=bias, return_lse=True)
+    dout = np.ones_like(out)
+    plan = kumiko.BackwardPlan(dout, q, k, v, out, bias=bias, return_dbias=True)
+    for dtype in (np.float32, np.float16):
+        for call in (kumiko.attention_backward, plan.run):
+            if call == plan.run and dtype == np.float16:
+                continue  # not the planned type
+            wide = np.full((*shape[:-1], shape[-1] + 3), np.nan, dtype)
+            given = wide[..., 1 : shape[-1] + 1] if call != plan.run else np.full(shape, np.nan, dtype)
+            found = call(dout, q, k, v, out, lse, bias=bias, dbias=given)
+            assert found[3] is given and not given.any()
+            assert np.isnan(wide[..., [0, -2, -1]]).all()
+
+
 @pytest.mark.parametrize("per_batch", [False, True])
 def test_alibi_slopes_have_a_gradient(tensors, random, per_batch):
     q, k, v = tensors((2, 2, 4, 5), 1, 6, 3)

@@ -7,6 +7,7 @@
 import json
 import os
 import pathlib
+import pty
 import subprocess
 import sys
 import tempfile
@@ -164,15 +165,36 @@ class Measured(unittest.TestCase):
         self.assertNotIn("[1/1]", done.stdout)
 
 
+    def test_several_domains(self):
+        """Keys and values are given to the domains with threads; the library refuses a wrong domain or part."""
+        machine = os.environ | {"KUMIKO_TOPOLOGY": "numa:3 core:2 pu:1"}
+        for program in (STRONG, WEAK):
+            for workload in ("prefill", "decode", "mixed"):
+                done = subprocess.run([program, "--workload", workload, "--tokens", "33", "--q-heads", "6", "--kv-heads", "3", "--head-dim", "24",
+                                       "--threads", "1,2,5", "--seconds", "0.001"], env=machine, capture_output=True, text=True, timeout=200)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(len(done.stdout.splitlines()), 2 + 2 * 2 * 3)
+
+    def test_serial_has_one_point(self):
+        """Its one thread computes, however many seats there are."""
+        result = curve(STRONG, "--tokens", "16", "--executors", "serial", "--binds", "none", "--seconds", "0.001")
+        self.assertEqual([(p["executor"], p["threads"]) for p in result["points"]], [("serial", 1)])
+
+
 class Wrong(unittest.TestCase):
     def test_options(self):
         for arguments in (("--simulate", "4y"), ("--simulate", "4x12x"), ("--simulate", "0x1"), ("--simulate", "0x4x12"), ("--simulate", "2x4x12x"),
                           ("--link", "carrier-pigeon"), ("--link-gbps", "0"), ("--link-us", "-1"), ("--overlap", "1.5"), ("--distribution", "random"),
                           ("--algorithm", "magic"), ("--block-keys", "1000"), ("--ranks", "0"), ("--workload", "mixed", "--simulate", "2x4x12"), ("--workload", "training"), ("--threads", "0"),
-                          ("--q-heads", "6", "--kv-heads", "4"), ("--nonsense",)):
+                          ("--q-heads", "6", "--kv-heads", "4"), ("--nonsense",), ("--seconds", "nan"), ("--overlap", "nan"), ("--core-gflops", "nan"),
+                          ("--core-gbps", "inf"), ("--domain-gbps", "1e300"), ("--start-us", "nan"), ("--link-us", "nan"), ("--link-gbps", "nan"),
+                          ("--threads", "1.5"), ("--tokens", "99999999999999999999"), ("--batch", ""), ("--simulate", "4294967298x4x12"),
+                          ("--simulate", "4x 12"), ("--ranks", "1,2"), ("--ranks", "2", "--simulate", "4x12"), ("--executors", "serial", "--threads", "1,2")):
             done = call(STRONG, *arguments)
             self.assertEqual(done.returncode, 2, arguments)
-            self.assertIn(arguments[0], done.stderr + done.stdout)
+            self.assertIn(arguments[0], done.stderr)
+            self.assertRegex(done.stderr, "expected|not in|not expected", arguments)
+            self.assertEqual(done.stdout, "")
 
     def test_more_threads_than_the_machine_has(self):
         done = call(STRONG, "--simulate", "2x2", "--threads", "5")
@@ -184,10 +206,37 @@ class Wrong(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("--ranks: 5", done.stderr)
 
-    def test_a_file_that_cannot_be_written(self):
-        done = call(STRONG, "--simulate", "2x2", "--json", "/no/such/folder/x.json")
+    def test_a_file_that_cannot_be_written_is_known_before_the_work(self):
+        for more in (("--simulate", "2x2"), ("--simulate", "2x2x2"), ("--tokens", "16")):
+            done = call(STRONG, *more, "--json", "/no/such/folder/x.json")
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (1, "", "--json: cannot write /no/such/folder/x.json\n"))
+
+    def test_an_older_file_stays_until_the_new_one_is_whole(self):
+        with tempfile.TemporaryDirectory() as folder:
+            older, link = pathlib.Path(folder) / "older.json", pathlib.Path(folder) / "link.json"
+            link.symlink_to("older.json")
+            for shape in ("2x2", "2x2x2"):
+                older.write_text("older")
+                full = call("sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", STRONG, "--simulate", shape, "--json", link)
+                self.assertEqual((full.returncode, full.stderr.splitlines()[-1]), (1, f"--json: cannot write {link}"))
+                self.assertIn("strong scaling", full.stdout)
+                self.assertEqual(older.read_text(), "older")
+                self.assertEqual(call(STRONG, "--simulate", shape, "--json", link).returncode, 0)
+                self.assertTrue(json.loads(older.read_text())["points"])
+                self.assertEqual(sorted(p.name for p in pathlib.Path(folder).iterdir()), ["link.json", "older.json"])
+
+    def test_a_table_that_cannot_be_written_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([STRONG, "--simulate", "2x2"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=200)
+        self.assertEqual((done.returncode, done.stderr.splitlines()[-1]), (1, "the standard output cannot be written"))
+
+    def test_an_error_begins_a_line_on_a_terminal(self):
+        main, terminal = pty.openpty()
+        done = subprocess.run([STRONG, "--simulate", "2x2", "--threads", "5"], stdout=subprocess.DEVNULL, stderr=terminal, timeout=200)
+        os.close(terminal)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("/no/such/folder/x.json", done.stderr)
+        self.assertRegex(os.read(main, 4096).decode(), "5 threads\r\x1b\\[Knum_threads")
+        os.close(main)
 
     def test_a_call_that_does_not_fit_in_memory(self):
         # 16 GiB of queries in an address space of 4: nothing is touched that a machine might lack.
@@ -208,6 +257,17 @@ class Picture(unittest.TestCase):
                 self.assertTrue(picture.read_bytes().startswith(start))
             self.assertIn("parallel efficiency", (pathlib.Path(folder) / "a.svg").read_text())
 
+    def test_a_label_tells_strong_from_weak_and_no_point_is_cut_off(self):
+        with tempfile.TemporaryDirectory() as folder:
+            files = [pathlib.Path(folder) / f"{mode}.json" for mode in ("strong", "weak")]
+            for file in files:
+                point = {"executor": "tbb", "bind": "close", "threads": 2, "speedup": 6.0, "efficiency": 3.0}
+                file.write_text(json.dumps({"mode": file.stem, "workload": "decode", "machine": "here", "points": [point]}))
+            picture = pathlib.Path(folder) / "a.svg"
+            done = call(sys.executable, FOLDER / "plot.py", *files, picture)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for text in (">strong, decode, tbb, close<", ">weak, decode, tbb, close<", ">3.0<"):
+                self.assertIn(text, picture.read_text())
 
     def test_ranks(self):
         with tempfile.TemporaryDirectory() as folder:

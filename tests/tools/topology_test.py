@@ -83,21 +83,30 @@ class Text(unittest.TestCase):
 
 class Errors(unittest.TestCase):
     def test_each_names_what_is_wrong(self):
-        for arguments, words in [
+        for arguments, words, *status in [
             (["--topology", "nonsense"], "nonsense"),
             (["--topology", TOPOLOGIES / "a64fx_fugaku.xml", "--cpus", "0"], "CPU 0 "),
             (["--threads", "99", "--topology", "core:4 pu:1"], "99"),
             (["--heads", "6", "--kv-heads", "4"], "a divisor of q.shape[1]"),
             (["--batch", "2", "--lengths", "1,2,3"], "--lengths has 3"),
-            (["--svg", "/no/such/folder/a.svg"], "/no/such/folder/a.svg"),
+            (["--svg", "/no/such/folder/a.svg"], "/no/such/folder/a.svg", 1),
             (["--policy", "best"], "heads_first"),
             (["--q-len", "0"], "--q-len"),
             (["--nonsense"], "--nonsense"),
+            (["--threads", "0"], "--threads"),
+            (["--window", "-1"], "--window"),
+            (["--window", "nan"], "--window"),
+            (["--batch"], "--batch"),
         ]:
             with self.subTest(arguments):
                 done = call(*arguments)
-                self.assertNotEqual(done.returncode, 0)
+                self.assertEqual(done.returncode, *(status or [2]))
                 self.assertIn(words, done.stderr)
+
+    def test_a_variable_is_no_option(self):
+        done = call(environment={"KUMIKO_POLICY": "best"})
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("KUMIKO_POLICY", done.stderr)
 
 
 class Unwritable(unittest.TestCase):

@@ -49,12 +49,24 @@ class Tune(unittest.TestCase):
         self.assertIn('KUMIKO_TUNING is "bad.tuning"; expected a file of kumiko-tune (line 2 is "decode_rows = many"', done.stderr)
 
     def test_what_cannot_be_is_said_before_anything_is_measured(self):
-        for options, words in ((["--isa", "sse"], '--isa is "sse"; expected '), (["--isa", "avx512_bf16"], "expected "),
-                               (["--output", "/nowhere/x"], '--output is "/nowhere/x"; expected a file'), (["--rounds", "0"], "--rounds")):
+        for options, words, status in ((["--isa", "sse"], '--isa is "sse"; expected ', 2), (["--isa", "avx512_bf16"], "expected ", 2),
+                                       (["--output", "/nowhere/x"], '--output is "/nowhere/x"; expected a file', 1), (["--rounds", "0"], "--rounds", 2),
+                                       (["--megabytes", "nan"], "--megabytes", 2), (["--nonsense"], "--nonsense", 2)):
             done = self.run_program(TUNE, "--quick", *options)
-            self.assertNotEqual(done.returncode, 0)
+            self.assertEqual(done.returncode, status)
             self.assertIn(words, done.stderr)
             self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_the_file_may_be_a_pipe(self):
+        os.mkfifo(self.folder / "pipe")
+        with subprocess.Popen(["cat", self.folder / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+            done = self.run_program(TUNE, "--quick", "--rounds", "1", "--megabytes", "1", "--isa", self.an_isa(), "--output", "pipe")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("decode_rows = ", reader.communicate(timeout=60)[0])
+
+    def an_isa(self):
+        """The first of those that the program names."""
+        return self.run_program(TUNE, "--isa", "none").stderr.partition("expected ")[2].split()[0]
 
     def test_a_folder_for_temporary_files_that_is_not_there(self):
         done = self.run_program(TUNE, "--quick", "--megabytes", "1", TMPDIR="/nowhere")

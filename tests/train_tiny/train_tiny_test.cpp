@@ -37,8 +37,11 @@ TEST(TrainTiny, GradientsAreThoseOfFiniteDifferences) {
   Model model(size, 5, context);
   std::mt19937_64 random(6);
   const Batch batch = draw_batch(founding_text(), 3, size.context, random);
-  for (Parameter* parameter : model.parameters())
-    for (float& x : parameter->value) x *= parameter->value[0] == 1.0f ? 1.0f : 10.0f;
+  for (Parameter* parameter : model.parameters()) {
+    const bool is_gain = parameter->value[0] == 1.0f;
+    // Gains of 1 would hide a gradient that leaves them out.
+    for (float& x : parameter->value) x *= is_gain ? 0.5f + 0.25f * static_cast<float>(random() % 5) : 10.0f;
+  }
   model.forward(batch);
   model.backward(batch);
   std::size_t number = 0;
@@ -83,6 +86,26 @@ TEST(TrainTiny, LearnsTheSameBitsOnOneAndTwoThreads) {
   EXPECT_NEAR(losses[0][0], std::log(256.0), 0.1);  // At first every byte is as likely as another.
   EXPECT_LT(outcome[0].loss, 2.6);
   EXPECT_LT(outcome[0].held_out, 2.6);
+}
+
+TEST(TrainTiny, ALossThatIsNoNumberEndsTheTraining) {
+  const kumiko::Context context = context_of(1);
+  const Options options{.size = {.layers = 1, .width = 8, .heads = 1, .context = 8},
+                        .batch = 1,
+                        .steps = 50,
+                        .learning_rate = 1e30f};
+  std::int64_t steps = 0;
+  try {
+    train(options, founding_text(), context, [&](const Progress& progress) {
+      ++steps;
+      EXPECT_TRUE(std::isfinite(progress.loss));
+    });
+    ADD_FAILURE() << "it was trained";
+  } catch (const std::runtime_error& problem) {
+    EXPECT_NE(std::string(problem.what()).find("expected a finite number"), std::string::npos)
+        << problem.what();
+  }
+  EXPECT_LT(steps, 50);
 }
 
 TEST(TrainTiny, TextsThatAreTooShortAreNamed) {

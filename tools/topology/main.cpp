@@ -80,26 +80,32 @@ kumiko::AttentionArgs arguments(const Options& o) {
   return args;
 }
 
-int fail(const std::string& message) {
+constexpr int kFailed = 1, kWrongOptions = 2;
+
+int fail(const std::string& message, int status = kFailed) {
   std::cerr << "kumiko-topology: " << message << "\n";
-  return 1;
+  return status;
+}
+
+/// What the library refuses is an option's value, but for a wrong KUMIKO_* variable or a lack of memory.
+int fail(const kumiko::Status& s) {
+  const bool is_option = s.code() == kumiko::Code::invalid_argument || s.code() == kumiko::Code::unsupported;
+  return fail(s.message(), is_option ? kWrongOptions : kFailed);
 }
 
 int run(Options options) {
   if (!options.lengths.empty() && static_cast<std::int64_t>(options.lengths.size()) != options.batch) {
     return fail("--lengths has " + std::to_string(options.lengths.size()) +
-                " numbers; expected one for each of " + std::to_string(options.batch) + " sequences");
+                    " numbers; expected one for each of " + std::to_string(options.batch) + " sequences",
+                kWrongOptions);
   }
   kumiko::Config config;
-  if (const kumiko::Status s = kumiko::load_config(options.context, &config); !s.ok())
-    return fail(s.message());
+  if (const kumiko::Status s = kumiko::load_config(options.context, &config); !s.ok()) return fail(s);
   options.context.executor = "serial";  // The seats are the same, and no thread needs to sit on them.
   kumiko::Context context;
-  if (const kumiko::Status s = kumiko::Context::create(options.context, &context); !s.ok())
-    return fail(s.message());
+  if (const kumiko::Status s = kumiko::Context::create(options.context, &context); !s.ok()) return fail(s);
   kumiko::Plan plan;
-  if (const kumiko::Status s = kumiko::plan(context, arguments(options), &plan); !s.ok())
-    return fail(s.message());
+  if (const kumiko::Status s = kumiko::plan(context, arguments(options), &plan); !s.ok()) return fail(s);
   const kumiko::tools::View view(context, plan, config.executor->name);
   std::cout << kumiko::tools::text_report(view) << std::flush;
   if (!std::cout) return fail("the standard output cannot be written");
@@ -112,9 +118,16 @@ int run(Options options) {
 
 int main(int argc, char** argv) {
   CLI::App app{"Prints what Kumiko makes of a machine and where the tasks of an attention problem would go."};
+  app.footer(
+      "Exit status: 0; 1 when the report or the picture cannot be written or a KUMIKO_* variable is wrong; "
+      "2 when the options are wrong, or this machine cannot do it.");
   app.set_version_flag("--version", "kumiko " KUMIKO_VERSION);
   Options options;
   add_options(app, options);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kWrongOptions;
+  }
   return run(std::move(options));
 }

@@ -29,9 +29,11 @@ struct Options {
   bool is_quick = false;
 };
 
-int fail(const std::string& message) {
+constexpr int kFailed = 1, kWrongOptions = 2;
+
+int fail(const std::string& message, int status = kFailed) {
   std::cerr << "kumiko-tune: " << message << "\n";
-  return 1;
+  return status;
 }
 
 /// The ISAs that a tuning can be for: extensions use their base's.
@@ -75,7 +77,7 @@ int run(const Options& options) {
   for (const std::string& text : options.isas) {
     const auto isa = kumiko::kernels::parse_isa(text);
     if (!isa || std::find(here.begin(), here.end(), *isa) == here.end())
-      return fail("--isa is \"" + text + "\"; expected " + names_of(here));
+      return fail("--isa is \"" + text + "\"; expected " + names_of(here), kWrongOptions);
     chosen.push_back(*isa);
   }
   if (chosen.empty()) chosen = here;
@@ -112,6 +114,9 @@ int main(int argc, char** argv) {
   CLI::App app{
       "Measures what Kumiko's plans choose by on this machine and writes it into a file for KUMIKO_TUNING.\n"
       "No bit of a result depends on it. Best on an idle machine: one thread, a minute or two for each ISA."};
+  app.footer(
+      "Exit status: 0; 1 when a call fails or the file cannot be written; 2 when the options are wrong, or "
+      "this machine lacks the instruction set.");
   app.set_version_flag("--version", "kumiko " KUMIKO_VERSION);
   Options options;
   app.add_option("--output", options.file, "File to write")->capture_default_str();
@@ -126,9 +131,11 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_flag("--quick", options.is_quick, "One call a measurement: shows that it works, and little else");
-  CLI11_PARSE(app, argc, argv);
   try {
+    app.parse(argc, argv);
     return run(options);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kWrongOptions;
   } catch (const std::bad_alloc&) {
     return fail("out of memory; --megabytes takes less");
   }

@@ -126,8 +126,8 @@ Status measure(Workload& workload, std::vector<Call>& candidates, int round, dou
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t c = (i + static_cast<std::size_t>(round)) % n;
     if (Status s = workload.seconds(candidates[c], window, &(*seconds)[c]); !s.ok()) return s;
-    if (want.empty()) want = workload.out();
-    if (want != workload.out())
+    if (want.empty()) want = workload.answer();
+    if (want != workload.answer())
       return {Code::internal,
               std::string(workload.shape().name) + ": a candidate changed a bit of the answer"};
   }

@@ -40,13 +40,16 @@ class Workload {
   const Shape& shape() const { return shape_; }
   /// Makes what seconds() calls. `pipeline` need not be the shape's.
   Status prepare(const Context& context, Pipeline pipeline, Call* call) const;
-  /// Mean CPU time of a call, over calls of about `window` seconds. `out` then has the last one's answer.
+  /// Mean CPU time of a call, over calls of about `window` seconds. answer() then is the last one's.
   Status seconds(const Call& call, double window, double* mean);
-  const std::vector<std::byte>& out() const { return out_; }
+  /// The bytes of the output; where the shape appends, those of the queries, keys and values that one more
+  /// call wrote.
+  const std::vector<std::byte>& answer() const { return shape_.appends ? appended_ : out_; }
 
  private:
   AttentionArgs args(Pipeline pipeline, std::size_t copy) const;
   KvAppendArgs append_args(std::size_t copy);
+  Status append_once(const Call& call);
   Shape shape_;
   std::size_t kv_bytes_ = 0, copies_ = 1, next_ = 0;
   std::vector<std::byte> q_, out_;
@@ -54,6 +57,7 @@ class Workload {
   std::span<std::byte> cache_;     ///< [copies][K, V], from a line on: kv_append may store it past the caches
   std::vector<std::byte> tokens_;  ///< new keys, values and queries; only where the shape appends
   std::vector<std::int64_t> slots_;
+  std::vector<std::byte> appended_;  ///< [query_out, a copy of K and V]
 };
 
 }  // namespace kumiko::tune

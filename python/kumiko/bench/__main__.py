@@ -2,7 +2,7 @@
 """Times Kumiko beside PyTorch's SDPA, ONNX Runtime and OpenVINO, those that are installed: one process, one clock, the same threads, in turns.
 
 Every answer is first checked against fp64. A ratio is the other library's time over Kumiko's in the same round; the table has its median and
-quartiles. The exit status is 1 if an answer of Kumiko's is wrong.
+quartiles. The exit status is 1 if an answer of Kumiko's is wrong or a file cannot be written, and 2 if an option is wrong.
 """
 
 import argparse
@@ -14,7 +14,8 @@ import sys
 from typing import Any
 
 from . import report
-from .cases import DTYPES, Case, built_in
+from .cases import DTYPES, MOST_DIM, Case, built_in
+from .files import why_not_written, write_whole
 from .libraries import PEERS, Kumiko
 from .measure import hold, measure
 
@@ -37,7 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default 9")
     parser.add_argument("--window", type=float, default=0.1, metavar="SECONDS", help="of calls of each library in a round; default 0.1")
     parser.add_argument("--models", action="store_true", help="whole models of transformers, on eager attention, SDPA and Kumiko")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384], metavar="N", help="tokens of their prompts; default 4096 16384")
+    parser.add_argument("--lengths", type=int, nargs="+", metavar="N", help="tokens of their prompts; default 4096 16384")
     parser.add_argument("--json", metavar="FILE", help="all times; - for standard output, in place of the table")
     parser.add_argument("--plot", metavar="FILE", help="by matplotlib: .svg, .png, .pdf")
     found = parser.parse_args(arguments)
@@ -45,9 +46,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--rounds is {found.rounds}, expected at least 1")
     if not 0 < found.window <= 60:
         parser.error(f"--window is {found.window}, expected more than 0 and at most 60")
-    if found.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error(f"--plot is {found.plot}, and matplotlib is not installed")
+    check_files(parser, found)
+    given = {name: getattr(found, name) for name in SHAPE if getattr(found, name) is not None}
+    if found.lengths is not None and not found.models:
+        parser.error(f"--lengths is {found.lengths}, expected none without --models")
     if found.models:
+        for name in [*given, *(name for name in ("causal", "dtype") if getattr(found, name))]:
+            parser.error(f"--{name.replace('_', '-')} is given, expected no shape or type with --models")
+        found.lengths = found.lengths or [4096, 16384]
         for package in ("torch", "transformers"):
             if importlib.util.find_spec(package) is None:
                 parser.error(f"--models is given, and {package} is not installed")
@@ -55,7 +61,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             parser.error(f"--plot is {found.plot}, expected none with --models")
         if min(found.lengths) < 1:
             parser.error(f"--lengths is {found.lengths}, expected each at least 1")
-    given = {name: getattr(found, name) for name in SHAPE if getattr(found, name) is not None}
     for name, value in given.items():
         if value < 1:
             parser.error(f"--{name.replace('_', '-')} is {value}, expected at least 1")
@@ -64,9 +69,27 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                             causal=found.causal, dtype=found.dtype or "f32")]
         if found.cases[0].q_heads % found.cases[0].kv_heads:
             parser.error(f"--q-heads is {found.cases[0].q_heads}, expected a multiple of --kv-heads {found.cases[0].kv_heads}")
+        if found.cases[0].head_dim > MOST_DIM:
+            parser.error(f"--head-dim is {found.cases[0].head_dim}, expected at most {MOST_DIM}")
+        needed, most = found.cases[0].least_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > most:
+            parser.error(f"the shape takes at least {needed / 2**30:.0f} GiB of memory, expected at most the machine's {most / 2**30:.0f} GiB")
     else:
         found.cases = [case for case in built_in() if found.dtype in (None, case.dtype)]
     return found
+
+
+def check_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Before anything is measured, which takes minutes."""
+    if options.plot:
+        if importlib.util.find_spec("matplotlib") is None:
+            parser.error(f"--plot is {options.plot}, and matplotlib is not installed")
+        endings = report.plot_endings()
+        if os.path.splitext(options.plot)[1] not in endings:
+            parser.error(f"--plot is {options.plot}, expected a name with one of the endings {' '.join(endings)}")
+    for name, path in ("--json", None if options.json == "-" else options.json), ("--plot", options.plot):
+        if path and (why := why_not_written(path)):
+            parser.error(f"{name} is {path}, expected a file that can be written: {why}")
 
 
 def load(threads: int) -> tuple[list[Any], list[str]]:
@@ -96,10 +119,10 @@ def run_models(options: argparse.Namespace, threads: int) -> int:
 
 
 def write(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    as_json = json.dumps(result, indent=1)
+    print(as_json if options.json == "-" else text, flush=True)  # First: it may have taken hours.
     if options.json and options.json != "-":
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-    print(json.dumps(result, indent=1) if options.json == "-" else text)
+        write_whole(options.json, as_json.encode())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,8 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         say(f"python -m kumiko.bench: {error}")
         return 2
-    if options.models:
-        return run_models(options, threads)
+    try:
+        return run_models(options, threads) if options.models else run_cases(options, threads)
+    except OSError as error:
+        say(f"python -m kumiko.bench: {error}")
+        return 1
+
+
+def run_cases(options: argparse.Namespace, threads: int) -> int:
     libraries, missing = load(threads)
     for line in missing:
         say(line)

@@ -11,6 +11,7 @@ DTYPES = {"f32": 4, "bf16": 2, "f16": 2}
 BOUND = {"f32": 2e-5, "bf16": 4e-2, "f16": 5e-3}
 CACHES = 64 << 20  # Keys and values of a decode step come from memory: calls go round sets of at least so many bytes.
 MOST_SETS = 16
+MOST_DIM = 576  # Of Kumiko's heads.
 ROWS = 64  # Queries of each head that are checked, the first and the last among them.
 
 
@@ -44,6 +45,13 @@ class Case:
     @property
     def scale(self) -> float:
         return self.head_dim**-0.5
+
+    @property
+    def least_bytes(self) -> int:
+        """Of the tensors, and of the float64 keys, values and scores of the check."""
+        q, kv = (self.batch * heads * length * self.head_dim for heads, length in ((self.q_heads, self.q_len), (self.kv_heads, self.kv_len)))
+        scores = self.batch * self.q_heads * min(ROWS, self.q_len) * self.kv_len
+        return DTYPES[self.dtype] * 2 * (q + kv) + 8 * (2 * kv * self.group + scores)
 
 
 def built_in() -> list[Case]:
@@ -86,8 +94,9 @@ class Data:
         scores = self.q[:, :, rows].astype(np.float64) @ k.swapaxes(-1, -2) * case.scale
         if case.causal:
             scores[..., np.arange(case.kv_len) > rows[:, None] + case.kv_len - case.q_len] = -np.inf
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        return weights / weights.sum(-1, keepdims=True) @ v
+        largest = scores.max(-1, keepdims=True)
+        weights = np.exp(scores - np.where(np.isneginf(largest), 0.0, largest))
+        return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300) @ v  # 0 where a query sees no key
 
     def wrong(self, answer: np.ndarray) -> str | None:
         """None, or a sentence on what is wrong with [batch, q_heads, q_len, head_dim], computed of the first set."""

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results as a table and as a plot."""
 
+import io
 import math
+import os
 from typing import Any
+
+from .files import write_whole
 
 
 def _ratio(result: dict[str, Any]) -> str:
@@ -34,6 +38,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(text)
 
 
+def plot_endings() -> list[str]:
+    from matplotlib.backend_bases import FigureCanvasBase
+    return [f".{name}" for name in FigureCanvasBase.get_supported_filetypes()]
+
+
 def plot(rows: list[dict[str, Any]], path: str) -> None:
     """Bars of the ratios with their quartiles; the format is that of the file's ending."""
     from matplotlib.figure import Figure
@@ -52,4 +61,6 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     axes.set_xlabel("time / Kumiko's time (median and quartiles)")
     if names:
         axes.legend()
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=os.path.splitext(path)[1][1:])
+    write_whole(path, picture.getvalue())

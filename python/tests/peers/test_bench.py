@@ -2,6 +2,7 @@
 """python -m kumiko.bench: what it says, never how fast anything is."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from kumiko.bench import __main__ as program
-from kumiko.bench import models, report
+from kumiko.bench import files, models, report
 from kumiko.bench.cases import Case, Data, built_in
 from kumiko.bench.libraries import PEERS, Kumiko
 from kumiko.bench.measure import measure, spread
@@ -45,15 +46,58 @@ def test_a_shape_of_ones_own(tmp_path):
     (["--rounds", "0"], "--rounds is 0, expected at least 1"),
     (["--window", "0"], "--window is 0.0, expected more than 0"),
     (["--models", "--lengths", "5", "0"], "--lengths is [5, 0], expected each at least 1"),
+    (["--models", "--q-len", "5"], "--q-len is given, expected no shape or type with --models"),
+    (["--models", "--dtype", "bf16"], "--dtype is given, expected no shape or type with --models"),
+    (["--lengths", "5"], "--lengths is [5], expected none without --models"),
+    (["--window", "nan"], "--window is nan, expected more than 0"),
+    (["--head-dim", "577"], "--head-dim is 577, expected at most 576"),
+    (["--q-len", "1000000000", "--kv-len", "1000000000"], "the shape takes at least"),
+    (["--json", "/no/such/folder/x.json"], "--json is /no/such/folder/x.json, expected a file that can be written: No such file or directory"),
+    (["--plot", "/no/such/folder/x.svg"], "--plot is /no/such/folder/x.svg, expected a file that can be written"),
+    (["--plot", "x.nonsense"], "--plot is x.nonsense, expected a name with one of the endings"),
+    (["--plot", "x"], "--plot is x, expected a name with one of the endings"),
 ])
 def test_bad_arguments_are_named(arguments, words):
     done = run(*arguments)
     assert done.returncode == 2 and words in done.stderr and not done.stdout
 
 
+def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, capsys):
+    """Whatever fails, also after the measurement; a link stays one, and nothing is left beside it."""
+    older, link = tmp_path / "older.json", tmp_path / "link.json"
+    older.write_text("older")
+    older.chmod(0o640)
+    link.symlink_to("older.json")
+    monkeypatch.setattr(program, "hold", lambda threads: 1)
+    monkeypatch.setattr(program, "PEERS", ())
+    command = ["--q-len", "8", *QUICK, "--json", str(link)]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as context:
+        context.setattr(files.os, "replace", full)
+        assert program.main(command) == 1
+    found = capsys.readouterr()
+    assert "No space left on device" in found.err and str(link) in found.err and "f32 prefill" in found.out
+    assert older.read_text() == "older" and sorted(tmp_path.iterdir()) == [link, older]
+    assert program.main(command) == 0
+    assert json.loads(older.read_text())["rows"] and link.is_symlink() and older.stat().st_mode & 0o777 == 0o640
+    assert sorted(tmp_path.iterdir()) == [link, older]
+
+
+def test_json_may_go_to_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        assert files.why_not_written(str(pipe)) is None
+        files.write_whole(str(pipe), b"{}")
+        assert reader.communicate(timeout=60)[0] == "{}"
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 @pytest.mark.parametrize("case", [PREFILL, Case(**{**vars(PREFILL), "causal": True}), DECODE,
-                                  Case(q_heads=4, kv_heads=2, q_len=9, kv_len=33, head_dim=32, causal=True)])
+                                  Case(q_heads=4, kv_heads=2, q_len=9, kv_len=33, head_dim=32, causal=True),
+                                  Case(q_heads=4, kv_heads=2, q_len=33, kv_len=9, head_dim=32, causal=True)])  # first queries without keys
 def test_every_way_of_every_library_is_right_or_says_why_not(case, dtype):
     case = Case(**{**vars(case), "dtype": dtype})
     data = Data(case)

@@ -112,6 +112,19 @@ def test_tangents_are_refused_and_not_lost(call):
     assert torch.equal(call(q, k, v), expected)
 
 
+def test_negative_views_are_refused():
+    """Their memory holds the numbers of the other sign."""
+    q, k, v = make()
+    bias = torch.complex(torch.zeros(9, 13), torch.randn(9, 13))
+    with pytest.raises(ValueError, match=r"^bias is a tensor with PyTorch's negative bit; expected its resolve_neg\(\)"):
+        kumiko.attention(q, k, v, bias=bias.conj().imag)
+    out = kumiko.attention(q, k, v, bias=bias.conj().imag.resolve_neg())
+    assert torch.equal(out, kumiko.attention(q, k, v, bias=-bias.imag)) and not torch.equal(out, kumiko.attention(q, k, v, bias=bias.imag))
+    single = torch.complex(v, v).conj().imag[..., :1]
+    with pytest.raises(ValueError, match="^v is a tensor with PyTorch's negative bit"):
+        kumiko.attention(q, k, single)
+
+
 @pytest.mark.parametrize("change, words", [
     (lambda q: q.to("meta"), "q cannot be shared by DLPack: .*meta"), (lambda q: q.to_sparse(), "q cannot be shared by DLPack"),
     (lambda q: q.double(), "q.dtype is float64"),

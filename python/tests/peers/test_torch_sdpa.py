@@ -103,6 +103,10 @@ def test_strided_views_are_read_in_place(calls):
     ("dtype is torch.float64", lambda *x: [t.double() for t in x], {}),
     ("head_dim is 577, expected 1 to 576", lambda *x: [t[..., :1].repeat(1, 1, 1, 577) for t in x], {}),
     ("key's last stride is 53, expected 1", lambda q, k, v: (q, k.transpose(-1, -2).contiguous().transpose(-1, -2), v), {}),
+    ("a tensor has the negative bit", lambda q, k, v: (q, k, torch.complex(k, v).conj().imag[..., :1]), {}),
+    ("a tensor has the negative bit", None, {"attn_mask": torch.randn(37, 53, dtype=torch.complex64).conj().imag}),
+    ("attn_mask is of the shape (1, 1, 37, 53)", lambda *x: [t[0] for t in x], {"attn_mask": torch.rand(1, 1, 37, 53) < 0.7}),
+    ("attn_mask is of the shape (3, 53)", lambda q, k, v: (q[:, :, :0], k, v), {"attn_mask": torch.zeros(3, 53)}),
 ])
 def test_what_is_not_ours_is_pytorchs_and_says_why_once(calls, fallbacks, reason, change, arguments):
     q, k, v = (change or (lambda *x: x))(*tensors())

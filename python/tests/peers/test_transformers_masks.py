@@ -169,6 +169,21 @@ def test_masks_of_the_models_own(kind):
     torch.testing.assert_close(found, right, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("q_len, kv_len", [(9, 13), (1, 13), (1, 1)])
+@pytest.mark.parametrize("shape", ["heads", "queries", "keys"])
+def test_masks_and_biases_of_fewer_dimensions_broadcast(shape, q_len, kv_len):
+    q, k, v = tensors(4, q_len, kv_len)
+    given = {"heads": (4, q_len, kv_len), "queries": (q_len, kv_len), "keys": (kv_len,)}[shape]
+    random = torch.Generator().manual_seed(8)
+    seen, bias = torch.rand(given, generator=random) < 0.6, torch.randn(given, generator=random)
+    seen[..., 0] = True
+    reach = taken.kumiko_mask(4, q_len, kv_len, q_offset=kv_len - q_len, attention_mask=padding(4, kv_len, "left"), allow_is_causal_skip=True)
+    for mask, more in ((seen, {}), (bias, {}), (seen, {"position_bias": bias}), (reach, {"position_bias": bias})):
+        wide = mask if mask is None or mask.is_complex() else mask.expand(4, 4, q_len, kv_len)
+        right = attend(Module(), (q, k, v), wide, "causal", **{name: x.expand(4, 4, q_len, kv_len) for name, x in more.items()})
+        assert torch.equal(attend(Module(), (q, k, v), mask, "causal", **more), right)
+
+
 def test_what_has_dropout_is_pytorchs_and_says_so(monkeypatch):
     monkeypatch.setenv("KUMIKO_VERBOSE", "1")
     monkeypatch.setattr(kumiko.torch, "_said", set())
