@@ -78,7 +78,7 @@ class Text(unittest.TestCase):
         self.assertIn("pipeline: decode", said)
 
     def test_unbound_workers_are_said_to_be(self):
-        self.assertIn("nobody is bound", text("--topology", "core:4 pu:1"))
+        self.assertIn("no thread is bound", text("--topology", "core:4 pu:1"))
 
 
 class Errors(unittest.TestCase):

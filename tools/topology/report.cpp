@@ -47,7 +47,7 @@ std::string settings_lines(const View& view) {
   std::string text = "threads: " + std::to_string(context.executor->concurrency());
   if (context.cgroup_limit > 0) text += ", cgroup quota " + std::to_string(context.cgroup_limit) + " CPUs";
   text += ", executor " + view.executor + ", policy " + context.config.policy->name + ", bind " + bind;
-  if (context.config.bind == scheduler::Bind::none) text += " (the CPUs are homes, nobody is bound)";
+  if (context.config.bind == scheduler::Bind::none) text += " (no thread is bound to its CPU)";
   return text + ", isa " + kernels::name(context.isa) + "\n";
 }
 

@@ -130,6 +130,6 @@ int main(int argc, char** argv) {
   try {
     return run(options);
   } catch (const std::bad_alloc&) {
-    return fail("out of memory; --megabytes takes less");
+    return fail("out of memory; expected a smaller --megabytes");
   }
 }
