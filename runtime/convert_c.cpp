@@ -110,7 +110,7 @@ Status bad_value(const std::string& name, std::int64_t value, const char* expect
 namespace {
 
 /// Copies a struct that may be older (shorter) or newer (longer) than ours over the defaults in `*known`.
-/// `smallest`: the end of the fields that the first release had no defaults for.
+/// `smallest`: the least struct_size that is accepted.
 template <class Struct>
 Status read_sized(const Struct* given, const std::string& name, const char* type, std::size_t smallest,
                   Struct* known) {
@@ -250,7 +250,7 @@ static Status convert_fields(const From& from, To* to) {
   return {};
 }
 
-/// `name`: the argument that it is. `of`: what its fields are named with.
+/// `name`: the argument's name. `of`: the prefix of its fields' names in messages.
 static Status convert_attention(const kumiko_attention_args* given, const char* name, const char* of,
                                 AttentionArgs* to) {
   if (given == nullptr) return null_argument(name, "a kumiko_attention_args");

@@ -16,8 +16,8 @@
 
 namespace kumiko::c_abi {
 
-// Those with KUMIKO_API are for libkumiko_mpi, whose C ABI has the same structs; no header of them is
-// installed.
+// Functions with KUMIKO_API are exported for libkumiko_mpi, whose C ABI has the same structs. This header is
+// not installed.
 
 KUMIKO_API Status null_argument(const char* name, const char* expected);
 KUMIKO_API Status bad_value(const std::string& name, std::int64_t value, const char* expected);
