@@ -33,7 +33,8 @@ Precision precision(DataType type) {
 }
 
 // Errors of independent weights add up as the root of the sum of squares. Rounding has a standard deviation
-// of 0.3 to 0.6 of its bound, so this allows 5 to 10 of them: none of 4 million right elements may fail.
+// of 0.3 to 0.6 of its bound, so this allows 5 to 10 standard deviations: none of 4 million right elements
+// may fail.
 constexpr double kDeviations = 3;
 
 // Sums over the visible keys of one row, by kind.
@@ -153,7 +154,7 @@ void Problem::answer_head(int set, const Fault& fault, std::int64_t b, std::int6
   }
 }
 
-// From the definition, with the tolerance of the sums above: every key has a weight of its own.
+// By the definition, because every key has a weight of its own; with the same tolerance as above.
 void Problem::answer_latents(int set, const Fault& fault, std::int64_t b, std::int64_t kv_head,
                              const std::function<bool(const Row&)>& visit) const {
   const Shape& s = shape_;

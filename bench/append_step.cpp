@@ -15,7 +15,7 @@
 namespace kumiko::bench {
 namespace {
 
-constexpr std::int64_t kDecodes = 64;  // sequences; a step of more tokens is a chunk
+constexpr std::int64_t kDecodes = 64;  // up to 64 tokens are one of each sequence; more are a chunk
 constexpr double kCopyWindow = 10e-3;  // seconds of each way to copy
 
 std::size_t sz(std::int64_t n) {
@@ -38,8 +38,9 @@ void store_past_caches(std::byte* to, const std::byte (&line)[64]) {
 #endif
 }
 
-/// Ordinary loads and stores, 64 bytes at a time. Not memcpy: glibc may copy rows of a few KiB with
-/// `rep movsb`, which nothing that computes can use. Line by line `ahead` is fetched, unless it is null.
+/// Copies 64 bytes at a time, with non-temporal stores if `past_caches`. Not by memcpy of a whole row: glibc
+/// may copy rows of a few KiB with `rep movsb`, which no code that computes can use. For each line it
+/// prefetches one of `ahead`, unless that is null.
 template <bool past_caches>
 void copy_lines(const Row& row, const Row& ahead, std::int64_t bytes) {
   for (std::int64_t at = 0; at < bytes; at += 64) {
@@ -57,7 +58,7 @@ void copy_lines(const Row& row, const Row& ahead, std::int64_t bytes) {
   }
 }
 
-/// Steps whose reads and writes together are beyond the caches, and whose tokens fill whole pages.
+/// The number of steps whose reads and writes together exceed the caches and whose tokens fill whole pages.
 std::int64_t steps_beyond_caches(std::int64_t bytes_of_step, std::int64_t page) {
   const auto beyond = static_cast<std::int64_t>(bytes_beyond_caches());
   return (beyond / bytes_of_step + page) / page * page;

@@ -25,11 +25,11 @@ class AppendStep {
 
   /// The next step's call; after the last step, the first one's.
   KvAppendArgs next();
-  /// Read and written by a step.
+  /// Bytes that a step reads and writes.
   double bytes() const;
-  /// Bytes/s, read and written, of a copy of the same rows to the same places, with one thread on
-  /// each of `cpus`: the fastest of token by token and tensor by tensor, each with and without fetching, and
-  /// past the caches. Not of a chunk: attention reads all its keys next, and would miss them there.
+  /// Bytes/s, read and written, of a copy of the same rows to the same places, with one thread on each of
+  /// `cpus`: the fastest of token by token and tensor by tensor, each with and without prefetching, and with
+  /// non-temporal stores. The last not for a chunk: attention reads all its keys next, and would miss them.
   double copy_ceiling(std::span<const int> cpus, Clock clock);
   /// Makes every output NaN.
   void poison();
@@ -44,8 +44,8 @@ class AppendStep {
   std::int64_t position(std::int64_t step, std::int64_t token) const;
   struct WayToCopy {
     bool by_token;
-    std::int64_t tokens_ahead;  ///< Of which rows are fetched; 0: none are.
-    bool past_caches = false;   ///< Rows of pages are stored past the CPU's caches, on x86.
+    std::int64_t tokens_ahead;  ///< How many tokens ahead rows are prefetched; 0: they are not.
+    bool past_caches = false;   ///< Non-temporal stores to pages, on x86.
   };
   /// The rows of tokens [first, last) of a step.
   void copy(std::int64_t step, std::int64_t first, std::int64_t last, const WayToCopy& way);

@@ -33,8 +33,9 @@ Rounds measure_rounds(benchmark::State& state, double work, Seconds seconds, Cei
   return {median(rates), median(ceilings), median(fractions)};
 }
 
-/// Rounds of work that multiply-adds or reading may bound: `ceilings()` are both of the machine's. The
-/// fraction is that of the longer one, and memory_bound says 1 if that is reading.
+/// Rounds of work that may be bound by multiply-adds or by reading: `ceilings()` returns both of the
+/// machine's. The fraction is relative to the one that takes longer, and memory_bound is 1 if that is
+/// reading.
 template <class Seconds, class Measure>
 void report_limit(benchmark::State& state, const Work& work, Seconds seconds, Measure ceilings) {
   std::vector<double> flops, bytes;

@@ -18,7 +18,7 @@ std::vector<int> first_cores(int threads);
 /// now. The first call for a number of threads chooses the loops.
 double read_ceiling(int threads, std::span<const std::byte> buffer);
 
-/// The same, and the multiply-adds of `row` on those cores: what decode has to be held against.
+/// The same, and the FLOP/s of `row` on those cores: decode may be bound by either.
 Ceilings both_ceilings(const FmaRow& row, int threads, std::span<const std::byte> buffer);
 
 /// How much faster `threads` cores multiply and add than one in the same wall time, now. On virtual cores
@@ -28,7 +28,7 @@ class CoreGain {
   CoreGain(const FmaRow& row, int threads) : row_(row), threads_(threads) {}
   /// Call before the workload: measures one core.
   void begin();
-  /// Call after it: all cores, over one.
+  /// Call after it: the rate of all cores over that of one.
   double end() const;
 
  private:

@@ -29,8 +29,8 @@ std::span<std::byte> map_pages(std::size_t bytes) {
   return {static_cast<std::byte*>(memory), bytes};
 }
 
-// Bytes of the level 3 caches of the cores that we may run on; 0 if the system does not report them. The C
-// library's figure is for a whole socket: 384 MiB on a virtual machine that has 32 MiB of them.
+// Bytes of the level 3 caches of the cores that this process may run on; 0 if the system does not report
+// them. The C library's figure is for a whole socket: 384 MiB on a virtual machine that has 32 MiB of it.
 std::size_t last_level_caches() {
   std::size_t sum = 0;
   std::set<std::string> seen;
@@ -82,8 +82,9 @@ Pages::~Pages() {
   munmap(memory_.data(), memory_.size());
 }
 
-// A hypervisor takes pages away for a while when it scans or moves them, and the next access waits: of 50
-// decode figures 7 were below six tenths of the others, and 1 after this and the repeated rounds (rounds.h).
+// A hypervisor takes pages away for a while when it scans or moves them, and the next access waits: without
+// this and the repeated rounds (rounds.h) 7 of 50 decode figures were below six tenths of the others, with
+// them 1.
 void Pages::touch() const {
   constexpr std::size_t kPage = 4096;
   for (std::size_t i = 0; i < memory_.size(); i += kPage)

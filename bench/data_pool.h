@@ -33,11 +33,11 @@ class Random {
   std::uint64_t state_;
 };
 
-/// 256 MiB, or 8 times the last-level caches of the cores that we may run on if that is more: reads that
-/// cycle through so much come from memory.
+/// 256 MiB, or 8 times the last-level caches of the cores that this process may run on if that is more: reads
+/// that cycle through so much come from memory.
 std::size_t bytes_beyond_caches();
 
-/// Whether the memory below is asked for in huge pages from now on, as by default, or in pages of the base
+/// Whether Pages and data_pool() ask for huge pages from now on, as by default, or for pages of the base
 /// size.
 void use_huge_pages(bool huge);
 
@@ -68,7 +68,7 @@ constexpr std::int64_t bytes_of(DataType type) {
 }
 /// Rounds to nearest even. Not for NaN, overflow or a subnormal bf16. The conversion back takes every value.
 void store_rounded(DataType type, float x, std::byte* to);
-// Inline: in a loop over a row the type is looked at once.
+// Inline, so that in a loop over a row the type is tested once.
 inline float load_widened(DataType type, const std::byte* from) {
   if (type == DataType::f32) {
     float x = 0;

@@ -101,8 +101,8 @@ void GradientProblem::poison() {
 }
 
 std::string GradientProblem::check(bool rounds_weights) {
-  // Errors of rounded sums of f32; of weights that are each right to 2^-8, as in answers.cpp three times the
-  // root of the sum of squares.
+  // f32: errors of rounded sums. Weights rounded to bf16, each right to 2^-8: three times the root of the sum
+  // of squares, as in answers.cpp.
   of_sum_ = rounds_weights && shape_.type != DataType::f32 ? 3 * 0x1p-8 : 1e-5;
   for (const std::int64_t position : {std::int64_t{0}, std::int64_t{1}, std::int64_t{191}, std::int64_t{192},
                                       std::int64_t{575}, std::int64_t{576}, shape_.len - 1}) {

@@ -40,7 +40,7 @@ class GradientProblem {
   explicit GradientProblem(const GradientShape& shape);
 
   const GradientShape& shape() const { return shape_; }
-  /// Of five products.
+  /// FLOP of the five products.
   double flops() const;
   /// Writes `out` and `lse`, which the gradients and their check need.
   Status forward(const Context& context) { return attention_forward(context, args.forward); }
@@ -56,7 +56,7 @@ class GradientProblem {
  private:
   using Row = std::vector<double>;
   struct Pair {
-    double p, ds, size;  // of the terms that ds is the difference of
+    double p, ds, size;  // size: the sum of the magnitudes of the two terms whose difference ds is
   };
   std::int64_t group() const { return shape_.q_heads / shape_.kv_heads; }
   std::int64_t at(std::int64_t head, std::int64_t position) const {
@@ -73,7 +73,7 @@ class GradientProblem {
 
   const GradientShape shape_;
   const std::int64_t q_size_, k_size_;
-  double of_sum_ = 0;  // bound of an error, in terms' root of the sum of squares
+  double of_sum_ = 0;  // bound of an error, relative to the root of the sum of the terms' squares
   Elements q_, k_, v_, out_, dout_, dq_, dk_, dv_;
   std::vector<float> lse_;
 };

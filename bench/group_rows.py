@@ -8,7 +8,7 @@ PATH = pathlib.Path(__file__).resolve().parent / "groups.toml"
 
 
 def load(path=PATH):
-    """{name: {"about": ..., "rows": [row, ...]}}; what a row says itself goes before what its table says."""
+    """{name: {"about": ..., "rows": [row, ...]}}; the fields of a row override those of its table."""
     groups = tomllib.loads(path.read_text())
     for group in groups.values():
         tables = group.pop("tables")

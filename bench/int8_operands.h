@@ -13,7 +13,7 @@
 
 namespace kumiko::bench {
 
-/// For problems whose queries and keys int8 holds (Shape::is_int8): calls on these have the same answer.
+/// For problems whose queries and keys fit in int8 (Shape::is_int8): calls on these have the same answer.
 class Int8Operands {
  public:
   explicit Int8Operands(const Problem& problem)

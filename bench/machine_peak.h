@@ -17,7 +17,7 @@ namespace kumiko::bench {
 /// first. avx512_bf16: products of bf16 pairs, the peak of its bf16 kernels; its f32 kernels are avx512's.
 struct FmaRow {
   const char* isa;             ///< As in ContextOptions::isa.
-  bool (*host_runs)();         ///< Asks the CPU, not the library: a wrong probe there must not hide a row.
+  bool (*host_runs)();         ///< Asks the CPU, not the library, whose answer might be wrong and hide a row.
   double flops_per_iteration;  ///< An FMA counts as 2.
   void (*run)(std::int64_t iterations) noexcept;
 };
@@ -91,7 +91,7 @@ class ReadCeiling {
   Clock clock_;
   std::vector<std::size_t>
       position_;  // Per thread, kept between calls so that short calls do not reread cached data.
-  std::array<ReadRow, 2> best_{};  ///< Fastest first. Both are run: one may lose a few ms to others.
+  std::array<ReadRow, 2> best_{};  ///< Fastest first. Both are run: one may lose a few ms to other processes.
 };
 
 /// Seconds since an arbitrary start.

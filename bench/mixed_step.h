@@ -9,7 +9,8 @@
 
 namespace kumiko::bench {
 
-/// Sequences [first, last) of a packed call over pages, as a call of its own. Both must outlive args().
+/// Sequences [first, last) of a packed call over pages, as a call of its own. This object and what `step`
+/// points to must outlive the use of args().
 class PartOfStep {
  public:
   PartOfStep(const AttentionArgs& step, std::int64_t first, std::int64_t last);

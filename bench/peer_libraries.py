@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers of peers.py. ways(problem, threads) yields (name, make): make() returns (call, answer), where call(set) is
-timed and answer() reads the output of the last call. Only peers with `has_gradients` are asked for gradients. Whatever can be prepared once for many calls is prepared in make(). A peer is created
-for an instruction set, by its name in the rows; without `held_to_isa` it cannot be kept to one less than the host's best.
+"""The peers of peers.py. ways(problem, threads) yields (name, make): make() returns (call, answer), where call(set) is timed and answer() reads
+the output of the last call. Whatever can be prepared once for many calls is prepared in make(). Only peers with `has_gradients` are asked for
+gradients. A peer is created for an instruction set, by its name in the rows; one without `held_to_isa` always uses the best that the host has.
 
 Tensors come as [batch, heads, len, dim], contiguous or a view of [batch, len, heads, dim].
 """
@@ -32,7 +32,7 @@ class PyTorch:
         return (tensor.view(self.torch.uint16) if tensor.dtype == self.torch.bfloat16 else tensor).numpy()
 
     def gradients(self, p, threads):
-        """The backward pass alone: the forward one is done once, before."""
+        """The backward pass alone: the forward pass is done once, before the timed calls."""
         torch = self.torch
         inputs = [self.tensor(a).detach().requires_grad_() for a in (p.queries(), *p.keys_and_values(0))]
         dout = self.tensor(p.rows(p.dout, p.v_head_dim))
@@ -234,7 +234,7 @@ class OpenVino:
         q = p.queries()
         if p.type == "bf16" and seen is not None:
             return  # NumPy has no bf16 for the mask; no row has both.
-        # The precision of its computation: in f16 its sums err by more than the type requires.
+        # The hint is the precision of its computation: with f16 the errors of its sums are larger than those that the type makes unavoidable.
         for hint, what in [(kind, "SDPA"), (ov.Type.f32, "SDPA, hint f32")][:1 if p.type == "f32" else 2]:
             if p.group == 1:
                 yield what, lambda hint=hint: sdpa(q, q.dtype, hint)
@@ -249,7 +249,7 @@ class Vllm:
     held_to_isa = True
     has_pages = True
     has_gradients = False
-    PAGE = 128  # Where a problem says nothing of pages.
+    PAGE = 128  # Keys of a page where a problem has none.
 
     def __init__(self, isa):
         import torch
@@ -266,7 +266,7 @@ class Vllm:
     def ways(self, p, threads):
         torch = self.torch
         page = p.page_keys or self.PAGE
-        # Lengths of their own: of decode steps and of packed queries.
+        # Sequences may differ in length only in decode steps and with packed queries.
         if p.mask or p.head_dim != p.v_head_dim or p.kv_len % page or not (p.tokens or p.q_len == 1 or p.q_len == p.kv_len and not p.seqused_k):
             return
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[p.type]

@@ -24,8 +24,8 @@ struct Found {
   std::int64_t page_keys = 0;
 };
 
-/// A case of attention_bench or serving_bench. Pages of a decode step are a peer's own, of so many keys; a
-/// step with a chunk has its pages in the shape.
+/// A case of attention_bench or serving_bench. In a decode step the peer makes its own pages, of page_keys
+/// keys; a step with a chunk has its pages in the shape.
 std::optional<Found> find(const std::string& name) {
   for (const Case& c : cases()) {
     if (c.shape.name == name) return Found{c.shape, c.limit == Limit::either};
@@ -72,7 +72,7 @@ struct PeerProblem {
   void* cu_seqlens_q;      ///< Null, or int32[batch + 1], of packed queries.
   void* block_table;  ///< Null, or int32[batch][kv_len / page_keys]: pages of k and v as tensors of tokens.
   void* dout;         ///< Null, or the gradient of out, where the answer is dq, dk and dv.
-  void* dq;           ///< As q, like k and v the others.
+  void* dq;           ///< Like q; dk and dv like k and v.
   void* dk;
   void* dv;
   void* impl;
@@ -186,8 +186,9 @@ KUMIKO_BENCH_API int kumiko_bench_runs(const char* isa) {
   return row != nullptr && row->host_runs();
 }
 
-/// The problem's ceiling on those cores now, by the multiply-adds of `isa`, which the host must run: FLOP/s;
-/// of decode the bytes/s of keys and values that these or reading them allow, whichever is less.
+/// The problem's ceiling now, on the first `threads` cores, with the multiply-adds of `isa`, which the host
+/// must run: FLOP/s; for decode the bytes/s of keys and values that multiply-adds or reading allow, whichever
+/// is less.
 KUMIKO_BENCH_API double kumiko_bench_ceiling(const PeerProblem* p, const char* isa, int threads) {
   const FmaRow& row = *find_fma_row(isa);
   if (!p->is_decode) return fma_flops(row, first_cores(threads), kFmaWindow, clock_of(threads));
@@ -207,13 +208,13 @@ KUMIKO_BENCH_API int kumiko_bench_gain_attempts() {
   return kGainAttempts;
 }
 
-/// 1 if one thread's calls are timed in CPU time of the process; 0: in wall time.
+/// 1 if calls on `threads` threads are timed in CPU time of the process; 0: in wall time.
 KUMIKO_BENCH_API int kumiko_bench_on_cpu_clock(int threads) {
   return clock_of(threads) == Clock::cpu;
 }
 
-/// The parts of a measurement (rounds.h): rounds, how often one is repeated, how far its ceilings may be
-/// apart, and the seconds of calls in it.
+/// The rules of a measurement (rounds.h): rounds, how often a round may be repeated, the largest ratio of its
+/// ceilings, and the seconds of calls in it.
 KUMIKO_BENCH_API void kumiko_bench_rules(int* rounds, int* held_again, double* steady, double* window) {
   *rounds = kCallRounds;
   *held_again = kHeldAgain;

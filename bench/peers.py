@@ -3,8 +3,8 @@
 """Measures other libraries on the problems of attention_bench, serving_bench and backward_bench: those of peer_libraries.py, installed by `scripts/setup peers`.
 
 run_groups.py calls `run_pass`, which starts this file again with the Python of each of their environments, one process per ISA and
-thread count. There peer_problems.cpp, loaded as a library, provides shapes, data, the check, the ceilings and the rules of a
-measurement, all those of attention_bench. A peer may have several ways to compute a problem; ways with a wrong answer are
+thread count. There peer_problems.cpp, loaded as a library, provides the same shapes, data, check, ceilings and rules of a
+measurement as attention_bench has. A peer may have several ways to compute a problem; ways with a wrong answer are
 dropped, and the fastest of the others is measured.
 """
 
@@ -17,13 +17,13 @@ import subprocess
 import sys
 import time
 
-# By the name in peer_libraries.PEERS: vLLM's extension needs the PyTorch that it was built with.
+# By the name in peer_libraries.PEERS. vLLM has its own: its extension needs the PyTorch that it was built with.
 VENVS = {name: pathlib.Path(__file__).resolve().parent.parent / name for name in (".venv-peers", ".venv-peers-vllm")}
 PROGRAMS = ("attention_bench", "serving_bench", "backward_bench")  # The programs with the same problems.
 LIBRARY = "libpeer_problems.so"
 PROBE = 20e-3  # Seconds of calls, three times, to compare a peer's ways, unless one call takes longer.
-REST = 5e-3  # Seconds of a check whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
-LOOK = 100e-6  # Reading a clock costs up to 1 us: calls between two readings take at least this long, as in rounds.h.
+REST = 5e-3  # Seconds over which rest() looks whether a peer's threads still spin; ONNX Runtime's do for up to 0.1 s after a call.
+LOOK = 100e-6  # Seconds of calls between two readings of the clock, at least, as in rounds.h: a reading costs up to 1 us.
 # Keeps PyTorch (its own code, oneDNN's and MKL's) to the instruction set of a row; bf16 on AVX-512 is multiplied without AVX512-BF16.
 # On other rows nothing is set.
 AVX2_ALONE = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
@@ -58,7 +58,7 @@ def run_pass(directory, figures):
                         take(json.loads(line), group, names, notes)
                 if done.returncode == 0 or not names:
                     break
-                # It ended in the first of the benchmarks that are left: the others run without it.
+                # The process failed in the first of the benchmarks that are left: the others run without that one.
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 failed = next(iter(names))
                 del names[failed]
@@ -67,7 +67,7 @@ def run_pass(directory, figures):
 
 
 def take(result, group, names, notes):
-    """One line of a peers' process: a note, that a benchmark is done, or a peer's figures."""
+    """Takes one line of a peers' process: a note, the end of a benchmark, or a peer's figures."""
     if "note" in result:
         notes.append(result["note"])
     elif "done" in result:
@@ -127,7 +127,7 @@ class Machine:
         return set(cpus[:self.library.kumiko_bench_cores(threads, cpus)])
 
     def clock(self, threads):
-        """CPU time of the process, its helper threads included, or wall time, as attention_bench uses for so many threads."""
+        """CPU time of the process, its helper threads included, or wall time: the one that attention_bench uses for this number of threads."""
         return time.process_time if self.library.kumiko_bench_on_cpu_clock(threads) else time.perf_counter
 
     def ceiling(self, problem, threads):
@@ -142,8 +142,8 @@ class Machine:
 
 
 class Problem:
-    """A case of bench/shapes.cpp or bench/gradient_problem.cpp; tensors are NumPy arrays [batch, heads, len, dim] over its memory; bf16 as
-    uint16. Where `dout` is not null the answer is dq, dk and dv, one after another."""
+    """A case of bench/shapes.cpp or bench/gradient_problem.cpp. Tensors are NumPy arrays [batch, heads, len, dim] over its memory, with bf16 as
+    uint16. Where `dout` is not null, the answer is dq, dk and dv, one after another."""
 
     def __init__(self, machine, name):
         self.library, self.fields = machine.library, Fields()
@@ -198,7 +198,7 @@ class Problem:
         return [self.array(address, size) for address, size in zip((self.dq, self.dk, self.dv), sizes)]
 
     def visible(self):
-        """None if is_causal says everything; else [batch or 1, 1, q_len or 1, kv_len] of bool."""
+        """None if is_causal alone says what is visible; else [batch or 1, 1, q_len or 1, kv_len] of bool."""
         import numpy
         if not self.mask and not self.seqused_k and self.window_left < 0:
             return None
@@ -244,7 +244,7 @@ def rest():
 
 
 class Way:
-    """A peer's fastest right way to compute a problem with so many threads by `clock`; `call` is None if there is none."""
+    """A peer's fastest way with a right answer to compute a problem with `threads` threads, timed by `clock`; `call` is None if there is none."""
 
     def __init__(self, peer, problem, machine, threads, clock, known=None):
         self.problem, self.cpus, self.clock, self.window = problem, machine.cores(threads), clock, machine.window
@@ -383,7 +383,7 @@ def main(library, environment, isa, threads, names):
     peers = []
     for peer in peer_libraries.PEERS[environment]:
         try:
-            if peer.held_to_isa or not machine.has_better("f32"):  # The others would have no row.
+            if peer.held_to_isa or not machine.has_better("f32"):  # measure_problem() would skip the others in every row.
                 peers.append(peer(isa))
         except Exception as error:  # A library that does not load.
             print(json.dumps({"note": f"{peer.__name__}: {error}"}), flush=True)

@@ -80,7 +80,7 @@ class Peers(unittest.TestCase):
         self.assertEqual(found.keys(), {"NumPy"})
         self.assertTrue(any("Broken, right: wrong answer" in note for note in notes))
 
-    def test_a_known_way_is_taken_and_who_has_none_seeks_again(self):
+    def test_a_known_way_is_taken_and_a_peer_without_one_searches_again(self):
         name = "embed_d32_b8_h12x12_16"
         results = list(peers.measure(self.machine, [NumPy(), NumPy("Other")], name, 1, {"NumPy": ["right"]}))
         self.assertEqual([(r["peer"], r["ways"]) for r in results if "peer" in r], [("NumPy", ["right"]), ("Other", ["right"])])

@@ -146,7 +146,7 @@ struct ScoresAndValues {
   }
 };
 
-/// Runs `work` in rounds against the FMA peak; `right()` before and after.
+/// Measures `run` in rounds against the FMA peak. `right()` checks its answer before and after.
 template <class Run, class Poison, class Right>
 void judge(benchmark::State& state, kernels::Isa isa, double flops, Run run, Poison poison, Right right) {
   const FmaRow* peak = find_fma_row(kernels::name(isa));

@@ -7,7 +7,7 @@
 namespace kumiko::bench {
 namespace {
 
-// Value vectors. Each key has +-1 in one dimension, its mark, on a background small enough not to hide it.
+// Value vectors. Each value has +-1 in one dimension, its mark, on a background small enough not to hide it.
 // With n keys and d dimensions, a dropped key is one of n / d marks of random sign in its dimension, and
 // changes their sum by more than the sum's rounding. Every eighth dimension has the same value for all keys
 // of a kind: it changes when the weights of the kinds do, as with another scale.
@@ -97,7 +97,7 @@ void Problem::fill(int set) {
         kinds_[kind_at(set, b, h, j)] = static_cast<std::uint8_t>(kind);
         std::copy_n(kind_rows.data() + kind * s.head_dim * bytes, s.head_dim * bytes,
                     keys(set) + key_at(b, h, j, s.head_dim) * bytes);
-        // Of a latent the elements behind the value stay those of its kind.
+        // In a latent the elements behind the value stay those of the key's kind.
         std::byte* value = values(set) + value_at(b, h, j) * bytes;
         const float sign = random.below(2) == 0 ? 1.0f : -1.0f;
         for (std::int64_t d = 0; d < s.v_head_dim; ++d) {
@@ -146,7 +146,7 @@ void Problem::make_tree() {
   mask_.assign(static_cast<std::size_t>(s.q_len * s.kv_len), 0);
   std::vector<std::uint8_t> bits(static_cast<std::size_t>(s.q_len * row_bytes));
   for (std::int64_t i = 0; i < s.q_len; ++i) {
-    // The parent's keys, but for the query's own.
+    // The parent's keys, and the query's own.
     const std::int64_t parent = i > 0 ? random.below(i) : -1;
     std::uint8_t* const row = mask_.data() + i * s.kv_len;
     if (parent >= 0)
@@ -179,7 +179,7 @@ std::int64_t pages_apart(const Shape& s) {
 
 /// A dense tensor of keys or values as pages.
 void see_as_pages(const Shape& s, ConstTensor* view) {
-  // The last page of the last sequence begins so many before the end of memory.
+  // Without the pages from which another head's keys would begin behind the end of memory.
   view->shape[0] = s.batch * pages_apart(s) - (s.bshd ? 0 : (s.kv_heads - 1) * s.kv_len / s.page_keys);
   view->stride[0] = s.page_keys * view->stride[2];
   view->shape[2] = s.page_keys;
@@ -225,7 +225,7 @@ AttentionArgs arguments(const Shape& s) {
   }
   a.is_causal = s.is_causal;
   a.window_left = s.window_left;
-  // plan() asks whether there are lists and not where.
+  // plan() only looks at whether these pointers are null.
   static constexpr std::int32_t kSomewhere = 0;
   static constexpr std::uint8_t kSomeBits = 0;
   if (s.mask_form == MaskForm::key_blocks) {

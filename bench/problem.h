@@ -35,11 +35,11 @@ struct Shape {
   std::int64_t mask_block = 0;    ///< > 0: a mask, half of its squares of this size hidden.
   MaskForm mask_form = MaskForm::booleans;  ///< With a tree each query sees the keys before the last q_len
                                             ///< and, of these, itself and its ancestors; mask_block is 1.
-  std::int64_t page_keys = 0;  ///< > 0: keys and values are read by block_table from pages of so many.
+  std::int64_t page_keys = 0;  ///< > 0: keys and values are read by block_table from pages of page_keys keys.
   std::vector<std::int32_t> block_table{};  ///< [batch, kv_len / page_keys]
-  std::int64_t shared_keys = 0;  ///< With pages: so many at the start lie in the first sequence's, for all.
+  std::int64_t shared_keys = 0;  ///< With pages: the first shared_keys keys of all are those of sequence 0.
   bool bshd = false;             ///< Tensors are [batch, seq, heads, dim], not [batch, heads, seq, dim].
-  bool is_int8 = false;          ///< Queries and keys are multiples of kInt8Step that int8 holds.
+  bool is_int8 = false;          ///< Queries and keys are multiples of kInt8Step that fit in int8.
   bool latent = false;           ///< A key's value is the first v_head_dim elements of the key (MLA).
 };
 
@@ -59,9 +59,10 @@ struct Row {
   std::span<const double> want, tolerance;
 };
 
-/// The same problem with its memory seen as pages, those of a sequence in any order: as a dense tensor it has
-/// the same keys in another order, which a decode step does not notice. Pages of [batch, heads, seq, dim] are
-/// one head's keys; those of another head lie elsewhere. page_keys divides kv_len.
+/// The same problem with its memory seen as pages, those of a sequence in any order. The dense tensor in the
+/// same memory has the same keys in another order, which does not change the answer of a decode step. Pages
+/// of [batch, heads, seq, dim] are one head's keys; those of another head lie elsewhere. page_keys divides
+/// kv_len.
 Shape in_pages(Shape shape, std::int64_t page_keys);
 
 /// The call of a problem without its memory, for plan().
@@ -75,7 +76,7 @@ class Problem {
   /// cycles through these sets, so that a decode step reads its cache lines from memory and not from a cache
   /// that the previous step filled.
   explicit Problem(const Shape& shape, std::size_t cache_bytes = 0);
-  /// Bytes of such a problem and its check, for any shape; a double, since it may exceed all integers.
+  /// Bytes of such a problem and its check, for any shape; a double, because no integer may hold it.
   static double memory_bytes(const Shape& shape, std::size_t cache_bytes);
 
   const Shape& shape() const { return shape_; }
@@ -92,8 +93,8 @@ class Problem {
   /// 2 * (head_dim + v_head_dim) per visible score and query head. Invisible scores and the softmax do not
   /// count.
   double useful_flops() const;
-  /// K and V, or the latents that are both, of the keys that any query sees, without regard to a mask, each
-  /// read once.
+  /// Bytes of K and V, or of latents, which are both, of the keys that any query sees (masks are ignored),
+  /// each read once.
   double kv_bytes() const;
   Work work() const { return {useful_flops(), kv_bytes()}; }
 
@@ -103,7 +104,7 @@ class Problem {
   std::string check(int set) const;
 
   /// Calls `visit` with every row of the answer over `set`, from several threads at once, but all rows of a
-  /// KV head from one of them; a KV head's rows end when it returns false.
+  /// KV head from one of them; when it returns false, the rest of the KV head's rows is left out.
   void answer(int set, const Fault& fault, const std::function<bool(const Row&)>& visit) const;
   /// The same row computed from the definition and the data alone.
   std::vector<double> defined_row(int set, std::int64_t batch, std::int64_t head, std::int64_t row) const;
@@ -147,7 +148,7 @@ class Problem {
   std::size_t value_offset_ = 0, set_bytes_ = 0;
   int sets_ = 1;
   Pages cache_;
-  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key], by place: which kind a key has.
+  std::vector<std::uint8_t> kinds_;  ///< [set][batch][kv_head][key], by place_of(): the kind of each key.
   std::vector<double> kind_keys_;    ///< [kind][head_dim], as they are in memory
   std::vector<std::uint8_t> mask_;   ///< [q_len][kv_len], shared by batch and heads
   std::vector<std::uint8_t> tree_;   ///< MaskForm::tree: [batch * q_len][(q_len + 7) / 8]

@@ -130,7 +130,7 @@ def title(row):
 
 
 def shown(hosts):
-    """(host, run) of GROUP that README and the plot show: of most instruction sets, then the newest; None without one."""
+    """(host, run) of GROUP that README and the plot show: the one with the most instruction sets, of several the newest; None without one."""
     def rank(entry):
         run = entry[1]
         return len({r["isa"] for r in run["rows"] if r["value"] is not None}), run["date"]
@@ -216,7 +216,7 @@ def plot(hosts):
 
 
 def between_markers(path, made):
-    """The text of `path` with `made` between its markers, None without them."""
+    """The text of `path` with `made` between its markers; None if it has no markers."""
     text = path.read_text() if path.exists() else ""
     if BEGIN not in text and END not in text:
         return None

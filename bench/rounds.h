@@ -12,8 +12,8 @@ namespace kumiko::bench {
 inline constexpr int kRounds = 5;
 inline constexpr int kCallRounds = 3;  // For whole attention calls, ours and the peers': many take a second.
 inline constexpr double kWorkWindow = 30e-3;  // Seconds of an attention call's runs in a round.
-inline constexpr double kSteady = 1.25;       // If the ceilings around a round differ by more,
-inline constexpr int kHeldAgain = 3;          // it is repeated up to so many times.
+inline constexpr double kSteady = 1.25;       // If the ceilings around a round differ by a larger factor,
+inline constexpr int kHeldAgain = 3;          // the round is repeated, at most this often.
 
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -43,7 +43,7 @@ inline bool is_steady(double before, double after) {
   return std::max(before, after) <= kSteady * std::min(before, after);
 }
 
-/// The workload's time, and the machine's ceilings directly before and after it.
+/// The workload's time in seconds, and the machine's ceilings directly before and after it.
 template <class Ceiling>
 struct Round {
   double seconds;

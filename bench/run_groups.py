@@ -106,7 +106,7 @@ def run_pass(directory, program, figures):
 
 
 ABOVE_CEILING = 1.02
-LIMIT = "of its limit"  # The longer of multiply-adds and reading; the programs say which of them in `memory_bound`.
+LIMIT = "of its limit"  # The ceiling is multiply-adds or reading, whichever takes longer; the programs say which in `memory_bound`.
 
 
 def unit_of(figure):
@@ -119,14 +119,15 @@ def unit_of(figure):
 
 
 def credible(figure, values):
-    """Passes whose fraction is no further above its ceiling than noise: the others measured the ceiling in a slow moment."""
+    """Passes whose fraction is at most ABOVE_CEILING, which allows for noise: the others measured the ceiling in a slow moment."""
     if unit_of(figure) not in results.FRACTIONS:
         return values
     return [v for v in values if v <= ABOVE_CEILING]
 
 
 def credible_of_peer(figure, values):
-    """The same for ceilings that hold for every library. A peer may multiply with instructions that a row's peak does not count."""
+    """The same for a peer, where the ceiling is one for every library: reading. A peer may multiply with instructions that a row's peak does
+    not count, so its passes above such a peak are kept."""
     return credible(figure, values) if unit_of(figure) == "of read bandwidth" else values
 
 

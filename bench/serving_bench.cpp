@@ -39,7 +39,8 @@ Problem& problem_of(const Shape& paged, const std::string& name) {
 
 using ChangeCall = std::function<AttentionArgs(const AttentionArgs&)>;
 
-/// Runs a plan of `planned` on the memory of any call over the same problem, or on what `change` makes of it.
+/// Runs a plan of `planned` on the memory of each call over the same problem; `change` may give it other
+/// keys.
 Workload workload_on(Problem& problem, const AttentionArgs& planned, const std::string& isa, int threads,
                      const ChangeCall& change = {}) {
   Context context;
@@ -67,7 +68,7 @@ bool are_right(benchmark::State& state, std::initializer_list<Workload*> works) 
   return true;
 }
 
-/// Reports how near `own` comes to its limit, in turns with `other`. Its time over the other's.
+/// Reports how near `own` comes to its limit, in turns with `other`. Returns its time over the other's.
 double time_over(benchmark::State& state, const Problem& problem, Workload& own, Workload& other,
                  const FmaRow& row, int threads) {
   const ScopedAffinity affinity(first_cores(threads));
@@ -105,7 +106,7 @@ void latents(benchmark::State& state, const Shape& shape, const FmaRow& row, int
   state.counters["over_dense"] = over_pages;
 }
 
-/// The keys of a problem's sets in tiles, page by page where the pages of rows are.
+/// The keys of a problem's sets in tiles, in the same order of pages as the rows.
 class PackedKeys {
  public:
   explicit PackedKeys(const Problem& problem)
@@ -121,7 +122,7 @@ class PackedKeys {
           context, ConstTensor::bhsd(problem.args(set).k.data, pages, 1, s.page_keys, s.head_dim, s.type),
           Tensor::bhsd(tiles(set), pages, 1, s.page_keys, s.head_dim, s.type));
   }
-  /// A call over rows in pages as the same over tiles.
+  /// A call over rows in pages, changed to one over tiles.
   AttentionArgs args(AttentionArgs rows) const {
     rows.key_layout = KeyLayout::tiles_of_16;
     for (int set = 0; set < problem_.sets(); ++set) {

@@ -10,7 +10,7 @@ namespace kumiko::bench {
 
 enum class Limit {
   compute,  ///< Compared with the FMA peak.
-  either,   ///< Decode: compared with that or the read loop, whichever takes longer.
+  either,   ///< Decode: compared with the FMA peak or the read loop, whichever takes longer.
 };
 
 struct Case {
@@ -25,7 +25,7 @@ const std::vector<Case>& server_cases();
 
 /// Those that it also measures with keys in tiles.
 const std::vector<Case>& tile_cases();
-/// Calls with queries and keys that int8 holds.
+/// Calls whose queries and keys have values that int8 represents exactly.
 const std::vector<Case>& int8_cases();
 
 /// A decode step of multi-head latent attention (DeepSeek-V2 and later): `heads` query heads of 576 over 4096

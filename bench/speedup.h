@@ -12,10 +12,10 @@
 
 namespace kumiko::bench {
 
-/// Rounds of one thread, all, one, in wall time: `one()` and `many()` are seconds of a run. A round in which
-/// the cores were not all available is repeated (ceilings.h), and in the end left out; if that would leave
-/// none, all count. Reports `speedup`, as `peak_speedup` the gain of the machine's own FMA peak, and as
-/// `cores_there` whether these rounds had all cores.
+/// A round measures one thread, then all, then one again, in wall time: `one()` and `many()` are seconds of a
+/// run. A round in which the cores were not all available is repeated (ceilings.h), and in the end left out;
+/// if that would leave none, all count. Reports `speedup`, as `peak_speedup` the gain of the machine's own
+/// FMA peak, and as `cores_there` whether the rounds that count had all cores.
 template <class One, class Many>
 void measure_speedup(benchmark::State& state, const FmaRow& row, int threads, One one, Many many) {
   const std::vector<int> first = first_cores(1), cores = first_cores(threads);

@@ -77,8 +77,8 @@ void Digest::add(const AttentionArgs& a, std::int64_t sequences, bool has_all_ro
 
 Agreement::Agreement(Transport& transport, const Digest& digest, const Status& mine)
     : transport_(transport), digest_(digest), mine_(mine) {
-  // The largest of hashes and of their complements: these belong together if all are the same.
-  // A rank with an error may have none; the numbers of words must be the same.
+  // The maxima of the hashes and of their complements are complements of each other only if all hashes are
+  // the same. A rank with an error may have no hashes, but the number of words must be the same on all ranks.
   static_assert(kWords <= Transport::kMostWords);
   for (std::size_t i = 0; i < digest.count_ && mine.ok(); ++i) {
     words_[2 * i] = digest.hashes_[i];
@@ -87,7 +87,7 @@ Agreement::Agreement(Transport& transport, const Digest& digest, const Status& m
   // Positive numbers are in the order of their bits.
   for (std::size_t i = 0; i < digest.least.size(); ++i)
     words_[kLeast + i] = ~std::bit_cast<std::uint64_t>(digest.least[i]);
-  // The largest is that of the lowest rank with an error.
+  // The maximum is the word of the lowest rank with an error.
   words_.back() = mine.ok() ? 0 : static_cast<std::uint64_t>(transport.size() - transport.rank());
   transport.start_reduce_max(words_, &request_);
 }

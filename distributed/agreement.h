@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all ranks must have alike, and one status for all, before anything moves and at the end.
+// Checks what must be the same on all ranks, and gives all ranks one status: before anything is sent, and at
+// the end.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -17,15 +18,15 @@ namespace kumiko::distributed {
 /// Names and hashes of what must be the same on all ranks.
 class Digest {
  public:
-  /// The fields of a valid call of so many sequences. `has_all_rows`: all rows of q and out are on each rank.
-  /// `of`: what their names begin with.
+  /// The fields of a valid call of `sequences` sequences. `has_all_rows`: all rows of q and out are on each
+  /// rank. `of`: the prefix of the fields' names.
   void add(const AttentionArgs& args, std::int64_t sequences, bool has_all_rows, const char* of = "");
   void add(const char* name, const void* data, std::size_t bytes);
   template <class T>
   void add_value(const char* name, const T& value) {
     add(name, &value, sizeof value);
   }
-  /// Positive numbers of which Agreement::finish() finds the least.
+  /// Positive numbers of which Agreement::finish() finds the minimum over all ranks.
   std::array<double, 2> least{std::numeric_limits<double>::infinity(),
                               std::numeric_limits<double>::infinity()};
 
@@ -38,16 +39,17 @@ class Digest {
   std::array<std::uint64_t, kMostEntries> hashes_{};
 };
 
-/// One reduction, which travels from the constructor on and is over with finish(); where a rank has an error
-/// one broadcast more. Takes no memory but for the text of an error.
+/// One reduction, which the constructor starts and finish() completes, and one more broadcast if a rank has
+/// an error. Allocates nothing but the text of an error.
 class Agreement {
  public:
   Agreement(Transport& transport, const Digest& digest, const Status& mine);
   Agreement(const Agreement&) = delete;
-  /// `mine` if it is the same everywhere, else the error of the lowest rank that has one, or one that names
-  /// the first entry of the digests that differs. The same on all ranks. Once; no other reduction before.
+  /// Ok if no rank has an error and the digests are the same. Otherwise the error of the lowest rank that has
+  /// one, or one that names the first entry of the digests that differs. The same on all ranks. To be called
+  /// once, before any other reduction.
   Status finish();
-  /// Of all ranks, after finish() without error.
+  /// The minimum of Digest::least[i] over all ranks, after finish() without error.
   double least(std::size_t i) const { return std::bit_cast<double>(~words_[kLeast + i]); }
 
  private:

@@ -20,7 +20,7 @@ BlockPipeline::BlockPipeline(int ranks, std::int64_t blocks_in_flight, const Lin
       ranks_(static_cast<std::size_t>(ranks)),
       released_(ranks_.size() * buffers_) {}
 
-// From each member to the next.
+// The block goes from each member to the next.
 void BlockPipeline::pass_along(const std::vector<int>& members, double bytes) {
   const double pieces = pieces_of(bytes), transfer = bytes / link_.bandwidth, piece = transfer / pieces,
                busy = std::max(transfer, pieces * link_.message_seconds),
@@ -74,7 +74,7 @@ void BlockPipeline::add(const std::vector<int>& members, const std::vector<doubl
   }
   for (std::size_t i = 0; i < members.size(); ++i) {
     RankState& rank = at(members[i]);
-    // What of the transfer is not hidden stops the rank.
+    // While the part of the transfer that does not overlap lasts, the rank does not compute.
     const double work = seconds[i] + (1 - link_.overlap) * transfer_[i];
     rank.computed = std::max(rank.computed, arrived_[i]) + work;
     if (i == 0) continue;  // The owner's block lies in its own memory.

@@ -9,13 +9,15 @@
 
 namespace kumiko::distributed {
 
-/// Blocks are passed on in pieces of so many bytes, each as soon as it is there; what is really sent is half
-/// as long (travelling_blocks.cpp). Longer ones than those of MPI's own broadcasts: a rank that computes
-/// looks at MPI every 100 us where pieces come fast, and a link carries 1 MB meanwhile.
+/// Bytes of a piece: a block is passed on in pieces, each as soon as it has arrived. The pieces that are
+/// really sent are half as long (travelling_blocks.cpp). They are longer than those of MPI's own broadcasts,
+/// because a rank that computes looks at MPI every 100 us where pieces come fast, and a link carries 1 MB
+/// meanwhile.
 inline constexpr std::int64_t kPieceBytes = 1 << 20;
 
-/// When each rank has received and computed what. Blocks are added in the order in which they are computed.
-/// All times are sums and maxima of the costs given, so that no cost that falls makes anything later.
+/// When each rank has received and computed each block. Blocks are added in the order in which they are
+/// computed. All times are sums and maxima of the costs given, so that a lower cost never makes anything
+/// later.
 class BlockPipeline {
  public:
   BlockPipeline(int ranks, std::int64_t blocks_in_flight, const Link& link, Algorithm algorithm);
@@ -48,8 +50,8 @@ class BlockPipeline {
   const std::size_t buffers_;
   std::vector<RankState> ranks_;
   std::vector<double> released_;  ///< [ranks][buffers]
-  // Of the block being added, for each member: when its first piece and when all of it are there, and when it
-  // is passed on; the transfer's length.
+  // Of the block being added, for each member: when its first piece and when all of it has arrived, when it
+  // has been passed on, and how long its transfer takes.
   std::vector<double> first_, arrived_, passed_, transfer_;
 };
 

@@ -56,7 +56,8 @@ std::int64_t BlockPlan::place_of_key(std::size_t sequence, int owner, std::int64
   return before;
 }
 
-/// Rows [a, b) see keys from what the first row sees on to what the last row sees, and all between.
+/// An interval of rows sees the keys from the first that its first row sees to the last that its last row
+/// sees.
 bool BlockPlan::sees(const SequenceLengths& lengths, const std::vector<Interval>& rows,
                      const Interval& keys) const {
   const std::int64_t offset = reach_.is_top_left ? 0 : lengths.kv_len - lengths.q_len,

@@ -18,7 +18,7 @@ struct Reach {
   bool is_causal = false;
   bool is_top_left = false;
   std::int64_t window_left = -1, window_right = -1;
-  bool is_any = false;  ///< Prefixes or sequences of their own kind: every rank with rows gets all keys.
+  bool is_any = false;  ///< Prefixes, causal_sequences or first tokens: every rank with rows gets all keys.
 };
 
 /// A split of a sequence.
@@ -31,7 +31,7 @@ struct Split {
 struct Message {
   std::vector<Split> splits;
   std::int64_t first_page = 0;
-  std::vector<int> members;  ///< The owner first, then the ranks that need it, in the order of passing on.
+  std::vector<int> members;  ///< The owner first, then the ranks that need it, in the order they get it.
 };
 
 /// A block: splits [split_begin, split_end) of every sequence.
@@ -43,7 +43,7 @@ struct Step {
 
 class BlockPlan {
  public:
-  /// `work`: sequences, distribution, cyclic_rows and block_keys.
+  /// Of `work` it uses sequences, distribution, cyclic_rows and block_keys.
   BlockPlan(const Work& work, const Reach& reach, int ranks);
 
   int ranks() const { return ranks_; }

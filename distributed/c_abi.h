@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What libkumiko has for the C ABI of libkumiko_mpi (runtime/convert_c.cpp, runtime/attention_c.cpp): no
-// header of it is installed.
+// What libkumiko exports for the C ABI of libkumiko_mpi (runtime/convert_c.cpp, attention_c.cpp,
+// report_c.cpp). Declared here because libkumiko_mpi uses installed headers only, and none declares it.
 #pragma once
 
 #include <kumiko/attention.h>
 #include <kumiko/attention_c.h>
 
 #include <cstdint>
-#include <exception>
-#include <new>
 #include <string>
 
 namespace kumiko::c_abi {

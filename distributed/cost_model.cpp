@@ -5,7 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <string>
+#include <vector>
 
 #include "distributed/block_pipeline.h"
 #include "distributed/check_model.h"
@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 25;  // of a simulation, about a quarter of a second
 
-/// The problem on its ranks, and the link with parts of its cost taken away.
+/// The problem on its ranks.
 struct Case {
   const Work& work;
   int ranks;
@@ -35,7 +35,7 @@ Link without_cost(Link link) {
   return link;
 }
 
-/// The largest work that is taken sends more bytes than a number of 63 bits counts.
+/// The largest work that check_model() accepts sends more bytes than fit in 63 bits.
 std::int64_t whole_bytes(double bytes) {
   return std::llround(std::min(bytes, 9e18));
 }
@@ -44,8 +44,8 @@ int log2_up(int ranks) {
   return std::bit_width(static_cast<unsigned>(ranks - 1));
 }
 
-/// The parts of a time from what it is with all costs, without latency, and without any link; these two begin
-/// once.
+/// Splits a time into its parts: `all` is that with all costs, `no_latency` without latency, `no_link`
+/// without any cost of the link. The last two have start_seconds once.
 void split(const Case& on, double all, double no_latency, double no_link, Forecast* made) {
   made->is_possible = true;
   made->seconds = all;
@@ -55,7 +55,8 @@ void split(const Case& on, double all, double no_latency, double no_link, Foreca
   made->latency_seconds = std::max(all - no_latency, 0.0);
 }
 
-/// Multiples of which the bounds of blocks are, so that the simulation has at most kMostSteps if it can.
+/// The number of keys of which blocks' bounds are multiples: the least for which the simulation has at most
+/// kMostSteps, if there is one.
 std::int64_t block_unit(const Case& on) {
   for (std::int64_t unit = kKeysPerSplit;; unit *= 2) {
     std::int64_t blocks = 0, longest = 0;

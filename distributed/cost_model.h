@@ -32,13 +32,13 @@ KUMIKO_API const char* name(Algorithm algorithm);
 struct Link {
   double latency_seconds = 0;  ///< From the call that sends until the first byte is there.
   double bandwidth = 0;        ///< Bytes/s that a rank sends, and at the same time receives.
-  double message_seconds = 0;  ///< Least time between two messages of one rank (the gap of LogP).
+  double message_seconds = 0;  ///< Least time between two messages of one rank (LogP's gap g).
   double overlap = 1;  ///< Share of a transfer during which the rank computes at its full rate: 0 to 1.
 };
 
 /// What one rank computes. whole_seconds is the time of the whole problem on one rank:
-/// Plan::predict(rates).seconds without start_seconds, or a time that was measured. A rank takes the part of
-/// it that its visible pairs of query and key are of all.
+/// Plan::predict(rates).seconds without start_seconds, or a time that was measured. A rank's part of it is
+/// its share of all visible pairs of query and key.
 struct Rank {
   double whole_seconds = 0;
   double start_seconds = 0;  ///< Once for each block of keys that a rank computes.
@@ -61,13 +61,13 @@ struct Work {
   std::int64_t blocks_in_flight = 2;  ///< Blocks that a rank has memory for, the one it computes among them.
 };
 
-/// Sets block_keys and blocks_in_flight to what attention over ranks takes unless asked: short blocks, so
-/// that there is little to wait for at the start, and memory for as many as have 64 MiB, 2 to 16.
+/// Sets block_keys and blocks_in_flight to what attention over ranks uses where block_keys is 0: blocks of
+/// 512 keys, so that the wait for the first one is short, and memory for as many as fit in 64 MiB, 2 to 16.
 KUMIKO_API void choose_blocks(Work* work);
 
-/// The parts add up to `seconds`. Each is what would be saved by the machine without it: latency (of links,
-/// of messages, of starting a call for each block rather than once), then bandwidth without end, then work
-/// dealt evenly with nobody waiting. What is left is computing.
+/// The parts add up to `seconds`. Each part is the time saved when one more cost is taken away: first latency
+/// (of links, of messages, of starting a call for each block and not once), then the limit of bandwidth, then
+/// imbalance (equal work, and no rank waits). What is left is computing.
 struct Forecast {
   Algorithm algorithm = Algorithm::ring;
   bool is_possible = false;  ///< false: the algorithm does not apply (head_parallel: kv_heads < ranks); all 0
@@ -81,23 +81,22 @@ struct Forecast {
   KUMIKO_API const char* bound() const;  ///< "compute", "link", "latency" or "imbalance": the largest part.
 };
 
-/// Errors: invalid_argument (the sentence names the field); `*forecast` is untouched then.
+/// Errors: invalid_argument (the message names the field); `*forecast` is untouched then.
 ///
 /// `ring` and `broadcast` are simulated block by block. A block is computed by a rank when it has arrived
 /// there and the block before is computed, is received when one of blocks_in_flight buffers is free, and goes
 /// only to ranks that see one of its keys, in pieces of 1 MiB that are passed on as soon as they are there.
 /// Transfers of one rank in one direction come one after another.
-/// Blocks end where an owner's part does, but have 512 keys at least: with smaller parts, one owner stands
-/// for all. Where ranks x blocks exceeds 2^25, blocks are twice as long until it does not, or until a
-/// sequence is one.
+/// A block lies within one owner's part, the bounds of parts being rounded to multiples of 512 keys. While
+/// ranks x blocks exceeds 2^25, that multiple is doubled, until a sequence is one block.
 ///
-/// `states`: the state of a row and split is v_head_dim + 2 floats. Rows are dealt to as many merging ranks
-/// as there are rows and ranks; each gets its states from all, and the results go to all in log2(ranks)
-/// steps. `states` and `head_parallel` exchange after computing, directly or in log2(ranks) steps (Bruck et
-/// al., IEEE TPDS 1997), whichever is faster.
+/// `states`: the state of a row and split is v_head_dim + 2 floats. Rows are dealt to merging ranks, all of
+/// them if there are so many rows; each gets its states from all ranks, and the results go to all in
+/// log2(ranks) steps. `states` and `head_parallel` exchange after computing, directly or in log2(ranks) steps
+/// (Bruck et al., IEEE TPDS 1997), whichever is faster.
 ///
 /// One rank: whole_seconds + start_seconds, whatever the link. Left out: contention between links, the shape
-/// of the network, what sending takes of the memory's bandwidth, and merging.
+/// of the network, the memory bandwidth that sending takes, and merging.
 KUMIKO_API Status forecast(const Work& work, int ranks, const Rank& rank, const Link& link,
                            Algorithm algorithm, Forecast* forecast);
 
@@ -108,9 +107,9 @@ struct Choice {
 };
 KUMIKO_API Status choose(const Work& work, int ranks, const Rank& rank, const Link& link, Choice* choice);
 
-/// whole_seconds without a plan, the longer of arithmetic at `flops` FLOP/s (a visible pair and query head:
-/// 2 (head_dim + v_head_dim) FLOP, and 32 for the exponential) and of reading K and V once at `bandwidth`
-/// bytes/s.
+/// Rank::whole_seconds without a plan: the longer of arithmetic at `flops` FLOP/s (for each visible pair and
+/// query head 2 (head_dim + v_head_dim) FLOP, and 32 for the exponential) and of reading K and V once at
+/// `bandwidth` bytes/s.
 KUMIKO_API double whole_seconds(const Work& work, double flops, double bandwidth);
 
 }  // namespace kumiko::distributed

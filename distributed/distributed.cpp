@@ -2,6 +2,7 @@
 #include "distributed/distributed.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "distributed/agreement.h"
@@ -138,8 +139,9 @@ Status attention_forward(const Context& context, const Communicator& communicato
     std::unique_ptr<TravellingBlocks> blocks;
     std::unique_ptr<HeadParallel> heads;
     Digest digest;
-    // First on the call as such, and on the speed of the slowest rank, so that all choose alike though their
-    // contexts have different threads. refuse() is such an agreement, too.
+    // The first agreement is on the call itself and on the speed of the slowest rank, so that all ranks
+    // choose the same algorithm though their contexts may have different numbers of threads. refuse() takes
+    // part in this agreement.
     Digest speeds;
     Status mine = guarded([&]() -> Status {
       if (Status s = check_context(context); !s.ok()) return s;
@@ -194,7 +196,7 @@ Status attention_forward(const Context& context, const Communicator& communicato
       digest.add(args, cache->sequences(), true);
       return {};
     });
-    // The agreement travels while this rank computes, which is a latency less in each step of a decode.
+    // The agreement is on its way while this rank computes, which saves a latency in each step of a decode.
     Agreement agreement(transport, digest, mine);
     const Status computed = mine.ok() ? cache->compute() : Status();
     if (Status s = agreement.finish(); !s.ok()) return s;

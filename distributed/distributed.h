@@ -29,7 +29,7 @@ struct Machine {
 /// A communicator of the library's own: a duplicate of the user's, so that its messages meet no others.
 /// Move-only. One call at a time: calls of other threads on the same communicator are refused, and on others
 /// they need MPI_THREAD_MULTIPLE (docs/distributed.md). Must be destroyed before MPI_Finalize, and below that
-/// level while no thread is in a call.
+/// MPI_THREAD_MULTIPLE while no thread is in a call.
 class KUMIKO_API Communicator {
  public:
   Communicator();
@@ -55,7 +55,8 @@ class KUMIKO_API Communicator {
 };
 
 /// The rows, of a sequence of `length` queries or keys, that rank `rank` of `ranks` has, in ascending order.
-/// Parts are whole splits of 512 rows, so that the query, the key and the value of a token lie together.
+/// Parts are whole splits of 512 rows, so that the query, the key and the value of a token lie on one rank.
+/// Empty if an argument is out of range.
 struct Rows {
   std::int64_t begin = 0, end = 0;
 };
@@ -65,35 +66,37 @@ KUMIKO_API std::vector<Rows> rows_of_rank(Distribution distribution, std::int64_
 /// Sequences whose queries, keys and values are spread over the ranks: prefill, and any other call with many
 /// queries.
 struct SequenceParallelArgs {
-  /// The call of all, but q, out, lse and row_max have this rank's query rows (rows_of_rank() of q_len), k, v
-  /// and k_scale its key rows (rows_of_rank() of kv_len), in ascending order. Either [num_sequences, heads,
-  /// rows, dim], where all sequences are equally long, or packed as [1, heads, rows of all sequences, dim].
+  /// The whole call, except that q, q_scale, out, lse and row_max have this rank's query rows (rows_of_rank()
+  /// of q_len), and k, v and k_scale its key rows (rows_of_rank() of kv_len), in ascending order. Either
+  /// [num_sequences, heads, rows, dim], where all sequences are equally long, or packed as [1, heads, rows of
+  /// all sequences, dim].
   /// bias and mask have this rank's rows and a column for each key of the longest sequence. Lengths are those
   /// of `sequences`: seqused_k, cu_seqlens_q, cu_seqlens_k, num_sequences, block_table and kv_domains stay
   /// unset, and so do tree_mask and bsr_indptr, which are unsupported here.
   AttentionArgs local;
   std::span<const SequenceLengths> sequences;  ///< Of all ranks together, the same on each.
   Distribution distribution = Distribution::zigzag;
-  /// ring, broadcast or head_parallel. `automatic`: the one that choose() finds fastest of these.
+  /// is_automatic: of ring, broadcast and head_parallel the one that choose() finds fastest. Otherwise
+  /// `algorithm`, which is one of these.
   bool is_automatic = true;
   Algorithm algorithm = Algorithm::ring;
   /// Most keys of a sequence that travel as one block, a multiple of 512, with memory for two blocks; 0: 512,
   /// with memory for 2 to 16 blocks, as many as fit in 64 MiB.
   std::int64_t block_keys = 0;
 };
-/// Errors: those of attention_forward(), communication; the same on all ranks. An error that is found before
-/// anything moves leaves outputs untouched; after one of `communication`, or out_of_memory while computing,
-/// they may be written in part. Memory that a rank lacks while blocks move may end the communicator's use, as
-/// a failure of MPI does; later calls then say so.
+/// Errors: those of kumiko::attention_forward(), and communication; the same on all ranks. An error that is
+/// found before anything is sent leaves outputs untouched; after `communication`, or out_of_memory while
+/// computing, they may be written in part. If a rank runs out of memory while blocks are sent, the
+/// communicator may be of no more use, as after a failure of MPI; later calls then say so.
 KUMIKO_API Status attention_forward(const Context& context, const Communicator& communicator,
                                     const SequenceParallelArgs& args);
 
 /// Queries that all ranks have, over a cache whose keys are spread over the ranks: decode. Split s of each
-/// sequence, its keys [512 s, 512 s + 512), lies on rank s modulo size(). `args` is the call of all, the same
-/// on each rank but for pointers: k and v are this rank's pages, and block_table has its entries for its own
-/// keys; others are not read. A cache without pages is one of pages of 512. out, lse and row_max are written
-/// on all ranks. Errors: as above, and unsupported (no block_table; window_sink_tokens besides a window).
-/// Outputs are written if all ranks succeed, and else untouched.
+/// sequence, its keys [512 s, 512 s + 512), lies on rank s modulo size(). `args` is the whole call, the same
+/// on each rank except for pointers: k and v are this rank's pages, and block_table has entries for this
+/// rank's keys; others are not read. A cache without pages can be passed as pages of 512 keys. out, lse and
+/// row_max are written on all ranks. Errors: as above, and unsupported (no block_table; window_sink_tokens
+/// with a window). Outputs are written if all ranks succeed, and else untouched.
 KUMIKO_API Status attention_forward(const Context& context, const Communicator& communicator,
                                     const AttentionArgs& args);
 
@@ -102,8 +105,8 @@ KUMIKO_API Status attention_forward(const Context& context, const Communicator& 
 KUMIKO_API Status refuse(const Communicator& communicator, const Status& error);
 
 /// What the calls above would do: ranks, distribution, blocks, algorithm, and the time that each algorithm
-/// would take by the cost model, with the threads of this rank's context. Not collective. A sentence if
-/// `args` are not valid.
+/// would take by the cost model, with the threads of this rank's context. Not collective. If `args` are not
+/// valid: the message of the error.
 KUMIKO_API std::string explain(const Context& context, const Communicator& communicator,
                                const SequenceParallelArgs& args);
 

@@ -22,7 +22,7 @@ enum {
   KUMIKO_DISTRIBUTED_HEAD_PARALLEL = 3
 };
 
-/* A duplicate of the user's communicator. One call at a time. */
+/* A duplicate of the user's communicator. It serves one call at a time. */
 typedef struct kumiko_communicator kumiko_communicator;
 
 /* The machine, for the choice of an algorithm. 0 is each field's default, but for overlap. */
@@ -42,7 +42,7 @@ typedef struct kumiko_machine {
  * `communicator` is NULL the others wait, as kumiko::distributed::Communicator::create() says. */
 KUMIKO_C_API kumiko_status kumiko_communicator_create(MPI_Comm comm, const kumiko_machine* machine,
                                                       kumiko_communicator** communicator);
-/* NULL: nothing. Before MPI_Finalize. */
+/* NULL is accepted and does nothing. Must be called before MPI_Finalize. */
 KUMIKO_C_API void kumiko_communicator_destroy(kumiko_communicator* communicator);
 
 /* Queries, keys and values spread over the ranks (kumiko::distributed::SequenceParallelArgs). */
@@ -62,8 +62,9 @@ typedef struct kumiko_sequence_parallel_args {
   }
 
 /* How many rows of a sequence of `length` a rank has, and which: at most `capacity` intervals [begin, end) go
- * into `intervals`, [capacity][2]. Returns the number of intervals; 0 for a `distribution` that is none, and
- * then kumiko_last_error() says so. Not collective; `intervals` and `rows` may be NULL. */
+ * into `intervals`, [capacity][2], and the number of rows into `rows`. Returns the number of intervals, which
+ * may be more than `capacity`; 0 for an invalid `distribution`, and then kumiko_last_error() says so. Not
+ * collective; `intervals` and `rows` may be NULL. */
 KUMIKO_C_API int64_t kumiko_rows_of_rank(int32_t distribution, int64_t length, int ranks, int rank,
                                          int64_t capacity, int64_t* intervals, int64_t* rows);
 
@@ -71,12 +72,13 @@ KUMIKO_C_API int64_t kumiko_rows_of_rank(int32_t distribution, int64_t length, i
 KUMIKO_C_API kumiko_status kumiko_sequence_parallel_forward(const kumiko_context* context,
                                                             kumiko_communicator* communicator,
                                                             const kumiko_sequence_parallel_args* args);
-/* Queries that all ranks have over a cache whose splits of 512 keys are spread over the ranks. Collective. */
+/* Queries that every rank has, over a cache whose splits of 512 keys are spread over the ranks. Collective.
+ */
 KUMIKO_C_API kumiko_status kumiko_sharded_cache_forward(const kumiko_context* context,
                                                         kumiko_communicator* communicator,
                                                         const kumiko_attention_args* args);
-/* What kumiko_sequence_parallel_forward would do. The text stays until the next call with this communicator,
- * or its end. Not collective. */
+/* What kumiko_sequence_parallel_forward would do. The text is valid until the next such call with this
+ * communicator, or until it is destroyed. Not collective. */
 KUMIKO_C_API kumiko_status kumiko_sequence_parallel_explain(const kumiko_context* context,
                                                             kumiko_communicator* communicator,
                                                             const kumiko_sequence_parallel_args* args,

@@ -29,9 +29,9 @@ class HeadParallel {
   Status run();
 
  private:
-  /// Rows of one tensor, local or of whole sequences: `heads` heads of `rows` rows of `bytes`.
+  /// The rows of one tensor: all heads of this rank's rows, and this rank's heads of all rows.
   struct Field {
-    std::byte* local;                              ///< of this rank's rows; read, or written on the way back
+    std::byte* local;                              ///< this rank's rows; read, or written on the way back
     std::int64_t batch_step, head_step, row_step;  ///< bytes
     std::byte* whole;                              ///< [heads of this rank][rows of all sequences]
     std::int64_t bytes;                            ///< of a row

@@ -6,7 +6,6 @@
 #include <kumiko/cost_model.h>
 
 #include <cstdint>
-#include <vector>
 
 namespace kumiko::distributed {
 
@@ -15,7 +14,7 @@ struct Interval {
   std::int64_t size() const { return end - begin; }
 };
 
-/// Into how many parts rows or keys of `length` are cut, and whose part i is.
+/// The number of parts into which rows or keys of `length` are cut, and the rank that owns part `part`.
 std::int64_t part_count(const Work& work, std::int64_t length, int ranks);
 int owner_of_part(const Work& work, std::int64_t part, int ranks);
 /// Part i of `length`, whose bounds are multiples of `unit` (the last one: length). Parts may be empty.

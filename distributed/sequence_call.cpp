@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kLongestSequence = (std::int64_t{1} << 31) - 512;
 
-/// A window that is as good as one of so many keys, as no sequence is longer.
+/// A window limited to the length of the longest sequence: a wider one has the same effect.
 std::int64_t window_of(std::int64_t keys) {
   return std::min(keys, kLongestSequence);
 }
@@ -35,7 +35,7 @@ Status invalid(const std::string& what, std::int64_t value, const std::string& e
   return {Code::invalid_argument, what + " is " + std::to_string(value) + "; expected " + expected};
 }
 
-/// A tensor's batch and rows on this rank.
+/// Checks a tensor's batch and number of rows on this rank.
 Status check_rows(const char* name, const std::array<std::int64_t, 4>& shape, std::int64_t batch,
                   std::int64_t rows, int rank) {
   const std::string of = std::string("local.") + name + ".shape[";
@@ -266,7 +266,7 @@ void SequenceCall::add_call(std::int64_t batch, std::size_t first, std::size_t l
   calls_.push_back(std::move(call));
 }
 
-/// Sets all pointers, because calls were moved since they were made.
+/// Sets all pointers into the call itself, which has moved since it was made, and those of its keys.
 void SequenceCall::set_keys(Call* call) const {
   AttentionArgs& a = call->args;
   a.cu_seqlens_q = call->cu_seqlens_q.data();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calls of one rank over a block of keys that lies in a buffer: its rows of every sequence, as pieces of
-// packed sequences whose keys are pages of 512.
+// The calls of one rank over a block of keys in a buffer: the rank's rows of every sequence are passed as
+// packed sequences, and the keys as pages of 512.
 #pragma once
 
 #include <kumiko/key_parts.h>
@@ -18,15 +18,14 @@ namespace kumiko::distributed {
 
 std::int64_t bytes_of(DataType type);
 
-/// Pages as they lie in a buffer, keys, values and scales of keys one after another.
+/// How a page lies in a buffer: head after head, the keys of each, then its values, then the scales of its
+/// keys. So some heads can be computed while the rest of a block is still on its way.
 struct PageLayout {
   std::int64_t kv_heads = 0, head_dim = 0, v_head_dim = 0;
   std::int64_t key_bytes = 0, value_bytes = 0;  ///< Of an element.
   bool has_scales = false;
 
   explicit PageLayout(const AttentionArgs& args);
-  // Head after head, the keys of each, its values and its scales: of a block that is there in part, some
-  // heads can be computed.
   std::int64_t keys_size() const { return kKeysPerSplit * head_dim * key_bytes; }
   std::int64_t values_size() const { return kKeysPerSplit * v_head_dim * value_bytes; }
   std::int64_t scales_size() const { return has_scales ? kKeysPerSplit * 4 : 0; }
@@ -53,11 +52,11 @@ class SequenceCall {
 
   /// Copies the owner's rows of a message to its pages of the buffer.
   void pack(const Message& message, std::byte* buffer) const;
-  /// Adds the keys of steps that follow one another, the first of which has that number and lies in its lane
-  /// of the buffer, to the rows of some heads. No steps: no keys.
+  /// Adds the keys of consecutive steps to the rows of some heads. `first`: the number of the first step,
+  /// which gives the lanes of the buffer where they lie. No steps: no keys are added.
   Status run(const Context& context, std::span<const Step> steps, std::size_t first, const HeadRange& heads,
              float* states, bool is_first, bool is_last);
-  /// Adds states that run() left of steps of one split each (is_first, not is_last), in ascending order.
+  /// Adds states that run() computed of steps of one split each (is_first, not is_last), in ascending order.
   Status merge(const Context& context, const HeadRange& heads, float* states,
                std::span<const float* const> next, bool is_first, bool is_last);
 
@@ -87,9 +86,9 @@ class SequenceCall {
   std::int64_t lanes_ = 1, max_pages_ = 0, state_floats_ = 0;
 };
 
-/// An error of a field of `local` under the name that it has here. Others name the context or a variable.
+/// An error of a field of `local`, with that prefix to its name. Errors of the context or of a variable stay.
 Status of_local(const Status& status);
-/// What can be checked without any other rank.
+/// The checks that need no other rank.
 Status check_sequence_parallel(const SequenceParallelArgs& args, int ranks, int rank);
 Work work_of(const SequenceParallelArgs& args);
 Reach reach_of(const AttentionArgs& args);

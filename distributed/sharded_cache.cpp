@@ -3,10 +3,8 @@
 
 #include <kumiko/key_parts.h>
 
-#include <algorithm>
 #include <cstring>
 #include <limits>
-#include <string>
 
 #include "distributed/agreement.h"
 #include "distributed/sequence_call.h"
@@ -61,7 +59,7 @@ Status ShardedCache::prepare() {
     for (const int count : counts) all += static_cast<std::size_t>(count);
     return all;
   };
-  // One float more than none: MPI takes no null.
+  // One float more than needed, because MPI takes no null pointer.
   memory_->states.resize(static_cast<std::size_t>(floats) + 1);
   memory_->received.resize(sum(received_) * static_cast<std::size_t>(size_) + 1);
   memory_->result.resize(
@@ -79,7 +77,7 @@ Status ShardedCache::prepare() {
   return {};
 }
 
-/// As evenly as whole units allow, by what their merges read.
+/// Deals the units to the ranks as evenly as whole units allow, by what their merges read.
 void ShardedCache::share_units() {
   const int ranks = transport_.size();
   std::int64_t all = 0;
@@ -101,7 +99,7 @@ Status ShardedCache::count_rows() {
   const int ranks = transport_.size(), me = transport_.rank();
   const std::int64_t row_bytes = args_.out.shape[3] * bytes_of(args_.out.dtype) + (args_.lse.data ? 4 : 0) +
                                  (args_.row_max.data ? 4 : 0);
-  // MPI has the places of what ranks send each other in int, too.
+  // MPI takes the offsets of what ranks send each other as int, too.
   std::int64_t all_sent = 0, all_received = 0, all_results = 0;
   bool fits = true;
   const auto push = [&](std::vector<int>& counts, std::int64_t count, std::int64_t* all) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries that all ranks have over keys that are spread over them: states of splits travel to the rank that
-// merges them, results to all.
+// Queries that every rank has, over keys that are spread over the ranks: the states of splits are sent to the
+// rank that merges them, the results to all.
 #pragma once
 
 #include <kumiko/attention.h>
@@ -22,9 +22,10 @@ class ShardedCache {
   std::int64_t sequences() const { return sequences_; }
   /// Takes all memory and checks the call. Nothing is sent.
   Status prepare();
-  /// The states of this rank's splits. Nothing is sent, and no output written.
+  /// Computes the states of this rank's splits. Nothing is sent, and no output written.
   Status compute();
-  /// Sends them, merges, and writes the outputs if all ranks have computed. The same on all ranks.
+  /// Sends the states, merges them, and writes the outputs if all ranks have succeeded. Returns the same
+  /// status on all ranks.
   Status merge_all(const Status& computed);
 
  private:

@@ -12,10 +12,10 @@ namespace kumiko::distributed {
 namespace {
 
 constexpr int kNoticeTag = 32767;  // the largest that every MPI has
-// Calls in progress of threads that must not call MPI side by side.
+// Below MPI_THREAD_MULTIPLE: whether a thread is in a call, beside which no other thread may call MPI.
 std::atomic<bool> g_process_is_busy{false};
 
-/// Takes the right to call MPI beside no other thread, where the level asks for that.
+/// Takes the exclusive right to call MPI, where the thread level requires it. false: another thread has it.
 bool take_process(int level) {
   return level == MPI_THREAD_MULTIPLE || !g_process_is_busy.exchange(true);
 }
@@ -79,7 +79,7 @@ Status Transport::create(MPI_Comm comm, std::unique_ptr<Transport>* made) {
     mine = {Code::out_of_memory, "out of memory"};
   }
   transport->has_failed_ = false;
-  if (transport->is_inter_) return mine;  // found by all alike, who could not reduce anything together
+  if (transport->is_inter_) return mine;  // all ranks have found this, and could not do a reduction
   std::uint64_t somewhere = mine.ok() ? 0 : 1;
   if (!transport->reduce_max({&somewhere, 1})) return transport->status();
   if (!mine.ok()) return mine;
@@ -127,7 +127,7 @@ Transport::Turn::Turn(Transport& transport) : transport_(transport) {
         "the communicator is in use by another thread; expected one call at a time, or another communicator"};
     return;
   }
-  // Only now, as a call of another thread may be about to fail.
+  // Only now, because before a call of another thread might have been about to fail.
   if (transport.failed()) {
     status_ = {Code::communication, std::string("the communicator has failed before; expected a new one: ") +
                                         transport.pinned_->notice.text};
@@ -294,8 +294,8 @@ void Transport::look_for_notice() {
   has_failed_ = true;
 }
 
-/// A rank that others have not heard from before may need a connection first, so that its notice leaves only
-/// while it calls MPI: for a second at most, as nothing is known of who should receive it.
+/// A rank may have to connect to another one first, so that its notice leaves only while it calls MPI. It
+/// does so for a second at most, because the other ranks may be unable to receive.
 void Transport::tell_others() noexcept {
   has_failed_ = true;
   if (comm_ == MPI_COMM_NULL || telling_.empty()) return;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // MPI as the algorithms use it: transfers that never block, and one rule for failures. If a call of MPI fails
-// on a rank, or it cannot go on for another reason, it tells all others, everybody leaves the call with that
-// status, and the communicator is of no more use. So nobody waits for a rank that has gone on. Neither a
-// failure nor what ranks agree by takes memory that would have to be there then.
+// on a rank, or a rank cannot go on for another reason, it tells all others, every rank leaves the call with
+// that status, and the communicator can no longer be used. So no rank waits for one that has left. Reporting
+// a failure and agreeing on a status allocate no memory, because there may be none left.
 #pragma once
 
 #include <kumiko/status.h>
@@ -41,8 +41,8 @@ class Transport {
     bool has_communicator_ = false, has_process_ = false;
   };
 
-  /// The largest of each word on all ranks, of up to kMostWords: one at a time, from start to finish. false:
-  /// the communicator has failed.
+  /// The maximum of each word over all ranks, for up to kMostWords words. Only one reduction at a time, from
+  /// start to finish. false: the communicator has failed.
   static constexpr std::size_t kMostWords = 128;
   void start_reduce_max(std::span<const std::uint64_t> words, MPI_Request* request);
   bool finish_reduce_max(MPI_Request* request, std::span<std::uint64_t> words);
@@ -51,7 +51,7 @@ class Transport {
     start_reduce_max(words, &request);
     return finish_reduce_max(&request, words);
   }
-  /// The text of rank `root` on all ranks, and its code. false: the communicator has failed.
+  /// Sends the code and the text of rank `root` to all ranks. false: the communicator has failed.
   struct Verdict {
     std::int32_t code = 0;
     char text[500] = "";
@@ -61,17 +61,17 @@ class Transport {
   // Each starts a transfer; a failure is seen by failed() and by the next wait().
   void send(const void* from, int count, MPI_Datatype type, int to, int tag, MPI_Request* request);
   void receive(void* to, int count, MPI_Datatype type, int from, int tag, MPI_Request* request);
-  /// Blocks of `type`; counts and places of all ranks.
+  /// All to all: `sent[r]` blocks of `type` to rank r, `received[r]` from it, in the order of ranks.
   void exchange(const void* from, const std::vector<int>& sent, void* to, const std::vector<int>& received,
                 MPI_Datatype type, MPI_Request* request);
   void gather_all(const void* from, int count, void* to, const std::vector<int>& counts,
                   MPI_Request* request);
 
-  /// `bytes` as one element. MPI_DATATYPE_NULL after a failure.
+  /// A type of `bytes` bytes. MPI_DATATYPE_NULL after a failure.
   MPI_Datatype make_type(std::int64_t bytes);
   void free_type(MPI_Datatype* type);
 
-  /// Whether the transfer is done, or the communicator has failed. Progress of all others is made, too.
+  /// Whether the transfer is done, or the communicator has failed. All other transfers make progress, too.
   bool test(MPI_Request* request);
   /// Until all are done. false: the communicator has failed.
   bool wait(MPI_Request* requests, std::size_t count);
@@ -81,7 +81,8 @@ class Transport {
   Status status() const;
   /// This rank cannot go on: the error becomes that of all ranks.
   void abandon(Code code, const char* text) noexcept;
-  /// Keeps what transfers that will never end still point to. A call keeps kMostKept pieces at most.
+  /// Keeps memory that transfers point to which may never end, until the end of a call without failure. A
+  /// call keeps at most kMostKept pieces.
   void keep(std::shared_ptr<void> memory) noexcept;
 
  private:

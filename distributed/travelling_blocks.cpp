@@ -8,20 +8,20 @@
 namespace kumiko::distributed {
 namespace {
 
-/// Of a piece of a block. On a link on which sending takes as long as computing, what comes with the last
-/// piece is computed when all else is: two heads of 128 in f32 with pieces of 1 MiB, 13 ms after the last
-/// pair of pieces of a prefill of 330 ms, and half of that with these (Zen 5, two ranks).
+/// Bytes of a piece of a block. On a link on which sending takes as long as computing, the heads in the last
+/// piece are computed after all else: with pieces of 1 MiB these are two heads of 128 in f32, 13 ms after the
+/// last pair of pieces of a prefill of 330 ms, and half of that with pieces of this size (Zen 5, two ranks).
 constexpr std::int64_t kMessageBytes = 1 << 19;
 constexpr std::size_t kTags = 32767;  // every MPI has these, and one more for notices
-/// Between two looks at MPI while this rank computes: after a look at which a piece came or left a quarter of
-/// the time before, after each other one twice that time. A look and its turn of threads take 25 us of a core
-/// that computes: every 100 us they were 12 % of a prefill of 8192 tokens over a link of 100 MB/s, which
-/// brings a MiB every 10 ms (Zen 5, two ranks). At most 1 ms apart the rank that only computes was 5 ms later
-/// than with 1.5 ms, with 2.5 ms the link was idle for as long.
+/// The pause between two looks at MPI while this rank computes: after a look at which a piece came or left a
+/// quarter of the pause before, after any other twice that pause. A look and its two thread switches take 25
+/// us of a core that computes: every 100 us they were 12 % of a prefill of 8192 tokens over a link of 100
+/// MB/s, which brings a MiB every 10 ms (Zen 5, two ranks). With pauses of at most 1 ms the rank that only
+/// computes was done 5 ms later than with 1.5 ms; with 2.5 ms the link was idle for as long.
 constexpr std::chrono::microseconds kShortestPause{100}, kLongestPause{1500};
-/// States computed ahead: of so many blocks at most, of so many bytes together.
+/// States computed ahead: of at most kMostAhead blocks, and kAheadBytes bytes in all.
 constexpr std::size_t kMostAhead = 3, kAheadBytes = 64 << 20;
-/// So long a rank waits for the next block before it computes a later one: about what merging that one takes.
+/// How long a rank waits for the next block before it computes a later one: about as long as merging takes.
 constexpr std::chrono::milliseconds kPatience{1};
 
 }  // namespace
@@ -65,7 +65,7 @@ Status TravellingBlocks::prepare() {
   group_heads_ =
       std::clamp<std::int64_t>(kMessageBytes / std::max<std::int64_t>(layout_.head_size(), 1), 1, heads);
   next_.assign(static_cast<std::size_t>((heads + group_heads_ - 1) / group_heads_), 0);
-  // A state computed ahead is one split's, whatever comes before it.
+  // A state computed ahead is that of one split, which does not depend on the keys before it.
   const auto floats = static_cast<std::size_t>(call_.state_floats());
   const bool has_waits = transport_.size() > 1 && floats > 0 && plan_.work().block_keys == kKeysPerSplit;
   ahead_.assign(has_waits ? std::min(kMostAhead, kAheadBytes / sizeof(float) / floats) : 0, kNone);
@@ -91,7 +91,7 @@ void TravellingBlocks::start(std::size_t number) {
                       count = message.members.size(), degree = algorithm_ == Algorithm::ring ? 1 : 2;
     Transfer transfer;
     transfer.message = &message;
-    // A lane has one block at a time, so that no two messages under way have one tag.
+    // A lane has one block at a time, so that no two messages under way have the same tag.
     transfer.tag = static_cast<int>(number % lanes_.size() * most_messages_ + m);
     if (i > 0) transfer.parent = message.members[(i - 1) / degree];
     for (std::size_t child = degree * i + 1; child <= degree * i + degree && child < count; ++child)
@@ -136,9 +136,10 @@ void TravellingBlocks::forward(Lane& lane, const Transfer& transfer, std::size_t
   }
 }
 
-/// Two pieces leave at a time: of more, those that are wanted last take the link from the first, and what MPI
-/// sends to let the other side begin waits behind them. Over a link on which sending takes as long as
-/// computing a prefill took 1.12 of both with two, 1.11 to 1.29 with four, 1.15 to 1.57 with eight.
+/// At most two pieces are being sent at a time. With more, pieces that are needed later take bandwidth from
+/// earlier ones, and the messages by which MPI lets the other side begin wait behind them. Over a link on
+/// which sending takes as long as computing, a prefill took 1.12 times as long as either with two, 1.11
+/// to 1.29 with four, 1.15 to 1.57 with eight.
 void TravellingBlocks::send_next() {
   constexpr std::size_t kLeaving = 2;
   while (!outbox_.empty() && leaving() < kLeaving && !transport_.failed()) {
@@ -199,7 +200,7 @@ HeadRange TravellingBlocks::heads_of(const Groups& groups) const {
           std::min(static_cast<std::int64_t>(groups.end) * group_heads_, layout_.kv_heads)};
 }
 
-/// Of a step, how many groups' keys and values are here: pieces come in the order of heads.
+/// How many groups' keys and values of a step have arrived: pieces come in the order of heads.
 std::size_t TravellingBlocks::groups_here(std::size_t step) {
   if (step >= started_) return 0;
   std::size_t groups = next_.size();
@@ -213,7 +214,7 @@ std::size_t TravellingBlocks::groups_here(std::size_t step) {
   return groups;
 }
 
-/// Blocks [first, last), on the worker's thread, while this one makes progress.
+/// Computes blocks [first, last) on the worker's thread, while this thread makes MPI progress.
 void TravellingBlocks::compute(const Groups& groups, std::size_t first, std::size_t last) {
   worker_->start([this, heads = heads_of(groups), first, last] {
     if (!computed_.ok()) return;
@@ -222,12 +223,12 @@ void TravellingBlocks::compute(const Groups& groups, std::size_t first, std::siz
   });
 }
 
-/// Blocks that lie there are computed together: each call reads and writes the rows' states, which takes 5 ms
-/// of the 40 ms of 1024 keys (8 heads of 8192 rows on two ranks, Zen 5). Half of the lanes stay free for what
-/// comes meanwhile. false: there is nothing to compute yet.
+/// Computes what has arrived. Consecutive blocks are computed together: each call reads and writes the rows'
+/// states, which takes 5 ms of the 40 ms of 1024 keys (8 heads of 8192 rows on two ranks, Zen 5). Half of the
+/// lanes stay free for what comes meanwhile. false: there is nothing to compute yet.
 ///
-/// `in_part`: of a block that is on its way, the heads that are here. Groups that are behind come first, and
-/// join those before them.
+/// `in_part`: also the heads that have arrived of a block that is still on its way. The last groups of heads,
+/// which are then behind, are computed first and catch up with those before them.
 bool TravellingBlocks::compute_what_is_here(bool in_part) {
   const std::size_t most = std::max<std::size_t>(lanes_.size() / 2, 1);
   for (std::size_t& next : next_) {
@@ -262,10 +263,10 @@ bool TravellingBlocks::compute_what_is_here(bool in_part) {
   return false;
 }
 
-/// While the next block is on its way: the states of the first block beyond it that is here, to be merged in
-/// its turn. Over a link on which sending takes as long as computing, two ranks of zigzag rows would else
-/// wait for an eighth of the time at the first block, and rank 0 have an eighth of its work left after the
-/// last.
+/// While the next block is on its way: computes the states of the first later block that has arrived, to be
+/// merged when it is its turn. Over a link on which sending takes as long as computing, two ranks with zigzag
+/// rows would otherwise wait for an eighth of the time at the first block, and rank 0 would have an eighth of
+/// its work left after the last one.
 bool TravellingBlocks::compute_ahead() {
   const auto place = std::ranges::find(ahead_, kNone);
   if (place == ahead_.end()) return false;
@@ -281,7 +282,7 @@ bool TravellingBlocks::compute_ahead() {
   return false;
 }
 
-/// Steps [first, last), all computed ahead.
+/// Merges the states of steps [first, last), all computed ahead.
 void TravellingBlocks::merge_ahead(const Groups& groups, std::size_t first, std::size_t last) {
   std::vector<const float*> next;
   for (std::size_t step = first; step < last; ++step) {

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstddef>
 #include <deque>
-#include <memory>
 #include <vector>
 
 #include "distributed/block_plan.h"
@@ -38,9 +37,9 @@ class TravellingBlocks {
     int parent = -1;  ///< -1: this rank owns it.
     std::vector<int> children;
     std::vector<MPI_Request> received;  ///< [pieces], if there is a parent.
-    std::size_t pieces_here = 0;        ///< All before this one.
+    std::size_t pieces_here = 0;        ///< All pieces before this one have arrived.
   };
-  /// The place of a block in the buffer, and what goes on there.
+  /// The place of a block in the buffer, and its transfers.
   struct Lane {
     std::byte* pages = nullptr;
     std::vector<Transfer> transfers;
@@ -54,7 +53,7 @@ class TravellingBlocks {
     std::size_t piece;
     int tag, to;
   };
-  /// Bytes of a lane.
+  /// A piece of a block: bytes of its lane.
   struct Piece {
     std::int64_t begin;
     int size;
@@ -98,11 +97,13 @@ class TravellingBlocks {
   std::size_t most_messages_ = 1;  ///< Of a step.
   // The first step that this rank computes, and the last one, plus 1; 0: none.
   std::size_t first_step_ = 0, last_step_ = 0;
-  // Steps that transfers have begun of, and that are computed: all before these.
+  // All steps before started_ have begun their transfers, all before done_ are computed.
   std::size_t started_ = 0, done_ = 0;
-  std::int64_t group_heads_ = 1;   ///< KV heads of a group.
-  std::vector<std::size_t> next_;  ///< [groups] steps before are computed, or being so; none before its next.
-  std::size_t pieces_moved_ = 0;   ///< Received, or sent to the end.
+  std::int64_t group_heads_ = 1;  ///< KV heads of a group.
+  /// [groups] The next step of each group of heads: all before it are computed or being computed. No group is
+  /// behind the group after it.
+  std::vector<std::size_t> next_;
+  std::size_t pieces_moved_ = 0;  ///< Pieces received, and pieces whose sending has ended.
   /// Steps beyond next_ whose states are computed, each at its place of ahead_states_; kNone: free.
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
   std::vector<std::size_t> ahead_;

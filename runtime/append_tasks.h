@@ -11,19 +11,19 @@
 namespace kumiko {
 
 struct AppendTasks {
-  std::vector<std::int64_t> begin;     ///< Of each task its first token, then the number of tokens.
+  std::vector<std::int64_t> begin;     ///< The first token of each task, then the number of tokens.
   std::vector<scheduler::Task> tasks;  ///< At home in the domain of their pages.
 };
 
-/// Tasks of about `task_tokens` tokens. The tokens of a task that have a slot have pages of one domain, if
-/// `by_domain`.
+/// Tasks of about `task_tokens` tokens. With `by_domain` all tokens of a task that have a slot have it in
+/// pages of one domain.
 AppendTasks cut_tokens(const KvAppendArgs& args, std::int64_t task_tokens, bool by_domain);
 
-/// Where a piece of a task that would end before `token` ends: a tile of keys is written by one thread, at
-/// once.
+/// Where a piece of tokens that was to end before `token` ends: there, or at the end of the tile of keys that
+/// it would cut, because one thread writes a tile in one go.
 std::int64_t piece_end(const KvAppendArgs& args, std::int64_t token);
 
-/// Whether a token goes into the tile of the token before it, right behind it.
+/// Whether a token goes right behind the token before it, into the same tile.
 bool continues_tile(const KvAppendArgs& args, std::int64_t token);
 
 }  // namespace kumiko

@@ -52,7 +52,7 @@ kernels::TaskRange states_of(const Run& run, std::int32_t merge_number) {
   return range;
 }
 
-/// One task of those that compute the splits of a sequence's rows is done; the last one merges them.
+/// To be called when a task that computes splits of a sequence's rows is done; the last of them merges all.
 void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int32_t merge_number,
               float* scratch, const kernels::TaskRange& task) {
   // acq_rel: the last task reads what the others stored.
@@ -81,7 +81,7 @@ void end_task(const Run& run, std::int64_t batch, std::int64_t kv_head, std::int
   }
 }
 
-/// The same where states are merged as they come, into those of the first split.
+/// The same where states are merged as they become ready, into those of the first split.
 void end_task_in_order(const Run& run, std::int32_t number, const kernels::TaskRange& range) {
   const Partition& partition = run.plan.partition;
   const PlannedTask& task = partition.tasks[static_cast<std::size_t>(number)];

@@ -31,12 +31,12 @@ enum class DataType : std::uint8_t {
   f16 = 2,      ///< IEEE 754 binary16.
   boolean = 3,  ///< One byte, 0 for false. Masks only.
   i32 = 4,      ///< 32-bit signed integer. Scores of softmax_pv only.
-  i8 = 5,       ///< 8-bit signed integer. Queries and keys of attention only, with scales (quantize_rows).
+  i8 = 5,       ///< 8-bit signed integer. Queries and keys of attention only, as quantize_rows() makes them.
 };
 
 /// A strided view of a tensor in the logical order [batch, heads, seq, head_dim]. Strides count elements, not
-/// bytes; the last one is 1. `data` must be aligned to the element size, no more. A stride of 0 (an expanded
-/// dimension) is accepted for inputs.
+/// bytes, and are not negative; the last one is 1 unless a field says otherwise. `data` must be aligned to
+/// the element size, no more. A stride of 0 (an expanded dimension) is accepted for inputs.
 template <class Pointer>
 struct View {
   Pointer data = nullptr;
@@ -68,17 +68,19 @@ struct View {
 using Tensor = View<void*>;
 using ConstTensor = View<const void*>;
 
-/// Log-sum-exp of each query's scaled scores, f32, logical [batch, q_heads, q_len]. -inf where a query sees
-/// no key. data == nullptr: not computed. Strides count elements; all 0: contiguous. For packed sequences
-/// {0, 1, q_heads} is [total_q, q_heads].
+/// An f32 value for each query, logical [batch, q_heads, q_len]: the log-sum-exp of its scaled scores, -inf
+/// where it sees no key. row_max, the scale that quantize_rows() writes, and the gradients' dlse and delta
+/// have the same form. data == nullptr: not given. Strides count elements; all 0: contiguous. For packed
+/// sequences {0, 1, q_heads} is [total_q, q_heads].
 struct LseView {
   float* data = nullptr;
   std::array<std::int64_t, 3> stride{};
 };
 
-/// A scale for each row of an int8 tensor, f32, logical [batch, heads, seq]: an element is its integer times
-/// the row's scale. data == nullptr: 1. Strides count elements, and one of 0 is a scale for all along it, so
-/// that {0, 0, 0} is one for the tensor.
+/// A scale for each row of an int8 tensor, f32, logical [batch, heads, seq]: the value of an element is its
+/// integer times the row's scale. data == nullptr: all scales are 1. Strides count elements; along a
+/// dimension with a stride of 0 all rows have the same scale, so {0, 0, 0} is one scale for the whole tensor
+/// (and not contiguous scales).
 struct ScaleView {
   const float* data = nullptr;
   std::array<std::int64_t, 3> stride{};
@@ -154,29 +156,29 @@ struct AttentionArgs {
   // Changes to the scaled scores, in this order. A tensor with null data and a shape of all 0 is absent.
   /// Score becomes softcap * tanh(score / softcap) (Gemma 2). 0: no softcap. Finite, not negative.
   float softcap = 0.0f;
-  /// Optional [batch, q_heads, q_len, kv_len], added to the scores; f32, bf16 or f16. Any strides; 0
-  /// broadcasts.
+  /// Optional [batch, q_heads, q_len, kv_len], added to the scores; f32, bf16 or f16. Any strides, the last
+  /// one too; 0 broadcasts.
   ConstTensor bias{};
   /// Optional [q_heads] or, with alibi_batch_stride, [batch, q_heads]: adds -slope * |p - j| to the score of
-  /// query position p and key j (ALiBi: Press, Smith & Lewis, 2022). Null both for plan() and for run(), or
-  /// for neither.
+  /// query position p and key j (ALiBi: Press, Smith & Lewis, 2022). If it is null for plan(), it is for
+  /// run(), and the reverse.
   const float* alibi_slopes = nullptr;
   std::int64_t alibi_batch_stride = 0;
-  /// Optional [batch, q_heads, q_len, kv_len] of booleans: 0 hides the key from the query. Any strides; 0
-  /// broadcasts. Tiles with every key hidden are not computed.
+  /// Optional [batch, q_heads, q_len, kv_len] of booleans: 0 hides the key from the query. Any strides, the
+  /// last one too; 0 broadcasts. Tiles with every key hidden are not computed.
   ConstTensor mask{};
 
   Pipeline pipeline = Pipeline::automatic;
 
   /// Optional [batch, kv_heads] int32, contiguous: the domain whose memory holds a KV head
   /// (Context::allocate), -1 for any. The policy heads_first gives the head's tasks to that domain as far as
-  /// the load stays balanced. Only plan() reads it, and no result depends on it.
+  /// the load stays balanced. Runs of a plan do not read it, and no result depends on it.
   const std::int32_t* kv_domains = nullptr;
 
   // A server's step: sequences of different lengths in one call, their keys and values in pages. Below,
   // [batch] of the optional arrays above means [num_sequences], and their kv_len the keys that the longest
   // sequence can have: max_pages * page_size, or the largest difference in cu_seqlens_k, or k.shape[2].
-  /// Optional [num_sequences + 1] int32, from 0 on and never falling: q, out and lse have batch size 1, and
+  /// Optional [num_sequences + 1] int32, non-decreasing, the first 0: q, out and lse have batch size 1, and
   /// sequence b has their query positions [cu_seqlens_q[b], cu_seqlens_q[b + 1]). Positions after the last
   /// are neither read nor written. Rows of bias and mask are those of q. plan() copies the values.
   const std::int32_t* cu_seqlens_q = nullptr;
@@ -188,31 +190,33 @@ struct AttentionArgs {
   /// sequence b is row j % page_size of page block_table[b, j / page_size]. Then k is [pages, kv_heads,
   /// page_size, head_dim] and v [pages, kv_heads, page_size, v_head_dim], of any strides, page_size
   /// in 1..512, and seqused_k must be given. Only entries of pages with a key that causality and window show
-  /// to some query are read, and no row past a sequence's keys. Null both for plan() and for run(), or for
-  /// neither; each run has its own pages, but sequences that shared some in plan() still do (Plan::update).
+  /// to some query are read, and no row past a sequence's keys. If it is null for plan(), it is for run(),
+  /// and the reverse. Each run has its own pages, but sequences that shared some in plan() must share them
+  /// still (Plan::update).
   const std::int32_t* block_table = nullptr;
   std::int64_t max_pages = 0;
   std::int64_t block_table_stride = 0;
-  /// Optional [num_sequences + 1] int32, never falling, from 0 or more on: block_table is then one list, as
-  /// FlashInfer's kv_indices, and key j of sequence b is row j % page_size of page block_table[kv_indptr[b] +
-  /// j / page_size]. Sequence b has kv_indptr[b + 1] - kv_indptr[b] pages: at most max_pages, and enough for
-  /// the keys that its queries see. block_table_stride is 0. FlashInfer's kv_last_page_len gives seqused_k:
-  /// (pages - 1) * page_size + kv_last_page_len, 0 without pages. Null both for plan() and for run(), or for
-  /// neither; each run has its own numbers of pages.
+  /// Optional [num_sequences + 1] int32, non-decreasing, the first 0 or more: block_table is then one list,
+  /// as FlashInfer's kv_indices, and key j of sequence b is row j % page_size of page
+  /// block_table[kv_indptr[b] + j / page_size]. Sequence b has kv_indptr[b + 1] - kv_indptr[b] pages: at most
+  /// max_pages, and enough for the keys that its queries see. block_table_stride is 0. FlashInfer's
+  /// kv_last_page_len gives seqused_k: (pages - 1) * page_size + kv_last_page_len, 0 without pages. If it is
+  /// null for plan(), it is for run(), and the reverse. Each run has its own numbers of pages.
   const std::int32_t* kv_indptr = nullptr;
 
   /// Optional f32 [q_heads], attention sinks: exp(sinks[h]) joins the denominator of each row of head h once,
   /// as a key of that score with a value of 0 would (gpt-oss; the learnable sink of Xiao et al.,
-  /// StreamingLLM, 2024, section 3). -inf: no sink, bit for bit. +inf: finite values count for nothing, the
-  /// output is 0. Rows that see no key stay 0. Null both for plan() and for run(), or for neither.
+  /// StreamingLLM, 2024, section 3). -inf: the bits are those of a call without the sink. +inf: finite values
+  /// count for nothing, the output is 0. Rows that see no key stay 0. If it is null for plan(), it is for
+  /// run(), and the reverse.
   const float* sinks = nullptr;
   /// Whether the LSE counts the sink, as in FlashAttention and FlashInfer: the LSE of a row that sees no key
-  /// is then the sink. Only such states may go into merge_states(), and of those of one row only one may have
-  /// had the sink.
+  /// is then the sink. Of the states that merge_states() merges only one may come from a call with sinks, and
+  /// the LSE of that call must count them.
   bool lse_with_sink = true;
   LseBase lse_base = LseBase::natural;  ///< merge_states() takes natural ones.
 
-  /// Optional [batch]: 1 for a sequence that is causal, 0 for one that is not, in the place of is_causal.
+  /// Optional [batch] uint8: 1 for a sequence that is causal, 0 for one that is not, instead of is_causal.
   /// plan() copies the values.
   const std::uint8_t* causal_sequences = nullptr;
   /// Optional [batch] int32, 0 or more: every query of sequence b sees its keys before prefix_lens[b]
@@ -220,21 +224,22 @@ struct AttentionArgs {
   /// values.
   const std::int32_t* prefix_lens = nullptr;
   /// Keys [0, window_sink_tokens) of each sequence stay visible besides the window (StreamingLLM); causality
-  /// applies to them. Without a window of no effect. Pages between them and the window need not exist.
+  /// applies to them. No effect without a window. Pages between them and the window need not exist.
   std::int64_t window_sink_tokens = 0;
 
-  // Masks in short forms, which hide keys besides causality, window and `mask`. Null both for plan() and for
-  // run(), or for neither; each run has its own.
-  /// Optional bits [batch * q_len, or the packed query positions of q][tree_mask_stride bytes], for a tree of
-  /// speculative tokens (Miao et al., SpecInfer, 2024): the query sees key kv_len - q_len + t of its sequence
-  /// if bit t % 8 of byte t / 8 is set, t in 0..q_len - 1, and all keys before these.
+  // Masks in short forms, which hide keys besides causality, window and `mask`. If one is null for plan(), it
+  // is for run(), and the reverse. Each run has its own.
+  /// Optional bits, a row of tree_mask_stride bytes for each of batch * q_len queries (or of q's packed query
+  /// positions), for a tree of speculative tokens (Miao et al., SpecInfer, 2024): the query sees key kv_len -
+  /// q_len + t of its sequence if bit t % 8 of byte t / 8 is set, t in 0..q_len - 1, and all keys before
+  /// these.
   const std::uint8_t* tree_mask = nullptr;
   std::int64_t tree_mask_stride = 0;  ///< Bytes; 0: (q_len of the longest sequence + 7) / 8.
   /// Optional lists of key blocks (block-sparse rows; FlashInfer's form). The queries of each sequence are
   /// blocks of bsr_rows, its keys blocks of bsr_keys, the last ones perhaps shorter. Query blocks are
   /// numbered over all sequences, n in all. Block i sees the key blocks bsr_indices[bsr_indptr[i]] to
-  /// bsr_indices[bsr_indptr[i + 1] - 1] of its sequence, in rising order. bsr_indptr: int32 [n + 1], or with
-  /// bsr_head_stride [q_heads, n + 1] in rows so far apart. Tiles with every key hidden are not computed.
+  /// bsr_indices[bsr_indptr[i + 1] - 1] of its sequence, in ascending order. bsr_indptr: int32 [n + 1], or
+  /// [q_heads, n + 1] with rows bsr_head_stride elements apart. Tiles with every key hidden are not computed.
   const std::int32_t* bsr_indptr = nullptr;
   const std::int32_t* bsr_indices = nullptr;
   std::int64_t bsr_rows = 0;
@@ -248,18 +253,19 @@ struct AttentionArgs {
   /// (unsupported).
   LseView row_max{};
 
-  /// How k lies in its pages; tiles_of_16 needs block_table. k is described as before, and each head of a
-  /// page has its tiles in a row: page_size is a multiple of 16, stride[3] is 1, stride[2] is head_dim (for
+  /// How k lies in its pages; tiles_of_16 needs block_table. k has the same shape, and in each head of a page
+  /// the tiles follow one another: page_size is a multiple of 16, stride[3] is 1, stride[2] is head_dim (for
   /// 16-bit types rounded up to an even number), and stride[0] and stride[1] are at least page_size *
-  /// stride[2]. v lies in rows. Bits are those of rows. All columns of a tile that holds a key in use are
-  /// read, those past a sequence's keys without effect. Written by kv_append and pack_key_pages
-  /// (kv_append.h). Products of f16 take rows alone (unsupported).
+  /// stride[2]. v lies in rows. The result has the bits of keys in rows. All columns of a tile that holds a
+  /// key in use are read; those past a sequence's keys have no effect. kv_append() and pack_key_pages() write
+  /// such tiles (kv_append.h). Products of f16 take keys in rows only, int8 keys too (unsupported).
   KeyLayout key_layout = KeyLayout::rows;
 
   Precision precision = Precision::automatic;
 
-  /// Scales of the rows of q and k, whose type is then i8, of the first three sizes of q.shape and k.shape:
-  /// for keys in pages [pages, kv_heads, page_size]. Finite, or the rows that see one that is not become NaN.
+  /// Optional scales of the rows of q and k, whose type is then i8, with the first three dimensions of q and
+  /// of k: for keys in pages [pages, kv_heads, page_size]. An output row whose query or any of whose keys has
+  /// a scale that is not finite becomes NaN.
   ScaleView q_scale{};
   ScaleView k_scale{};
 };
@@ -270,7 +276,7 @@ struct SoftmaxPvArgs {
   ConstTensor scores;  ///< [batch, q_heads, q_len, kv_len]; f32 or i32 (rounded to f32, exact up to 2^24)
   ConstTensor v;  ///< [batch, kv_heads, kv_len, v_head_dim], q_heads a multiple of kv_heads; f32, bf16 or f16
   Tensor out;     ///< [batch, q_heads, q_len, v_head_dim]; rows that see no key become 0; v's type or f32
-  LseView lse{};  ///< optional
+  LseView lse{};  ///< optional; natural logarithm
 
   float scale = 1.0f;  ///< Factor on the scores, such as the scale of a quantised product. Must be finite.
   // As in AttentionArgs. A score of -inf hides its key as well, unless that key's value is not finite.
@@ -323,7 +329,7 @@ struct ContextOptions {
   std::string tuning;    ///< KUMIKO_TUNING: file that kumiko-tune wrote. No bit of a result depends on it.
 };
 
-/// In place of a domain: a part on each (Context::allocate).
+/// Instead of a domain's number: a part of the memory on each domain (Context::allocate).
 inline constexpr int kEachDomain = -1;
 
 /// Zeroed memory on the NUMA node of one domain, or of each in turn, for data that its cores read again and
@@ -343,7 +349,8 @@ class KUMIKO_API DomainMemory {
   /// thread that first writes to it.
   bool is_placed() const { return is_placed_; }
 
-  /// Gives the memory to the caller, who calls free() with this pointer and with the size() before release().
+  /// Gives the memory to the caller, who frees it by free(pointer, bytes), `bytes` being size() before
+  /// release().
   void* release() noexcept;
   static void free(void* data, std::int64_t bytes) noexcept;
 
@@ -356,7 +363,8 @@ class KUMIKO_API DomainMemory {
 };
 
 /// A runtime: its threads, domains and workspaces. Create one per process and share it: every method may be
-/// called from any number of threads at once. Copies share the same runtime.
+/// called from any number of threads at once. Copies share the same runtime. In a forked child every call
+/// with a context or plan of the parent that returns a Status is an error, unsupported.
 class KUMIKO_API Context {
  public:
   Context() = default;
@@ -380,10 +388,10 @@ class KUMIKO_API Context {
   /// as in describe() and Plan::explain().
   int num_domains() const;
   /// Memory for the keys and values of KV heads that `domain` is to read. With kEachDomain it is one range of
-  /// num_domains() equal parts, part d on domain d's node, as a pool of pages is whose first pages belong to
-  /// the first domain and so on; each part must be whole pages of the machine's memory. Errors:
-  /// invalid_argument (no such domain, `bytes` below 1 or not whole pages for each), out_of_memory; `*memory`
-  /// is untouched on error.
+  /// num_domains() equal parts, part d on domain d's node, for a pool of pages of which the first ones belong
+  /// to domain 0, the next ones to domain 1, and so on; each part must be whole pages of the machine's
+  /// memory. Errors: invalid_argument (no such domain, `bytes` below 1 or not whole pages for each),
+  /// out_of_memory; `*memory` is untouched on error.
   Status allocate(int domain, std::int64_t bytes, DomainMemory* memory) const;
 
   struct Impl;
@@ -416,7 +424,7 @@ class KUMIKO_API Plan {
 
   /// Runs on the pointers of `args` and the strides of its lse and row_max; every other field, and the values
   /// of seqused_k, must be as planned. Allocates only if more runs overlap in time than ever before. Errors:
-  /// invalid_argument (not the planned problem), out_of_memory.
+  /// invalid_argument (not the planned problem), unsupported (row_max of products of f16), out_of_memory.
   Status run(const AttentionArgs& args) const;
   /// Sets the used lengths, [batch], of later runs, as each decode step changes them; the plan must have been
   /// made with seqused_k. The plan is cut again only if a row block begins or ends in another block of 512
@@ -428,15 +436,15 @@ class KUMIKO_API Plan {
   ///
   /// plan() finds sequences whose block tables begin with the same pages, and run() reads these once for all
   /// of them; a run whose table no longer has them in common is refused. With block_table, of the planned
-  /// shape and for the new lengths, update() finds them anew: do so when a sequence gives way to another one.
-  /// Null: they stay. kv_indptr is given with block_table if the plan was made with it, and otherwise null.
+  /// shape and for the new lengths, update() finds them anew: do so when one sequence replaces another. Null:
+  /// they stay. kv_indptr is given with block_table if the plan was made with it, and otherwise null.
   Status update(std::span<const std::int32_t> seqused_k, const std::int32_t* block_table = nullptr,
                 const std::int32_t* kv_indptr = nullptr);
   /// Pipeline, blocks, tasks per domain, predicted imbalance, workspace bytes: one fact per line.
   std::string explain() const;
   /// The time of a run on a machine of these rates with this context's threads and domains. A task takes the
   /// longer of its arithmetic and its reading of K and V. It reads from its domain's memory, whose bandwidth
-  /// the domain's threads share equally. Rates that are not positive: 0 seconds.
+  /// the domain's threads share equally. 0 seconds if a rate of FLOP/s or bytes/s is not positive and finite.
   Prediction predict(const MachineRates& rates) const;
   /// Bytes of workspace one run uses: per-core scratch of all cores plus split-KV partial results.
   std::int64_t workspace_bytes() const;
@@ -455,7 +463,8 @@ KUMIKO_API Status plan(const Context& context, const AttentionArgs& args, Plan* 
 /// plan() and run() in one. If validation fails, nothing is written.
 KUMIKO_API Status attention_forward(const Context& context, const AttentionArgs& args);
 
-/// The same on a process-wide context, made from the environment at the first call.
+/// The same on a process-wide context, made from the environment at the first call (and in a forked child at
+/// its first one).
 KUMIKO_API Status attention_forward(const AttentionArgs& args);
 
 /// softmax(scale * scores) v on the threads of `context`. The bits of a row depend only on its scores, V and
@@ -467,7 +476,7 @@ KUMIKO_API Status softmax_pv(const Context& context, const SoftmaxPvArgs& args);
 /// of a row depend only on q's row, K, V and the ISA. Errors: invalid_argument, unsupported, out_of_memory.
 KUMIKO_API Status fused_gemm(const Context& context, const FusedGemmArgs& args);
 
-/// Merges attention over disjoint sets of keys into attention over their union, in the order given:
+/// Merges attention over disjoint sets of keys into attention over all of them, in the order given:
 /// lse = log(sum_n exp(lse_n)), out = sum_n exp(lse_n - lse) * out_n (Liu et al., Ring Attention, 2023,
 /// section 3; Milakov & Gimelshein, 2018). A state whose LSE is -inf saw no key and is skipped, whatever its
 /// output. All outputs have the same shape; the states' outputs have the same type, and `out` that type or

@@ -24,10 +24,10 @@ namespace {
 // task.
 constexpr double kMostOwnBytes = 16 << 20;
 constexpr std::int64_t kHeadsPerThread = 2;
-// Other heads are computed together until a step has so many tasks and multiply-adds a thread: more would
-// only take more memory. (5e7 take about 1 ms.)
+// Other heads are computed together, as many as give a step this many tasks and multiply-adds for each
+// thread: more would only take more memory. (5e7 multiply-adds take about 1 ms.)
 constexpr double kStepTasks = 4, kStepProducts = 5e7;
-// Beyond this there is no memory to ask for.
+// More bytes than this are refused without asking for them.
 constexpr double kMostBytes = 1e15;
 
 BackwardArgs without_pointers(const BackwardArgs& args) {
@@ -120,7 +120,7 @@ Status BackwardPlan::Impl::prepare() {
   for (const kernels::GradientKernels* of : {&kernels, &term_kernels})
     pair_bytes =
         std::max(pair_bytes, kernels::gradient_scratch_bytes(*of, problem.head_dim, problem.v_head_dim));
-  // Without queries and keys there may be any number of heads.
+  // Where there are no queries and no keys, the number of heads may be huge: none is counted.
   if (problem.q_len != 0 || args.dk.shape[2] != 0) units = problem.batch * problem.kv_heads;
   if (Status s = check_tasks("forward.q.shape", units); !s.ok()) return s;
   const std::int64_t threads = context->executor->concurrency();

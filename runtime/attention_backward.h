@@ -20,14 +20,14 @@ namespace kumiko {
 /// overlap an input or each other. Optional gradients that are not wanted take no time.
 struct BackwardArgs {
   /// The forward call: what it was given, and `out` and `lse` with what it wrote, which are only read here.
-  /// `lse` is required. `pipeline` is of no effect, and so is `kv_domains`. `precision` is that of dq, dk and
-  /// dv: automatic is half where q, k, v and dout are bf16 on avx512_bf16, and standard for all else; half
+  /// `lse` is required. `pipeline` and `kv_domains` have no effect. `precision` is that of dq, dk and dv:
+  /// automatic is half where q, k, v and dout are bf16 on avx512_bf16, and standard for all else; half
   /// anywhere else is an error. Not supported yet, each an error that names it: block_table, tree_mask,
-  /// bsr_indptr, window_sink_tokens, row_max, precision int8.
+  /// bsr_indptr, window_sink_tokens, row_max, precision int8, queries and keys of i8.
   AttentionArgs forward;
   ConstTensor dout;  ///< [batch, q_heads, q_len, v_head_dim], the gradient of out; f32, bf16 or f16
   /// Optional: the gradient of lse, for a loss that depends on it (as a merge of states does). Strides of its
-  /// own. Rows that see no key pass nothing on.
+  /// own. In rows that see no key it has no effect.
   LseView dlse{};
   // Each f32, bf16 or f16, rounded once. Keys and queries that nothing sees have gradients of 0; rows of
   // packed tensors after the last sequence are not written.
@@ -43,11 +43,11 @@ struct BackwardArgs {
   /// f16. Any strides: along a dimension with a stride of 0 it is the sum over the positions, whatever the
   /// bias's strides are. Sums are of f64, in a fixed order, and rounded once. Keys past a sequence's have 0.
   /// Without queries or keys it has no elements, whatever its strides: nothing is written.
-  /// It costs two products a visible pair beside the five, of f32 whatever the precision. Null data and a
-  /// shape of all 0: not wanted.
+  /// It costs two more products for each visible pair, besides the usual five, in f32 whatever the precision.
+  /// Null data and a shape of all 0: not wanted.
   Tensor dbias{};
-  /// Optional f32, for a forward call with alibi_slopes: their gradient, which lies as they do, [q_heads] or,
-  /// with alibi_batch_stride, [batch, q_heads]. Summed as dbias is, at the same price.
+  /// Optional f32, for a forward call with alibi_slopes: their gradient, laid out as they are, [q_heads] or,
+  /// with alibi_batch_stride, [batch, q_heads]. Summed as dbias is, at the same cost.
   float* dalibi_slopes = nullptr;
 };
 
@@ -76,15 +76,14 @@ class KUMIKO_API BackwardPlan {
   std::shared_ptr<Impl> impl_;
 };
 
-/// Makes a plan for `args`, whose data pointers may still be null; those of dsinks and dalibi_slopes are only
-/// looked at for whether they are. Errors: invalid_argument, unsupported, out_of_memory; `*plan` is untouched
-/// on error.
+/// Makes a plan for `args`, whose data pointers may still be null; of dsinks and dalibi_slopes only whether
+/// they are null counts. Errors: invalid_argument, unsupported, out_of_memory; `*plan` is untouched on error.
 KUMIKO_API Status plan_backward(const Context& context, const BackwardArgs& args, BackwardPlan* plan);
 
 /// The gradients of attention_forward(), on the threads of `context`, in memory that does not grow with q_len
-/// * kv_len: plan_backward() and run in one. What products multiply: `precision` (BackwardArgs). The bits of
-/// a gradient depend only on the tensors of the sequences that it sums over, their KV heads and the ISA: not
-/// on threads, executor, topology or the rest of the batch. If validation fails, nothing is written. Errors:
+/// * kv_len: plan_backward() and run() in one. The bits of a gradient depend only on the tensors of the
+/// sequences that it sums over, their KV heads, the precision and the ISA: not on threads, executor, topology
+/// or the rest of the batch. If validation fails, nothing is written. Errors:
 /// invalid_argument, unsupported, out_of_memory.
 KUMIKO_API Status attention_backward(const Context& context, const BackwardArgs& args);
 

@@ -7,8 +7,8 @@
  * to C.
  *
  * Errors. Every call that can fail returns a kumiko_status. kumiko_last_error() returns its message: which
- * argument, its value, what was expected. No call aborts, prints or throws. A NULL that is not allowed gives
- * KUMIKO_INVALID_ARGUMENT. On an error no output parameter is written.
+ * argument, its value, what was expected. No call aborts or throws, and none prints unless KUMIKO_VERBOSE is
+ * 1. A NULL that is not allowed gives KUMIKO_INVALID_ARGUMENT. On an error no output parameter is written.
  *
  * Versions. Structs that may grow begin with struct_size, the caller's sizeof. A library newer than its
  * caller sets the fields that the caller lacks to their defaults. A library older than its caller refuses a
@@ -161,43 +161,44 @@ typedef struct kumiko_attention_args {
   const int32_t* kv_domains;  /* optional: [batch, kv_heads], the domain whose memory holds a KV head, -1: any
                                  (policy heads_first) */
   /* Sequences of different lengths in one call, keys and values in pages: see kumiko::AttentionArgs. */
-  const int32_t* cu_seqlens_q; /* optional: [num_sequences + 1], from 0, never falling: sequence b has the
-                                  query positions [cu_seqlens_q[b], cu_seqlens_q[b + 1]) of q, out and lse,
-                                  whose batch size is then 1 */
+  const int32_t* cu_seqlens_q; /* optional: [num_sequences + 1], non-decreasing, the first 0: sequence b has
+                                  the query positions [cu_seqlens_q[b], cu_seqlens_q[b + 1]) of q, out and
+                                  lse, whose batch size is then 1 */
   const int32_t* cu_seqlens_k; /* optional: the same for the keys of k and v */
   int64_t num_sequences;       /* 0: the batch size of q; must be given with cu_seqlens_q */
   const int32_t* block_table;  /* optional: [num_sequences, max_pages], the page of each page_size keys; k and
-                                  v  are then [pages, kv_heads, page_size, head_dim], page_size in 1..512, and
-                                  seqused_k must be given */
+                                  v are then [pages, kv_heads, page_size, head_dim or v_head_dim], page_size
+                                  in 1..512, and seqused_k must be given */
   int64_t max_pages;           /* columns of block_table */
   int64_t block_table_stride;  /* elements from one row of block_table to the next; 0: max_pages */
   const float* sinks;    /* optional: [q_heads], exp(sinks[h]) joins the denominator of each row of head h
                             once; -inf: no sink */
   int32_t lse_with_sink; /* 0 or 1: whether lse counts the sink */
   int32_t lse_base;      /* KUMIKO_LSE_NATURAL | KUMIKO_LSE_BASE_2 */
-  const uint8_t* causal_sequences; /* optional: [batch], 0 or 1, in the place of is_causal */
+  const uint8_t* causal_sequences; /* optional: [batch], 0 or 1, instead of is_causal */
   const int32_t* prefix_lens;      /* optional: [batch], 0 or more: keys that every query of a sequence sees
                                       whatever causality and window_right say */
   int64_t window_sink_tokens;      /* first keys of each sequence that stay visible besides the window;
                                       causality applies to them */
-  const int32_t* kv_indptr;        /* optional: [num_sequences + 1], never falling, from 0 or more on:
+  const int32_t* kv_indptr;        /* optional: [num_sequences + 1], non-decreasing, the first 0 or more:
                                       block_table is one list, and sequence b has its entries [kv_indptr[b],
                                       kv_indptr[b + 1]), at most max_pages; block_table_stride is 0 */
   const uint8_t* tree_mask;  /* optional: bits over the last q_len keys, a row for each query position */
   int64_t tree_mask_stride;  /* bytes; 0: (q_len of the longest sequence + 7) / 8 */
-  const int32_t* bsr_indptr; /* optional: [n + 1] or [q_heads, n + 1], lists of key blocks */
+  const int32_t* bsr_indptr; /* optional: [n + 1] or [q_heads, n + 1], where the list of each query block's
+                                key blocks begins in bsr_indices */
   const int32_t* bsr_indices;
-  int64_t bsr_rows; /* queries of a block */
-  int64_t bsr_keys; /* keys of a block */
-  int64_t bsr_head_stride;
-  float* row_max; /* optional: largest scaled score of each query, natural units, without sinks, f32
-                     [batch, q_heads, q_len]; -inf where a query sees no key */
+  int64_t bsr_rows;        /* queries of a block */
+  int64_t bsr_keys;        /* keys of a block */
+  int64_t bsr_head_stride; /* elements from one head's row of bsr_indptr to the next; 0: the same for all */
+  float* row_max;          /* optional: largest scaled score of each query, natural units, without sinks, f32
+                              [batch, q_heads, q_len]; -inf where a query sees no key */
   int64_t row_max_stride[3]; /* elements; all 0: contiguous */
   int64_t
       key_layout; /* KUMIKO_KEY_ROWS, or KUMIKO_KEY_TILES_OF_16, with block_table: how k lies in its pages */
-  const float* q_scale; /* optional, q and k of KUMIKO_I8 only: scales of the rows of q, of the first three
-                           sizes of q; NULL: 1 */
-  int64_t q_scale_stride[3]; /* elements; 0: one scale for all along it */
+  const float* q_scale; /* optional, q and k of KUMIKO_I8 only: scales of the rows of q, with the first three
+                           dimensions of q; NULL: 1 */
+  int64_t q_scale_stride[3]; /* elements; 0: one scale for all rows along that dimension */
   const float* k_scale;      /* the same for k; in pages [pages, kv_heads, page_size] */
   int64_t k_scale_stride[3];
 } kumiko_attention_args;
@@ -324,7 +325,7 @@ KUMIKO_C_API kumiko_status kumiko_context_write_trace(const kumiko_context* cont
 /* A domain is a set of cores that share a NUMA node and a last-level cache. Domains are numbered from 0, as
  * in kumiko_context_describe. */
 KUMIKO_C_API kumiko_status kumiko_context_num_domains(const kumiko_context* context, int32_t* num_domains);
-/* In place of a domain: equal parts, part d on domain d's node. */
+/* Instead of a domain's number: equal parts, part d on domain d's node. */
 #define KUMIKO_EACH_DOMAIN (-1)
 /* Zeroed memory on the NUMA node of one domain, or of each in turn, for the keys and values that its cores
  * are to read. Its pages hold nothing else. It may outlive the context. If it cannot be placed
@@ -343,7 +344,8 @@ KUMIKO_C_API kumiko_status kumiko_plan_create(const kumiko_context* context,
 /* NULL is accepted and does nothing. */
 KUMIKO_C_API void kumiko_plan_destroy(kumiko_plan* plan);
 /* Runs on the pointers of `args` and the strides of its lse and row_max; every other field, and the values of
- * seqused_k, must be as planned. Errors: invalid_argument (not the planned problem), out_of_memory. */
+ * seqused_k, must be as planned. Errors: invalid_argument (not the planned problem), unsupported (row_max of
+ * products of f16), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_plan_run(const kumiko_plan* plan, const kumiko_attention_args* args);
 /* Sets the used lengths, [count], of later runs (kumiko::Plan::update). count is the planned batch. No other
  * call may be using the plan. Errors: invalid_argument, unsupported, out_of_memory; on an error nothing
@@ -386,9 +388,9 @@ KUMIKO_C_API kumiko_status kumiko_merge_states(const kumiko_context* context,
                                                const kumiko_tensor* out, float* lse,
                                                const int64_t* lse_stride);
 
-/* Rows to int8 with a scale each, as attention takes queries and keys (kumiko::quantize_rows): x is
- * KUMIKO_F32, _BF16 or _F16, out KUMIKO_I8 of the same shape, scale [batch, heads, seq]; scale_stride NULL or
- * all 0: contiguous. Errors: invalid_argument, out_of_memory. */
+/* Rounds each row to int8 with a scale of its own, as attention takes queries and keys
+ * (kumiko::quantize_rows): x is KUMIKO_F32, _BF16 or _F16, out KUMIKO_I8 of the same shape, scale [batch,
+ * heads, seq]; scale_stride NULL or all 0: contiguous. Errors: invalid_argument, out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_quantize_rows(const kumiko_context* context, const kumiko_const_tensor* x,
                                                 const kumiko_tensor* out, float* scale,
                                                 const int64_t* scale_stride);

@@ -30,8 +30,8 @@ constexpr int count_fields() {
     return static_cast<int>(sizeof...(Values));
 }
 
-/// Calls see(name, bytes) for each field of `Args`, a C++ or C struct of arguments, that is in the table or
-/// is one of the few listed here that AttentionArgs lacks.
+/// Calls see(name, bytes) for each field of `Args`, a C++ or C struct of arguments: those of the table, and
+/// the few listed here that AttentionArgs lacks.
 template <class Args, class See>
 constexpr void for_each_field(See see) {
 #define KUMIKO_FIELD(name) \
@@ -49,7 +49,7 @@ constexpr void for_each_field(See see) {
 #undef KUMIKO_FIELD
 }
 
-/// Whether for_each_field() names every field of a C++ struct. A sum of sizes would not tell: one more small
+/// Whether for_each_field() names every field of a C++ struct. Comparing sizes would not do: one more small
 /// field may fit into padding and leave sizeof as it is.
 template <class Args>
 constexpr bool knows_all_fields() {

@@ -13,7 +13,6 @@ namespace {
 using kernels::Element;
 using kernels::element_at;
 
-constexpr double kLog2OfE = 1.44269504088896340736;
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 template <class T>
@@ -48,7 +47,7 @@ double log_add(double a, double b) {
   return std::isinf(most) ? most : most + std::log(std::exp(a - most) + std::exp(b - most));
 }
 
-/// An element of a view of a unit's rows, whose first is at `data`.
+/// The value of query `i` of query head `head` of a unit, whose first value is at `data`.
 double at_row(const float* data, const LseView& view, const Tensor& out, std::int64_t head, std::int64_t i) {
   const Layout layout = lse_layout_of(view, out);
   return static_cast<double>(data[head * layout.head + i * layout.seq]);
@@ -105,7 +104,7 @@ double BackwardRun::begin_row(const GradientUnit& unit, std::int64_t g, std::int
   const kernels::HeadProblem& head = unit.gradient.head;
   const kernels::ElementTypes& types = plan.kernels.set.types;
   const std::int64_t row = unit.gradient.row(g, i);
-  const double unit_of_lse = head.lse_form.is_base_2 ? kLog2OfE : 1.0,
+  const double unit_of_lse = head.lse_form.is_base_2 ? kLog2e : 1.0,
                given = static_cast<double>(head.lse_of(row)) / unit_of_lse,
                sink = head.sinks ? static_cast<double>(head.sinks[g]) : -kInf,
                lse = head.sinks && !head.lse_form.with_sink ? log_add(given, sink) : given,
@@ -129,7 +128,7 @@ double BackwardRun::begin_row(const GradientUnit& unit, std::int64_t g, std::int
   }
   // An lse without the sink has other weights than the output: larger by exp(lse - given).
   if (unit.dlse && given != -kInf) delta -= dlse * unit_of_lse * std::exp(lse - given);
-  *lse_to = static_cast<float>(lse * kLog2OfE);
+  *lse_to = static_cast<float>(lse * kLog2e);
   *delta_to = static_cast<float>(delta);
   return sink_gradient;
 }

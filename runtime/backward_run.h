@@ -30,14 +30,15 @@ struct GradientUnit {
   const float *dlse = nullptr, *given_delta = nullptr;
   double* sink_sums = nullptr;  ///< [group][the run's q_blocks]
 
-  /// Steps that bring every block of queries together with every block of keys.
+  /// The number of steps that pair every block of queries with every block of keys.
   std::int64_t steps() const { return std::max(all_q_blocks, k_blocks); }
   static kernels::Positions keys(std::int64_t c, std::int64_t count) {
     return {std::min(c * kernels::kGradientBlock, count), std::min((c + 1) * kernels::kGradientBlock, count)};
   }
 };
 
-/// A task: of a pair of blocks, or of one of them (the other is -1).
+/// The work of a task: block r of the queries and block c of the keys of a unit, or only one of them (the
+/// other is -1).
 struct GradientItem {
   std::int32_t unit, r, c;
 };
@@ -68,8 +69,8 @@ struct [[gnu::visibility("hidden")]] BackwardPlan::Impl {
   kernels::GradientKernels kernels{};       ///< Of dq, dk and dv.
   kernels::GradientKernels term_kernels{};  ///< Of dbias and dalibi_slopes: products of f32.
   std::int64_t units = 0;
-  std::int64_t alone = 0;            ///< The first ones, each the work of one thread.
-  std::vector<std::int64_t> groups;  ///< Ends of the runs of units after these that are computed together.
+  std::int64_t alone = 0;            ///< How many of the first units are each the work of one thread.
+  std::vector<std::int64_t> groups;  ///< The other units, computed a group at a time: where each group ends.
   std::size_t pair_bytes = 0, scratch_bytes = 0;  ///< A core's: of a pair of blocks, and with all sums.
   double sum_bytes = 0;                           ///< Of the largest group.
   std::int64_t most_units = 0, most_tasks = 0;    ///< Of a group, and of one job.
@@ -136,10 +137,12 @@ Status run_steps(const BackwardRun& run);
 
 /// Sets dbias and dalibi_slopes, those that are wanted (backward_terms.cpp), in tasks of their own.
 Status run_terms(const BackwardRun& run);
-/// Regions of the larger one's walk, each the sums of one task or of several, and how many tasks have them.
+/// The number of regions of dbias or of dalibi_slopes, whichever has more, and of the tasks that compute
+/// them: each task has one region or several.
 double count_term_regions(const BackwardPlan::Impl& plan);
 std::int64_t count_term_tasks(const BackwardPlan::Impl& plan);
-/// Scratch a core beside that of a pair.
+/// Bytes of scratch that a task of run_terms() needs in addition to a pair's: the sums of a region, lse and
+/// delta.
 inline constexpr std::size_t kTermSumBytes =
     kernels::kGradientPiece * (kernels::kGradientPiece * sizeof(double) + 2 * sizeof(float));
 

@@ -116,9 +116,9 @@ class Steps {
     const kernels::FloatState float_state;
     const GradientProblem& g = unit.gradient;
     const auto clear = [&](float* sum, const Positions& block, std::int64_t dim) {
-      const std::int64_t a_position =
+      const std::int64_t per_position =
           kernels::gradient_floats(kernels_, kernels_.set.lanes, dim) / kernels_.set.lanes;
-      std::fill_n(sum + block.begin * a_position, kernels::gradient_floats(kernels_, block.count(), dim),
+      std::fill_n(sum + block.begin * per_position, kernels::gradient_floats(kernels_, block.count(), dim),
                   0.0f);
     };
     if (r < 0) {
@@ -145,9 +145,10 @@ class Steps {
     kernels::gradient_pairs(kernels_, unit.gradient, first, last,
                             GradientUnit::keys(c, unit.gradient.head.kv_len), scratch);
   }
-  /// The pairs of all steps, each sum's in the order of the steps, and a block of keys with all blocks of
-  /// queries that may follow each other: its keys are packed twice, not once a pair. Keys c meet queries c,
-  /// c - 1, ..., 0 and then n - 1, ..., c + 1; queries r meet keys r, ..., n - 1 and then 0, ..., r - 1.
+  /// The pairs of all steps. The pairs of each sum come in the order of the steps, but a block of keys meets
+  /// one after another all blocks of queries for which that order allows it, so that its keys are packed
+  /// twice and not once a pair. Keys c meet queries c, c - 1, ..., 0 and then n - 1, ..., c + 1; queries r
+  /// meet keys r, ..., n - 1 and then 0, ..., r - 1.
   void pairs_in_columns(const GradientUnit& unit, std::byte* scratch) const {
     for (std::int64_t c = 0; c < unit.k_blocks; ++c)
       pairs(unit, 0, std::min(c + 1, unit.all_q_blocks), c, scratch);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// dbias and dalibi_slopes: sums over pairs of the gradient of a score after the softcap. They may be shared
-// by heads, sequences, queries and keys, in any combination, so they have a walk of their own: a task owns
-// some elements and meets every pair that they have in common, in an order that depends on nothing else, with
-// the scores and dP of these pairs computed once more. Five products become seven, but only for who asks.
+// dbias and dalibi_slopes: sums over pairs of the gradient of a score after the softcap. An element may be
+// shared by heads, sequences, queries and keys, in any combination, so these gradients have a walk of their
+// own: a task owns some elements and visits every pair that contributes to them, in an order that depends on
+// nothing else, and computes the scores and dP of these pairs once more. Five products become seven, but only
+// if these gradients are asked for.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -17,16 +18,16 @@ namespace {
 using kernels::kGradientPiece;
 using kernels::Positions;
 
-/// Tasks of a walk: with more regions than these, each has several.
+/// Most tasks of a walk: with more regions, a task has several.
 constexpr std::int64_t kMostTermTasks = 65536;
 
-/// A strided tensor in which each element is the sum over the pairs that have it in common.
+/// A strided tensor in which each element is the sum over the pairs that share it.
 struct TermGradient {
   void* data;
   kernels::Element element;
   Layout layout;
   std::int64_t key_stride, columns;
-  bool has_rows_of_q;  ///< Packed sequences have rows of one tensor; else `layout.batch` is of a sequence.
+  bool has_rows_of_q;  ///< Packed sequences are rows of one batch; else each has its own, layout.batch apart.
   bool is_times_distance;  ///< kernels::TermSums
 };
 
@@ -46,8 +47,8 @@ TermGradient gradient_of_slopes(float* slopes, const AttentionArgs& forward) {
   return {slopes, kernels::Element::f32, {forward.alibi_batch_stride, 1, 0}, 0, 1, false, true};
 }
 
-/// The regions of a gradient: in each dimension pieces, or one region where all positions have their elements
-/// in common.
+/// The regions of a gradient: pieces in each dimension, or one region along a dimension in which all
+/// positions share their elements.
 struct Regions {
   bool sums_sequences, sums_heads, sums_queries, sums_keys, has_packed_rows;
   std::int64_t sequences, heads, query_pieces, key_pieces;
@@ -88,17 +89,17 @@ class TermWalk {
 
   Status run() const {
     const auto count = static_cast<std::int64_t>(regions_.count());
-    const std::int64_t a_task = ceil_div(count, kMostTermTasks);
+    const std::int64_t per_task = ceil_div(count, kMostTermTasks);
     if (count == 0) return {};
-    return run_.for_each_task(ceil_div(count, a_task), [&](std::int32_t task, std::byte* scratch) {
-      const std::int64_t first = task * a_task;
-      for (std::int64_t region = first; region < std::min(first + a_task, count); ++region)
+    return run_.for_each_task(ceil_div(count, per_task), [&](std::int32_t task, std::byte* scratch) {
+      const std::int64_t first = task * per_task;
+      for (std::int64_t region = first; region < std::min(first + per_task, count); ++region)
         sum_region(region, scratch);
     });
   }
 
  private:
-  /// The piece's positions of `count`, or all of these.
+  /// The positions of a piece, of `count` in all; or all of them.
   static Positions positions(std::int64_t piece, bool is_all, std::int64_t count) {
     if (is_all) return {0, count};
     return {std::min(piece * kGradientPiece, count), std::min((piece + 1) * kGradientPiece, count)};

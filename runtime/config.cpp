@@ -84,8 +84,8 @@ Status load_omp_proc_bind(const Setting& bind, Config* config) {
   return {};
 }
 
-/// The stack of OpenMP's threads as libgomp reads it: "64M", " 512 k ", a number of KiB. It ignores a value
-/// that it cannot read, and so does this.
+/// The stack size of OpenMP's threads as libgomp reads it: "64M", " 512 k ", a number of KiB. Like libgomp,
+/// ignores a value that it cannot read.
 std::size_t openmp_stack_bytes() {
   std::string text;
   for (const char* variable : {"OMP_STACKSIZE", "GOMP_STACKSIZE"}) {

@@ -11,8 +11,8 @@
 namespace kumiko {
 namespace {
 
-/// The library promises not to oversubscribe cores. A larger number is an error: reducing it silently would
-/// hide the mistake.
+/// The library promises not to oversubscribe cores. A larger number of threads is an error: reducing it
+/// silently would hide the mistake.
 Status choose_threads(const Context::Impl& impl, int* threads) {
   int allowed = impl.topology.num_cores();
   std::string what = impl.topology.is_host ? "the cores this process may use"

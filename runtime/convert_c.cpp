@@ -110,7 +110,7 @@ Status bad_value(const std::string& name, std::int64_t value, const char* expect
 namespace {
 
 /// Copies a struct that may be older (shorter) or newer (longer) than ours over the defaults in `*known`.
-/// `smallest`: the end of the fields that the first release had no defaults for.
+/// `smallest`: the least struct_size that is accepted.
 template <class Struct>
 Status read_sized(const Struct* given, const std::string& name, const char* type, std::size_t smallest,
                   Struct* known) {

@@ -16,8 +16,8 @@
 
 namespace kumiko::c_abi {
 
-// Those with KUMIKO_API are for libkumiko_mpi, whose C ABI has the same structs; no header of them is
-// installed.
+// Functions with KUMIKO_API are exported for libkumiko_mpi, whose C ABI has the same structs. This header is
+// not installed.
 
 KUMIKO_API Status null_argument(const char* name, const char* expected);
 KUMIKO_API Status bad_value(const std::string& name, std::int64_t value, const char* expected);
@@ -26,7 +26,7 @@ Status convert(const kumiko_const_tensor& from, const std::string& name, ConstTe
 Status convert(const kumiko_tensor& from, const std::string& name, Tensor* to);
 /// `given` may be of an older or a newer release: see struct_size in attention_c.h.
 KUMIKO_API Status convert_args(const kumiko_attention_args* given, AttentionArgs* to);
-/// The same of the argument or field `name`, whose fields are named with `of`.
+/// The same. `name`: the name of the argument or field. `of`: the prefix of its fields' names in messages.
 KUMIKO_API Status convert_attention(const kumiko_attention_args* given, const char* name, const char* of,
                                     AttentionArgs* to);
 Status convert_args(const kumiko_softmax_pv_args* given, SoftmaxPvArgs* to);

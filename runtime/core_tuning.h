@@ -24,11 +24,12 @@ struct CoreTuning {
   std::int64_t l2_ahead;
   std::int64_t l2_ahead_apart;   ///< The same for rows that lie apart, if it is more.
   std::int64_t values_together;  ///< Bytes of values that all passes of decode go over before the next.
-  /// Up to this many rows of a KV head, decode takes AVX2's kernels for scores, and for f32 values, in the
-  /// place of AVX-512's.
+  /// Up to this many rows of a KV head, decode takes AVX2's kernels for scores, and for f32 values, instead
+  /// of AVX-512's.
   std::int64_t narrow_decode_rows;
-  std::int64_t append_ahead;  ///< Bytes of rows that kv_append reads and writes, fetched into L1; 0: none.
-  /// Bytes of a step's keys and values from which on kv_append stores them past the caches; 0: never.
+  std::int64_t append_ahead;  ///< Bytes ahead that kv_append fetches, of rows it reads and writes, into L1.
+  /// From this many bytes of new keys and values on, kv_append writes them with non-temporal stores, past the
+  /// caches; 0: never.
   std::int64_t append_streams;
   std::string source;  ///< "zen5 (measured)", or the file.
 

@@ -47,7 +47,7 @@ std::string shared_prefixes_of(const Plan::Impl& plan) {
   for (const SharedKeys& group : shared.groups)
     keys += (group.last - group.first - 1) * (group.split_end - group.split_begin) * kSplitKeys;
   return "shared prefixes: " + std::to_string(shared.groups.size()) + " groups of sequences, " +
-         std::to_string(keys * problem.kv_heads * problem.key_bytes()) + " bytes of K and V read once less\n";
+         std::to_string(keys * problem.kv_heads * problem.key_bytes()) + " bytes of K and V less to read\n";
 }
 
 /// ", up to 8 KV heads a task", if tasks have several.

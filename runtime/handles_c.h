@@ -31,10 +31,10 @@ struct kumiko_backward_plan {
 
 namespace kumiko::c_abi {
 
-/// For libkumiko_mpi, as those with KUMIKO_API in convert_c.h.
+/// Exported for libkumiko_mpi, like the functions with KUMIKO_API in convert_c.h.
 KUMIKO_API const Context& context_of(const kumiko_context& handle);
 
-/// Makes `message`, with the names that fields have in C, this thread's last error.
+/// Makes `message`, with fields named as in C, this thread's last error.
 KUMIKO_API kumiko_status report(Code code, const char* message) noexcept;
 
 /// Runs `body` (-> Status); its status or exception becomes the result and this thread's last error.

@@ -19,7 +19,7 @@ constexpr std::int64_t kLeastTaskTiles = 16;
 constexpr std::int64_t kMostTasksPerThread = 64;
 
 struct KeyPages {
-  Tensor rows, tiles;  // of the input nothing is written
+  Tensor rows, tiles;  // the one that is the input is only read
   void (*convert)(const kernels::TileRowsArgs&) noexcept;
   std::int64_t count, task_tiles;  // tiles of all pages and heads
 
@@ -40,7 +40,7 @@ void convert_tiles_of_task(void* context, std::int32_t task, const scheduler::Sl
   for (std::int64_t number = first; number < last; ++number) pages.tile(number);
 }
 
-/// A side of the call under its name; `tiled`: whether it has tiles.
+/// The source or the destination of a call, and its name there.
 struct Side {
   const char* name;
   Tensor view;

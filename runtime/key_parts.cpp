@@ -16,7 +16,7 @@ namespace kumiko {
 namespace {
 
 static_assert(kKeysPerSplit == kernels::kSplitKeys);
-constexpr std::int64_t kMergedRows = 256;  ///< Of a task: about 260 KB of heads of 128.
+constexpr std::int64_t kMergedRows = 256;  ///< Of a task: states of about 260 KB with v_head_dim 128.
 
 Status check_queries(const AttentionArgs& args, const KeyPart& part) {
   const std::int64_t sequences = number_of_sequences(args);
@@ -126,7 +126,8 @@ Status check_columns(const AttentionArgs& args, const KeyPart& part) {
   return {};
 }
 
-/// The same call with a column of bias and mask for each key that there is room for; none of these is read.
+/// The same call with a column of bias and mask for each key that there is room for; the columns added are
+/// not read.
 AttentionArgs with_all_columns(const AttentionArgs& args, const KeyPart& part) {
   AttentionArgs all = args;
   for (ConstTensor* view : {&all.bias, &all.mask}) {
@@ -164,7 +165,7 @@ struct PreparedPart {
   std::int64_t floats() const { return plan.problem.states_begin.back(); }
 };
 
-/// Rows see some of the splits; the states of the others are empty.
+/// Makes all states empty: a row has tasks only for the splits that it sees.
 void clear_states(const Problem& problem, float* states) {
   const std::int64_t size = kernels::partial_size(problem.v_head_dim);
   for (std::int64_t i = 0; i < problem.states_begin.back(); i += size) {
@@ -220,7 +221,7 @@ struct SplitMerge {
   }
 };
 
-/// Rows of some units whose states computed ahead follow their running states.
+/// Merges the states `next`, which were computed ahead, into the running states of the rows of some units.
 struct RunningMerge {
   const Problem& problem;
   const Operands& operands;
@@ -255,8 +256,8 @@ void merge_piece(void* context, std::int32_t number, const scheduler::Slot& slot
   merge.run(merge.pieces[static_cast<std::size_t>(number)], reinterpret_cast<float*>(slot.scratch));
 }
 
-/// So that a task has about 512 states to merge, 260 KB of heads of 128. Errors: unsupported, out_of_memory
-/// (states larger than the address space).
+/// Cuts the merge into tasks of about 512 states, 260 KB with v_head_dim 128. Errors: unsupported,
+/// out_of_memory (states larger than the address space).
 Status cut_merge(std::int64_t unit_end, SplitMerge* merge) {
   const Problem& problem = merge->problem;
   const std::int64_t parts = std::ssize(merge->states), size = kernels::partial_size(problem.v_head_dim);
@@ -338,9 +339,10 @@ Status merge_running_states(const Context& context, const AttentionArgs& args, c
     if (Status s = check_states(args, made.floats(), states); !s.ok()) return s;
     const Span own = span_of_floats(states, made.floats());
     for (std::size_t i = 0; i < next.size() && made.floats() > 0; ++i) {
-      if (!next[i] || overlap(span_of_floats(next[i], made.floats()), own))
-        return invalid(entry("next", static_cast<std::int64_t>(i)), next[i] ? "states" : "null",
-                       "states computed ahead");
+      const std::string name = entry("next", static_cast<std::int64_t>(i));
+      if (!next[i]) return invalid(name, "null", "the states of a split");
+      if (overlap(span_of_floats(next[i], made.floats()), own))
+        return invalid(name, "memory of states", "the states of a split, in memory apart from states");
     }
     made.operands.states = states;
     made.operands.is_first_part = is_first;
@@ -393,7 +395,8 @@ Status merge_split_states(const Context& context, const AttentionArgs& args,
     SplitMerge merge{plan.problem, operands, plan.kernels, states, unit_begin, {}};
     if (Status s = cut_merge(unit_end, &merge); !s.ok()) return s;
     for (std::int64_t p = 0; p < std::min(merge.most_splits, std::ssize(states)); ++p) {
-      if (!states[static_cast<std::size_t>(p)]) return invalid(entry("states", p), "null", "states");
+      if (!states[static_cast<std::size_t>(p)])
+        return invalid(entry("states", p), "null", "the states of part " + std::to_string(p));
     }
     return run_equal_tasks(*plan.context, "q.shape", std::ssize(merge.pieces), merge_piece<SplitMerge>,
                            &merge, static_cast<std::size_t>(plan.problem.v_head_dim) * sizeof(float));

@@ -25,18 +25,18 @@ using kernels::bytes_of;
 using kernels::RotaryPairs;
 using kernels::RowRange;
 
-// Tokens of a task. Their values, keys and queries are written one tensor after the other: with three tensors
-// in turn for each token, 512 tokens take 1.05 to 1.2 times as long (Zen 5), and with 16 tokens at a
-// time 1.02 to 1.11 times (Zen 4).
+// Tokens of a task. Their values, then their keys, then their queries are written: token by token, each with
+// its three tensors, 512 tokens take 1.05 to 1.2 times as long (Zen 5), and with 16 tokens at a time 1.02 to
+// 1.11 times (Zen 4).
 constexpr std::int64_t kTaskTokens = 64;
-// For balance, where there are so many tokens. 8 of 8 tokens instead of one of 64: 1.11 to 1.24 times as
-// long.
+// Tasks for each thread, for balance, where the tokens are many enough. 8 tasks of 8 tokens instead of one of
+// 64 take 1.11 to 1.24 times as long.
 constexpr std::int64_t kTasksPerThread = 2;
-// Steps that read and write fewer bytes are one task, on the caller's thread: they take some 20 us, and
-// waking another thread is a good part of that (64 tokens of 32/8 heads of 128 f32, 3 MiB, 145 us on one
-// thread).
+// A call that reads and writes fewer bytes is one task, on the caller's thread: it takes some 20 us, and
+// waking another thread would take a good part of that (64 tokens of 32/8 heads of 128 f32, 3 MiB, 145 us on
+// one thread).
 constexpr double kLeastSharedBytes = 512 << 10;
-// A task of tiles goes on to the end of its last one.
+// Where keys lie in tiles, a task goes on to the end of its last tile.
 constexpr std::int64_t kMostTaskTokens = kTaskTokens + kernels::kTileKeys - 1;
 
 struct Factors {
@@ -60,8 +60,9 @@ Factors spread(RotaryPairs style, std::int64_t pairs, float* scratch, CosSin cos
   return {cos, sin};
 }
 
-/// A token's row of its batch entry, and that of its page; page -1: it is skipped. is_alone: the token before
-/// is not in the row before, nor the next one in the row after. It is then the one new token of its sequence.
+/// Where a token is: its row of its batch entry, and its row of its page; page -1: it has no slot. is_alone:
+/// the token before it does not go to the row before, nor the next one to the row after, so that it is the
+/// only new token of its sequence.
 struct Place {
   std::int64_t entry, row, page, page_row;
   bool is_alone;
@@ -88,7 +89,7 @@ struct TensorRows {
   }
 };
 
-/// What is read and written from each row on, for kernels that fetch it ahead. Made only for those: without
+/// All rows that are read and written, in order, for kernels that fetch ahead. Made only if they do: without
 /// it 64 tokens take 0.94 to 1.00 of the time (Zen 4).
 struct RowsAhead {
   static constexpr std::int64_t kMost = 3 * kMostTaskTokens;
@@ -105,7 +106,7 @@ struct RowsAhead {
                      dim * written, heads};
     ++count;
   }
-  /// After the last row: what is fetched then is in the caches.
+  /// An entry behind the last row, without end: what is fetched there is in the caches already.
   void end() {
     for (RowRange* ranges : {reads, writes}) {
       if (count > 0) ranges[count] = {ranges[count - 1].row, 0, ranges[count - 1].width, kernels::kNoEnd};
@@ -121,8 +122,8 @@ struct Append {
   std::vector<double> frequencies;  // without tables: [rotary_dim / 2], radians a position
   std::int64_t tokens;
   std::int64_t ahead;  // CoreTuning::append_ahead
-  /// Keys and values of tokens that are alone go past the CPU's caches: attention reads them with thousands
-  /// of others. Those of a chunk do not: its attention begins with them, and would wait for memory.
+  /// Keys and values of tokens that are alone go past the CPU's caches, because attention reads each with
+  /// thousands of others. Those of a chunk do not: its attention begins with them, and would wait for memory.
   bool past_caches = false;
   AppendTasks work{};
   Tracer* tracer = nullptr;
@@ -177,8 +178,8 @@ struct Append {
     return (factor_floats() + rows) * sizeof(float);
   }
 
-  /// Tokens [first, last), whose slots follow each other within a tile, through `rows`: as many heads at a
-  /// time as make 16 rows of it.
+  /// Writes the keys of tokens [first, last), whose slots follow one another within a tile, by way of `rows`,
+  /// which holds 16 rows: as many heads at a time as fit.
   void tile_columns(std::int64_t first, std::int64_t last, const Factors* turns, AppendArgs how,
                     void* rows) const {
     const ConstTensor& in = args.key;
@@ -217,7 +218,7 @@ struct Append {
     }
   }
 
-  /// Where tokens [first, last) are and go to, and by what they turn.
+  /// Where tokens [first, last) are and where they go, and the factors of their rotations.
   void place(std::int64_t first, std::int64_t last, float* scratch, Place* places, Factors* turns) const {
     const std::int64_t seq = args.key.shape[2], page_size = args.key_cache.shape[2];
     Place place{first / seq, first % seq, 0, 0, false};
@@ -338,7 +339,7 @@ Status kv_append(const Context& context, const KvAppendArgs& args) {
                   frequencies_of(args),
                   tokens,
                   runtime.core.append_ahead};
-    // In f64: without pages the sizes may be any.
+    // In f64, because without pages the sizes may be any and their product could overflow.
     const auto count = static_cast<double>(tokens), least = static_cast<double>(runtime.core.append_streams);
     const bool is_small = count * static_cast<double>(append.all_bytes()) < kLeastSharedBytes;
     append.past_caches = least > 0 && count * static_cast<double>(append.cache_bytes()) >= least;

@@ -26,15 +26,15 @@ struct KvAppendArgs {
                        ///< [batch, kv_heads, capacity, head_dim]: pages of `capacity` rows
   Tensor value_cache;  ///< [pages, kv_heads, page_size, v_head_dim], the same pages
   /// [batch * seq]: token t goes to row slot % page_size of page slot / page_size; -1: nowhere. No two tokens
-  /// may have one slot.
+  /// may have the same slot.
   const std::int64_t* slot_mapping = nullptr;
 
   // Optional: queries, to which norm and rotation apply as well. Both tensors, or neither.
   ConstTensor query{};  ///< [batch, q_heads, seq, head_dim]; written for tokens without a slot, too
   Tensor query_out{};   ///< [batch, q_heads, seq, head_dim]
 
-  // Optional: RMSNorm over head_dim, before the rotation (Qwen3, Gemma 3): x / sqrt(mean(x^2) + norm_eps) *
-  // w.
+  // Optional: RMSNorm over head_dim, before the rotation (Qwen3, Gemma 3): x / sqrt(mean(x^2) + norm_eps)
+  // times the weight.
   const float* key_norm = nullptr;    ///< [head_dim] weights
   const float* query_norm = nullptr;  ///< [head_dim] weights
   float norm_eps = 1e-6f;             ///< Finite, not negative.
@@ -50,7 +50,7 @@ struct KvAppendArgs {
   std::int64_t rope_positions = 0;
   std::int64_t rope_stride = 0;
   /// Without tables: the angle is (p * rope_scale) * rope_theta^(-2 i / rotary_dim), computed in f64, as are
-  /// its cosine and sine, which are then rounded to f32. Finite and positive, both.
+  /// its cosine and sine, which are then rounded to f32. Both numbers must be finite and positive.
   double rope_theta = 10000.0;
   double rope_scale = 1.0;
 
@@ -70,8 +70,8 @@ struct KvAppendArgs {
 KUMIKO_API Status kv_append(const Context& context, const KvAppendArgs& args);
 
 /// Copies keys in rows, [pages, kv_heads, page_size, head_dim] of any strides, into tiles
-/// (KeyLayout::tiles_of_16), or back, bit for bit, on the threads of `context`. Both have the same type and
-/// shape; page_size is a multiple of 16, head_dim in 1..576; they must not overlap. Errors:
+/// (KeyLayout::tiles_of_16), or back, bit for bit, on the threads of `context`. Both have the same shape and
+/// type, f32, bf16 or f16; page_size is a multiple of 16, head_dim in 1..576; they must not overlap. Errors:
 /// invalid_argument, out_of_memory.
 KUMIKO_API Status pack_key_pages(const Context& context, const ConstTensor& rows, const Tensor& tiles);
 KUMIKO_API Status unpack_key_pages(const Context& context, const ConstTensor& tiles, const Tensor& rows);

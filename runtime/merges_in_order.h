@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which tasks of a merge have stored their states, and who merges them. States must be merged in the order of
-// their splits. A task that ends says so, and merges what is next in this order, if nobody does so at that
-// time: whoever does goes on as long as there is more. Nobody waits.
+// Which tasks of a merge have stored their states, and which thread merges them. States must be merged in the
+// order of their splits. A task that ends records that. If no other thread is merging, it then merges the
+// states that are next in this order, and goes on as long as there are more. No thread waits.
 #pragma once
 
 #include <atomic>
@@ -10,7 +10,7 @@
 
 namespace kumiko {
 
-/// Over a word that is 0 before the first task.
+/// All of its state is in one word, which is 0 before the first task.
 class MergesInOrder {
  public:
   static constexpr std::int32_t kMostTasks = 56;
@@ -22,9 +22,9 @@ class MergesInOrder {
   void end_task(std::int32_t i, Merge merge) noexcept {
     const std::uint64_t own = kStored << i;
     std::uint64_t seen = word_.fetch_or(own, std::memory_order_release) | own;
-    if ((seen & kBusy) != 0) return;  // Who merges will find it.
+    if ((seen & kBusy) != 0) return;  // The thread that merges will find it.
     while (stored_after(seen) > 0) {
-      // Who merges reads what others stored, and goes on from what others merged.
+      // acquire: this thread reads states that others stored, and goes on from what others merged.
       if (word_.compare_exchange_weak(seen, seen | kBusy, std::memory_order_acquire)) return run(seen, merge);
       if ((seen & kBusy) != 0) return;
     }
@@ -34,7 +34,7 @@ class MergesInOrder {
   static constexpr std::uint64_t kMerged = 63, kBusy = 64, kStored = 256;
 
   static std::int32_t merged(std::uint64_t word) { return static_cast<std::int32_t>(word & kMerged); }
-  /// Tasks that can be merged now.
+  /// The number of tasks that can be merged now.
   static std::int32_t stored_after(std::uint64_t word) {
     return std::countr_one(word / kStored >> merged(word));
   }

@@ -15,7 +15,7 @@ namespace {
 constexpr Way kWays[] = {{FineRows::halves, 8, 4}, {FineRows::halves, 8},  {FineRows::sixths, 8},
                          {FineRows::sixths, 6},    {FineRows::sixths, 20}, {FineRows::sixths, 30}};
 
-/// When the last worker is done, and when all would be with no idle time; in FMAs.
+/// When the last worker is done, and when all would be if none were ever idle; in FMAs.
 struct Forecast {
   double makespan, even_share;
 };
@@ -56,13 +56,13 @@ void place_split_states(std::int64_t v_head_dim, Partition& partition) {
 // Promised in docs/planning.md.
 constexpr double kEvenEnough = 1.03;
 
-/// Decode tries one way only: simulating would double the 17 to 50 us that a plan of 64 requests takes, and
-/// pieces of whole splits are even enough.
+/// Decode tries one way only: simulating a way would double the 17 to 50 us that a plan of 64 requests takes,
+/// and pieces that are one split or several are even enough.
 bool is_cut_once(const Problem& problem, const Tunings& tunings) {
   return tunings.of(problem.most_rows()).pipeline->traits.in_place;
 }
 
-/// Takes the first way with little idle time, or else the one that is done soonest.
+/// Takes the first way that leaves little idle time, or else the one that is done soonest.
 Status cut_and_assign(const Problem& problem, const Tunings& tunings,
                       std::span<const std::int32_t> kv_domains, const Workforce& workforce,
                       PartitionSpace& space, Partition* made) {
@@ -82,7 +82,7 @@ Status cut_and_assign(const Problem& problem, const Tunings& tunings,
     if (is_cut_once(problem, tunings) || !partitioner.wants_fine()) return {};
     const Forecast ahead = forecast(*made, workforce, space.policy);
     if (ahead.makespan <= kEvenEnough * ahead.even_share) return {};
-    if (way.least_tiles > 1) continue;  // Keys are cut at splits alone: taken where that is even.
+    if (way.least_tiles > 1) continue;  // It cuts keys, and only at splits: taken only if that is even.
     if (soonest == 0 || ahead.makespan < soonest) {
       soonest = ahead.makespan;
       std::swap(best, *made);
@@ -165,7 +165,7 @@ PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tun
             std::max(most.pieces, size.pieces)};
     if (is_cut_once(problem, tunings)) break;
   }
-  if (most.tasks == 0) return most;  // More than a plan may have: making one says so.
+  if (most.tasks == 0) return most;  // More than a plan may have: make_partition() returns the error.
   const std::size_t domains = workforce.workers_per_domain.size();
   const std::size_t pieces = std::min(most.tasks, most.pieces);
   const bool may_share = problem.page_keys > 0;  // Tasks of shared keys lie after all others.

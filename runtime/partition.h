@@ -29,13 +29,13 @@ struct PlannedTask {
   /// Index into Partition::merges if several tasks share the rows' splits, else -1. Its heads' merges follow
   /// one another.
   std::int32_t merge;
-  /// Index into Partition::shared.groups, else -1. Then rows are those of the group, `batch` is its first
-  /// sequence, and `merge` has only the memory of the states.
+  /// Index into Partition::shared.groups, or -1. In a shared task rows are those of the group, `batch` is its
+  /// first sequence, and `merge` only says where the states lie.
   std::int32_t shared;
 };
 
-/// Rows whose splits several tasks compute. The last of these tasks to end merges them, or each that finds
-/// all before it merged (RunState::pending).
+/// Rows whose splits several tasks compute. The last of these tasks to end merges their states; or, with
+/// in_order, states are merged as they become ready (merges_in_order.h).
 struct PlannedMerge {
   std::int32_t tasks;
   std::int64_t split_begin, split_end;
@@ -43,22 +43,23 @@ struct PlannedMerge {
   std::int64_t partial_offset;  ///< Where the states of these splits and rows begin in its domain's
                                 ///< RunState::partials, in floats.
   std::int32_t domain;          ///< The domain its tasks are assigned to; if they differ, that of the first.
-  std::int64_t shared_splits = 0;  ///< Before split_begin: their states are those of shared tasks.
-  /// Of shared tasks: splits [split_begin, merged_end) are the first of all, and one task has them. It stores
-  /// their merged state in the place of the first's. Others have a state each.
+  std::int64_t shared_splits = 0;  ///< Splits before split_begin, whose states shared tasks compute.
+  /// Of shared tasks: splits [split_begin, merged_end) are the sequences' first ones, and one task computes
+  /// them all. It stores their merged state where that of the first split would lie. Others have a state
+  /// each.
   std::int64_t merged_end = 0;
-  /// Number of the first of its tasks, which are numbered as their splits lie, if states are merged as they
-  /// come; else -1.
+  /// If states are merged as they become ready: the number of the first of its tasks, which are numbered in
+  /// the order of their splits. Otherwise -1.
   std::int32_t in_order = -1;
 };
 
 /// What a partition needs at most.
 struct PartitionSize {
   std::size_t tasks = 0, merges = 0;
-  std::int64_t partial_floats = 0;               ///< 0: more than is taken in advance.
+  std::int64_t partial_floats = 0;               ///< 0: none, or too many to be reserved.
   std::int64_t tile_rows = 0;                    ///< Of a task of tiles, in any way of cutting.
   std::int64_t heads = 1;                        ///< Of a task.
-  std::size_t blocks = 0, cuts = 0, pieces = 0;  ///< Of a sequence, of whose heads those alike count once.
+  std::size_t blocks = 0, cuts = 0, pieces = 0;  ///< Of a sequence; heads that are cut alike count once.
 };
 
 struct Partition {
@@ -91,7 +92,7 @@ struct Workforce {
   std::int64_t workers() const;
 };
 
-/// A piece of a row block: its splits before `split_end` that earlier pieces leave.
+/// A piece of a row block: its splits from the end of the piece before it to `split_end`.
 struct Piece {
   std::int64_t split_end, cost;
 };
@@ -104,7 +105,8 @@ struct BlockCut {
   bool merges = false, in_order = false;
 };
 
-/// How a row block is cut for tasks of so many heads: into cuts [first, last), one or those of finer rows.
+/// How a row block is cut for tasks of `heads` heads: into cuts [first, last), one for the whole block or one
+/// for each of its finer blocks.
 struct BlockWay {
   std::int64_t heads = 0;  ///< 0: not yet
   std::size_t first = 0, last = 0;
@@ -120,8 +122,8 @@ struct PartitionSpace {
   Partition best;  ///< of the ways to cut that were tried
 };
 
-/// What the problem's partitions need at most, whatever its lengths are; `space` gets all that making them
-/// takes.
+/// What the problem's partitions need at most, whatever its lengths are. Reserves in `space` all memory that
+/// making them takes.
 PartitionSize reserve_for_any_lengths(const Problem& problem, const Tunings& tunings,
                                       const Workforce& workforce, PartitionSpace& space);
 

@@ -18,7 +18,7 @@ constexpr bool is_one_in_five(std::uint64_t number) {
 constexpr std::int64_t kEnoughPieces = 40;
 // Up to this many splits per worker, each split is a piece of its own.
 constexpr std::int64_t kFewSplits = 16;
-// Heads are computed together if that leaves so many splits per worker.
+// Heads are computed together if that leaves at least this many splits per worker.
 constexpr std::int64_t kSplitsOfHeads = 4;
 
 /// As many as fit in the default address space of a process on x86-64 and AArch64.
@@ -144,7 +144,8 @@ std::int64_t Partitioner::heads_from(std::int64_t b, std::int64_t h) const {
 PartitionSize Partitioner::most() {
   if (count_ > kMaxTasks) return {};
   const std::int64_t splits = ceil_div(problem_.kv_len, kernels::kSplitKeys);
-  // The one way of decode is cut by the plan itself; other ways may come later, with other lengths.
+  // Decode has one way, whose blocks the plan itself makes; of tiles another way may come later, with other
+  // lengths.
   if (!cut_.tunings.of(problem_.most_rows()).pipeline->traits.in_place) blocks_.set(problem_, cut_, {});
   const std::int64_t whole = cut_.has_fine ? blocks_.fine_count() * problem_.own_heads() : count_;
   std::int64_t cut = workers_ > 1 ? 2 * tasks_ : 0;
@@ -157,7 +158,8 @@ PartitionSize Partitioner::most() {
   }
   most.tasks = static_cast<std::size_t>(std::min(whole + cut, whole * std::max<std::int64_t>(splits, 1)));
   most.merges = static_cast<std::size_t>(workers_ > 1 ? std::min(whole, fine_keys ? count_ : tasks_) : 0);
-  // Split states only where they are few: memory is promised to who asks for it, even if nobody touches it.
+  // Split states are reserved only where they are few: allocated memory counts against the system's limits
+  // even if nobody touches it.
   constexpr std::int64_t kFewFloats = std::int64_t{1} << 22;
   std::int64_t floats = 0;
   const bool few = workers_ > 1 && splits <= kFewFloats && problem_.total_rows() <= kFewFloats &&
@@ -193,7 +195,7 @@ bool Partitioner::take(std::int64_t b) {
   pieces_.clear();
   cuts_.clear();
   ways_.assign(static_cast<std::size_t>(2 * count), {});
-  // In registers, which stores to tasks cannot change.
+  // Copies, so that the compiler need not load them again after each store to a task.
   const std::int64_t end = problem_.end_head();
   std::uint64_t number = number_;
   std::size_t at = num_tasks_;
@@ -251,7 +253,7 @@ bool Partitioner::cut_keys(const RowBlock& block, std::int64_t heads, bool is_fi
   // Without a fine part only an outlier is cut: one long sequence among short ones.
   const bool whole = workers_ == 1 || block.splits() <= 1 || (!fine_keys_ && block_cost <= 2 * coarse_);
   std::int64_t splits = whole ? block.splits() : next_piece(block, block_cost, block.splits(), is_fine);
-  // Who keeps the states of splits merges them, too.
+  // A caller that keeps the states of splits merges them itself.
   cut.merges = (splits < block.splits() || block.shared_splits > 0) &&
                problem_.states_kept != StatesKept::of_each_split;
   if (cut.merges && !add_states(block.splits(), block.row_end - block.row_begin,
@@ -271,9 +273,9 @@ bool Partitioner::cut_keys(const RowBlock& block, std::int64_t heads, bool is_fi
   return true;
 }
 
-/// States of 64 KiB a split and more are merged as they come: by one task at the end they took 0.2 of the 1.6
-/// ms of 128 rows of 576 and 512 elements over 4096 keys, in which the other thread had nothing to do (Zen
-/// 5).
+/// States of 64 KiB a split and more are merged as they become ready. Merged by one task at the end they took
+/// 0.2 of the 1.6 ms of 128 rows of 576 and 512 elements over 4096 keys, while the other thread had nothing
+/// to do (Zen 5).
 bool Partitioner::are_merged_in_order(const BlockCut& cut) const {
   constexpr std::int64_t kLeastFloats = 64 * 1024 / sizeof(float);
   return cut.block->shared_splits == 0 && problem_.states_kept == StatesKept::none &&
@@ -330,8 +332,8 @@ Status Partitioner::cut_shared(const RowBlock& block, std::int64_t group, std::i
   pipeline_ = tuning.pipeline;
   const std::int64_t pieces =
       std::clamp<std::int64_t>((block.cost + coarse_ / 2) / coarse_, 1, block.splits());
-  // A row merges its first splits before all others, so the task may do that while they are in its tiles: 64
-  // rows of D = 128 over 8 splits 0.97 of the time in pairs (Zen 5).
+  // A row merges its first splits before all others, so the task may do that while their states are in its
+  // tiles: 64 rows of D = 128 over 8 splits take 0.97 of the time in pairs of bf16 (Zen 5).
   if (block.split_begin == 0 && !tuning.pipeline->traits.in_place && problem_.states_kept == StatesKept::none)
     made_.merges.back().merged_end = block.splits() / pieces;
   for (std::int64_t row = 0; row < block.row_end; row += tuning.max_task_rows) {

@@ -28,11 +28,13 @@ class Partitioner {
   Partitioner(const Problem& problem, const Tunings& tunings, std::span<const std::int32_t> kv_domains,
               std::int64_t workers, const Way& way, PartitionSpace& space, Partition& made);
 
-  /// Whether `way` differs from others: there are so few rows that workers would get fewer tiles each.
+  /// Whether `way` gives another partition than the others: there are so few rows that blocks would otherwise
+  /// have fewer than way.least_tiles tiles.
   static bool matters(const Way& way, const Problem& problem, const Tunings& tunings, std::int64_t workers);
   /// There are so few row blocks that they may not divide the work well.
   bool wants_fine() const { return wants_fine_; }
-  /// What the partition needs at most, whatever the lengths are. Sets the blocks where rows are cut finer.
+  /// What the partition needs at most, whatever the lengths are. Makes the row blocks, except those of
+  /// decode.
   PartitionSize most();
 
   /// Fills the partition's tasks, costs and merges. Errors: those of make_partition().
@@ -61,7 +63,7 @@ class Partitioner {
   /// The pieces as tasks of the heads from h on.
   inline void add_tasks(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads,
                         std::size_t first_task);
-  /// For so many tasks in all.
+  /// Makes made_.tasks and made_.costs large enough for `tasks` tasks in all.
   void make_room(std::size_t tasks);
   /// A merge for each head of the tasks that were added last.
   inline bool add_merges(const BlockCut& cut, std::int64_t b, std::int64_t h, std::int64_t heads,
@@ -86,8 +88,8 @@ class Partitioner {
   bool fine_keys_;
   std::int64_t coarse_ = 0, fine_cost_ = 0;  // costs of pieces
   bool single_splits_ = false;               // few splits in all: each is a piece
-  std::uint64_t number_ = 0;                 // blocks of heads that were taken
-  std::size_t num_tasks_ = 0;                // made_ has places for more, of any values
+  std::uint64_t number_ = 0;                 // blocks taken so far, each once for each task of heads
+  std::size_t num_tasks_ = 0;                // tasks so far; made_ may have more entries, without values
   std::vector<Piece>& pieces_;
   std::vector<BlockCut>& cuts_;
   std::vector<BlockWay>& ways_;

@@ -50,8 +50,8 @@ struct [[gnu::visibility("hidden")]] Plan::Impl {
   Status update(std::span<const std::int32_t> lengths, const PageTable& table);
   /// Finds the sequences that share pages in a table.
   void find_common_pages(const PageTable& table, CommonPages* common);
-  /// Tiles are bound by arithmetic, which sharing does not save. Int8 queries of several sequences have their
-  /// scales in several places.
+  /// Whether sequences may share the reading of keys: not if all are computed in tiles, which are bound by
+  /// arithmetic, and not in int8, where the scales of several sequences' queries lie in several places.
   bool may_share_keys() const {
     if (problem.types.key == kernels::Element::i8) return false;
     return forced_pipeline() == Pipeline::automatic || forced_pipeline() == Pipeline::decode;
@@ -78,10 +78,11 @@ std::string describe(const Problem& problem);
 /// unsupported (more tasks than kMaxTasks), out_of_memory.
 Status prepare(Plan::Impl& plan, bool may_be_updated = false);
 
-/// The first step of prepare(). Errors: unsupported.
+/// The first step of prepare(): chooses kernels and pipelines. Errors: unsupported.
 Status choose_kernels(Plan::Impl& plan);
 
-/// What plan() has to say of kv_domains and row_max.
+/// The checks of kv_domains, which the plan copies, and of row_max, which need the plan's context and
+/// kernels.
 Status copy_kv_domains(const AttentionArgs& args, Plan::Impl& plan);
 Status check_row_max(const Plan::Impl& plan, const AttentionArgs& args);
 

@@ -27,14 +27,14 @@ struct Layout {
   std::int64_t batch = 0, head = 0, seq = 0;
   bool operator==(const Layout&) const = default;
 };
-/// Of a tensor of that shape; all 0 if it has no elements.
+/// The layout of a tensor of that shape; all 0 if it has no elements.
 Layout layout_of(const std::array<std::int64_t, 4>& shape, const std::array<std::int64_t, 4>& stride);
 
 /// One sequence of a batch.
 struct Sequence {
   std::int64_t q_begin;  ///< Its first query position in q and out.
   std::int64_t q_len;
-  std::int64_t q_total;   ///< Of which these are some.
+  std::int64_t q_total;   ///< Queries of the whole sequence; more than q_len if these are some (KeyPart).
   std::int64_t kv_begin;  ///< Its first key in k and v; 0 with pages.
   std::int64_t kv_len;    ///< Keys used.
   std::int64_t diagonal;  ///< Query i stands at key position i + diagonal.
@@ -79,7 +79,8 @@ struct Operands {
 /// (shared_keys.h).
 struct CommonPages {
   std::vector<std::int32_t> sequences;
-  std::vector<std::int64_t> splits;  ///< [sequences] at the start, in common with the sequence before
+  std::vector<std::int64_t>
+      splits;  ///< [sequences] first splits shared with the sequence before in this list
   bool operator==(const CommonPages&) const = default;
 };
 
@@ -93,8 +94,8 @@ struct Problem {
   std::int64_t v_head_dim = 0;
   Layout q, k, v, out, scores, bias, mask;  ///< The batch stride of k and v in pages is that of a page.
   bool integer_scores = false;
-  /// HeadProblem::value_in_key as far as the planned pointers tell: what a plan says of the bytes that are
-  /// read. Runs look at their own pointers.
+  /// HeadProblem::value_in_key by the pointers that plan() was given, for what a plan says of bytes read.
+  /// Runs find it from their own pointers.
   std::int64_t value_in_key = -1;
 
   float q_scale = 0.0f;  ///< See HeadProblem.
@@ -195,7 +196,7 @@ struct Problem {
   kernels::KeyLists key_lists(const Operands& operands, std::int64_t b, std::int64_t q_head) const;
 };
 
-/// Of an lse or row_max for rows of such an output.
+/// The layout of an lse or row_max that belongs to `out`.
 Layout lse_layout_of(const LseView& view, const Tensor& out);
 
 /// `args` must be valid except for pointers. The values of seqused_k are copied.

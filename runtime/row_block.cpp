@@ -28,7 +28,7 @@ std::int64_t pairs_of_all_keys(const kernels::HeadProblem& head, std::int64_t ro
   return std::max<std::int64_t>(pairs, 0) * (row_end - row_begin) / std::max<std::int64_t>(last - first, 1);
 }
 
-/// The same of the keys between which the call has its splits.
+/// The same, of the keys from the first to the last split that the call may have (OwnSplits).
 std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_begin, std::int64_t row_end) {
   const auto before = [&](std::int64_t split) {
     if (split == 0) return std::int64_t{0};
@@ -43,7 +43,7 @@ std::int64_t visible_pairs(const kernels::HeadProblem& head, std::int64_t row_be
   return before(min_of(head.own.end, ceil_div(head.kv_len, kSplitKeys))) - before(head.own.begin);
 }
 
-/// All but the first `shared` splits, which every row sees.
+/// Rows [row, end) over the splits that they see, without the first `shared` ones, which every row sees.
 RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::int64_t row, std::int64_t end,
                   std::int64_t shared) {
   RowBlock block = keys_of_rows(head, row, end);
@@ -57,8 +57,8 @@ RowBlock block_of(const Tuning& tuning, const kernels::HeadProblem& head, std::i
   return block;
 }
 
-/// Leaves out the splits before and after those that the call has. Between first tokens and a window costs
-/// stay those of all keys.
+/// Leaves out the splits before and after those that the call has. With first tokens besides a window the
+/// costs stay those of all keys.
 void keep_own(const kernels::HeadProblem& head, std::int64_t row, RowBlock* block) {
   const std::int64_t last = std::min(head.own.end, ceil_div(head.kv_len, kSplitKeys)),
                      first = std::min(head.own.begin, last);
@@ -118,7 +118,9 @@ void RowBlocks::set(const Problem& problem, const RowCut& cut, const SharedGroup
   begin_.reserve(static_cast<std::size_t>(problem.batch) + 1);
   whole_.reserve(static_cast<std::size_t>(problem.batch));
   std::int64_t rows_before = 0;
-  BlockRows size{};  // Its divisions for each of 64 sequences took 2 of the 50 us that their plan may take.
+  // Kept for sequences of the same length: its divisions for each of 64 took 2 of the 50 us that their plan
+  // may take.
+  BlockRows size{};
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     begin_.push_back(whole_.size());
     const std::int64_t rows = problem.rows_of(b);

@@ -62,13 +62,13 @@ struct BlockRows {
 struct RowCut {
   const Tunings& tunings;
   std::int64_t tasks;        ///< Target, without the finer pieces; 1: rows are not cut to have more tasks.
-  std::int64_t wanted;       ///< Rows of a task that give so many.
+  std::int64_t wanted;       ///< Rows of a task if there are `tasks` tasks.
   bool halves;               ///< A block that is cut finer becomes a half, a quarter, ..., not equal pieces.
   std::int64_t least_tiles;  ///< Of a block, if the rows have as many; with more than 1 none is cut finer.
   bool wants_fine = false;
   bool has_fine = false;  ///< Some sequence's rows are cut finer.
 
-  /// For a sequence of so many rows a head, more than 0.
+  /// The blocks of a sequence of `rows` rows a head, more than 0.
   BlockRows operator()(std::int64_t rows) const;
 };
 

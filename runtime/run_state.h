@@ -37,7 +37,7 @@ class RunStatePool {
   RunStatePool& operator=(const RunStatePool&) = delete;
   ~RunStatePool() { clear(); }
 
-  /// States made from now on have room for so much, so that fit() allocates only for more.
+  /// States made from now on have room for at least `most`, so that fit() allocates only for more.
   void reserve(const PartitionSize& most) { most_ = most; }
   /// A state for a run of `partition`, which must be the one last given to fit(). Throws std::bad_alloc.
   RunState* acquire(const Partition& partition);

@@ -13,13 +13,13 @@ namespace {
 using kernels::kSplitKeys;
 using kernels::min_of;
 
-/// The first of a sequence's pages, which hold its first `splits` splits.
+/// How many of a sequence's first pages hold its first `splits` splits.
 std::int64_t pages_in(const Problem& problem, std::int64_t splits) {
   return (splits * kSplitKeys + problem.page_keys - 1) / problem.page_keys;
 }
 
-/// Without a window: splits of which every row of the sequence sees every key, but the last one that some row
-/// sees: it stays the sequence's own, so that each sequence has a task of its own.
+/// Without a window: the number of first splits of which every row of the sequence sees every key. The last
+/// split that some row sees does not count, so that each sequence keeps a task of its own.
 std::int64_t whole_splits(const Problem& problem, std::int64_t b) {
   const std::int64_t rows = problem.rows_of(b);
   if (rows == 0) return 0;
@@ -28,7 +28,7 @@ std::int64_t whole_splits(const Problem& problem, std::int64_t b) {
   return std::max<std::int64_t>(min_of(head.end_of(0) / kSplitKeys, seen - 1), 0);
 }
 
-/// What other sequences' rows can share: scores that depend on nothing but the query and the key.
+/// Whether sequences can share splits: only if scores depend on nothing but the query and the key.
 bool can_share(const Problem& problem) {
   return problem.has_block_table && problem.window_left < 0 && !problem.terms.has_bias &&
          !problem.terms.has_mask && !problem.terms.has_alibi;
@@ -52,12 +52,13 @@ void CommonPagesFinder::find(const Problem& problem, const PageTable& table, std
   prefixes_.clear();
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     if (problem.rows_of(b) > most_rows) continue;
-    // Where kv_indptr gives a sequence too few pages, none but these are read; a run is refused.
+    // If kv_indptr gives a sequence too few pages, only these are read here; a run is refused.
     const std::int64_t listed = problem.number_of_pages(table, b) * problem.page_keys / kSplitKeys;
     if (const std::int64_t splits = min_of(whole_splits(problem, b), listed); splits > 0)
       prefixes_.push_back({problem.pages_of(table, b), splits, static_cast<std::int32_t>(b)});
   }
-  // Any order in which tables with the same beginning are neighbours; a shorter one follows those it begins.
+  // Any order in which tables with the same first pages are neighbours, each after those that it is the
+  // beginning of.
   std::sort(prefixes_.begin(), prefixes_.end(), [&](const Prefix& a, const Prefix& b) {
     const auto bytes =
         static_cast<std::size_t>(pages_in(problem, min_of(a.splits, b.splits))) * sizeof *a.pages;
@@ -113,7 +114,8 @@ void SharedGroups::find(const Problem& problem) {
   for (std::int64_t i = 0; i < count; ++i)
     place[static_cast<std::size_t>(common.sequences[static_cast<std::size_t>(i)])] =
         static_cast<std::int32_t>(i);
-  // Each range of neighbours shares what its shallowest pair does, and falls apart there.
+  // A range of neighbours shares as many splits as the two neighbours in it that share fewest. Between such
+  // neighbours it is cut into smaller ranges.
   open_.assign(1, {0, count, 0});
   while (!open_.empty()) {
     const Range range = open_.back();

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "runtime/problem.h"
@@ -31,15 +30,15 @@ class CommonPagesFinder {
 /// The most rows that a group of such sequences can have, whatever the table.
 std::int64_t most_shared_rows(const Problem& problem, std::int64_t most_rows);
 
-/// Splits that some sequences share, and no larger set of sequences does.
+/// Splits that a set of sequences shares and no larger set does.
 struct SharedKeys {
   std::int64_t split_begin, split_end;
   std::int64_t first, last;                   ///< CommonPages::sequences [first, last)
   std::int64_t position_begin, position_end;  ///< Their query positions in SharedGroups::q_offsets.
 };
 
-/// The groups of a problem with its lengths of the moment. Groups may lie within others, as the branches of a
-/// tree.
+/// The groups of a problem with its current lengths. A group may lie within another, as branches of a tree
+/// do.
 struct SharedGroups {
   std::vector<SharedKeys> groups;
   std::vector<std::int64_t>
@@ -52,8 +51,8 @@ struct SharedGroups {
   std::int64_t own_split_of(std::int64_t b) const {
     return own_split.empty() ? 0 : own_split[static_cast<std::size_t>(b)];
   }
-  /// Makes of the first sequence's head one whose rows are the group's, and whose keys end with the shared
-  /// ones.
+  /// Changes `head`, that of the group's first sequence, into one whose rows are those of the group and whose
+  /// keys end with the shared ones.
   void as_group(const Problem& problem, const Operands& operands, const SharedKeys& group,
                 std::int64_t kv_head, kernels::HeadProblem* head) const;
   /// Calls visit(number of the group, first_row()) for a sequence's groups, in the order of their splits.
@@ -65,7 +64,7 @@ struct SharedGroups {
       if (group.first <= i && i < group.last) visit(g, first_row(group, i, rows));
     }
   }
-  /// The first of the group's rows that is one of its i-th sequence, for so many rows a position.
+  /// The first of the group's rows that is one of its i-th sequence, with `rows` rows a position.
   std::int64_t first_row(const SharedKeys& group, std::int64_t i, std::int64_t rows) const {
     return (begin[static_cast<std::size_t>(i)] - group.position_begin) * rows;
   }

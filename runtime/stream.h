@@ -66,19 +66,19 @@ class KUMIKO_API Stream {
   Stream& operator=(Stream&& other) noexcept;
   ~Stream();
 
-  /// Errors: invalid_argument, unsupported (a thread cannot be had; in a forked child), out_of_memory.
+  /// Errors: invalid_argument, unsupported (no thread could be started; in a forked child), out_of_memory.
   /// `*stream` is untouched on error.
   static Status create(const Context& context, const StreamOptions& options, Stream* stream);
   explicit operator bool() const { return impl_ != nullptr; }
 
   /// Submits Plan::run of a plan of this stream's context, attention_forward or kv_append. The arguments are
-  /// checked and copied, and nothing is waited for; what a call finds only as it runs is its outcome. The
-  /// tensors and arrays that they point to must stay until the call has ended, the arrays as they are;
-  /// tensors may still be written by calls submitted before. Until a plan's submitted runs have ended its
-  /// update() is an error. `ticket` may be null. Allocates nothing but the state of a ticket, and what the
-  /// checks of pages and slots need. If submit() fails, the callback is not called and the ticket untouched.
-  /// Errors: those of the call, invalid_argument (an empty stream or plan, a plan of another context),
-  /// queue_full, cancelled (the stream is being destroyed), unsupported (in a forked child).
+  /// checked and copied, and nothing is waited for; an error that a call finds only as it runs is its
+  /// outcome. The tensors and arrays that they point to must stay until the call has ended, the arrays
+  /// unchanged; tensors may still be written by calls submitted before. Until a plan's submitted runs have
+  /// ended its update() is an error. `ticket` may be null. Allocates nothing but the state of a ticket, and
+  /// what the checks of pages and slots need. If submit() fails, the callback is not called and the ticket
+  /// untouched. Errors: those of the call, invalid_argument (an empty stream or plan, a plan of another
+  /// context), queue_full, cancelled (the stream is being destroyed), unsupported (in a forked child).
   Status submit(const Plan& plan, const AttentionArgs& args, Ticket* ticket = nullptr,
                 StreamCallback callback = {}) const;
   Status submit(const AttentionArgs& args, Ticket* ticket = nullptr, StreamCallback callback = {}) const;

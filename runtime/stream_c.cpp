@@ -3,7 +3,6 @@
 #include "stream_c.h"
 
 #include <memory>
-#include <utility>
 
 #include "runtime/convert_c.h"
 #include "runtime/handles_c.h"

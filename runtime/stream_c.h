@@ -30,8 +30,8 @@ typedef struct kumiko_stream_options {
 #define KUMIKO_STREAM_OPTIONS_INIT \
   { sizeof(kumiko_stream_options), 64 }
 
-/* options == NULL: every default. Errors: invalid_argument, unsupported (a thread cannot be had),
- * out_of_memory. */
+/* options == NULL: every default. Errors: invalid_argument, unsupported (no thread could be started; in a
+ * forked child), out_of_memory. */
 KUMIKO_C_API kumiko_status kumiko_stream_create(const kumiko_context* context,
                                                 const kumiko_stream_options* options, kumiko_stream** stream);
 /* Cancels the calls that have not started and waits for the one that runs and for all callbacks, which may
@@ -40,10 +40,11 @@ KUMIKO_C_API kumiko_status kumiko_stream_create(const kumiko_context* context,
 KUMIKO_C_API void kumiko_stream_destroy(kumiko_stream* stream);
 
 /* Submit kumiko_plan_run on a plan of the stream's context, kumiko_attention_forward, and kumiko_kv_append.
- * The structs are copied and checked; the tensors and arrays that they point to must stay as they are until
- * the call has ended. The plan may be destroyed. callback and ticket may be NULL; a ticket is to be
+ * The structs are copied and checked; the tensors and arrays that they point to must stay until the call has
+ * ended, the arrays unchanged. The plan may be destroyed. callback and ticket may be NULL; a ticket must be
  * destroyed. If a call cannot be submitted, the callback is not called. Errors: those of the call,
- * queue_full, cancelled (the stream is being destroyed). */
+ * invalid_argument (a plan of another context), queue_full, cancelled (the stream is being destroyed),
+ * unsupported (in a forked child). */
 KUMIKO_C_API kumiko_status kumiko_stream_plan_run(const kumiko_stream* stream, const kumiko_plan* plan,
                                                   const kumiko_attention_args* args, kumiko_callback callback,
                                                   void* user_data, kumiko_ticket** ticket);
@@ -63,7 +64,7 @@ KUMIKO_C_API kumiko_status kumiko_ticket_wait(const kumiko_ticket* ticket);
 KUMIKO_C_API kumiko_status kumiko_ticket_done(const kumiko_ticket* ticket, int32_t* done);
 /* *cancelled: 1 if the call had not started and never will, otherwise 0. */
 KUMIKO_C_API kumiko_status kumiko_ticket_cancel(const kumiko_ticket* ticket, int32_t* cancelled);
-/* The call is made nevertheless. NULL is accepted and does nothing. */
+/* Frees the ticket; its call is made nevertheless. NULL is accepted and does nothing. */
 KUMIKO_C_API void kumiko_ticket_destroy(kumiko_ticket* ticket);
 
 #ifdef __cplusplus

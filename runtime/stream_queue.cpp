@@ -15,7 +15,7 @@ namespace {
 thread_local const Stream::Impl* t_stream = nullptr;
 
 Status cancelled_status() {
-  return {Code::cancelled, "was cancelled"};  // short enough to need no memory
+  return {Code::cancelled, "call cancelled"};  // short enough to need no memory
 }
 
 /// Calls `callback`, if there is one, and forgets it. No exception leaves it.

@@ -282,7 +282,7 @@ std::string Tracer::to_json() const {
 
 std::string Tracer::write() const {
   if (getpid() != process_) return "";
-  const std::lock_guard lock(write_mutex_);  // One file beside it for all who write.
+  const std::lock_guard lock(write_mutex_);  // All calls write the same temporary file.
   const std::string text = to_json();
   const std::string beside = file_ + "." + std::to_string(process_) + ".tmp";
   std::FILE* out = std::fopen(beside.c_str(), "w");

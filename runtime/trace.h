@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "kernels/pipelines/pipeline.h"
-#include "runtime/status.h"
 #include "runtime/ticks.h"
 #include "scheduler/topology.h"
 

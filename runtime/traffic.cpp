@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/traffic.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "runtime/row_block.h"

@@ -66,9 +66,9 @@ std::int64_t rows_in_place(const CoreTuning& core, const kernels::KernelSet& ker
 //   interleaved   0.83 / 0.85   0.85 / 0.89   0.86 / 0.92
 //   two_pass      0.81 / 0.83   0.82 / 0.86   0.82 / 0.82
 //   three_pass    0.79 / 0.85   0.82 / 0.87   0.84 / 0.87
-// What two_pass and three_pass keep of probabilities costs rows of a task, and so packing; interleaved has
-// one slot more to hold and gains nothing from it: out-of-order execution reaches over a few hundred
-// instructions, not over a tile.
+// The probabilities that two_pass and three_pass keep leave room for fewer rows a task, so that keys are
+// packed more often. interleaved holds one slot more and gains nothing from it: out-of-order execution
+// reaches over a few hundred instructions, not over a tile.
 Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Visibility& visibility,
             std::int64_t rows, std::int64_t in_place_rows, std::int64_t head_dim, std::int64_t v_head_dim,
             std::int64_t l2_bytes, const char* forced_pipeline) {
@@ -86,9 +86,9 @@ Tuning tune(const CoreTuning& core, const kernels::KernelSet& kernels, const Vis
   kernels::KernelSet tuned = kernels;
   tuned.pipe_ahead = tuning.pipe_ahead;
   tuned.staged_splits = tuning.staged_splits;
-  // Rows of pages that are copied together are read once, to be packed. With a place of their own in an L2 of
-  // 512 KiB f32 tasks of D = 128 had 96 rows where dense ones have 384 and more: a chunk of 512 beside 63
-  // decodes in pages of 128 ran at 0.8 of its speed (Zen 3).
+  // Keys in pages are copied together before they are packed, and that copy is read once: it needs no room in
+  // the L2. When it had some, in an L2 of 512 KiB, f32 tasks of D = 128 had 96 rows where dense ones have 384
+  // and more, and a chunk of 512 beside 63 decodes in pages of 128 ran at 0.8 of its speed (Zen 3).
   tuned.page_keys = 0;
   const std::int64_t budget = (l2_bytes > 0 ? l2_bytes : kDefaultL2Bytes) / 8 * 7;
   const auto fits = [&](std::int64_t task_rows) {

@@ -42,8 +42,8 @@ struct Visibility {
 /// window is computed.
 void fit_kernels(const CoreTuning& core, const Visibility& visibility, kernels::KernelSet* kernels);
 
-/// Most query rows of a KV head of up to kv_len keys that are read in place: CoreTuning::decode_rows, or
-/// fewer where there are few keys.
+/// The most query rows of a KV head for which its keys, up to kv_len, are read in place:
+/// CoreTuning::decode_rows, or fewer where there are few keys.
 std::int64_t rows_in_place(const CoreTuning& core, const kernels::KernelSet& kernels, std::int64_t kv_len,
                            std::int64_t head_dim);
 

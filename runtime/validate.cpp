@@ -14,7 +14,8 @@
 namespace kumiko {
 namespace {
 
-/// [batch, q_heads, q_len, kv_len] of q and of the longest sequence, in any strides.
+/// Checks a bias or mask: [batch, q_heads, q_len, kv_len], the sizes of q and the keys that the longest
+/// sequence can have, in any strides.
 Status check_score_view(const char* name, const ConstTensor& view, const AttentionArgs& a) {
   if (!is_present(view)) return {};
   if (Status s = check_extent(name, view); !s.ok()) return s;
@@ -211,7 +212,7 @@ Span list_span(const std::int32_t* list, std::int64_t size) {
   return span_of(list, &size, &stride, 1, DataType::i32);
 }
 
-/// A list counts from its first entry on, though the sequences' may begin later.
+/// With kv_indptr: the whole list, though the pages of the first sequence may begin later in it.
 Span table_span(const AttentionArgs& a, std::int64_t sequences, const PageTable& table) {
   if (!table.block_table) return {};
   if (table.kv_indptr) {
@@ -231,7 +232,7 @@ Status check_tensor_pointers(const TensorsInMemory& tensors) {
   return {};
 }
 
-/// Outputs lie apart from `others`: where these are the tensors, from all before them.
+/// Checks that no output overlaps one of `others`; if these are `tensors` themselves, one before it.
 Status check_outputs_apart(const TensorsInMemory& tensors, std::span<const TensorMemory> others) {
   for (const TensorMemory& output : tensors) {
     if (!output.is_output) continue;

@@ -22,9 +22,9 @@ Status validate_problem(const AttentionArgs& args);
 /// Checks the pointers of a valid problem: present, aligned, output apart from the inputs.
 Status validate_pointers(const AttentionArgs& args);
 
-/// Checks the tensors of a call whose keys the library gets in other memory, as those of libkumiko_mpi
-/// (distributed/local_tensors.h): all that validate_problem() and validate_pointers() check of them, whether
-/// or not there is a query.
+/// For libkumiko_mpi (distributed/local_tensors.h), which computes on copies of a rank's tensors: checks of
+/// the tensors themselves all that validate_problem() and validate_pointers() check, even if there is no
+/// query.
 KUMIKO_API Status validate_tensors(const AttentionArgs& args);
 
 /// Whether `args` is the problem `planned` except for pointers, with the lengths and presences of `problem`.
@@ -34,13 +34,13 @@ Status validate_same_problem(const AttentionArgs& args, const AttentionArgs& pla
 /// Checks num_sequences, cu_seqlens, the block table apart from its entries, and the batch size of k. Part of
 /// validate_problem().
 Status check_sequences(const AttentionArgs& args);
-/// Checks what each sequence has of causality.
+/// Checks causal_sequences, prefix_lens and window_sink_tokens.
 Status check_sequence_visibility(const AttentionArgs& args);
 /// Checks the shapes of a tree mask and of lists of key blocks.
 Status check_key_lists(const AttentionArgs& args);
 
-/// Checks the addresses of a block table of so many sequences and of its kv_indptr, and the values of the
-/// latter. Part of validate_pointers().
+/// Checks the addresses of the block table of `sequences` sequences and of its kv_indptr, and the values of
+/// the latter. Part of validate_pointers().
 Status check_page_table(const AttentionArgs& args, std::int64_t sequences, const PageTable& table);
 /// Checks the values of kv_indptr.
 Status check_kv_indptr(std::int64_t sequences, std::int64_t max_pages, const std::int32_t* kv_indptr);
@@ -64,7 +64,7 @@ bool is_present(const ConstTensor& view);
 /// The arguments of merge_states, pointers included.
 Status validate_merge(std::span<const AttentionState> states, const Tensor& out, const LseView& lse);
 
-/// The arguments of kv_append, pointers included, on a machine of so many domains.
+/// Checks the arguments of kv_append, pointers included, on a machine of `domains` domains.
 Status validate_kv_append(const KvAppendArgs& args, int domains);
 
 /// The arguments of attention_backward but for pointers, and pointers of a valid problem.

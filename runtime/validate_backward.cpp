@@ -174,7 +174,7 @@ Status validate_backward_pointers(const BackwardArgs& args) {
 Status validate_same_backward(const BackwardArgs& args, const BackwardArgs& planned, bool has_dsinks,
                               bool has_dalibi_slopes, const Problem& problem) {
   if (Status s = of_forward(validate_same_problem(args.forward, planned.forward, problem)); !s.ok()) return s;
-  // What a forward plan leaves to each run, and this call does not take.
+  // The fields that a plan of the forward call leaves to each run, such as row_max, are checked here.
   if (Status s = check_supported(args.forward); !s.ok()) return s;
   const struct {
     const char* name;

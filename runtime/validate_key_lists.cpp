@@ -19,7 +19,7 @@ std::int64_t longest_query(const AttentionArgs& a) {
   return most;
 }
 
-/// a * b for a, b >= 0, or a number that no table's extent fits with.
+/// a * b for a, b >= 0, or, if that overflows, a number too large for any table.
 std::int64_t saturating_product(std::int64_t a, std::int64_t b) {
   constexpr std::int64_t kBeyond = std::numeric_limits<std::int64_t>::max() - 1;
   std::int64_t result = 0;
@@ -93,7 +93,7 @@ Status check_bsr(const AttentionArgs& a) {
   return check_table_extent("bsr_head_stride", a.bsr_head_stride, indptr_table(a));
 }
 
-/// The lists of one head, from bsr_indptr's `list` on. `*entries`: the largest number of entries so far.
+/// Checks one head's row of bsr_indptr, `list`. `*entries`: the largest number of entries so far.
 Status check_indptr(const std::int32_t* list, std::int64_t head, std::int64_t blocks, std::int64_t* entries) {
   const auto at = [&](std::int64_t i) {
     return "bsr_indptr[" + std::to_string(head) + ", " + std::to_string(i) + "]";
@@ -107,7 +107,7 @@ Status check_indptr(const std::int32_t* list, std::int64_t head, std::int64_t bl
   return {};
 }
 
-/// Entries [begin, end) of bsr_indices: blocks of keys in rising order.
+/// Checks entries [begin, end) of bsr_indices: blocks of keys in ascending order.
 Status check_list(const AttentionArgs& a, std::int64_t begin, std::int64_t end, std::int64_t capacity) {
   const std::int64_t key_blocks = capacity / a.bsr_keys + (capacity % a.bsr_keys != 0);
   for (std::int64_t n = begin; n < end; ++n) {
@@ -123,7 +123,7 @@ Status check_list(const AttentionArgs& a, std::int64_t begin, std::int64_t end, 
   return {};
 }
 
-/// The lists' span; what they hold is checked, too.
+/// Checks all lists, and what they hold. `*span`: the memory of bsr_indices.
 Status check_lists(const AttentionArgs& a, const Table& table, Span* span) {
   const std::int64_t blocks = table.shape[1] - 1, capacity = longest_capacity(a);
   std::int64_t entries = 0;

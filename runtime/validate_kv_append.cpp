@@ -115,7 +115,7 @@ Status check_rotation(const KvAppendArgs& a) {
     return invalid("rotary_dim", a.rotary_dim,
                    "an even number in 0.." + std::to_string(a.key.shape[3]) + " (head_dim)");
   if (a.rotary_dim == 0) {
-    const auto absent = [](const char* name) {  // Forgotten, more likely than meant.
+    const auto absent = [](const char* name) {  // Probably rotary_dim was forgotten.
       return invalid(name, "given", "null, as rotary_dim is 0");
     };
     if (a.positions) return absent("positions");
@@ -141,8 +141,8 @@ Status check_norm(const KvAppendArgs& a) {
   return invalid("norm_eps", text_of(static_cast<double>(a.norm_eps)), "a finite number, 0 or more");
 }
 
-/// Open addressing in a table of two to four times the tokens: the checks take memory and time of the tokens,
-/// not of the slots, 4 ns a token on a Zen 5.
+/// A hash table with open addressing finds repeated slots. It has two to four entries for each token, so that
+/// memory and time depend on the number of tokens, not of slots: 4 ns a token on a Zen 5.
 Status check_slots(const KvAppendArgs& a, int domains) {
   const std::int64_t tokens = tokens_of(a), slots = a.key_cache.shape[0] * a.key_cache.shape[2];
   if (tokens == 0) return {};

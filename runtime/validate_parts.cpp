@@ -2,6 +2,7 @@
 #include "runtime/validate_parts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <iterator>
 #include <string_view>

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -41,7 +40,7 @@ bool count_of(const std::int64_t* shape, int dims, std::int64_t* count);
 Status check_equal(const char* name, int dim, std::int64_t value, const char* other, std::int64_t expected);
 /// No two elements of an output share memory.
 Status check_apart(const char* name, const std::int64_t* shape, const std::int64_t* stride, int dims);
-/// `field`: of `name` that has the strides.
+/// `field`: the field of `name` that has the strides.
 Status check_lse(const char* name, const std::array<std::int64_t, 3>& stride, const std::int64_t* shape,
                  const char* field = "stride");
 Status check_scale(float scale, const char* expected);
@@ -73,7 +72,7 @@ Status check_extent(const char* name, const View& view) {
   return {};
 }
 
-/// Shape and strides of a tensor of floats, its last stride 1.
+/// Checks shape and strides; the last stride must be 1.
 template <class View>
 Status check_rows(const char* name, const View& view) {
   if (Status s = check_extent(name, view); !s.ok()) return s;
@@ -95,7 +94,7 @@ Status check_view_or_int8(const char* name, const View& view) {
   return check_rows(name, view);
 }
 
-/// Keys as they lie in memory: tiles have whole lines, of an odd number of 16-bit dims one more.
+/// Keys as they lie in memory: in tiles an odd number of 16-bit dims is rounded up to an even one.
 template <class View>
 View keys_in_memory(View view, KeyLayout layout) {
   if (layout == KeyLayout::tiles_of_16 && view.dtype != DataType::f32) view.shape[3] += view.shape[3] % 2;

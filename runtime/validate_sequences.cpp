@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t kMostPageKeys = 512;
 
-/// [sequences + 1] from 0, never falling, up to `most`.
+/// Checks a list [sequences + 1], non-decreasing from 0 to at most `most`.
 Status check_cu_seqlens(const char* name, const std::int32_t* cu_seqlens, std::int64_t sequences,
                         const char* limit, std::int64_t most) {
   if (cu_seqlens[0] != 0) return invalid(entry(name, 0), cu_seqlens[0], "0");

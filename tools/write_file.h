@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files that programs write: as a whole or not at all.
+// Files that programs write, completely or not at all.
 #pragma once
 
 #include <unistd.h>
@@ -41,7 +41,8 @@ inline bool is_writable(const std::string& path) {
 }
 
 /// Writes a file beside `path` and renames it, so that an older file stays if the new one cannot be written.
-/// A link stays one. Devices and pipes are written to, and so is a file in a folder that takes no new ones.
+/// A symbolic link stays a link. Devices and pipes are written to directly, and so is a file in a folder in
+/// which no new one can be made.
 [[nodiscard]] inline bool write_file(const std::string& path, const std::string& text) {
   namespace fs = std::filesystem;
   std::error_code error;

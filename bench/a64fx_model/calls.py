@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calls of the table: what is executed for each, what is made of it for the whole call, its useful work, its traffic and its target.
 
-A call is a sum of executed ones (parts of a Case). Heads are alike, so one is executed. Its 4096 rows are tasks (TASK_ROWS, which the plan of
-the whole call prints), and the blocks that a task executes grow with its keys by as many in every 512, and with its rows by as many in every
-tile: two lengths and two numbers of tiles give them. The last task of a head has fewer rows; it counts as its share of one. Gradients have blocks of their own (gradient_parts).
+A large call is not executed: its counts are a weighted sum of the counts of small calls (parts of a Case). Heads are alike, so one is
+executed. Its 4096 rows are split into tasks (TASK_ROWS, which the plan of the whole call prints). The blocks of code that a task executes grow
+linearly with its keys, in steps of 512, and with its tiles, so calls of two lengths and two numbers of tiles are enough. The last task of a head
+has fewer rows; it counts as a fraction of a task. Gradients have parts of their own (gradient_parts).
 """
 
 import concurrent.futures
@@ -34,7 +35,7 @@ class Case:
     l2_bytes: float = 0      # between L2 and L1
     memory_bytes: float = 0
     target: float = 0        # share of peak
-    executed: str = ""       # in words
+    executed: str = ""       # what is executed, in words
 
 
 def call(what, precision, pipeline, q_heads, q_len, kv_len, dim, causal=False):
@@ -43,14 +44,15 @@ def call(what, precision, pipeline, q_heads, q_len, kv_len, dim, causal=False):
 
 
 def tile_bytes(precision, rows, keys, dim, products):
-    """Of `rows` in tiles over `keys`: packed keys and values once a tile, its sums in f32 read and written once a block."""
+    """Bytes between L2 and L1 for `rows` in tiles over `keys`: packed keys and values once a tile, its sums in f32 read and written once a block."""
     tiles = -(-rows // TILE_ROWS[precision])
     return tiles * (products * keys * dim * BYTES[precision] + keys / BLOCK * 2 * dim * TILE_ROWS[precision] * 4)
 
 
 def dense(what, precision, dim, length):
-    """7 times a task over 1024 keys less 6 times one over 512 is one over 4096. A task packs its keys and then takes tile by tile: 14 times
-    three tiles less 13 times two are 16. (A single tile does not pack its values in f16.)"""
+    """Parts of a call in which all rows see all keys. Over 4096 keys a task executes 7 times what it does over 1024, less 6 times what it does
+    over 512. Within a task 16 tiles execute 14 times what three do, less 13 times what two do. (One tile would not do: it does not pack its
+    values in f16.)"""
     rows, tile, steps = TASK_ROWS[precision][dim], TILE_ROWS[precision], length // 512 - 1
     tiles = rows // tile
     return [(length / rows * by_keys * by_tiles, call(what, precision, "automatic", 1, n * tile, keys, dim))
@@ -58,8 +60,8 @@ def dense(what, precision, dim, length):
 
 
 def causal(precision, dim, length):
-    """A task's last row sees as many keys as there are rows up to it: those of its own rows, and of the rows before, half of the others in the
-    mean of all tasks, by the difference of 512 keys."""
+    """Parts of a causal call. A task's rows see the keys at their own positions, and all keys before the task: in the mean of all tasks half of
+    length - rows. The difference of two calls is what 512 of these take."""
     rows = TASK_ROWS[precision][dim]
     tasks, steps = length / rows, (length - rows) / 2 / 512
     return [(tasks * steps, call("attention", precision, "automatic", 1, rows, rows + 512, dim, True)),
@@ -81,7 +83,8 @@ def attention(precision, dim, length, is_causal):
 
 
 def softmax_pv(precision, pipeline, rows, length, dim, target=0):
-    """What 1024 more keys take. three_pass has up to 8192 in a super-block, whose ends cost nothing beside their blocks."""
+    """Extrapolated from the difference of 1024 keys. three_pass has up to 8192 keys in a super-block; what a super-block takes beyond its blocks
+    is neglected."""
     steps = length // 1024 - 1
     parts = [(steps, call("softmax_pv", precision, pipeline, 1, rows, 2048, dim)),
              (1 - steps, call("softmax_pv", precision, pipeline, 1, rows, 1024, dim))]
@@ -107,9 +110,9 @@ def decode(precision, dim, length):
 
 
 def gradient_parts(dim, length):
-    """A head is pairs of blocks of queries and of keys, and what each block takes by itself. Of `blocks` whole ones and a rest: those of two
-    blocks and of one give a pair and a block; a block and the rest together, without the block, are what one block adds for the rest, and the
-    rest alone is in it once for each."""
+    """Parts of a head whose length is `blocks` whole blocks of GRADIENT_BLOCK positions and a rest. Its cost is that of every pair of blocks and
+    that of every block alone. Calls of one and of two blocks give the cost of a block and of a pair; a call of one block and the rest gives the
+    cost of a pair of those. It also counts the rest itself, which must be counted once only: hence the negative weight of a call of the rest."""
     blocks, rest = divmod(length, GRADIENT_BLOCK)
     weights = {2 * GRADIENT_BLOCK: blocks * (blocks - 1) / 2, GRADIENT_BLOCK: blocks - blocks * blocks, GRADIENT_BLOCK + rest: blocks, rest: 1 - blocks}
     return [(weight, call("backward", "f32", "automatic", 1, n, n, dim)) for n, weight in weights.items()]
@@ -145,13 +148,13 @@ def cases():
 class Estimate:
     case: Case
     regions: list         # those with a model
-    turn: dict            # of each name, cycles a turn
+    turn: dict            # cycles a turn, by the region's name
     instructions: float
     covered: float        # share of the instructions in regions with a model
     cycles: float         # with operands in L1
     start: float          # of these, START at the visits
     rest: float           # of these, instructions without a model
-    traffic: float        # cycles that L2 and memory need by themselves
+    traffic: float        # cycles that the traffic of L2 and memory alone would take
 
     @property
     def total(self):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a call of the library executes: bench/a64fx_model/call.cpp under qemu-aarch64-static -cpu a64fx, whose execution log names each block of
-instructions as it begins. Counted are the blocks between the call's two marks, and from which to which they went.
+instructions as it begins. The blocks between the call's two marks are counted, and the steps from block to block.
 
 The log goes through a pipe and is never stored: a call of 1024 queries and keys writes 3 million lines. Results are stored between runs
 under the program's bytes and the arguments.
@@ -32,7 +32,7 @@ class CallFailed(Exception):
 
 @dataclasses.dataclass
 class Counts:
-    """Of one call, or of several times their weights."""
+    """Counts of one call, or a weighted sum of those of several."""
     blocks: dict  # address -> how often it began
     steps: dict   # (address, address of the next block) -> how often
     code: dict    # address -> instructions of the block, as text
@@ -42,7 +42,7 @@ class Counts:
 
 
 def symbols(program):
-    """Addresses in rising order and the function that begins at each."""
+    """Addresses in ascending order and the function that begins at each."""
     nm = "nm" if os.uname().machine == "aarch64" else "aarch64-linux-gnu-nm"
     out = subprocess.run([tool(nm), "--demangle", "--defined-only", program], check=True, text=True, stdout=subprocess.PIPE).stdout
     found = sorted((int(at, 16), name) for at, kind, name in (line.split(" ", 2) for line in out.splitlines()) if kind in "tTwW")
@@ -71,7 +71,7 @@ class Names:
 
 
 def read(stream, begins, ends):
-    """Blocks, steps and the encoded instructions of the log between the two addresses."""
+    """Blocks and steps of the log between the two addresses, and the blocks' encoded instructions."""
     words, steps, before, block, inside = {}, collections.Counter(), None, None, False
     for line in stream:
         if line.startswith(b"Trace"):
@@ -93,7 +93,7 @@ def read(stream, begins, ends):
             words[block].append(bytes.fromhex(code.split()[0].decode()))
         elif line.startswith(b"IN:"):
             block = None
-    for _ in stream:  # The program ends when it has written its log.
+    for _ in stream:  # The program can end only when all of its log has been read.
         pass
     blocks = collections.Counter()
     for (_, at), n in steps.items():
@@ -102,7 +102,7 @@ def read(stream, begins, ends):
 
 
 def disassemble(words):
-    """Instructions of blocks of encoded ones, by address."""
+    """{address of a block: its instructions as text} from the encoded ones."""
     objdump = "objdump" if os.uname().machine == "aarch64" else "aarch64-linux-gnu-objdump"
     with tempfile.NamedTemporaryFile() as binary:
         for block in words.values():
@@ -156,7 +156,7 @@ def count(arguments, program=PROGRAM, store=STORE):
 
 
 def combine(parts):
-    """The sum of (weight, counts); weights may be negative. What a sum brings below 0 is 0."""
+    """The sum of weight * counts over `parts`; weights may be negative. A step whose sum is not above 0 is left out."""
     steps, code = collections.Counter(), {}
     for weight, part in parts:
         code |= part.code

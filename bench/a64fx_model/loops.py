@@ -2,8 +2,8 @@
 """Finds the inner loops of the SVE kernels: assembles kernels/**/arm_sve512*.S and reads the marked loops out of the object files.
 
 A loop is marked by two labels, `<name>.loop.<unit><count>` before its first instruction and `<name>.loop_end` after its last.
-The unit says what the cycles are divided by: `k` for steps of k of a tile, `e` for elements, `t` for a
-tile (code outside any loop); the count is how many a turn has.
+The unit says what the cycles are divided by: `k` for steps along k of a tile, `e` for elements, `t` for a
+tile (code outside any loop); the count is the number of units in a turn.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Loop:
 
     @property
     def bound(self):
-        """Cycles a unit that the multiply-adds alone take on two pipes."""
+        """Cycles a unit if there were only the multiply-adds, on two pipes."""
         return self.operations("fmla", "sdot") / 2 / self.count
 
 

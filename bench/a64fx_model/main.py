@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Estimate of the library on A64FX: cycles of the assembly's inner loops, and of whole calls from what they execute under the emulator.
+"""Estimates the library's speed on A64FX: cycles of the assembly's inner loops, and of whole calls from what they execute under the emulator.
 
     a64fx_model                  prints the tables: loops, calls, and the loops of the calls
-    a64fx_model --only REGEX     the calls with such names
+    a64fx_model --only REGEX     only the calls whose names match
     a64fx_model --benchmark_...  takes the flags of Google Benchmark, for bench/run_groups.py
 
 Nothing runs on the chip: blocks are counted by executed.py and timed by the models of cycles.py. Needs the packages of
@@ -65,8 +65,8 @@ def call_counters(estimate):
 
 
 def loops_of_calls(estimates, by_model):
-    """Loops that take WORTH_A_ROW of some call: counters by name, with the largest share and the call that has it. Loops of one function differ
-    in where they begin, which is in their names."""
+    """Loops that take WORTH_A_ROW or more of a call's cycles: counters by name, with the largest share and the call that has it. The name of a loop
+    has the address where it begins, which tells the loops of one function apart."""
     found = {}
     for estimate in estimates:
         for region in estimate.regions:
@@ -114,12 +114,12 @@ def show_calls(estimates):
 
 
 def assumptions():
-    """What no model and no execution gives, in words."""
+    """The assumptions that come from no model and no execution, in words."""
     return (f"Peak: {calls.PEAK['f32']} and {calls.PEAK['half']} FLOP a cycle. covered: % of the executed instructions in blocks with a "
             f"model, the others take a cycle each.\nA visit of a loop of {regions.LONG} turns or more takes START = {regions.START} cycles besides "
             "(first loads 11, last multiply-adds 9, its end mispredicted\n"
             f"about 20). traffic: {calls.L2_RATE} bytes a cycle between L2 and L1 and {calls.MEMORY_RATE} from memory, over the instructions' "
-            "cycles; hidden: the longer\nof the two counts.")
+            "cycles; they overlap, so\nthe longer of the two counts.")
 
 
 def show_loops_of_calls(found):
@@ -141,7 +141,7 @@ def main():
     parser.add_argument("--benchmark_filter", default=".", help=argparse.SUPPRESS)
     parser.add_argument("--benchmark_out", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--benchmark_out_format", help=argparse.SUPPRESS)
-    parser.add_argument("--only", default="", help="the calls with such names")
+    parser.add_argument("--only", default="", help="a regular expression: only the calls whose names match")
     args = parser.parse_args()
     try:
         found, rows = gather()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops among the blocks that a call executed (executed.py), and the cycles of the call from those of its loops.
+"""Loops among the blocks that a call executed (executed.py), from whose cycles calls.py makes those of the call.
 
-A loop is found from its most frequent block: along the most frequent steps until they come back to it. Inner loops come first; an outer
-loop's turn is what it executes itself, without the loops in it. A call is the sum over its loops: turns, times cycles of a turn by the
-models. What is executed too rarely to be worth a model, at most 1 - COVERED of the instructions, takes a cycle each.
+A loop is found by following the most frequent steps from its most frequent block until they come back to it. Inner loops come first; an outer
+loop's turn is what it executes itself, without the loops in it. The cycles of a call are the sum over its loops of turns times cycles of a turn
+by the models. Instructions executed too rarely to be worth a model, at most 1 - COVERED of all, are taken to need a cycle each.
 """
 
 import collections
@@ -13,10 +13,10 @@ import executed
 import slots
 from loops import Loop
 
-COVERED = 0.995   # of the executed instructions have a model, at least
+COVERED = 0.995   # at least this share of the executed instructions has a model
 START = 40        # cycles a visit of a loop: first loads (11), last multiply-adds (9), its end mispredicted (about 20)
-LONG = 8          # turns a visit, from which on a loop's end is taken to be mispredicted
-LONGEST = 300     # blocks of a loop
+LONG = 8          # from this many turns a visit on, the end of a loop is taken to be mispredicted
+LONGEST = 300     # blocks of a loop, at most
 
 
 @dataclasses.dataclass
@@ -24,7 +24,7 @@ class Region:
     name: str
     instructions: tuple  # of a turn
     turns: float
-    visits: float        # that last LONG turns or more
+    visits: float        # those that last LONG turns or more
     executed: float      # instructions
 
     def loop(self):
@@ -32,7 +32,7 @@ class Region:
 
 
 def split(counts):
-    """The same with blocks that end where another one begins: the emulator's may begin before a loop and end with its first turn."""
+    """The same counts with blocks that end where another one begins: a block of the emulator may begin before a loop and end with its first turn."""
     begins = set(counts.code)
     code, steps, last = {}, collections.Counter(), {}
     for at, instructions in counts.code.items():
@@ -61,7 +61,7 @@ class Finder:
         self.owner = {}  # block -> the blocks of its loop
 
     def leave(self, loop):
-        """The block after a loop, most often."""
+        """The block that most often follows a loop."""
         out = collections.Counter()
         for a in loop:
             for b, n in self.after[a].items():
@@ -70,7 +70,7 @@ class Finder:
         return max(out, key=out.get) if out else None
 
     def path_from(self, head):
-        """Blocks from `head` until it comes again, without those of loops already found; None if it does not."""
+        """Blocks from `head` until it comes again, without those of loops already found; None if it does not come again."""
         path, at, seen = [head], head, {head}
         for _ in range(LONGEST):
             following = self.after[at]
@@ -89,7 +89,7 @@ class Finder:
         return None
 
     def run(self):
-        """Blocks of each loop, and whether another loop lies in it; blocks outside any loop on their own."""
+        """Yields the blocks of each loop and whether it is a loop without another one in it; a block outside any loop comes alone."""
         for head in sorted(self.code, key=lambda at: (-self.blocks[at], at)):
             if head in self.owner:
                 continue
@@ -138,7 +138,7 @@ def worth_a_model(regions, covered=COVERED):
 
 
 def bound(instructions):
-    """Cycles that decoding, floating-point pipes, pipe A and load pipes need at least; None for an unknown instruction."""
+    """The least cycles that decoding, the floating-point pipes, pipe FLA and the load pipes allow; None for an unknown instruction."""
     try:
         program = [slots.Instruction(i) for i in instructions]
     except KeyError:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Two ranks of one thread against one process of two: ranks_call under mpirun, with and without a slow link between them.
+"""Compares two ranks of one thread with one process of two threads: ranks_call under mpirun, with and without a slow link between the ranks.
 
     distributed_bench                  prints the figures
     distributed_bench --benchmark_...  takes the flags of Google Benchmark, for bench/run_groups.py
 
-A slow link is a pair of virtual Ethernet devices between two network namespaces, held to a rate and 50 us in each direction by `tc`
-(needs root, ip and tc): by netem, or where the kernel has none by the token bucket filter, which delays nothing.
+A slow link is a pair of virtual Ethernet devices between two network namespaces. `tc` limits its rate and delays it by 50 us in each direction
+(needs root, ip and tc), by netem, or, where the kernel has no netem, by the token bucket filter, which delays nothing.
 """
 
 import argparse
@@ -25,10 +25,10 @@ PREFILL = ["prefill", "8192", "3"]
 # K and V of 4096 keys, which the busier rank sends: rows in zigzag, so rank 0 has the first and the last quarter of the tokens.
 PREFILL_BYTES = 4096 * 8 * 128 * 2 * 4
 DELAY_US = 50
-# Of a frame of Ethernet that carries TCP, which the rate of a link counts, over what it carries.
+# Bytes of an Ethernet frame, which the rate of a link counts, over the bytes of TCP data in it.
 FRAME = 1514 / 1448
-# A short queue before the link, as network cards have: where both sides send, acknowledgements otherwise wait behind megabytes of data,
-# and in every other run both directions had half of their rate. With BBR, the default of some kernels, they had it in most runs.
+# A short queue before the link, as network cards have: otherwise, where both sides send, acknowledgements wait behind megabytes of data, and in
+# every second run both directions had half of their rate. With BBR, the default of some kernels, that happened in most runs.
 TCP = ["net.ipv4.tcp_limit_output_bytes=131072", "net.ipv4.tcp_congestion_control=reno"]
 
 
@@ -104,7 +104,7 @@ def efficiency(*arguments):
 
 
 def step(**place):
-    """What a decode step over two ranks takes beyond that of one process, less two latencies of the link."""
+    """How much longer a decode step over two ranks takes than that of one process, less two latencies of the link."""
     seconds = call("decode", "1024", "9", **place)
     return {"microseconds": max(seconds["together"] - seconds["alone"] - 2 * seconds["latency"], 0) * 1e6, **seconds}
 
@@ -115,7 +115,7 @@ def step_over_link():
 
 
 def slow_link(share):
-    """Sending K and V takes `share` of computing, as far as the link keeps its rate; what it took is in the rounds of the calls."""
+    """A link on which sending K and V takes `share` of the time of computing, if the link keeps its rate. Sending is also measured, in `sending`."""
     with Link(None) as link:
         free = call(*PREFILL, **link.place)
     rate = round(PREFILL_BYTES * 8 * FRAME / (share * free["together"]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""distributed_bench's link between two network namespaces: what is left of it, with commands that only write down what they are asked."""
+"""Tests what distributed_bench leaves behind of its link between two network namespaces, with fake commands that only record their arguments."""
 
 import os
 import pathlib

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared by the kernel benchmarks: operands, registration, and the ways a row is measured. Each file
-// registers one operation's table, so that a new table row is a new benchmark automatically.
+// Shared by the kernel benchmarks: operands, registration, and measurement of a row. Each file registers one
+// operation's table, so that a new row of the table is a new benchmark automatically.
 #pragma once
 
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -75,7 +73,8 @@ class Elements {
   std::vector<std::byte> values_;
 };
 
-/// Steps of products (gemm.h): two numbers in bf16, and element k of the two in a step.
+/// A step of a product of bf16 pairs (gemm.h): two numbers rounded to bf16 in 4 bytes; and number k of such a
+/// step.
 inline float pair_of(float first, float second) {
   kernels::Bf16 low, high;
   kernels::from_float(first, &low), kernels::from_float(second, &high);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/decode/decode.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -17,7 +18,7 @@ constexpr std::int64_t kBlock = kKeys * kDim;  // Floats of K, and of V.
 enum class From {
   memory,  ///< Block after block of K and V through the whole pool, as a decode step reads KV data larger
            ///< than the caches.
-  l2,      ///< One block again and again, each step by itself: the arithmetic without the memory.
+  l2,      ///< One block again and again, each step alone: the arithmetic without the memory.
 };
 
 void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std::int64_t rows, From from) {
@@ -153,8 +154,9 @@ void decode_block(benchmark::State& state, const kernels::DecodeKernel& row, std
 
 void register_decode() {
   for (const kernels::DecodeKernel& row : kernels::decode_kernels()) {
-    if (row.product == kernels::Element::f16) continue;  // Their tiles are those of the panels.
-    for (std::int64_t rows : {1, 4, 8}) {                // Query heads of a group: MHA, GQA 4 and 8.
+    if (row.product == kernels::Element::f16)
+      continue;                            // They take operands of another form (ranges, f16 steps).
+    for (std::int64_t rows : {1, 4, 8}) {  // Query heads of a group: MHA, GQA 4 and 8.
       const std::string name = row.name + ("_rows" + std::to_string(rows));
       register_kernel(name, row.isa, [&row, rows](benchmark::State& state) {
         decode_block(state, row, rows, From::memory);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/gemm/gemm.h"
 
+#include <algorithm>
+
 #include "bench/kernels_bench/common.h"
 
 namespace kumiko::bench {
@@ -56,7 +58,8 @@ void gemm(benchmark::State& state, const kernels::GemmKernel& row, const Form& f
 
 void register_gemm() {
   for (const kernels::GemmKernel& row : kernels::gemm_kernels()) {
-    if (row.product == kernels::Element::f16) continue;  // Their tiles are those of the panels.
+    if (row.product == kernels::Element::f16)
+      continue;  // They take operands of another form (ranges, f16 steps).
     for (const Form& form : kForms) {
       for (std::int64_t k : {64, 128, 256}) {
         register_kernel(std::string(row.name) + "_" + form.name + "_k" + std::to_string(k), row.isa,

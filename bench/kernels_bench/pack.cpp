@@ -72,7 +72,8 @@ void value(benchmark::State& state, const kernels::PackKernel& row) {
 
 void register_pack() {
   for (const kernels::PackKernel& row : kernels::pack_kernels()) {
-    if (row.product == kernels::Element::f16) continue;  // Their tiles are those of the panels.
+    if (row.product == kernels::Element::f16)
+      continue;  // They take operands of another form (ranges, f16 steps).
     const std::string name = row.name;
     register_kernel(name + "_query", row.isa, [&row](benchmark::State& state) { query(state, row); });
     register_kernel(name + "_key", row.isa, [&row](benchmark::State& state) { key(state, row); });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/softmax/softmax.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -11,8 +12,8 @@ namespace {
 
 constexpr std::int64_t kKeys = 256;
 
-// Scores become probabilities in place, so a second call gets values in (0, 1]: the amount of work does not
-// depend on them.
+// Scores become probabilities in place, so that a second call gets values in (0, 1]. The time does not depend
+// on values.
 void probabilities(benchmark::State& state, const kernels::SoftmaxKernel& row) {
   const std::int64_t nr = row.lanes;
   Floats s(kKeys * nr, 1), scores(kKeys * nr, 1), top(nr), m(nr), l(nr), alpha(nr);
@@ -75,7 +76,8 @@ void exp2(benchmark::State& state, const kernels::SoftmaxKernel& row) {
 
 void register_softmax() {
   for (const kernels::SoftmaxKernel& row : kernels::softmax_kernels()) {
-    if (row.product == kernels::Element::f16) continue;  // Their tiles are those of the panels.
+    if (row.product == kernels::Element::f16)
+      continue;  // They take operands of another form (ranges, f16 steps).
     const std::string name = row.name;
     register_kernel(name + "_probabilities", row.isa,
                     [&row](benchmark::State& state) { probabilities(state, row); });

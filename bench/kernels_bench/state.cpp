@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/state/state.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "bench/kernels_bench/common.h"

@@ -445,7 +445,7 @@ TEST_F(KeyPartErrors, Merges) {
   EXPECT_EQ(merge_split_states(context, problem.args(), {}).message(),
             "states.size() is 0; expected 1 or more");
   EXPECT_EQ(merge_split_states(context, problem.args(), from).message(),
-            "states[1] is null; expected states");
+            "states[1] is null; expected the states of part 1");
   EXPECT_EQ(merge_split_states(context, problem.args(), from, 2).message(), "unit_begin is 2; expected 0..1");
   EXPECT_EQ(merge_split_states(context, problem.args(), from, 0, 2).message(),
             "unit_end is 2; expected -1, or 0..1");
@@ -459,7 +459,8 @@ TEST_F(KeyPartErrors, MergesOfALongSequenceAfterAShortOne) {
   c.seqused = {512, 700};
   const Problem two(c);
   const float* const from[] = {states.data(), nullptr};
-  EXPECT_EQ(merge_split_states(context, two.args(), from).message(), "states[1] is null; expected states");
+  EXPECT_EQ(merge_split_states(context, two.args(), from).message(),
+            "states[1] is null; expected the states of part 1");
   EXPECT_TRUE(two.outputs_untouched());
 }
 
@@ -470,9 +471,11 @@ TEST_F(KeyPartErrors, MergesOfStatesComputedAhead) {
   };
   problem.poison_outputs();
   EXPECT_EQ(merge(nullptr, {ahead.data()}), "states is null; expected a tensor");
-  EXPECT_EQ(merge(states.data(), {ahead.data(), nullptr}), "next[1] is null; expected states computed ahead");
-  EXPECT_EQ(merge(states.data(), {states.data()}), "next[0] is states; expected states computed ahead");
-  EXPECT_EQ(merge(states.data(), {states.data() + 1}), "next[0] is states; expected states computed ahead");
+  EXPECT_EQ(merge(states.data(), {ahead.data(), nullptr}), "next[1] is null; expected the states of a split");
+  EXPECT_EQ(merge(states.data(), {states.data()}),
+            "next[0] is memory of states; expected the states of a split, in memory apart from states");
+  EXPECT_EQ(merge(states.data(), {states.data() + 1}),
+            "next[0] is memory of states; expected the states of a split, in memory apart from states");
   KeyPart part;
   part.key_begin = 3;
   EXPECT_EQ(merge(states.data(), {ahead.data()}, part),

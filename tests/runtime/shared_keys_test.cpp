@@ -161,7 +161,7 @@ TEST_P(SharedKeysOfPages, BranchesOfATreeShareAllTheyHaveInCommon) {
     EXPECT_EQ(found, (std::vector<std::vector<std::int64_t>>{{0, 1, 3, 5}, {0, 2, 4, 5}, {2, 4, 2, 2}}));
     const std::int64_t saved = (3 * 1024 + 1024 + 2 * 512) * 2 * (16 + 24) * 4;
     EXPECT_NE(made.explain().find("shared prefixes: 3 groups of sequences, " + std::to_string(saved) +
-                                  " bytes of K and V read once less\n"),
+                                  " bytes of K and V less to read\n"),
               std::string::npos)
         << made.explain();
     ASSERT_NO_FATAL_FAILURE(run_and_compare(step, context, made));

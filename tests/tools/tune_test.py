@@ -78,7 +78,7 @@ class Tune(unittest.TestCase):
         most = 2 << 30
         done = subprocess.run([TUNE, "--quick", "--megabytes", "4096"], cwd=self.folder, capture_output=True, text=True,
                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most)))
-        self.assertEqual((done.returncode, done.stderr), (1, "kumiko-tune: out of memory; --megabytes takes less\n"))
+        self.assertEqual((done.returncode, done.stderr), (1, "kumiko-tune: out of memory; expected a smaller --megabytes\n"))
         self.assertEqual(list(self.folder.iterdir()), [])
 
 

@@ -14,14 +14,14 @@
 namespace kumiko::tools {
 namespace {
 
-// The number in a file that holds nothing else, or -1: no number, or the word for no limit.
+// The number in a file that holds nothing else. -1: there is none, or a word such as "max" for no limit.
 double number_in(const std::string& file) {
   double value = -1;
   std::ifstream stream(file);
   return stream >> value ? value : -1;
 }
 
-// The memory that a control group's limit leaves, -1 without a limit. Cached file pages count as free, since
+// The bytes that a control group's limit leaves, -1 without a limit. Cached file pages count as free, since
 // they can be dropped.
 double left_in_group(const std::string& folder, const char* limit, const char* usage) {
   const double most = number_in(folder + limit), used = number_in(folder + usage);

@@ -24,14 +24,15 @@ Spread spread_of(const std::vector<double>& values);
 /// Medians over the rounds that count.
 struct Result {
   Spread seconds;   ///< A call.
-  Spread fraction;  ///< The limit over the seconds, each round with its own ceilings. 0: no round counts.
+  Spread fraction;  ///< The limit over the seconds of each round, by its own ceilings. 0: no round counts.
   Ceilings ceilings;
   int rounds = 0;
-  int left_out = 0;  ///< Rounds above their ceiling: they have not measured it.
+  int left_out = 0;  ///< Rounds above their ceiling: it was measured too low.
 };
 Result summary(const Work& work, std::span<const double> seconds, std::span<const Ceilings> ceilings);
 
-/// A round whose fraction is above this has not measured its ceiling; ABOVE_CEILING of bench/run_groups.py.
+/// A round whose fraction is above this has measured its ceiling too low; ABOVE_CEILING of
+/// bench/run_groups.py.
 inline constexpr double kAboveCeiling = 1.02;
 
 struct Entry {

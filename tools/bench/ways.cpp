@@ -8,8 +8,8 @@
 namespace kumiko::tools {
 namespace {
 
-// The reference is plain C++ in fma()'s exact order of rounding, for comparison: 1.3 GFLOP/s on a core of a
-// Zen 5, so that a larger call takes seconds.
+// The reference ISA is plain C++ that rounds as the others do: 1.3 GFLOP/s on a core of a Zen 5, so that a
+// larger call takes seconds.
 constexpr double kReferenceFlops = 2e9;
 
 std::string numbers(const std::vector<int>& cpus) {

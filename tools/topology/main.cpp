@@ -3,7 +3,6 @@
 // the tasks of one attention problem would go; draws the same as SVG. Starts no threads and touches no
 // tensors.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdint>
 #include <iostream>
 #include <string>
@@ -101,7 +100,7 @@ int run(Options options) {
   }
   kumiko::Config config;
   if (const kumiko::Status s = kumiko::load_config(options.context, &config); !s.ok()) return fail(s);
-  options.context.executor = "serial";  // The seats are the same, and no thread needs to sit on them.
+  options.context.executor = "serial";  // It has the same seats as the others and starts no threads.
   kumiko::Context context;
   if (const kumiko::Status s = kumiko::Context::create(options.context, &context); !s.ok()) return fail(s);
   kumiko::Plan plan;

@@ -137,6 +137,6 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kWrongOptions;
   } catch (const std::bad_alloc&) {
-    return fail("out of memory; --megabytes takes less");
+    return fail("out of memory; expected a smaller --megabytes");
   }
 }

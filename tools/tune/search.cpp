@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -74,7 +73,7 @@ bool matters(const Step& step, kernels::Isa isa) {
          kernels::base_of(isa) == kernels::Isa::avx512;
 }
 constexpr std::int64_t kRows[] = {2, 4, 6, 8, 10, 12, 16, 24, 32};
-constexpr double kWorthwhile = 1.02;  // Medians of nine rounds on a busy machine differ by 1 %.
+constexpr double kWorthwhile = 1.02;  // Repeated medians of nine rounds on a busy machine differ by 1 %.
 
 const TuningField* find_field(const std::string& name) {
   return std::find_if(std::begin(kTuningFields), std::end(kTuningFields),

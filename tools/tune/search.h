@@ -23,7 +23,8 @@ struct Effort {
 struct Finding {
   const TuningField* field;
   std::int64_t before, after;
-  double gain;  ///< Time with `before` over time with `after`: the median over rounds of the workloads' mean.
+  double gain;  ///< Time with `before` over time with `after`: geometric mean over workloads, median over
+                ///< rounds.
 };
 
 struct Result {
@@ -31,11 +32,12 @@ struct Result {
   std::vector<Finding> findings;
 };
 
-/// "decode_rows: 3 of 8", and the progress of the whole search, 0 to 1.
+/// Called with what is searched, such as "avx2: decode_rows", and the progress of the whole search, 0 to 1.
 using Progress = std::function<void(const std::string& what, double done)>;
 
-/// Starts from `tuning`. A number is changed only if that is 2 % faster or more. Errors: those of Context,
-/// plan and run; internal if a candidate changes a bit of an answer.
+/// Starts from `tuning`. A number is changed only if that is 2 % faster or more; decode_rows is found anew.
+/// Errors: those of Context, plan and run; internal if a candidate changes a bit of an answer, or if no
+/// temporary file can be written.
 Status search(kernels::Isa isa, const CoreTuning& tuning, const Effort& effort, const Progress& progress,
               Result* result);
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <memory>
 
 namespace kumiko::tune {
 namespace {
@@ -119,7 +118,7 @@ Status Workload::prepare(const Context& context, Pipeline pipeline, Call* call) 
 }
 
 Status Workload::seconds(const Call& call, double window, double* mean) {
-  // NaN: what a call leaves out is not what another one wrote.
+  // NaN, so that an element that a call does not write cannot be the right one of an earlier call.
   std::fill(out_.begin(), out_.end(), std::byte{0xff});
   const double begin = cpu_seconds();
   double end = begin;

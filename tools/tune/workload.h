@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
 #include <vector>
 
 namespace kumiko::tune {
@@ -54,7 +53,7 @@ class Workload {
   std::size_t kv_bytes_ = 0, copies_ = 1, next_ = 0;
   std::vector<std::byte> q_, out_;
   std::vector<std::byte> memory_;  ///< of cache_
-  std::span<std::byte> cache_;     ///< [copies][K, V], from a line on: kv_append may store it past the caches
+  std::span<std::byte> cache_;     ///< [copies][K, V], aligned to a cache line for non-temporal stores
   std::vector<std::byte> tokens_;  ///< new keys, values and queries; only where the shape appends
   std::vector<std::int64_t> slots_;
   std::vector<std::byte> appended_;  ///< [query_out, a copy of K and V]
