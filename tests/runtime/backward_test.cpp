@@ -191,6 +191,80 @@ TEST_P(Backward, OfPackedSequencesIsThatOfEach) {
   EXPECT_TRUE(is_poison(problem.dq.at(0, 3, 85, 0)) && is_poison(problem.dk.at(0, 1, 110, 0)));
 }
 
+// The keys of such sequences dense or packed, used in part, under causality, prefixes and a window: dk and dv
+// of keys that are not used are 0.
+TEST_P(Backward, OfPackedQueriesIsThatOfEachWhereverTheKeysLie) {
+  constexpr std::int64_t kQ = 4, kKv = 2, kQueries = 93, kCapacity = 70, kDim = 20, kValueDim = 12;
+  const std::int32_t q_begin[] = {0, 30, 30, 90}, k_begin[] = {0, 70, 140, 210}, used[] = {70, 9, 41},
+                     prefixes[] = {3, 0, 10};
+  const std::uint8_t causal[] = {1, 1, 0};
+  Random random(test_seed(12));
+  const auto numbers = [&](std::int64_t count) {
+    std::vector<float> all(static_cast<std::size_t>(count));
+    for (float& x : all) x = random.normal();
+    return all;
+  };
+  const std::vector<float> q = numbers(kQ * kQueries * kDim), dout = numbers(kQ * kQueries * kValueDim),
+                           k = numbers(kKv * 3 * kCapacity * kDim),
+                           v = numbers(kKv * 3 * kCapacity * kValueDim);
+  for (const bool is_packed : {false, true}) {
+    // Keys: [3, heads, capacity, dim], or [1, heads, 3 * capacity, dim].
+    const auto keys = [&](auto* data, std::int64_t dim) {
+      using View =
+          std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(data)>>, ConstTensor, Tensor>;
+      return is_packed ? View::bshd(data, 1, 3 * kCapacity, kKv, dim)
+                       : View::bshd(data, 3, kCapacity, kKv, dim);
+    };
+    std::vector<float> out(dout.size()), lse(kQ * kQueries), gradients[2];
+    BackwardArgs all;
+    AttentionArgs& f = all.forward;
+    f.q = ConstTensor::bhsd(q.data(), 1, kQ, kQueries, kDim);
+    f.k = keys(k.data(), kDim), f.v = keys(v.data(), kValueDim);
+    f.out = Tensor::bhsd(out.data(), 1, kQ, kQueries, kValueDim), f.lse.data = lse.data();
+    f.window_left = 25;
+    all.dout = ConstTensor::bhsd(dout.data(), 1, kQ, kQueries, kValueDim);
+    for (std::vector<float>& of : gradients) {
+      of.assign(q.size() + k.size() + v.size(), 7.0f);
+      all.dq = Tensor::bhsd(of.data(), 1, kQ, kQueries, kDim);
+      all.dk = keys(of.data() + q.size(), kDim), all.dv = keys(of.data() + q.size() + k.size(), kValueDim);
+      if (&of == &gradients[0]) {
+        BackwardArgs packed = all;
+        packed.forward.cu_seqlens_q = q_begin, packed.forward.num_sequences = 3;
+        if (is_packed) packed.forward.cu_seqlens_k = k_begin;
+        packed.forward.seqused_k = used, packed.forward.prefix_lens = prefixes;
+        packed.forward.causal_sequences = causal;
+        ASSERT_TRUE(attention_forward(context, packed.forward).ok());
+        const Status status = attention_backward(context, packed);
+        ASSERT_TRUE(status.ok()) << status.message();
+        continue;
+      }
+      for (std::int64_t b = 0; b < 3; ++b) {
+        BackwardArgs one = all;
+        const auto cut = [](auto* view, std::int64_t first, std::int64_t count, std::size_t dim) {
+          view->data = const_cast<float*>(static_cast<const float*>(view->data)) + first * view->stride[dim];
+          view->shape[dim] = count;
+        };
+        const std::int64_t rows = q_begin[b + 1] - q_begin[b];
+        cut(&one.forward.q, q_begin[b], rows, 2), cut(&one.forward.out, q_begin[b], rows, 2);
+        cut(&one.dout, q_begin[b], rows, 2), cut(&one.dq, q_begin[b], rows, 2);
+        one.forward.lse.data += q_begin[b], one.forward.lse.stride = {0, kQueries, 1};
+        const auto cut_keys = [&](auto* view) {
+          is_packed ? cut(view, b * kCapacity, kCapacity, 2) : cut(view, b, 1, 0);
+        };
+        cut_keys(&one.forward.k), cut_keys(&one.forward.v), cut_keys(&one.dk), cut_keys(&one.dv);
+        one.forward.seqused_k = used + b, one.forward.prefix_lens = prefixes + b;
+        one.forward.is_causal = causal[b] != 0;
+        const Status status = attention_backward(context, one);
+        ASSERT_TRUE(status.ok()) << status.message();
+      }
+    }
+    EXPECT_TRUE(same_bits(gradients[0], gradients[1])) << is_packed;
+    EXPECT_EQ(gradients[0][q.size() + (kCapacity + 9) * kKv * kDim], 0.0f)
+        << "the first key that is not used";
+    EXPECT_EQ(gradients[0][(kQueries - 1) * kDim], 7.0f) << "a row of no sequence";
+  }
+}
+
 TEST_P(Backward, OfNothingIsNothing) {
   for (const auto& [q_len, kv_len] : {std::pair(0, 7), std::pair(9, 0), std::pair(0, 0)}) {
     BackwardCase c = shape(q_len, kv_len);

@@ -273,11 +273,13 @@ TEST_P(CallerState, NoCallRoundsAsItsCallerDoesOrChangesThat) {
     const std::vector<float> want = calls.written();
     for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
       std::fesetround(mode);
+      std::feclearexcept(FE_ALL_EXCEPT);
       status = calls.run(i);
-      const int after = std::fegetround();
+      const int after = std::fegetround(), flags = std::fetestexcept(FE_ALL_EXCEPT);
       std::fesetround(FE_TONEAREST);
       ASSERT_TRUE(status.ok()) << i << ": " << status.message();
       EXPECT_EQ(after, mode) << "call " << i;
+      EXPECT_EQ(flags, 0) << "call " << i;
       EXPECT_TRUE(same_bits(calls.written(), want)) << "call " << i << ", rounding mode " << mode;
     }
   }

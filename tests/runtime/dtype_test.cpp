@@ -13,6 +13,7 @@
 #include "tests/runtime/contexts.h"
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
+#include "tests/support/bochs.h"
 #include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
@@ -161,6 +162,34 @@ TEST_P(Dtype, NonFiniteValuesReachTheRowsThatSeeThem) {
       if (!infinite) {
         ASSERT_EQ(out[i], wide.out[i]);
       }
+    }
+  }
+}
+
+// Half of the negative f16 nearest to 0 is a number in f32, and in f16 a tie between that and -0, the even
+// one.
+TEST_P(Dtype, NegativeNumbersTooSmallForF16AreMinusZero) {
+  if (type() != DataType::f16) return;
+  for (const std::int64_t q_len : {1, 40}) {
+    Case c;
+    c.q_len = q_len, c.kv_len = 2, c.head_dim = 24, c.v_head_dim = 20;
+    const Problem problem(c);
+    problem.q.fill(0.0f);  // equal weights
+    for (std::int64_t d = 0; d < c.v_head_dim; ++d)
+      problem.v.at(0, 0, 0, d) = -0x1p-24f, problem.v.at(0, 0, 1, d) = 0.0f;
+    const NarrowTensor q(problem.q, type(), Flush::back), k(problem.k, type(), Flush::back),
+        v(problem.v, type(), Flush::back), out(problem.out, type(), Flush::back);
+    q.copy(problem.q), k.copy(problem.k), v.copy(problem.v);
+    for (const Pipeline pipeline : kPipelines) {
+      AttentionArgs args = problem.args(pipeline);
+      args.q = q.input(), args.k = k.input(), args.v = v.input();
+      problem.poison_outputs();
+      ASSERT_TRUE(attention_forward(context_of(isa(), "serial"), args).ok());
+      for (const float x : problem.out.elements()) ASSERT_EQ(x, -0x1p-25f);
+      if (on_bochs()) continue;  // rounds ties of f16 away from 0
+      args.out = out.output();
+      ASSERT_TRUE(attention_forward(context_of(isa(), "serial"), args).ok());
+      for (const float x : out.elements()) ASSERT_TRUE(x == 0.0f && std::signbit(x)) << x;
     }
   }
 }
