@@ -115,7 +115,7 @@ TEST_P(Allocation, RunsOfEveryKindOfMaskTermAndOutputAllocateNothing) {
 TEST_P(Allocation, RunsOfEveryTypeAndPrecisionAllocateNothing) {
   ContextOptions options;
   options.executor = GetParam(), options.num_threads = 2, options.topology = flat_machine(2);
-  for (const std::string& isa : host_isas()) {
+  for (const std::string& isa : swept_isas()) {
     options.isa = isa;
     const Context context = context_of(options);
     for (const std::int64_t q_len : {1, 40}) {
