@@ -97,7 +97,7 @@ TEST_P(Serving, EveryPageSizeAndType) {
 TEST_P(Serving, EveryDim) {
   for (const std::int64_t dim : {1, 31, 40, 72, 80, 96, 112, 128, 256, 512, 576}) {
     for (const DataType type : kTypes) {
-      if (!random.one_in(thinned(1, 2, 6))) continue;
+      if (!random.one_in(thinned(1, 4, 8))) continue;
       StepShape s;
       s.page_keys = random.pick({16, 24, 512});
       s.sequences = {{1, 270}, {20, 50}, {2, 19}};
