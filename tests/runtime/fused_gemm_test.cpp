@@ -130,6 +130,15 @@ TEST_P(FusedGemm, NarrowTensorsMeetTheErrorPromise) {
   }
 }
 
+// A factor as any other, unlike the scale of attention.
+TEST_P(FusedGemm, AScaleOfZeroGivesZeros) {
+  Case c;
+  c.q_heads = 2, c.q_len = 20, c.kv_len = 300, c.is_causal = true;
+  const Problem problem(c);
+  const std::vector<float> got = run(problem, context_of(GetParam(), "serial"), 0.0f);
+  EXPECT_TRUE(same_bits(got, std::vector<float>(got.size())));
+}
+
 TEST_P(FusedGemm, SpecialValuesReachTheRowsThatSeeThem) {
   Case c;
   c.q_heads = 2, c.kv_heads = 1, c.q_len = 130, c.kv_len = 130, c.head_dim = 9, c.v_head_dim = 12,
