@@ -171,6 +171,27 @@ TEST_P(Backward, OfNarrowTypesIsTheRoundedOneOfF32) {
   }
 }
 
+// dout and each gradient have types of their own.
+TEST_P(Backward, OfEachTensorHasItsOwnType) {
+  BackwardCase c = shape(70, 130);
+  c.forward.is_causal = true;
+  const BackwardProblem problem(c, context);
+  problem.dout.round_to(DataType::f16);
+  const Gradients want = problem.run(context);
+  const NarrowTensor dout(problem.dout, DataType::f16, Flush::back),
+      dq(problem.dq, DataType::bf16, Flush::back), dk(problem.dk, DataType::f16, Flush::back);
+  dout.copy(problem.dout);
+  BackwardArgs args = problem.args();
+  args.dout = dout.input(), args.dq = dq.output(), args.dk = dk.output();
+  problem.poison_gradients();
+  const Status status = attention_backward(context, args);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_TRUE(are_rounded_once(dq.elements(), want.dq, DataType::bf16));
+  EXPECT_TRUE(are_rounded_once(dk.elements(), want.dk, DataType::f16));
+  EXPECT_TRUE(same_bits(problem.dv.elements(), want.dv));
+  EXPECT_TRUE(dq.gaps_untouched() && dk.gaps_untouched());
+}
+
 // Sequences packed one after another have the bits of calls of their own; rows after the last are not
 // written.
 TEST_P(Backward, OfPackedSequencesIsThatOfEach) {
