@@ -26,6 +26,11 @@ class Verdict(unittest.TestCase):
     def test_a_machine_without_tests_has_failed(self):
         self.assertEqual(self.status("guest: exit 0\n"), 1)
 
+    def test_a_suite_without_tests_has_failed(self):
+        none = "guest: /numa_test --gtest_filter=Renamed.*\n[==========] Running 0 tests from 0 test suites.\n[  PASSED  ] 0 tests.\n"
+        self.assertEqual(self.status(none + "guest: exit 0\n"), 1)
+        self.assertEqual(self.status(RAN + none + "guest: exit 0\n"), 1)
+
     def test_two_verdicts_are_none(self):
         self.assertEqual(self.status(RAN + "guest: exit 0\nguest: exit 0\n"), 1)
 

@@ -225,7 +225,11 @@ class Attention {
     const bool sink_in_lse = args_.lse_with_sink && sink != -kInf;
 
     lse = sink_in_lse ? sink * unit : -kInf;
-    if (max == -kInf && !has_nan) return;
+    if (max == -kInf && !has_nan) {
+      std::fill(score_.begin(), score_.end(), T(0));
+      add_values(b, h / group_, out);
+      return;
+    }
     facts.max_score = larger_finite(facts.max_score, static_cast<double>(sink));
     const T max_score = max;
     max = std::max(max, sink);

@@ -41,9 +41,9 @@ struct AttentionResult {
 /// Attention in double, from f32 inputs, three passes per row: scores, softmax with the row maximum
 /// subtracted, weighted sum. A row that sees nothing, or only scores of -inf, is 0 with LSE -inf. A NaN or
 /// +inf score makes the row and its LSE NaN; a NaN value makes its column of the row NaN, whatever its
-/// weight. A sink joins the sum of weights as a score without a value; a row that sees nothing has the sink
-/// for its LSE, unless the LSE is without it. row_max is the largest score, without the sink. The outputs of
-/// args are not touched.
+/// weight, and so does an infinite one of weight 0. A sink joins the sum of weights as a score without a
+/// value; a row that sees nothing has the sink for its LSE, unless the LSE is without it. row_max is the
+/// largest score, without the sink. The outputs of args are not touched.
 AttentionResult<double> attention_fp64(const AttentionArgs& args);
 
 /// The same three passes in f32 with libm's expf and plain left-to-right sums: the obvious implementation,

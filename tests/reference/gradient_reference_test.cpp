@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -21,8 +23,8 @@ struct Differences : ::testing::Test {
   Random random{7};
   std::vector<float> q = numbers(kHeads * kQueries * kDim), k = numbers(kKeys * kDim),
                      v = numbers(kKeys * kValueDim), bias = numbers(kHeads * kQueries * kKeys),
-                     sinks = numbers(kHeads), dout = numbers(kHeads * kQueries * kValueDim),
-                     dlse = numbers(kHeads * kQueries);
+                     sinks = numbers(kHeads), slopes = numbers(kHeads),
+                     dout = numbers(kHeads * kQueries * kValueDim), dlse = numbers(kHeads * kQueries);
   AttentionArgs args;
 
   Differences() {
@@ -62,6 +64,20 @@ struct Differences : ::testing::Test {
     expect_differences(k, r.dk, "k");
     expect_differences(v, r.dv, "v");
     if (args.sinks) expect_differences(sinks, r.dsinks, "sinks");
+    // A bias is added to the score: its gradient is the score's, which is 0 for a pair that is not seen.
+    if (args.bias.data) expect_differences(bias, r.dscores, "bias");
+    if (args.alibi_slopes) expect_differences(slopes, of_slopes(r.dscores), "slopes");
+  }
+  /// Sums of the gradients of scores times a slope's weight in each, -|p - j|.
+  std::vector<double> of_slopes(const std::vector<double>& dscores) const {
+    const std::int64_t shift =
+        args.causal_alignment == CausalAlignment::bottom_right ? used_keys(args, 0) - kQueries : 0;
+    std::vector<double> sums(kHeads);
+    for (std::int64_t n = 0; n < kHeads * kQueries * kKeys; ++n)
+      sums[static_cast<std::size_t>(n / (kQueries * kKeys))] -=
+          dscores[static_cast<std::size_t>(n)] *
+          static_cast<double>(std::abs(n / kKeys % kQueries + shift - n % kKeys));
+    return sums;
   }
 };
 
@@ -76,6 +92,18 @@ TEST_F(Differences, OfTerms) {
   args.softcap = 1.5f;
   args.bias = ConstTensor::bhsd(bias.data(), 1, kHeads, kQueries, kKeys);
   args.lse_base = LseBase::two;
+  expect_all();
+}
+TEST_F(Differences, OfTermsUnderMasks) {
+  const std::int32_t used = 3, prefix = 2;
+  const std::vector<std::uint8_t> mask = {1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0};  // for both heads
+  args.bias = ConstTensor::bhsd(bias.data(), 1, kHeads, kQueries, kKeys);
+  args.alibi_slopes = slopes.data();
+  args.mask = {mask.data(), args.bias.shape, {0, 0, kKeys, 1}, DataType::boolean};
+  expect_all();
+  args.seqused_k = &used, args.is_causal = true, args.softcap = 2.0f, args.sinks = sinks.data();
+  expect_all();
+  args.causal_alignment = CausalAlignment::top_left, args.prefix_lens = &prefix, args.window_left = 0;
   expect_all();
 }
 TEST_F(Differences, OfSinks) {

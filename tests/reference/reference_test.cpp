@@ -117,11 +117,91 @@ TEST(Visibility, WindowsAreMeasuredFromTheDiagonal) {
   EXPECT_EQ(visible(t.args, 2), (Keys{0, 1, 2}));
 }
 
+TEST(Visibility, PrefixesAndFirstTokensBesideAWindow) {
+  Tiny t(3, {0, 0, 0, 0, 0}, {0, 0, 0, 0, 0});  // positions 2, 3, 4
+  const std::int32_t prefix = 4;
+  t.args.is_causal = true;
+  t.args.prefix_lens = &prefix;
+  EXPECT_EQ(visible(t.args, 0), (Keys{0, 1, 2, 3}));
+  t.args.window_left = 1;  // hides keys of the prefix, too
+  EXPECT_EQ(visible(t.args, 0), (Keys{1, 2, 3}));
+  EXPECT_EQ(visible(t.args, 2), (Keys{3, 4}));
+  t.args.prefix_lens = nullptr, t.args.window_left = 0, t.args.window_sink_tokens = 2;
+  EXPECT_EQ(visible(t.args, 0), (Keys{0, 1, 2}));
+  EXPECT_EQ(visible(t.args, 2), (Keys{0, 1, 4}));
+  t.args.causal_alignment = CausalAlignment::top_left;  // first tokens are under causality
+  EXPECT_EQ(visible(t.args, 0), (Keys{0}));
+  const std::uint8_t not_causal = 0;
+  t.args.causal_sequences = &not_causal, t.args.window_right = 0;
+  EXPECT_EQ(visible(t.args, 0), (Keys{0, 1}));
+}
+
+TEST(Visibility, TreesListsAndMasksHideEachInItsOwnWay) {
+  Tiny t(2, {0, 0, 0, 0, 0}, {1, 2, 4, 8, 16});
+  const auto sum = [&](std::size_t i) {
+    const auto r = attention_fp64(t.args);
+    return r.out[i] * static_cast<double>(r.rows[i].visible);
+  };
+  const std::uint8_t tree[] = {0b01, 0b10};  // of the last two keys, each query sees its own
+  t.args.tree_mask = tree;
+  EXPECT_DOUBLE_EQ(sum(0), 1 + 2 + 4 + 8);
+  EXPECT_DOUBLE_EQ(sum(1), 1 + 2 + 4 + 16);
+  const std::int32_t indptr[] = {0, 1, 3}, indices[] = {1, 0, 2};  // blocks of two keys
+  t.args.bsr_indptr = indptr, t.args.bsr_indices = indices, t.args.bsr_rows = 1, t.args.bsr_keys = 2;
+  EXPECT_DOUBLE_EQ(sum(0), 4 + 8);
+  EXPECT_DOUBLE_EQ(sum(1), 1 + 2 + 16);
+  const std::uint8_t mask[] = {1, 1, 0, 1, 1, 0, 1, 1, 1, 1};
+  t.args.mask = ConstTensor::bhsd(mask, 1, 1, 2, 5, DataType::boolean);
+  EXPECT_DOUBLE_EQ(sum(0), 8);
+  EXPECT_DOUBLE_EQ(sum(1), 2 + 16);
+}
+
+// One query, its score and what each term makes of it.
+TEST(Terms, InTheOrderOfTheHeader) {
+  Tiny t(1, {3.0f, 0.0f}, {1.0f, 0.0f});
+  const auto score = [&] { return attention_fp64(t.args).row_max[0]; };
+  EXPECT_NEAR(score(), 3.0, 1e-15);
+  t.args.softcap = 2.0f;
+  const double capped = 2 * std::tanh(1.5);
+  EXPECT_NEAR(score(), capped, 1e-15);
+  const float bias[] = {0.5f, -9.0f}, slope = 0.25f;
+  t.args.bias = ConstTensor::bhsd(bias, 1, 1, 1, 2);
+  EXPECT_NEAR(score(), capped + 0.5, 1e-15);
+  t.args.alibi_slopes = &slope;  // the query stands at key 1
+  EXPECT_NEAR(score(), capped + 0.5 - 0.25, 1e-15);
+  t.args.causal_alignment = CausalAlignment::top_left;
+  EXPECT_NEAR(score(), capped + 0.5, 1e-15);
+}
+
+TEST(Sinks, JoinTheSumOfWeightsAndPerhapsTheLse) {
+  Tiny t(1, {0.0f, std::log(2.0f)}, {6.0f, 9.0f});  // weights 1, 2 and of the sink 3
+  const float sink = std::log(3.0f);
+  t.args.sinks = &sink;
+  EXPECT_NEAR(attention_fp64(t.args).out[0], (6.0 + 2 * 9.0) / 6, 1e-6);
+  EXPECT_NEAR(attention_fp64(t.args).lse[0], std::log(6.0), 1e-6);
+  EXPECT_NEAR(attention_fp64(t.args).row_max[0], std::log(2.0), 1e-6);
+  t.args.lse_base = LseBase::two;
+  EXPECT_NEAR(attention_fp64(t.args).lse[0], std::log2(6.0), 1e-6);
+  t.args.lse_with_sink = false;
+  EXPECT_NEAR(attention_fp64(t.args).lse[0], std::log2(3.0), 1e-6);
+  const std::int32_t none = 0;
+  t.args.seqused_k = &none;
+  EXPECT_EQ(attention_fp64(t.args).lse[0], -std::numeric_limits<double>::infinity());
+  t.args.lse_with_sink = true, t.args.lse_base = LseBase::natural;
+  EXPECT_EQ(attention_fp64(t.args).lse[0], static_cast<double>(sink));
+  EXPECT_EQ(attention_fp64(t.args).out[0], 0.0);
+}
+
 TEST(SpecialValues, InfinitiesAndNan) {
   EXPECT_EQ(attention_fp64(Tiny(1, {-kInf, 0}, {9, 3}).args).out[0], 3.0);
   const auto blind = attention_fp64(Tiny(1, {-kInf, -kInf}, {9, 3}).args);
   EXPECT_EQ(blind.out[0], 0.0);
   EXPECT_EQ(blind.lse[0], -std::numeric_limits<double>::infinity());
+  for (const float bad : {kNan, kInf}) {  // weights of 0
+    const auto weightless = attention_fp64(Tiny(1, {-kInf, -kInf}, {bad, 3}).args);
+    EXPECT_TRUE(std::isnan(weightless.out[0]));
+    EXPECT_EQ(weightless.lse[0], -std::numeric_limits<double>::infinity());
+  }
   EXPECT_TRUE(std::isnan(attention_fp64(Tiny(1, {kInf, 0}, {9, 3}).args).out[0]));
   const auto nan = attention_fp64(Tiny(1, {kNan, 0}, {9, 3}).args);
   EXPECT_TRUE(std::isnan(nan.out[0]) && std::isnan(nan.lse[0]));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <latch>
 #include <random>
 #include <span>
@@ -14,6 +15,8 @@
 #include "runtime/plan.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/runtime/int8_case.h"
+#include "tests/runtime/server_step.h"
 #include "tests/support/alloc_counter.h"
 
 namespace kumiko::test {
@@ -63,6 +66,98 @@ TEST_P(Allocation, RunsAfterTheFirstAllocateNothing) {
       }
       EXPECT_TRUE(ok);
       EXPECT_EQ(calls, 0) << GetParam() << ", " << threads << " threads: " << c;
+    }
+  }
+}
+
+/// Runs a plan for `args` a few times and counts.
+void expect_runs_without_allocations(const Context& context, const AttentionArgs& args) {
+  Plan prepared;
+  const Status status = plan(context, args, &prepared);
+  ASSERT_TRUE(status.ok()) << status.message();
+  ASSERT_TRUE(prepared.run(args).ok());
+  bool ok = true;
+  std::int64_t calls = 0;
+  {
+    const AllocationCount count;
+    for (int repeat = 0; repeat < 4; ++repeat) ok = prepared.run(args).ok() && ok;
+    calls = count.calls();
+  }
+  EXPECT_TRUE(ok);
+  EXPECT_EQ(calls, 0);
+}
+
+TEST_P(Allocation, RunsOfEveryKindOfMaskTermAndOutputAllocateNothing) {
+  std::vector<Case> list(5);
+  Case& terms = list[0];
+  terms.softcap = 3.0f, terms.bias = TermLayout::heads, terms.alibi = 2, terms.mask = TermLayout::full;
+  terms.sinks = true, terms.row_max = GuardedLse::Layout::padded;
+  Case& sequences = list[1];
+  sequences.seqused = {700, 0}, sequences.causal_sequences = {1, 0}, sequences.prefix_lens = {9, 3};
+  sequences.window_left = 40, sequences.window_sink_tokens = 5;
+  list[2].lists = {true, 16, 24, true};
+  list[3].lists = {false, 3, 5, false}, list[3].mask = TermLayout::keys, list[3].is_causal = true;
+  list[4].k_layout = list[4].v_layout = Layout::bshd;  // heads in turn
+  const Context context = make(3);
+  for (Case& c : list) {
+    c.batch = 2, c.q_heads = 4, c.kv_heads = 2, c.kv_len = 700, c.head_dim = 24, c.v_head_dim = 20;
+    for (const std::int64_t q_len : {1, 60}) {
+      c.q_len = q_len;
+      const Problem problem(c);
+      for (std::size_t p = 0; p < std::size(kPipelines); p += thinned<std::size_t>(1, 3, 3)) {
+        SCOPED_TRACE(::testing::Message() << c << " pipeline " << p);
+        ASSERT_NO_FATAL_FAILURE(expect_runs_without_allocations(context, problem.args(kPipelines[p])));
+      }
+    }
+  }
+}
+
+TEST_P(Allocation, RunsOfEveryTypeAndPrecisionAllocateNothing) {
+  ContextOptions options;
+  options.executor = GetParam(), options.num_threads = 2, options.topology = flat_machine(2);
+  for (const std::string& isa : swept_isas()) {
+    options.isa = isa;
+    const Context context = context_of(options);
+    for (const std::int64_t q_len : {1, 40}) {
+      Case c;
+      c.q_heads = 4, c.kv_heads = 2, c.q_len = q_len, c.kv_len = 530, c.head_dim = 24, c.v_head_dim = 20;
+      c.v_layout = Layout::padded;
+      SCOPED_TRACE(::testing::Message() << isa << ": " << c);
+      const Int8Problem integers(c);
+      ASSERT_NO_FATAL_FAILURE(expect_runs_without_allocations(context, integers.args()));
+      const Problem problem(c);
+      problem.v.at(0, 0, 300, 3) = INFINITY;  // added apart
+      for (const DataType type : {DataType::bf16, DataType::f16}) {
+        const NarrowTensor q(problem.q, type, Flush::back), k(problem.k, type, Flush::back),
+            v(problem.v, type, Flush::back), out(problem.out, type, Flush::back);
+        q.copy(problem.q), k.copy(problem.k), v.copy(problem.v);
+        AttentionArgs args = problem.args();
+        args.q = q.input(), args.k = k.input(), args.v = v.input(), args.out = out.output();
+        for (const Precision precision : {Precision::standard, Precision::half}) {
+          args.precision = precision;
+          Plan unused;
+          if (plan(context, args, &unused).code() == Code::unsupported) continue;
+          ASSERT_NO_FATAL_FAILURE(expect_runs_without_allocations(context, args));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Allocation, RunsOnPagesAllocateNothing) {
+  const Context context = make(3);
+  for (const bool has_lists : {false, true}) {
+    for (const bool has_tiles : {false, true}) {
+      for (const DataType type : {DataType::f32, DataType::bf16, DataType::f16}) {
+        StepShape s;
+        s.sequences = {{1, 1100}, {1, 1090, 0, 1024}, {30, 300}, {0, 20}, {3, 530}};
+        s.page_lists = has_lists, s.key_tiles = has_tiles, s.type = type, s.page_keys = has_tiles ? 16 : 20;
+        SCOPED_TRACE(::testing::Message() << s);
+        ASSERT_NO_FATAL_FAILURE(expect_runs_without_allocations(context, ServerStep(s).args()));
+        if (has_lists) continue;
+        s.page_keys = 0, s.key_tiles = false, s.lists = {true, 8, 16, false};
+        ASSERT_NO_FATAL_FAILURE(expect_runs_without_allocations(context, ServerStep(s).args()));
+      }
     }
   }
 }

@@ -134,13 +134,17 @@ AppendCase::AppendCase(const AppendShape& shape) : shape_(shape), random_(shape.
   };
   if (s.key_norm) args_.key_norm = weights(&key_norm_);
   if (s.query_norm) args_.query_norm = weights(&query_norm_);
+  Random of_call(s.seed ^ 0xA99E);  // leaves the numbers of a seed as they are
+  if (s.key_norm || s.query_norm) args_.norm_eps = of_call.pick({0.0f, 1e-6f, 0.1f, 3.0f});
   if (s.rotary_dim > 0) {
     args_.rotary_dim = s.rotary_dim, args_.rope_style = s.style, args_.positions = positions_.data();
     args_.rope_theta = random_.pick({10000.0, 500000.0, 1e6}), args_.rope_scale = random_.pick({1.0, 0.25});
-    if (s.has_tables) {  // as vLLM's cos_sin_cache: a row of cosines, then sines
+    if (s.has_tables) {
       for (std::int64_t n = 0; n < (s.furthest + 1) * s.rotary_dim; ++n) tables_.push_back(random_.normal());
-      args_.rope_cos = tables_.data(), args_.rope_sin = tables_.data() + s.rotary_dim / 2;
-      args_.rope_positions = s.furthest + 1, args_.rope_stride = s.rotary_dim;
+      args_.rope_cos = tables_.data(), args_.rope_positions = s.furthest + 1;
+      const bool is_one = of_call.one_in(2);  // as vLLM's cos_sin_cache: a row of cosines, then sines
+      args_.rope_sin = tables_.data() + s.rotary_dim / 2 * (is_one ? 1 : s.furthest + 1);
+      args_.rope_stride = is_one ? s.rotary_dim : 0;
     }
   }
   for (auto* list : {&inputs_, &outputs_}) {
@@ -161,7 +165,8 @@ std::vector<std::byte> AppendCase::outputs() const {
 std::pair<float, float> AppendCase::turn(std::int64_t token, std::int64_t pair) const {
   const std::int64_t position = positions_[sz(token)];
   if (args_.rope_cos) {
-    const std::int64_t at = position * args_.rope_stride + pair;
+    const std::int64_t at =
+        position * (args_.rope_stride > 0 ? args_.rope_stride : args_.rotary_dim / 2) + pair;
     return {args_.rope_cos[at], args_.rope_sin[at]};
   }
   const double angle =

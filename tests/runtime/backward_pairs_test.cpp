@@ -43,6 +43,23 @@ TEST(BackwardPairsSweep, MeetsTheErrorPromise) {
   }
 }
 
+TEST(BackwardPairsSweep, HeadDimsAndGroupsOfModels) {
+  constexpr std::int64_t kDims[][2] = {{40, 40},   {80, 72},   {112, 96}, {128, 128},
+                                       {256, 255}, {575, 512}, {512, 576}};
+  for (std::size_t n = 0; n < std::size(kDims) && !pair_isas().empty(); n += thinned<std::size_t>(1, 3, 6)) {
+    BackwardCase c;
+    Case& f = c.forward;
+    f.head_dim = kDims[n][0], f.v_head_dim = kDims[n][1];
+    f.kv_heads = 1 + static_cast<std::int64_t>(n % 2), f.q_heads = f.kv_heads * (n % 3 == 0 ? 8 : 3);
+    f.q_len = 21, f.kv_len = 37, f.is_causal = true, f.seed = 700 + n;
+    SCOPED_TRACE(::testing::Message() << c);
+    const Context context = context_of("avx512_bf16", "openmp");
+    const Bf16Problem problem(c, context);
+    const GradientAnswer answer = problem.wide.answer(Rounded::gradients);
+    ASSERT_TRUE(answer.is_met_by(problem.run(context, Precision::standard, Precision::half)));
+  }
+}
+
 struct BackwardPairs : ::testing::TestWithParam<std::string> {
   Context context = context_of(GetParam(), "openmp");
 };

@@ -2,6 +2,7 @@
 // Plans of attention_backward: the bits of the one call, on other pointers too; a run allocates nothing.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "tests/runtime/contexts.h"
 #include "tests/support/alloc_counter.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
@@ -193,6 +195,24 @@ TEST_F(BackwardPlanErrors, NameWhatIsNotAsPlanned) {
   args.forward.row_max.data = maxima.data();
   const Status status = plan.run(args);
   EXPECT_EQ(status.code(), Code::unsupported) << status.message();
+}
+
+// LSEs, their gradients and delta may lie elsewhere in each run, with other strides.
+TEST_F(BackwardPlanErrors, AreNoneWhereLsesHaveOtherStrides) {
+  ASSERT_TRUE(plan.run(args).ok());
+  const std::vector<float> want = planned.all(), lses = planned.problem.forward.lse.elements(),
+                           gradients = planned.problem.dlse.elements();
+  const std::array<std::int64_t, 3> strides = {2, 3 * 2 * 60, 3 * 2};  // [heads, queries, batch], two apart
+  std::vector<float> lse(6 * 60 * 3 * 2, kNan), dlse = lse;
+  for (std::size_t n = 0; n < lses.size(); ++n) {
+    const std::size_t b = n / 360, h = n / 60 % 6, i = n % 60, at = b * 2 + h * 360 + i * 6;
+    lse[at] = lses[n], dlse[at] = gradients[n];
+  }
+  args.forward.lse = {lse.data(), strides}, args.dlse = {dlse.data(), strides};
+  planned.poison_all();
+  const Status status = plan.run(args);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_TRUE(same_bits(planned.all(), want));
 }
 
 TEST_F(BackwardPlanErrors, LeaveThePlanAsItWas) {

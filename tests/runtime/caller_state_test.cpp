@@ -6,14 +6,22 @@
 
 #include <cfenv>
 #include <cmath>
+#include <functional>
+#include <memory>
+#include <numeric>
 #include <thread>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
+#include "runtime/attention_backward.h"
+#include "runtime/key_parts.h"
+#include "runtime/kv_append.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
+#include "tests/support/bits.h"
 
 namespace kumiko::test {
 namespace {
@@ -142,6 +150,138 @@ TEST_P(CallerState, RoundingModeIsRestored) {
     std::fesetround(FE_TONEAREST);
     EXPECT_TRUE(status.ok()) << status.message();
     EXPECT_EQ(after, mode);
+  }
+}
+
+/// Every call that computes, each with its outputs in memory of its own.
+class Calls {
+ public:
+  explicit Calls(const Context& context) : context_(context) {
+    Case c;
+    c.q_heads = 2, c.q_len = 40, c.kv_len = 96, c.head_dim = 24, c.v_head_dim = 24;
+    forward_ = std::make_unique<Problem>(c);
+    const AttentionArgs& a = forward_->args();
+    add([=, this] { return attention_forward(context_, a); });
+    softmax_.scores = {a.k.data, {1, 2, 24, 96}, {0, 0, 96, 1}}, softmax_.v = a.v, softmax_.scale = 0.37f;
+    add([this] {
+      softmax_.out = Tensor::bhsd(room(2 * 24 * 24), 1, 2, 24, 24), softmax_.lse.data = room(2 * 24);
+      return softmax_pv(context_, softmax_);
+    });
+    add([=, this] {
+      return fused_gemm(context_, {.q = a.q,
+                                   .k = a.k,
+                                   .v = a.v,
+                                   .out = Tensor::bhsd(room(2 * 40 * 24), 1, 2, 40, 24),
+                                   .scale = 0.37f});
+    });
+    add([=, this] {
+      const AttentionState states[] = {{a.q, lse_.data()}, {a.q, lse_.data() + 80}};
+      return merge_states(context_, states, Tensor::bhsd(room(2 * 40 * 24), 1, 2, 40, 24), {room(2 * 40)});
+    });
+    add([=, this] {
+      const Tensor out = Tensor::bhsd(room(2 * 40 * 6), 1, 2, 40, 24, DataType::i8);
+      return quantize_rows(context_, a.q, out, {room(2 * 40)});
+    });
+    add([=, this] {
+      KvAppendArgs append;
+      append.key = a.q, append.value = a.q;
+      append.key_cache = Tensor::bhsd(room(2 * 40 * 24), 1, 2, 40, 24);
+      append.value_cache = Tensor::bhsd(room(2 * 40 * 24), 1, 2, 40, 24);
+      append.slot_mapping = append.positions = slots_.data(), append.rotary_dim = 24;
+      append.rope_theta = 7e3, append.rope_scale = 0.3;
+      return kv_append(context_, append);
+    });
+    for (const bool is_planned : {false, true}) {
+      add([=, this] {
+        BackwardArgs b;
+        b.forward = a, b.forward.alibi_slopes = lse_.data();
+        b.dout = a.q;
+        b.dq = Tensor::bhsd(room(2 * 40 * 24), 1, 2, 40, 24);
+        b.dk = Tensor::bhsd(room(96 * 24), 1, 1, 96, 24), b.dv = Tensor::bhsd(room(96 * 24), 1, 1, 96, 24);
+        b.dalibi_slopes = room(2);
+        if (!is_planned) return attention_backward(context_, b);
+        BackwardPlan plan;
+        const Status status = plan_backward(context_, b, &plan);
+        return status.ok() ? plan.run(b) : status;
+      });
+    }
+    add([=, this] {
+      Plan made;
+      const Status status = plan(context_, a, &made);
+      return status.ok() ? made.run(a) : status;
+    });
+    add([=, this] {
+      AttentionArgs part = a;
+      part.out = Tensor::bhsd(room(2 * 40 * 24), 1, 2, 40, 24), part.lse = {};
+      return attention_continue(context_, part, {}, nullptr, true, true);
+    });
+    add([=, this] {
+      float* const states = room(2 * 40 * 26);
+      const Status status = attention_split_states(context_, a, {}, states);
+      const float* const parts[] = {states};
+      return status.ok() ? merge_split_states(context_, a, parts) : status;
+    });
+  }
+
+  std::size_t count() const { return calls_.size(); }
+  /// Of call `i`, with what it wrote in `written`.
+  Status run(std::size_t i) {
+    used_ = 0;
+    std::fill(room_.begin(), room_.end(), 0.0f);
+    return calls_[i]();
+  }
+  std::vector<float> written() const {
+    const Outcome forward = forward_->outcome();
+    std::vector<float> all(room_.begin(), room_.begin() + used_);
+    all.insert(all.end(), forward.out.begin(), forward.out.end());
+    all.insert(all.end(), forward.lse.begin(), forward.lse.end());
+    return all;
+  }
+
+ private:
+  void add(std::function<Status()> call) { calls_.push_back(std::move(call)); }
+  float* room(std::ptrdiff_t floats) {
+    float* const begin = room_.data() + used_;
+    used_ += floats;
+    return begin;
+  }
+
+  Context context_;
+  std::unique_ptr<Problem> forward_;
+  SoftmaxPvArgs softmax_;
+  std::vector<float> lse_ = [] {
+    std::vector<float> sums(160);
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = 0.01f * static_cast<float>(i * 37 % 101);
+    return sums;
+  }();
+  std::vector<std::int64_t> slots_ = [] {
+    std::vector<std::int64_t> all(40);
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }();
+  std::vector<float> room_ = std::vector<float>(20'000);
+  std::ptrdiff_t used_ = 0;
+  std::vector<std::function<Status()>> calls_;
+};
+
+// Scales, angles, sums in double: whatever a call computes, it computes them rounding to nearest.
+TEST_P(CallerState, NoCallRoundsAsItsCallerDoesOrChangesThat) {
+  Calls calls(context());
+  for (std::size_t i = 0; i < calls.count(); ++i) {
+    Status status = calls.run(i);
+    ASSERT_TRUE(status.ok()) << i << ": " << status.message();
+    const std::vector<float> want = calls.written();
+    for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+      std::fesetround(mode);
+      std::feclearexcept(FE_ALL_EXCEPT);
+      status = calls.run(i);
+      const int after = std::fegetround(), flags = std::fetestexcept(FE_ALL_EXCEPT);
+      std::fesetround(FE_TONEAREST);
+      ASSERT_TRUE(status.ok()) << i << ": " << status.message();
+      EXPECT_EQ(after, mode) << "call " << i;
+      EXPECT_EQ(flags, 0) << "call " << i;
+      EXPECT_TRUE(same_bits(calls.written(), want)) << "call " << i << ", rounding mode " << mode;
+    }
   }
 }
 

@@ -132,14 +132,19 @@ void draw_sequence_visibility(Random& random, Case* c) {
                                       std::int64_t first, std::int64_t last) {
   const std::int64_t heads = part.out.shape[1], rows = part.out.shape[2], dim = part.out.shape[3];
   const GuardedTensor out({1, heads, last - first, dim}, Layout::bhsd, Flush::back);
-  part.out = out.output(), part.lse = {};
+  const auto wanted = whole.lse.empty() ? GuardedLse::Layout::none : GuardedLse::Layout::contiguous;
+  const GuardedLse lse(1, heads, last - first, wanted, Flush::back);
+  part.out = out.output(), part.lse = lse.view(), part.row_max = {};
   if (const Status status = attention_forward(context, part); !status.ok())
     return ::testing::AssertionFailure() << status.message();
-  std::vector<float> want;
-  for (std::int64_t h = 0; h < heads; ++h)
-    want.insert(want.end(), whole.out.begin() + (h * rows + first) * dim,
-                whole.out.begin() + (h * rows + last) * dim);
-  return same_bits(out.elements(), want);
+  const auto rows_of = [&](const std::vector<float>& all, std::int64_t width) {
+    std::vector<float> some;
+    for (std::int64_t h = 0; h < heads && !all.empty(); ++h)
+      some.insert(some.end(), all.begin() + (h * rows + first) * width,
+                  all.begin() + (h * rows + last) * width);
+    return some;
+  };
+  return same_bits({out.elements(), lse.elements()}, {rows_of(whole.out, dim), rows_of(whole.lse, 1)});
 }
 
 namespace {

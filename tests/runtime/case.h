@@ -80,7 +80,7 @@ struct Outcome {
 };
 ::testing::AssertionResult same_bits(const Outcome& got, const Outcome& want);
 /// Whether `part`, a call of one sequence whose queries are rows [first, last) of those that gave `whole`,
-/// has the bits of these rows. part.out is still that of the whole call; it is not written.
+/// has the bits of these rows, and their LSEs. part.out is still that of the whole call; it is not written.
 ::testing::AssertionResult gives_rows(const Context& context, AttentionArgs part, const Outcome& whole,
                                       std::int64_t first, std::int64_t last);
 

@@ -35,7 +35,20 @@ std::vector<Case> products_cases() {
       list.push_back(masked(c, kind));
     }
   }
-  return thin(list, thinned<std::size_t>(1, 1, 7), 1'500'000);
+  list = thin(list, thinned<std::size_t>(1, 1, 7), 1'500'000);
+  // Dims of models up to the largest.
+  const struct {
+    std::int64_t q_heads, kv_heads, q_len, kv_len, head_dim, v_dim;
+  } wide[] = {
+      {2, 1, 5, 70, 576, 512}, {4, 4, 50, 90, 256, 128}, {1, 1, 33, 60, 112, 576}, {3, 3, 1, 90, 512, 72}};
+  for (const auto& r : wide) {
+    Case c;
+    c.seed = static_cast<std::uint64_t>(r.head_dim);
+    c.q_heads = r.q_heads, c.kv_heads = r.kv_heads, c.q_len = r.q_len, c.kv_len = r.kv_len;
+    c.head_dim = r.head_dim, c.v_head_dim = r.v_dim, c.is_causal = true;
+    list.push_back(c);
+  }
+  return list;
 }
 
 void expect_error(const Status& status, Code code, const std::string& argument, const std::string& value) {

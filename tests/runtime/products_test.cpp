@@ -15,7 +15,6 @@
 #include "tests/runtime/products_cases.h"
 #include "tests/runtime/shapes.h"
 #include "tests/support/bits.h"
-#include "tests/support/bochs.h"
 #include "tests/support/numbers.h"
 #include "tests/support/random.h"
 
@@ -163,6 +162,19 @@ TEST_P(SoftmaxPv, ScoresOfMinusInfinityHideAndNanReachesItsRowAlone) {
   }
 }
 
+// A factor as any other, unlike the scale of attention.
+TEST_P(SoftmaxPv, AScaleOfZeroMakesAllScoresEqual) {
+  Case c;
+  c.q_heads = 2, c.kv_heads = 1, c.q_len = 20, c.kv_len = 300, c.v_head_dim = 12, c.is_causal = true;
+  for (const DataType type : {DataType::f32, DataType::i32}) {
+    const ScoredProblem problem(c, type, 0.0f);
+    const auto spec = problem.spec();
+    const Outcome got = problem.run(context_of(GetParam(), "serial"), Pipeline::automatic);
+    EXPECT_TRUE(
+        meets_error_promise(got.out, got.lse, attention_fp64(spec.args), attention_naive_f32(spec.args)));
+  }
+}
+
 // If a hidden score far above the others raised the maximum, their probabilities would all be 0.
 TEST_P(SoftmaxPv, HiddenScoresRaiseNoMaximum) {
   Case c;
@@ -194,6 +206,11 @@ TEST_P(SoftmaxPv, NarrowValuesGiveTheBitsOfWideOnes) {
     problem.base.poison_outputs();
     ASSERT_TRUE(softmax_pv(context, a).ok());
     EXPECT_TRUE(same_bits(problem.base.outcome(), want));
+    const NarrowTensor out(problem.base.out, type, Flush::back);
+    a.out = out.output();
+    ASSERT_TRUE(softmax_pv(context, a).ok());
+    ASSERT_TRUE(out.gaps_untouched());
+    EXPECT_TRUE(are_rounded_once(out.elements(), want.out, type));
   }
 }
 

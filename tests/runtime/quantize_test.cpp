@@ -4,11 +4,13 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "tests/runtime/contexts.h"
 #include "tests/runtime/int8_case.h"
 #include "tests/support/bits.h"
+#include "tests/support/numbers.h"
 
 namespace kumiko::test {
 namespace {
@@ -54,14 +56,17 @@ struct QuantizeRows : ::testing::Test {
     ASSERT_TRUE(status.ok()) << status.message();
     ASSERT_TRUE(same_bits(scale.elements(), want.scales));
     ASSERT_TRUE(scale.gaps_untouched());
-    const auto* got = static_cast<const std::int8_t*>(bytes.data);
+    auto* const got = static_cast<std::int8_t*>(bytes.data);
     std::size_t n = 0;
     for (std::int64_t i = 0; i < b; ++i)
       for (std::int64_t j = 0; j < h; ++j)
         for (std::int64_t k = 0; k < s; ++k)
-          for (std::int64_t m = 0; m < d; ++m, ++n)
-            ASSERT_EQ(got[i * bytes.stride[0] + j * bytes.stride[1] + k * bytes.stride[2] + m], want.rows[n])
-                << n;
+          for (std::int64_t m = 0; m < d; ++m, ++n) {
+            const std::size_t at = sz(i * bytes.stride[0] + j * bytes.stride[1] + k * bytes.stride[2] + m);
+            ASSERT_EQ(got[at], want.rows[n]) << n;
+            std::memcpy(got + at, reinterpret_cast<const char*>(&kPoisonBits) + at % 4, 1);
+          }
+    ASSERT_TRUE(out.all_untouched()) << "written beside the rows";
   }
 };
 
@@ -88,6 +93,9 @@ TEST_F(QuantizeRows, OfSixteenBits) {
   for (const DataType type : {DataType::bf16, DataType::f16}) {
     const GuardedTensor x({1, 2, 300, 40}, Layout::padded, Flush::back);
     x.fill_normal(random);
+    x.at(0, 0, 3, 39) = std::numeric_limits<float>::infinity();
+    x.at(0, 1, 0, 0) = std::numeric_limits<float>::quiet_NaN();
+    for (std::int64_t d = 0; d < 40; ++d) x.at(0, 1, 299, d) = type == DataType::f16 ? 0x1p-24f : 0x1p-119f;
     x.round_to(type);
     const NarrowTensor narrow(x, type, Flush::back);
     narrow.copy(x);
@@ -146,6 +154,8 @@ TEST_F(QuantizeRows, RefusesWhatItCannotDo) {
   EXPECT_NE(message(in, changed, {both.data()}).find("expected memory apart from out"), std::string::npos);
   EXPECT_EQ(rows, std::vector<std::int8_t>(24, 5));
   EXPECT_EQ(scales, std::vector<float>(6, 5.0f));
+  EXPECT_NE(quantize_rows(Context(), in, out, {scales.data()}).message().find("context is empty"),
+            std::string::npos);
   const ConstTensor none{nullptr, {0, 2, 3, 4}, in.stride};
   EXPECT_TRUE(quantize_rows(context, none, {nullptr, none.shape, none.stride, DataType::i8}, {}).ok());
 }

@@ -55,6 +55,16 @@ TEST_P(RowMax, DoesNotCountSinksAndIsNaturalWhateverTheLseIs) {
   }
 }
 
+TEST_P(RowMax, WithoutStridesIsContiguous) {
+  const Problem problem(shape(7, 40));
+  AttentionArgs args = problem.args();
+  const Outcome want = run(problem, args, Pipeline::automatic);
+  std::vector<float> contiguous(want.row_max.size());
+  args.row_max = {contiguous.data(), {}};
+  run(problem, args, Pipeline::automatic);
+  EXPECT_TRUE(same_bits(contiguous, want.row_max));
+}
+
 // LSE, maximum and sinks, each alone and together: a row without any of them ends in another way.
 TEST_P(RowMax, EndsOfRowsDoNotDependOnWhatElseIsWanted) {
   const std::vector<float> sinks{0.5f, -1.0f, 2.0f, 0.0f};

@@ -209,6 +209,21 @@ TEST_P(SpecialValues, RowsWhoseEveryScoreIsMinusInfinityAreZero) {
   }
 }
 
+// All weights are 0, and 0 times a value that is not finite is NaN.
+TEST_P(SpecialValues, BadValuesUnderScoresOfMinusInfinityAlone) {
+  for (const std::int64_t q_len : {1, 3, 50}) {
+    Case c = causal(q_len, 600);
+    c.bias = TermLayout::queries;
+    const Problem problem(c);
+    problem.bias.fill([](std::int64_t, std::int64_t h, std::int64_t i, std::int64_t) {
+      return (h + i) % 2 == 0 ? -kInf : 0.5f;
+    });
+    problem.v.at(0, 0, 100, 3) = kNan;
+    problem.v.at(0, 1, 540, 5) = kInf;
+    ASSERT_NO_FATAL_FAILURE(check(problem));
+  }
+}
+
 TEST_P(SpecialValues, LargeLogitsNeitherOverflowNorLoseTheirOrder) {
   for (const std::int64_t q_len : {1, 50}) {
     for (const float scale : {100.0f, -100.0f, 1e10f}) {

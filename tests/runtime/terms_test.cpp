@@ -140,6 +140,26 @@ TEST_P(Terms, ACapFarBelowTheScoresMakesThemAllEqual) {
   }
 }
 
+// alibi_batch_stride may be more than the number of heads.
+TEST_P(Terms, SlopesOfSequencesMayLieFarApart) {
+  for (const std::int64_t q_len : {1, 40}) {
+    Case c;
+    c.batch = 3, c.q_heads = 4, c.kv_heads = 2, c.q_len = q_len, c.kv_len = 300, c.head_dim = 20;
+    c.alibi = 2;
+    const Problem problem(c);
+    constexpr std::int64_t kStride = 9;
+    std::vector<float> apart(2 * kStride + 4, kNan);
+    for (std::int64_t n = 0; n < 12; ++n)
+      apart[static_cast<std::size_t>(n / 4 * kStride + n % 4)] = problem.args().alibi_slopes[n];
+    for (const Pipeline pipeline : kPipelines) {
+      const Outcome want = problem.run(context, pipeline);
+      AttentionArgs args = problem.args(pipeline);
+      args.alibi_slopes = apart.data(), args.alibi_batch_stride = kStride;
+      EXPECT_TRUE(same_bits(problem.run(context, args), want)) << static_cast<int>(pipeline);
+    }
+  }
+}
+
 // A plan is made before the tensors exist.
 TEST_P(Terms, PlannedWithoutPointersRunWithThem) {
   Case c = with_mask(20, 40);

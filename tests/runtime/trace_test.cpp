@@ -1,120 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// KUMIKO_TRACE: the file's contents after a run, read by an independent JSON parser, and when it is written.
+// KUMIKO_TRACE: what the file says after a run. When it is written: trace_file_test.cpp.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "runtime/kv_append.h"
-#include "tests/runtime/case.h"
-#include "tests/runtime/contexts.h"
-#include "tests/runtime/probe.h"
+#include "tests/runtime/trace_support.h"
 
 namespace kumiko::test {
 namespace {
-
-using Json = nlohmann::json;
-namespace fs = std::filesystem;
-
-/// A temporary folder.
-class Folder {
- public:
-  Folder()
-      : path_(fs::path(testing::TempDir()) /
-              ("kumiko_trace_" + std::to_string(getpid()) + "_" +
-               testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::create_directory(path_);
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string file(const std::string& name) const { return (path_ / name).string(); }
-  std::set<std::string> names() const {
-    std::set<std::string> found;
-    for (const auto& entry : fs::directory_iterator(path_)) found.insert(entry.path().filename().string());
-    return found;
-  }
-
- private:
-  fs::path path_;
-};
-
-std::string contents(const std::string& file) {
-  std::ostringstream text;
-  text << std::ifstream(file).rdbuf();
-  return text.str();
-}
-
-Context traced(const std::string& file, const std::string& executor = "openmp") {
-  ContextOptions options;
-  options.topology = "numa:2 l3:1 core:2 pu:1";
-  options.executor = executor;
-  options.trace = file;
-  Context context;
-  const Status status = Context::create(options, &context);
-  EXPECT_TRUE(status.ok()) << status.message();
-  return context;
-}
-
-Case prefill() {
-  Case c;
-  c.batch = 2;
-  c.q_heads = 4;
-  c.kv_heads = 2;
-  c.q_len = 150;
-  c.kv_len = 700;
-  c.head_dim = c.v_head_dim = 16;
-  c.is_causal = true;
-  return c;
-}
-
-Case decode() {
-  Case c = prefill();
-  c.q_len = 1;
-  c.kv_len = 3000;
-  return c;
-}
-
-/// Decode whose tasks have both heads: there are splits enough for four workers.
-Case side_by_side() {
-  Case c = decode();
-  c.kv_len = 4000;
-  c.k_layout = c.v_layout = Layout::bshd;
-  return c;
-}
-
-/// The spans of one category by lane, as [begin, end) in the file's microseconds.
-using Lane = std::pair<int, int>;
-struct Span {
-  double begin, end;
-  std::string name;
-  Json args;
-};
-std::map<Lane, std::vector<Span>> spans(const Json& trace, const std::string& category) {
-  std::map<Lane, std::vector<Span>> result;
-  for (const Json& event : trace.at("traceEvents")) {
-    if (event.at("ph") != "X" || event.at("cat") != category) continue;
-    const double begin = event.at("ts"), duration = event.at("dur");
-    EXPECT_GE(duration, 0);
-    result[{event.at("pid"), event.at("tid")}].push_back(
-        {begin, begin + duration, event.at("name"), event.value("args", Json::object())});
-  }
-  return result;
-}
-
-std::int64_t number_after(const std::string& text, const std::string& words) {
-  const std::size_t at = text.find(words);
-  EXPECT_NE(at, std::string::npos) << words << " in " << text;
-  return at == std::string::npos ? -1 : std::stoll(text.substr(at + words.size()));
-}
 
 TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
   const Folder folder;
@@ -160,50 +61,6 @@ TEST(Trace, HasEveryTaskOfEveryRunOnceInTheLaneOfACore) {
     for (const auto& [run, count] : tasks_of_run)
       EXPECT_EQ(static_cast<std::int64_t>(seen[run].size()), count) << executor << " run " << run;
   }
-}
-
-// Whole tasks, and none that was there before is missing. ThreadSanitizer sees whether a task is written
-// before it counts.
-TEST(Trace, IsWrittenWhileOthersRun) {
-  const Folder folder;
-  const std::string file = folder.file("trace.json");
-  const Context context = traced(file);
-  std::atomic<bool> has_ended{false};
-  const std::jthread caller([&] {
-    const Problem problem(prefill());
-    for (int run = 0; run < 30; ++run) (void)problem.run(context);
-    has_ended.store(true, std::memory_order_relaxed);
-  });
-  std::size_t tasks_before = 0;
-  for (bool is_last = false; !is_last;) {
-    is_last = has_ended.load(std::memory_order_relaxed);
-    ASSERT_TRUE(context.write_trace().ok());
-    std::size_t tasks = 0;
-    for (const auto& [lane, found] : spans(Json::parse(contents(file)), "task")) tasks += found.size();
-    ASSERT_GE(tasks, tasks_before);
-    tasks_before = tasks;
-  }
-  EXPECT_GE(tasks_before, 30u);
-}
-
-TEST(Trace, IsWrittenBySeveralThreadsAtOnce) {
-  const Folder folder;
-  const std::string file = folder.file("trace.json");
-  const Context context = traced(file);
-  const Problem problem(prefill());
-  for (int run = 0; run < 4; ++run) (void)problem.run(context);
-  std::atomic<int> failed{0};
-  std::vector<std::thread> writers;
-  for (int t = 0; t < 4; ++t) {
-    writers.emplace_back([&] {
-      for (int i = 0; i < 20; ++i) {
-        if (!context.write_trace().ok() || !Json::accept(contents(file))) ++failed;
-      }
-    });
-  }
-  for (std::thread& writer : writers) writer.join();
-  EXPECT_EQ(failed, 0);
-  EXPECT_EQ(folder.names(), std::set<std::string>{"trace.json"});
 }
 
 TEST(Trace, CountsWhatTheOtherCallsRead) {
@@ -416,81 +273,6 @@ TEST(Trace, ChangesNoBit) {
     const Problem problem(c);
     EXPECT_TRUE(same_bits(problem.run(context), problem.run(context_of(plain))));
   }
-}
-
-TEST(Trace, NothingIsLeftBesideTheFile) {
-  const Folder folder;
-  {
-    Context first = traced(folder.file("trace.json")), second = traced(folder.file("trace.json"));
-    EXPECT_NE(second.describe().find("trace " + folder.file("trace.json.2")), std::string::npos)
-        << second.describe();
-    EXPECT_TRUE(first.write_trace().ok());
-    EXPECT_TRUE(first.write_trace().ok());
-  }
-  EXPECT_EQ(folder.names(), (std::set<std::string>{"trace.json", "trace.json.2"}));
-  EXPECT_TRUE(Json::accept(contents(folder.file("trace.json.2"))));
-}
-
-TEST(Trace, AFileThatCannotBeWrittenIsAnErrorAtOnce) {
-  ContextOptions options;
-  options.trace = "/no/such/folder/trace.json";
-  Context context;
-  const Status status = Context::create(options, &context);
-  EXPECT_EQ(status.code(), Code::invalid_argument);
-  for (const char* word : {"trace", "/no/such/folder/trace.json", "expected"})
-    EXPECT_NE(status.message().find(word), std::string::npos) << status.message();
-  EXPECT_FALSE(context);
-}
-
-TEST(Trace, AFolderThatIsGoneIsAnErrorOfWriteTrace) {
-  Context context;
-  {
-    const Folder folder;
-    context = traced(folder.file("trace.json"));
-  }
-  const Status status = context.write_trace();
-  EXPECT_EQ(status.code(), Code::unsupported) << status.message();
-  EXPECT_NE(status.message().find("trace.json"), std::string::npos) << status.message();
-}
-
-TEST(Trace, NobodyWritesWhereNoneWasAskedFor) {
-  const Status status = context_of(ContextOptions{}).write_trace();
-  EXPECT_EQ(status.code(), Code::invalid_argument);
-  EXPECT_NE(status.message().find("KUMIKO_TRACE"), std::string::npos) << status.message();
-  EXPECT_EQ(Context().write_trace().code(), Code::invalid_argument);
-}
-
-// A slot keeps 2^16 tasks; later ones are counted, with their phases.
-TEST(Trace, AFullTraceCountsWhatItDrops) {
-  const Folder folder;
-  const std::string file = folder.file("trace.json");
-  {
-    ContextOptions options;
-    options.num_threads = 1;
-    options.trace = file;
-    Context context;
-    ASSERT_TRUE(Context::create(options, &context).ok());
-    Case c;
-    c.batch = 1024;
-    c.q_heads = c.kv_heads = 32;
-    const Problem problem(c);
-    for (int run = 0; run < 3; ++run) (void)problem.run(context);
-  }
-  const std::string text = contents(file);
-  // A task and its four phases: queries, decode, merge, store.
-  EXPECT_EQ(number_after(text, "\"dropped_events\": "), (3 * 1024 * 32 - (1 << 16)) * 5);
-}
-
-TEST(TraceProcess, TheContextOfTheProcessIsWrittenWhenItEnds) {
-  const Folder folder;
-  const std::string file = folder.file("trace.json");
-  const ProbeResult result = probe({"KUMIKO_TRACE=" + file}, {"one_shot=1"});
-  EXPECT_EQ(result.out.find("code 0\n"), 0u) << result.out;
-  EXPECT_EQ(result.err, "");
-  EXPECT_FALSE(spans(Json::parse(contents(file)), "task").empty());
-  const ProbeResult bad = probe({"KUMIKO_TRACE=/no/such/folder/trace.json"});
-  EXPECT_EQ(bad.out.find("code 4\n"), 0u) << bad.out;
-  EXPECT_TRUE(bad.says("KUMIKO_TRACE")) << bad.out;
 }
 
 }  // namespace

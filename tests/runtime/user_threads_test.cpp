@@ -13,7 +13,9 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/key_parts.h"
 #include "runtime/kv_append.h"
+#include "tests/runtime/backward_case.h"
 #include "tests/runtime/case.h"
 #include "tests/runtime/contexts.h"
 #include "tests/scheduler/deny_syscalls.h"
@@ -146,6 +148,10 @@ TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
   ASSERT_TRUE(attention_forward(*context, problem.args()).ok());
   std::optional<Plan> prepared(std::in_place);
   ASSERT_TRUE(plan(*context, problem.args(), &*prepared).ok());
+  const BackwardProblem gradients({.forward = some_case(1)}, *context);
+  std::optional<BackwardPlan> planned_gradients(std::in_place);
+  ASSERT_TRUE(plan_backward(*context, gradients.args(), &*planned_gradients).ok());
+  gradients.poison_gradients();
   const std::string trace = std::string(testing::TempDir()) + "kumiko-forked-" + std::to_string(getpid());
   ContextOptions options;
   options.executor = "serial";
@@ -172,12 +178,24 @@ TEST_P(Forked, AContextOfTheParentIsRefusedAndMayBeDestroyed) {
     const AttentionState state{problem.args().v, problem.args().lse.data};
     if (!is_refused(merge_states(*context, {&state, 1}, problem.args().out))) return 11;
     if (!is_refused(kv_append(*context, KvAppendArgs{}))) return 12;
+    const ConstTensor& q = problem.args().q;
+    if (!is_refused(quantize_rows(*context, q, problem.args().out, problem.args().lse))) return 14;
+    if (!is_refused(pack_key_pages(*context, q, problem.args().out))) return 15;
+    if (!is_refused(unpack_key_pages(*context, q, problem.args().out))) return 16;
+    float states = 0;
+    if (!is_refused(attention_split_states(*context, problem.args(), {}, &states))) return 17;
+    BackwardPlan no_gradients;
+    if (!is_refused(attention_backward(*context, gradients.args()))) return 18;
+    if (!is_refused(plan_backward(*context, gradients.args(), &no_gradients)) || no_gradients) return 19;
+    if (!is_refused(planned_gradients->run(gradients.args()))) return 20;
     DomainMemory memory;
     if (!is_refused(context->allocate(0, 8, &memory))) return 6;
     if (!is_refused(traced->write_trace())) return 13;
     if (!problem.outputs_untouched()) return 5;
     if (context->describe().empty() || prepared->explain().empty()) return 7;
+    if (!gradients.outputs_untouched()) return 21;
     prepared.reset();
+    planned_gradients.reset();
     context.reset();
     traced.reset();
     return 0;

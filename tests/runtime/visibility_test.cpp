@@ -16,16 +16,7 @@ namespace kumiko::test {
 namespace {
 
 struct Visibility : ::testing::TestWithParam<std::string> {
-  std::vector<Context> contexts = [] {
-    std::vector<Context> list;
-    for (const char* topology : {"core:1 pu:1", "core:3 pu:1", "numa:2 core:2 pu:1"}) {
-      ContextOptions options;
-      options.isa = GetParam();
-      options.topology = topology;
-      list.push_back(context_of(options));
-    }
-    return list;
-  }();
+  std::vector<Context> contexts = contexts_of(GetParam());
   Random random{test_seed(404)};
 
   Case shape() {
@@ -36,11 +27,7 @@ struct Visibility : ::testing::TestWithParam<std::string> {
   Outcome run(const Problem& problem, const AttentionArgs& args, Pipeline pipeline) {
     AttentionArgs with = args;
     with.pipeline = pipeline;
-    problem.poison_outputs();
-    const Status status = attention_forward(random.pick(contexts), with);
-    EXPECT_TRUE(status.ok()) << status.message();
-    EXPECT_TRUE(problem.borders_intact());
-    return problem.outcome();
+    return problem.run(random.pick(contexts), with);
   }
 };
 
@@ -124,16 +111,8 @@ TEST_P(Visibility, ChunksHaveTheBitsOfOnePrefill) {
       part.q.data = static_cast<const float*>(part.q.data) + first * part.q.stride[2];
       part.q.shape[2] = last - first;
       part.k.shape[2] = part.v.shape[2] = c.kv_len - c.q_len + last;
-      const GuardedTensor out({1, c.q_heads, last - first, c.v_head_dim}, Layout::bhsd, Flush::back);
-      part.out = out.output();
-      part.lse = {};
-      const Status status = attention_forward(random.pick(contexts), part);
-      ASSERT_TRUE(status.ok()) << status.message();
-      std::vector<float> want;
-      for (std::int64_t h = 0; h < c.q_heads; ++h)
-        want.insert(want.end(), whole.out.begin() + (h * c.q_len + first) * c.v_head_dim,
-                    whole.out.begin() + (h * c.q_len + last) * c.v_head_dim);
-      ASSERT_TRUE(same_bits(out.elements(), want)) << "rows " << first << ".." << last;
+      ASSERT_TRUE(gives_rows(random.pick(contexts), part, whole, first, last))
+          << "rows " << first << ".." << last;
     }
   }
 }

@@ -81,6 +81,14 @@ TEST(Bits, DistanceCountsRepresentableValues) {
   EXPECT_EQ(ulp_distance(-tiny, tiny), 2);
 }
 
+TEST(Bits, RoundedOnceIsToTheNearestOfTheType) {
+  const float exact[] = {1.00390625f, -3.0f}, right[] = {1.0f, -3.0f}, other[] = {1.0078125f, -3.0f};
+  EXPECT_TRUE(are_rounded_once(right, exact, DataType::bf16));
+  EXPECT_FALSE(are_rounded_once(other, exact, DataType::bf16));
+  EXPECT_TRUE(are_rounded_once(exact, exact, DataType::f16));
+  EXPECT_FALSE(are_rounded_once(std::span(right).first(1), exact, DataType::bf16));
+}
+
 TEST(Bits, SignOfZeroAndPayloadOfNanCount) {
   const float a[] = {0.0f, poison()}, b[] = {-0.0f, poison()},
               c[] = {0.0f, std::numeric_limits<float>::quiet_NaN()};

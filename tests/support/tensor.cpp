@@ -5,6 +5,8 @@
 #include <bit>
 
 #include "kernels/element.h"
+#include "tests/support/bits.h"
+#include "tests/support/bochs.h"
 
 namespace kumiko::test {
 
@@ -187,6 +189,14 @@ float widen(DataType type, std::uint16_t bits) {
 
 float rounded(DataType type, float x) {
   return type == DataType::f32 ? x : widen(type, narrow(type, x));
+}
+
+::testing::AssertionResult are_rounded_once(std::span<const float> got, std::span<const float> exact,
+                                            DataType type) {
+  std::vector<float> want(exact.begin(), exact.end());
+  for (float& x : want) x = rounded(type, x);
+  if (type == DataType::f16 && got.size() == want.size()) allow_bochs_ties(got, exact, want);
+  return same_bits(got, want);
 }
 
 NarrowTensor::NarrowTensor(const GuardedTensor& like, DataType type, Flush flush)

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,9 @@ class NarrowTensor {
 };
 /// A value stored as `type` and read back.
 float rounded(DataType type, float x);
+/// Whether `got`, read from a tensor of `type`, are the `exact` numbers, each rounded once, bit for bit.
+::testing::AssertionResult are_rounded_once(std::span<const float> got, std::span<const float> exact,
+                                            DataType type);
 
 /// [batch, heads, seq] log-sum-exp with gaps, between guard pages.
 class GuardedLse {
