@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,17 +52,22 @@ void check_case(const Case& c) {
   const std::int64_t rows = s.q_heads * (s.cu_seqlens_q.empty() ? s.batch * s.q_len : s.cu_seqlens_q.back());
   std::vector<std::int64_t> sampled = {0, rows - 1};
   for (int i = 0; i < 6; ++i) sampled.push_back(random.below(rows));
-  double furthest = 0;
+  std::set<std::int64_t> compared;
+  std::string wrong;
   problem.answer(set, {}, [&](const Row& row) {
     const std::int64_t index = problem.row_at(row.batch, row.head, row.row, 1);
     if (std::find(sampled.begin(), sampled.end(), index) == sampled.end()) return true;
     const std::vector<double> defined = problem.defined_row(set, row.batch, row.head, row.row);
     const std::lock_guard lock(mutex);
-    for (std::size_t d = 0; d < defined.size(); ++d)
-      furthest = std::max(furthest, std::abs(defined[d] - row.want[d]));
+    compared.insert(index);
+    for (std::size_t d = 0; d < defined.size(); ++d) {
+      const double apart = std::abs(defined[d] - row.want[d]);
+      if (!(apart < 1e-11)) wrong = std::to_string(apart);  // NaN, too
+    }
     return true;
   });
-  expect(furthest < 1e-11, s, "differs from the definition by " + std::to_string(furthest));
+  expect(wrong.empty(), s, "differs from the definition by " + wrong);
+  expect(compared == std::set(sampled.begin(), sampled.end()), s, "rows that were to be compared were not");
 
   write(problem, set, {.rounds_weights = true});
   const std::string right = problem.check(set);

@@ -66,13 +66,15 @@ def test_rotation_by_tables(step, interleaved, width):
         assert same(out, rotated(query, table, interleaved))
 
 
-def test_computed_angles_are_those_of_the_table(step):
+@pytest.mark.parametrize("theta", [None, 500.0])
+def test_computed_angles_are_those_of_the_table(step, theta):
     query, key, value, keys, values = step
-    want = kumiko.kv_append(key, value, keys, values, SLOTS, query=query, positions=POSITIONS, cos_sin=cos_sin(16))
-    found = kumiko.kv_append(key, value, keys, values, SLOTS, query=query, positions=POSITIONS, rotary_dim=16)
+    base = {} if theta is None else {"rope_theta": theta}
+    want = kumiko.kv_append(key, value, keys, values, SLOTS, query=query, positions=POSITIONS, cos_sin=cos_sin(16, theta=theta or 10000.0))
+    found = kumiko.kv_append(key, value, keys, values, SLOTS, query=query, positions=POSITIONS, rotary_dim=16, **base)
     assert np.allclose(found.astype(np.float64), want.astype(np.float64), rtol=1e-2 if want.dtype.itemsize == 2 else 1e-6, atol=1e-6)
     halved = kumiko.kv_append(
-        key, value, keys, values, SLOTS, query=query, positions=[2 * p for p in POSITIONS], rotary_dim=16, rope_scale=0.5
+        key, value, keys, values, SLOTS, query=query, positions=[2 * p for p in POSITIONS], rotary_dim=16, rope_scale=0.5, **base
     )
     assert same(halved, found)
 

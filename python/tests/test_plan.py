@@ -143,6 +143,10 @@ def test_what_a_plan_says(tensors):
     fast = plan.predict(core_flops=2e9, core_bandwidth=1e10, domain_bandwidth=1e10, start_seconds=1e-3)
     assert slow.seconds >= slow.attainable_seconds > fast.attainable_seconds > 0 and slow.seconds > 1e-3
     assert plan.predict(core_flops=0, core_bandwidth=0, domain_bandwidth=0) == (0, 0)
+    assert slow.seconds > slow.attainable_seconds
+    reading = {"core_flops": 1e30, "core_bandwidth": 1.0, "domain_bandwidth": 1e30}
+    of_core, of_domain = plan.predict(**reading), plan.predict(**{**reading, "core_bandwidth": 1e30, "domain_bandwidth": 0.5})
+    assert of_domain.seconds > of_core.seconds > 1
 
 
 def test_runs_and_updates_from_many_threads(tensors):

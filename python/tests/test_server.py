@@ -83,6 +83,16 @@ def test_kvcache(random, step, given, meant):
     assert np.array_equal(lse, np.concatenate([one for _, one in wanted]))
 
 
+def test_slopes_of_a_cache(random, step):
+    slopes = random.random((len(KEYS), 4)).astype(np.float32)
+    k, v, table = pages_of(random, step, 16)
+    q = random.standard_normal((len(KEYS), 1, 4, 16)).astype(k.dtype)
+    wanted = [kumiko.attention(q[b][None], *(x[None] for x in tensors[1:]), layout="bshd", alibi_slopes=slopes[b])[0] for b, tensors in enumerate(step)]
+    found = kumiko.attention_with_kvcache(q, k, v, cache_seqlens=KEYS, block_table=table, alibi_slopes=slopes)
+    assert np.array_equal(found, wanted)
+    assert not np.array_equal(found, kumiko.attention_with_kvcache(q, k, v, cache_seqlens=KEYS, block_table=table))
+
+
 def test_kvcache_without_pages(random):
     q, k, v = (random.standard_normal((2, length, heads, 8)).astype(np.float32) for length, heads in ((1, 4), (30, 2), (30, 2)))
     wanted = kumiko.attention(q, k[:, :21], v[:, :21], layout="bshd")

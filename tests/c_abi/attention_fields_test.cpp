@@ -254,5 +254,21 @@ TEST_F(AttentionFieldsTest, AllTogetherGiveTheSameBits) {
   expect_all_fields_together(attention_table(), cpp, c, see_cpp(), see_c());
 }
 
+TEST_F(AttentionFieldsTest, BothTimesOfAPredictionAreThoseOfCpp) {
+  Plan plan;
+  ASSERT_TRUE(kumiko::plan(cpp_context, cpp, &plan).ok());
+  kumiko_plan* c_plan = nullptr;
+  ASSERT_EQ(kumiko_plan_create(c_context, &c, &c_plan), KUMIKO_OK) << kumiko_last_error();
+  const Prediction want = plan.predict(
+      {.core_flops = 1e9, .core_bandwidth = 2e9, .domain_bandwidth = 3e9, .start_seconds = 1e-3});
+  EXPECT_GT(want.seconds, want.attainable_seconds);
+  const kumiko_machine_rates rates = {1e9, 2e9, 3e9, 1e-3};
+  double seconds = 0, attainable = 0;
+  EXPECT_EQ(kumiko_plan_predict(c_plan, &rates, &seconds, &attainable), KUMIKO_OK);
+  EXPECT_EQ(seconds, want.seconds);
+  EXPECT_EQ(attainable, want.attainable_seconds);
+  kumiko_plan_destroy(c_plan);
+}
+
 }  // namespace
 }  // namespace kumiko::test

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every option of a context and the arguments of allocate, through both interfaces.
+#include <cstdio>
+#include <fstream>
+
 #include "tests/c_abi/fields.h"
 
 namespace kumiko::test {
@@ -75,6 +78,22 @@ TEST(ContextFields, EachCountsInC) {
 TEST(ContextFields, AllTogetherGiveTheSameContext) {
   expect_all_fields_together(option_table(), ContextOptions{},
                              kumiko_context_options KUMIKO_CONTEXT_OPTIONS_INIT, see_cpp, see_c);
+}
+
+TEST(ContextFields, WriteTraceReplacesTheFile) {
+  const std::string file = testing::TempDir() + "kumiko_c_trace.json";
+  kumiko_context_options options = KUMIKO_CONTEXT_OPTIONS_INIT;
+  options.executor = "serial";
+  options.trace = file.c_str();
+  kumiko_context* context = nullptr;
+  ASSERT_EQ(kumiko_context_create(&options, &context), KUMIKO_OK) << kumiko_last_error();
+  ASSERT_EQ(std::remove(file.c_str()), 0);
+  EXPECT_EQ(kumiko_context_write_trace(context), KUMIKO_OK) << kumiko_last_error();
+  std::string line;
+  EXPECT_TRUE(std::getline(std::ifstream(file), line));
+  EXPECT_NE(line.find("displayTimeUnit"), std::string::npos) << line;
+  kumiko_context_destroy(context);
+  std::remove(file.c_str());
 }
 
 TEST(ContextFields, AllocateTakesItsDomainAndItsSize) {

@@ -50,6 +50,15 @@ static void test_sequences(const kumiko_context* context, kumiko_communicator* c
       kumiko_rows_of_rank(KUMIKO_ROWS_ZIGZAG, kKeys, ranks, rank, 2, &intervals[0][0], &rows);
   EXPECT(count >= 0 && count <= 2 && rows >= 0);
   if (ranks == 1) EXPECT(count == 1 && rows == kKeys && intervals[0][0] == 0 && intervals[0][1] == kKeys);
+  /* Two splits of four for each of two ranks: the outer ones, of which there is room for one, and the inner.
+   */
+  int64_t first[2][2] = {{-1, -1}, {-1, -1}}, all = 0;
+  EXPECT(kumiko_rows_of_rank(KUMIKO_ROWS_ZIGZAG, 2048, 2, 0, 1, &first[0][0], &all) == 2 && all == 1024);
+  EXPECT(first[0][0] == 0 && first[0][1] == 512 && first[1][0] == -1 && first[1][1] == -1);
+  EXPECT(kumiko_rows_of_rank(KUMIKO_ROWS_CYCLIC, 2048, 2, 1, 2, &first[0][0], NULL) == 2);
+  EXPECT(first[0][0] == 512 && first[0][1] == 1024 && first[1][0] == 1536 && first[1][1] == 2048);
+  EXPECT(kumiko_rows_of_rank(KUMIKO_ROWS_CONTIGUOUS, 2048, 2, 1, 2, &first[0][0], NULL) == 1);
+  EXPECT(first[0][0] == 1024 && first[0][1] == 2048);
   float *q = filled(rows * kHeads * kDim, 0.5f), *v = filled(rows * kHeads * kDim, 1.0f),
         *out = filled(rows * kHeads * kDim, -1.0f);
   kumiko_attention_args local = KUMIKO_ATTENTION_ARGS_INIT;
@@ -68,6 +77,36 @@ static void test_sequences(const kumiko_context* context, kumiko_communicator* c
   EXPECT(text && strstr(text, "algorithm: ring, as asked for") && strstr(text, "predicted broadcast: "));
   EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_OK);
   EXPECT(all_are(out, rows * kHeads * kDim, 1.0f));
+  args.algorithm = KUMIKO_DISTRIBUTED_AUTOMATIC;
+  EXPECT(kumiko_sequence_parallel_explain(context, communicator, &args, &text) == KUMIKO_OK);
+  EXPECT(text && strstr(text, ", the fastest by the model"));
+  args.block_keys = 100;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "block_keys is 100"));
+  args.block_keys = 0;
+  args.num_sequences = -1;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "args->num_sequences is -1, expected 0..2147483647"));
+  args.num_sequences = 1;
+  args.lengths = NULL;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "args->lengths is NULL, expected two lengths for each sequence"));
+  args.lengths = lengths;
+  args.local = NULL;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "args->local is NULL, expected a kumiko_attention_args"));
+  args.local = &local;
+  EXPECT(kumiko_sequence_parallel_forward(context, communicator, NULL) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "args is NULL, expected a kumiko_sequence_parallel_args"));
+  EXPECT(kumiko_sequence_parallel_forward(NULL, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "context is NULL"));
+  text = "as it was";
+  EXPECT(kumiko_sequence_parallel_explain(NULL, communicator, &args, &text) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(kumiko_sequence_parallel_explain(context, NULL, &args, &text) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(kumiko_sequence_parallel_explain(context, communicator, NULL, &text) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strcmp(text, "as it was") == 0);
+  EXPECT(kumiko_sequence_parallel_explain(context, communicator, &args, NULL) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "text is NULL"));
   /* An error of one rank's own conversion is that of all. */
   if (rank == ranks - 1) args.distribution = 9;
   EXPECT(kumiko_sequence_parallel_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
@@ -124,6 +163,11 @@ static void test_cache(const kumiko_context* context, kumiko_communicator* commu
   args.struct_size = 3;
   EXPECT(kumiko_sharded_cache_forward(context, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
   EXPECT(strstr(kumiko_last_error(), "on rank 0: args->struct_size is 3"));
+  EXPECT(kumiko_sharded_cache_forward(context, communicator, NULL) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "on rank 0: args is NULL"));
+  EXPECT(kumiko_sharded_cache_forward(NULL, communicator, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(kumiko_sharded_cache_forward(context, NULL, &args) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "communicator is NULL"));
   free(q), free(k), free(v), free(out);
 }
 
@@ -134,10 +178,25 @@ int main(int argc, char** argv) {
   EXPECT(kumiko_context_create(NULL, &context) == KUMIKO_OK);
   EXPECT(kumiko_communicator_create(MPI_COMM_NULL, NULL, &communicator) == KUMIKO_INVALID_ARGUMENT);
   EXPECT(strstr(kumiko_last_error(), "comm is MPI_COMM_NULL"));
-  kumiko_machine machine = KUMIKO_MACHINE_INIT;
+  EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, NULL, NULL) == KUMIKO_INVALID_ARGUMENT);
+  EXPECT(strstr(kumiko_last_error(), "communicator is NULL"));
+  /* Each rate and time is that of its name. */
+  const kumiko_machine plain = KUMIKO_MACHINE_INIT;
+  const char* const names[] = {"latency_seconds is -1", "message_seconds is -1", "machine.flops is -1",
+                               "machine.bandwidth is -1"};
+  for (int field = 0; field < 4; ++field) {
+    kumiko_machine wrong = plain;
+    *(field == 0   ? &wrong.latency_seconds
+      : field == 1 ? &wrong.message_seconds
+      : field == 2 ? &wrong.flops
+                   : &wrong.bandwidth) = -1;
+    EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &wrong, &communicator) == KUMIKO_INVALID_ARGUMENT);
+    EXPECT(strstr(kumiko_last_error(), names[field]));
+  }
+  kumiko_machine machine = plain;
   machine.link_bandwidth = -1;
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);
-  EXPECT(strstr(kumiko_last_error(), "bandwidth is -1"));
+  EXPECT(strstr(kumiko_last_error(), "on rank 0: bandwidth is -1"));
   machine.link_bandwidth = 6.8e9;
   machine.overlap = 1.5;
   EXPECT(kumiko_communicator_create(MPI_COMM_WORLD, &machine, &communicator) == KUMIKO_INVALID_ARGUMENT);

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <thread>
 
-#include "tests/distributed/memory.h"
+#include "tests/distributed/paged_decode.h"
 #include "tests/distributed/ranks.h"
 
 namespace {
@@ -99,8 +99,6 @@ struct Problem {
   static constexpr std::int64_t kKeys = 3000, kHeads = 8, kDim = 8;
   Context context;
   std::vector<float> q, k, v, out;
-  std::vector<std::int32_t> table;
-  const std::int32_t length = kKeys;
   distributed::SequenceLengths lengths{kKeys, kKeys};
 
   Problem() {
@@ -127,27 +125,12 @@ struct Problem {
     return distributed::attention_forward(context, communicator, args);
   }
   Status run_cache(const distributed::Communicator& communicator) {
-    constexpr std::int64_t kPages = (kKeys + 511) / 512;
-    const auto count = static_cast<std::size_t>(kPages * 512 * kHeads * kDim);
-    q.assign(kHeads * kDim, 0.5f), k.assign(count, 0.5f), v.assign(count, 1.0f),
-        out.assign(kHeads * kDim, -1.0f);
-    table.clear();
-    for (std::int32_t page = 0; page < kPages; ++page) table.push_back(page);
-    AttentionArgs args;
-    args.q = ConstTensor::bhsd(q.data(), 1, kHeads, 1, kDim);
-    args.k = ConstTensor::bhsd(k.data(), kPages, kHeads, 512, kDim);
-    args.v = ConstTensor::bhsd(v.data(), kPages, kHeads, 512, kDim);
-    args.out = Tensor::bhsd(out.data(), 1, kHeads, 1, kDim);
-    args.seqused_k = &length;
-    args.block_table = table.data(), args.max_pages = kPages;
-    return distributed::attention_forward(context, communicator, args);
+    PagedDecode decode(kKeys, kHeads, kDim);
+    const Status status = distributed::attention_forward(context, communicator, decode.args());
+    out = decode.out;
+    return status;
   }
-  bool is_right() const {
-    for (const float x : out) {
-      if (x < 0.999f || x > 1.001f) return false;
-    }
-    return true;
-  }
+  bool is_right() const { return PagedDecode::all_are_one(out); }
 };
 
 /// Fails each of the first calls of `name` on each rank in turn.

@@ -8,7 +8,7 @@
 #include <new>
 #include <string>
 
-#include "tests/distributed/memory.h"
+#include "tests/distributed/paged_decode.h"
 #include "tests/distributed/ranks.h"
 
 namespace {
@@ -85,8 +85,7 @@ TEST(Memory, IsTwoBlocksAndStates) {
   const Status status = sequence.run(Algorithm::ring);
   ASSERT_TRUE(status.ok()) << status.message();
   const std::size_t taken = g_taken;
-  EXPECT_TRUE(std::all_of(sequence.out.begin(), sequence.out.end(),
-                          [](float x) { return x > 0.999f && x < 1.001f; }));
+  EXPECT_TRUE(PagedDecode::all_are_one(sequence.out));
   const std::size_t block = 1024 * Sequence::kHeads * 2 * Sequence::kDim * sizeof(float),
                     states = static_cast<std::size_t>(sequence.q_rows) * Sequence::kHeads *
                              (Sequence::kDim + 2) * 4,
@@ -154,27 +153,18 @@ TEST(Memory, ThatCannotBeHadAtAnyTimeIsAStatusOnAll) {
 
 // The same over a cache, whose outputs are written where all ranks have succeeded, and nowhere else.
 TEST(Memory, OfACacheThatCannotBeHadIsAStatusOnAll) {
-  constexpr std::int64_t kPages = 6, kHeads = 2, kDim = 8;
-  const std::vector<float> q(kHeads * kDim, 0.5f), k(kPages * 512 * kHeads * kDim, 0.5f), v(k.size(), 1.0f);
-  const std::int32_t length = 3000, table[kPages] = {0, 1, 2, 3, 4, 5};
+  PagedDecode decode;
   ContextOptions options;
   options.num_threads = 1;
   Context context;
   ASSERT_TRUE(Context::create(options, &context).ok());
   int failures = 0;
   for (long n = 0;; ++n) {
-    std::vector<float> out(q.size(), -1.0f);
-    float lse[kHeads] = {}, whole[kHeads] = {};
-    AttentionArgs args;
-    args.q = ConstTensor::bhsd(q.data(), 1, kHeads, 1, kDim);
-    args.k = ConstTensor::bhsd(k.data(), kPages, kHeads, 512, kDim);
-    args.v = ConstTensor::bhsd(v.data(), kPages, kHeads, 512, kDim);
-    args.out = Tensor::bhsd(out.data(), 1, kHeads, 1, kDim);
-    args.seqused_k = &length;
-    args.block_table = table, args.max_pages = kPages;
+    float lse[2] = {}, whole[2] = {};
+    AttentionArgs args = decode.args();
     args.lse = {whole, {}};
     ASSERT_TRUE(attention_forward(context, args).ok());
-    out.assign(out.size(), -1.0f);
+    decode.clear();
     args.lse = {lse, {}};
     distributed::Communicator fresh;
     ASSERT_TRUE(distributed::Communicator::create(MPI_COMM_WORLD, {}, &fresh).ok());
@@ -187,11 +177,9 @@ TEST(Memory, OfACacheThatCannotBeHadIsAStatusOnAll) {
     MPI_Allreduce(codes, all, 2, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
     EXPECT_EQ(all[0], -all[1]) << "piece " << n << ": " << status.message();
     EXPECT_TRUE(status.ok() || status.code() == Code::out_of_memory) << status.message();
-    EXPECT_TRUE(std::all_of(out.begin(), out.end(),
-                            [&](float x) { return status.ok() ? x > 0.999f && x < 1.001f : x == -1.0f; }))
-        << "piece " << n;
+    EXPECT_TRUE(status.ok() ? decode.is_right() : decode.is_untouched()) << "piece " << n;
     // Of all keys, those of a rank that failed among them.
-    EXPECT_TRUE(!status.ok() || std::equal(lse, lse + kHeads, whole)) << "piece " << n;
+    EXPECT_TRUE(!status.ok() || std::equal(lse, lse + 2, whole)) << "piece " << n;
     failures += !status.ok();
     MPI_Allreduce(&is_over, &over, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
     if (over) break;

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "tests/distributed/memory.h"
+#include "tests/distributed/paged_decode.h"
 #include "tests/distributed/ranks.h"
 
 namespace kumiko::test {
@@ -17,35 +17,17 @@ int level() {
   return provided;
 }
 
-/// A decode over pages of 512 whose values are all 1.
-struct Decode {
-  static constexpr std::int64_t kPages = 6, kHeads = 2, kDim = 8;
+struct Decode : PagedDecode {
   Context context;
-  std::vector<float> q, k, v, out;
-  std::vector<std::int32_t> table{0, 1, 2, 3, 4, 5};
-  const std::int32_t length = 3000;
 
-  Decode() : q(kHeads * kDim, 0.5f), k(kPages * 512 * kHeads * kDim, 0.5f), v(k.size(), 1.0f), out(q.size()) {
+  Decode() {
     ContextOptions options;
     options.num_threads = 1;
     EXPECT_TRUE(Context::create(options, &context).ok());
   }
   Status run(const distributed::Communicator& communicator) {
-    out.assign(out.size(), -1.0f);
-    AttentionArgs args;
-    args.q = ConstTensor::bhsd(q.data(), 1, kHeads, 1, kDim);
-    args.k = ConstTensor::bhsd(k.data(), kPages, kHeads, 512, kDim);
-    args.v = ConstTensor::bhsd(v.data(), kPages, kHeads, 512, kDim);
-    args.out = Tensor::bhsd(out.data(), 1, kHeads, 1, kDim);
-    args.seqused_k = &length;
-    args.block_table = table.data(), args.max_pages = kPages;
-    return distributed::attention_forward(context, communicator, args);
-  }
-  bool is_right() const {
-    for (const float x : out) {
-      if (x < 0.999f || x > 1.001f) return false;
-    }
-    return true;
+    clear();
+    return distributed::attention_forward(context, communicator, args());
   }
 };
 

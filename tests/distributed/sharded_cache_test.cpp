@@ -113,6 +113,52 @@ TEST_F(ShardedCache, ErrorsAreTheSameOnAllRanks) {
       Code::invalid_argument, "q_scale differs between ranks");
 }
 
+// What every rank must have alike, whatever kind of call it is: without the check ranks would wait for ever,
+// or take a message for another.
+TEST_F(ShardedCache, EachThingThatDiffersIsNamed) {
+  if (world_size() == 1) GTEST_SKIP() << "nothing can differ";
+  StepShape shape;
+  shape.sequences = {{1, 3000}, {3, 700}};
+  shape.q_heads = 4, shape.kv_heads = 2, shape.type = DataType::bf16;
+  shape.bias = shape.is_int8 = shape.sinks = shape.row_max = true;
+  static constexpr std::int32_t kEnds[] = {0, 1, 3};  // which leaves a query to nobody
+  const struct {
+    const char* name;
+    void (*change)(AttentionArgs&);
+  } rows[] = {
+      {"q", [](auto& a) { a.q.shape[1] = a.out.shape[1] = a.bias.shape[1] = 2; }},
+      {"q", [](auto& a) { a.q.shape[2] = a.out.shape[2] = a.bias.shape[2] = 3; }},
+      {"k", [](auto& a) { a.k.shape[1] = a.v.shape[1] = 1; }},
+      {"v", [](auto& a) { a.v.shape[3] = a.out.shape[3] = 8; }},
+      {"out", [](auto& a) { a.out.dtype = DataType::bf16; }},
+      {"lse", [](auto& a) { a.lse = {}; }},
+      {"row_max", [](auto& a) { a.row_max = {}; }},
+      {"bias", [](auto& a) { a.bias = {}; }},
+      {"k_scale", [](auto& a) { a.k_scale = {}; }},
+      {"scale", [](auto& a) { a.scale = 0.5f; }},
+      {"causal_alignment", [](auto& a) { a.causal_alignment = CausalAlignment::top_left; }},
+      {"window_right", [](auto& a) { a.window_right = 3; }},
+      {"lse_with_sink", [](auto& a) { a.lse_with_sink = false; }},
+      {"lse_base", [](auto& a) { a.lse_base = LseBase::two; }},
+      {"precision", [](auto& a) { a.precision = Precision::int8; }},
+      {"sinks", [](auto& a) { a.sinks = nullptr; }},
+  };
+  for (const auto& row : rows) {
+    SCOPED_TRACE(row.name);
+    ShardedStep step(shape);
+    AttentionArgs args = step.own();
+    args.cu_seqlens_q = kEnds;
+    args.kv_indptr = nullptr;
+    if (world_rank() == world_size() - 1) row.change(args);
+    const Status status = distributed::attention_forward(context, world(), args);
+    EXPECT_EQ(status.code(), Code::invalid_argument) << status.message();
+    EXPECT_EQ(status.message(), std::string(row.name) + " differs between ranks; expected the same on all");
+    EXPECT_TRUE(same_on_all_ranks(status));
+    EXPECT_TRUE(step.outputs_untouched());
+    if (HasFailure()) return;  // Whoever misses one leaves the ranks out of step.
+  }
+}
+
 // MPI counts in int, and places as well: each rank's part fits here, and all together do not. Without the
 // check ranks would take 5 GB each; with the limit they cannot.
 TEST_F(ShardedCache, ResultsThatMpiCannotPlace) {

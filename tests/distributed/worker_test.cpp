@@ -41,7 +41,6 @@ TEST(Worker, EndsWhatItHasBegun) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       ended = true;
     });
-    worker.wait();
   }
   EXPECT_TRUE(ended);
 }

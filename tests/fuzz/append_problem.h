@@ -6,46 +6,39 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <vector>
 
-#include "tests/fuzz/input.h"
-#include "tests/fuzz/memory.h"
+#include "tests/fuzz/conversion.h"
 
 namespace kumiko::fuzz {
 
-class AppendProblem {
+class AppendProblem : public Conversion {
  public:
   explicit AppendProblem(Input& input);
-  AppendProblem(const AppendProblem&) = delete;
 
   /// Changes one thing that matters. The call must then be refused.
   void add_fault(Input& input);
-  bool is_refused() const { return is_refused_; }
-
-  const kumiko_kv_append_args& args() const { return args_; }
-  void poison_outputs();
-  bool outputs_untouched() const;
-  /// Outside the rows of slots.
-  void check_rest_is_poisoned() const;
-  std::vector<unsigned char> outputs() const;
+  const kumiko_kv_append_args& args() const { return *args_; }
+  kumiko_status call(const kumiko_context* context) const override;
+  /// Outside the rows of slots nothing is written.
+  void check_outputs() const override;
 
  private:
   std::int64_t tokens() const { return batch_ * seq_; }
   template <class Tensor>
-  void add(std::array<std::int64_t, 4> shape, Layout::Order order, std::int64_t pad, std::int32_t type,
-           bool is_output, Tensor* tensor);
+  void place(std::array<std::int64_t, 4> shape, Layout::Order order, std::int64_t pad, std::int32_t type,
+             bool is_output, Tensor* tensor);
   const float* floats(std::int64_t count);
   /// Column `slot` of its tile, in units of 4 bytes.
   void mark_column(std::int64_t slot, std::int64_t head, std::vector<bool>* written) const;
 
-  kumiko_kv_append_args args_ = KUMIKO_KV_APPEND_ARGS_INIT;
-  std::deque<Buffer> buffers_;
+  // In memory of exactly its size.
+  const std::unique_ptr<kumiko_kv_append_args> args_ =
+      std::make_unique<kumiko_kv_append_args>(kumiko_kv_append_args KUMIKO_KV_APPEND_ARGS_INIT);
   std::unique_ptr<std::int64_t[]> slots_, positions_;
   std::vector<std::int32_t> domains_;
   std::int64_t batch_ = 0, seq_ = 0, page_size_ = 1;
-  bool is_refused_ = false;
 };
 
 }  // namespace kumiko::fuzz

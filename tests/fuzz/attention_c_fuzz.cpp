@@ -303,9 +303,10 @@ void fuzz_context(Input& input, const kumiko_context* reference) {
   kumiko_context_destroy(context);
 }
 
-kumiko_context* make_context(const char* executor, const char* topology, const char* isa,
-                             const char* policy) {
+kumiko_context* make_context(const char* executor, const char* topology, const char* isa, const char* policy,
+                             const char* trace = nullptr) {
   kumiko_context_options options = KUMIKO_CONTEXT_OPTIONS_INIT;
+  options.trace = trace;
   options.executor = executor;
   options.topology = topology;
   options.isa = isa;
@@ -348,6 +349,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz_context(input, contexts[2]);
   } else if (what < 4) {
     fuzz_nulls(input, contexts[0]);
+    if (what == 3) {
+      static constexpr const char* kTrace = "trace.json";
+      static kumiko_context* const traced = make_context("serial", "core:2 pu:1", nullptr, "flat", kTrace);
+      fuzz_trace(input, traced, kTrace);
+    }
   } else {
     const std::size_t own = what % std::size(contexts);
     kumiko_context* const other = own == 2 ? nullptr : contexts[own == 0 ? 1 : 0];

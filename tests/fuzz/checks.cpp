@@ -45,10 +45,10 @@ bool names_an_argument(const std::string& message) {
 #include "runtime/attention_backward_fields.inc"
 #undef KUMIKO_BACKWARD_FIELD
   for (const char* name : {"dlse_stride", "delta_stride", "x", "scale", "rows", "tiles"}) find_first(name, 0);
-  static constexpr const char* kWords[] = {"states",      "count is", "args",    "plan is", "context",
-                                           "text",        "bytes",    "options", "domain",  "num_threads",
-                                           "num_domains", "data is",  "cpus",    "bind",    "executor",
-                                           "isa",         "topology", "policy",  "out is",  "capacity"};
+  static constexpr const char* kWords[] = {
+      "states",   "count is",    "args",        "plan is",  "context",   "text",      "bytes",    "options",
+      "domain",   "num_threads", "num_domains", "data is",  "cpus",      "bind",      "executor", "isa",
+      "topology", "policy",      "out is",      "capacity", "stream is", "ticket is", "rates is"};
   return is_found || std::any_of(std::begin(kWords), std::end(kWords),
                                  [&](const char* word) { return message.find(word) != std::string::npos; });
 }

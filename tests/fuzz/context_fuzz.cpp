@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fuzz/context_fuzz.h"
 
+#include <kumiko/attention_backward_c.h>
 #include <kumiko/kv_append_c.h>
+#include <kumiko/stream_c.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <regex>
 #include <string>
 
@@ -112,10 +116,78 @@ kumiko_context* make_any_context(Input& input) {
     require(
         checked(kumiko_context_num_threads(context, &threads), "num_threads") == KUMIKO_OK && threads >= 1,
         "a context has threads");
+    require(checked(kumiko_context_write_trace(context), "write_trace") == KUMIKO_INVALID_ARGUMENT,
+            "a context without a trace writes none");
     fuzz_allocation(input, context);
   }
   return context;
 }
+
+namespace {
+
+void refused(kumiko_status status, const char* call) {
+  require(checked(status, call) == KUMIKO_INVALID_ARGUMENT, "a null pointer is an invalid argument", call);
+}
+
+void fuzz_nulls_of_gradients(const kumiko_context* context) {
+  const kumiko_backward_args args = KUMIKO_BACKWARD_ARGS_INIT;  // without a forward call
+  kumiko_backward_plan* plan = nullptr;
+  const char* text = nullptr;
+  std::int64_t bytes = 0;
+  refused(kumiko_attention_backward(nullptr, &args), "attention_backward");
+  refused(kumiko_attention_backward(context, nullptr), "attention_backward");
+  refused(kumiko_attention_backward(context, &args), "attention_backward");
+  refused(kumiko_backward_plan_create(nullptr, &args, &plan), "backward_plan_create");
+  refused(kumiko_backward_plan_create(context, nullptr, &plan), "backward_plan_create");
+  refused(kumiko_backward_plan_create(context, &args, &plan), "backward_plan_create");
+  refused(kumiko_backward_plan_create(context, &args, nullptr), "backward_plan_create");
+  refused(kumiko_backward_plan_run(nullptr, &args), "backward_plan_run");
+  refused(kumiko_backward_plan_explain(nullptr, &text), "backward_plan_explain");
+  refused(kumiko_backward_plan_workspace_bytes(nullptr, &bytes), "backward_plan_workspace_bytes");
+  require(plan == nullptr && text == nullptr && bytes == 0, "an error leaves the output parameter alone");
+  kumiko_backward_plan_destroy(nullptr);
+}
+
+void fuzz_nulls_of_streams(const kumiko_context* context, const kumiko_attention_args* attention,
+                           const kumiko_kv_append_args* append) {
+  kumiko_stream *stream = nullptr, *none = nullptr;
+  kumiko_ticket* ticket = nullptr;
+  std::int32_t answer = 7;
+  refused(kumiko_stream_create(nullptr, nullptr, &none), "stream_create");
+  refused(kumiko_stream_create(context, nullptr, nullptr), "stream_create");
+  require(checked(kumiko_stream_create(context, nullptr, &stream), "stream_create") == KUMIKO_OK,
+          "a stream needs no options");
+  refused(kumiko_stream_attention_forward(nullptr, attention, nullptr, nullptr, &ticket), "stream_forward");
+  refused(kumiko_stream_attention_forward(stream, nullptr, nullptr, nullptr, &ticket), "stream_forward");
+  refused(kumiko_stream_plan_run(nullptr, nullptr, attention, nullptr, nullptr, &ticket), "stream_plan_run");
+  refused(kumiko_stream_plan_run(stream, nullptr, attention, nullptr, nullptr, &ticket), "stream_plan_run");
+  refused(kumiko_stream_kv_append(nullptr, append, nullptr, nullptr, &ticket), "stream_kv_append");
+  refused(kumiko_stream_kv_append(stream, nullptr, nullptr, nullptr, &ticket), "stream_kv_append");
+  refused(kumiko_ticket_wait(nullptr), "ticket_wait");
+  refused(kumiko_ticket_done(nullptr, &answer), "ticket_done");
+  refused(kumiko_ticket_cancel(nullptr, &answer), "ticket_cancel");
+  require(none == nullptr && ticket == nullptr && answer == 7, "an error leaves the output parameter alone");
+  kumiko_ticket_destroy(nullptr);
+  kumiko_stream_destroy(nullptr);
+  kumiko_stream_destroy(stream);
+}
+
+void fuzz_nulls_of_conversions(const kumiko_context* context) {
+  const kumiko_const_tensor from = KUMIKO_TENSOR_INIT;
+  const kumiko_tensor to = KUMIKO_TENSOR_INIT;
+  float scale = 0;
+  refused(kumiko_quantize_rows(nullptr, &from, &to, &scale, nullptr), "quantize_rows");
+  refused(kumiko_quantize_rows(context, nullptr, &to, &scale, nullptr), "quantize_rows");
+  refused(kumiko_quantize_rows(context, &from, nullptr, &scale, nullptr), "quantize_rows");
+  refused(kumiko_pack_key_pages(nullptr, &from, &to), "pack_key_pages");
+  refused(kumiko_pack_key_pages(context, nullptr, &to), "pack_key_pages");
+  refused(kumiko_pack_key_pages(context, &from, nullptr), "pack_key_pages");
+  refused(kumiko_unpack_key_pages(nullptr, &from, &to), "unpack_key_pages");
+  refused(kumiko_unpack_key_pages(context, nullptr, &to), "unpack_key_pages");
+  refused(kumiko_unpack_key_pages(context, &from, nullptr), "unpack_key_pages");
+}
+
+}  // namespace
 
 void fuzz_nulls(Input& input, kumiko_context* context) {
   AttentionProblem problem(input, 1);
@@ -126,15 +198,13 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   kumiko_plan* plan = nullptr;
   const char* text = nullptr;
   std::int64_t bytes = 0;
-  const auto refused = [](kumiko_status status, const char* call) {
-    require(checked(status, call) == KUMIKO_INVALID_ARGUMENT, "a null pointer is an invalid argument", call);
-  };
   refused(kumiko_context_create(nullptr, nullptr), "context_create");
   refused(kumiko_context_describe(nullptr, &text), "context_describe");
   refused(kumiko_context_describe(context, nullptr), "context_describe");
   refused(kumiko_context_num_threads(nullptr, nullptr), "context_num_threads");
   refused(kumiko_context_num_domains(nullptr, nullptr), "context_num_domains");
   refused(kumiko_context_num_domains(context, nullptr), "context_num_domains");
+  refused(kumiko_context_write_trace(nullptr), "context_write_trace");
   void* memory = nullptr;
   refused(kumiko_context_allocate(nullptr, 0, 1, &memory), "context_allocate");
   refused(kumiko_context_allocate(context, 0, 1, nullptr), "context_allocate");
@@ -142,6 +212,12 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   refused(kumiko_plan_create(context, nullptr, &plan), "plan_create");
   refused(kumiko_plan_create(context, problem.passed(), nullptr), "plan_create");
   refused(kumiko_plan_run(nullptr, problem.passed()), "plan_run");
+  const std::int32_t length = 1;
+  refused(kumiko_plan_update(nullptr, &length, 1), "plan_update");
+  refused(kumiko_plan_update_pages(nullptr, &length, 1, &length, nullptr), "plan_update_pages");
+  const kumiko_machine_rates rates = {1e11, 1e10, 2e10, 0};
+  double seconds = 0;
+  refused(kumiko_plan_predict(nullptr, &rates, &seconds, nullptr), "plan_predict");
   refused(kumiko_plan_explain(nullptr, &text), "plan_explain");
   refused(kumiko_plan_workspace_bytes(nullptr, &bytes), "plan_workspace_bytes");
   refused(kumiko_attention_forward(nullptr, problem.passed()), "attention_forward");
@@ -159,11 +235,32 @@ void fuzz_nulls(Input& input, kumiko_context* context) {
   refused(kumiko_kv_append(context, nullptr), "kv_append");
   refused(kumiko_merge_states(context, nullptr, 1, &out, nullptr, nullptr), "merge_states");
   refused(kumiko_merge_states(context, &state, 1, nullptr, nullptr, nullptr), "merge_states");
-  require(plan == nullptr && text == nullptr && bytes == 0 && memory == nullptr,
+  require(plan == nullptr && text == nullptr && bytes == 0 && memory == nullptr && seconds == 0,
           "an error leaves the output parameter alone");
+  fuzz_nulls_of_gradients(context);
+  fuzz_nulls_of_streams(context, problem.passed(), &append);
+  fuzz_nulls_of_conversions(context);
   kumiko_context_destroy(nullptr);
   kumiko_plan_destroy(nullptr);
   kumiko_free(nullptr, 1);
+}
+
+void fuzz_trace(Input& input, const kumiko_context* context, const char* file) {
+  AttentionProblem problem(input, 1);
+  const long countdown = input.byte();
+  problem.pass();
+  const kumiko_status ran = checked(problem.call(context), "attention_forward");
+  require(ran == KUMIKO_OK || !problem.is_runnable(), "a sound problem runs");
+  {
+    const FailingNew failing(SIZE_MAX, countdown);
+    const kumiko_status status = kumiko_context_write_trace(context);
+    require(checked(status, "write_trace") == KUMIKO_OK || status == KUMIKO_OUT_OF_MEMORY,
+            "a trace is written");
+  }
+  require(checked(kumiko_context_write_trace(context), "write_trace") == KUMIKO_OK, "a trace is written");
+  std::ifstream in(file);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  require(text.starts_with("{") && text.ends_with("]}\n"), "the file is a whole trace", text.substr(0, 200));
 }
 
 }  // namespace kumiko::fuzz

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls of the C ABI that are of no problem: contexts with any options, memory of domains, null pointers.
+// Calls of the C ABI that are of no problem: contexts with any options, memory of domains, null pointers,
+// traces.
 #pragma once
 
 #include <kumiko/attention_c.h>
@@ -14,5 +15,8 @@ kumiko_context* make_any_context(Input& input);
 
 /// Every call with each of its pointers null.
 void fuzz_nulls(Input& input, kumiko_context* context);
+
+/// A call of attention on `context`, which writes its trace to `file`.
+void fuzz_trace(Input& input, const kumiko_context* context, const char* file);
 
 }  // namespace kumiko::fuzz

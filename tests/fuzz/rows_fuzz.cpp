@@ -7,111 +7,42 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <deque>
 #include <string>
 #include <vector>
 
 #include "tests/fuzz/checks.h"
-#include "tests/fuzz/failing_new.h"
-#include "tests/fuzz/memory.h"
+#include "tests/fuzz/conversion.h"
 
 namespace kumiko::fuzz {
 namespace {
 
 constexpr std::int64_t kTile = 16;
 
-/// One conversion of a tensor into outputs.
-class Conversion {
- public:
-  virtual ~Conversion() = default;
-  virtual kumiko_status call(const kumiko_context* context) const = 0;
-  /// Whether what was written, and nothing else, is in its place. After a call that succeeded.
-  virtual void check_outputs() const = 0;
-
-  void run(const kumiko_context* context, long countdown) {
-    for (Buffer& buffer : buffers_)
-      if (buffer.is_output()) buffer.poison();
-    kumiko_status status;
-    {
-      const FailingNew failing(kLargestRequest, countdown);
-      status = call(context);
+/// Changes one thing that matters of two tensors. Whether the call must be refused.
+bool change(Input& input, kumiko_const_tensor* from, kumiko_tensor* to) {
+  const bool is_of_output = input.one_in(2);
+  std::int32_t& dtype = is_of_output ? to->dtype : from->dtype;
+  switch (input.below(3)) {
+    case 0: {
+      std::int64_t& size = (is_of_output ? to->shape : from->shape)[input.below(4)];
+      const std::int64_t other = input.number();
+      const bool is_changed = size != other;
+      size = other;
+      return is_changed;
     }
-    checked(status, name_);
-    if (status == KUMIKO_OK) {
-      require(!is_refused_, "only a sound conversion runs", name_);
-      return check_outputs();
+    case 1: {
+      const auto type = static_cast<std::int32_t>(input.number());
+      // Of a type that is taken, too, there may not be memory enough.
+      if (is_tensor_type(type)) (is_of_output ? to->reserved : from->reserved) = 1;
+      const bool is_changed = type != dtype || is_tensor_type(type);
+      dtype = type;
+      return is_changed;
     }
-    require(status == KUMIKO_OUT_OF_MEMORY || is_refused_, "a sound conversion runs", kumiko_last_error());
-    require(status != KUMIKO_OUT_OF_MEMORY || countdown >= 0, "a conversion needs little memory", name_);
-    for (const Buffer& buffer : buffers_)
-      require(!buffer.is_output() || buffer.is_poisoned(), "an error leaves the outputs alone", name_);
+    default:
+      (is_of_output ? to->data : *const_cast<void**>(&from->data)) = nullptr;
+      return true;
   }
-  void fuzz(const kumiko_context* own, const kumiko_context* other, const kumiko_context* reference,
-            long countdown) {
-    if (countdown >= 0) run(own, countdown);
-    run(own, -1);
-    if (is_refused_) return;
-    const std::vector<unsigned char> want = outputs();
-    for (const kumiko_context* context : {other, reference}) {
-      if (!context) continue;
-      run(context, -1);
-      require(outputs() == want, "every machine and instruction set converts to the same bytes", name_);
-    }
-  }
-
- protected:
-  explicit Conversion(const char* name) : name_(name) {}
-
-  template <class Tensor>
-  Buffer& add(const Layout& layout, std::int32_t type, bool is_output, Tensor* tensor) {
-    Buffer& buffer = buffers_.emplace_back(layout.extent(), type, is_output);
-    if (!is_output) buffer.fill(static_cast<std::uint32_t>(buffers_.size()), true);
-    layout.place(buffer, type, tensor);
-    return buffer;
-  }
-  /// Changes one thing that matters of two tensors.
-  void add_fault(Input& input, kumiko_const_tensor* from, kumiko_tensor* to) {
-    const bool is_of_output = input.one_in(2);
-    std::int32_t& dtype = is_of_output ? to->dtype : from->dtype;
-    is_refused_ = true;
-    switch (input.below(3)) {
-      case 0: {
-        std::int64_t& size = (is_of_output ? to->shape : from->shape)[input.below(4)];
-        const std::int64_t other = input.number();
-        is_refused_ = size != other;
-        size = other;
-        return;
-      }
-      case 1: {
-        const auto type = static_cast<std::int32_t>(input.number());
-        is_refused_ = type != dtype;
-        // Of a type that is taken, too, there may not be memory enough.
-        if (is_tensor_type(type)) (is_of_output ? to->reserved : from->reserved) = 1, is_refused_ = true;
-        dtype = type;
-        return;
-      }
-      default:
-        (is_of_output ? to->data : *const_cast<void**>(&from->data)) = nullptr;
-    }
-  }
-  /// Bytes that `expected` does not name are as they were.
-  static void check_rest(const Buffer& buffer, const std::vector<bool>& expected, const char* what) {
-    for (std::size_t i = 0; i < expected.size(); ++i)
-      require(expected[i] || buffer.is_poisoned(i, i + 1), "a conversion writes nothing else", what);
-  }
-  std::vector<unsigned char> outputs() const {
-    std::vector<unsigned char> all;
-    for (const Buffer& buffer : buffers_) {
-      const auto* const data = static_cast<const unsigned char*>(buffer.data());
-      if (buffer.is_output()) all.insert(all.end(), data, data + buffer.size());
-    }
-    return all;
-  }
-
-  const char* const name_;
-  std::deque<Buffer> buffers_;
-  bool is_refused_ = false;
-};
+}
 
 /// Calls visit(row's indices) for each row of a tensor.
 template <class Visit>
@@ -149,7 +80,7 @@ class Quantization : public Conversion {
     if (input.one_in(4)) {
       scale_data_ = nullptr, is_refused_ = true;
     } else {
-      add_fault(input, &x_, &out_);
+      is_refused_ = change(input, &x_, &out_);
     }
   }
 
@@ -174,7 +105,7 @@ class Quantization : public Conversion {
                   std::to_string(value) + " is " + std::to_string(number) + " of " + std::to_string(scale));
       }
     });
-    check_rest(out, written, name_);
+    check_rest(out, written);
   }
 
  private:
@@ -203,7 +134,7 @@ class KeyPages : public Conversion {
     // The last tile is whole, though it has no more than its keys' dims.
     add_whole(from, type, false, &from_);
     add_whole(to, type, true, &to_);
-    if (input.one_in(3)) add_fault(input, &from_, &to_);
+    if (input.one_in(3)) is_refused_ = change(input, &from_, &to_);
   }
 
   kumiko_status call(const kumiko_context* context) const override {
@@ -234,7 +165,7 @@ class KeyPages : public Conversion {
           std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(made + bytes), bytes, true);
       }
     });
-    check_rest(to, written, name_);
+    check_rest(to, written);
   }
 
  private:

@@ -41,7 +41,7 @@ def test_all_example_sentences_match_fp64(client, reference):
     assert len(texts) >= 300
     served = [vector for i in range(0, len(texts), 100) for vector in client.embed(texts[i : i + 100])]
     errors = [relative_error(vector, exact) for vector, exact in zip(served, reference.embed_all(texts), strict=True)]
-    assert max(errors) <= MAX_RELATIVE_ERROR
+    assert all(error <= MAX_RELATIVE_ERROR for error in errors), max(errors)  # max() may pass over a NaN
 
 
 def scaled_head(model, head):

@@ -63,6 +63,12 @@ BAD = {
     "std_getenv": ("scheduler/a.cpp", '\n\nauto x = std::getenv ("A");\n', "scheduler/a.cpp:3: getenv"),
     "secure_getenv": ("kernels/a.cpp", 'auto x = secure_getenv("A");\n', "getenv is for"),
     "abort": ("kernels/a.cpp", "void f() { std::abort(); }\n", "no file of the library"),
+    "exit": ("runtime/a.cpp", "void f() { std::exit (1); }\n", "ending the process is for no file of the library"),
+    "exit_at_once": ("scheduler/a.cpp", "void f() { _Exit(1); }\n", "ending the process is for no file of the library"),
+    "environ": ("runtime/plan.cpp", "char** all = environ;\n", "getenv is for runtime/config.cpp"),
+    "mpi": ("distributed/agreement.cpp", "#include <mpi.h>\n", "may include mpi.h"),
+    "kernel_stream": ("kernels/a.cpp", "#include <iostream>\n", "a kernel has no threads and no streams (iostream)"),
+    "kernel_lock": ("kernels/a.h", "#include <mutex>\n", "a kernel has no threads and no streams (mutex)"),
 }
 
 FINE = {

@@ -14,8 +14,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def output(*command):
+    """What the command prints; of one that fails, at least a line that says so."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.stdout
+    return done.stdout + (f"{command[0]} ended with {done.returncode}\n" if done.returncode != 0 else "")
 
 
 def files(*patterns):
@@ -56,7 +57,9 @@ class Lint(unittest.TestCase):
         objects = [path for path in OBJECTS if re.search(r"/(x86|arm)_\w+\.cpp\.o$", path)]
         self.assertGreater(len(objects), 10)
         for path in objects:
-            self.assertEqual(weak_functions(output("nm", "-C", "--defined-only", path)), [], path)
+            listing = output("nm", "-C", "--defined-only", path)
+            self.assertRegex(listing, r"(?m)^[0-9a-f]+ [TDR] ", path)
+            self.assertEqual(weak_functions(listing), [], path)
 
     def test_weak_functions_are_seen(self):
         listing = "0000000000000000 W std::swap(float&, float&)\n0000000000000000 V DW.ref.__gxx_personality_v0\n0000000000000010 T kernel"

@@ -77,6 +77,20 @@ class Text(unittest.TestCase):
         self.assertIn("batch 3, query heads 6, KV heads 2, q_len 1, kv_len 5000, head_dim 64", said)
         self.assertIn("pipeline: decode", said)
 
+    def test_each_option_of_the_problem_changes_the_plan(self):
+        given = ["--topology", "core:4 pu:1", "--batch", 2, "--heads", 4, "--kv-heads", 2, "--q-len", 700, "--kv-len", 1500, "--head-dim", 32]
+        plain = text(*given)
+        self.assertIn("batch 2, query heads 4, KV heads 2, q_len 700, kv_len 1500, head_dim 32", plain)
+        for option in (["--causal"], ["--window", 100], ["--lengths", "1500,20"]):
+            with self.subTest(option):
+                self.assertNotEqual(text(*given, *option), plain)
+
+    def test_options_of_the_machine(self):
+        given = ["--topology", "numa:2 core:2 pu:1", "--threads", 2]
+        self.assertIn("isa reference\n", text(*given, "--isa", "reference"))
+        self.assertIn(", policy flat,", text(*given, "--policy", "flat"))
+        self.assertIn("domain 1: NUMA node 1, CPUs 3, ", text("--topology", "numa:2 core:2 pu:1", "--cpus", "0,3"))
+
     def test_unbound_workers_are_said_to_be(self):
         self.assertIn("not bound to these CPUs", text("--topology", "core:4 pu:1"))
 

@@ -42,6 +42,13 @@ class Tune(unittest.TestCase):
             self.assertEqual(used.returncode, 0, used.stderr)
             self.assertIn("tuning here.tuning", used.stdout)
 
+    def test_one_instruction_set_of_several(self):
+        done = self.run_program(TUNE, "--isa", "sse", "--output", "one.tuning")
+        known = re.search(r"expected (.+)$", done.stderr, re.MULTILINE)[1].split(" | ")
+        done = self.run_program(TUNE, "--quick", "--rounds", "1", "--megabytes", "1", "--isa", known[-1], "--output", "one.tuning")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(re.findall(r"^\[(\w+)\]$", (self.folder / "one.tuning").read_text(), re.MULTILINE), known[-1:])
+
     def test_a_file_that_was_spoilt_is_refused(self):
         (self.folder / "bad.tuning").write_text("[avx2]\ndecode_rows = many\n")
         done = self.run_program(TOPOLOGY, KUMIKO_TUNING="bad.tuning")
