@@ -47,7 +47,7 @@ Status load_isa(const ContextOptions& options, Config* config) {
   if (!(kernels::host_isas() & kernels::bit(*config->isa)) || !kernels::find_softmax(*config->isa)) {
     return {Code::unsupported,
             setting.name + " is \"" + setting.value + "\"; this machine or build lacks " +
-                kernels::requirement(*config->isa) + ", expected one it has, such as " +
+                kernels::requirement(*config->isa) + "; expected one it has, such as " +
                 kernels::name(kernels::best_isa(kernels::host_isas(), kernels::host_core()))};
   }
   return {};
