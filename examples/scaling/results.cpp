@@ -3,7 +3,7 @@
 
 #include <iostream>
 
-#include "../output_file.h"
+#include "tools/write_file.h"
 
 namespace scaling {
 namespace {
@@ -16,12 +16,12 @@ int refuse_file(const Options& options) {
 }  // namespace
 
 int check_results(const Options& options) {
-  return options.json.empty() || examples::can_be_written(options.json) ? 0 : refuse_file(options);
+  return options.json.empty() || kumiko::tools::is_writable(options.json) ? 0 : refuse_file(options);
 }
 
 int write_results(const Options& options, const std::string& table, const std::string& json) {
   std::cout << table << std::flush;  // first: it may have taken hours
-  if (!options.json.empty() && !examples::write_whole(options.json, json)) return refuse_file(options);
+  if (!options.json.empty() && !kumiko::tools::write_file(options.json, json)) return refuse_file(options);
   if (std::cout) return 0;
   std::cerr << "the standard output cannot be written\n";
   return 1;

@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "examples/output_file.h"
 #include "examples/train_tiny/training.h"
+#include "tools/write_file.h"
 
 namespace {
 
@@ -127,7 +127,7 @@ int parse(int argc, char** argv, Settings* settings) {
 int run(const Settings& settings) {
   const train_tiny::Options& options = settings.training;
   const std::string& json = settings.json;
-  if (!json.empty() && !examples::can_be_written(json)) throw std::runtime_error("cannot write " + json);
+  if (!json.empty() && !kumiko::tools::is_writable(json)) throw std::runtime_error("cannot write " + json);
 
   kumiko::Context context;
   kumiko::ContextOptions context_options;
@@ -153,7 +153,7 @@ int run(const Settings& settings) {
   const nlohmann::json result = {{"losses", losses},
                                  {"tokens_a_step", options.batch * options.size.context},
                                  {"held_out", outcome.held_out}};
-  if (!json.empty() && !examples::write_whole(json, result.dump() + "\n"))
+  if (!json.empty() && !kumiko::tools::write_file(json, result.dump() + "\n"))
     throw std::runtime_error("cannot write " + json);
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
     throw std::runtime_error("cannot write the standard output");
