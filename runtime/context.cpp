@@ -62,14 +62,15 @@ Status create_impl(const ContextOptions& options, std::shared_ptr<Context::Impl>
   impl->executor = config.executor->create(executor, why);
   if (!impl->executor)
     return {Code::unsupported, "executor is \"" + std::string(config.executor->name) + "\"; " + why};
-  if (config.trace_setting.is_set()) {
-    impl->tracer = Tracer::create(config.trace_setting.value, impl->topology, impl->executor->seats(), why);
-    if (!impl->tracer) return config.trace_setting.error("a file that can be written (" + why + ")");
-  }
-
   if (impl->topology.is_host && impl->topology.domains.size() > 1) {
     for (const scheduler::Domain& domain : impl->topology.domains)
       impl->split_states.emplace_back(domain.numa_node);
+  }
+
+  // Last, so that no file is left by what fails above.
+  if (config.trace_setting.is_set()) {
+    impl->tracer = Tracer::create(config.trace_setting.value, impl->topology, impl->executor->seats(), why);
+    if (!impl->tracer) return config.trace_setting.error("a file that can be written (" + why + ")");
   }
 
   if (config.verbose) std::fprintf(stderr, "%s", ("kumiko: " + impl->describe()).c_str());

@@ -30,6 +30,37 @@ Registry& registry() {
   return *made;
 }
 
+/// The file of one more tracer that was given the name `file`. It is free again unless the tracer is kept.
+class FileName {
+ public:
+  explicit FileName(const std::string& file) : given_(file), name_(file) {
+    const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
+    auto& files = registry().files;
+    const auto known =
+        std::find_if(files.begin(), files.end(), [&](const auto& f) { return f.first == file; });
+    if (known == files.end()) {
+      files.emplace_back(file, 1);
+    } else {
+      name_ += "." + std::to_string(known->second + 1);
+      ++known->second;
+    }
+  }
+  FileName(const FileName&) = delete;
+  ~FileName() {
+    if (is_kept_) return;
+    const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
+    for (auto& [used, times] : registry().files) times -= used == given_;
+    std::erase_if(registry().files, [](const auto& f) { return f.second == 0; });
+  }
+  const std::string& get() const { return name_; }
+  void keep() { is_kept_ = true; }
+
+ private:
+  const std::string& given_;
+  std::string name_;
+  bool is_kept_ = false;
+};
+
 void write_at_exit() {
   const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
   for (const Tracer* tracer : registry().live) {
@@ -152,30 +183,18 @@ std::string heads_of(const TracedTask& task) {
 
 std::unique_ptr<Tracer> Tracer::create(const std::string& file, const scheduler::Topology& topology,
                                        const std::vector<scheduler::Seat>& seats, std::string& error) {
-  std::string name = file;
-  {
-    const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
-    auto& files = registry().files;
-    const auto known =
-        std::find_if(files.begin(), files.end(), [&](const auto& f) { return f.first == file; });
-    if (known == files.end()) {
-      files.emplace_back(file, 1);
-    } else {
-      name += "." + std::to_string(++known->second);
-    }
-  }
-  std::unique_ptr<Tracer> tracer(new Tracer(name, topology, seats));
+  FileName name(file);
+  std::unique_ptr<Tracer> tracer(new Tracer(name.get(), topology, seats));
   error = tracer->write();  // an empty trace, to find out now whether the file can be written
-  const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
   if (!error.empty()) {
     tracer->process_ = 0;  // nothing to be written
-    for (auto& [used, times] : registry().files) times -= used == file;
-    std::erase_if(registry().files, [](const auto& f) { return f.second == 0; });
     return nullptr;
   }
+  const std::lock_guard lock(scheduler::mutex_of(scheduler::ProcessLock::traces));
   static const bool registered = std::atexit(write_at_exit) == 0;
   (void)registered;
   registry().live.push_back(tracer.get());
+  name.keep();
   return tracer;
 }
 

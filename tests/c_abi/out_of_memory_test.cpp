@@ -3,10 +3,13 @@
 // made to fail in turn. Each failure must come back as out_of_memory with the output parameters and the
 // outputs untouched, leave nothing allocated, and the next attempt must succeed with the usual bits.
 #include <gtest/gtest.h>
+#include <kumiko/attention.h>
 #include <kumiko/attention_backward_c.h>
 #include <kumiko/attention_c.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <latch>
 #include <memory>
@@ -381,6 +384,8 @@ TEST_P(OutOfMemory, RunsAtTheSameTimeSucceedOrSayThatMemoryIsShort) {
   for (int caller = 0; caller < kCallers; ++caller) problems.push_back(std::make_unique<Problem>());
   const std::vector<std::uint32_t> want = expected_bits();
   std::atomic<int> wrong{0}, ran{0};
+  // Threads of an earlier test's context may still free something.
+  EXPECT_TRUE(all_others_come_to_rest());
   rows_make_way = true;
   for (long allowed = 0; allowed < 4; ++allowed) {  // a state takes four requests
     std::atomic<int> refused{0};
@@ -458,6 +463,29 @@ INSTANTIATE_TEST_SUITE_P(Executors, OutOfMemory, testing::Values("serial", "open
 
 // The first call makes the process-wide context. If that fails for lack of memory, a later call must try
 // again.
+// A context that could not be made does not use up the name of its trace: the next one writes FILE, not
+// FILE.2.
+TEST(OutOfMemoryDefault, ATraceThatFailsLeavesItsName) {
+  const std::string file = testing::TempDir() + "kumiko_out_of_memory_trace_" + std::to_string(getpid());
+  kumiko::ContextOptions options;
+  options.executor = "serial";
+  options.trace = file;
+  kumiko::Context context;
+  long allowed = 0;
+  for (; !context && allowed < 100000; ++allowed) {
+    kumiko::Status status;
+    {
+      const FailingHeap heap(allowed);
+      status = kumiko::Context::create(options, &context);
+    }
+    ASSERT_TRUE(status.ok() || status.code() == kumiko::Code::out_of_memory) << status.message();
+  }
+  EXPECT_GT(allowed, 1);
+  EXPECT_NE(context.describe().find("\ntrace " + file + "\n"), std::string::npos) << context.describe();
+  context = {};
+  EXPECT_EQ(std::remove(file.c_str()), 0);
+}
+
 TEST(OutOfMemoryDefault, TheFirstCallMayFailAndTheNextSucceed) {
   expected_bits();
   Problem problem;
