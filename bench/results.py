@@ -118,7 +118,7 @@ def claims(rows):
     pairs = [r for r in rows if r["value"] is not None and r["peer_value"] is not None]
     ahead = sum(r["value"] > r["peer_value"] for r in pairs)
     judged = [r for r in rows if r["met"] is not None]
-    met = f"{sum(r['met'] for r in judged)} of {len(judged)} targets met."
+    met = f"{sum(r['met'] for r in judged)} of {len(judged)} targets met." if judged else "No row has a target."
     if pairs:
         met = f"Ahead of the best peer in {ahead} of {len(pairs)} rows that one was measured on; {met}"
     return f"All rows: {'; '.join(said)}. {met}" if said else met

@@ -106,6 +106,7 @@ class Made(unittest.TestCase):
 
     def test_claims_of_rows_without_a_limit_or_a_peer_are_their_targets(self):
         self.assertEqual(results.claims([row(unit="us", peer_value=None), row(unit="us", peer_value=None, met=True)]), "1 of 2 targets met.")
+        self.assertEqual(results.claims([row(unit="us", peer_value=None, met=None)]), "No row has a target.")
 
     def test_claims_are_those_of_the_rows(self):
         text = results.claims([row(value=0.51), row(value=0.904, met=True), row(value=0.4), row(value=None, met=None), row(unit="of FMA peak")])
